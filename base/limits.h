@@ -1,0 +1,38 @@
+// Every maximum of the house. A size from outside is checked against these before it is used.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tributary::limits {
+
+// Model geometry.
+inline constexpr uint32_t kMaxLayers = 512;
+inline constexpr uint32_t kMaxHeads = 1024;
+inline constexpr uint32_t kMaxHeadDim = 256;
+inline constexpr uint32_t kMaxGroupSize = 64;
+inline constexpr uint32_t kMaxVocab = 1u << 20;
+inline constexpr uint32_t kMaxHidden = 65536;
+
+// One sequence. 2^31 tokens: positions fit in int32 of third-party kernels.
+inline constexpr uint64_t kMaxContextTokens = uint64_t{1} << 31;
+inline constexpr uint32_t kMaxShardsPerSequence = 256;
+inline constexpr uint32_t kMaxTokenStripes = 64;  // slots that one row's merge reads
+inline constexpr uint32_t kMaxBlockTokens = 1024;
+
+// One decode step.
+inline constexpr uint32_t kMaxBatch = 256;
+inline constexpr uint32_t kMaxStepsInFlight = 2;
+
+// Frames. A query of 256 sequences x 64 heads x 128 f32 is 8 MiB; spills are cut to fit.
+inline constexpr uint32_t kMaxFramePayloadBytes = 16u << 20;
+inline constexpr uint32_t kMaxEntriesPerFrame = 4096;
+inline constexpr uint32_t kMaxErrorTextBytes = 512;
+
+inline constexpr size_t kMaxNodeIdBytes = 128;
+inline constexpr uint32_t kMaxPromptBytes = 64u << 20;
+
+static_assert(kMaxBatch <= kMaxEntriesPerFrame);
+static_assert(kMaxTokenStripes <= kMaxShardsPerSequence);
+
+}  // namespace tributary::limits

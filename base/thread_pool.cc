@@ -1,0 +1,116 @@
+#include "base/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/check.h"
+
+namespace tributary {
+namespace {
+
+int64_t NowNs() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+}
+
+// Spins on `done`, first hot, then giving the core away: on an oversubscribed host the one we wait for may need it.
+template <typename Done>
+bool SpinUntil(const Done& done, int64_t spin_ns) {
+  const int64_t start_ns = NowNs();
+  for (int i = 0;; ++i) {
+    if (done()) return true;
+    if (i % 64 != 63) {
+      __builtin_ia32_pause();
+      continue;
+    }
+    if (NowNs() - start_ns > spin_ns) return false;
+    sched_yield();
+  }
+}
+
+}  // namespace
+
+std::vector<int> AllowedCpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus, int64_t spin_ns)
+    : spin_ns_(spin_ns) {
+  TRIBUTARY_CHECK_GE(num_threads, 1);
+  for (int i = 1; i < num_threads; ++i) {
+    const int cpu = cpus.empty() ? -1 : cpus[static_cast<size_t>(i) % cpus.size()];
+    threads_.emplace_back([this, i, cpu] { ThreadMain(i, cpu); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::Run(const std::function<void(int)>& work) {
+  if (threads_.empty()) {
+    work(0);
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    work_ = &work;
+    pending_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+    run_count_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  work(0);
+  while (!SpinUntil([&] { return pending_.load(std::memory_order_acquire) == 0; }, 1'000'000)) {
+  }
+}
+
+void ThreadPool::ParallelFor(size_t count, const std::function<void(size_t)>& work) {
+  const size_t threads = static_cast<size_t>(num_threads());
+  Run([&](int thread_idx) {
+    const size_t begin = count * static_cast<size_t>(thread_idx) / threads;
+    const size_t end = count * (static_cast<size_t>(thread_idx) + 1) / threads;
+    for (size_t i = begin; i < end; ++i) work(i);
+  });
+}
+
+bool ThreadPool::WaitForRun(uint64_t last_run) {
+  const auto ready = [&] {
+    return run_count_.load(std::memory_order_acquire) != last_run || stopping_.load();
+  };
+  if (!SpinUntil(ready, spin_ns_)) {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, ready);
+  }
+  return !stopping_.load();
+}
+
+void ThreadPool::ThreadMain(int thread_idx, int cpu) {
+  if (cpu >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<size_t>(cpu), &set);
+    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // best effort: a cpuset may forbid it
+  }
+  uint64_t last_run = 0;
+  while (WaitForRun(last_run)) {
+    last_run = run_count_.load(std::memory_order_acquire);
+    (*work_)(thread_idx);
+    pending_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace tributary

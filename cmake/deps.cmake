@@ -1,0 +1,16 @@
+# Every third-party dependency, in one place (README says why each is here). All come from the distribution's packages.
+find_package(Threads REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(Protobuf REQUIRED) # Debian ships no CONFIG file for protobuf 3.21
+find_package(gRPC CONFIG REQUIRED)
+find_package(ucx CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(fmt CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
+find_package(nlohmann_json CONFIG REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(openblas REQUIRED IMPORTED_TARGET openblas)
+if(BUILD_TESTING)
+  find_package(GTest CONFIG REQUIRED)
+endif()

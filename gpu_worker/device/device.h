@@ -1,0 +1,132 @@
+// What a device does for one decode step or one prefill, in the order in which it does it. Two implementations: device/host
+// (plain twin, runs anywhere) and device/cuda; same steps, same order, same names.
+//
+// A decode step of a batch:
+//
+//   BeginStep(rows)
+//   for each layer:
+//     AwaitQuery(layer)            rmsnorm, QKV projection, RoPE, append K and V to the resident cache; q is on the host
+//       ... the caller scatters q to the CPU nodes ...
+//     AttendResident(layer)        attention over sinks + window (a device that runs ahead by itself returns at once)
+//       ... the caller gathers remote partials into partial_slots() ...
+//     FinishLayer(layer)           merge of resident and remote partials, output projection, MLP
+//   EndStep()                      final norm, logits
+//
+// A prefill is layer-major, so that one layer's KV of the prompt exists at a time: BeginPrefill, then for each layer and
+// each chunk PrefillProject (QKV of the chunk, K and V into the layer buffer), then for each chunk PrefillAttend (causal
+// attention, output projection, MLP), then the caller reads prefill_kv() and sends it away; EndPrefill gives the logits of
+// the last token. A decode step may run between any two prefill calls: the two share no state but resident memory.
+//
+// KV is rounded to its storage dtype before any attention reads it, in prefill too: where a token lies changes no value.
+// On the host device a row's results do not depend on the other rows of the batch, bit for bit.
+//
+// Thread-compatible: one thread calls everything.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/partial.h"
+#include "attention/shape.h"
+#include "base/dtype.h"
+#include "base/ids.h"
+
+namespace tributary {
+
+// A sequence's resident KV memory: `capacity_tokens` slots per layer, KV head, K and V. Which token is in which slot is the
+// caller's business (gpu_worker/window_cache.h).
+using ResidentId = StrongId<struct ResidentIdTag, uint32_t>;
+
+struct SlotRange {
+  uint32_t begin = 0;
+  uint32_t end = 0;
+};
+
+// Sinks, and the window's ring in at most two pieces.
+inline constexpr size_t kMaxSlotRanges = 3;
+
+struct DecodeRow {
+  uint32_t token = 0;       // input token id
+  uint64_t pos = 0;         // its absolute position
+  ResidentId resident;
+  uint32_t append_slot = 0;  // where this token's K and V go
+  // Slots to attend over, this token's included, in token order. Empty ranges are allowed.
+  std::array<SlotRange, kMaxSlotRanges> attend{};
+};
+
+// Rows and slots of host memory into which remote partials are gathered; FinishLayer() merges slot 0..num_slots-1 after
+// the resident partial, in that order. A slot holds one token stripe: routes with disjoint KV heads share it. The caller
+// must fill every (row, slot, q_head): lse_ln = -inf where there is nothing.
+struct PartialSlots {
+  std::span<float> out;     // [max_batch][max_slots][num_q_heads][head_dim]
+  std::span<float> lse_ln;  // [max_batch][max_slots][num_q_heads]
+  uint32_t max_slots = 0;
+};
+
+struct DeviceLimits {
+  uint32_t max_batch = 8;
+  uint32_t max_partial_slots = 8;
+  uint64_t resident_pool_bytes = 0;
+  uint32_t max_prefill_tokens = 0;
+};
+
+struct DeviceMemory {
+  uint64_t resident_pool_bytes = 0;
+  uint64_t resident_used_bytes = 0;
+};
+
+// K and V of one layer of the prompt in the canonical layout [token][kv_head][head_dim], in the KV dtype, post-RoPE.
+struct PrefillKvView {
+  std::span<const std::byte> k;
+  std::span<const std::byte> v;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const DeviceLimits& limits() const = 0;
+  virtual DeviceMemory memory() const = 0;
+  // One KV token of one layer, K and V, all KV heads, times layers: for capacity arithmetic.
+  virtual uint64_t KvBytesPerToken(DType kv_dtype) const = 0;
+
+  // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full.
+  virtual absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) = 0;
+  virtual void ReleaseResident(ResidentId id) = 0;
+  // Copies K and V of consecutive slots of one layer out, in the canonical layout (for a spill).
+  virtual void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+                            std::span<std::byte> v) = 0;
+
+  // Decode. REQUIRES: 1 <= rows.size() <= max_batch; rows stay alive until EndStep.
+  virtual void BeginStep(std::span<const DecodeRow> rows) = 0;
+  // q after RoPE (and q norm), f32 [row][num_q_heads][head_dim]; valid until the next AwaitQuery.
+  virtual std::span<const float> AwaitQuery(uint32_t layer) = 0;
+  virtual void AttendResident(uint32_t layer) = 0;
+  virtual PartialSlots& partial_slots() = 0;
+  // Merges the first num_slots[row] slots of each row.
+  virtual void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) = 0;
+  // Logits f32 [row][vocab_size], valid until the next BeginStep.
+  virtual std::span<const float> EndStep() = 0;
+
+  // Prefill of one prompt at a time. INVALID_ARGUMENT beyond max_prefill_tokens, RESOURCE_EXHAUSTED without memory.
+  virtual absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) = 0;
+  // Chunks are token ranges of at most kPrefillChunkTokens; all chunks of a layer are projected before any attends.
+  virtual void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
+  virtual void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
+  // The layer last projected; valid until the next layer's first PrefillProject.
+  virtual PrefillKvView prefill_kv() const = 0;
+  // Copies tokens of the layer last projected into resident slots.
+  virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) = 0;
+  // Logits of the last token, f32 [vocab_size], valid until the next prefill.
+  virtual std::span<const float> EndPrefill() = 0;
+  // Ends a prefill early (cancelled); also after EndPrefill. Frees its memory.
+  virtual void DropPrefill() = 0;
+};
+
+inline constexpr uint32_t kPrefillChunkTokens = 512;
+
+}  // namespace tributary
