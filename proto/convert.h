@@ -1,0 +1,28 @@
+// Generated messages <-> the house's own types. Messages come from outside: every From... checks
+// before it converts.
+#pragma once
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/shard_spec.h"
+#include "base/dtype.h"
+#include "transport/data_plane.h"
+#include "tributary/v1/common.pb.h"
+
+namespace tributary {
+
+v1::DType DTypeToProto(DType dtype);
+// INVALID_ARGUMENT for a value that is no DType; DTYPE_UNSET becomes kUnset.
+absl::StatusOr<DType> DTypeFromProto(v1::DType dtype);
+
+// geometry.vocab_size and model_name stay unset: a shard does not know them.
+v1::ShardSpec ShardSpecToProto(const ShardSpec& spec);
+// INVALID_ARGUMENT: unset or unknown dtypes. The caller checks the rest with Validate(spec).
+absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message);
+
+// Adds this build's frame version.
+v1::TransportInfo TransportInfoToProto(const TransportInfo& info);
+// FAILED_PRECONDITION: another frame version; INVALID_ARGUMENT: no address. Both name the value.
+absl::StatusOr<TransportInfo> TransportInfoFromProto(const v1::TransportInfo& message);
+
+}  // namespace tributary

@@ -1,0 +1,58 @@
+#include "proto/convert.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::HasSubstr;
+
+ShardSpec AnyShardSpec() {
+  ShardSpec spec;
+  spec.shard_id = ShardId(3);
+  spec.sequence_id = SequenceId(5);
+  spec.epoch = Epoch(7);
+  spec.model = {8, 2, 64};
+  spec.num_layers = 6;
+  spec.layer_begin = 1;
+  spec.layer_end = 5;
+  spec.kv_head_begin = 1;
+  spec.kv_head_end = 2;
+  spec.stripe = {64, 256, 4, 3};
+  spec.capacity_tokens = 4096;
+  spec.k_dtype = DType::kBf16;
+  spec.v_dtype = DType::kF16;
+  return spec;
+}
+
+TEST(ConvertTest, ShardSpecSurvivesTheRoundTrip) {
+  const absl::StatusOr<ShardSpec> back = ShardSpecFromProto(ShardSpecToProto(AnyShardSpec()));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_TRUE(*back == AnyShardSpec());
+}
+
+TEST(ConvertTest, RefusesAShardWithoutOrWithAnUnknownDType) {
+  v1::ShardSpec message = ShardSpecToProto(AnyShardSpec());
+  message.set_v_dtype(v1::DTYPE_UNSET);
+  EXPECT_EQ(ShardSpecFromProto(message).status().code(), absl::StatusCode::kInvalidArgument);
+  message.set_v_dtype(static_cast<v1::DType>(77));
+  const absl::Status status = ShardSpecFromProto(message).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.ToString(), HasSubstr("77"));
+}
+
+TEST(ConvertTest, RefusesTransportOfAnotherFrameVersionNamingBoth) {
+  TransportInfo info{"ucx", "1.13.1", "posix,tcp", std::string("\0\1\2", 3)};
+  v1::TransportInfo message = TransportInfoToProto(info);
+  const absl::StatusOr<TransportInfo> back = TransportInfoFromProto(message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->address, info.address);
+  message.set_frame_version(9);
+  const absl::Status status = TransportInfoFromProto(message).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.ToString(), HasSubstr("version 9"));
+}
+
+}  // namespace
+}  // namespace tributary
