@@ -1,0 +1,33 @@
+// Serves a registry's metrics as Prometheus text over HTTP at /metrics.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "telemetry/metrics.h"
+
+namespace tributary {
+
+class MetricsExposer {
+ public:
+  // `listen`: "host:port"; port 0 takes a free one (see address()). INVALID_ARGUMENT: not of that
+  // form; UNAVAILABLE: the port is taken or the host is not this machine's. `registry` must outlive
+  // the exposer.
+  static absl::StatusOr<std::unique_ptr<MetricsExposer>> Start(std::string_view listen,
+                                                               const MetricRegistry& registry);
+  ~MetricsExposer();
+
+  // "host:port" with the port that was taken.
+  const std::string& address() const { return address_; }
+
+ private:
+  struct Server;
+  MetricsExposer(std::unique_ptr<Server> server, std::string address);
+
+  std::unique_ptr<Server> server_;
+  std::string address_;
+};
+
+}  // namespace tributary

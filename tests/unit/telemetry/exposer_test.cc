@@ -1,0 +1,71 @@
+#include "telemetry/exposer.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in peer{};
+  peer.sin_family = AF_INET;
+  peer.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  inet_pton(AF_INET, "127.0.0.1", &peer.sin_addr);
+  std::string answer;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)) == 0) {
+    const std::string request = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    char buffer[4096];
+    for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, n);
+  }
+  close(fd);
+  return answer;
+}
+
+TEST(ExposerTest, ServesCountersGaugesAndHistograms) {
+  MetricRegistry registry;
+  auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  registry.counter(metrics::kRequests, {"ok"}).Increment(3);
+  registry.gauge(metrics::kRequestsRunning).Set(2);
+  registry.histogram(metrics::kBatchSize).Observe(3);
+
+  const std::string text = HttpGet((*exposer)->address(), "/metrics");
+  EXPECT_THAT(text, HasSubstr("# TYPE tributary_requests_total counter"));
+  EXPECT_THAT(text, HasSubstr("tributary_requests_total{outcome=\"ok\"} 3"));
+  EXPECT_THAT(text, HasSubstr("tributary_requests_running 2"));
+  EXPECT_THAT(text, HasSubstr("tributary_batch_size_bucket{le=\"2\"} 0"));
+  EXPECT_THAT(text, HasSubstr("tributary_batch_size_bucket{le=\"4\"} 1"));
+  EXPECT_THAT(text, HasSubstr("tributary_batch_size_bucket{le=\"+Inf\"} 1"));
+  EXPECT_THAT(text, HasSubstr("tributary_batch_size_sum 3"));
+}
+
+TEST(ExposerTest, BusyPortIsUnavailableAndNamesTheAddress) {
+  MetricRegistry registry;
+  auto first = MetricsExposer::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(first.ok()) << first.status();
+  auto second = MetricsExposer::Start((*first)->address(), registry);
+  ASSERT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr((*first)->address()));
+}
+
+TEST(ExposerTest, MalformedAddressIsInvalid) {
+  MetricRegistry registry;
+  for (const char* listen :
+       {"", "9100", ":9100", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:9x"}) {
+    SCOPED_TRACE(listen);
+    EXPECT_EQ(MetricsExposer::Start(listen, registry).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+}  // namespace
+}  // namespace tributary
