@@ -2,15 +2,21 @@
 //
 // A frame is a 64-byte FrameHeader and a payload:
 //   query      QueryBody, QueryEntry[n], q f32 [entry][n_q][num_q_heads][head_dim]
-//   partial    PartialBody, PartialEntry[n], per entry: out f32 [n_q][num_q_heads][head_dim], lse_ln f32 [n_q][num_q_heads]
-//   spill      SpillBody, K [token][kv_head][head_dim], V the same (canonical exchange layout)
-//   ack        AckBody
-//   error      ErrorBody, text
-//   heartbeat  HeartbeatBody
-// One query frame carries all sequences of the batch that have shards on the node; never one message per head.
+//   partial    PartialBody, PartialEntry[n], per entry: out f32 [n_q][num_q_heads][head_dim],
+//   lse_ln f32 [n_q][num_q_heads] spill      SpillBody, K [token][kv_head][head_dim], V the same
+//   (canonical exchange layout) ack        AckBody error      ErrorBody, text heartbeat
+//   HeartbeatBody
+// One query frame carries all sequences of the batch that have shards on the node; never one
+// message per head.
 //
-// Decoders are pure: they look at a byte span, allocate nothing, check every field (against base/limits.h and the span's
-// size) before using it, and return a FrameError. Payloads need no alignment. They are fuzzed (tests/fuzz).
+// The data of a query's or partial's entries lies behind the entry table in the order of the
+// entries, without overlap, and the last entry's data ends the payload, so a frame never asks for
+// more work than its bytes. Reserved fields and flags are 0. attention/frame_builder.h writes
+// payloads in this layout.
+//
+// Decoders are pure: they look at a byte span, allocate nothing, check every field (against
+// base/limits.h and the span's size) before using it, and return a FrameError. Payloads need no
+// alignment. They are fuzzed (tests/fuzz).
 #pragma once
 
 #include <array>
@@ -35,39 +41,52 @@ static_assert(std::endian::native == std::endian::little, "frames are little-end
 inline constexpr uint32_t kFrameMagic = 0x31425254;  // "TRB1"
 inline constexpr uint8_t kFrameVersion = 1;
 
-enum class FrameType : uint8_t { kQuery = 1, kPartial = 2, kSpill = 3, kAck = 4, kError = 5, kHeartbeat = 6 };
+enum class FrameType : uint8_t {
+  kQuery = 1,
+  kPartial = 2,
+  kSpill = 3,
+  kAck = 4,
+  kError = 5,
+  kHeartbeat = 6
+};
 
 // Why a frame, or one entry of it, was refused. On the wire: never renumber. Names label metrics.
 enum class FrameError : uint32_t {
   kOk = 0,
-  kTruncated = 1,       // shorter than its fields say
+  kTruncated = 1,  // shorter than its fields say
   kBadMagic = 2,
   kBadVersion = 3,
   kBadType = 4,
-  kBadSize = 5,         // a count or size beyond base/limits.h, or payload_bytes that disagrees with the payload
+  kBadSize =
+      5,  // a count or size beyond base/limits.h, or payload_bytes that disagrees with the payload
   kBadAuthTag = 6,
   kUnknownSession = 7,
-  kStaleEpoch = 8,      // the placement has moved on
-  kReplayed = 9,        // frame_seq seen before, or too old to tell
+  kStaleEpoch = 8,  // the placement has moved on
+  kReplayed = 9,    // frame_seq seen before, or too old to tell
   kUnknownShard = 10,
-  kBadGeometry = 11,    // heads, head_dim or dtype differ from the shard's
-  kNotStored = 12,      // visible range beyond what the shard holds
-  kOutOfRange = 13,     // tokens or layer outside the shard
-  kExhausted = 14,      // reserved memory is used up
+  kBadGeometry = 11,  // heads, head_dim or dtype differ from the shard's
+  kNotStored = 12,    // visible range beyond what the shard holds
+  kOutOfRange = 13,   // tokens or layer outside the shard
+  kExhausted = 14,    // reserved memory is used up
+  kMalformed = 15,    // a value that no correct sender writes: reserved bits, an unknown enum, a
+                      // scale that is not finite
 };
+inline constexpr uint32_t kNumFrameErrors = 16;
+// Lower-case words with underscores ("bad_auth_tag"); "unknown" for a value that is no FrameError.
 std::string_view FrameErrorName(FrameError error);
 
 struct FrameHeader {
   uint32_t magic = kFrameMagic;
   uint8_t version = kFrameVersion;
   uint8_t type = 0;
-  uint16_t flags = 0;
+  uint16_t flags = 0;  // none defined: must be 0
   uint64_t session_id = 0;
-  uint64_t epoch = 0;       // of the session: the node's incarnation as the coordinator knows it
-  uint64_t frame_seq = 0;   // rises with each frame of one direction of a session (attention/replay_window.h)
-  uint64_t step_id = 0;     // an answer repeats its query's
+  uint64_t epoch = 0;  // of the session: the node's incarnation as the coordinator knows it
+  uint64_t frame_seq =
+      0;  // rises with each frame of one direction of a session (attention/replay_window.h)
+  uint64_t step_id = 0;  // an answer repeats its query's
   uint16_t layer = 0;
-  uint16_t slot = 0;        // sender's free choice; an answer repeats it
+  uint16_t slot = 0;  // sender's free choice; an answer repeats it
   uint32_t payload_bytes = 0;
   uint64_t timeout_ns = 0;  // time left when sent; 0 = none
   uint64_t auth_tag = 0;    // SipHash-2-4 of the header with this field 0, under the session's key
@@ -89,7 +108,7 @@ static_assert(sizeof(QueryBody) == 16);
 struct QueryEntry {
   uint64_t shard_id = 0;
   uint64_t sequence_epoch = 0;
-  uint64_t visible_begin = 0;   // the shard answers for its tokens in [visible_begin, visible_end)
+  uint64_t visible_begin = 0;  // the shard answers for its tokens in [visible_begin, visible_end)
   uint64_t visible_end = 0;
   uint32_t num_q_heads = 0;     // of the shard's KV heads: group_size * num_kv_heads
   uint32_t n_q = 0;             // query tokens, all attending to the whole visible range
@@ -120,7 +139,8 @@ static_assert(sizeof(PartialEntry) == 40);
 struct SpillBody {
   uint64_t shard_id = 0;
   uint64_t sequence_epoch = 0;
-  uint64_t token_begin = 0;  // absolute; [token_begin, token_begin + num_tokens) lies in one run of the shard's stripe
+  uint64_t token_begin =
+      0;  // absolute; [token_begin, token_begin + num_tokens) lies in one run of the shard's stripe
   uint32_t num_tokens = 0;
   uint32_t num_kv_heads = 0;
   uint32_t head_dim = 0;
@@ -149,17 +169,19 @@ struct ErrorBody {
 static_assert(sizeof(ErrorBody) == 24);
 
 struct HeartbeatBody {
-  uint64_t sent_ns = 0;   // sender's clock; an answer repeats it
+  uint64_t sent_ns = 0;  // sender's clock; an answer repeats it
   uint32_t is_reply = 0;
   uint32_t reserved = 0;
 };
 static_assert(sizeof(HeartbeatBody) == 16);
 
-// Fills payload-independent fields and the tag. Call last: the tag covers all other fields.
+// Fills magic, version and the tag. Call last: the tag covers all other fields.
 void SealHeader(const SipKey& key, FrameHeader& header);
 
-// Checks everything that needs no session: size, magic, version, type, payload_bytes == payload size and within limits.
-FrameError DecodeHeader(std::span<const std::byte> header_bytes, size_t payload_size, FrameHeader* header);
+// Checks everything that needs no session: size, magic, version, type, payload_bytes == payload
+// size and within limits.
+FrameError DecodeHeader(std::span<const std::byte> header_bytes, size_t payload_size,
+                        FrameHeader* header);
 // True if the tag was made with this key.
 bool VerifyHeader(const SipKey& key, const FrameHeader& header);
 
@@ -172,12 +194,16 @@ T ReadAt(std::span<const std::byte> payload, size_t offset_bytes) {
   return value;
 }
 
-// A checked query payload. entry(i) and the q bytes of each entry are inside the payload.
+// A checked query payload: at least one entry; entry(i) and the q bytes of each entry are inside
+// the payload; visible ranges are well-formed and end at most at kMaxContextTokens. Shard, epoch
+// and heads are for the receiver to check.
 class QueryView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, QueryView* view);
   const QueryBody& body() const { return body_; }
-  QueryEntry entry(uint32_t i) const { return ReadAt<QueryEntry>(payload_, sizeof(QueryBody) + i * sizeof(QueryEntry)); }
+  QueryEntry entry(uint32_t i) const {
+    return ReadAt<QueryEntry>(payload_, sizeof(QueryBody) + i * sizeof(QueryEntry));
+  }
   // f32 [n_q][num_q_heads][head_dim], unaligned.
   std::span<const std::byte> q(const QueryEntry& entry) const {
     return payload_.subspan(entry.q_offset_bytes,
@@ -189,6 +215,9 @@ class QueryView {
   QueryBody body_;
 };
 
+// A checked partial payload: at least one entry, each with a known status; the data of entries with
+// status kOk are inside the payload and attended_tokens <= covered_tokens. Other entries have no
+// data: out() and lse_ln() are empty.
 class PartialFrameView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, PartialFrameView* view);
@@ -196,13 +225,18 @@ class PartialFrameView {
   PartialEntry entry(uint32_t i) const {
     return ReadAt<PartialEntry>(payload_, sizeof(PartialBody) + i * sizeof(PartialEntry));
   }
+  // f32 [n_q][num_q_heads][head_dim], unaligned.
   std::span<const std::byte> out(const PartialEntry& entry) const {
+    if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
     return payload_.subspan(entry.data_offset_bytes,
                             size_t{entry.n_q} * entry.num_q_heads * body_.head_dim * sizeof(float));
   }
+  // f32 [n_q][num_q_heads], unaligned.
   std::span<const std::byte> lse_ln(const PartialEntry& entry) const {
+    if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
     const size_t rows = size_t{entry.n_q} * entry.num_q_heads;
-    return payload_.subspan(entry.data_offset_bytes + rows * body_.head_dim * sizeof(float), rows * sizeof(float));
+    return payload_.subspan(entry.data_offset_bytes + rows * body_.head_dim * sizeof(float),
+                            rows * sizeof(float));
   }
 
  private:
@@ -210,6 +244,8 @@ class PartialFrameView {
   PartialBody body_;
 };
 
+// A checked spill payload: sizes agree with the payload, dtypes are known, tokens end at most at
+// kMaxContextTokens.
 class SpillView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, SpillView* view);
@@ -223,8 +259,11 @@ class SpillView {
   size_t k_bytes_ = 0;
 };
 
+// Each also checks that the payload has exactly the size that its fields say. `text` borrows the
+// payload.
 FrameError DecodeAck(std::span<const std::byte> payload, AckBody* ack);
-FrameError DecodeError(std::span<const std::byte> payload, ErrorBody* error, std::string_view* text);
+FrameError DecodeError(std::span<const std::byte> payload, ErrorBody* error,
+                       std::string_view* text);
 FrameError DecodeHeartbeat(std::span<const std::byte> payload, HeartbeatBody* heartbeat);
 
 }  // namespace tributary

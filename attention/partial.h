@@ -3,8 +3,9 @@
 // For one query head:
 //   lse_ln = ln sum_t exp(softmax_scale * q.k_t)               (natural log, never base 2)
 //   out    = sum_t exp(softmax_scale * q.k_t - lse_ln) v_t     (already normalised)
-// Partials over disjoint token sets merge commutatively and associatively (attention/merge.h). The empty set is the
-// neutral element: out = 0, lse_ln = -inf, covered_tokens = 0, attended_tokens = 0.
+// Partials over disjoint token sets merge commutatively and associatively (attention/merge.h). The
+// empty set is the neutral element: out = 0, lse_ln = -inf, covered_tokens = 0, attended_tokens =
+// 0.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ namespace tributary {
 
 inline constexpr float kEmptyLse = -std::numeric_limits<float>::infinity();
 
-// How much of the context a partial answers for, and how much of it was really read. Equal when dense.
+// How much of the context a partial answers for, and how much of it was really read. Equal when
+// dense.
 struct Coverage {
   uint64_t covered_tokens = 0;
   // Mean over the KV heads when they differ (sparse policies).
@@ -33,8 +35,10 @@ struct ConstAttentionPartialView {
   std::span<const float> lse_ln;  // [num_q_heads]
 
   ConstAttentionPartialView() = default;
-  ConstAttentionPartialView(std::span<const float> o, std::span<const float> l) : out(o), lse_ln(l) {}
-  ConstAttentionPartialView(const AttentionPartialView& view) : out(view.out), lse_ln(view.lse_ln) {}  // NOLINT
+  ConstAttentionPartialView(std::span<const float> o, std::span<const float> l)
+      : out(o), lse_ln(l) {}
+  ConstAttentionPartialView(const AttentionPartialView& view)
+      : out(view.out), lse_ln(view.lse_ln) {}  // NOLINT
 };
 
 }  // namespace tributary

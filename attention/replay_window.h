@@ -1,4 +1,5 @@
-// Rejects frames seen before: remembers the last 64 sequence numbers below the highest seen (RFC 4303, appendix A).
+// Rejects frames seen before: remembers the last 64 sequence numbers below the highest seen (RFC
+// 4303, appendix A).
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,8 @@ namespace tributary {
 
 class ReplayWindow {
  public:
-  // True, and remembered, if `frame_seq` (from 1 on) is new; false if seen or older than the window can tell.
+  // True, and remembered, if `frame_seq` (from 1 on) is new; false if seen or older than the window
+  // can tell.
   bool Accept(uint64_t frame_seq) {
     if (frame_seq == 0) return false;
     if (frame_seq > highest_) {

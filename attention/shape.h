@@ -16,7 +16,8 @@ struct AttentionShape {
   friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
 };
 
-// INVALID_ARGUMENT with the offending values: zero or oversized fields (base/limits.h), q heads not a multiple of kv heads.
+// INVALID_ARGUMENT with the offending values: zero or oversized fields (base/limits.h), q heads not
+// a multiple of kv heads.
 absl::Status Validate(const AttentionShape& shape);
 
 }  // namespace tributary

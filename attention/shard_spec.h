@@ -1,5 +1,6 @@
-// One shard: the part of a sequence's remote KV that one CPU node owns. A plan may cut a sequence by tokens (stripes), by
-// KV heads, by layers, or by all of them; shards of one sequence never overlap.
+// One shard: the part of a sequence's remote KV that one CPU node owns. A plan may cut a sequence
+// by tokens (stripes), by KV heads, by layers, or by all of them; shards of one sequence never
+// overlap.
 #pragma once
 
 #include <cstdint>
