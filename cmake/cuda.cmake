@@ -1,0 +1,15 @@
+# CUDA is used if it is found, and never required. TRIBUTARY_CUDA: AUTO (default), ON (an error without CUDA), OFF.
+set(TRIBUTARY_CUDA AUTO CACHE STRING "Build gpu_worker/device/cuda: AUTO, ON or OFF")
+set(TRIBUTARY_HAVE_CUDA OFF)
+if(TRIBUTARY_CUDA AND EXISTS ${CMAKE_SOURCE_DIR}/gpu_worker/device/cuda/CMakeLists.txt)
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(TRIBUTARY_HAVE_CUDA ON)
+  elseif(NOT TRIBUTARY_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "TRIBUTARY_CUDA is ${TRIBUTARY_CUDA} but no CUDA compiler was found; install the CUDA toolkit, "
+                        "put nvcc into PATH, or configure with -DTRIBUTARY_CUDA=AUTO")
+  endif()
+endif()
+message(STATUS "CUDA device: ${TRIBUTARY_HAVE_CUDA}")
