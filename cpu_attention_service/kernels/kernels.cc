@@ -1,0 +1,90 @@
+#include "cpu_attention_service/kernels/kernels.h"
+
+#include <cstdlib>
+
+#include "fmt/format.h"
+
+namespace tributary::cpu_kernels {
+namespace {
+
+constexpr uint32_t kIsaAvx2Kernel = kIsaAvx2 | kIsaFma | kIsaF16c;
+constexpr uint32_t kIsaAvx512Kernel = kIsaAvx512f | kIsaAvx512bw | kIsaAvx512dq | kIsaAvx512vl;
+
+constexpr CpuKernel kKernels[] = {
+#if defined(__x86_64__)
+    {"avx512", kIsaAvx512Kernel, 8, &DecodeAttentionAvx512},
+    {"avx2", kIsaAvx2Kernel, 8, &DecodeAttentionAvx2},
+#endif
+    {"scalar", 0, 1, &DecodeAttentionScalar},
+};
+
+uint32_t DetectIsa() {
+  uint32_t isa = 0;
+#if defined(__x86_64__)
+  // These ask CPUID and the OS (XGETBV): a CPU whose OS does not save the wide registers does not
+  // count.
+  if (__builtin_cpu_supports("avx2")) isa |= kIsaAvx2;
+  if (__builtin_cpu_supports("fma")) isa |= kIsaFma;
+  if (__builtin_cpu_supports("f16c")) isa |= kIsaF16c;
+  if (__builtin_cpu_supports("avx512f")) isa |= kIsaAvx512f;
+  if (__builtin_cpu_supports("avx512bw")) isa |= kIsaAvx512bw;
+  if (__builtin_cpu_supports("avx512dq")) isa |= kIsaAvx512dq;
+  if (__builtin_cpu_supports("avx512vl")) isa |= kIsaAvx512vl;
+#endif
+  return isa;
+}
+
+std::string Names(bool supported_only) {
+  std::string names;
+  for (const CpuKernel& kernel : kKernels) {
+    if (supported_only && !IsSupported(kernel)) continue;
+    if (!names.empty()) names += ", ";
+    names += kernel.name;
+  }
+  return names;
+}
+
+}  // namespace
+
+uint32_t SupportedIsa() {
+  static const uint32_t isa = DetectIsa();
+  return isa;
+}
+
+std::span<const CpuKernel> All() { return kKernels; }
+
+const CpuKernel& Best() {
+  for (const CpuKernel& kernel : kKernels) {
+    if (IsSupported(kernel)) return kernel;
+  }
+  return kKernels[std::size(kKernels) - 1];
+}
+
+absl::StatusOr<const CpuKernel*> Find(std::string_view name) {
+  for (const CpuKernel& kernel : kKernels) {
+    if (name != kernel.name) continue;
+    if (!IsSupported(kernel)) {
+      return absl::FailedPreconditionError(
+          fmt::format("this CPU cannot run the kernel '{}'; it can run: {}", name,
+                      Names(/*supported_only=*/true)));
+    }
+    return &kernel;
+  }
+  return absl::NotFoundError(fmt::format("there is no CPU kernel '{}'; choose one of: {}", name,
+                                         Names(/*supported_only=*/false)));
+}
+
+absl::StatusOr<const CpuKernel*> Select(std::string_view name) {
+  const char* forced = std::getenv("TRIBUTARY_FORCE_CPU_KERNEL");
+  if (forced != nullptr && forced[0] != '\0') {
+    auto kernel = Find(forced);
+    if (kernel.ok()) return kernel;
+    return absl::Status(
+        kernel.status().code(),
+        fmt::format("TRIBUTARY_FORCE_CPU_KERNEL: {}", std::string(kernel.status().message())));
+  }
+  if (name.empty()) return &Best();
+  return Find(name);
+}
+
+}  // namespace tributary::cpu_kernels

@@ -1,0 +1,62 @@
+// The decode-attention kernels of this binary, and the choice among them.
+//
+// Thread-safe. A kernel is a leaf: pointers in, numbers out (decode_attention_args.h); it knows no
+// shard and no frame.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "base/dtype.h"
+#include "cpu_attention_service/kernels/decode_attention_args.h"
+
+namespace tributary {
+
+// Bits of CpuKernel::required_isa and of SupportedIsa().
+enum IsaFeature : uint32_t {
+  kIsaAvx2 = 1u << 0,
+  kIsaFma = 1u << 1,
+  kIsaF16c = 1u << 2,
+  kIsaAvx512f = 1u << 3,
+  kIsaAvx512bw = 1u << 4,
+  kIsaAvx512dq = 1u << 5,
+  kIsaAvx512vl = 1u << 6,
+};
+
+struct CpuKernel {
+  const char* name;
+  uint32_t required_isa;
+  uint32_t head_dim_multiple;  // head dims it serves: multiples of this, up to limits::kMaxHeadDim
+  DecodeAttentionFn fn;
+};
+
+namespace cpu_kernels {
+
+// What this machine (and its operating system) can run.
+uint32_t SupportedIsa();
+inline bool IsSupported(const CpuKernel& kernel) {
+  return (kernel.required_isa & ~SupportedIsa()) == 0;
+}
+
+// Every kernel built in, best first; the last one runs everywhere.
+std::span<const CpuKernel> All();
+// The best that this machine supports.
+const CpuKernel& Best();
+// NOT_FOUND (the names there are) or FAILED_PRECONDITION (this machine lacks the ISA).
+absl::StatusOr<const CpuKernel*> Find(std::string_view name);
+// The kernel to use: the one named by the environment variable TRIBUTARY_FORCE_CPU_KERNEL if that
+// is set, else `name`, else (name empty) the best. Errors as of Find.
+absl::StatusOr<const CpuKernel*> Select(std::string_view name);
+
+}  // namespace cpu_kernels
+
+// REQUIRES: a valid dtype.
+inline KvStorage KvStorageOf(DType dtype) { return static_cast<KvStorage>(dtype); }
+static_assert(static_cast<int>(KvStorage::kF32) == static_cast<int>(DType::kF32) &&
+              static_cast<int>(KvStorage::kBf16) == static_cast<int>(DType::kBf16) &&
+              static_cast<int>(KvStorage::kF16) == static_cast<int>(DType::kF16));
+
+}  // namespace tributary

@@ -1,0 +1,62 @@
+// One float at a time: the plain version of the primitives (see vec_avx512.h for their meaning),
+// for any machine.
+#pragma once
+
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace tributary {
+namespace scalar {
+namespace {
+
+inline float FloatFromBits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline float FloatFromF16(uint16_t half) {
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+  const uint32_t exponent = (half >> 10) & 0x1f;
+  const uint32_t fraction = half & 0x3ff;
+  if (exponent == 0x1f) return FloatFromBits(sign | 0x7f800000u | (fraction << 13));
+  if (exponent == 0) {  // zero and subnormals: fraction * 2^-24, exact in f32
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  return FloatFromBits(sign | ((exponent + 112) << 23) | (fraction << 13));
+}
+
+struct Vec {
+  static constexpr uint32_t kLanes = 1;
+  float lane;
+
+  static Vec Zero() { return {0.0f}; }
+  static Vec Broadcast(float value) { return {value}; }
+  static Vec Load(const float* from, uint32_t lanes) { return {lanes == 0 ? 0.0f : *from}; }
+  static Vec LoadBf16(const uint16_t* from, uint32_t lanes) {
+    return {lanes == 0 ? 0.0f : FloatFromBits(uint32_t{*from} << 16)};
+  }
+  static Vec LoadF16(const uint16_t* from, uint32_t lanes) {
+    return {lanes == 0 ? 0.0f : FloatFromF16(*from)};
+  }
+  void Store(float* to, uint32_t lanes) const {
+    if (lanes != 0) *to = lane;
+  }
+};
+
+inline Vec Add(Vec a, Vec b) { return {a.lane + b.lane}; }
+inline Vec Sub(Vec a, Vec b) { return {a.lane - b.lane}; }
+inline Vec Mul(Vec a, Vec b) { return {a.lane * b.lane}; }
+inline Vec MulAdd(Vec a, Vec b, Vec c) { return {a.lane * b.lane + c.lane}; }
+inline Vec Max(Vec a, Vec b) { return {a.lane > b.lane ? a.lane : b.lane}; }
+inline Vec Exp(Vec x) { return {expf(x.lane)}; }
+inline float ReduceAdd(Vec x) { return x.lane; }
+inline float ReduceMax(Vec x) { return x.lane; }
+inline Vec ReduceEach(const Vec (&sums)[Vec::kLanes]) { return sums[0]; }
+
+}  // namespace
+}  // namespace scalar
+}  // namespace tributary
