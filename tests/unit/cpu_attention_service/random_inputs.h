@@ -6,7 +6,6 @@
 #include <random>
 #include <vector>
 
-
 namespace tributary::testing {
 
 // A new seed per run, or the one in TRIBUTARY_TEST_SEED; put it into SCOPED_TRACE.

@@ -1,0 +1,212 @@
+#include "cpu_attention_service/shard_executor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/limits.h"
+
+namespace tributary {
+namespace {
+
+constexpr size_t kQBufferFloats = size_t{limits::kMaxGroupSize} * limits::kMaxHeadDim;
+
+void WriteEmpty(const AttentionPartialView& partial) {
+  std::fill(partial.out.begin(), partial.out.end(), 0.0f);
+  std::fill(partial.lse_ln.begin(), partial.lse_ln.end(), kEmptyLse);
+}
+
+}  // namespace
+
+ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
+    : options_(options),
+      pool_(options.num_threads, options.cpus),
+      run_items_([this](int thread_idx) { RunItems(thread_idx); }),
+      pending_items_(std::make_unique<std::atomic<uint32_t>[]>(options.max_items_per_wave)),
+      thread_items_(static_cast<size_t>(options.num_threads) + 1),
+      scratch_(options.scratch_floats),
+      q_buffers_(static_cast<size_t>(options.num_threads) * kQBufferFloats),
+      carry_in_(size_t{kMaxQueriesPerTask} * limits::kMaxGroupSize),
+      carry_out_(carry_in_.size()) {
+  TRIBUTARY_CHECK_GE(options.scratch_floats, kMinScratchFloats);
+  TRIBUTARY_CHECK_GT(options.max_items_per_wave, 0u);
+  tasks_.reserve(options.max_items_per_wave);
+  items_.reserve(options.max_items_per_wave);
+}
+
+void ShardExecutor::Execute(std::span<const ShardQuery> queries, float softmax_scale) {
+  softmax_scale_ = softmax_scale;
+  Cursor cursor;
+  while (cursor.query < queries.size()) {
+    PlanWave(queries, cursor);
+    if (items_.empty()) continue;
+    if (wave_bytes_ < options_.min_parallel_bytes) {
+      SplitOverThreads(1);
+      RunItems(0);
+    } else {
+      SplitOverThreads(pool_.num_threads());
+      pool_.Run(run_items_);
+    }
+    std::swap(carry_in_, carry_out_);
+  }
+}
+
+// Takes tasks, whole or in part, until the wave is full or the batch is at its end.
+void ShardExecutor::PlanWave(std::span<const ShardQuery> queries, Cursor& cursor) {
+  tasks_.clear();
+  items_.clear();
+  wave_bytes_ = 0;
+  scratch_used_ = 0;
+  while (cursor.query < queries.size()) {
+    const ShardQuery& query = queries[cursor.query];
+    if (query.local.empty()) {
+      WriteEmpty(query.partial);
+      ++cursor.query;
+    } else if (!PlanTask(query, cursor)) {
+      return;
+    }
+  }
+}
+
+// Adds the runs of the task at the cursor. False if the wave became full before the task's end.
+bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
+  const ShardSpec& spec = query.shard->spec();
+  const uint32_t head_dim = spec.model.head_dim;
+  Task task{};
+  task.query = &query;
+  task.kv_head = cursor.kv_head;
+  task.q_begin = cursor.q_begin;
+  task.q_count = std::min(kMaxQueriesPerTask, query.n_q - cursor.q_begin);
+  task.first_item = static_cast<uint32_t>(items_.size());
+  task.begins = !cursor.in_task;
+  if (task.begins) cursor.pos = query.local.begin;
+  cursor.in_task = true;
+
+  const size_t partial_floats = size_t{task.q_count} * spec.model.group_size() * (head_dim + 1);
+  const uint64_t token_bytes =
+      uint64_t{head_dim} * (DTypeBytes(spec.k_dtype) + DTypeBytes(spec.v_dtype));
+  const uint64_t run_tokens = query.shard->tokens_per_run();
+  while (cursor.pos < query.local.end && items_.size() < options_.max_items_per_wave &&
+         scratch_used_ + partial_floats <= scratch_.size()) {
+    const uint64_t run_end = std::min(query.local.end, (cursor.pos / run_tokens + 1) * run_tokens);
+    const uint32_t num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
+    items_.push_back(
+        {static_cast<uint32_t>(tasks_.size()), num_tokens, cursor.pos, wave_bytes_, scratch_used_});
+    wave_bytes_ += num_tokens * token_bytes * task.q_count;
+    scratch_used_ += partial_floats;
+    cursor.pos = run_end;
+  }
+  task.num_items = static_cast<uint32_t>(items_.size()) - task.first_item;
+  task.ends = cursor.pos == query.local.end;
+  if (task.num_items > 0) {
+    pending_items_[tasks_.size()].store(task.num_items, std::memory_order_relaxed);
+    tasks_.push_back(task);
+  } else {
+    cursor.in_task = !task.begins;  // the next wave begins, or goes on with, this task
+  }
+  if (!task.ends) return false;
+  NextTask(query, cursor);
+  return true;
+}
+
+void ShardExecutor::NextTask(const ShardQuery& query, Cursor& cursor) const {
+  cursor.in_task = false;
+  cursor.q_begin += kMaxQueriesPerTask;
+  if (cursor.q_begin < query.n_q) return;
+  cursor.q_begin = 0;
+  if (++cursor.kv_head < query.shard->spec().num_kv_heads_held()) return;
+  cursor.kv_head = 0;
+  ++cursor.query;
+}
+
+// Contiguous ranges of items of about equal bytes. Item i belongs to the thread in whose share its
+// first byte lies.
+void ShardExecutor::SplitOverThreads(int num_threads) {
+  const size_t threads = static_cast<size_t>(num_threads);
+  size_t item = 0;
+  for (size_t thread = 0; thread < threads; ++thread) {
+    const uint64_t share_begin = wave_bytes_ / threads * thread;
+    while (item < items_.size() && items_[item].cost_begin < share_begin) ++item;
+    thread_items_[thread] = static_cast<uint32_t>(item);
+  }
+  thread_items_[threads] = static_cast<uint32_t>(items_.size());
+}
+
+void ShardExecutor::RunItems(int thread_idx) {
+  const size_t thread = static_cast<size_t>(thread_idx);
+  float* q_buffer = q_buffers_.data() + thread * kQBufferFloats;
+  for (uint32_t i = thread_items_[thread]; i < thread_items_[thread + 1]; ++i) {
+    RunItem(items_[i], q_buffer);
+    // The release half publishes this item's partial, the acquire half shows the others' to who
+    // folds.
+    if (pending_items_[items_[i].task].fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      FoldTask(tasks_[items_[i].task]);
+    }
+  }
+}
+
+void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
+  const Task& task = tasks_[item.task];
+  const ShardQuery& query = *task.query;
+  const ShardSpec& spec = query.shard->spec();
+  const uint32_t group_size = spec.model.group_size();
+  const size_t group_floats = size_t{group_size} * spec.model.head_dim;
+  const KvRun run = query.shard->RunAt(query.layer, task.kv_head, item.local_begin,
+                                       item.local_begin + item.num_tokens);
+
+  DecodeAttentionArgs args;
+  args.q = q_buffer;
+  args.k = run.k;
+  args.v = run.v;
+  args.k_storage = KvStorageOf(spec.k_dtype);
+  args.v_storage = KvStorageOf(spec.v_dtype);
+  args.num_tokens = run.num_tokens;
+  args.head_dim = spec.model.head_dim;
+  args.group_size = group_size;
+  args.softmax_scale = softmax_scale_;
+  float* out = scratch_.data() + item.scratch_begin;
+  float* lse_ln = out + task.q_count * group_floats;
+  for (uint32_t i = 0; i < task.q_count; ++i) {
+    const size_t first_head =
+        size_t{task.q_begin + i} * spec.num_q_heads_held() + size_t{task.kv_head} * group_size;
+    std::memcpy(q_buffer, query.q.data() + first_head * spec.model.head_dim * sizeof(float),
+                group_floats * sizeof(float));
+    args.out = out + i * group_floats;
+    args.lse_ln = lse_ln + size_t{i} * group_size;
+    options_.kernel->fn(args);
+  }
+}
+
+void ShardExecutor::FoldTask(const Task& task) {
+  const ShardSpec& spec = task.query->shard->spec();
+  const uint32_t group_size = spec.model.group_size();
+  const uint32_t head_dim = spec.model.head_dim;
+  const uint32_t num_rows = task.q_count * group_size;
+  for (uint32_t row = 0; row < num_rows; ++row) {
+    const size_t head = size_t{task.q_begin + row / group_size} * spec.num_q_heads_held() +
+                        size_t{task.kv_head} * group_size + row % group_size;
+    float* out = task.query->partial.out.data() + head * head_dim;
+    MergeState state;
+    if (task.begins) {
+      std::fill_n(out, head_dim, 0.0f);
+    } else {
+      state = carry_in_[row];
+    }
+    for (uint32_t i = 0; i < task.num_items; ++i) {
+      const float* partial = scratch_.data() + items_[task.first_item + i].scratch_begin;
+      const MergeWeights weights = state.Fold(partial[size_t{num_rows} * head_dim + row]);
+      const float* add = partial + size_t{row} * head_dim;
+      for (uint32_t d = 0; d < head_dim; ++d) out[d] = out[d] * weights.keep + add[d] * weights.add;
+    }
+    if (task.ends) {
+      const float normaliser = state.Normaliser();
+      for (uint32_t d = 0; d < head_dim; ++d) out[d] *= normaliser;
+      task.query->partial.lse_ln[head] = state.LseLn();
+    } else {
+      carry_out_[row] = state;
+    }
+  }
+}
+
+}  // namespace tributary

@@ -1,0 +1,129 @@
+// Attention of a batch of queries over shards, spread over the cores.
+//
+// The work of one query is cut at fixed places: per KV head, and per run of the shard
+// (KvShard::RunAt). The partials of one head's runs are folded in the order of their positions. So
+// a result depends on the shard's contents and the visible range alone: not on the number of
+// threads, nor on what else is in the batch.
+//
+// Hot path: Execute() allocates nothing, takes no lock of its own and makes no system call but the
+// thread pool's waking.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "attention/merge.h"
+#include "attention/partial.h"
+#include "attention/token_range.h"
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "cpu_attention_service/kernels/kernels.h"
+#include "kv_store/kv_shard.h"
+
+namespace tributary {
+
+// One sequence's query against one layer of one shard. Borrowed memory, until Execute() returns.
+struct ShardQuery {
+  const KvShard* shard = nullptr;
+  uint32_t layer = 0;
+  TokenRange local;              // stripe-local; end <= shard->stored_tokens(layer). May be empty.
+  uint32_t n_q = 1;              // query tokens; each attends to all of `local`
+  std::span<const std::byte> q;  // f32 [n_q][num_q_heads held][head_dim], unaligned
+  AttentionPartialView
+      partial;  // out [n_q][num_q_heads held][head_dim], lse_ln [n_q][num_q_heads held]
+};
+
+struct ShardExecutorOptions {
+  int num_threads = 1;    // the caller of Execute() is one of them
+  std::vector<int> cpus;  // as of ThreadPool
+  const CpuKernel* kernel = &cpu_kernels::Best();
+  // A batch with more runs, or larger partials, than these is done in several waves; results do not
+  // change.
+  uint32_t max_items_per_wave = 4096;
+  size_t scratch_floats = 1u << 20;
+  // Waves that read less stay on the calling thread: waking the others would take longer (about 10
+  // us).
+  uint64_t min_parallel_bytes = 256u << 10;
+};
+
+// Thread-compatible: one Execute() at a time.
+class ShardExecutor {
+ public:
+  // The smallest scratch_floats that any batch can be done with.
+  static constexpr uint32_t kMaxQueriesPerTask = 8;
+  static constexpr size_t kMinScratchFloats =
+      size_t{kMaxQueriesPerTask} * limits::kMaxGroupSize * (limits::kMaxHeadDim + 1);
+
+  // REQUIRES (checked): scratch_floats >= kMinScratchFloats, max_items_per_wave > 0.
+  explicit ShardExecutor(const ShardExecutorOptions& options);
+
+  // Fills the partial of each query. REQUIRES: spans of the sizes above; head dims that the kernel
+  // serves.
+  void Execute(std::span<const ShardQuery> queries, float softmax_scale);
+
+  const CpuKernel& kernel() const { return *options_.kernel; }
+  int num_threads() const { return pool_.num_threads(); }
+
+ private:
+  // The runs of one (query, KV head, up to kMaxQueriesPerTask query tokens) that are in this wave.
+  struct Task {
+    const ShardQuery* query;
+    uint32_t kv_head;
+    uint32_t q_begin;
+    uint32_t q_count;
+    uint32_t first_item;
+    uint32_t num_items;
+    bool begins;  // its first run is in this wave: nothing carried over
+    bool ends;    // its last run is in this wave
+  };
+  // One run, and where its partial goes: out [q_count][group][head_dim], then lse_ln
+  // [q_count][group].
+  struct Item {
+    uint32_t task;
+    uint32_t num_tokens;
+    uint64_t local_begin;
+    uint64_t cost_begin;  // bytes of the wave before this item
+    size_t scratch_begin;
+  };
+  // Where planning goes on.
+  struct Cursor {
+    size_t query = 0;
+    uint32_t kv_head = 0;
+    uint32_t q_begin = 0;
+    uint64_t pos = 0;
+    bool in_task = false;
+  };
+
+  void PlanWave(std::span<const ShardQuery> queries, Cursor& cursor);
+  bool PlanTask(const ShardQuery& query, Cursor& cursor);
+  void NextTask(const ShardQuery& query, Cursor& cursor) const;
+  void SplitOverThreads(int num_threads);
+  void RunItems(int thread_idx);
+  void RunItem(const Item& item, float* q_buffer);
+  void FoldTask(const Task& task);
+
+  const ShardExecutorOptions options_;
+  ThreadPool pool_;
+  const std::function<void(int)> run_items_;
+  float softmax_scale_ = 0;
+
+  std::vector<Task> tasks_;
+  std::vector<Item> items_;
+  std::unique_ptr<std::atomic<uint32_t>[]>
+      pending_items_;                   // [task]; who takes the last one folds the task
+  std::vector<uint32_t> thread_items_;  // thread i does [i], ..., [i + 1] - 1
+  uint64_t wave_bytes_ = 0;
+  size_t scratch_used_ = 0;
+  AlignedBuffer<float> scratch_;
+  AlignedBuffer<float> q_buffers_;  // [thread][kMaxGroupSize * kMaxHeadDim]
+  // Fold of the one task that a wave leaves unfinished, [q][head of the group]. Read from one,
+  // written to the other, since both ends of a wave may be unfinished tasks.
+  std::vector<MergeState> carry_in_;
+  std::vector<MergeState> carry_out_;
+};
+
+}  // namespace tributary
