@@ -35,20 +35,25 @@ struct ModelConfig {
   std::optional<Llama3RopeScaling> rope_scaling;
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
-  bool has_qkv_bias = false;      // Qwen2; Llama with attention_bias
-  bool has_qk_norm = false;       // Qwen3: RMSNorm over head_dim on q and k, before RoPE
-  std::vector<uint32_t> eos_token_ids;
-  DType stored_dtype = DType::kUnset;  // "torch_dtype"/"dtype", informative: each tensor states its own
+  bool has_qkv_bias = false;            // Qwen2; the others with attention_bias
+  bool has_o_bias = false;              // Llama and Qwen3 with attention_bias
+  bool has_qk_norm = false;             // Qwen3: RMSNorm over head_dim on q and k, before RoPE
+  std::vector<uint32_t> eos_token_ids;  // of config.json and generation_config.json, ascending
+  DType stored_dtype =
+      DType::kUnset;  // "torch_dtype"/"dtype", informative: each tensor states its own
 
   double softmax_scale() const;
 };
 
-// Reads and checks DIR/config.json. NOT_FOUND, INVALID_ARGUMENT (malformed, missing or contradictory fields), UNIMPLEMENTED
-// (architecture, rope type, activation or sliding window that is not served): each names the file, the field, its value
-// and what is supported.
+// Reads and checks DIR/config.json (and eos_token_id of DIR/generation_config.json, if there is
+// one). NOT_FOUND, INVALID_ARGUMENT (malformed, missing or contradictory fields), UNIMPLEMENTED
+// (architecture, rope type, activation or sliding window that is not served): each names the file,
+// the field, its value and what is supported.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_dir);
 
-// Inverse frequencies, [head_dim / 2], with rope_scaling applied.
+// Inverse frequencies, [head_dim / 2], with rope_scaling applied: f32 values, computed in f32 as
+// Hugging Face does, because at position 16k the last bit of a frequency moves an angle by 1e-3.
+// Pair i of a head is (x[i], x[i + head_dim / 2]).
 std::vector<double> RopeInverseFrequencies(const ModelConfig& config);
 
 }  // namespace tributary

@@ -1,0 +1,59 @@
+// The tensors of a Llama-family model by role, each checked against the shape that the config
+// implies. Views into the memory-mapped files: a device makes its own copies.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "model/checkpoint.h"
+#include "model/model_config.h"
+#include "model/safetensors.h"
+
+namespace tributary {
+
+// Matrices are [out][in], as Hugging Face stores them. A null pointer: this model has none.
+struct LayerWeights {
+  const TensorView* attention_norm = nullptr;  // [hidden]
+  const TensorView* q = nullptr;               // [num_q_heads * head_dim][hidden]
+  const TensorView* k = nullptr;               // [num_kv_heads * head_dim][hidden]
+  const TensorView* v = nullptr;               // the same
+  const TensorView* q_bias = nullptr;          // with has_qkv_bias
+  const TensorView* k_bias = nullptr;
+  const TensorView* v_bias = nullptr;
+  const TensorView* q_norm = nullptr;  // [head_dim], with has_qk_norm
+  const TensorView* k_norm = nullptr;
+  const TensorView* o = nullptr;         // [hidden][num_q_heads * head_dim]
+  const TensorView* o_bias = nullptr;    // [hidden], with has_o_bias
+  const TensorView* mlp_norm = nullptr;  // [hidden]
+  const TensorView* gate = nullptr;      // [intermediate][hidden]
+  const TensorView* up = nullptr;        // the same
+  const TensorView* down = nullptr;      // [hidden][intermediate]
+};
+
+// Immutable; thread-safe.
+struct ModelWeights {
+  ModelConfig config;
+  const TensorView* embedding = nullptr;   // [vocab][hidden]
+  std::vector<LayerWeights> layers;        // [num_layers]
+  const TensorView* final_norm = nullptr;  // [hidden]
+  const TensorView* lm_head = nullptr;     // [vocab][hidden]; the embedding when tied
+
+  Checkpoint checkpoint;  // owns what the views point to
+
+  ModelWeights() = default;
+  ModelWeights(const ModelWeights&) = delete;
+  ModelWeights& operator=(const ModelWeights&) = delete;
+
+  // Elements of all tensors, a tied one counted once.
+  uint64_t num_parameters() const;
+};
+
+// Reads config and tensors of a model folder. Beside LoadModelConfig's and Checkpoint::Open's
+// errors: NOT_FOUND for a missing tensor; INVALID_ARGUMENT for one of another shape or type, or one
+// that this architecture does not know (computing without it would give other results).
+absl::StatusOr<std::shared_ptr<const ModelWeights>> LoadModelWeights(
+    const std::filesystem::path& model_dir);
+
+}  // namespace tributary
