@@ -12,6 +12,7 @@ absl::Status InitLogging(std::string_view process_name, std::string_view level) 
     return absl::InvalidArgumentError(
         fmt::format("unknown log level '{}'; use debug, info, warn, error or off", level));
   }
+  spdlog::drop(std::string(process_name));  // set up again: a name registered twice would throw
   auto logger = spdlog::stderr_color_mt(std::string(process_name));
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%L%$ %n[%P] %v");
   logger->set_level(parsed);
