@@ -1,0 +1,59 @@
+// The C++ client of a coordinator: generate with streaming, cancel, status.
+//
+// Errors carry what to do: a coordinator that cannot be reached is UNAVAILABLE with its address,
+// RESOURCE_EXHAUSTED says after how long to retry.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tributary/v1/coordinator.grpc.pb.h"
+
+namespace tributary {
+
+// Called on the thread that called Client::Generate, in the order of arrival. Empty ones are
+// skipped.
+struct GenerateHandlers {
+  std::function<void(const v1::GenerateEvent::Accepted&)> on_accepted;
+  std::function<void(const v1::GenerateEvent::PrefillProgress&)> on_prefill;
+  std::function<void(const v1::GenerateEvent::TokenChunk&)> on_tokens;
+};
+
+// Thread-safe; one connection.
+class Client {
+ public:
+  // `address`: host:port of a coordinator. Connects on first use.
+  explicit Client(std::string address);
+
+  // Waits until the coordinator can be reached; UNAVAILABLE with advice after `timeout_s`.
+  absl::Status WaitForConnection(double timeout_s);
+
+  // Returns after the final summary or with the error. CANCELLED after CancelAll().
+  absl::StatusOr<v1::GenerateEvent::Summary> Generate(const v1::GenerateRequest& request,
+                                                      const GenerateHandlers& handlers);
+  // Ends a request of any client.
+  absl::Status Cancel(const std::string& request_id);
+  absl::StatusOr<v1::StatusResponse> Status(double timeout_s = 5);
+
+  // Ends every Generate() of this client; later ones fail at once. Any thread.
+  void CancelAll();
+
+  const std::string& address() const { return address_; }
+
+ private:
+  absl::Status Explain(const grpc::Status& status) const;
+
+  const std::string address_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Coordinator::Stub> stub_;
+  std::mutex mutex_;
+  bool cancelled_ = false;
+  std::vector<grpc::ClientContext*> running_;
+};
+
+}  // namespace tributary

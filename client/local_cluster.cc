@@ -1,0 +1,252 @@
+#include "client/local_cluster.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <thread>
+
+#include "base/status.h"
+#include "client/client.h"
+#include "fmt/format.h"
+#include "nlohmann/json.hpp"
+
+namespace tributary {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kStartTimeoutS = 60;  // of one process, or of all registrations
+constexpr double kStopTimeoutS = 15;
+constexpr auto kPollInterval = std::chrono::milliseconds(10);
+
+fs::path OwnFolder() {
+  std::error_code error;
+  const fs::path self = fs::read_symlink("/proc/self/exe", error);
+  return self.parent_path();
+}
+
+std::optional<ProcessAddresses> ReadPortFile(const fs::path& path) {
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  const auto json = nlohmann::json::parse(file, nullptr, false);
+  if (!json.is_object() || !json.contains("listen"))
+    return std::nullopt;  // not written to its end yet
+  return ProcessAddresses{json["listen"].get<std::string>(), json.value("metrics", "")};
+}
+
+void AddFlag(std::vector<std::string>& flags, const char* name, const std::string& value) {
+  if (value.empty()) return;
+  flags.push_back(name);
+  flags.push_back(value);
+}
+
+void AddFlag(std::vector<std::string>& flags, const char* name, uint64_t value) {
+  if (value != 0) AddFlag(flags, name, fmt::format("{}", value));
+}
+
+absl::Status CheckModelDir(const std::string& model_dir) {
+  std::error_code error;
+  if (!fs::is_directory(model_dir, error)) {
+    return absl::NotFoundError(
+        fmt::format("there is no model folder '{}'; --model takes a folder with config.json and "
+                    "*.safetensors, for example models/probe",
+                    model_dir));
+  }
+  if (!fs::exists(fs::path(model_dir) / "config.json", error)) {
+    return absl::NotFoundError(fmt::format(
+        "'{}' has no config.json; --model takes a folder in Hugging Face format", model_dir));
+  }
+  return absl::OkStatus();
+}
+
+uint32_t AliveNodes(const v1::StatusResponse& status, v1::NodeRole role) {
+  uint32_t count = 0;
+  for (const auto& node : status.nodes())
+    count += node.role() == role && node.state() == "alive" ? 1 : 0;
+  return count;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(
+    const ClusterOptions& options, const std::function<bool()>& stop_requested) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckModelDir(options.model_dir));
+  std::unique_ptr<LocalCluster> cluster(new LocalCluster(options));
+  TRIBUTARY_RETURN_IF_ERROR(cluster->PrepareLogDir());
+  if (absl::Status started = cluster->StartAll(stop_requested); !started.ok()) {
+    if (!absl::IsCancelled(started)) cluster->KeepLogs();
+    return started;
+  }
+  return cluster;
+}
+
+LocalCluster::~LocalCluster() {
+  (void)Stop();  // whoever cares for the outcome has called Stop()
+  if (options_.log_dir.empty() && !keep_logs_ && !log_dir_.empty()) {
+    std::error_code ignored;
+    fs::remove_all(log_dir_, ignored);
+  }
+}
+
+absl::Status LocalCluster::PrepareLogDir() {
+  std::error_code error;
+  if (!options_.log_dir.empty()) {
+    log_dir_ = options_.log_dir;
+    fs::create_directories(log_dir_, error);
+    if (error) {
+      return absl::UnavailableError(
+          fmt::format("cannot make the log folder '{}': {}", log_dir_, error.message()));
+    }
+    return absl::OkStatus();
+  }
+  std::string pattern = fs::temp_directory_path(error) / "tributary-XXXXXX";
+  if (mkdtemp(pattern.data()) == nullptr) {
+    return absl::UnavailableError(
+        fmt::format("cannot make a log folder like '{}': {}; give one with --log-dir", pattern,
+                    std::strerror(errno)));
+  }
+  log_dir_ = pattern;
+  return absl::OkStatus();
+}
+
+absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested) {
+  TRIBUTARY_RETURN_IF_ERROR(StartOne("coordinator", "tributary-coordinator",
+                                     {"--listen", options_.listen}, stop_requested));
+
+  for (uint32_t i = 0; i < options_.cpu_nodes; ++i) {
+    const std::string id = fmt::format("cpu-{}", i);
+    std::vector<std::string> flags = {"--listen",    "127.0.0.1:0", "--coordinator",
+                                      coordinator(), "--node-id",   id};
+    AddFlag(flags, "--kv-pool-bytes", options_.kv_pool_bytes);
+    AddFlag(flags, "--threads", options_.node_threads);
+    AddFlag(flags, "--transport-tls", options_.transport_tls);
+    TRIBUTARY_RETURN_IF_ERROR(
+        StartOne(id, "tributary-cpu-attention", std::move(flags), stop_requested));
+  }
+
+  std::vector<std::string> flags = {"--listen",  "127.0.0.1:0", "--coordinator", coordinator(),
+                                    "--node-id", "gpu-0",       "--model",       options_.model_dir,
+                                    "--device",  "host"};
+  AddFlag(flags, "--threads", options_.worker_threads);
+  AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);
+  AddFlag(flags, "--max-batch", options_.max_batch);
+  AddFlag(flags, "--transport-tls", options_.transport_tls);
+  AddFlag(flags, "--trace-file", options_.trace_file);
+  TRIBUTARY_RETURN_IF_ERROR(
+      StartOne("gpu-0", "tributary-gpu-worker", std::move(flags), stop_requested));
+  return WaitForMembers(stop_requested);
+}
+
+absl::Status LocalCluster::StartOne(const std::string& name, const std::string& binary,
+                                    std::vector<std::string> flags,
+                                    const std::function<bool()>& stop_requested) {
+  const fs::path port_file = fs::path(log_dir_) / (name + ".json");
+  std::error_code ignored;
+  fs::remove(port_file, ignored);
+  std::vector<std::string> arguments = {OwnFolder() / binary};
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
+  AddFlag(arguments, "--metrics-listen", "127.0.0.1:0");
+  AddFlag(arguments, "--port-file", port_file.string());
+  AddFlag(arguments, "--log-level", options_.log_level);
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      ChildProcess child,
+      ChildProcess::Start(name, arguments, fs::path(log_dir_) / (name + ".log")));
+  children_.push_back(std::make_unique<ChildProcess>(std::move(child)));
+  addresses_.emplace_back();
+  death_reported_.push_back(false);
+
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(kStartTimeoutS);
+  while (true) {
+    const bool runs = children_.back()->Poll();
+    if (auto addresses = ReadPortFile(port_file); runs && addresses.has_value()) {
+      addresses_.back() = *std::move(addresses);
+      return absl::OkStatus();
+    }
+    if (!runs) return DeathOf(*children_.back());
+    if (stop_requested()) return absl::CancelledError("interrupted");
+    if (std::chrono::steady_clock::now() >= end) {
+      return absl::DeadlineExceededError(
+          fmt::format("{} did not say within {:.0f} s where it listens; its log is {}", name,
+                      kStartTimeoutS, children_.back()->log_path()));
+    }
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+absl::Status LocalCluster::WaitForMembers(const std::function<bool()>& stop_requested) {
+  Client client(coordinator());
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(kStartTimeoutS);
+  while (true) {
+    for (const auto& child : children_) {
+      if (!child->Poll()) return DeathOf(*child);
+    }
+    TRIBUTARY_ASSIGN_OR_RETURN(status_, client.Status());
+    const uint32_t workers = AliveNodes(status_, v1::NODE_ROLE_GPU_WORKER);
+    const uint32_t nodes = AliveNodes(status_, v1::NODE_ROLE_CPU_ATTENTION);
+    if (workers == 1 && nodes == options_.cpu_nodes) return absl::OkStatus();
+    if (stop_requested()) return absl::CancelledError("interrupted");
+    if (std::chrono::steady_clock::now() >= end) {
+      return absl::DeadlineExceededError(
+          fmt::format("after {:.0f} s only {} of 1 GPU workers and {} of {} CPU nodes have "
+                      "registered; logs are in {}",
+                      kStartTimeoutS, workers, nodes, options_.cpu_nodes, log_dir_));
+    }
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+absl::Status LocalCluster::DeathOf(ChildProcess& child) const {
+  const std::string said = child.LastError();
+  return absl::UnavailableError(fmt::format("{} {}: {} (log: {})", child.name(), child.exit_text(),
+                                            said.empty() ? "it said nothing" : said,
+                                            child.log_path()));
+}
+
+std::vector<std::string> LocalCluster::ReportDeaths() {
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < children_.size(); ++i) {
+    if (death_reported_[i] || children_[i]->Poll()) continue;
+    death_reported_[i] = true;
+    keep_logs_ = true;
+    lines.emplace_back(DeathOf(*children_[i]).message());
+  }
+  return lines;
+}
+
+absl::Status LocalCluster::Stop() {
+  if (stopped_) return absl::OkStatus();
+  stopped_ = true;
+  std::vector<ChildProcess*> alive;
+  for (const auto& child : children_) {
+    if (child->Poll()) alive.push_back(child.get());
+  }
+  std::string failures;
+  const auto end_one = [&](ChildProcess& child) {
+    if (!child.WaitForEnd(kStopTimeoutS)) {
+      child.Signal(SIGKILL);
+      child.WaitForEnd(kStopTimeoutS);
+      failures += fmt::format("{} did not stop within {:.0f} s and was killed; ", child.name(),
+                              kStopTimeoutS);
+    } else if (!child.exited_cleanly()) {
+      failures += fmt::format("{} {}: {}; ", child.name(), child.exit_text(), child.LastError());
+    }
+  };
+  if (!alive.empty() && alive.front() == children_.front().get()) {
+    alive.front()->Signal(SIGTERM);
+    end_one(*alive.front());
+    alive.erase(alive.begin());
+  }
+  for (ChildProcess* child : alive) child->Signal(SIGTERM);
+  for (ChildProcess* child : alive) end_one(*child);
+  if (failures.empty()) return absl::OkStatus();
+  keep_logs_ = true;
+  return absl::InternalError(fmt::format("{}logs are in {}", failures, log_dir_));
+}
+
+}  // namespace tributary

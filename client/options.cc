@@ -1,0 +1,228 @@
+#include "client/options.h"
+
+#include "CLI/CLI.hpp"
+#include "base/limits.h"
+#include "fmt/format.h"
+#include "telemetry/build_info.h"
+
+namespace tributary {
+namespace {
+
+constexpr const char* kRequestGroup = "Request";
+constexpr const char* kPlacementGroup = "Where the KV lies";
+constexpr const char* kClusterGroup = "Local cluster";
+
+void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
+  app.add_option("--window-tokens", request.window_tokens,
+                 "Most recent tokens that stay on the worker")
+      ->group(kPlacementGroup);
+  app.add_option("--sink-tokens", request.sink_tokens, "First tokens that stay on the worker")
+      ->group(kPlacementGroup);
+  app.add_option("--block-tokens", request.block_tokens, "Tokens that leave the window together")
+      ->check(CLI::Range(1u, limits::kMaxBlockTokens))
+      ->group(kPlacementGroup);
+  app.add_option("--kv-dtype", request.kv_dtype, "Storage type of KV: bf16, f16 or f32")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->group(kPlacementGroup);
+  app.add_option("--shard-cut", request.shard_cut,
+                 "How remote KV is cut over the nodes: auto, tokens, heads or both")
+      ->check(CLI::IsMember({"auto", "tokens", "heads", "both"}))
+      ->group(kPlacementGroup);
+  app.add_option("--max-nodes", request.max_nodes, "Use at most this many CPU nodes (default: all)")
+      ->group(kPlacementGroup);
+  app.add_flag("--all-resident", request.all_resident, "Keep the whole context on the worker")
+      ->group(kPlacementGroup);
+  app.add_option("--policy", request.policy, "Attention policy (default: dense)")
+      ->group(kPlacementGroup);
+  app.add_flag("--json", request.json, "Print one JSON object instead of text and tables");
+}
+
+void AddRequestFlags(CLI::App& app, RequestOptions& request) {
+  auto* prompt = app.add_option("--prompt", request.prompt, "Prompt text")->group(kRequestGroup);
+  auto* file = app.add_option("--prompt-file", request.prompt_file,
+                              "File with the prompt, byte for byte; - is stdin")
+                   ->group(kRequestGroup);
+  auto* tokens =
+      app.add_option("--prompt-tokens-file", request.prompt_tokens_file,
+                     "File with token ids, for models without a byte vocabulary; - is stdin")
+          ->group(kRequestGroup);
+  prompt->excludes(file)->excludes(tokens);
+  file->excludes(tokens);
+  app.add_option("--max-tokens", request.max_tokens, "Tokens to generate (default 64)")
+      ->check(CLI::Range(1u, 1u << 30))
+      ->group(kRequestGroup);
+  app.add_option("--temperature", request.temperature, "0 (default) is greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->group(kRequestGroup);
+  app.add_option("--top-k", request.top_k, "Sample from the k likeliest tokens")
+      ->group(kRequestGroup);
+  app.add_option("--top-p", request.top_p,
+                 "Sample from the likeliest tokens that hold this probability")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(kRequestGroup);
+  app.add_option("--seed", request.seed, "Seed of the sampling")->group(kRequestGroup);
+  app.add_flag("--ignore-eos", request.ignore_eos, "Do not stop at the end-of-text token")
+      ->group(kRequestGroup);
+  AddPlacementFlags(app, request);
+}
+
+void AddScoreFlags(CLI::App& app, RequestOptions& request) {
+  app.add_option("--text-file", request.text_file, "Text to score, byte for byte; - is stdin")
+      ->required()
+      ->group(kRequestGroup);
+  app.add_option("--prefill-tokens", request.prefill_tokens,
+                 "Tokens to prefill; the rest is fed one by one")
+      ->required()
+      ->check(CLI::Range(1u, 1u << 30))
+      ->group(kRequestGroup);
+  AddPlacementFlags(app, request);
+}
+
+void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required) {
+  app.add_option("--model", cluster.model_dir, "Model folder (config.json, *.safetensors)")
+      ->required(model_required)
+      ->group(kClusterGroup);
+  app.add_option("--cpu-nodes", cluster.cpu_nodes, "CPU attention services to start (default 2)")
+      ->check(CLI::Range(0u, 64u))
+      ->group(kClusterGroup);
+  app.add_option("--kv-pool-bytes", cluster.kv_pool_bytes, "KV memory of each CPU node, e.g. 512MB")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(kClusterGroup);
+  app.add_option("--resident-pool-bytes", cluster.resident_pool_bytes,
+                 "KV memory of the GPU worker, e.g. 512MB")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(kClusterGroup);
+  app.add_option("--worker-threads", cluster.worker_threads,
+                 "Compute threads of the GPU worker's host device")
+      ->group(kClusterGroup);
+  app.add_option("--node-threads", cluster.node_threads, "Compute threads of each CPU node")
+      ->group(kClusterGroup);
+  app.add_option("--max-batch", cluster.max_batch, "Sequences in one decode step")
+      ->check(CLI::Range(1u, limits::kMaxBatch))
+      ->group(kClusterGroup);
+  app.add_option("--transport-tls", cluster.transport_tls,
+                 "UCX_TLS of the data plane, e.g. tcp (default: the best)")
+      ->group(kClusterGroup);
+  app.add_option("--trace-file", cluster.trace_file,
+                 "Chrome trace of the worker's steps, written when it stops")
+      ->group(kClusterGroup);
+  app.add_option("--log-dir", cluster.log_dir,
+                 "Folder for the processes' logs (default: a temporary one)")
+      ->group(kClusterGroup);
+  app.add_option("--log-level", cluster.log_level, "debug, info, warn or error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
+      ->group(kClusterGroup);
+}
+
+void AddCoordinatorFlag(CLI::App& app, std::string& coordinator, bool required) {
+  app.add_option("--coordinator", coordinator, "host:port of a running coordinator")
+      ->required(required)
+      ->check([](const std::string& value) {
+        return value.find(':') == std::string::npos ? "'" + value + "' is not host:port"
+                                                    : std::string();
+      });
+}
+
+absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
+  if (!is_score && request.prompt.empty() && request.prompt_file.empty() &&
+      request.prompt_tokens_file.empty()) {
+    return absl::InvalidArgumentError(
+        "there is no prompt; give --prompt TEXT, --prompt-file FILE or --prompt-tokens-file FILE");
+  }
+  if (request.all_resident && request.window_tokens != 0) {
+    return absl::InvalidArgumentError(
+        "--all-resident keeps everything on the worker, so --window-tokens has no meaning; drop "
+        "one of them");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NoCommandError(int argc, const char* const* argv) {
+  constexpr const char* kCommands = "cluster up, generate, run, score or status";
+  if (argc > 1)
+    return absl::InvalidArgumentError(
+        fmt::format("unknown command '{}'; use {}", argv[1], kCommands));
+  return absl::InvalidArgumentError(fmt::format("a command is needed: {}", kCommands));
+}
+
+}  // namespace
+
+absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
+  CLI::App app("tributary: long-context LLM decoding over KV that lies in other processes' memory",
+               "tributary");
+  app.set_version_flag("--version", fmt::format("tributary {} ({})", std::string(BuildVersion()),
+                                                std::string(BuildRevision())));
+  app.require_subcommand(1);
+  ClusterUpCommand up;
+  GenerateCommand generate;
+  RunCommand run;
+  ScoreCommand score;
+  StatusCommand status;
+
+  CLI::App* cluster_app = app.add_subcommand("cluster", "Local clusters");
+  cluster_app->require_subcommand(1);
+  CLI::App* up_app =
+      cluster_app->add_subcommand("up", "Start all processes on this host and supervise them");
+  AddClusterFlags(*up_app, up.cluster, true);
+  up_app->add_option("--listen", up.cluster.listen,
+                     "host:port of the coordinator (default: any free port)");
+  up_app->add_option("--port-file", up.cluster.port_file,
+                     "Write the addresses here (JSON) once the cluster is ready");
+
+  CLI::App* generate_app = app.add_subcommand("generate", "Ask a running cluster");
+  AddCoordinatorFlag(*generate_app, generate.coordinator, true);
+  AddRequestFlags(*generate_app, generate.request);
+
+  CLI::App* run_app = app.add_subcommand("run", "Start a cluster, generate, stop it");
+  AddClusterFlags(*run_app, run.cluster, true);
+  AddRequestFlags(*run_app, run.request);
+
+  CLI::App* score_app =
+      app.add_subcommand("score", "Log-likelihood of a text, fed through the distributed path");
+  AddCoordinatorFlag(*score_app, score.coordinator, false);
+  AddClusterFlags(*score_app, score.cluster, false);
+  AddScoreFlags(*score_app, score.request);
+
+  CLI::App* status_app = app.add_subcommand("status", "Members and load of a running cluster");
+  AddCoordinatorFlag(*status_app, status.coordinator, true);
+  status_app->add_flag("--json", status.json, "Print one JSON object");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForVersion&) {
+    return PrintCommand{app.version() + "\n"};
+  } catch (const CLI::CallForHelp&) {
+    return PrintCommand{app.help()};
+  } catch (const CLI::RequiredError& error) {
+    if (app.get_subcommands().empty()) return NoCommandError(argc, argv);
+    return absl::InvalidArgumentError(error.what());
+  } catch (const CLI::ParseError& error) {  // CLI11 reports by exceptions only
+    return absl::InvalidArgumentError(error.what());
+  }
+
+  Command command;
+  absl::Status check = absl::OkStatus();
+  if (up_app->parsed()) command = up;
+  if (generate_app->parsed()) {
+    check = CheckRequest(generate.request, false);
+    command = generate;
+  }
+  if (run_app->parsed()) {
+    check = CheckRequest(run.request, false);
+    command = run;
+  }
+  if (score_app->parsed()) {
+    check = CheckRequest(score.request, true);
+    if (score.coordinator.empty() == score.cluster.model_dir.empty()) {
+      check = absl::InvalidArgumentError(
+          "give either --model DIR (a cluster is started for it) or --coordinator HOST:PORT (a "
+          "running one)");
+    }
+    command = score;
+  }
+  if (status_app->parsed()) command = status;
+  if (!check.ok()) return check;
+  return command;
+}
+
+}  // namespace tributary

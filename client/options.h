@@ -1,0 +1,87 @@
+// What the command line asks for. Parsing checks form (numbers, names, which flags go together);
+// files are read later.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "absl/status/statusor.h"
+
+namespace tributary {
+
+// Flags of generate, run and score that describe one request. 0 or "" takes the coordinator's
+// default.
+struct RequestOptions {
+  std::string prompt;
+  std::string prompt_file;         // "-": standard input
+  std::string prompt_tokens_file;  // whitespace-separated ids
+  std::string text_file;           // score
+  uint32_t prefill_tokens = 0;     // score
+  uint32_t max_tokens = 64;
+  float temperature = 0;
+  uint32_t top_k = 0;
+  float top_p = 0;
+  uint64_t seed = 0;
+  uint32_t window_tokens = 0;
+  std::optional<uint32_t> sink_tokens;
+  uint32_t block_tokens = 0;
+  std::string kv_dtype;
+  std::string shard_cut = "auto";
+  uint32_t max_nodes = 0;
+  bool all_resident = false;
+  std::string policy;
+  bool ignore_eos = false;
+  bool json = false;
+};
+
+// A cluster of local processes. 0 or "" leaves the server's default.
+struct ClusterOptions {
+  std::string model_dir;
+  uint32_t cpu_nodes = 2;
+  std::string listen = "127.0.0.1:0";  // of the coordinator
+  uint64_t kv_pool_bytes = 0;          // per CPU node
+  uint64_t resident_pool_bytes = 0;
+  uint32_t worker_threads = 0;
+  uint32_t node_threads = 0;
+  uint32_t max_batch = 0;
+  std::string transport_tls;
+  std::string trace_file;
+  std::string log_dir;
+  std::string log_level = "info";
+  std::string port_file;  // cluster up: where to write the addresses once the cluster is ready
+};
+
+struct ClusterUpCommand {
+  ClusterOptions cluster;
+};
+struct GenerateCommand {
+  std::string coordinator;
+  RequestOptions request;
+};
+struct RunCommand {
+  ClusterOptions cluster;
+  RequestOptions request;
+};
+struct ScoreCommand {
+  std::string coordinator;  // "": start a local cluster, as run does
+  ClusterOptions cluster;
+  RequestOptions request;
+};
+struct StatusCommand {
+  std::string coordinator;
+  bool json = false;
+};
+// --help, --version: print `text` and exit with 0.
+struct PrintCommand {
+  std::string text;
+};
+
+using Command = std::variant<ClusterUpCommand, GenerateCommand, RunCommand, ScoreCommand,
+                             StatusCommand, PrintCommand>;
+
+// INVALID_ARGUMENT: the message names the flag and says what to do. `argv[0]` is skipped.
+absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace tributary

@@ -1,0 +1,209 @@
+#include "client/report.h"
+
+#include <cmath>
+
+#include "fmt/format.h"
+#include "model/byte_text.h"
+
+namespace tributary {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double DecodeTokensPerSecond(const v1::GenerateEvent::Summary& summary) {
+  // The first token comes from prefill.
+  if (summary.decode_s() <= 0 || summary.generated_tokens() < 2) return 0;
+  return (summary.generated_tokens() - 1) / summary.decode_s();
+}
+
+Json NodesJson(const v1::GenerateEvent::Summary& summary) {
+  Json nodes = Json::array();
+  for (const auto& node : summary.nodes()) {
+    nodes.push_back({{"id", node.node_id()},
+                     {"shards", node.shards()},
+                     {"tokens", node.tokens()},
+                     {"kv_bytes", node.kv_bytes()}});
+  }
+  return nodes;
+}
+
+void AddPlacement(const v1::GenerateEvent::Summary& summary, Json& object) {
+  object["context_tokens"] = summary.context_tokens();
+  object["resident_tokens"] = summary.resident_tokens();
+  object["remote_tokens"] = summary.remote_tokens();
+  object["attended_tokens_mean"] = summary.attended_tokens_mean();
+  object["policy"] = summary.policy();
+  object["bytes_sent"] = summary.bytes_sent();
+  object["bytes_received"] = summary.bytes_received();
+  object["nodes"] = NodesJson(summary);
+}
+
+std::string_view RoleName(v1::NodeRole role) {
+  switch (role) {
+    case v1::NODE_ROLE_GPU_WORKER:
+      return "gpu worker";
+    case v1::NODE_ROLE_CPU_ATTENTION:
+      return "cpu attention";
+    default:
+      return "unknown";
+  }
+}
+
+double Percent(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole);
+}
+
+}  // namespace
+
+double MeanNll(const GenerateResult& result) {
+  if (result.logprobs.empty()) return 0;
+  double sum = 0;
+  for (const float logprob : result.logprobs) sum -= logprob;
+  return sum / static_cast<double>(result.logprobs.size());
+}
+
+Json GenerateJson(const GenerateResult& result) {
+  const auto& summary = result.summary;
+  Json object;
+  object["prompt_tokens"] = summary.prompt_tokens();
+  object["tokens"] = result.tokens;
+  object["text"] = nullptr;
+  if (result.is_byte_vocab) object["text"] = BytesFromTokens(result.tokens);
+  object["finish_reason"] = summary.finish_reason();
+  object["ttft_s"] = summary.ttft_s();
+  object["decode_tokens_per_s"] = DecodeTokensPerSecond(summary);
+  AddPlacement(summary, object);
+  object["queue_s"] = summary.queue_s();
+  object["prefill_s"] = summary.prefill_s();
+  object["decode_s"] = summary.decode_s();
+  Json stages = Json::object();
+  for (const auto& stage : summary.stages()) stages[stage.stage()] = stage.seconds();
+  object["step_stages_s"] = std::move(stages);
+  object["logprobs"] = result.logprobs;
+  return object;
+}
+
+Json ScoreJson(const GenerateResult& result) {
+  const double nll = MeanNll(result);
+  Json object;
+  object["nll_mean"] = nll;
+  object["tokens"] = result.logprobs.size();
+  object["perplexity"] = std::exp(nll);
+  object["prompt_tokens"] = result.summary.prompt_tokens();
+  AddPlacement(result.summary, object);
+  object["prefill_s"] = result.summary.prefill_s();
+  object["decode_s"] = result.summary.decode_s();
+  return object;
+}
+
+Json StatusJson(const v1::StatusResponse& status) {
+  Json object;
+  object["version"] = status.version();
+  object["membership_epoch"] = status.membership_epoch();
+  object["model"] = status.geometry().model_name();
+  object["vocab_size"] = status.geometry().vocab_size();
+  object["requests_running"] = status.requests_running();
+  object["requests_waiting"] = status.requests_waiting();
+  object["requests_finished"] = status.requests_finished();
+  object["requests_failed"] = status.requests_failed();
+  Json nodes = Json::array();
+  for (const auto& node : status.nodes()) {
+    nodes.push_back(
+        {{"id", node.endpoint().node_id()},
+         {"role", node.role() == v1::NODE_ROLE_GPU_WORKER ? "gpu_worker" : "cpu_attention"},
+         {"state", node.state()},
+         {"incarnation", node.endpoint().incarnation()},
+         {"address", node.endpoint().control_address()},
+         {"metrics", node.metrics_address()},
+         {"capacity_bytes", node.capacity_bytes()},
+         {"free_bytes", node.free_bytes()},
+         {"shards", node.shards()},
+         {"sequences", node.sequences()},
+         {"heartbeat_age_s", node.heartbeat_age_s()}});
+  }
+  object["nodes"] = std::move(nodes);
+  return object;
+}
+
+std::string DumpJson(const Json& object) {
+  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
+  const uint64_t context = summary.context_tokens();
+  std::string text = fmt::format("where the context lay ({} tokens)\n", FormatCount(context));
+  const auto row = [&](std::string_view holder, std::string_view kind, uint64_t tokens,
+                       const std::string& more) {
+    text += fmt::format("  {:<16} {:<9} {:>10} tokens {:>6.1f} %{}\n", holder, kind,
+                        FormatCount(tokens), Percent(tokens, context), more);
+  };
+  row("gpu worker", "resident", summary.resident_tokens(), "");
+  for (const auto& node : summary.nodes()) {
+    row(node.node_id(), "remote", node.tokens(),
+        fmt::format("   {} {}, {}", node.shards(), node.shards() == 1 ? "shard" : "shards",
+                    FormatBytes(node.kv_bytes())));
+  }
+  text += fmt::format("  attended per token {:.1f} ({}); {} sent, {} received\n",
+                      summary.attended_tokens_mean(), summary.policy(),
+                      FormatBytes(summary.bytes_sent()), FormatBytes(summary.bytes_received()));
+  text += "how long it took\n";
+  text += fmt::format("  {:<16} {:>10}\n", "queue", FormatSeconds(summary.queue_s()));
+  text += fmt::format("  {:<16} {:>10}   {} tokens\n", "prefill",
+                      FormatSeconds(summary.prefill_s()), FormatCount(summary.prompt_tokens()));
+  text += fmt::format("  {:<16} {:>10}\n", "first token", FormatSeconds(summary.ttft_s()));
+  text += fmt::format("  {:<16} {:>10}   {} tokens, {:.1f} tokens/s\n", "decode",
+                      FormatSeconds(summary.decode_s()), FormatCount(summary.generated_tokens()),
+                      DecodeTokensPerSecond(summary));
+  for (const auto& stage : summary.stages()) {
+    text +=
+        fmt::format("    {:<18} {:>8}   per step\n", stage.stage(), FormatSeconds(stage.seconds()));
+  }
+  return text;
+}
+
+std::string StatusTable(const v1::StatusResponse& status) {
+  std::string text = fmt::format(
+      "tributary {}, membership epoch {}, model {}\n", status.version(), status.membership_epoch(),
+      status.geometry().model_name().empty() ? "-" : status.geometry().model_name());
+  text += fmt::format("requests: {} running, {} waiting, {} finished, {} failed\n",
+                      status.requests_running(), status.requests_waiting(),
+                      status.requests_finished(), status.requests_failed());
+  text += fmt::format("{:<16} {:<14} {:<9} {:>10} {:>10} {:>7} {:>5} {:>10}  {}\n", "node", "role",
+                      "state", "free", "capacity", "shards", "seqs", "heartbeat", "address");
+  for (const auto& node : status.nodes()) {
+    text += fmt::format("{:<16} {:<14} {:<9} {:>10} {:>10} {:>7} {:>5} {:>10}  {}\n",
+                        node.endpoint().node_id(), RoleName(node.role()), node.state(),
+                        FormatBytes(node.free_bytes()), FormatBytes(node.capacity_bytes()),
+                        node.shards(), node.sequences(), FormatSeconds(node.heartbeat_age_s()),
+                        node.endpoint().control_address());
+  }
+  return text;
+}
+
+std::string FormatBytes(uint64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
+    value /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+std::string FormatCount(uint64_t count) {
+  std::string digits = fmt::format("{}", count);
+  for (size_t place = digits.size(); place > 3;) {
+    place -= 3;
+    digits.insert(place, 1, ',');
+  }
+  return digits;
+}
+
+std::string FormatSeconds(double seconds) {
+  if (seconds >= 1) return fmt::format("{:.2f} s", seconds);
+  if (seconds >= 1e-3) return fmt::format("{:.1f} ms", seconds * 1e3);
+  return fmt::format("{:.0f} us", seconds * 1e6);
+}
+
+}  // namespace tributary

@@ -1,0 +1,20 @@
+// The command line `tributary`: cluster up, generate, run, score, status.
+#include <string>
+
+#include "client/commands.h"
+#include "client/options.h"
+#include "client/stop_signals.h"
+#include "fmt/format.h"
+
+int main(int argc, char** argv) {
+  const auto command = tributary::ParseCommandLine(argc, argv);
+  if (!command.ok()) {
+    fmt::print(
+        stderr,
+        "tributary: {}\nRun 'tributary --help' or 'tributary COMMAND --help' for the flags.\n",
+        std::string(command.status().message()));
+    return tributary::kExitUsage;
+  }
+  tributary::StopSignals stop;
+  return tributary::RunCommandLine(*command, stop);
+}

@@ -1,0 +1,114 @@
+#include "client/options.h"
+
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<Command> Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "tributary");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+}
+
+template <typename T>
+T ParseAs(std::vector<const char*> arguments) {
+  auto command = Parse(std::move(arguments));
+  if (!command.ok() || !std::holds_alternative<T>(*command)) {
+    ADD_FAILURE() << command.status();
+    return {};
+  }
+  return std::get<T>(*command);
+}
+
+void ExpectUsageError(std::vector<const char*> arguments, const std::string& text) {
+  const auto command = Parse(std::move(arguments));
+  ASSERT_EQ(command.status().code(), absl::StatusCode::kInvalidArgument) << text;
+  EXPECT_THAT(std::string(command.status().message()), HasSubstr(text));
+}
+
+TEST(OptionsTest, RunTakesTheFixedFlags) {
+  const auto run =
+      ParseAs<RunCommand>({"run", "--model", "models/probe", "--cpu-nodes", "4", "--window-tokens",
+                           "1024", "--sink-tokens", "0", "--prompt-file", "p.txt", "--max-tokens",
+                           "16", "--temperature", "0.5", "--kv-dtype", "f32", "--json"});
+  EXPECT_EQ(run.cluster.model_dir, "models/probe");
+  EXPECT_EQ(run.cluster.cpu_nodes, 4);
+  EXPECT_EQ(run.request.window_tokens, 1024);
+  EXPECT_EQ(run.request.sink_tokens, 0u);
+  EXPECT_EQ(run.request.prompt_file, "p.txt");
+  EXPECT_EQ(run.request.max_tokens, 16);
+  EXPECT_FLOAT_EQ(run.request.temperature, 0.5f);
+  EXPECT_EQ(run.request.kv_dtype, "f32");
+  EXPECT_TRUE(run.request.json);
+}
+
+TEST(OptionsTest, SinkTokensNotGivenIsNotZero) {
+  const auto run = ParseAs<RunCommand>({"run", "--model", "m", "--prompt", "x"});
+  EXPECT_FALSE(run.request.sink_tokens.has_value());
+}
+
+TEST(OptionsTest, GenerateTakesTheSameRequestFlags) {
+  const auto generate =
+      ParseAs<GenerateCommand>({"generate", "--coordinator", "h:1", "--prompt", "x", "--top-k", "5",
+                                "--top-p", "0.9", "--seed", "7", "--shard-cut", "both",
+                                "--block-tokens", "16", "--policy", "dense", "--ignore-eos"});
+  EXPECT_EQ(generate.coordinator, "h:1");
+  EXPECT_EQ(generate.request.top_k, 5);
+  EXPECT_EQ(generate.request.seed, 7);
+  EXPECT_EQ(generate.request.shard_cut, "both");
+  EXPECT_TRUE(generate.request.ignore_eos);
+}
+
+TEST(OptionsTest, ClusterUpTakesSizesWithUnits) {
+  const auto up =
+      ParseAs<ClusterUpCommand>({"cluster", "up", "--model", "m", "--kv-pool-bytes", "64MB"});
+  EXPECT_EQ(up.cluster.kv_pool_bytes, uint64_t{64} << 20);
+  EXPECT_EQ(up.cluster.cpu_nodes, 2);
+}
+
+TEST(OptionsTest, ScoreNeedsAModelOrACoordinatorButNotBoth) {
+  const auto score = ParseAs<ScoreCommand>(
+      {"score", "--model", "m", "--text-file", "t", "--prefill-tokens", "100"});
+  EXPECT_EQ(score.request.prefill_tokens, 100);
+  ExpectUsageError({"score", "--text-file", "t", "--prefill-tokens", "3"}, "--model DIR");
+  ExpectUsageError({"score", "--model", "m", "--coordinator", "h:1", "--text-file", "t",
+                    "--prefill-tokens", "3"},
+                   "either");
+}
+
+TEST(OptionsTest, ErrorsNameTheFlagOrCommand) {
+  ExpectUsageError({}, "a command is needed");
+  ExpectUsageError({"frob"}, "unknown command 'frob'");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--frob"}, "--frob");
+  ExpectUsageError({"run", "--prompt", "x"}, "--model");
+  ExpectUsageError({"run", "--model", "m"}, "no prompt");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--prompt-file", "y"}, "excludes");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--max-tokens", "0"}, "--max-tokens");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--max-tokens", "-4"}, "--max-tokens");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--window-tokens", "-4"},
+                   "--window-tokens");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--window-tokens", "many"},
+                   "--window-tokens");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--kv-dtype", "int9"}, "--kv-dtype");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--temperature", "-1"},
+                   "--temperature");
+  ExpectUsageError(
+      {"run", "--model", "m", "--prompt", "x", "--all-resident", "--window-tokens", "64"},
+      "--all-resident");
+  ExpectUsageError({"generate", "--coordinator", "nowhere", "--prompt", "x"}, "host:port");
+}
+
+TEST(OptionsTest, HelpAndVersionAreText) {
+  EXPECT_THAT(ParseAs<PrintCommand>({"run", "--help"}).text, HasSubstr("--window-tokens"));
+  EXPECT_THAT(ParseAs<PrintCommand>({"cluster", "up", "--help"}).text,
+              HasSubstr("tributary cluster up"));
+  EXPECT_THAT(ParseAs<PrintCommand>({"--version"}).text, HasSubstr("tributary 0."));
+}
+
+}  // namespace
+}  // namespace tributary
