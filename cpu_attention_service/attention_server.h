@@ -1,16 +1,23 @@
-// The core of a CPU attention node: sessions, shards, and the answer to each frame. No gRPC; a DataPlane carries frames.
+// The core of a CPU attention node: sessions, shards, and the answer to each frame. No gRPC; a
+// DataPlane carries frames.
 //
-// Thread-compatible: one I/O thread owns the server and its data plane; gRPC adapters post closures to that thread.
-// Compute threads exist only inside an attention step (shard_executor.h).
+//   query      -> one partial frame, with a status per entry; a bad entry harms no other
+//   spill      -> stored in its shard -> ack, with a status
+//   heartbeat  -> heartbeat, is_reply = 1
+//   others     -> counted by reason; if they come from a session (tag checked) also an error frame.
+//                 Replays and error frames are never answered, so that no two sides echo.
+//
+// Thread-compatible: one I/O thread owns the server and its data plane; gRPC adapters post closures
+// to that thread (io_loop.h). Compute threads exist only inside an attention step
+// (shard_executor.h).
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "attention/shard_spec.h"
 #include "base/clock.h"
@@ -20,16 +27,16 @@
 
 namespace tributary {
 
-class AttentionMetrics;  // cpu_attention_service/attention_metrics.h; may be null
+struct AttentionMetrics;  // cpu_attention_service/attention_metrics.h
 
 struct AttentionServerOptions {
   std::string node_id;
-  uint64_t incarnation = 0;       // also the epoch of its sessions
+  uint64_t incarnation = 0;  // also the epoch of its sessions
   uint64_t kv_pool_bytes = 0;
   size_t extent_bytes = 256 << 10;
   int num_threads = 1;
-  std::string kernel;             // "" = the best that the machine has (cpu_attention_service/kernels)
-  int64_t session_idle_ns = 0;    // sessions without a frame for this long are dropped; 0 = never
+  std::string kernel;  // "" = the best that the machine has (cpu_attention_service/kernels)
+  int64_t session_idle_ns = 0;  // sessions without a frame for this long are dropped; 0 = never
 };
 
 struct SessionGrant {
@@ -41,30 +48,40 @@ struct SessionGrant {
 struct ShardUsageInfo {
   ShardId shard_id;
   SequenceId sequence_id;
-  uint64_t stored_tokens = 0;
+  uint64_t stored_tokens = 0;  // mean over the layers held
   uint64_t reserved_bytes = 0;
 };
 
 class AttentionServer final : public FrameHandler {
  public:
-  // The data plane outlives the server. Errors: pool memory, unknown kernel.
-  static absl::StatusOr<std::unique_ptr<AttentionServer>> Create(const AttentionServerOptions& options,
-                                                                 DataPlane* data_plane, const Clock* clock,
-                                                                 AttentionMetrics* metrics);
+  // The data plane, the clock and the metrics (may be null) outlive the server. Errors:
+  // INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED (pool memory), those of cpu_kernels::Select.
+  static absl::StatusOr<std::unique_ptr<AttentionServer>> Create(
+      const AttentionServerOptions& options, DataPlane* data_plane, const Clock* clock,
+      AttentionMetrics* metrics);
   ~AttentionServer() override;
 
-  // Pairs with a worker whose data plane has this address.
-  absl::StatusOr<SessionGrant> OpenSession(const std::string& worker_id, const std::string& worker_address);
+  // Pairs with a worker whose data plane has this address. A worker has one session: a new one ends
+  // the old. RESOURCE_EXHAUSTED beyond SessionTable::kMaxSessions; errors of DataPlane::Connect.
+  absl::StatusOr<SessionGrant> OpenSession(const std::string& worker_id,
+                                           const std::string& worker_address);
+  // Unknown sessions are ignored. Shards stay: they belong to sequences.
   void CloseSession(SessionId session);
 
   // Returns the reserved bytes. Codes as in proto/tributary/v1/cpu_attention.proto.
   absl::StatusOr<uint64_t> OpenShard(const ShardSpec& spec);
   // Idempotent; refuses an older epoch than the shard's with FAILED_PRECONDITION.
   absl::Status CloseShard(ShardId shard, Epoch epoch);
+  // Closes it whatever its epoch: the coordinator says that no live sequence refers to it. False if
+  // unknown.
+  bool DropOrphan(ShardId shard);
 
   uint64_t free_bytes() const;
   uint64_t capacity_bytes() const;
   std::vector<ShardUsageInfo> shards() const;
+  size_t num_sessions() const;
+  size_t num_waiting_answers() const;
+  std::string_view kernel_name() const;
 
   // Polls the data plane once and answers what came. Returns the number of events.
   int Poll();
@@ -73,8 +90,8 @@ class AttentionServer final : public FrameHandler {
   void OnPeerError(PeerId peer, const absl::Status& status) override;
 
  private:
-  AttentionServer();
   struct Impl;
+  explicit AttentionServer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,43 @@
+// The metrics of a CPU attention node (telemetry/metric_names.h), handles resolved at start.
+//
+// A default-constructed one counts nothing. Thread-compatible: used by the I/O thread alone.
+#pragma once
+
+#include <array>
+
+#include "attention/frame.h"
+#include "telemetry/metrics.h"
+#include "transport/data_plane.h"
+
+namespace tributary {
+
+struct AttentionMetrics {
+  AttentionMetrics() = default;
+  explicit AttentionMetrics(MetricRegistry& registry);
+
+  void CountRequest(FrameError outcome) { requests[static_cast<size_t>(outcome)].Increment(); }
+  void CountRejected(FrameError reason) {
+    frames_rejected[static_cast<size_t>(reason)].Increment();
+  }
+  // Copies the data plane's own totals.
+  void SetTransport(const DataPlaneCounters& counters);
+
+  std::array<Counter, kNumFrameErrors> requests;         // per query entry, by outcome
+  std::array<Counter, kNumFrameErrors> frames_rejected;  // by reason
+  Histogram queue_wait_seconds;
+  Histogram compute_seconds;
+  Histogram batch_queries;
+  Counter attended_tokens;
+  Counter ingest_bytes;
+  Gauge kv_capacity_bytes;
+  Gauge kv_used_bytes;
+  Gauge kv_shards;
+  Gauge sessions;
+  Counter bytes_sent;
+  Counter bytes_received;
+  Counter frames_sent;
+  Counter frames_received;
+  Counter endpoint_errors;
+};
+
+}  // namespace tributary

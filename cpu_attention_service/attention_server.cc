@@ -1,0 +1,406 @@
+#include "cpu_attention_service/attention_server.h"
+
+#include <utility>
+
+#include "attention/frame.h"
+#include "attention/frame_builder.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "cpu_attention_service/answer_sender.h"
+#include "cpu_attention_service/attention_metrics.h"
+#include "cpu_attention_service/session_table.h"
+#include "cpu_attention_service/shard_executor.h"
+#include "cpu_attention_service/shard_registry.h"
+#include "fmt/format.h"
+
+namespace tributary {
+namespace {
+
+constexpr int64_t kHousekeepingIntervalNs = 100 * kNsPerMs;
+
+ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options,
+                                     const CpuKernel* kernel) {
+  ShardExecutorOptions executor;
+  executor.num_threads = options.num_threads;
+  executor.kernel = kernel;
+  return executor;
+}
+
+}  // namespace
+
+struct AttentionServer::Impl {
+  Impl(const AttentionServerOptions& server_options, std::unique_ptr<ShardRegistry> shard_registry,
+       const CpuKernel* kernel, DataPlane* plane, const Clock* time, AttentionMetrics* handles)
+      : options(server_options),
+        data_plane(plane),
+        clock(time),
+        metrics(handles != nullptr ? handles : &no_metrics),
+        shards(std::move(shard_registry)),
+        sessions(Epoch(server_options.incarnation)),
+        sender(plane, &sessions),
+        executor(ExecutorOptions(server_options, kernel)) {
+    queries.reserve(limits::kMaxEntriesPerFrame);
+    entries.reserve(limits::kMaxEntriesPerFrame);
+    query_shards.reserve(limits::kMaxEntriesPerFrame);
+  }
+
+  void OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload,
+               int64_t received_ns);
+  PartialEntry CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
+                          const KvShard** shard) const;
+  void Attend(const QueryView& view, uint32_t layer, PartialPayloadWriter& writer,
+              int64_t received_ns);
+  void OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
+  FrameError StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens);
+  void OnHeartbeat(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
+
+  // Counts the frame as refused and, if it can be answered, says so to the sender.
+  void Refuse(Session* session, const FrameHeader& header, FrameError error);
+  void RemoveSession(const Session& session);
+  void Housekeeping();
+  void SetKvGauges();
+
+  const AttentionServerOptions options;
+  DataPlane* const data_plane;
+  const Clock* const clock;
+  AttentionMetrics no_metrics;
+  AttentionMetrics* const metrics;
+  std::unique_ptr<ShardRegistry> shards;
+  SessionTable sessions;
+  AnswerSender sender;
+  ShardExecutor executor;
+  std::vector<PeerId> lost_peers;  // to be forgotten outside the data plane's handlers
+  int64_t next_housekeeping_ns = 0;
+
+  // Of the query frame in work; members so that their memory is reused.
+  std::vector<PartialEntry> entries;
+  std::vector<const KvShard*> query_shards;
+  std::vector<ShardQuery> queries;
+};
+
+absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(
+    const AttentionServerOptions& options, DataPlane* data_plane, const Clock* clock,
+    AttentionMetrics* metrics) {
+  constexpr int kMaxThreads = 1024;
+  if (options.num_threads < 1 || options.num_threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        fmt::format("num_threads is {}; it must be in [1, {}]", options.num_threads, kMaxThreads));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const CpuKernel* kernel, cpu_kernels::Select(options.kernel));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardRegistry> shards,
+                             ShardRegistry::Create(options.kv_pool_bytes, options.extent_bytes));
+  auto impl =
+      std::make_unique<Impl>(options, std::move(shards), kernel, data_plane, clock, metrics);
+  impl->metrics->kv_capacity_bytes.Set(static_cast<double>(impl->shards->capacity_bytes()));
+  return std::unique_ptr<AttentionServer>(new AttentionServer(std::move(impl)));
+}
+
+AttentionServer::AttentionServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+AttentionServer::~AttentionServer() = default;
+
+// ---- control ----
+
+absl::StatusOr<SessionGrant> AttentionServer::OpenSession(const std::string& worker_id,
+                                                          const std::string& worker_address) {
+  // First the old one: a data plane may give the same peer for the same address.
+  if (Session* old = impl_->sessions.FindByWorker(worker_id); old != nullptr) {
+    CloseSession(old->id);
+  }
+  if (impl_->sessions.size() >= SessionTable::kMaxSessions) {
+    return absl::ResourceExhaustedError(
+        fmt::format("node {} has {} sessions, its maximum; disconnect a worker first",
+                    impl_->options.node_id, SessionTable::kMaxSessions));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const PeerId peer, impl_->data_plane->Connect(worker_address));
+  const Session& session = impl_->sessions.Add(worker_id, peer, impl_->clock->NowNs());
+  impl_->metrics->sessions.Set(static_cast<double>(impl_->sessions.size()));
+  LOG_INFO("worker {} connected, {} sessions", worker_id, impl_->sessions.size());
+  return SessionGrant{session.id, session.key, impl_->sessions.epoch()};
+}
+
+void AttentionServer::CloseSession(SessionId id) {
+  const Session* session = impl_->sessions.Find(id);
+  if (session == nullptr) return;
+  LOG_INFO("worker {} disconnected", session->worker_id);
+  impl_->data_plane->Disconnect(session->peer);
+  impl_->RemoveSession(*session);
+}
+
+absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec) {
+  TRIBUTARY_RETURN_IF_ERROR(Validate(spec));
+  const CpuKernel& kernel = impl_->executor.kernel();
+  if (spec.model.group_size() > limits::kMaxGroupSize ||
+      spec.model.head_dim % kernel.head_dim_multiple != 0) {
+    return absl::InvalidArgumentError(fmt::format(
+        "shard {}: {} query heads per KV head and head_dim {} are not served by node {}; its "
+        "kernel "
+        "'{}' takes up to {} query heads and head dims that are multiples of {}",
+        spec.shard_id.value, spec.model.group_size(), spec.model.head_dim, impl_->options.node_id,
+        kernel.name, limits::kMaxGroupSize, kernel.head_dim_multiple));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards->Open(spec));
+  impl_->SetKvGauges();
+  return reserved_bytes;
+}
+
+absl::Status AttentionServer::CloseShard(ShardId shard, Epoch epoch) {
+  TRIBUTARY_RETURN_IF_ERROR(impl_->shards->Close(shard, epoch));
+  impl_->SetKvGauges();
+  return absl::OkStatus();
+}
+
+bool AttentionServer::DropOrphan(ShardId shard) {
+  const bool dropped = impl_->shards->Drop(shard);
+  impl_->SetKvGauges();
+  return dropped;
+}
+
+uint64_t AttentionServer::free_bytes() const { return impl_->shards->free_bytes(); }
+uint64_t AttentionServer::capacity_bytes() const { return impl_->shards->capacity_bytes(); }
+size_t AttentionServer::num_sessions() const { return impl_->sessions.size(); }
+size_t AttentionServer::num_waiting_answers() const { return impl_->sender.num_waiting(); }
+std::string_view AttentionServer::kernel_name() const { return impl_->executor.kernel().name; }
+
+std::vector<ShardUsageInfo> AttentionServer::shards() const {
+  std::vector<ShardUsageInfo> usage;
+  for (const KvShard* shard : impl_->shards->shards()) {
+    const ShardSpec& spec = shard->spec();
+    uint64_t tokens = 0;
+    for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
+      tokens += shard->stored_tokens(layer);
+    }
+    usage.push_back({spec.shard_id, spec.sequence_id, tokens / spec.num_layers_held(),
+                     shard->reserved_bytes()});
+  }
+  return usage;
+}
+
+void AttentionServer::Impl::RemoveSession(const Session& session) {
+  sessions.Remove(session.id);
+  metrics->sessions.Set(static_cast<double>(sessions.size()));
+}
+
+void AttentionServer::Impl::SetKvGauges() {
+  metrics->kv_used_bytes.Set(static_cast<double>(shards->capacity_bytes() - shards->free_bytes()));
+  metrics->kv_shards.Set(static_cast<double>(shards->size()));
+}
+
+// ---- frames ----
+
+int AttentionServer::Poll() {
+  for (PeerId peer : impl_->lost_peers) impl_->data_plane->Disconnect(peer);
+  impl_->lost_peers.clear();
+  impl_->Housekeeping();
+  return impl_->sender.Flush() + impl_->data_plane->Poll(*this);
+}
+
+void AttentionServer::Impl::Housekeeping() {
+  const int64_t now_ns = clock->NowNs();
+  if (now_ns < next_housekeeping_ns) return;
+  next_housekeeping_ns = now_ns + kHousekeepingIntervalNs;
+  metrics->SetTransport(data_plane->counters());
+  if (options.session_idle_ns == 0) return;
+  for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
+    const Session* session = sessions.Find(id);
+    LOG_WARN("no frame from worker {} for {:.1f} s: its session ends", session->worker_id,
+             SecondsFromNs(options.session_idle_ns));
+    data_plane->Disconnect(session->peer);
+    RemoveSession(*session);
+  }
+}
+
+void AttentionServer::OnFrame(std::span<const std::byte> header_bytes,
+                              std::span<const std::byte> payload) {
+  const int64_t received_ns = impl_->clock->NowNs();
+  FrameHeader header;
+  Session* session = nullptr;
+  FrameError error = DecodeHeader(header_bytes, payload.size(), &header);
+  if (error == FrameError::kOk) error = impl_->sessions.Authenticate(header, &session);
+  if (error != FrameError::kOk) {
+    impl_->Refuse(session, header, error);
+    return;
+  }
+  session->last_frame_ns = received_ns;
+  switch (static_cast<FrameType>(header.type)) {
+    case FrameType::kQuery:
+      impl_->OnQuery(*session, header, payload, received_ns);
+      break;
+    case FrameType::kSpill:
+      impl_->OnSpill(*session, header, payload);
+      break;
+    case FrameType::kHeartbeat:
+      impl_->OnHeartbeat(*session, header, payload);
+      break;
+    case FrameType::kError:
+      LOG_DEBUG("error frame from worker {}", session->worker_id);
+      break;
+    case FrameType::kPartial:
+    case FrameType::kAck:
+      impl_->Refuse(session, header, FrameError::kBadType);
+      break;
+  }
+}
+
+void AttentionServer::OnPeerError(PeerId peer, const absl::Status& status) {
+  impl_->lost_peers.push_back(peer);
+  const Session* session = impl_->sessions.FindByPeer(peer);
+  if (session == nullptr) return;
+  LOG_WARN("worker {} is lost, its session ends: {}", session->worker_id, status.ToString());
+  impl_->RemoveSession(*session);
+}
+
+void AttentionServer::Impl::Refuse(Session* session, const FrameHeader& header, FrameError error) {
+  metrics->CountRejected(error);
+  if (session == nullptr) return;
+  const std::string text = fmt::format("node {} refused frame {} of type {}: {}", options.node_id,
+                                       header.frame_seq, header.type, FrameErrorName(error));
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(ErrorPayloadBytes(text));
+  if (!answer.ok()) return;
+  ErrorBody body;
+  body.error = static_cast<uint32_t>(error);
+  body.rejected_type = header.type;
+  body.rejected_frame_seq = header.frame_seq;
+  WriteError(body, text, answer->payload());
+  sender.Send(*session, header, FrameType::kError, *std::move(answer));
+}
+
+void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
+                                    std::span<const std::byte> payload, int64_t received_ns) {
+  QueryView view;
+  if (const FrameError error = QueryView::Decode(payload, &view); error != FrameError::kOk) {
+    Refuse(&session, header, error);
+    return;
+  }
+  const uint32_t head_dim = view.body().head_dim;
+  entries.clear();
+  query_shards.clear();
+  for (uint32_t i = 0; i < view.body().num_entries; ++i) {
+    const KvShard* shard = nullptr;
+    entries.push_back(CheckEntry(view.entry(i), header.layer, head_dim, &shard));
+    query_shards.push_back(shard);
+    metrics->CountRequest(static_cast<FrameError>(entries.back().status));
+  }
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(PartialPayloadBytes(entries, head_dim));
+  if (!answer.ok()) {
+    Refuse(
+        &session, header,
+        absl::IsResourceExhausted(answer.status()) ? FrameError::kExhausted : FrameError::kBadSize);
+    return;
+  }
+  PartialPayloadWriter writer(answer->payload(), view.body().num_entries, head_dim);
+  Attend(view, header.layer, writer, received_ns);
+  sender.Send(session, header, FrameType::kPartial, *std::move(answer));
+}
+
+// The answer's entry, without data. `shard` is set if the status is kOk.
+PartialEntry AttentionServer::Impl::CheckEntry(const QueryEntry& query, uint32_t layer,
+                                               uint32_t head_dim, const KvShard** shard) const {
+  PartialEntry entry;
+  entry.shard_id = query.shard_id;
+  FrameError error = FrameError::kOk;
+  const KvShard* found = shards->Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), &error);
+  if (found != nullptr) {
+    const ShardSpec& spec = found->spec();
+    if (head_dim != spec.model.head_dim || query.num_q_heads != spec.num_q_heads_held()) {
+      error = FrameError::kBadGeometry;
+    } else if (layer < spec.layer_begin || layer >= spec.layer_end) {
+      error = FrameError::kOutOfRange;
+    } else if (spec.stripe.LocalIndex(query.visible_end) > found->stored_tokens(layer)) {
+      error = FrameError::kNotStored;
+    }
+  }
+  entry.status = static_cast<uint32_t>(error);
+  if (error != FrameError::kOk) return entry;
+  *shard = found;
+  entry.num_q_heads = query.num_q_heads;
+  entry.n_q = query.n_q;
+  entry.covered_tokens = found->spec().stripe.CountIn({query.visible_begin, query.visible_end});
+  entry.attended_tokens = entry.covered_tokens;
+  return entry;
+}
+
+void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
+                                   PartialPayloadWriter& writer, int64_t received_ns) {
+  queries.clear();
+  uint64_t attended_tokens = 0;
+  for (uint32_t i = 0; i < entries.size(); ++i) {
+    const AttentionPartialView partial = writer.Add(entries[i]);
+    if (query_shards[i] == nullptr) continue;
+    const QueryEntry query = view.entry(i);
+    const TokenStripe& stripe = query_shards[i]->spec().stripe;
+    const TokenRange local{stripe.LocalIndex(query.visible_begin),
+                           stripe.LocalIndex(query.visible_end)};
+    queries.push_back({query_shards[i], layer, local, query.n_q, view.q(query), partial});
+    attended_tokens += local.size();
+  }
+  const int64_t start_ns = clock->NowNs();
+  executor.Execute(queries, view.body().softmax_scale);
+  const int64_t end_ns = clock->NowNs();
+  writer.SetTimes(static_cast<uint64_t>(start_ns - received_ns),
+                  static_cast<uint64_t>(end_ns - start_ns));
+  metrics->queue_wait_seconds.Observe(SecondsFromNs(start_ns - received_ns));
+  metrics->compute_seconds.Observe(SecondsFromNs(end_ns - start_ns));
+  metrics->batch_queries.Observe(static_cast<double>(entries.size()));
+  metrics->attended_tokens.Increment(static_cast<double>(attended_tokens));
+}
+
+void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header,
+                                    std::span<const std::byte> payload) {
+  SpillView spill;
+  if (const FrameError error = SpillView::Decode(payload, &spill); error != FrameError::kOk) {
+    Refuse(&session, header, error);
+    return;
+  }
+  AckBody ack;
+  ack.shard_id = spill.body().shard_id;
+  ack.token_begin = spill.body().token_begin;
+  ack.num_tokens = spill.body().num_tokens;
+  // Room for the answer first: what is stored is acknowledged.
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(kAckPayloadBytes);
+  if (!answer.ok()) {
+    metrics->CountRejected(FrameError::kExhausted);
+    return;
+  }
+  const FrameError error = StoreSpill(spill, header.layer, &ack.stored_tokens);
+  ack.status = static_cast<uint32_t>(error);
+  if (error != FrameError::kOk) metrics->CountRejected(error);
+  WriteAck(ack, answer->payload());
+  sender.Send(session, header, FrameType::kAck, *std::move(answer));
+}
+
+FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t layer,
+                                             uint64_t* stored_tokens) {
+  const SpillBody& body = spill.body();
+  FrameError error = FrameError::kOk;
+  KvShard* shard = shards->Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
+  if (shard == nullptr) return error;
+  const ShardSpec& spec = shard->spec();
+  if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim ||
+      body.k_dtype != static_cast<uint8_t>(spec.k_dtype) ||
+      body.v_dtype != static_cast<uint8_t>(spec.v_dtype)) {
+    return FrameError::kBadGeometry;
+  }
+  error = shard->Store(layer, body.token_begin, body.num_tokens, spill.k(), spill.v());
+  if (error != FrameError::kOk) return error;
+  *stored_tokens = shard->stored_tokens(layer);
+  metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
+  return FrameError::kOk;
+}
+
+void AttentionServer::Impl::OnHeartbeat(Session& session, const FrameHeader& header,
+                                        std::span<const std::byte> payload) {
+  HeartbeatBody heartbeat;
+  if (const FrameError error = DecodeHeartbeat(payload, &heartbeat); error != FrameError::kOk) {
+    Refuse(&session, header, error);
+    return;
+  }
+  if (heartbeat.is_reply != 0) return;
+  heartbeat.is_reply = 1;
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(kHeartbeatPayloadBytes);
+  if (!answer.ok()) return;  // the next one will do
+  WriteHeartbeat(heartbeat, answer->payload());
+  sender.Send(session, header, FrameType::kHeartbeat, *std::move(answer));
+}
+
+}  // namespace tributary

@@ -1,0 +1,77 @@
+#include "cpu_attention_service/shard_registry.h"
+
+#include <bit>
+#include <utility>
+
+#include "base/status.h"
+#include "fmt/format.h"
+
+namespace tributary {
+
+absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(uint64_t pool_bytes,
+                                                                     size_t extent_bytes) {
+  constexpr size_t kMinExtentBytes = 4096;
+  if (extent_bytes < kMinExtentBytes || !std::has_single_bit(extent_bytes)) {
+    return absl::InvalidArgumentError(
+        fmt::format("extent_bytes is {}; it must be a power of two of at least {}", extent_bytes,
+                    kMinExtentBytes));
+  }
+  if (pool_bytes < extent_bytes) {
+    return absl::InvalidArgumentError(
+        fmt::format("kv_pool_bytes is {}; it must hold at least one extent of {} bytes", pool_bytes,
+                    extent_bytes));
+  }
+  ArenaOptions options;
+  options.bytes = pool_bytes;
+  TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create(options));
+  return std::unique_ptr<ShardRegistry>(new ShardRegistry(std::move(arena), extent_bytes));
+}
+
+absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
+  if (const auto it = shards_.find(spec.shard_id); it != shards_.end()) {
+    if (it->second->spec() == spec) return it->second->reserved_bytes();
+    return absl::AlreadyExistsError(fmt::format(
+        "shard {} is open for sequence {} at epoch {} with another spec; close it first, or take "
+        "another id",
+        spec.shard_id.value, it->second->spec().sequence_id.value, it->second->spec().epoch.value));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<KvShard> shard, KvShard::Open(spec, &pool_));
+  const uint64_t reserved_bytes = shard->reserved_bytes();
+  shards_.emplace(spec.shard_id, std::move(shard));
+  return reserved_bytes;
+}
+
+absl::Status ShardRegistry::Close(ShardId id, Epoch epoch) {
+  const auto it = shards_.find(id);
+  if (it == shards_.end()) return absl::OkStatus();
+  if (epoch < it->second->spec().epoch) {
+    return absl::FailedPreconditionError(
+        fmt::format("shard {} is of epoch {}, newer than {}: its placement has moved on", id.value,
+                    it->second->spec().epoch.value, epoch.value));
+  }
+  shards_.erase(it);
+  return absl::OkStatus();
+}
+
+KvShard* ShardRegistry::Find(ShardId id, Epoch sequence_epoch, FrameError* error) const {
+  const auto it = shards_.find(id);
+  if (it == shards_.end()) {
+    *error = FrameError::kUnknownShard;
+    return nullptr;
+  }
+  if (it->second->spec().epoch != sequence_epoch) {
+    *error = FrameError::kStaleEpoch;
+    return nullptr;
+  }
+  *error = FrameError::kOk;
+  return it->second.get();
+}
+
+std::vector<const KvShard*> ShardRegistry::shards() const {
+  std::vector<const KvShard*> shards;
+  shards.reserve(shards_.size());
+  for (const auto& [id, shard] : shards_) shards.push_back(shard.get());
+  return shards;
+}
+
+}  // namespace tributary

@@ -1,0 +1,50 @@
+// The shards that a node holds, in one arena reserved at start.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "attention/frame.h"
+#include "attention/shard_spec.h"
+#include "kv_store/arena.h"
+#include "kv_store/block_pool.h"
+#include "kv_store/kv_shard.h"
+
+namespace tributary {
+
+// Thread-compatible.
+class ShardRegistry {
+ public:
+  // INVALID_ARGUMENT: extents that are no power of two of at least 4 KiB, or a pool smaller than
+  // one. RESOURCE_EXHAUSTED: the host has less memory than that.
+  static absl::StatusOr<std::unique_ptr<ShardRegistry>> Create(uint64_t pool_bytes,
+                                                               size_t extent_bytes);
+
+  // The reserved bytes. The same spec again is OK; ALREADY_EXISTS: the id with another spec; else
+  // errors of KvShard::Open.
+  absl::StatusOr<uint64_t> Open(const ShardSpec& spec);
+  // An unknown shard is OK. FAILED_PRECONDITION: the shard is of a newer epoch.
+  absl::Status Close(ShardId id, Epoch epoch);
+  bool Drop(ShardId id) { return shards_.erase(id) != 0; }
+
+  // Null, with the reason in `error`: kUnknownShard, kStaleEpoch (any epoch but the shard's).
+  KvShard* Find(ShardId id, Epoch sequence_epoch, FrameError* error) const;
+
+  uint64_t free_bytes() const { return pool_.free_bytes(); }
+  uint64_t capacity_bytes() const { return pool_.capacity_bytes(); }
+  size_t size() const { return shards_.size(); }
+  std::vector<const KvShard*> shards() const;
+
+ private:
+  ShardRegistry(Arena arena, size_t extent_bytes)
+      : arena_(std::move(arena)), pool_(arena_.memory(), extent_bytes) {}
+
+  Arena arena_;
+  BlockPool pool_;
+  absl::flat_hash_map<ShardId, std::unique_ptr<KvShard>> shards_;  // destroyed before the pool
+};
+
+}  // namespace tributary
