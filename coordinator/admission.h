@@ -1,0 +1,37 @@
+// Whether a request may enter at all. Pure. What it accepts cannot fail later for a reason that
+// stands in the request.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "coordinator/cluster_types.h"
+#include "coordinator/request.h"
+
+namespace tributary {
+
+struct AdmissionLimits {
+  uint32_t max_running = 64;  // sequences that have been placed
+  uint32_t max_queue = 256;   // sequences that wait for a place
+};
+
+// Of the workers that the request could go to: a request must suit each of them.
+struct ServingLimits {
+  ModelGeometry geometry;
+  uint64_t max_context_tokens = 0;  // 0 = not stated
+  uint32_t max_prompt_tokens = 0;   // 0 = not stated
+};
+
+// Fills what the request leaves open. REQUIRES: `defaults` is complete.
+PlacementOptions ResolvePlacement(const PlacementOptions& requested,
+                                  const PlacementOptions& defaults);
+
+// INVALID_ARGUMENT, naming the value and the remedy; UNIMPLEMENTED policies too. `spec.placement`
+// is resolved.
+absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits);
+
+// When a refused request should come back, from how long requests have taken.
+int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running);
+
+}  // namespace tributary

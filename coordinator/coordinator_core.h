@@ -1,0 +1,156 @@
+// The coordinator's decisions: membership, admission, placement, continuous batching, and the end
+// of every sequence.
+//
+// Pure: Step(event, now) -> actions. No clock, socket, thread or protobuf;
+// tests/scenarios/coordinator tells its stories.
+//
+// What holds after every step:
+//   - every shard that was asked for is in the ledger until its node said it is closed, refused it,
+//   or died;
+//   - a client gets exactly one Finish, and nothing after it;
+//   - at most two steps are in flight per worker;
+//   - a sequence's shards are closed only once its worker let go of it (or is gone, or stayed
+//   silent).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "coordinator/admission.h"
+#include "coordinator/coordinator_events.h"
+#include "coordinator/membership.h"
+#include "coordinator/placement.h"
+#include "coordinator/sequence_table.h"
+#include "coordinator/shard_ledger.h"
+#include "coordinator/step_scheduler.h"
+#include "fmt/format.h"
+
+namespace tributary {
+
+struct CoordinatorConfig {
+  uint32_t protocol_version = 0;
+  AdmissionLimits admission;
+  PlacementOptions defaults;     // complete
+  int64_t node_timeout_ns = 0;   // silent for half of it: suspect; for all of it: dead
+  int64_t step_timeout_ns = 0;   // the worker's deadline for one step
+  int64_t stall_timeout_ns = 0;  // a step unanswered for this long: the worker is given up
+  int64_t stop_timeout_ns = 0;   // for a worker's word after StopSequence
+  int64_t orphan_grace_ns = 0;
+  int64_t close_retry_ns = 0;
+  int64_t forget_after_ns = 0;  // dead members stay in the status for this long
+  // First sequence, shard and step ids: above those of an earlier run, whose shards may still lie
+  // on the nodes.
+  uint64_t first_id = 1;
+};
+
+struct MemberStatus {
+  Member member;
+  uint32_t shards = 0;
+  uint32_t sequences = 0;
+  uint64_t available_bytes = 0;
+};
+
+struct ClusterStatus {
+  uint64_t membership_epoch = 0;
+  std::vector<MemberStatus> members;
+  std::optional<ModelGeometry> geometry;
+  uint32_t running = 0;
+  uint32_t waiting = 0;
+  uint32_t shards = 0;
+  uint64_t finished = 0;
+  uint64_t failed = 0;
+};
+
+// Thread-compatible.
+class CoordinatorCore {
+ public:
+  explicit CoordinatorCore(const CoordinatorConfig& config);
+
+  // Actions are carried out in order. REQUIRES: now_ns never falls.
+  std::vector<Action> Step(Event event, int64_t now_ns);
+
+  // Nothing runs, waits or is held.
+  bool idle() const { return sequences_.size() == 0 && ledger_.size() == 0; }
+  ClusterStatus status() const;
+
+ private:
+  struct Worker {
+    std::string node_id;
+    uint64_t incarnation = 0;
+    StepScheduler scheduler;
+    std::set<SequenceId> sequences;
+    uint64_t resident_bytes = 0;  // reserved by its sequences
+  };
+
+  // coordinator_core.cc: nodes, workers, time.
+  void On(event::Register& e);
+  void On(event::Heartbeat& e);
+  void On(event::WorkerHello& e);
+  void On(event::WorkerHeartbeat& e);
+  void On(event::WorkerLost& e);
+  void On(event::Tick& e);
+  void ApplyChanges(const std::vector<MemberChange>& changes);
+  void DropNode(const NodeDescription& node);
+  void DropWorker(StreamId stream, const std::string& why);
+  void GiveUpStalledWorkers();
+  ClusterRoom Room() const;
+  std::optional<ServingLimits> Limits() const;
+
+  // coordinator_requests.cc: sequences, from Generate to release.
+  void On(event::Generate& e);
+  void On(event::ClientGone& e);
+  void On(event::Cancel& e);
+  void On(event::ShardOpened& e);
+  void On(event::ShardClosed& e);
+  void On(event::WorkerPrefill& e);
+  void On(event::WorkerTokens& e);
+  void On(event::WorkerStepDone& e);
+  void On(event::WorkerEnded& e);
+  void On(event::Drain& e);
+  void On(event::Abort& e);
+  absl::Status Admit(GenerateSpec& spec, std::string_view* reason);
+  void Reject(CallId call, absl::Status status, std::string_view reason, bool may_retry);
+  void StartQueued();
+  void OpenShards(Sequence& sequence, PlacementPlan plan);
+  void StartOnWorker(Sequence& sequence);
+  void DeliverTokens(StreamId stream, TokenChunk tokens);
+  void SendSteps();
+  void FinishClient(Sequence& sequence, action::Finish finish);
+  // Ends a sequence early; its client, if any, gets `status`.
+  void Fail(Sequence& sequence, const absl::Status& status, action::Outcome outcome);
+  void Release(Sequence& sequence);
+  void SendClose(ShardId shard);
+  Sequence* FindOf(StreamId stream, SequenceId id);
+  uint32_t NumRunning() const;
+  int64_t RetryDelay() const;
+
+  template <typename... Args>
+  void Log(action::Log::Level level, fmt::format_string<Args...> format, Args&&... args) {
+    actions_.push_back(action::Log{level, fmt::format(format, std::forward<Args>(args)...)});
+  }
+
+  const CoordinatorConfig config_;
+  Membership membership_;
+  ShardLedger ledger_;
+  SequenceTable sequences_;
+  std::deque<SequenceId> queue_;
+  std::map<StreamId, Worker> workers_;
+  bool draining_ = false;
+  uint64_t next_sequence_id_;
+  uint64_t next_shard_id_;
+  uint64_t next_epoch_ = 1;
+  uint64_t num_finished_ = 0;
+  uint64_t num_failed_ = 0;
+  double mean_duration_s_ = 1.0;
+
+  // Of the step that is being made.
+  int64_t now_ns_ = 0;
+  std::vector<Action> actions_;
+};
+
+}  // namespace tributary

@@ -1,0 +1,86 @@
+// A request and what is reported about it, in the house's own types
+// (proto/tributary/v1/coordinator.proto has the words).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/ids.h"
+
+namespace tributary {
+
+struct SamplingOptions {
+  float temperature = 0;  // 0 = greedy
+  uint32_t top_k = 0;     // 0 = off
+  float top_p = 0;        // 0 or 1 = off
+  uint64_t seed = 0;
+};
+
+enum class Cut { kAuto = 0, kTokens = 1, kHeads = 2, kBoth = 3 };
+std::string_view CutName(Cut cut);  // "auto", "tokens", "heads", "both"
+
+// How a request's KV is laid out. After ResolvePlacement() no field is left to a default.
+struct PlacementOptions {
+  uint32_t window_tokens = 0;
+  uint32_t sink_tokens = 0;
+  bool has_sink_tokens = false;
+  uint32_t block_tokens = 0;
+  DType kv_dtype = DType::kUnset;
+  Cut cut = Cut::kAuto;
+  uint32_t max_nodes = 0;  // 0 = all
+  bool all_resident = false;
+};
+
+struct GenerateSpec {
+  std::vector<uint32_t> prompt_tokens;
+  uint32_t max_tokens = 0;
+  SamplingOptions sampling;
+  PlacementOptions placement;
+  std::vector<uint32_t> stop_tokens;
+  std::vector<uint32_t> forced_tokens;
+  std::string policy;
+  std::string request_id;
+  bool ignore_eos = false;
+};
+
+struct TokenChunk {
+  SequenceId sequence_id;
+  std::vector<uint32_t> tokens;
+  std::vector<float> logprobs;  // natural log
+};
+
+// What became of a request that ended well.
+struct RequestSummary {
+  struct NodeShare {
+    std::string node_id;
+    uint32_t shards = 0;
+    uint64_t tokens = 0;
+    uint64_t kv_bytes = 0;
+  };
+  struct StageTime {
+    std::string stage;
+    double seconds = 0;  // per decode step, mean
+  };
+
+  std::string finish_reason;
+  uint32_t prompt_tokens = 0;
+  uint32_t generated_tokens = 0;
+  double queue_s = 0;
+  double prefill_s = 0;
+  double ttft_s = 0;
+  double decode_s = 0;
+  uint64_t context_tokens = 0;
+  uint64_t resident_tokens = 0;
+  uint64_t remote_tokens = 0;
+  double attended_tokens_mean = 0;
+  std::string policy;
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+  std::vector<NodeShare> nodes;
+  std::vector<StageTime> stages;
+};
+
+}  // namespace tributary

@@ -1,0 +1,78 @@
+#include "coordinator/sequence_table.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace tributary {
+
+std::string_view SequenceStateName(SequenceState state) {
+  switch (state) {
+    case SequenceState::kQueued:
+      return "queued";
+    case SequenceState::kOpening:
+      return "opening";
+    case SequenceState::kPrefilling:
+      return "prefilling";
+    case SequenceState::kDecoding:
+      return "decoding";
+    case SequenceState::kStopping:
+      return "stopping";
+  }
+  return "unknown";
+}
+
+Sequence* SequenceTable::Add(Sequence sequence) {
+  const SequenceId id = sequence.id;
+  by_request_[sequence.request_id] = id;
+  if (sequence.client) by_client_[*sequence.client] = id;
+  auto [it, inserted] = sequences_.emplace(id, std::make_unique<Sequence>(std::move(sequence)));
+  TRIBUTARY_CHECK(inserted);
+  return it->second.get();
+}
+
+void SequenceTable::Erase(SequenceId id) {
+  const auto it = sequences_.find(id);
+  TRIBUTARY_CHECK(it != sequences_.end());
+  DetachClient(*it->second);
+  sequences_.erase(it);
+}
+
+Sequence* SequenceTable::Find(SequenceId id) {
+  const auto it = sequences_.find(id);
+  return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+Sequence* SequenceTable::FindByRequest(const std::string& request_id) {
+  const auto it = by_request_.find(request_id);
+  return it == by_request_.end() ? nullptr : Find(it->second);
+}
+
+Sequence* SequenceTable::FindByClient(CallId client) {
+  const auto it = by_client_.find(client);
+  return it == by_client_.end() ? nullptr : Find(it->second);
+}
+
+std::vector<SequenceId> SequenceTable::Ids() const {
+  std::vector<SequenceId> ids;
+  ids.reserve(sequences_.size());
+  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
+  return ids;
+}
+
+size_t SequenceTable::CountIf(SequenceState state) const {
+  return static_cast<size_t>(
+      std::count_if(sequences_.begin(), sequences_.end(),
+                    [&](const auto& item) { return item.second->state == state; }));
+}
+
+void SequenceTable::DetachClient(Sequence& sequence) {
+  // A later request may have taken the name once this client was answered.
+  const auto it = by_request_.find(sequence.request_id);
+  if (it != by_request_.end() && it->second == sequence.id) by_request_.erase(it);
+  if (sequence.client) by_client_.erase(*sequence.client);
+  sequence.client.reset();
+}
+
+}  // namespace tributary

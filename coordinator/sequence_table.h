@@ -1,0 +1,79 @@
+// The sequences that the coordinator knows, from arrival to release. Thread-compatible.
+//
+//   queued -> opening (shards) -> prefilling -> decoding -> (gone)
+//                 any of them -> stopping -> (gone)
+//
+// `stopping` waits for the worker's word that it has let go, so that no shard is closed under a
+// step that reads it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "base/ids.h"
+#include "coordinator/coordinator_events.h"
+#include "coordinator/placement.h"
+#include "coordinator/request.h"
+
+namespace tributary {
+
+enum class SequenceState { kQueued, kOpening, kPrefilling, kDecoding, kStopping };
+std::string_view SequenceStateName(SequenceState state);
+
+struct Sequence {
+  SequenceId id;
+  Epoch epoch;
+  SequenceState state = SequenceState::kQueued;
+  std::optional<CallId> client;  // none: the client is gone or was answered
+  std::string request_id;
+  GenerateSpec spec;  // the prompt moves out when the sequence starts
+  Demand demand;
+
+  std::optional<StreamId> worker;  // from kOpening on
+  std::string worker_id;
+  uint64_t resident_bytes = 0;
+  std::vector<ShardRoute> routes;  // ledger has the shards' state
+  uint32_t shards_opening = 0;
+
+  uint64_t generated_tokens = 0;
+  int64_t received_ns = 0;
+  int64_t placed_ns = 0;
+  int64_t started_ns = 0;
+  int64_t first_token_ns = 0;
+  int64_t last_token_ns = 0;
+  int64_t stopping_since_ns = 0;
+};
+
+class SequenceTable {
+ public:
+  // The pointer stays valid until Erase.
+  Sequence* Add(Sequence sequence);
+  void Erase(SequenceId id);
+
+  Sequence* Find(SequenceId id);
+  Sequence* FindByRequest(const std::string& request_id);
+  Sequence* FindByClient(CallId client);
+
+  // In the order of arrival.
+  const std::map<SequenceId, std::unique_ptr<Sequence>>& all() const { return sequences_; }
+  std::vector<SequenceId> Ids() const;
+  size_t size() const { return sequences_.size(); }
+  size_t CountIf(SequenceState state) const;
+
+  // The client gets nothing any more.
+  void DetachClient(Sequence& sequence);
+
+ private:
+  std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
+  absl::flat_hash_map<std::string, SequenceId> by_request_;
+  absl::flat_hash_map<CallId, SequenceId> by_client_;
+};
+
+}  // namespace tributary
