@@ -1,0 +1,251 @@
+#include "gpu_worker/decode_step.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "attention/frame_builder.h"
+#include "base/check.h"
+#include "base/limits.h"
+#include "fmt/format.h"
+
+namespace tributary {
+
+DecodeStep::DecodeStep(const DecodeStepOptions& options, Device* device, DataPlane* data_plane,
+                       RemoteNodes* nodes, const Clock* clock, EngineMetrics* metrics,
+                       StepTrace* trace)
+    : options_(options),
+      device_(device),
+      data_plane_(data_plane),
+      nodes_(nodes),
+      clock_(clock),
+      metrics_(metrics),
+      trace_(trace),
+      gather_(options.shape) {}
+
+std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_ns) {
+  rows_ = rows;
+  ++exchange_id_;
+  stage_times_ = {};
+  timeout_ns_ = timeout_ns;
+  mark_ns_ = clock_->NowNs();
+  deadline_ns_ = mark_ns_ + timeout_ns;
+  std::vector<DecodeRow> device_rows;
+  device_rows.reserve(rows.size());
+  for (const StepRow& row : rows) device_rows.push_back(row.device);
+
+  device_->BeginStep(device_rows);
+  for (uint32_t layer = 0; layer < options_.num_layers; ++layer) RunLayer(layer);
+  const std::span<const float> logits = device_->EndStep();
+  Mark(Stage::kMergeMlp, options_.num_layers - 1);
+  rows_ = {};
+  return logits;
+}
+
+void DecodeStep::RunLayer(uint32_t layer) {
+  const std::span<const float> q = device_->AwaitQuery(layer);
+  Mark(Stage::kQkv, layer);
+  Plan(layer);
+  gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
+  Scatter(layer, q);
+  Mark(Stage::kQuerySend, layer);
+  device_->AttendResident(layer);
+  Mark(Stage::kLocalAttention, layer);
+  Gather();
+  Mark(Stage::kRemoteWait, layer);
+  CollectFailures();
+  device_->FinishLayer(layer, num_slots_);
+  Mark(Stage::kMergeMlp, layer);
+}
+
+void DecodeStep::Plan(uint32_t layer) {
+  expected_.clear();
+  gather_rows_.clear();
+  num_slots_.assign(rows_.size(), 0);
+  for (uint32_t r = 0; r < rows_.size(); ++r) {
+    const StepRow& row = rows_[r];
+    if (row.status.ok() && !row.remote.empty())
+      num_slots_[r] = row.shards.front().spec.stripe.num_stripes;
+    gather_rows_.push_back(
+        {row.context_tokens, row.resident_tokens, num_slots_[r], row.status.ok()});
+    if (num_slots_[r] == 0) continue;
+    for (const BoundShard& shard : row.shards) {
+      const ShardSpec& spec = shard.spec;
+      const uint64_t tokens = spec.stripe.CountIn(row.remote);
+      if (layer < spec.layer_begin || layer >= spec.layer_end || tokens == 0) continue;
+      expected_.push_back({shard.node, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin,
+                           spec.kv_head_end, tokens});
+    }
+  }
+  std::stable_sort(
+      expected_.begin(), expected_.end(),
+      [](const ExpectedPartial& a, const ExpectedPartial& b) { return a.node < b.node; });
+}
+
+// The end of the longest run of one node's entries that fits into one query frame and whose answer
+// fits into one, too.
+size_t DecodeStep::EndOfFrame(size_t begin) const {
+  const uint32_t head_dim = options_.shape.head_dim;
+  size_t query_bytes = sizeof(QueryBody), partial_bytes = sizeof(PartialBody);
+  size_t end = begin;
+  for (; end < expected_.size() && expected_[end].node == expected_[begin].node; ++end) {
+    const ExpectedPartial& e = expected_[end];
+    const uint32_t heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size();
+    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = 1}, head_dim);
+    partial_bytes += PartialEntryBytes({.num_q_heads = heads, .n_q = 1}, head_dim);
+    const bool fits = std::max(query_bytes, partial_bytes) <= limits::kMaxFramePayloadBytes &&
+                      end - begin < limits::kMaxEntriesPerFrame;
+    if (!fits) break;
+  }
+  return std::max(end, begin + 1);
+}
+
+void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
+  sent_.clear();
+  sent_ns_ = clock_->NowNs();
+  for (size_t begin = 0; begin < expected_.size();) {
+    const size_t end = EndOfFrame(begin);
+    SendQuery(layer, begin, end, q);
+    begin = end;
+  }
+}
+
+absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
+  IdleStrategy idle(options_.idle, clock_);
+  while (true) {
+    absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(payload_bytes);
+    if (frame.ok() || !absl::IsResourceExhausted(frame.status()) || clock_->NowNs() >= deadline_ns_)
+      return frame;
+    idle.AfterPoll(nodes_->Poll(), *data_plane_);
+  }
+}
+
+void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<const float> q) {
+  const AttentionShape& shape = options_.shape;
+  const NodeIdx node = expected_[begin].node;
+  std::vector<QueryEntry> entries;
+  entries.reserve(end - begin);
+  for (size_t i = begin; i < end; ++i) {
+    const ExpectedPartial& e = expected_[i];
+    const StepRow& row = rows_[e.row];
+    entries.push_back({.shard_id = e.shard.value,
+                       .sequence_epoch = row.shards.front().spec.epoch.value,
+                       .visible_begin = row.remote.begin,
+                       .visible_end = row.remote.end,
+                       .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
+                       .n_q = 1});
+  }
+  const size_t payload_bytes = QueryPayloadBytes(entries, shape.head_dim);
+  absl::StatusOr<FrameBuffer> frame = AllocateFrame(payload_bytes);
+  if (!frame.ok()) {
+    for (size_t i = begin; i < end; ++i) gather_.FailRow(expected_[i].row, node, frame.status());
+    return;
+  }
+  QueryPayloadWriter writer(frame->payload(), static_cast<uint32_t>(entries.size()), shape.head_dim,
+                            options_.softmax_scale);
+  for (size_t i = begin; i < end; ++i) {
+    const ExpectedPartial& e = expected_[i];
+    const std::span<float> to = writer.Add(entries[i - begin]);
+    const size_t head =
+        size_t{e.row} * shape.num_q_heads + size_t{e.kv_head_begin} * shape.group_size();
+    std::memcpy(to.data(), q.data() + head * shape.head_dim, to.size_bytes());
+    rows_[e.row].bytes_sent += QueryEntryBytes(entries[i - begin], shape.head_dim) +
+                               (kFrameHeaderBytes + sizeof(QueryBody)) / entries.size();
+  }
+  frame->header() = FrameHeader{
+      .type = static_cast<uint8_t>(FrameType::kQuery),
+      .step_id = exchange_id_,
+      .layer = static_cast<uint16_t>(layer),
+      .timeout_ns = static_cast<uint64_t>(std::max<int64_t>(1, deadline_ns_ - sent_ns_))};
+  const absl::StatusOr<uint64_t> frame_seq =
+      nodes_->Send(node, *std::move(frame), SendClass::kEager);
+  if (frame_seq.ok()) {
+    sent_.push_back({node, *frame_seq, begin, end});
+  } else {
+    gather_.FailNode(node, frame_seq.status());  // it may have failed before this step began
+  }
+}
+
+void DecodeStep::Gather() {
+  IdleStrategy idle(options_.idle,
+                    clock_);  // a fresh one: the last event may be a layer's work ago
+  while (!gather_.done()) {
+    const int events = nodes_->Poll();
+    if (gather_.done()) break;
+    const int64_t now_ns = clock_->NowNs();
+    if (now_ns >= deadline_ns_) {
+      if (metrics_ != nullptr) metrics_->partials_missing.Increment(gather_.num_missing());
+      gather_.FailMissing(absl::DeadlineExceededError(
+          fmt::format("no partial within the step's {:.3f} s", SecondsFromNs(timeout_ns_))));
+      deadline_ns_ = now_ns + timeout_ns_;  // for the rows that go on
+      break;
+    }
+    idle.AfterPoll(events, *data_plane_);
+  }
+  if (metrics_ != nullptr && !expected_.empty()) {
+    metrics_->remote_attention.Observe(SecondsFromNs(clock_->NowNs() - sent_ns_));
+  }
+}
+
+void DecodeStep::CollectFailures() {
+  for (const RowFailure& failure : gather_.Finish()) {
+    StepRow& row = rows_[failure.row];
+    row.status = failure.status;
+    row.failed_node = failure.node;
+    num_slots_[failure.row] = 0;
+  }
+}
+
+void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header,
+                           const PartialFrameView& partial) {
+  gather_.OnPartial(
+      node, header, partial,
+      [&](Arrival arrival, const ExpectedPartial* expected, const PartialEntry& entry) {
+        if (arrival == Arrival::kTaken) {
+          StepRow& row = rows_[expected->row];
+          row.attended_head_tokens +=
+              entry.attended_tokens * (expected->kv_head_end - expected->kv_head_begin);
+          row.bytes_received +=
+              PartialEntryBytes(entry, options_.shape.head_dim) +
+              (kFrameHeaderBytes + sizeof(PartialBody)) / partial.body().num_entries;
+        }
+        if (metrics_ == nullptr) return;
+        if (arrival == Arrival::kTaken) {
+          (entry.status == 0 ? metrics_->partials_ok : metrics_->partials_invalid).Increment();
+        } else {
+          (arrival == Arrival::kLate ? metrics_->partials_late : metrics_->partials_invalid)
+              .Increment();
+        }
+      });
+}
+
+void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error) {
+  if (rows_.empty()) return;
+  for (const SentQuery& query : sent_) {
+    if (query.node != node || query.frame_seq != error.rejected_frame_seq) continue;
+    const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
+    for (size_t i = query.begin; i < query.end; ++i) {
+      gather_.FailRow(expected_[i].row, node,
+                      absl::InternalError(fmt::format("it rejected the query frame: {}", reason)));
+    }
+  }
+}
+
+void DecodeStep::OnNodeFailed(NodeIdx node, const absl::Status& status) {
+  if (!rows_.empty()) gather_.FailNode(node, status);
+}
+
+void DecodeStep::Mark(Stage stage, uint32_t layer) {
+  const int64_t now_ns = clock_->NowNs();
+  stage_times_[static_cast<size_t>(stage)] += now_ns - mark_ns_;
+  if (trace_ != nullptr) {
+    trace_->Add({.name = kStageNames[static_cast<size_t>(stage)],
+                 .layer = static_cast<int32_t>(layer),
+                 .step_id = trace_id_,
+                 .begin_ns = mark_ns_,
+                 .end_ns = now_ns});
+  }
+  mark_ns_ = now_ns;
+}
+
+}  // namespace tributary

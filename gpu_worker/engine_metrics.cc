@@ -1,0 +1,55 @@
+#include "gpu_worker/engine_metrics.h"
+
+#include <algorithm>
+#include <cctype>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace tributary {
+
+EngineMetrics::EngineMetrics(MetricRegistry& registry)
+    : step_duration(registry.histogram(metrics::kDecodeStepDuration)),
+      remote_exposed(registry.histogram(metrics::kRemoteExposed)),
+      remote_attention(registry.histogram(metrics::kRemoteAttention)),
+      partials_ok(registry.counter(metrics::kPartials, {"ok"})),
+      partials_late(registry.counter(metrics::kPartials, {"late"})),
+      partials_invalid(registry.counter(metrics::kPartials, {"invalid"})),
+      partials_missing(registry.counter(metrics::kPartials, {"missing"})),
+      batch_size(registry.histogram(metrics::kBatchSize)),
+      prefill_duration(registry.histogram(metrics::kPrefillDuration)),
+      sequences(registry.gauge(metrics::kSequences)),
+      resident_capacity(registry.gauge(metrics::kResidentPoolCapacity)),
+      resident_used(registry.gauge(metrics::kResidentPoolUsed)),
+      spill_queue_blocks(registry.gauge(metrics::kSpillQueueBlocks)),
+      spill_bytes(registry.counter(metrics::kSpillBytes)),
+      bytes_sent(registry.counter(metrics::kTransportBytes, {"sent"})),
+      bytes_received(registry.counter(metrics::kTransportBytes, {"received"})),
+      frames_sent(registry.counter(metrics::kTransportFrames, {"sent"})),
+      frames_received(registry.counter(metrics::kTransportFrames, {"received"})),
+      endpoint_errors(registry.counter(metrics::kTransportEndpointErrors)) {
+  for (size_t i = 0; i < kNumStages; ++i) {
+    stage_duration[i] = registry.histogram(metrics::kDecodePhaseDuration, {kStageNames[i]});
+  }
+  for (size_t i = 1; i < sequences_failed.size(); ++i) {
+    std::string code = absl::StatusCodeToString(static_cast<absl::StatusCode>(i));
+    std::transform(code.begin(), code.end(), code.begin(),
+                   [](unsigned char c) { return std::tolower(c); });
+    sequences_failed[i] = registry.counter(metrics::kSequencesFailed, {code});
+  }
+  for (uint32_t i = 0; i < kNumFrameErrors; ++i) {
+    const std::string_view name = FrameErrorName(static_cast<FrameError>(i));
+    spill_acks[i] = registry.counter(metrics::kSpillAcks, {name});
+    if (i != 0) frames_rejected[i] = registry.counter(metrics::kFramesRejected, {name});
+  }
+}
+
+void EngineMetrics::Observe(const DataPlaneCounters& counters) {
+  bytes_sent.AdvanceTo(static_cast<double>(counters.bytes_sent));
+  bytes_received.AdvanceTo(static_cast<double>(counters.bytes_received));
+  frames_sent.AdvanceTo(static_cast<double>(counters.frames_sent));
+  frames_received.AdvanceTo(static_cast<double>(counters.frames_received));
+  endpoint_errors.AdvanceTo(static_cast<double>(counters.endpoint_errors));
+}
+
+}  // namespace tributary

@@ -1,0 +1,42 @@
+// The GPU worker's metric handles (telemetry/metric_names.h). Default-constructed ones do nothing.
+#pragma once
+
+#include <array>
+
+#include "attention/frame.h"
+#include "telemetry/metrics.h"
+#include "transport/data_plane.h"
+
+namespace tributary {
+
+// The stages of a decode step, in order; names label metrics, traces and summaries.
+enum class Stage { kQkv, kQuerySend, kLocalAttention, kRemoteWait, kMergeMlp, kSample };
+inline constexpr size_t kNumStages = 6;
+inline constexpr std::array<const char*, kNumStages> kStageNames = {
+    "qkv", "query_send", "local_attention", "remote_wait", "merge_mlp", "sample"};
+
+struct EngineMetrics {
+  EngineMetrics() = default;
+  explicit EngineMetrics(MetricRegistry& registry);
+
+  Histogram step_duration;
+  std::array<Histogram, kNumStages> stage_duration;
+  Histogram remote_exposed;
+  Histogram remote_attention;
+  Counter partials_ok, partials_late, partials_invalid, partials_missing;
+  Histogram batch_size;
+  Histogram prefill_duration;
+  Gauge sequences;
+  std::array<Counter, 17> sequences_failed;  // by absl::StatusCode
+  Gauge resident_capacity, resident_used;
+  Gauge spill_queue_blocks;
+  Counter spill_bytes;
+  std::array<Counter, kNumFrameErrors> spill_acks;
+  std::array<Counter, kNumFrameErrors> frames_rejected;
+  Counter bytes_sent, bytes_received, frames_sent, frames_received, endpoint_errors;
+
+  // Copies what the data plane counts.
+  void Observe(const DataPlaneCounters& counters);
+};
+
+}  // namespace tributary

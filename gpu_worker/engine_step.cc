@@ -1,0 +1,164 @@
+// Decode steps of DecodeEngine, and the spills that they cause.
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "fmt/format.h"
+#include "gpu_worker/decode_engine_impl.h"
+
+namespace tributary {
+
+void DecodeEngine::Impl::Step(const StepCommand& command) {
+  const int64_t begin_ns = clock->NowNs();
+  const int64_t timeout_ns = command.timeout_ns > 0 ? command.timeout_ns : options.step_timeout_ns;
+  nodes.Poll();
+  FailOverdue();
+  FinishDraining();
+  std::vector<Sequence*> rows = PickRows(command);
+  for (Sequence* sequence : rows) MakeRoom(*sequence, begin_ns + timeout_ns);
+  std::erase_if(rows, [](const Sequence* sequence) { return !sequence->failure.ok(); });
+
+  std::vector<SequenceTokens> tokens;
+  step.set_trace_id(command.step_id.value);
+  const size_t max_batch = device->limits().max_batch;
+  for (size_t i = 0; i < rows.size(); i += max_batch) {
+    RunBatch(std::span(rows).subspan(i, std::min(max_batch, rows.size() - i)), timeout_ns, &tokens);
+  }
+  BeginSpills();
+  const double step_s = SecondsFromNs(clock->NowNs() - begin_ns);
+  if (metrics != nullptr && !rows.empty()) {
+    metrics->step_duration.Observe(step_s);
+    metrics->batch_size.Observe(static_cast<double>(rows.size()));
+  }
+  events->OnStepDone(command.step_id, tokens, step_s);
+  EndDone();
+  UpdateGauges();
+}
+
+std::vector<Sequence*> DecodeEngine::Impl::PickRows(const StepCommand& command) {
+  std::vector<Sequence*> rows;
+  std::set<SequenceId> seen;
+  for (const SequenceId id : command.sequence_ids) {
+    const auto it = sequences.find(id);
+    if (it == sequences.end() || !seen.insert(id).second) continue;
+    Sequence& sequence = *it->second;
+    const bool complete = sequence.FinishReason()[0] != '\0';
+    if (sequence.state == SequenceState::kDecoding && sequence.failure.ok() && !complete)
+      rows.push_back(&sequence);
+  }
+  return rows;
+}
+
+void DecodeEngine::Impl::MakeRoom(Sequence& sequence, int64_t deadline_ns) {
+  IdleStrategy idle(options.idle, clock);
+  while (sequence.failure.ok() && !sequence.cache.CanAppend()) {
+    if (sequence.spill->all_sent && spill.in_flight(sequence.id()) == 0) {
+      sequence.cache.Release();
+      sequence.spill.reset();
+      break;
+    }
+    const int events_handled = nodes.Poll() + (PumpSpills() ? 1 : 0);
+    if (events_handled == 0 && clock->NowNs() >= deadline_ns) {
+      const NodeIdx node = spill.SlowestNode(sequence.id());
+      sequence.Fail(absl::DeadlineExceededError(
+                        fmt::format("tokens [{}, {}) were not acknowledged within the step's "
+                                    "deadline, so the window is full",
+                                    sequence.spill->block.begin, sequence.spill->block.end)),
+                    node != kNoNode ? node : sequence.shards[sequence.spill->shard_idx].node);
+    }
+    idle.AfterPoll(events_handled, *data_plane);
+  }
+}
+
+void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t timeout_ns,
+                                  std::vector<SequenceTokens>* tokens) {
+  std::vector<StepRow> rows(batch.size());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    Sequence& sequence = *batch[i];
+    StepRow& row = rows[i];
+    row.device.token = sequence.sampled.token;
+    row.device.pos = sequence.cache.context_tokens();
+    row.device.resident = sequence.resident;
+    row.device.append_slot = sequence.cache.Append();
+    row.device.attend = sequence.cache.AttendRanges();
+    row.shards = sequence.shards;
+    row.remote = sequence.cache.remote();
+    row.context_tokens = sequence.cache.context_tokens();
+    row.resident_tokens = sequence.cache.resident_tokens();
+  }
+  const std::span<const float> logits = step.Run(rows, timeout_ns);
+
+  const int64_t sample_begin_ns = clock->NowNs();
+  const size_t vocab = options.model.vocab_size;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    Sequence& sequence = *batch[i];
+    AccountRow(sequence, rows[i]);
+    if (!rows[i].status.ok()) {
+      sequence.Fail(rows[i].status, rows[i].failed_node);
+    } else if (TakeToken(sequence, logits.subspan(i * vocab, vocab))) {
+      sequence.last_token_ns = clock->NowNs();
+      tokens->push_back(LatestToken(sequence));
+    }
+  }
+  StageTimes times = step.stage_times();
+  times[static_cast<size_t>(Stage::kSample)] = clock->NowNs() - sample_begin_ns;
+  for (size_t stage = 0; stage < kNumStages; ++stage) {
+    for (Sequence* sequence : batch) sequence->stage_sums_ns[stage] += times[stage];
+    if (metrics != nullptr) metrics->stage_duration[stage].Observe(SecondsFromNs(times[stage]));
+  }
+  if (metrics != nullptr) {
+    metrics->remote_exposed.Observe(SecondsFromNs(times[static_cast<size_t>(Stage::kRemoteWait)]));
+  }
+}
+
+void DecodeEngine::Impl::AccountRow(Sequence& sequence, const StepRow& row) {
+  const double per_head =
+      static_cast<double>(row.attended_head_tokens) /
+      (static_cast<double>(options.model.num_layers) * options.model.shape.num_kv_heads);
+  ++sequence.num_steps;
+  sequence.attended_tokens_sum += static_cast<double>(row.resident_tokens) + per_head;
+  sequence.bytes_sent += row.bytes_sent;
+  sequence.bytes_received += row.bytes_received;
+}
+
+bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> logits) {
+  if (options.logits_observer)
+    options.logits_observer(sequence.id(), sequence.generated_tokens, logits);
+  sequence.sampled = sequence.Choose(logits);
+  if (!std::isfinite(sequence.sampled.logprob)) {
+    sequence.Fail(absl::InternalError(fmt::format(
+                      "sequence {}: the logits of token {} are not finite: the model or its "
+                      "KV is damaged",
+                      sequence.id().value, sequence.generated_tokens)),
+                  kNoNode);
+    return false;
+  }
+  ++sequence.generated_tokens;
+  return true;
+}
+
+SequenceTokens DecodeEngine::Impl::LatestToken(const Sequence& sequence) const {
+  return {sequence.id(), {sequence.sampled.token}, {static_cast<float>(sequence.sampled.logprob)}};
+}
+
+void DecodeEngine::Impl::BeginSpills() {
+  for (auto& [id, sequence] : sequences) {
+    if (sequence->state != SequenceState::kDecoding || sequence->spill || !sequence->failure.ok())
+      continue;
+    if (sequence->FinishReason()[0] != '\0') continue;
+    if (const auto block = sequence->cache.next_spill())
+      sequence->spill = BlockSpill{.block = *block};
+  }
+  PumpSpills();
+}
+
+bool DecodeEngine::Impl::PumpSpills() {
+  bool worked = false;
+  for (auto& [id, sequence] : sequences) {
+    if (!sequence->spill || sequence->spill->all_sent || !sequence->failure.ok()) continue;
+    worked |= PumpSpill(*sequence, device, &spill, &spill_k, &spill_v);
+  }
+  return worked;
+}
+
+}  // namespace tributary

@@ -1,0 +1,121 @@
+#include "gpu_worker/sequence.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/check.h"
+
+namespace tributary {
+
+SampledToken Sequence::Choose(std::span<const float> logits) const {
+  if (generated_tokens < plan.forced_tokens.size()) {
+    const uint32_t token = plan.forced_tokens[generated_tokens];
+    return {token, LogProb(logits, token)};
+  }
+  return Sample(logits, plan.sampling, plan.prompt_tokens.size() + generated_tokens);
+}
+
+const char* Sequence::FinishReason() const {
+  const bool forced = generated_tokens <= plan.forced_tokens.size();
+  const auto& stops = plan.stop_tokens;
+  if (!forced && std::find(stops.begin(), stops.end(), sampled.token) != stops.end()) return "stop";
+  return generated_tokens >= plan.max_tokens ? "length" : "";
+}
+
+bool Sequence::UsesNode(NodeIdx node) const {
+  return std::any_of(shards.begin(), shards.end(),
+                     [&](const BoundShard& shard) { return shard.node == node; });
+}
+
+namespace {
+
+// Reads one layer of the block out of the resident slots, in the canonical layout.
+void ReadBlock(const Sequence& sequence, uint32_t layer, Device* device, size_t row_bytes,
+               std::vector<std::byte>* k, std::vector<std::byte>* v) {
+  const TokenRange block = sequence.spill->block;
+  k->resize(block.size() * row_bytes);
+  v->resize(block.size() * row_bytes);
+  size_t offset = 0;
+  for (const SlotRange slots : sequence.cache.SlotsOf(block)) {
+    const size_t bytes = (slots.end - slots.begin) * row_bytes;
+    if (bytes == 0) continue;
+    device->ReadResident(sequence.resident, layer, slots, std::span(*k).subspan(offset, bytes),
+                         std::span(*v).subspan(offset, bytes));
+    offset += bytes;
+  }
+  TRIBUTARY_CHECK_EQ(offset, k->size());
+}
+
+}  // namespace
+
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, std::vector<std::byte>* k,
+               std::vector<std::byte>* v) {
+  BlockSpill& spill = *sequence.spill;
+  const ShardSpec& model = sequence.shards.front().spec;
+  const size_t row_bytes =
+      size_t{model.model.num_kv_heads} * model.model.head_dim * DTypeBytes(sequence.plan.kv_dtype);
+  bool sent_any = false;
+  for (; spill.layer < model.num_layers; ++spill.layer, spill.shard_idx = 0) {
+    bool read = false;
+    for (; spill.shard_idx < sequence.shards.size(); ++spill.shard_idx) {
+      const BoundShard& shard = sequence.shards[spill.shard_idx];
+      const bool holds = spill.layer >= shard.spec.layer_begin &&
+                         spill.layer < shard.spec.layer_end &&
+                         shard.spec.stripe.Owns(spill.block.begin);
+      if (!holds) continue;
+      if (!read) ReadBlock(sequence, spill.layer, device, row_bytes, k, v);
+      read = true;
+      const SpillSender::Sent sent =
+          sender->Send(shard, spill.layer, spill.block.begin,
+                       static_cast<uint32_t>(spill.block.size()), {*k, *v});
+      if (sent != SpillSender::Sent::kSent) return sent_any;
+      sent_any = true;
+    }
+  }
+  spill.all_sent = true;
+  return sent_any;
+}
+
+SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) {
+  SequenceSummary summary;
+  const SequencePlan& plan = sequence.plan;
+  if (sequence.failure.ok()) summary.finish_reason = sequence.FinishReason();
+  summary.prompt_tokens = static_cast<uint32_t>(plan.prompt_tokens.size());
+  summary.generated_tokens = sequence.generated_tokens;
+  if (sequence.first_token_ns != 0) {
+    summary.prefill_s = SecondsFromNs(sequence.first_token_ns - sequence.started_ns);
+    summary.decode_s = SecondsFromNs(sequence.last_token_ns - sequence.first_token_ns);
+  }
+  summary.context_tokens = plan.prompt_tokens.size() + sequence.generated_tokens;
+  const TokenRange remote = sequence.cache.remote();
+  summary.remote_tokens = remote.size();
+  summary.resident_tokens = summary.context_tokens - summary.remote_tokens;
+  const auto num_steps = static_cast<double>(sequence.num_steps);
+  summary.attended_tokens_mean = sequence.num_steps == 0
+                                     ? static_cast<double>(summary.prompt_tokens)
+                                     : sequence.attended_tokens_sum / num_steps;
+  summary.policy = plan.policy.empty() ? "dense" : plan.policy;
+  summary.bytes_sent = sequence.bytes_sent;
+  summary.bytes_received = sequence.bytes_received;
+  for (size_t i = 0; i < kNumStages && sequence.num_steps != 0; ++i) {
+    summary.stages.push_back(
+        {kStageNames[i], SecondsFromNs(sequence.stage_sums_ns[i]) / num_steps});
+  }
+  std::set<NodeIdx> seen;
+  for (const BoundShard& first : sequence.shards) {
+    if (!seen.insert(first.node).second) continue;
+    NodeShare share{.node_id = nodes.node_id(first.node)};
+    std::set<uint32_t> stripes;
+    for (const BoundShard& shard : sequence.shards) {
+      if (shard.node != first.node) continue;
+      const uint64_t tokens = shard.spec.stripe.CountIn(remote);
+      ++share.shards;
+      share.kv_bytes += tokens * shard.spec.num_layers_held() * SpillSender::TokenBytes(shard.spec);
+      if (stripes.insert(shard.spec.stripe.stripe_idx).second) share.tokens += tokens;
+    }
+    summary.nodes.push_back(std::move(share));
+  }
+  return summary;
+}
+
+}  // namespace tributary

@@ -1,0 +1,78 @@
+// One sequence on the GPU worker: where it stands, which block is leaving its window, and what to
+// report when it ends.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "gpu_worker/decode_engine.h"
+#include "gpu_worker/decode_step.h"
+#include "gpu_worker/sampler.h"
+#include "gpu_worker/spill.h"
+#include "gpu_worker/window_cache.h"
+
+namespace tributary {
+
+// A block on its way from the window to its shards. Frames go layer by layer, shard by shard.
+struct BlockSpill {
+  TokenRange block;
+  uint32_t layer = 0;    // of the next frame
+  size_t shard_idx = 0;  // of the next frame
+  bool all_sent = false;
+};
+
+enum class SequenceState {
+  kQueued,  // waits for the device's prefill
+  kPrefilling,
+  kDraining,  // prefilled; waits for the shards' acknowledgements
+  kDecoding,
+};
+
+struct Sequence {
+  SequencePlan plan;
+  WindowCache cache;
+  ResidentId resident;
+  std::vector<BoundShard> shards;
+  SequenceState state = SequenceState::kQueued;
+
+  SampledToken sampled;  // the latest token; fed by the next step
+  uint32_t generated_tokens = 0;
+  std::optional<BlockSpill> spill;
+
+  // Once not OK, the sequence ends as soon as nobody is looking at it.
+  absl::Status failure;
+  NodeIdx failed_node = kNoNode;
+
+  // For the summary.
+  int64_t started_ns = 0;
+  int64_t first_token_ns = 0;
+  int64_t last_token_ns = 0;
+  uint64_t num_steps = 0;
+  double attended_tokens_sum = 0;
+  std::array<int64_t, kNumStages> stage_sums_ns{};
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+
+  SequenceId id() const { return plan.sequence_id; }
+  void Fail(const absl::Status& status, NodeIdx node) {
+    if (!failure.ok()) return;
+    failure = status;
+    failed_node = node;
+  }
+  // The token at answer index generated_tokens, forced or sampled from these logits.
+  SampledToken Choose(std::span<const float> logits) const;
+  // "stop" or "length" if the latest token was the last one, else "".
+  const char* FinishReason() const;
+  bool UsesNode(NodeIdx node) const;
+};
+
+// Sends the next frames of sequence.spill as far as there is room. `k` and `v` are scratch memory
+// for one layer of a block. Returns true if anything was sent. REQUIRES: sequence.spill.
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, std::vector<std::byte>* k,
+               std::vector<std::byte>* v);
+
+SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes);
+
+}  // namespace tributary

@@ -1,0 +1,143 @@
+#include "gpu_worker/sequence_plan.h"
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "base/status.h"
+#include "fmt/format.h"
+
+namespace tributary {
+namespace {
+
+absl::Status Invalid(const SequencePlan& plan, const std::string& what) {
+  return absl::InvalidArgumentError(fmt::format("sequence {}: {}", plan.sequence_id.value, what));
+}
+
+absl::Status CheckTokens(const SequencePlan& plan, const ModelLimits& model) {
+  if (plan.prompt_tokens.empty())
+    return Invalid(plan, "the prompt is empty, it needs at least one token");
+  if (plan.max_tokens == 0) return Invalid(plan, "max_tokens is 0, must be at least 1");
+  const auto check = [&](const std::vector<uint32_t>& tokens, const char* what) {
+    const auto bad = std::find_if(tokens.begin(), tokens.end(),
+                                  [&](uint32_t t) { return t >= model.vocab_size; });
+    if (bad == tokens.end()) return absl::OkStatus();
+    return Invalid(plan, fmt::format("{} token {} is {}, the vocabulary has {}", what,
+                                     bad - tokens.begin(), *bad, model.vocab_size));
+  };
+  TRIBUTARY_RETURN_IF_ERROR(check(plan.prompt_tokens, "prompt"));
+  TRIBUTARY_RETURN_IF_ERROR(check(plan.forced_tokens, "forced"));
+  uint64_t max_context = limits::kMaxContextTokens;
+  if (model.max_context_tokens != 0) max_context = std::min(max_context, model.max_context_tokens);
+  if (plan.max_context_tokens() > max_context) {
+    return Invalid(
+        plan, fmt::format("prompt of {} tokens and max_tokens {} exceed the model's {} positions",
+                          plan.prompt_tokens.size(), plan.max_tokens, max_context));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model,
+                        const ShardSpec& shard) {
+  if (absl::Status status = Validate(shard); !status.ok())
+    return Invalid(plan, std::string(status.message()));
+  const std::string name = fmt::format("shard {}", shard.shard_id.value);
+  if (shard.sequence_id != plan.sequence_id || shard.epoch != plan.epoch) {
+    return Invalid(
+        plan, fmt::format("{} is of sequence {} at epoch {}, not of this one at epoch {}", name,
+                          shard.sequence_id.value, shard.epoch.value, plan.epoch.value));
+  }
+  if (shard.model != model.shape || shard.num_layers != model.num_layers) {
+    return Invalid(
+        plan, fmt::format(
+                  "{} has {} layers of {}/{} heads of {}, the worker's model has {} of {}/{} of {}",
+                  name, shard.num_layers, shard.model.num_q_heads, shard.model.num_kv_heads,
+                  shard.model.head_dim, model.num_layers, model.shape.num_q_heads,
+                  model.shape.num_kv_heads, model.shape.head_dim));
+  }
+  if (shard.k_dtype != plan.kv_dtype || shard.v_dtype != plan.kv_dtype) {
+    return Invalid(plan, fmt::format("{} stores {}/{}, the sequence has {}", name,
+                                     std::string(DTypeName(shard.k_dtype)),
+                                     std::string(DTypeName(shard.v_dtype)),
+                                     std::string(DTypeName(plan.kv_dtype))));
+  }
+  const TokenStripe& stripe = shard.stripe;
+  if (stripe.origin != plan.layout.sink_tokens ||
+      stripe.stripe_tokens % plan.layout.block_tokens != 0) {
+    return Invalid(
+        plan,
+        fmt::format("{} has stripes of {} tokens from {} on, must be a multiple of block_tokens {} "
+                    "from sink_tokens {} on",
+                    name, stripe.stripe_tokens, stripe.origin, plan.layout.block_tokens,
+                    plan.layout.sink_tokens));
+  }
+  if (stripe.num_stripes > model.max_partial_slots) {
+    return Invalid(plan, fmt::format("{} has {} stripes, the worker merges at most {}", name,
+                                     stripe.num_stripes, model.max_partial_slots));
+  }
+  const uint64_t needed = stripe.LocalIndex(plan.layout.RemoteEnd(plan.max_context_tokens()));
+  if (shard.capacity_tokens < needed) {
+    return Invalid(plan, fmt::format("{} has room for {} tokens, needs {}", name,
+                                     shard.capacity_tokens, needed));
+  }
+  return absl::OkStatus();
+}
+
+// Every (layer, KV head) must be held by exactly one shard of each stripe, and all of one number of
+// stripes.
+absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
+  const uint32_t num_stripes = plan.routes.front().shard.stripe.num_stripes;
+  for (const SequenceRoute& route : plan.routes) {
+    const TokenStripe& stripe = route.shard.stripe;
+    if (stripe.num_stripes != num_stripes ||
+        stripe.stripe_tokens != plan.routes.front().shard.stripe.stripe_tokens) {
+      return Invalid(plan, "its shards cut the tokens in different ways");
+    }
+  }
+  const size_t heads = model.shape.num_kv_heads;
+  std::vector<uint8_t> holders(model.num_layers * heads * num_stripes);
+  for (const SequenceRoute& route : plan.routes) {
+    const ShardSpec& shard = route.shard;
+    for (size_t layer = shard.layer_begin; layer < shard.layer_end; ++layer) {
+      for (size_t head = shard.kv_head_begin; head < shard.kv_head_end; ++head) {
+        uint8_t& count = holders[(layer * heads + head) * num_stripes + shard.stripe.stripe_idx];
+        count = static_cast<uint8_t>(std::min(count + 1, 2));
+      }
+    }
+  }
+  const auto bad =
+      std::find_if(holders.begin(), holders.end(), [](uint8_t count) { return count != 1; });
+  if (bad == holders.end()) return absl::OkStatus();
+  const size_t i = bad - holders.begin();
+  return Invalid(
+      plan, fmt::format("stripe {} of layer {} KV head {} has {} shards, must have exactly one",
+                        i % num_stripes, i / num_stripes / heads, i / num_stripes % heads,
+                        *bad == 0 ? "no" : "several"));
+}
+
+}  // namespace
+
+absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
+  if (!plan.policy.empty() && plan.policy != "dense") {
+    return absl::UnimplementedError(
+        fmt::format("sequence {}: policy '{}' is not served, use 'dense'", plan.sequence_id.value,
+                    plan.policy));
+  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens(plan, model));
+  if (!IsValidDType(plan.kv_dtype)) {
+    return Invalid(plan, fmt::format("kv_dtype {} is none of f32, bf16, f16",
+                                     static_cast<int>(plan.kv_dtype)));
+  }
+  for (absl::Status status : {Validate(plan.layout), Validate(plan.sampling)}) {
+    if (!status.ok()) return Invalid(plan, std::string(status.message()));
+  }
+  if (plan.layout.all_resident || plan.routes.empty()) return absl::OkStatus();
+  if (plan.routes.size() > limits::kMaxShardsPerSequence) {
+    return Invalid(plan, fmt::format("{} shards, at most {}", plan.routes.size(),
+                                     limits::kMaxShardsPerSequence));
+  }
+  for (const SequenceRoute& route : plan.routes)
+    TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, route.shard));
+  return CheckCover(plan, model);
+}
+
+}  // namespace tributary

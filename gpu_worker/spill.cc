@@ -1,0 +1,176 @@
+#include "gpu_worker/spill.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "attention/frame_builder.h"
+#include "base/check.h"
+#include "fmt/format.h"
+#include "gpu_worker/engine_metrics.h"
+
+namespace tributary {
+
+void PackHeads(std::span<const std::byte> rows, uint32_t num_tokens, uint32_t num_heads,
+               size_t head_bytes, uint32_t head_begin, uint32_t head_end,
+               std::span<std::byte> packed) {
+  const size_t row_bytes = num_heads * head_bytes;
+  const size_t packed_row_bytes = (head_end - head_begin) * head_bytes;
+  TRIBUTARY_CHECK_EQ(rows.size(), num_tokens * row_bytes);
+  TRIBUTARY_CHECK_EQ(packed.size(), num_tokens * packed_row_bytes);
+  if (packed_row_bytes == row_bytes) {
+    std::memcpy(packed.data(), rows.data(), rows.size());
+    return;
+  }
+  for (uint32_t token = 0; token < num_tokens; ++token) {
+    std::memcpy(packed.data() + token * packed_row_bytes,
+                rows.data() + token * row_bytes + head_begin * head_bytes, packed_row_bytes);
+  }
+}
+
+uint64_t SpillSender::TokenBytes(const ShardSpec& shard) {
+  return uint64_t{shard.num_kv_heads_held()} * shard.model.head_dim *
+         (DTypeBytes(shard.k_dtype) + DTypeBytes(shard.v_dtype));
+}
+
+SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin,
+                                    uint32_t num_tokens, const KvRows& rows) {
+  const ShardSpec& spec = shard.spec;
+  if (nodes_->state(shard.node) == RemoteNodes::State::kFailed) return Sent::kFailed;
+  const SpillBody body{.shard_id = spec.shard_id.value,
+                       .sequence_epoch = spec.epoch.value,
+                       .token_begin = token_begin,
+                       .num_tokens = num_tokens,
+                       .num_kv_heads = spec.num_kv_heads_held(),
+                       .head_dim = spec.model.head_dim,
+                       .k_dtype = static_cast<uint8_t>(spec.k_dtype),
+                       .v_dtype = static_cast<uint8_t>(spec.v_dtype)};
+  const size_t payload_bytes = SpillPayloadBytes(body);
+  const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
+  uint64_t& node_bytes = NodeBytes(shard.node);
+  if (node_bytes != 0 && node_bytes + frame_bytes > options_.window_bytes) return Sent::kNoRoom;
+  absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(payload_bytes);
+  if (!frame.ok()) return Sent::kNoRoom;
+
+  const SpillSpans spans = WriteSpill(body, frame->payload());
+  const size_t k_head_bytes = spec.model.head_dim * DTypeBytes(spec.k_dtype);
+  const size_t v_head_bytes = spec.model.head_dim * DTypeBytes(spec.v_dtype);
+  PackHeads(rows.k, num_tokens, spec.model.num_kv_heads, k_head_bytes, spec.kv_head_begin,
+            spec.kv_head_end, spans.k);
+  PackHeads(rows.v, num_tokens, spec.model.num_kv_heads, v_head_bytes, spec.kv_head_begin,
+            spec.kv_head_end, spans.v);
+  frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kSpill),
+                                .layer = static_cast<uint16_t>(layer)};
+  const absl::StatusOr<uint64_t> frame_seq =
+      nodes_->Send(shard.node, *std::move(frame), SendClass::kBulk);
+  if (!frame_seq.ok()) return Sent::kFailed;
+
+  const Key key{shard.node, spec.shard_id.value, layer, token_begin};
+  const bool added = frames_
+                         .try_emplace(key, Frame{spec.sequence_id, num_tokens, frame_bytes,
+                                                 *frame_seq, nodes_->patient_now_ns()})
+                         .second;
+  TRIBUTARY_CHECK(added);
+  node_bytes += frame_bytes;
+  ++in_flight_[spec.sequence_id];
+  traffic_[spec.sequence_id].sent += frame_bytes;
+  if (metrics_ != nullptr)
+    metrics_->spill_bytes.Increment(static_cast<double>(spans.k.size() + spans.v.size()));
+  return Sent::kSent;
+}
+
+std::optional<SpillFailure> SpillSender::OnAck(NodeIdx node, uint32_t layer, const AckBody& ack) {
+  if (metrics_ != nullptr)
+    metrics_->spill_acks[std::min(ack.status, kNumFrameErrors - 1)].Increment();
+  const auto it = frames_.find(Key{node, ack.shard_id, layer, ack.token_begin});
+  if (it == frames_.end() || it->second.num_tokens != ack.num_tokens) return std::nullopt;
+  const SequenceId sequence = it->second.sequence;
+  traffic_[sequence].received += kFrameHeaderBytes + sizeof(AckBody);
+  Forget(it);
+  const auto error = static_cast<FrameError>(ack.status);
+  if (error == FrameError::kOk) return std::nullopt;
+  return SpillFailure{
+      sequence, node,
+      absl::InternalError(fmt::format(
+          "shard {} refused tokens [{}, {}) of layer {}: {}", ack.shard_id, ack.token_begin,
+          ack.token_begin + ack.num_tokens, layer, std::string(FrameErrorName(error))))};
+}
+
+std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBody& error) {
+  for (auto it = frames_.begin(); it != frames_.end(); ++it) {
+    if (it->first.node != node || it->second.frame_seq != error.rejected_frame_seq) continue;
+    const SequenceId sequence = it->second.sequence;
+    const uint64_t shard_id = it->first.shard_id;
+    Forget(it);
+    const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
+    return SpillFailure{
+        sequence, node,
+        absl::InternalError(fmt::format("it rejected a spill to shard {}: {}", shard_id, reason))};
+  }
+  return std::nullopt;
+}
+
+std::vector<SpillFailure> SpillSender::FindOverdue() const {
+  std::vector<SpillFailure> failures;
+  const int64_t now_ns = nodes_->patient_now_ns();
+  for (const auto& [key, frame] : frames_) {
+    if (now_ns - frame.sent_ns < options_.timeout_ns) continue;
+    const bool known = std::any_of(failures.begin(), failures.end(), [&](const SpillFailure& f) {
+      return f.sequence == frame.sequence;
+    });
+    if (known) continue;
+    failures.push_back(
+        {frame.sequence, key.node,
+         absl::DeadlineExceededError(fmt::format(
+             "layer {}, tokens from {} on of shard {} were not acknowledged within {:.1f} s",
+             key.layer, key.token_begin, key.shard_id, SecondsFromNs(options_.timeout_ns)))});
+  }
+  return failures;
+}
+
+uint32_t SpillSender::in_flight(SequenceId sequence) const {
+  const auto it = in_flight_.find(sequence);
+  return it == in_flight_.end() ? 0 : it->second;
+}
+
+NodeIdx SpillSender::SlowestNode(SequenceId sequence) const {
+  NodeIdx slowest = kNoNode;
+  int64_t oldest_ns = 0;
+  for (const auto& [key, frame] : frames_) {
+    if (frame.sequence != sequence || (slowest != kNoNode && frame.sent_ns >= oldest_ns)) continue;
+    slowest = key.node;
+    oldest_ns = frame.sent_ns;
+  }
+  return slowest;
+}
+
+void SpillSender::Drop(SequenceId sequence) {
+  for (auto it = frames_.begin(); it != frames_.end();) {
+    const auto current = it++;
+    if (current->second.sequence == sequence) Forget(current);
+  }
+  traffic_.erase(sequence);
+}
+
+uint64_t SpillSender::bytes_in_flight(NodeIdx node) const {
+  return node < node_bytes_.size() ? node_bytes_[node] : 0;
+}
+
+SpillSender::Traffic SpillSender::TakeTraffic(SequenceId sequence) {
+  const auto it = traffic_.find(sequence);
+  return it == traffic_.end() ? Traffic{} : std::exchange(it->second, {});
+}
+
+void SpillSender::Forget(Frames::iterator it) {
+  NodeBytes(it->first.node) -= it->second.bytes;
+  const auto count = in_flight_.find(it->second.sequence);
+  if (--count->second == 0) in_flight_.erase(count);
+  frames_.erase(it);
+}
+
+uint64_t& SpillSender::NodeBytes(NodeIdx node) {
+  if (node >= node_bytes_.size()) node_bytes_.resize(node + 1);
+  return node_bytes_[node];
+}
+
+}  // namespace tributary

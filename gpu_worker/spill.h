@@ -1,0 +1,136 @@
+// Sends KV to shards, in prefill and when a block leaves the window, and remembers what is not yet
+// acknowledged.
+//
+// Each spill frame is in flight from Send() to its acknowledgement. The bytes in flight per node
+// are bounded, so a slow node slows its own sequences and floods nobody. A frame that is not
+// acknowledged in time, or refused, fails its sequence; nothing is sent twice (the transport is
+// reliable while it lives).
+//
+// Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "attention/frame.h"
+#include "attention/shard_spec.h"
+#include "base/ids.h"
+#include "gpu_worker/remote_nodes.h"
+#include "transport/data_plane.h"
+
+namespace tributary {
+
+// A shard and the node that holds it, as the worker's loop refers to them.
+struct BoundShard {
+  ShardSpec spec;
+  NodeIdx node = kNoNode;
+};
+
+struct SpillOptions {
+  uint64_t window_bytes = 0;  // in flight per node; one frame is always allowed
+  int64_t timeout_ns = 0;     // of patient time (RemoteNodes::patient_now_ns)
+};
+
+// A spill that went wrong: its sequence cannot go on.
+struct SpillFailure {
+  SequenceId sequence;
+  NodeIdx node = kNoNode;
+  absl::Status status;  // without the node's name
+};
+
+// K and V of consecutive tokens in the canonical layout [token][all KV heads][head_dim].
+struct KvRows {
+  std::span<const std::byte> k;
+  std::span<const std::byte> v;
+};
+
+class SpillSender {
+ public:
+  enum class Sent {
+    kSent,
+    kNoRoom,  // the node's window or the frame buffers are full: try again after a poll
+    kFailed,  // the node has failed; the listener of RemoteNodes knows
+  };
+
+  SpillSender(const SpillOptions& options, DataPlane* data_plane, RemoteNodes* nodes,
+              EngineMetrics* metrics)
+      : options_(options), data_plane_(data_plane), nodes_(nodes), metrics_(metrics) {}
+
+  // Bytes of one token of one layer in a frame to this shard, K and V.
+  static uint64_t TokenBytes(const ShardSpec& shard);
+
+  // Sends tokens [token_begin, token_begin + num_tokens) of a layer; the shard's heads are taken
+  // out of `rows`, which hold exactly these tokens. REQUIRES: the tokens lie in one run of the
+  // shard's stripe, the layer in the shard.
+  Sent Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
+            const KvRows& rows);
+
+  // Takes an acknowledgement. Returns a failure if the shard refused the tokens; unknown ones are
+  // ignored.
+  std::optional<SpillFailure> OnAck(NodeIdx node, uint32_t layer, const AckBody& ack);
+  // The node refused a frame as a whole.
+  std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error);
+  // A failure for each sequence whose oldest frame is overdue.
+  std::vector<SpillFailure> FindOverdue() const;
+
+  // Frames of this sequence in flight.
+  uint32_t in_flight(SequenceId sequence) const;
+  // Nodes with frames of this sequence in flight: whom to blame for a stall. kNoNode if there are
+  // none.
+  NodeIdx SlowestNode(SequenceId sequence) const;
+  // Forgets the sequence's frames; late acknowledgements are ignored.
+  void Drop(SequenceId sequence);
+
+  size_t num_in_flight() const { return frames_.size(); }
+  uint64_t bytes_in_flight(NodeIdx node) const;
+  // Frame bytes sent and received for the sequence since the last call.
+  struct Traffic {
+    uint64_t sent = 0;
+    uint64_t received = 0;
+  };
+  Traffic TakeTraffic(SequenceId sequence);
+
+ private:
+  struct Key {
+    NodeIdx node;
+    uint64_t shard_id;
+    uint32_t layer;
+    uint64_t token_begin;
+    friend bool operator==(const Key&, const Key&) = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const Key& k) {
+      return H::combine(std::move(h), k.node, k.shard_id, k.layer, k.token_begin);
+    }
+  };
+  struct Frame {
+    SequenceId sequence;
+    uint32_t num_tokens = 0;
+    uint64_t bytes = 0;
+    uint64_t frame_seq = 0;
+    int64_t sent_ns = 0;  // patient time
+  };
+  using Frames = absl::flat_hash_map<Key, Frame>;
+  void Forget(Frames::iterator it);
+  uint64_t& NodeBytes(NodeIdx node);
+
+  const SpillOptions options_;
+  DataPlane* const data_plane_;
+  RemoteNodes* const nodes_;
+  EngineMetrics* const metrics_;
+  Frames frames_;
+  std::vector<uint64_t> node_bytes_;
+  absl::flat_hash_map<SequenceId, uint32_t> in_flight_;
+  absl::flat_hash_map<SequenceId, Traffic> traffic_;
+};
+
+// Copies KV heads [head_begin, head_end) of `num_tokens` canonical rows of `num_heads` heads,
+// head_bytes each.
+void PackHeads(std::span<const std::byte> rows, uint32_t num_tokens, uint32_t num_heads,
+               size_t head_bytes, uint32_t head_begin, uint32_t head_end,
+               std::span<std::byte> packed);
+
+}  // namespace tributary
