@@ -1,0 +1,276 @@
+#include "kv_store/kv_shard.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testutil/test_seed.h"
+
+namespace tributary {
+namespace {
+
+constexpr size_t kExtentBytes = 4096;
+
+ShardSpec BasicSpec() {
+  ShardSpec spec;
+  spec.shard_id = ShardId(5);
+  spec.sequence_id = SequenceId(6);
+  spec.model = {.num_q_heads = 8, .num_kv_heads = 4, .head_dim = 24};
+  spec.num_layers = 5;
+  spec.layer_begin = 1;
+  spec.layer_end = 4;
+  spec.kv_head_begin = 1;
+  spec.kv_head_end = 3;
+  spec.stripe = {.origin = 10, .stripe_tokens = 16, .num_stripes = 3, .stripe_idx = 1};
+  spec.capacity_tokens = 200;
+  spec.k_dtype = DType::kF32;
+  spec.v_dtype = DType::kBf16;
+  return spec;
+}
+
+// The bytes of a row, decided by what it is: absolute token, layer, head, K or V.
+std::vector<std::byte> RowBytes(const ShardSpec& spec, uint32_t layer, uint64_t pos, uint32_t head,
+                                bool is_k) {
+  std::vector<std::byte> row(spec.model.head_dim * DTypeBytes(is_k ? spec.k_dtype : spec.v_dtype));
+  std::mt19937_64 random(pos * 1000 + layer * 100 + head * 10 + (is_k ? 1 : 0));
+  for (std::byte& b : row) b = static_cast<std::byte>(random());
+  return row;
+}
+
+std::vector<std::byte> Canonical(const ShardSpec& spec, uint32_t layer, TokenRange tokens,
+                                 bool is_k) {
+  std::vector<std::byte> bytes;
+  for (uint64_t pos = tokens.begin; pos < tokens.end; ++pos) {
+    for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
+      const std::vector<std::byte> row = RowBytes(spec, layer, pos, head, is_k);
+      bytes.insert(bytes.end(), row.begin(), row.end());
+    }
+  }
+  return bytes;
+}
+
+FrameError StoreTokens(KvShard& shard, uint32_t layer, TokenRange tokens) {
+  return shard.Store(layer, tokens.begin, static_cast<uint32_t>(tokens.size()),
+                     Canonical(shard.spec(), layer, tokens, true),
+                     Canonical(shard.spec(), layer, tokens, false));
+}
+
+// All runs of the shard's stripe until it holds `capacity` tokens.
+std::vector<TokenRange> StripeRuns(const ShardSpec& spec) {
+  std::vector<TokenRange> runs;
+  uint64_t local = 0;
+  for (uint64_t pos = spec.stripe.origin; local < spec.capacity_tokens;) {
+    TokenRange run = spec.stripe.RunAt(pos, pos + spec.stripe.stripe_tokens);
+    pos = run.end;
+    if (!spec.stripe.Owns(run.begin)) continue;
+    run.end = std::min(run.end, run.begin + spec.capacity_tokens - local);
+    runs.push_back(run);
+    local += run.size();
+  }
+  return runs;
+}
+
+void ExpectHolds(const KvShard& shard, uint32_t layer,
+                 const std::vector<TokenRange>& stored_in_order) {
+  const ShardSpec& spec = shard.spec();
+  std::vector<uint64_t> positions;
+  for (TokenRange run : stored_in_order) {
+    for (uint64_t pos = run.begin; pos < run.end; ++pos) positions.push_back(pos);
+  }
+  ASSERT_EQ(shard.stored_tokens(layer), positions.size());
+  const size_t k_row = spec.model.head_dim * DTypeBytes(spec.k_dtype);
+  const size_t v_row = spec.model.head_dim * DTypeBytes(spec.v_dtype);
+  for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
+    for (uint64_t local = 0; local < positions.size();) {
+      const KvRun run = shard.RunAt(layer, head, local, positions.size());
+      ASSERT_GT(run.num_tokens, 0u);
+      ASSERT_EQ(run.num_tokens,
+                std::min<uint64_t>(shard.tokens_per_run() - local % shard.tokens_per_run(),
+                                   positions.size() - local));
+      for (uint32_t i = 0; i < run.num_tokens; ++i) {
+        const std::vector<std::byte> k = RowBytes(spec, layer, positions[local + i], head, true);
+        const std::vector<std::byte> v = RowBytes(spec, layer, positions[local + i], head, false);
+        ASSERT_EQ(std::memcmp(run.k + i * k_row, k.data(), k_row), 0) << "local " << local + i;
+        ASSERT_EQ(std::memcmp(run.v + i * v_row, v.data(), v_row), 0) << "local " << local + i;
+      }
+      local += run.num_tokens;
+    }
+  }
+}
+
+class KvShardTest : public testing::Test {
+ protected:
+  AlignedBuffer<std::byte> region_{kExtentBytes * 400};
+  BlockPool pool_{region_.span(), kExtentBytes};
+  const uint64_t seed_ = TestSeed();
+  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
+  std::mt19937_64 random_{seed_};
+};
+
+TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
+  for (int round = 0; round < 30; ++round) {
+    ShardSpec spec = BasicSpec();
+    spec.k_dtype = static_cast<DType>(RandomInt(random_, 1, 3));
+    spec.v_dtype = static_cast<DType>(RandomInt(random_, 1, 3));
+    spec.model.head_dim = RandomInt(random_, 1u, 64u);
+    spec.stripe.num_stripes = RandomInt(random_, 1u, 3u);
+    spec.stripe.stripe_idx = spec.stripe.num_stripes - 1;
+    spec.capacity_tokens = RandomInt<uint64_t>(random_, 1, 150);
+    auto shard = KvShard::Open(spec, &pool_);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    const std::vector<TokenRange> runs = StripeRuns(spec);
+    std::vector<TokenRange> pieces;
+    for (TokenRange run : runs) {
+      const uint64_t cut = RandomInt<uint64_t>(random_, run.begin, run.end);
+      for (TokenRange piece : {TokenRange{run.begin, cut}, TokenRange{cut, run.end}, run}) {
+        if (!piece.empty()) pieces.push_back(piece);
+      }
+    }
+    for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
+      std::shuffle(pieces.begin(), pieces.end(), random_);
+      for (TokenRange piece : pieces)
+        ASSERT_EQ(StoreTokens(**shard, layer, piece), FrameError::kOk);
+      ExpectHolds(**shard, layer, runs);
+    }
+  }
+  EXPECT_EQ(pool_.num_free(), pool_.num_extents());
+}
+
+TEST_F(KvShardTest, StoredTokensStopAtTheFirstGap) {
+  const auto shard = *KvShard::Open(BasicSpec(), &pool_);
+  const std::vector<TokenRange> runs = StripeRuns(shard->spec());
+  ASSERT_EQ(StoreTokens(*shard, 2, runs[1]), FrameError::kOk);
+  EXPECT_EQ(shard->stored_tokens(2), 0u);
+  ASSERT_EQ(StoreTokens(*shard, 2, {runs[0].begin, runs[0].begin + 3}), FrameError::kOk);
+  EXPECT_EQ(shard->stored_tokens(2), 3u);
+  ASSERT_EQ(StoreTokens(*shard, 2, {runs[0].begin + 3, runs[0].end}), FrameError::kOk);
+  EXPECT_EQ(shard->stored_tokens(2), 32u);
+  EXPECT_EQ(shard->stored_tokens(1), 0u);  // layers are apart
+  EXPECT_EQ(shard->stored_tokens(0), 0u);  // not held
+  EXPECT_EQ(shard->stored_tokens(4), 0u);
+}
+
+// What is stored stays: a frame that arrives twice, or late, must not touch rows that a kernel may
+// be reading.
+TEST_F(KvShardTest, StoredTokensAreNotOverwritten) {
+  const auto shard = *KvShard::Open(BasicSpec(), &pool_);
+  const TokenRange run = StripeRuns(shard->spec())[0];
+  const TokenRange first{run.begin + 4, run.begin + 9};
+  ASSERT_EQ(StoreTokens(*shard, 1, first), FrameError::kOk);
+  std::vector<std::byte> k = Canonical(shard->spec(), 1, run, true);
+  std::vector<std::byte> v = Canonical(shard->spec(), 1, run, false);
+  const size_t k_token = k.size() / run.size(), v_token = v.size() / run.size();
+  std::fill(k.begin() + static_cast<ptrdiff_t>(4 * k_token),
+            k.begin() + static_cast<ptrdiff_t>(9 * k_token), std::byte{0xee});
+  std::fill(v.begin() + static_cast<ptrdiff_t>(4 * v_token),
+            v.begin() + static_cast<ptrdiff_t>(9 * v_token), std::byte{0xee});
+  ASSERT_EQ(shard->Store(1, run.begin, static_cast<uint32_t>(run.size()), k, v), FrameError::kOk);
+  ExpectHolds(*shard, 1, {run});
+}
+
+TEST_F(KvShardTest, RefusesWhatIsNotItsOwn) {
+  const auto shard = *KvShard::Open(BasicSpec(), &pool_);
+  const TokenRange run = StripeRuns(shard->spec())[0];
+  EXPECT_EQ(StoreTokens(*shard, 0, run), FrameError::kOutOfRange);
+  EXPECT_EQ(StoreTokens(*shard, 4, run), FrameError::kOutOfRange);
+  EXPECT_EQ(StoreTokens(*shard, 1, {run.begin, run.begin}), FrameError::kOutOfRange);
+  EXPECT_EQ(StoreTokens(*shard, 1, {run.begin - 1, run.end - 1}), FrameError::kOutOfRange);
+  EXPECT_EQ(StoreTokens(*shard, 1, {run.begin + 1, run.end + 1}), FrameError::kOutOfRange);
+  EXPECT_EQ(StoreTokens(*shard, 1, {0, 1}), FrameError::kOutOfRange);  // before the origin
+  // 13 runs of 16 tokens would be 208 of the capacity of 200.
+  const TokenRange last = StripeRuns(shard->spec()).back();
+  EXPECT_EQ(last.size(), 8u);
+  EXPECT_EQ(StoreTokens(*shard, 1, {last.begin, last.begin + 16}), FrameError::kOutOfRange);
+  EXPECT_EQ(StoreTokens(*shard, 1, last), FrameError::kOk);
+  const std::vector<std::byte> k = Canonical(shard->spec(), 1, run, true);
+  const std::vector<std::byte> v = Canonical(shard->spec(), 1, run, false);
+  const uint32_t tokens = static_cast<uint32_t>(run.size());
+  EXPECT_EQ(shard->Store(1, ~uint64_t{0} - 3, tokens, k, v), FrameError::kOutOfRange);
+  EXPECT_EQ(shard->Store(1, run.begin, tokens, std::span(k).subspan(1), v),
+            FrameError::kBadGeometry);
+  EXPECT_EQ(shard->Store(1, run.begin, tokens, k, {}), FrameError::kBadGeometry);
+  EXPECT_EQ(shard->Store(1, run.begin, tokens - 1, k, v), FrameError::kBadGeometry);
+  EXPECT_EQ(shard->stored_tokens(1), 0u);
+}
+
+TEST_F(KvShardTest, GapsAreBounded) {
+  ShardSpec spec = BasicSpec();
+  spec.stripe = {};
+  spec.model.head_dim = 1;
+  spec.capacity_tokens = 10'000;
+  const auto shard = *KvShard::Open(spec, &pool_);
+  for (uint64_t i = 0; i < StoredRanges::kMaxRanges; ++i) {
+    ASSERT_EQ(StoreTokens(*shard, 1, {2 * i + 1, 2 * i + 2}), FrameError::kOk);
+  }
+  EXPECT_EQ(StoreTokens(*shard, 1, {5000, 5001}), FrameError::kExhausted);
+  EXPECT_EQ(StoreTokens(*shard, 1, {0, 1}), FrameError::kOk);
+  EXPECT_EQ(StoreTokens(*shard, 1, {5000, 5001}), FrameError::kOk);
+}
+
+TEST_F(KvShardTest, ReservesExactlyWhatItSaysAndGivesItBack) {
+  const uint32_t before = pool_.num_free();
+  {
+    const auto shard = *KvShard::Open(BasicSpec(), &pool_);
+    EXPECT_EQ(shard->reserved_bytes(), KvShard::ReservedBytes(BasicSpec(), kExtentBytes));
+    EXPECT_EQ(uint64_t{before - pool_.num_free()} * kExtentBytes, shard->reserved_bytes());
+  }
+  EXPECT_EQ(pool_.num_free(), before);
+}
+
+TEST_F(KvShardTest, FullPoolAndBadSpec) {
+  ShardSpec spec = BasicSpec();
+  spec.capacity_tokens = 1 << 20;
+  const absl::Status full = KvShard::Open(spec, &pool_).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(full.message()),
+              testing::HasSubstr(std::to_string(KvShard::ReservedBytes(spec, kExtentBytes)) +
+                                 " bytes needed, " + std::to_string(pool_.free_bytes()) + " free"));
+  // The largest spec that Validate lets through must not overflow the arithmetic.
+  spec.model = {.num_q_heads = 1024, .num_kv_heads = 1024, .head_dim = 256};
+  spec.num_layers = spec.layer_end = 512;
+  spec.layer_begin = spec.kv_head_begin = 0;
+  spec.kv_head_end = 1024;
+  spec.capacity_tokens = uint64_t{1} << 31;
+  EXPECT_EQ(KvShard::Open(spec, &pool_).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GE(KvShard::ReservedBytes(spec, kExtentBytes), uint64_t{1} << 58);
+  spec.layer_end = 0;
+  EXPECT_EQ(KvShard::Open(spec, &pool_).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(pool_.num_free(), pool_.num_extents());
+}
+
+TEST_F(KvShardTest, RunsAreAlignedForKernels) {
+  ShardSpec spec = BasicSpec();
+  spec.model.head_dim = 8;
+  spec.stripe = {};
+  spec.capacity_tokens = 400;
+  for (auto [k_dtype, v_dtype] :
+       {std::pair{DType::kF32, DType::kF16}, {DType::kBf16, DType::kBf16}}) {
+    spec.k_dtype = k_dtype;
+    spec.v_dtype = v_dtype;
+    const auto shard = *KvShard::Open(spec, &pool_);
+    ASSERT_EQ(StoreTokens(*shard, 1, {0, 400}), FrameError::kOk);
+    ASSERT_EQ(shard->tokens_per_run() % 64, 0u);
+    for (uint64_t local = 0; local < 400; local += shard->tokens_per_run()) {
+      const KvRun run = shard->RunAt(1, 1, local, 400);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(run.k) % 64, 0u);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(run.v) % 64, 0u);
+    }
+  }
+}
+
+using KvShardDeathTest = KvShardTest;
+
+TEST_F(KvShardDeathTest, ReadingWhatIsNotThereDies) {
+  const auto shard = *KvShard::Open(BasicSpec(), &pool_);
+  ASSERT_EQ(StoreTokens(*shard, 1, StripeRuns(shard->spec())[0]), FrameError::kOk);
+  EXPECT_DEATH(shard->RunAt(1, 0, 0, 17), "check failed");
+  EXPECT_DEATH(shard->RunAt(1, 2, 0, 16), "check failed");
+  EXPECT_DEATH(shard->RunAt(0, 0, 0, 16), "check failed");
+}
+
+}  // namespace
+}  // namespace tributary
