@@ -1,0 +1,39 @@
+// RAII of ucp_context_h: UCX's configuration and its memory registrations.
+#pragma once
+
+#include <ucp/api/ucp.h>
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "transport/ucx/ucx_options.h"
+
+namespace tributary {
+
+// Move-only.
+class UcxContext {
+ public:
+  // Applies the settings that safety depends on, whatever the environment says (ucx_context.cc
+  // lists them), and takes UCX's crash handlers out of the process.
+  static absl::StatusOr<UcxContext> Create(const UcxOptions& options);
+  UcxContext(UcxContext&& other) noexcept;
+  UcxContext& operator=(UcxContext&&) = delete;
+  ~UcxContext();
+
+  ucp_context_h handle() const { return handle_; }
+  // UCX_TLS in force.
+  const std::string& transports() const { return transports_; }
+
+ private:
+  UcxContext(ucp_context_h handle, std::string transports)
+      : handle_(handle), transports_(std::move(transports)) {}
+  ucp_context_h handle_;
+  std::string transports_;
+};
+
+// "1.13.1".
+std::string UcxRelease();
+
+}  // namespace tributary
