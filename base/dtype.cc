@@ -35,7 +35,8 @@ float ToFloat(f16_t value) {
   const uint32_t exponent = (value.bits >> 10) & 0x1fu;
   const uint32_t mantissa = value.bits & 0x3ffu;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);  // zero and subnormals
   return sign != 0 ? -magnitude : magnitude;
 }
@@ -56,7 +57,8 @@ f16_t FromFloat<f16_t>(float value) {
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return f16_t{static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u) return f16_t{static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to inf
+  if (magnitude >= 0x477ff000u)
+    return f16_t{static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to inf
   if (magnitude < 0x38800000u) {  // below the smallest normal f16: scale so that one ulp is 1
     const float scaled = std::bit_cast<float>(magnitude) * 16777216.0f;  // 2^24
     return f16_t{static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyintf(scaled)))};

@@ -103,7 +103,8 @@ void ThreadPool::ThreadMain(int thread_idx, int cpu) {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(static_cast<size_t>(cpu), &set);
-    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // best effort: a cpuset may forbid it
+    pthread_setaffinity_np(pthread_self(), sizeof(set),
+                           &set);  // best effort: a cpuset may forbid it
   }
   uint64_t last_run = 0;
   while (WaitForRun(last_run)) {

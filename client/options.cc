@@ -2,6 +2,7 @@
 
 #include "CLI/CLI.hpp"
 #include "base/limits.h"
+#include "base/status.h"
 #include "fmt/format.h"
 #include "telemetry/build_info.h"
 
@@ -145,6 +146,68 @@ absl::Status NoCommandError(int argc, const char* const* argv) {
   return absl::InvalidArgumentError(fmt::format("a command is needed: {}", kCommands));
 }
 
+// One of each command, filled by CLI11; only one is used.
+struct ParsedCommands {
+  ClusterUpCommand up;
+  GenerateCommand generate;
+  RunCommand run;
+  ScoreCommand score;
+  StatusCommand status;
+};
+
+void AddCommands(CLI::App& app, ParsedCommands& parsed) {
+  app.require_subcommand(1);
+  CLI::App* cluster = app.add_subcommand("cluster", "Local clusters");
+  cluster->require_subcommand(1);
+  CLI::App* up =
+      cluster->add_subcommand("up", "Start all processes on this host and supervise them");
+  AddClusterFlags(*up, parsed.up.cluster, true);
+  up->add_option("--listen", parsed.up.cluster.listen,
+                 "host:port of the coordinator (default: any free port)");
+  up->add_option("--port-file", parsed.up.cluster.port_file,
+                 "Write the addresses here (JSON) once the cluster is ready");
+
+  CLI::App* generate = app.add_subcommand("generate", "Ask a running cluster");
+  AddCoordinatorFlag(*generate, parsed.generate.coordinator, true);
+  AddRequestFlags(*generate, parsed.generate.request);
+
+  CLI::App* run = app.add_subcommand("run", "Start a cluster, generate, stop it");
+  AddClusterFlags(*run, parsed.run.cluster, true);
+  AddRequestFlags(*run, parsed.run.request);
+
+  CLI::App* score =
+      app.add_subcommand("score", "Log-likelihood of a text, fed through the distributed path");
+  AddCoordinatorFlag(*score, parsed.score.coordinator, false);
+  AddClusterFlags(*score, parsed.score.cluster, false);
+  AddScoreFlags(*score, parsed.score.request);
+
+  CLI::App* status = app.add_subcommand("status", "Members and load of a running cluster");
+  AddCoordinatorFlag(*status, parsed.status.coordinator, true);
+  status->add_flag("--json", parsed.status.json, "Print one JSON object");
+}
+
+absl::StatusOr<Command> ChooseCommand(const CLI::App& app, const ParsedCommands& parsed) {
+  if (app.got_subcommand("generate")) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckRequest(parsed.generate.request, false));
+    return parsed.generate;
+  }
+  if (app.got_subcommand("run")) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckRequest(parsed.run.request, false));
+    return parsed.run;
+  }
+  if (app.got_subcommand("score")) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckRequest(parsed.score.request, true));
+    if (parsed.score.coordinator.empty() == parsed.score.cluster.model_dir.empty()) {
+      return absl::InvalidArgumentError(
+          "give either --model DIR (a cluster is started for it) or --coordinator HOST:PORT (a "
+          "running one)");
+    }
+    return parsed.score;
+  }
+  if (app.got_subcommand("status")) return parsed.status;
+  return parsed.up;
+}
+
 }  // namespace
 
 absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
@@ -152,41 +215,8 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
                "tributary");
   app.set_version_flag("--version", fmt::format("tributary {} ({})", std::string(BuildVersion()),
                                                 std::string(BuildRevision())));
-  app.require_subcommand(1);
-  ClusterUpCommand up;
-  GenerateCommand generate;
-  RunCommand run;
-  ScoreCommand score;
-  StatusCommand status;
-
-  CLI::App* cluster_app = app.add_subcommand("cluster", "Local clusters");
-  cluster_app->require_subcommand(1);
-  CLI::App* up_app =
-      cluster_app->add_subcommand("up", "Start all processes on this host and supervise them");
-  AddClusterFlags(*up_app, up.cluster, true);
-  up_app->add_option("--listen", up.cluster.listen,
-                     "host:port of the coordinator (default: any free port)");
-  up_app->add_option("--port-file", up.cluster.port_file,
-                     "Write the addresses here (JSON) once the cluster is ready");
-
-  CLI::App* generate_app = app.add_subcommand("generate", "Ask a running cluster");
-  AddCoordinatorFlag(*generate_app, generate.coordinator, true);
-  AddRequestFlags(*generate_app, generate.request);
-
-  CLI::App* run_app = app.add_subcommand("run", "Start a cluster, generate, stop it");
-  AddClusterFlags(*run_app, run.cluster, true);
-  AddRequestFlags(*run_app, run.request);
-
-  CLI::App* score_app =
-      app.add_subcommand("score", "Log-likelihood of a text, fed through the distributed path");
-  AddCoordinatorFlag(*score_app, score.coordinator, false);
-  AddClusterFlags(*score_app, score.cluster, false);
-  AddScoreFlags(*score_app, score.request);
-
-  CLI::App* status_app = app.add_subcommand("status", "Members and load of a running cluster");
-  AddCoordinatorFlag(*status_app, status.coordinator, true);
-  status_app->add_flag("--json", status.json, "Print one JSON object");
-
+  ParsedCommands parsed;
+  AddCommands(app, parsed);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForVersion&) {
@@ -199,30 +229,7 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {  // CLI11 reports by exceptions only
     return absl::InvalidArgumentError(error.what());
   }
-
-  Command command;
-  absl::Status check = absl::OkStatus();
-  if (up_app->parsed()) command = up;
-  if (generate_app->parsed()) {
-    check = CheckRequest(generate.request, false);
-    command = generate;
-  }
-  if (run_app->parsed()) {
-    check = CheckRequest(run.request, false);
-    command = run;
-  }
-  if (score_app->parsed()) {
-    check = CheckRequest(score.request, true);
-    if (score.coordinator.empty() == score.cluster.model_dir.empty()) {
-      check = absl::InvalidArgumentError(
-          "give either --model DIR (a cluster is started for it) or --coordinator HOST:PORT (a "
-          "running one)");
-    }
-    command = score;
-  }
-  if (status_app->parsed()) command = status;
-  if (!check.ok()) return check;
-  return command;
+  return ChooseCommand(app, parsed);
 }
 
 }  // namespace tributary

@@ -22,7 +22,7 @@ function(tributary_binary)
   target_link_libraries(${ARG_NAME} PRIVATE tributary_flags ${ARG_DEPS})
 endfunction()
 
-# tributary_test(NAME foo_test SRCS a_test.cc DEPS ... [LABELS unit] [TIMEOUT seconds]): one GoogleTest binary, one ctest entry.
+# tributary_test(NAME foo_test SRCS a_test.cc DEPS ... [LABELS unit] [TIMEOUT seconds]): one binary, one ctest entry.
 function(tributary_test)
   cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   if(NOT BUILD_TESTING)

@@ -1,0 +1,78 @@
+"""The style test finds what it should, and nothing else."""
+
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "tools"))
+import tidy  # noqa: E402
+
+
+class TidyTest(unittest.TestCase):
+    def includes(self, path, line):
+        findings = tidy.Findings()
+        tidy.check_includes(path, [line], findings)
+        return findings.lines
+
+    def test_layers(self):
+        self.assertFalse(self.includes("kv_store/kv_shard.h", '#include "attention/shape.h"'))
+        self.assertTrue(self.includes("attention/shape.h", '#include "kv_store/kv_shard.h"'))
+        self.assertTrue(self.includes("base/ids.h", '#include "attention/shape.h"'))
+        self.assertTrue(self.includes("gpu_worker/decode_step.h", '#include "proto/convert.h"'))
+        self.assertTrue(self.includes("gpu_worker/decode_step.cc", '#include "transport/ucx/ucx_data_plane.h"'))
+
+    def test_services_never_include_each_other(self):
+        self.assertTrue(self.includes("gpu_worker/x.cc", '#include "coordinator/admission.h"'))
+        self.assertTrue(self.includes("gpu_worker/gpu_worker_main.cc", '#include "coordinator/admission.h"'))
+        self.assertFalse(self.includes("tests/sim/cluster.cc", '#include "coordinator/admission.h"'))
+
+    def test_edges_may_know_grpc_and_cores_may_not(self):
+        self.assertFalse(self.includes("coordinator/coordinator_service.cc", "#include <grpcpp/server.h>"))
+        self.assertTrue(self.includes("coordinator/coordinator_core.cc", '#include "grpcpp/server.h"'))
+        self.assertTrue(self.includes("coordinator/admission.h", '#include "coordinator/coordinator_service.h"'))
+
+    def test_third_party_stays_in_its_folder(self):
+        self.assertFalse(self.includes("transport/ucx/ucx_worker.h", "#include <ucp/api/ucp.h>"))
+        self.assertTrue(self.includes("gpu_worker/gpu_worker_main.cc", "#include <ucp/api/ucp.h>"))
+        self.assertFalse(self.includes("telemetry/exposer.cc", '#include "prometheus/exposer.h"'))
+        self.assertTrue(self.includes("coordinator/coordinator_main.cc", '#include "prometheus/exposer.h"'))
+        self.assertTrue(self.includes("attention/merge.h", "#include <immintrin.h>"))
+
+    def function_findings(self, text):
+        findings = tidy.Findings()
+        tidy.check_functions("a.cc", text, findings)
+        return findings.lines
+
+    def test_long_functions(self):
+        body = "  Work();\n" * 80
+        self.assertTrue(self.function_findings("namespace a {\nvoid F(int x) {\n" + body + "}\n}\n"))
+        self.assertTrue(self.function_findings("class A {\n  int F() const {\n" + body + "  }\n};\n"))
+        self.assertTrue(self.function_findings("void F() {\n  if (x) {\n" + body + "  }\n}\n"))
+
+    def test_long_classes_tables_and_comments_are_no_functions(self):
+        self.assertFalse(self.function_findings("class A {\n" + "  int F();\n" * 80 + "};\n"))
+        self.assertFalse(self.function_findings("constexpr int kTable[] = {\n" + "  1,\n" * 80 + "};\n"))
+        self.assertFalse(self.function_findings("// void F() {\n" + "void G();\n" * 80))
+        self.assertFalse(self.function_findings('const char* kBrace = "{";\n' + "void G();\n" * 80))
+
+    def line_findings(self, path, *lines):
+        findings = tidy.Findings()
+        tidy.check_lines(path, list(lines), findings)
+        return findings.lines
+
+    def test_lines(self):
+        self.assertTrue(self.line_findings("a.cc", "int x = " + "1" * 100 + ";"))
+        self.assertFalse(self.line_findings("a.cc", "// " + "a" * 110))
+        self.assertTrue(self.line_findings("a.cc", "// " + "a" * 125))
+        self.assertTrue(self.line_findings("a.cc", *["x"] * 601))
+        self.assertTrue(self.line_findings("a.cc", "int x; "))
+
+    def test_banned_words(self):
+        for line in ("// TO" + "DO: later", "-ff" + "ast-math", "assert(x)", "using namespace std;"):
+            self.assertTrue(self.line_findings("a.cc", line), line)
+        self.assertFalse(self.line_findings("a.cc", "static_assert(sizeof(int) == 4);"))
+        self.assertFalse(self.line_findings("a.py", "assert(x)"))
+
+
+if __name__ == "__main__":
+    unittest.main()
