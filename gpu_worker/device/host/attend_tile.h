@@ -1,0 +1,52 @@
+// Attention of some query rows over some tiles of keys and values, in f32: the same few lines for
+// prefill (rows are query tokens, causal) and for decode (rows are the query heads of one KV head).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/shape.h"
+#include "gpu_worker/device/host/row_kernels.h"
+
+namespace tributary {
+
+// Scores of 128 query rows x 512 keys are 256 KiB: they, K and V of the tile stay in L2 between the
+// two products.
+inline constexpr size_t kQueryTileRows = 128;
+inline constexpr size_t kKeyTileTokens = 512;
+
+// The running softmax of up to `max_rows` query rows, with its scratch. One per thread.
+class AttendState {
+ public:
+  AttendState(size_t max_rows, size_t head_dim);
+
+  // Starts again with `rows` empty partials.
+  void Reset(size_t rows);
+
+  struct Tile {
+    const float* k = nullptr;  // [tokens][ld]
+    const float* v = nullptr;
+    size_t ld = 0;
+    size_t tokens = 0;                // at most kKeyTileTokens
+    ptrdiff_t first_row_visible = 0;  // row i sees the first first_row_visible + i; `tokens` = all
+  };
+  // Folds a tile into every row. q: [rows][ld_q].
+  void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+              const Tile& tile);
+
+  // Writes the normalised out, [rows][ld_out], and lse_ln, [rows] (may be null); 0 and -inf for an
+  // empty row.
+  void Finish(float* out, size_t ld_out, float* lse_ln) const;
+
+ private:
+  size_t head_dim_;
+  size_t rows_ = 0;
+  std::vector<float> scores_;  // [max_rows][kKeyTileTokens]
+  std::vector<float> out_;     // [max_rows][head_dim]
+  std::vector<float> max_;     // [max_rows]
+  std::vector<float> sum_;     // [max_rows]
+};
+
+}  // namespace tributary

@@ -1,0 +1,224 @@
+#include "gpu_worker/device/host/host_decode.h"
+
+#include <algorithm>
+
+#include "attention/merge.h"
+#include "base/check.h"
+
+namespace tributary {
+namespace {
+
+// Below some 100 us of attention, waking threads costs more than it saves.
+constexpr size_t kMinSharedWork = size_t{1} << 20;
+
+}  // namespace
+
+HostDecode::Scratch::Scratch(const AttentionShape& shape)
+    : attend(shape.group_size(), shape.head_dim),
+      k(kKeyTileTokens * shape.head_dim),
+      v(kKeyTileTokens * shape.head_dim) {}
+
+HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
+                       const DeviceLimits& limits, ResidentCache& cache, ThreadPool& pool)
+    : weights_(weights),
+      rope_(rope),
+      kernels_(kernels),
+      limits_(limits),
+      cache_(cache),
+      pool_(pool) {
+  const ModelConfig& config = weights.config();
+  const size_t rows = limits.max_batch;
+  const size_t slots = rows * limits.max_partial_slots;
+  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(config.attention);
+  hidden_.resize(rows * config.hidden_size);
+  normed_.resize(rows * config.hidden_size);
+  projected_.resize(rows * config.hidden_size);
+  qkv_.resize(rows * (weights.q_dim() + 2 * weights.kv_dim()));
+  q_.resize(rows * weights.q_dim());
+  attended_.resize(rows * weights.q_dim());
+  cos_.resize(rows * rope.half_dim());
+  sin_.resize(rows * rope.half_dim());
+  lse_ln_.resize(rows * config.attention.num_q_heads);
+  gate_up_.resize(rows * 2 * config.intermediate_size);
+  logits_.resize(rows * config.vocab_size);
+  slot_out_.resize(slots * weights.q_dim());
+  slot_lse_ln_.resize(slots * config.attention.num_q_heads);
+  partial_slots_ = {slot_out_, slot_lse_ln_, limits.max_partial_slots};
+}
+
+void HostDecode::BeginStep(std::span<const DecodeRow> rows) {
+  TRIBUTARY_CHECK_GE(rows.size(), size_t{1});
+  TRIBUTARY_CHECK_LE(rows.size(), size_t{limits_.max_batch});
+  rows_ = rows;
+  const size_t half = rope_.half_dim();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    weights_.Embed(rows[r].token, hidden_.data() + r * weights_.config().hidden_size);
+    rope_.Angles(rows[r].pos, cos_.data() + r * half, sin_.data() + r * half);
+  }
+}
+
+void HostDecode::NormaliseRows(std::span<const float> weight) {
+  const size_t hidden_size = weights_.config().hidden_size;
+  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    RmsNorm({hidden_.data() + r * hidden_size, hidden_size}, weight, eps,
+            normed_.data() + r * hidden_size);
+  }
+}
+
+std::span<const float> HostDecode::AwaitQuery(uint32_t layer) {
+  const MatrixView qkv = weights_.qkv(layer);
+  NormaliseRows(weights_.layer(layer).attention_norm.span());
+  MatVecEachRow(pool_, qkv, normed_.data(), qkv.in, rows_.size(), qkv_.data(), qkv.out);
+  for (size_t r = 0; r < rows_.size(); ++r) FinishProjection(layer, r);
+  return std::span(q_).first(rows_.size() * weights_.q_dim());
+}
+
+void HostDecode::FinishProjection(uint32_t layer, size_t row_idx) {
+  const HostLayer& w = weights_.layer(layer);
+  const AttentionShape& shape = weights_.config().attention;
+  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  const size_t q_dim = weights_.q_dim();
+  const size_t kv_dim = weights_.kv_dim();
+  const size_t half = rope_.half_dim();
+  float* row = qkv_.data() + row_idx * (q_dim + 2 * kv_dim);
+  AddBias(w.qkv_bias.span(), row);
+  for (uint32_t head = 0; head < shape.num_q_heads + shape.num_kv_heads; ++head) {
+    float* x = row + head * shape.head_dim;
+    const std::span<const float> norm =
+        head < shape.num_q_heads ? w.q_norm.span() : w.k_norm.span();
+    if (!norm.empty()) RmsNorm({x, shape.head_dim}, norm, eps, x);
+    Rope::Rotate(cos_.data() + row_idx * half, sin_.data() + row_idx * half, half, x);
+  }
+  std::copy_n(row, q_dim, q_.data() + row_idx * q_dim);
+
+  const DecodeRow& decode = rows_[row_idx];
+  const DType dtype = cache_.dtype(decode.resident);
+  TRIBUTARY_CHECK_LT(decode.append_slot, cache_.capacity_tokens(decode.resident));
+  const size_t vector_bytes = shape.head_dim * DTypeBytes(dtype);
+  for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
+    const float* k = row + q_dim + head * shape.head_dim;
+    std::byte* k_slots = cache_.Slots(decode.resident, layer, ResidentCache::Kind::kKey, head);
+    std::byte* v_slots = cache_.Slots(decode.resident, layer, ResidentCache::Kind::kValue, head);
+    ConvertFromF32(dtype, k, shape.head_dim, k_slots + decode.append_slot * vector_bytes);
+    ConvertFromF32(dtype, k + kv_dim, shape.head_dim, v_slots + decode.append_slot * vector_bytes);
+  }
+}
+
+void HostDecode::AttendResident(uint32_t layer) {
+  const uint32_t num_kv_heads = weights_.config().attention.num_kv_heads;
+  size_t tokens = 0;
+  for (const DecodeRow& row : rows_) {
+    for (const SlotRange& range : row.attend) {
+      TRIBUTARY_CHECK_LE(range.begin, range.end);
+      TRIBUTARY_CHECK_LE(range.end, cache_.capacity_tokens(row.resident));
+      tokens += range.end - range.begin;
+    }
+  }
+  const size_t items = rows_.size() * num_kv_heads;
+  const auto attend = [&](int thread_idx, size_t item) {
+    AttendKvHead(layer, item / num_kv_heads, static_cast<uint32_t>(item % num_kv_heads),
+                 scratch_[static_cast<size_t>(thread_idx)]);
+  };
+  if (tokens * weights_.q_dim() * 2 < kMinSharedWork) {
+    for (size_t item = 0; item < items; ++item) attend(0, item);
+  } else {
+    ForEachItem(pool_, items, attend);
+  }
+}
+
+void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch) {
+  const AttentionShape& shape = weights_.config().attention;
+  const size_t first_q_head = kv_head * shape.group_size();
+  const size_t q_offset = row_idx * weights_.q_dim() + first_q_head * shape.head_dim;
+  scratch.attend.Reset(shape.group_size());
+  for (const SlotRange& range : rows_[row_idx].attend) {
+    for (uint32_t begin = range.begin; begin < range.end; begin += kKeyTileTokens) {
+      const SlotRange slots{
+          begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
+      AttendSlots(rows_[row_idx], layer, kv_head, slots, q_.data() + q_offset, scratch);
+    }
+  }
+  scratch.attend.Finish(attended_.data() + q_offset, shape.head_dim,
+                        lse_ln_.data() + row_idx * shape.num_q_heads + first_q_head);
+}
+
+void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head,
+                             SlotRange slots, const float* q, Scratch& scratch) {
+  const size_t head_dim = weights_.config().attention.head_dim;
+  const size_t tokens = slots.end - slots.begin;
+  const DType dtype = cache_.dtype(row.resident);
+  const size_t offset = slots.begin * head_dim * DTypeBytes(dtype);
+  const std::byte* k =
+      cache_.Slots(row.resident, layer, ResidentCache::Kind::kKey, kv_head) + offset;
+  const std::byte* v =
+      cache_.Slots(row.resident, layer, ResidentCache::Kind::kValue, kv_head) + offset;
+  AttendState::Tile tile{
+      .ld = head_dim, .tokens = tokens, .first_row_visible = static_cast<ptrdiff_t>(tokens)};
+  if (dtype == DType::kF32) {
+    tile.k = reinterpret_cast<const float*>(k);
+    tile.v = reinterpret_cast<const float*>(v);
+  } else {
+    ConvertToF32(dtype, k, tokens * head_dim, scratch.k.data());
+    ConvertToF32(dtype, v, tokens * head_dim, scratch.v.data());
+    tile.k = scratch.k.data();
+    tile.v = scratch.v.data();
+  }
+  scratch.attend.Attend(kernels_, q, head_dim,
+                        static_cast<float>(weights_.config().softmax_scale()), tile);
+}
+
+void HostDecode::MergeRow(size_t row_idx, uint32_t num_slots) {
+  const size_t num_q_heads = weights_.config().attention.num_q_heads;
+  const size_t head_dim = weights_.config().attention.head_dim;
+  for (size_t head = 0; head < num_q_heads; ++head) {
+    float* out = attended_.data() + (row_idx * num_q_heads + head) * head_dim;
+    MergeState state;
+    state.Fold(lse_ln_[row_idx * num_q_heads + head]);  // resident first: out stays as it is
+    for (size_t slot = 0; slot < num_slots; ++slot) {
+      const size_t partial = (row_idx * partial_slots_.max_slots + slot) * num_q_heads + head;
+      const MergeWeights weights = state.Fold(partial_slots_.lse_ln[partial]);
+      if (weights.keep == 1.0f && weights.add == 0.0f) continue;  // empty: its out may be anything
+      const float* add = partial_slots_.out.data() + partial * head_dim;
+      for (size_t d = 0; d < head_dim; ++d) out[d] = out[d] * weights.keep + add[d] * weights.add;
+    }
+    const float normaliser = state.Normaliser();
+    for (size_t d = 0; d < head_dim; ++d) out[d] *= normaliser;
+  }
+}
+
+void HostDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) {
+  TRIBUTARY_CHECK_EQ(num_slots.size(), rows_.size());
+  const HostLayer& w = weights_.layer(layer);
+  const size_t rows = rows_.size();
+  const size_t hidden_size = weights_.config().hidden_size;
+  const size_t intermediate = weights_.config().intermediate_size;
+  for (size_t r = 0; r < rows; ++r) {
+    TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
+    MergeRow(r, num_slots[r]);
+  }
+  MatVecEachRow(pool_, weights_.o(layer), attended_.data(), weights_.q_dim(), rows,
+                projected_.data(), hidden_size);
+  for (size_t i = 0; i < rows * hidden_size; ++i) hidden_[i] += projected_[i];
+  for (size_t r = 0; r < rows; ++r) AddBias(w.o_bias.span(), hidden_.data() + r * hidden_size);
+  NormaliseRows(w.mlp_norm.span());
+  MatVecEachRow(pool_, weights_.gate_up(layer), normed_.data(), hidden_size, rows, gate_up_.data(),
+                2 * intermediate);
+  for (size_t r = 0; r < rows; ++r) {
+    float* gate = gate_up_.data() + r * 2 * intermediate;
+    kernels_.silu_mul(gate, gate + intermediate, intermediate);
+  }
+  MatVecEachRow(pool_, weights_.down(layer), gate_up_.data(), 2 * intermediate, rows,
+                projected_.data(), hidden_size);
+  for (size_t i = 0; i < rows * hidden_size; ++i) hidden_[i] += projected_[i];
+}
+
+std::span<const float> HostDecode::EndStep() {
+  NormaliseRows(weights_.final_norm());
+  const MatrixView lm_head = weights_.lm_head();
+  MatVecEachRow(pool_, lm_head, normed_.data(), lm_head.in, rows_.size(), logits_.data(),
+                lm_head.out);
+  return std::span(logits_).first(rows_.size() * lm_head.out);
+}
+
+}  // namespace tributary

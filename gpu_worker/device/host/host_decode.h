@@ -1,0 +1,75 @@
+// The decode half of the host device: one token of each row of a batch, layer by layer.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "gpu_worker/device/device.h"
+#include "gpu_worker/device/host/attend_tile.h"
+#include "gpu_worker/device/host/host_weights.h"
+#include "gpu_worker/device/host/layer_ops.h"
+#include "gpu_worker/device/host/resident_cache.h"
+#include "gpu_worker/device/host/row_kernels.h"
+
+namespace tributary {
+
+// Functions as in device.h. Every product and every softmax is of one row alone, so a row's results
+// do not depend on its batch. Thread-compatible.
+class HostDecode {
+ public:
+  HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
+             const DeviceLimits& limits, ResidentCache& cache, ThreadPool& pool);
+
+  void BeginStep(std::span<const DecodeRow> rows);
+  std::span<const float> AwaitQuery(uint32_t layer);
+  void AttendResident(uint32_t layer);
+  PartialSlots& partial_slots() { return partial_slots_; }
+  void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots);
+  std::span<const float> EndStep();
+
+ private:
+  // One thread's working memory.
+  struct Scratch {
+    explicit Scratch(const AttentionShape& shape);
+    AttendState attend;
+    std::vector<float> k;  // [kKeyTileTokens][head_dim], for KV that is stored narrower than f32
+    std::vector<float> v;
+  };
+  void NormaliseRows(std::span<const float> weight);
+  // Bias, norm and RoPE on a row's q, k and v; k and v go to the resident cache.
+  void FinishProjection(uint32_t layer, size_t row_idx);
+  void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
+  void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots,
+                   const float* q, Scratch& scratch);
+  // Folds the first num_slots partial slots into the resident partial: attended_ becomes the
+  // layer's attention output.
+  void MergeRow(size_t row_idx, uint32_t num_slots);
+
+  const HostWeights& weights_;
+  const Rope& rope_;
+  const RowKernels& kernels_;
+  const DeviceLimits limits_;
+  ResidentCache& cache_;
+  ThreadPool& pool_;
+  std::vector<Scratch> scratch_;  // by thread
+
+  std::span<const DecodeRow> rows_;
+  std::vector<float> hidden_;     // [max_batch][hidden]
+  std::vector<float> normed_;     // [max_batch][hidden]
+  std::vector<float> qkv_;        // [max_batch][q_dim + 2 kv_dim]
+  std::vector<float> q_;          // [max_batch][q_dim]
+  std::vector<float> cos_;        // [max_batch][half_dim]
+  std::vector<float> sin_;        // [max_batch][half_dim]
+  std::vector<float> attended_;   // [max_batch][q_dim]
+  std::vector<float> lse_ln_;     // [max_batch][num_q_heads]
+  std::vector<float> gate_up_;    // [max_batch][2 intermediate]
+  std::vector<float> projected_;  // [max_batch][hidden]
+  std::vector<float> logits_;     // [max_batch][vocab]
+  std::vector<float> slot_out_;   // [max_batch][max_slots][num_q_heads][head_dim]
+  std::vector<float> slot_lse_ln_;
+  PartialSlots partial_slots_;
+};
+
+}  // namespace tributary

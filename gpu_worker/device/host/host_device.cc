@@ -1,0 +1,141 @@
+#include "gpu_worker/device/host/host_device.h"
+
+#include <unistd.h>
+
+#include <new>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/limits.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "fmt/format.h"
+#include "gpu_worker/device/host/host_decode.h"
+#include "gpu_worker/device/host/host_prefill.h"
+#include "gpu_worker/device/host/host_weights.h"
+#include "gpu_worker/device/host/layer_ops.h"
+#include "gpu_worker/device/host/matmul.h"
+#include "gpu_worker/device/host/resident_cache.h"
+#include "gpu_worker/device/host/row_kernels.h"
+
+namespace tributary {
+namespace {
+
+class HostDevice final : public Device {
+ public:
+  HostDevice(std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits,
+             int num_threads)
+      : limits_(limits),
+        weights_(std::move(weights)),
+        rope_(weights_.config()),
+        pool_(num_threads),
+        cache_(weights_.config().attention, weights_.config().num_layers,
+               limits.resident_pool_bytes),
+        decode_(weights_, rope_, BestRowKernels(), limits, cache_, pool_),
+        prefill_(weights_, rope_, BestRowKernels(), limits.max_prefill_tokens, pool_) {}
+
+  const DeviceLimits& limits() const override { return limits_; }
+  DeviceMemory memory() const override { return cache_.memory(); }
+  uint64_t KvBytesPerToken(DType kv_dtype) const override {
+    return uint64_t{2} * weights_.config().num_layers * weights_.kv_dim() * DTypeBytes(kv_dtype);
+  }
+
+  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override {
+    return cache_.Reserve(capacity_tokens, kv_dtype);
+  }
+  void ReleaseResident(ResidentId id) override { cache_.Release(id); }
+  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+                    std::span<std::byte> v) override {
+    cache_.Read(id, layer, ResidentCache::Kind::kKey, slots, k);
+    cache_.Read(id, layer, ResidentCache::Kind::kValue, slots, v);
+  }
+
+  void BeginStep(std::span<const DecodeRow> rows) override { decode_.BeginStep(rows); }
+  std::span<const float> AwaitQuery(uint32_t layer) override { return decode_.AwaitQuery(layer); }
+  void AttendResident(uint32_t layer) override { decode_.AttendResident(layer); }
+  PartialSlots& partial_slots() override { return decode_.partial_slots(); }
+  void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {
+    decode_.FinishLayer(layer, num_slots);
+  }
+  std::span<const float> EndStep() override { return decode_.EndStep(); }
+
+  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
+    return prefill_.Begin(tokens, kv_dtype);
+  }
+  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
+    prefill_.Project(layer, token_begin, token_end);
+  }
+  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
+    prefill_.Attend(layer, token_begin, token_end);
+  }
+  PrefillKvView prefill_kv() const override { return prefill_.kv(); }
+  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
+    prefill_.Keep(layer, cache_, id, token_begin, slots);
+  }
+  std::span<const float> EndPrefill() override { return prefill_.End(); }
+  void DropPrefill() override { prefill_.Drop(); }
+
+ private:
+  const DeviceLimits limits_;
+  const HostWeights weights_;
+  const Rope rope_;
+  ThreadPool pool_;
+  ResidentCache cache_;
+  HostDecode decode_;
+  HostPrefill prefill_;
+};
+
+absl::Status CheckLimits(const DeviceLimits& limits, int num_threads) {
+  if (limits.max_batch < 1 || limits.max_batch > limits::kMaxBatch) {
+    return absl::InvalidArgumentError(
+        fmt::format("max_batch is {}; it must be in [1, {}]", limits.max_batch, limits::kMaxBatch));
+  }
+  if (limits.max_partial_slots > limits::kMaxTokenStripes) {
+    return absl::InvalidArgumentError(fmt::format("max_partial_slots is {}; it must be at most {}",
+                                                  limits.max_partial_slots,
+                                                  limits::kMaxTokenStripes));
+  }
+  if (num_threads < 1 || num_threads > 1024) {
+    return absl::InvalidArgumentError(
+        fmt::format("num_threads is {}; it must be in [1, 1024]", num_threads));
+  }
+  return absl::OkStatus();
+}
+
+// Refuses what could only end in the kernel killing the process.
+absl::Status CheckMemory(const ModelWeights& weights, const DeviceLimits& limits) {
+  const uint64_t weight_bytes = HostWeights::Bytes(weights);
+  const uint64_t prefill_bytes =
+      HostPrefill::Bytes(weights.config, limits.max_prefill_tokens, DType::kBf16);
+  const uint64_t memory_bytes =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const auto needed =
+      static_cast<unsigned __int128>(weight_bytes) + prefill_bytes + limits.resident_pool_bytes;
+  if (needed <= memory_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      fmt::format("the host device needs {} bytes for f32 weights, {} for the resident pool and {} "
+                  "for a prefill of {} tokens, but "
+                  "this machine has {} bytes: use a smaller model, pool or prompt limit, or a "
+                  "machine with more memory",
+                  weight_bytes, limits.resident_pool_bytes, prefill_bytes,
+                  limits.max_prefill_tokens, memory_bytes));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> MakeHostDevice(std::shared_ptr<const ModelWeights> weights,
+                                                       const DeviceLimits& limits,
+                                                       int num_threads) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckLimits(limits, num_threads));
+  TRIBUTARY_RETURN_IF_ERROR(CheckMemory(*weights, limits));
+  UseSingleThreadedBlas();
+  try {
+    return std::make_unique<HostDevice>(std::move(weights), limits, num_threads);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        fmt::format("no memory for the host device with a resident pool of {} bytes; ask for less",
+                    limits.resident_pool_bytes));
+  }
+}
+
+}  // namespace tributary

@@ -1,0 +1,20 @@
+// The plain twin of the CUDA device: everything in f32 on the host's cores, matrix products by
+// OpenBLAS.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/device/device.h"
+#include "model/weights.h"
+
+namespace tributary {
+
+// Copies the weights to f32 and reserves the resident pool. `num_threads` includes the calling
+// thread; results do not depend on it. INVALID_ARGUMENT for limits that make no sense;
+// RESOURCE_EXHAUSTED when weights, pool and the longest prefill together exceed the machine's
+// memory. Sets OpenBLAS to one thread per call, process-wide.
+absl::StatusOr<std::unique_ptr<Device>> MakeHostDevice(std::shared_ptr<const ModelWeights> weights,
+                                                       const DeviceLimits& limits, int num_threads);
+
+}  // namespace tributary

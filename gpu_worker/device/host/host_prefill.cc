@@ -1,0 +1,285 @@
+#include "gpu_worker/device/host/host_prefill.h"
+
+#include <algorithm>
+#include <new>
+
+#include "absl/status/status.h"
+#include "base/check.h"
+#include "fmt/format.h"
+
+namespace tributary {
+namespace {
+
+// Tokens of one matrix product: enough for the product to run at full speed, few enough for a chunk
+// to occupy 8 threads.
+constexpr size_t kTokenTile = 64;
+
+size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+HostPrefill::Scratch::Scratch(const HostWeights& weights, size_t half_dim)
+    : normed(kTokenTile * weights.config().hidden_size),
+      projected(kTokenTile * 2 *
+                std::max(weights.kv_dim(), size_t{weights.config().intermediate_size})),
+      cos(half_dim),
+      sin(half_dim),
+      attend(kQueryTileRows, weights.config().attention.head_dim) {}
+
+HostPrefill::HostPrefill(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
+                         uint32_t max_prefill_tokens, ThreadPool& pool)
+    : weights_(weights),
+      rope_(rope),
+      kernels_(kernels),
+      max_prefill_tokens_(max_prefill_tokens),
+      pool_(pool),
+      q_(kPrefillChunkTokens * weights.q_dim()),
+      attended_(kPrefillChunkTokens * weights.q_dim()),
+      logits_(weights.config().vocab_size) {
+  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(weights, rope.half_dim());
+}
+
+uint64_t HostPrefill::Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype) {
+  const uint64_t kv_dim = uint64_t{config.attention.num_kv_heads} * config.attention.head_dim;
+  const uint64_t stored_bytes = kv_dtype == DType::kF32 ? 0 : DTypeBytes(kv_dtype);
+  return num_tokens *
+         (config.hidden_size * sizeof(float) + 2 * kv_dim * (sizeof(float) + stored_bytes));
+}
+
+absl::Status HostPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype) {
+  if (num_tokens_ != 0) {
+    return absl::FailedPreconditionError(fmt::format(
+        "a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
+  }
+  if (tokens.empty() || tokens.size() > max_prefill_tokens_) {
+    return absl::InvalidArgumentError(
+        fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)", tokens.size(),
+                    max_prefill_tokens_));
+  }
+  if (!IsValidDType(kv_dtype)) {
+    return absl::InvalidArgumentError(
+        fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
+  }
+  const uint32_t vocab_size = weights_.config().vocab_size;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= vocab_size) {
+      return absl::InvalidArgumentError(fmt::format(
+          "prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
+    }
+  }
+  try {
+    hidden_ = AlignedBuffer<float>(tokens.size() * weights_.config().hidden_size);
+    k_ = AlignedBuffer<float>(tokens.size() * weights_.kv_dim());
+    v_ = AlignedBuffer<float>(tokens.size() * weights_.kv_dim());
+    if (kv_dtype != DType::kF32) {
+      k_stored_ = AlignedBuffer<std::byte>(k_.size() * DTypeBytes(kv_dtype));
+      v_stored_ = AlignedBuffer<std::byte>(v_.size() * DTypeBytes(kv_dtype));
+    }
+  } catch (const std::bad_alloc&) {
+    Drop();
+    return absl::ResourceExhaustedError(fmt::format(
+        "no memory for a prefill of {} tokens: it takes {} bytes; send a shorter prompt",
+        tokens.size(), Bytes(weights_.config(), tokens.size(), kv_dtype)));
+  }
+  num_tokens_ = tokens.size();
+  kv_dtype_ = kv_dtype;
+  for (size_t i = 0; i < tokens.size(); ++i) weights_.Embed(tokens[i], hidden(i));
+  return absl::OkStatus();
+}
+
+void HostPrefill::Normalise(std::span<const float> weight, uint64_t token_begin, size_t count,
+                            Scratch& scratch) {
+  const size_t hidden_size = weights_.config().hidden_size;
+  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  for (size_t i = 0; i < count; ++i) {
+    RmsNorm({hidden(token_begin + i), hidden_size}, weight, eps,
+            scratch.normed.data() + i * hidden_size);
+  }
+}
+
+void HostPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_end) {
+  TRIBUTARY_CHECK_LE(token_begin, token_end);
+  TRIBUTARY_CHECK_LE(token_end, num_tokens_);
+  layer_ = layer;
+  ForEachItem(pool_, CeilDiv(token_end - token_begin, kTokenTile),
+              [&](int thread_idx, size_t tile_idx) {
+                const uint64_t begin = token_begin + tile_idx * kTokenTile;
+                ProjectTile(layer, begin, std::min<uint64_t>(kTokenTile, token_end - begin),
+                            scratch_[static_cast<size_t>(thread_idx)]);
+              });
+}
+
+// K and V of some tokens into the layer buffer, rounded to the KV dtype before anybody reads them.
+void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count,
+                              Scratch& scratch) {
+  const HostLayer& w = weights_.layer(layer);
+  const AttentionShape& shape = weights_.config().attention;
+  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  const size_t q_dim = weights_.q_dim();
+  const size_t kv_dim = weights_.kv_dim();
+  Normalise(w.attention_norm.span(), token_begin, count, scratch);
+  float* kv = scratch.projected.data();
+  MatMul(weights_.qkv(layer).Rows(q_dim, 2 * kv_dim), scratch.normed.data(),
+         weights_.config().hidden_size, count, kv, 2 * kv_dim, false);
+  for (size_t i = 0; i < count; ++i) {
+    const uint64_t token = token_begin + i;
+    float* k = kv + i * 2 * kv_dim;
+    if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().subspan(q_dim), k);
+    rope_.Angles(token, scratch.cos.data(), scratch.sin.data());
+    for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
+      float* k_head = k + head * shape.head_dim;
+      if (!w.k_norm.empty()) RmsNorm({k_head, shape.head_dim}, w.k_norm.span(), eps, k_head);
+      Rope::Rotate(scratch.cos.data(), scratch.sin.data(), rope_.half_dim(), k_head);
+    }
+    float* k_row = k_.data() + token * kv_dim;
+    float* v_row = v_.data() + token * kv_dim;
+    std::copy_n(k, kv_dim, k_row);
+    std::copy_n(k + kv_dim, kv_dim, v_row);
+    if (kv_dtype_ == DType::kF32) continue;
+    const size_t row_bytes = kv_dim * DTypeBytes(kv_dtype_);
+    std::byte* k_stored = k_stored_.data() + token * row_bytes;
+    std::byte* v_stored = v_stored_.data() + token * row_bytes;
+    ConvertFromF32(kv_dtype_, k_row, kv_dim, k_stored);
+    ConvertFromF32(kv_dtype_, v_row, kv_dim, v_stored);
+    ConvertToF32(kv_dtype_, k_stored, kv_dim, k_row);
+    ConvertToF32(kv_dtype_, v_stored, kv_dim, v_row);
+  }
+}
+
+void HostPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end) {
+  TRIBUTARY_CHECK_LE(token_begin, token_end);
+  TRIBUTARY_CHECK_LE(token_end, num_tokens_);
+  TRIBUTARY_CHECK_LE(token_end - token_begin, uint64_t{kPrefillChunkTokens});
+  const bool is_last_layer = layer + 1 == weights_.config().num_layers;
+  if (is_last_layer) token_begin = std::max(token_begin, num_tokens_ - 1);
+  if (token_begin >= token_end) return;
+  const size_t tokens = token_end - token_begin;
+  const size_t q_dim = weights_.q_dim();
+
+  ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
+    const size_t begin = tile_idx * kTokenTile;
+    QueryTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin),
+              q_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+  });
+  // The longest rows first: what is left at the end is short, so threads finish together.
+  const size_t query_tiles = CeilDiv(tokens, kQueryTileRows);
+  const size_t num_q_heads = weights_.config().attention.num_q_heads;
+  ForEachItem(pool_, query_tiles * num_q_heads, [&](int thread_idx, size_t item) {
+    const size_t begin = (query_tiles - 1 - item / num_q_heads) * kQueryTileRows;
+    AttendTile(static_cast<uint32_t>(item % num_q_heads), token_begin + begin,
+               std::min(kQueryTileRows, tokens - begin), q_.data() + begin * q_dim,
+               attended_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+  });
+  ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
+    const size_t begin = tile_idx * kTokenTile;
+    MlpTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin),
+            attended_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+  });
+}
+
+// q of some tokens, after norm and RoPE.
+void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, float* q,
+                            Scratch& scratch) {
+  const HostLayer& w = weights_.layer(layer);
+  const AttentionShape& shape = weights_.config().attention;
+  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  const size_t q_dim = weights_.q_dim();
+  Normalise(w.attention_norm.span(), token_begin, count, scratch);
+  MatMul(weights_.qkv(layer).Rows(0, q_dim), scratch.normed.data(), weights_.config().hidden_size,
+         count, q, q_dim, false);
+  for (size_t i = 0; i < count; ++i) {
+    float* row = q + i * q_dim;
+    if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().first(q_dim), row);
+    rope_.Angles(token_begin + i, scratch.cos.data(), scratch.sin.data());
+    for (uint32_t head = 0; head < shape.num_q_heads; ++head) {
+      float* q_head = row + head * shape.head_dim;
+      if (!w.q_norm.empty()) RmsNorm({q_head, shape.head_dim}, w.q_norm.span(), eps, q_head);
+      Rope::Rotate(scratch.cos.data(), scratch.sin.data(), rope_.half_dim(), q_head);
+    }
+  }
+}
+
+// Causal attention of one head's queries at [token_begin, token_begin + count). q and out:
+// [count][q_dim], all heads.
+void HostPrefill::AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q,
+                             float* out, Scratch& scratch) {
+  const ModelConfig& config = weights_.config();
+  const size_t head_dim = config.attention.head_dim;
+  const size_t kv_offset = q_head / config.attention.group_size() * head_dim;
+  const size_t q_offset = q_head * head_dim;
+  const uint64_t kv_end = token_begin + count;
+  scratch.attend.Reset(count);
+  for (uint64_t begin = 0; begin < kv_end; begin += kKeyTileTokens) {
+    const size_t tokens = std::min<uint64_t>(kKeyTileTokens, kv_end - begin);
+    // Query i, at token_begin + i, sees the keys up to itself.
+    const auto first_row_visible =
+        static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(begin);
+    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(),
+                          static_cast<float>(config.softmax_scale()),
+                          {.k = k_.data() + begin * weights_.kv_dim() + kv_offset,
+                           .v = v_.data() + begin * weights_.kv_dim() + kv_offset,
+                           .ld = weights_.kv_dim(),
+                           .tokens = tokens,
+                           .first_row_visible = first_row_visible});
+  }
+  scratch.attend.Finish(out + q_offset, weights_.q_dim(), nullptr);
+}
+
+// Output projection and MLP of some tokens.
+void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended,
+                          Scratch& scratch) {
+  const HostLayer& w = weights_.layer(layer);
+  const size_t hidden_size = weights_.config().hidden_size;
+  const size_t intermediate = weights_.config().intermediate_size;
+  MatMul(weights_.o(layer), attended, weights_.q_dim(), count, hidden(token_begin), hidden_size,
+         true);
+  for (size_t i = 0; i < count; ++i) AddBias(w.o_bias.span(), hidden(token_begin + i));
+  Normalise(w.mlp_norm.span(), token_begin, count, scratch);
+  float* gate_up = scratch.projected.data();
+  MatMul(weights_.gate_up(layer), scratch.normed.data(), hidden_size, count, gate_up,
+         2 * intermediate, false);
+  for (size_t i = 0; i < count; ++i) {
+    float* gate = gate_up + i * 2 * intermediate;
+    kernels_.silu_mul(gate, gate + intermediate, intermediate);
+  }
+  MatMul(weights_.down(layer), gate_up, 2 * intermediate, count, hidden(token_begin), hidden_size,
+         true);
+}
+
+PrefillKvView HostPrefill::kv() const {
+  if (kv_dtype_ == DType::kF32) return {std::as_bytes(k_.span()), std::as_bytes(v_.span())};
+  return {k_stored_.span(), v_stored_.span()};
+}
+
+void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin,
+                       SlotRange slots) const {
+  TRIBUTARY_CHECK_EQ(layer, layer_);
+  TRIBUTARY_CHECK_LE(slots.begin, slots.end);
+  TRIBUTARY_CHECK_LE(token_begin + (slots.end - slots.begin), num_tokens_);
+  TRIBUTARY_CHECK_EQ(static_cast<int>(cache.dtype(id)), static_cast<int>(kv_dtype_));
+  const size_t row_bytes = weights_.kv_dim() * DTypeBytes(kv_dtype_);
+  const size_t offset = token_begin * row_bytes;
+  const size_t bytes = (slots.end - slots.begin) * row_bytes;
+  const PrefillKvView view = kv();
+  cache.Write(id, layer, ResidentCache::Kind::kKey, slots, view.k.subspan(offset, bytes));
+  cache.Write(id, layer, ResidentCache::Kind::kValue, slots, view.v.subspan(offset, bytes));
+}
+
+std::span<const float> HostPrefill::End() {
+  TRIBUTARY_CHECK_NE(num_tokens_, uint64_t{0});
+  Scratch& scratch = scratch_[0];
+  Normalise(weights_.final_norm(), num_tokens_ - 1, 1, scratch);
+  const size_t hidden_size = weights_.config().hidden_size;
+  MatVecEachRow(pool_, weights_.lm_head(), scratch.normed.data(), hidden_size, 1, logits_.data(),
+                logits_.size());
+  return logits_;
+}
+
+void HostPrefill::Drop() {
+  num_tokens_ = 0;
+  for (AlignedBuffer<float>* buffer : {&hidden_, &k_, &v_}) *buffer = AlignedBuffer<float>();
+  for (AlignedBuffer<std::byte>* buffer : {&k_stored_, &v_stored_})
+    *buffer = AlignedBuffer<std::byte>();
+}
+
+}  // namespace tributary

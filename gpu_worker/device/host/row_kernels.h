@@ -1,0 +1,21 @@
+// The elementwise loops of attention and MLP that a compiler can vectorise, compiled once per
+// instruction set from row_kernels-inl.h (no intrinsics) and chosen at run time. Results differ
+// between instruction sets in the last bits; on one machine they depend on nothing but the
+// arguments.
+#pragma once
+
+#include <vector>
+
+#include "gpu_worker/device/host/row_kernels_isa.h"
+
+namespace tributary {
+
+struct RowKernels : RowKernelFunctions {
+  const char* name;  // "baseline", "avx2", "avx512"
+};
+
+// Those this machine can run, the best last; never empty. Thread-safe.
+const std::vector<RowKernels>& SupportedRowKernels();
+inline const RowKernels& BestRowKernels() { return SupportedRowKernels().back(); }
+
+}  // namespace tributary
