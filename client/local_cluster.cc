@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -12,6 +13,7 @@
 #include <thread>
 
 #include "base/status.h"
+#include "base/thread_pool.h"
 #include "client/client.h"
 #include "fmt/format.h"
 #include "nlohmann/json.hpp"
@@ -63,6 +65,12 @@ absl::Status CheckModelDir(const std::string& model_dir) {
         "'{}' has no config.json; --model takes a folder in Hugging Face format", model_dir));
   }
   return absl::OkStatus();
+}
+
+// All nodes together get as many threads as there are cores, since they answer the same query at the same time.
+uint64_t NodeThreads(const ClusterOptions& options) {
+  if (options.node_threads != 0) return options.node_threads;
+  return std::max<size_t>(1, AllowedCpus().size() / std::max(1u, options.cpu_nodes));
 }
 
 uint32_t AliveNodes(const v1::StatusResponse& status, v1::NodeRole role) {
@@ -124,7 +132,7 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
     std::vector<std::string> flags = {"--listen",    "127.0.0.1:0", "--coordinator",
                                       coordinator(), "--node-id",   id};
     AddFlag(flags, "--kv-pool-bytes", options_.kv_pool_bytes);
-    AddFlag(flags, "--threads", options_.node_threads);
+    AddFlag(flags, "--threads", NodeThreads(options_));
     AddFlag(flags, "--transport-tls", options_.transport_tls);
     TRIBUTARY_RETURN_IF_ERROR(
         StartOne(id, "tributary-cpu-attention", std::move(flags), stop_requested));

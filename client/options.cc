@@ -96,7 +96,8 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
   app.add_option("--worker-threads", cluster.worker_threads,
                  "Compute threads of the GPU worker's host device")
       ->group(kClusterGroup);
-  app.add_option("--node-threads", cluster.node_threads, "Compute threads of each CPU node")
+  app.add_option("--node-threads", cluster.node_threads,
+                 "Compute threads of each CPU node (default: cores / nodes)")
       ->group(kClusterGroup);
   app.add_option("--max-batch", cluster.max_batch, "Sequences in one decode step")
       ->check(CLI::Range(1u, limits::kMaxBatch))

@@ -36,7 +36,7 @@ MAY_INCLUDE = {
     "cpu_attention_service/kernels": {"base", "attention"},
     "gpu_worker/device": {"base", "attention", "model"},
     "transport/ucx": {"base", "attention", "transport"},
-    "coordinator": CORE - {"kv_store", "model"},
+    "coordinator": CORE - {"model"},
     "gpu_worker": CORE - {"kv_store"} | {"gpu_worker/device"},
     "cpu_attention_service": CORE - {"model"} | {"cpu_attention_service/kernels"},
     "coordinator:edge": EDGE | {"coordinator"},
