@@ -1,0 +1,28 @@
+// The command line of tributary-cpu-attention.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace tributary {
+
+struct CpuAttentionFlags {
+  std::string node_id;
+  std::string coordinator;  // "" = standalone
+  std::string listen = "127.0.0.1:0";
+  std::string advertise;  // host that others reach this one by; "" = that of `listen`
+  std::string metrics_listen;
+  uint64_t kv_pool_bytes = uint64_t{1} << 30;
+  uint64_t extent_bytes = 256u << 10;
+  int threads = 0;  // 0 = one per allowed core
+  std::string kernel;
+  std::string transport_tls;
+  std::string log_level = "info";
+  std::string port_file;
+};
+
+// -1 if the process should go on; else the exit code (help, version or a wrong flag, which is
+// explained on stderr).
+int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags);
+
+}  // namespace tributary
