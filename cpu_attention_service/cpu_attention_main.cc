@@ -2,7 +2,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <mutex>
@@ -190,6 +193,8 @@ absl::Status RunNode(const CpuAttentionFlags& flags, const sigset_t& stop_signal
 }
 
 int Main(int argc, char** argv) {
+  // gRPC would print its own account of errors that are reported below. Set it to see that too.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   // Before any thread starts: all inherit the mask, and only main takes the signals.
   sigset_t stop_signals;
   sigemptyset(&stop_signals);
