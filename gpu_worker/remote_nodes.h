@@ -97,6 +97,9 @@ class RemoteNodes final : private FrameHandler {
   // node.
   absl::StatusOr<uint64_t> Send(NodeIdx node, FrameBuffer frame, SendClass send_class);
 
+  // The sequence number of the next frame to this node.
+  uint64_t next_frame_seq(NodeIdx node) const { return nodes_[node].next_frame_seq; }
+
   // Polls the data plane, sends heartbeats, finds silent nodes. Returns the number of events.
   int Poll();
   // Time that passes only while we poll; of the last Poll().

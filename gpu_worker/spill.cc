@@ -47,8 +47,12 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .v_dtype = static_cast<uint8_t>(spec.v_dtype)};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
-  uint64_t& node_bytes = NodeBytes(shard.node);
-  if (node_bytes != 0 && node_bytes + frame_bytes > options_.window_bytes) return Sent::kNoRoom;
+  NodeWindow& window = WindowOf(shard.node);
+  if (!window.frame_seqs.empty()) {
+    const uint64_t spread = nodes_->next_frame_seq(shard.node) - *window.frame_seqs.begin();
+    if (window.bytes + frame_bytes > options_.window_bytes || spread >= kMaxFrameSeqSpread)
+      return Sent::kNoRoom;
+  }
   absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(payload_bytes);
   if (!frame.ok()) return Sent::kNoRoom;
 
@@ -71,7 +75,8 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                                                  *frame_seq, nodes_->patient_now_ns()})
                          .second;
   TRIBUTARY_CHECK(added);
-  node_bytes += frame_bytes;
+  window.bytes += frame_bytes;
+  window.frame_seqs.insert(*frame_seq);
   ++in_flight_[spec.sequence_id];
   traffic_[spec.sequence_id].sent += frame_bytes;
   if (metrics_ != nullptr)
@@ -153,7 +158,7 @@ void SpillSender::Drop(SequenceId sequence) {
 }
 
 uint64_t SpillSender::bytes_in_flight(NodeIdx node) const {
-  return node < node_bytes_.size() ? node_bytes_[node] : 0;
+  return node < windows_.size() ? windows_[node].bytes : 0;
 }
 
 SpillSender::Traffic SpillSender::TakeTraffic(SequenceId sequence) {
@@ -162,15 +167,17 @@ SpillSender::Traffic SpillSender::TakeTraffic(SequenceId sequence) {
 }
 
 void SpillSender::Forget(Frames::iterator it) {
-  NodeBytes(it->first.node) -= it->second.bytes;
+  NodeWindow& window = WindowOf(it->first.node);
+  window.bytes -= it->second.bytes;
+  window.frame_seqs.erase(it->second.frame_seq);
   const auto count = in_flight_.find(it->second.sequence);
   if (--count->second == 0) in_flight_.erase(count);
   frames_.erase(it);
 }
 
-uint64_t& SpillSender::NodeBytes(NodeIdx node) {
-  if (node >= node_bytes_.size()) node_bytes_.resize(node + 1);
-  return node_bytes_[node];
+SpillSender::NodeWindow& SpillSender::WindowOf(NodeIdx node) {
+  if (node >= windows_.size()) windows_.resize(node + 1);
+  return windows_[node];
 }
 
 }  // namespace tributary

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -59,6 +60,11 @@ class SpillSender {
   SpillSender(const SpillOptions& options, DataPlane* data_plane, RemoteNodes* nodes,
               EngineMetrics* metrics)
       : options_(options), data_plane_(data_plane), nodes_(nodes), metrics_(metrics) {}
+
+  // Bulk frames may be overtaken by eager ones, and a receiver tells replays apart for the last 64
+  // sequence numbers only (attention/replay_window.h): no frame is sent while one that is this much
+  // older is in flight.
+  static constexpr uint64_t kMaxFrameSeqSpread = 48;
 
   // Bytes of one token of one layer in a frame to this shard, K and V.
   static uint64_t TokenBytes(const ShardSpec& shard);
@@ -115,14 +121,19 @@ class SpillSender {
   };
   using Frames = absl::flat_hash_map<Key, Frame>;
   void Forget(Frames::iterator it);
-  uint64_t& NodeBytes(NodeIdx node);
+  // What is in flight to one node.
+  struct NodeWindow {
+    uint64_t bytes = 0;
+    std::set<uint64_t> frame_seqs;
+  };
+  NodeWindow& WindowOf(NodeIdx node);
 
   const SpillOptions options_;
   DataPlane* const data_plane_;
   RemoteNodes* const nodes_;
   EngineMetrics* const metrics_;
   Frames frames_;
-  std::vector<uint64_t> node_bytes_;
+  std::vector<NodeWindow> windows_;
   absl::flat_hash_map<SequenceId, uint32_t> in_flight_;
   absl::flat_hash_map<SequenceId, Traffic> traffic_;
 };

@@ -1,0 +1,294 @@
+#include "tests/sim/sim_cluster.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "fmt/format.h"
+
+namespace tributary {
+
+// ---- the worker's data plane ----
+
+class SimPlane::Corruptor final : public FrameHandler {
+ public:
+  Corruptor(SimPlane* plane, FrameHandler* handler) : plane_(plane), handler_(handler) {}
+  void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
+    if (!plane_->Draw()) return handler_->OnFrame(header, payload);
+    std::vector<std::byte> flipped(header.begin(), header.end());
+    plane_->Flip(flipped.data());
+    handler_->OnFrame(flipped, payload);
+  }
+  void OnPeerError(PeerId peer, const absl::Status& status) override {
+    handler_->OnPeerError(peer, status);
+  }
+
+ private:
+  SimPlane* const plane_;
+  FrameHandler* const handler_;
+};
+
+void SimPlane::Flip(std::byte* header) {
+  const size_t bit = random_() % (kFrameHeaderBytes * 8);
+  header[bit / 8] ^= std::byte{1} << (bit % 8);
+  ++num_corrupted_;
+}
+
+absl::Status SimPlane::Send(PeerId peer, FrameBuffer frame, SendClass send_class) {
+  if (Draw()) Flip(reinterpret_cast<std::byte*>(&frame.header()));
+  return plane_->Send(peer, std::move(frame), send_class);
+}
+
+int SimPlane::Poll(FrameHandler& handler) {
+  Corruptor corruptor(this, &handler);
+  return plane_->Poll(corruptor);
+}
+
+// ---- the cluster ----
+
+SimCluster::SimCluster(const SimOptions& options)
+    : options_(options),
+      network_(options.seed, &clock_),
+      device_(options.model, {.max_batch = options.max_batch,
+                              .max_partial_slots = 4,
+                              .resident_pool_bytes = options.resident_pool_bytes,
+                              .max_prefill_tokens = 4096}) {
+  network_.SetFaults(options.faults);
+  nodes_.resize(options.num_nodes);
+  for (uint32_t i = 0; i < options.num_nodes; ++i) {
+    nodes_[i].id = fmt::format("cpu-{}", i);
+    StartNode(nodes_[i]);
+  }
+  plane_ = std::make_unique<SimPlane>(
+      network_.Create("worker", {.max_frames_in_flight = options.max_frames_in_flight}),
+      options.seed + 1, options.corrupt_header);
+  plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
+
+  EngineOptions engine;
+  engine.model = {.shape = options.model.shape,
+                  .num_layers = options.model.num_layers,
+                  .vocab_size = options.model.vocab_size};
+  engine.softmax_scale = options.model.softmax_scale();
+  engine.spill_window_bytes = 32 << 10;
+  engine.spill_frame_bytes = 4 << 10;
+  engine.spill_timeout_ns = 4 * kNsPerS;
+  engine.idle.spin_ns = 0;
+  engine.logits_observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
+    auto& seen = results_.at(id).logits;
+    TRIBUTARY_CHECK_EQ(seen.size(), index);
+    seen.emplace_back(logits.begin(), logits.end());
+  };
+  auto created = DecodeEngine::Create(engine, &device_, plane_.get(), this, &clock_, this);
+  TRIBUTARY_CHECK(created.ok());
+  engine_ = *std::move(created);
+}
+
+SimCluster::~SimCluster() { engine_.reset(); }
+
+void SimCluster::StartNode(Node& node) {
+  node.server.reset();
+  node.plane.reset();
+  ++node.incarnation;
+  node.alive = true;
+  node.frozen = false;
+  node.address = fmt::format("{}/{}", node.id, node.incarnation);
+  node.plane =
+      network_.Create(node.address, {.max_frames_in_flight = options_.max_frames_in_flight});
+  AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
+  server.kv_pool_bytes = options_.node_pool_bytes;
+  server.extent_bytes = 4096;
+  auto created = AttentionServer::Create(server, node.plane.get(), &clock_, nullptr);
+  TRIBUTARY_CHECK(created.ok());
+  node.server = *std::move(created);
+}
+
+SequenceId SimCluster::Submit(const SimRequest& request) {
+  const SequenceId id(++last_sequence_);
+  results_[id];
+  SequencePlan plan;
+  plan.sequence_id = id;
+  plan.epoch = Epoch(id.value + 100);
+  plan.prompt_tokens = request.prompt;
+  plan.max_tokens = request.max_tokens;
+  plan.sampling = request.sampling;
+  plan.layout = request.layout;
+  plan.kv_dtype = request.kv_dtype;
+  plan.forced_tokens = request.forced_tokens;
+  plan.stop_tokens = request.stop_tokens;
+  if (!request.layout.all_resident) plan.routes = routes_[id] = OpenShards(id, request);
+  engine_->Start(std::move(plan));
+  return id;
+}
+
+std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimRequest& request) {
+  const SimCut& cut = request.cut;
+  const TinyModel& model = options_.model;
+  std::vector<SequenceRoute> routes;
+  const uint64_t max_context = request.prompt.size() + request.max_tokens;
+  for (uint32_t stripe = 0; stripe < cut.num_stripes; ++stripe) {
+    for (uint32_t part = 0; part < cut.head_parts; ++part) {
+      for (uint32_t slice = 0; slice < cut.layer_parts; ++slice) {
+        ShardSpec spec;
+        spec.shard_id = ShardId(++last_shard_);
+        spec.sequence_id = id;
+        spec.epoch = Epoch(id.value + 100);
+        spec.model = model.shape;
+        spec.num_layers = model.num_layers;
+        spec.layer_begin = model.num_layers * slice / cut.layer_parts;
+        spec.layer_end = model.num_layers * (slice + 1) / cut.layer_parts;
+        spec.kv_head_begin = model.shape.num_kv_heads * part / cut.head_parts;
+        spec.kv_head_end = model.shape.num_kv_heads * (part + 1) / cut.head_parts;
+        spec.stripe = {.origin = request.layout.sink_tokens,
+                       .stripe_tokens = cut.stripe_blocks * request.layout.block_tokens,
+                       .num_stripes = cut.num_stripes,
+                       .stripe_idx = stripe};
+        spec.capacity_tokens = std::max<uint64_t>(
+            1, spec.stripe.LocalIndex(std::max<uint64_t>(max_context, request.layout.sink_tokens)));
+        spec.k_dtype = spec.v_dtype = request.kv_dtype;
+        Node& node = nodes_[routes.size() % nodes_.size()];
+        if (node.alive) {
+          const auto reserved = node.server->OpenShard(spec);
+          if (!reserved.ok())
+            std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
+          TRIBUTARY_CHECK(reserved.ok());
+        }
+        routes.push_back({spec, {node.id, node.incarnation, "sim"}});
+      }
+    }
+  }
+  return routes;
+}
+
+void SimCluster::CloseShards(SequenceId id) {
+  for (const SequenceRoute& route : routes_[id]) {
+    for (Node& node : nodes_) {
+      if (node.id != route.node.node_id || !node.alive ||
+          node.incarnation != route.node.incarnation)
+        continue;
+      TRIBUTARY_CHECK(node.server->CloseShard(route.shard.shard_id, route.shard.epoch).ok());
+    }
+  }
+}
+
+void SimCluster::Turn() {
+  StepCommand step{
+      .step_id = StepId(++last_step_), .timeout_ns = step_timeout_ns, .sequence_ids = {}};
+  for (const auto& [id, result] : results_) {
+    if (!result.ended && !result.tokens.empty()) step.sequence_ids.push_back(id);
+  }
+  if (!step.sequence_ids.empty()) engine_->Step(step);
+  if (!engine_->RunOnce()) Wait(kNsPerMs);
+}
+
+bool SimCluster::RunUntilEnded() {
+  for (int turn = 0; turn < 200'000; ++turn) {
+    const bool done =
+        std::all_of(results_.begin(), results_.end(), [](const auto& r) { return r.second.ended; });
+    if (done) return true;
+    Turn();
+  }
+  return false;
+}
+
+int SimCluster::PollNodes() {
+  int events = 0;
+  for (Node& node : nodes_) {
+    if (node.alive && !node.frozen) events += node.server->Poll();
+  }
+  return events;
+}
+
+void SimCluster::Wait(int64_t timeout_ns) {
+  ++num_waits_;
+  if (on_wait) on_wait(num_waits_);
+  if (PollNodes() > 0) {
+    clock_.AdvanceNs(kNsPerUs);
+    return;
+  }
+  const auto next_ns = network_.NextDeliveryNs();
+  const int64_t until_next_ns = next_ns ? *next_ns - clock_.NowNs() : timeout_ns;
+  clock_.AdvanceNs(std::clamp<int64_t>(until_next_ns, 1, std::max<int64_t>(timeout_ns, 1)));
+  PollNodes();
+}
+
+void SimCluster::Kill(uint32_t node) {
+  if (!nodes_[node].alive) return;
+  nodes_[node].alive = false;
+  network_.Kill(nodes_[node].address);
+}
+void SimCluster::Freeze(uint32_t node) {
+  nodes_[node].frozen = true;
+  network_.Freeze(nodes_[node].address);
+}
+void SimCluster::Thaw(uint32_t node) {
+  nodes_[node].frozen = false;
+  network_.Thaw(nodes_[node].address);
+}
+void SimCluster::Restart(uint32_t node) {
+  Kill(node);
+  StartNode(nodes_[node]);
+}
+void SimCluster::Cut(uint32_t node) { network_.Cut("worker", nodes_[node].address); }
+
+std::string SimCluster::Leftovers() {
+  std::string left;
+  if (engine_->num_sequences() != 0)
+    left += fmt::format("{} sequences; ", engine_->num_sequences());
+  if (device_.memory().resident_used_bytes != 0) {
+    left += fmt::format("{} resident bytes; ", device_.memory().resident_used_bytes);
+  }
+  if (device_.prefilling()) left += "a prefill; ";
+  for (const Node& node : nodes_) {
+    if (!node.alive) continue;
+    const uint64_t used = node.server->capacity_bytes() - node.server->free_bytes();
+    if (used != 0) left += fmt::format("{} bytes on {}; ", used, node.id);
+  }
+  return left;
+}
+
+// ---- what the engine says ----
+
+void SimCluster::OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers,
+                                   double fraction) {
+  TRIBUTARY_CHECK(!results_.at(sequence).ended);
+  TRIBUTARY_CHECK_LE(layers_done, num_layers);
+  TRIBUTARY_CHECK(fraction >= 0 && fraction <= 1);
+}
+void SimCluster::OnTokens(const SequenceTokens& tokens) {
+  SimResult& result = results_.at(tokens.sequence_id);
+  TRIBUTARY_CHECK(result.tokens.empty() && !result.ended);
+  result.tokens = tokens.tokens;
+}
+void SimCluster::OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
+  TRIBUTARY_CHECK_EQ(step, StepId(last_step_));
+  TRIBUTARY_CHECK_GE(step_s, 0.0);
+  for (const SequenceTokens& chunk : tokens) {
+    SimResult& result = results_.at(chunk.sequence_id);
+    TRIBUTARY_CHECK(!result.ended && chunk.tokens.size() == 1);
+    result.tokens.push_back(chunk.tokens.front());
+  }
+}
+void SimCluster::OnEnded(SequenceId sequence, const absl::Status& status,
+                         const std::string& failed_node_id, const SequenceSummary& summary) {
+  SimResult& result = results_.at(sequence);
+  TRIBUTARY_CHECK(!result.ended);
+  result.ended = true;
+  result.status = status;
+  result.failed_node = failed_node_id;
+  result.summary = summary;
+  CloseShards(sequence);
+}
+
+absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint,
+                                                const TransportInfo& local) {
+  for (Node& node : nodes_) {
+    if (node.id != endpoint.node_id) continue;
+    if (!node.alive) return absl::UnavailableError("connection refused");
+    if (node.frozen) return absl::DeadlineExceededError("no answer within 1 s");
+    const auto grant = node.server->OpenSession("worker-0", local.address);
+    if (!grant.ok()) return grant.status();
+    return NodeSession{node.plane->info(), grant->session_id, grant->key, grant->epoch, node.id};
+  }
+  return absl::NotFoundError("no such node");
+}
+
+}  // namespace tributary

@@ -1,0 +1,178 @@
+// A whole cluster in one thread and one seed: a GPU worker's engine over a tiny device, CPU
+// attention nodes, the in-process network with its faults, and a clock that moves only when
+// everybody waits. Plays the coordinator: opens and closes shards, forms steps.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "cpu_attention_service/attention_server.h"
+#include "gpu_worker/decode_engine.h"
+#include "tests/testutil/tiny_device.h"
+#include "transport/inproc/inproc_network.h"
+
+namespace tributary {
+
+struct SimOptions {
+  uint64_t seed = 1;
+  uint32_t num_nodes = 2;
+  TinyModel model;
+  InprocFaults faults;
+  double corrupt_header = 0;  // per frame of the worker, both ways: flips a bit of the header
+  uint64_t node_pool_bytes = 4u << 20;
+  uint64_t resident_pool_bytes = 4u << 20;
+  uint32_t max_frames_in_flight = 256;
+  uint32_t max_batch = 8;
+};
+
+// How a sequence's remote tokens are cut.
+struct SimCut {
+  uint32_t num_stripes = 1;
+  uint64_t stripe_blocks = 1;
+  uint32_t head_parts = 1;
+  uint32_t layer_parts = 1;
+};
+
+struct SimRequest {
+  std::vector<uint32_t> prompt;
+  uint32_t max_tokens = 1;
+  WindowLayout layout;
+  SimCut cut;
+  DType kv_dtype = DType::kF32;
+  SamplingParams sampling;
+  std::vector<uint32_t> forced_tokens;
+  std::vector<uint32_t> stop_tokens;
+};
+
+struct SimResult {
+  std::vector<uint32_t> tokens;
+  std::vector<std::vector<float>> logits;  // per token, as the engine saw them
+  bool ended = false;
+  absl::Status status;
+  std::string failed_node;
+  SequenceSummary summary;
+};
+
+// The worker's data plane: hands waiting over to the simulation, and flips bits of headers.
+class SimPlane final : public DataPlane {
+ public:
+  SimPlane(std::unique_ptr<DataPlane> plane, uint64_t seed, double corrupt_header)
+      : plane_(std::move(plane)), random_(seed), corrupt_header_(corrupt_header) {}
+
+  std::function<void(int64_t timeout_ns)> wait;
+
+  const TransportInfo& info() const override { return plane_->info(); }
+  absl::StatusOr<PeerId> Connect(std::string_view address) override {
+    return plane_->Connect(address);
+  }
+  void Disconnect(PeerId peer) override { plane_->Disconnect(peer); }
+  absl::StatusOr<FrameBuffer> AllocateFrame(size_t bytes) override {
+    return plane_->AllocateFrame(bytes);
+  }
+  absl::Status Send(PeerId peer, FrameBuffer frame, SendClass send_class) override;
+  int Poll(FrameHandler& handler) override;
+  void WaitForEvent(int64_t timeout_ns) override {
+    wait ? wait(timeout_ns) : plane_->WaitForEvent(timeout_ns);
+  }
+  void Wake() override { plane_->Wake(); }
+  DataPlaneCounters counters() const override { return plane_->counters(); }
+
+  uint64_t num_corrupted() const { return num_corrupted_; }
+
+ private:
+  class Corruptor;
+  bool Draw() {
+    return corrupt_header_ > 0 && std::uniform_real_distribution<>(0, 1)(random_) < corrupt_header_;
+  }
+  void Flip(std::byte* header);
+
+  std::unique_ptr<DataPlane> plane_;
+  std::mt19937_64 random_;
+  const double corrupt_header_;
+  uint64_t num_corrupted_ = 0;
+};
+
+class SimCluster final : private EngineEvents, private NodeConnector {
+ public:
+  explicit SimCluster(const SimOptions& options);
+  ~SimCluster() override;
+
+  // Opens the request's shards on the nodes and starts it on the worker.
+  SequenceId Submit(const SimRequest& request);
+  // Runs until these (or all) sequences have ended. False if that takes implausibly long.
+  bool RunUntilEnded();
+  // One turn of the coordinator's loop: a step if any sequence decodes, and a piece of prefill.
+  void Turn();
+  void Stop(SequenceId id) { engine_->Stop(id); }
+  const SimResult& result(SequenceId id) const { return results_.at(id); }
+
+  // Faults, between turns or from `on_wait`.
+  void Kill(uint32_t node);    // as kill -9
+  void Freeze(uint32_t node);  // as SIGSTOP
+  void Thaw(uint32_t node);
+  void Restart(uint32_t node);  // a new process under the same id
+  void Cut(uint32_t node);      // the link to the worker breaks
+  // Called each time that the worker waits, with the number of the wait.
+  std::function<void(uint64_t wait)> on_wait;
+
+  std::string node_id(uint32_t node) const { return nodes_[node].id; }
+  AttentionServer& server(uint32_t node) { return *nodes_[node].server; }
+  bool alive(uint32_t node) const { return nodes_[node].alive; }
+  DecodeEngine& engine() { return *engine_; }
+  TinyDevice& device() { return device_; }
+  ManualClock& clock() { return clock_; }
+  SimPlane& plane() { return *plane_; }
+  InprocNetwork& network() { return network_; }
+  uint64_t num_waits() const { return num_waits_; }
+  // What is left where nothing should be: "" if every pool is empty and nobody holds a frame.
+  std::string Leftovers();
+
+  int64_t step_timeout_ns = 2 * kNsPerS;
+
+ private:
+  struct Node {
+    std::string id;
+    std::string address;
+    uint64_t incarnation = 0;
+    bool alive = true;
+    bool frozen = false;
+    std::unique_ptr<DataPlane> plane;
+    std::unique_ptr<AttentionServer> server;
+  };
+
+  void StartNode(Node& node);
+  std::vector<SequenceRoute> OpenShards(SequenceId id, const SimRequest& request);
+  void CloseShards(SequenceId id);
+  void Wait(int64_t timeout_ns);
+  int PollNodes();
+
+  void OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers,
+                         double fraction) override;
+  void OnTokens(const SequenceTokens& tokens) override;
+  void OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) override;
+  void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
+               const SequenceSummary& summary) override;
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
+                                      const TransportInfo& local) override;
+
+  const SimOptions options_;
+  ManualClock clock_;
+  InprocNetwork network_;
+  TinyDevice device_;
+  std::vector<Node> nodes_;
+  std::unique_ptr<SimPlane> plane_;
+  std::unique_ptr<DecodeEngine> engine_;
+  std::map<SequenceId, SimResult> results_;
+  std::map<SequenceId, std::vector<SequenceRoute>> routes_;
+  uint64_t last_sequence_ = 0;
+  uint64_t last_step_ = 0;
+  uint64_t last_shard_ = 0;
+  uint64_t num_waits_ = 0;
+};
+
+}  // namespace tributary

@@ -1,0 +1,308 @@
+// The in-process cluster under seeded faults: right tokens or a clear error, never other tokens,
+// and nothing left behind.
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "gtest/gtest.h"
+#include "tests/sim/sim_cluster.h"
+#include "tests/testutil/test_seed.h"
+
+namespace tributary {
+namespace {
+
+constexpr int kRounds = 12;
+
+SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model) {
+  SimRequest request;
+  request.prompt.resize(RandomInt(random, 1, 160));
+  for (uint32_t& token : request.prompt)
+    token = RandomInt<uint32_t>(random, 0, model.vocab_size - 1);
+  request.max_tokens = RandomInt<uint32_t>(random, 1, 60);
+  request.layout.block_tokens = RandomInt<uint32_t>(random, 1, 12);
+  request.layout.window_tokens = request.layout.block_tokens + RandomInt<uint32_t>(random, 0, 20);
+  request.layout.sink_tokens =
+      RandomInt<uint32_t>(random, 0, 1) == 0 ? 0 : RandomInt<uint32_t>(random, 1, 9);
+  request.cut.num_stripes = RandomInt<uint32_t>(random, 1, 4);
+  request.cut.stripe_blocks = RandomInt<uint64_t>(random, 1, 3);
+  request.cut.head_parts = RandomInt<uint32_t>(random, 1, 2);
+  request.cut.layer_parts = RandomInt<uint32_t>(random, 1, 2);
+  request.kv_dtype = std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random, 0, 2)];
+  if (RandomInt(random, 0, 1) == 0)
+    request.sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = random()};
+  return request;
+}
+
+// The same request in a cluster of its own without faults: the truth for this plan, bit for bit.
+SimResult Reference(const SimOptions& options, const SimRequest& request) {
+  SimOptions calm = options;
+  calm.faults = {};
+  calm.corrupt_header = 0;
+  SimCluster cluster(calm);
+  const SequenceId id = cluster.Submit(request);
+  EXPECT_TRUE(cluster.RunUntilEnded());
+  EXPECT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
+  EXPECT_EQ(cluster.Leftovers(), "");
+  return cluster.result(id);
+}
+
+void ExpectPrefixOf(const SimResult& result, const SimResult& reference) {
+  ASSERT_LE(result.tokens.size(), reference.tokens.size());
+  for (size_t i = 0; i < result.tokens.size(); ++i) {
+    ASSERT_EQ(result.tokens[i], reference.tokens[i]) << "token " << i;
+    ASSERT_EQ(result.logits[i], reference.logits[i]) << "logits of token " << i;
+  }
+}
+
+void ExpectSame(const SimResult& result, const SimResult& reference) {
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  ASSERT_EQ(result.tokens.size(), reference.tokens.size());
+  ExpectPrefixOf(result, reference);
+}
+
+void ExpectRightOrClearError(SimCluster& cluster, const SimResult& result,
+                             const SimResult& reference) {
+  ASSERT_TRUE(result.ended);
+  if (result.status.ok()) return ExpectSame(result, reference);
+  ExpectPrefixOf(result, reference);
+  EXPECT_NE(result.failed_node, "") << result.status;
+  EXPECT_NE(result.status.message().find(result.failed_node), std::string::npos) << result.status;
+}
+
+class SimTest : public testing::Test {
+ protected:
+  SimTest() : random_(TestSeedOnce()) { (void)InitLogging("sim", "error"); }
+  static uint64_t TestSeedOnce() {
+    static const uint64_t seed = TestSeed();
+    return seed;
+  }
+  SimOptions RandomOptions() {
+    SimOptions options;
+    options.seed = random_();
+    options.model.seed = random_();
+    options.num_nodes = RandomInt<uint32_t>(random_, 1, 4);
+    return options;
+  }
+  std::vector<SimRequest> RandomRequests(int count, const TinyModel& model) {
+    std::vector<SimRequest> requests;
+    for (int i = 0; i < count; ++i) requests.push_back(RandomRequest(random_, model));
+    return requests;
+  }
+
+  std::mt19937_64 random_;
+  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(TestSeedOnce())};
+};
+
+TEST_F(SimTest, DistributedLogitsAreThoseOfTheAllResidentRun) {
+  for (int round = 0; round < kRounds; ++round) {
+    const SimOptions options = RandomOptions();
+    SimRequest request = RandomRequest(random_, options.model);
+    // The same tokens on both sides, so that every position can be compared.
+    for (uint32_t i = 0; i < request.max_tokens; ++i)
+      request.forced_tokens.push_back(random_() % options.model.vocab_size);
+    const SimResult distributed = Reference(options, request);
+    SimRequest resident_request = request;
+    resident_request.layout = {.all_resident = true};
+    const SimResult resident = Reference(options, resident_request);
+    ASSERT_EQ(distributed.tokens, resident.tokens);
+    // Coarser storage turns last-bit differences of one layer into rounding steps of the next one's KV.
+    const float tolerance = request.kv_dtype == DType::kF32 ? 1e-4f : 0.05f;
+    for (size_t i = 0; i < resident.logits.size(); ++i) {
+      for (size_t v = 0; v < resident.logits[i].size(); ++v) {
+        ASSERT_NEAR(distributed.logits[i][v], resident.logits[i][v], tolerance) << "token " << i;
+      }
+    }
+    const SequenceSummary& summary = distributed.summary;
+    EXPECT_EQ(summary.context_tokens, request.prompt.size() + request.max_tokens);
+    EXPECT_EQ(summary.resident_tokens + summary.remote_tokens, summary.context_tokens);
+    EXPECT_EQ(summary.finish_reason, "length");
+    if (summary.remote_tokens > 0) {
+      EXPECT_GT(summary.bytes_sent, 0u);
+      EXPECT_FALSE(summary.nodes.empty());
+    }
+  }
+}
+
+TEST_F(SimTest, EightSequencesTogetherAreBitwiseTheSameAsAlone) {
+  for (int round = 0; round < 3; ++round) {
+    const SimOptions options = RandomOptions();
+    const std::vector<SimRequest> requests = RandomRequests(8, options.model);
+    SimCluster cluster(options);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i)
+      ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, DelayReorderingAndDuplicationChangeNoBit) {
+  for (int round = 0; round < kRounds; ++round) {
+    SimOptions options = RandomOptions();
+    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 20) * kNsPerMs;
+    options.faults.max_delay_polls = RandomInt<uint32_t>(random_, 0, 5);
+    options.faults.duplicate = 0.2;
+    const std::vector<SimRequest> requests = RandomRequests(3, options.model);
+    SimCluster cluster(options);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i)
+      ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, LossAndDamageGiveRightTokensOrAClearError) {
+  int failed = 0, succeeded = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    SimOptions options = RandomOptions();
+    const double rate = std::vector{0.0003, 0.003, 0.03}[round % 3];
+    options.faults.loss = rate;
+    options.corrupt_header = rate;
+    options.faults.duplicate = 0.05;
+    options.faults.max_delay_ns = kNsPerMs;
+    const std::vector<SimRequest> requests = RandomRequests(3, options.model);
+    SimCluster cluster(options);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      ExpectRightOrClearError(cluster, cluster.result(ids[i]), Reference(options, requests[i]));
+      ++(cluster.result(ids[i]).status.ok() ? succeeded : failed);
+    }
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+  EXPECT_GT(failed, 0);
+  EXPECT_GT(succeeded, 0);
+}
+
+TEST_F(SimTest, AKilledFrozenOrCutNodeFailsItsSequencesOnly) {
+  for (int round = 0; round < 2 * kRounds; ++round) {
+    const SimOptions options = RandomOptions();
+    const std::vector<SimRequest> requests = RandomRequests(4, options.model);
+    SimCluster cluster(options);
+    const auto victim = RandomInt<uint32_t>(random_, 0, options.num_nodes - 1);
+    const auto fault_at = RandomInt<uint64_t>(random_, 1, 400);
+    cluster.on_wait = [&](uint64_t wait) {
+      if (wait != fault_at) return;
+      if (round % 3 == 0) cluster.Kill(victim);
+      if (round % 3 == 1) cluster.Freeze(victim);
+      if (round % 3 == 2) cluster.Cut(victim);
+    };
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const SimResult& result = cluster.result(ids[i]);
+      ExpectRightOrClearError(cluster, result, Reference(options, requests[i]));
+      if (!result.status.ok()) {
+        EXPECT_EQ(result.failed_node, cluster.node_id(victim));
+      }
+    }
+    cluster.Thaw(victim);
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, ARestartedNodeServesLaterSequences) {
+  for (int round = 0; round < 4; ++round) {
+    const SimOptions options = RandomOptions();
+    SimRequest request = RandomRequest(random_, options.model);
+    request.prompt.resize(100, 1);
+    request.max_tokens = 40;
+    SimCluster cluster(options);
+    const SequenceId first = cluster.Submit(request);
+    for (int i = 0; i < 5 + round * 10; ++i) cluster.Turn();
+    cluster.Restart(0);
+    const SequenceId second = cluster.Submit(request);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    const SimResult reference = Reference(options, request);
+    ExpectRightOrClearError(cluster, cluster.result(first), reference);
+    EXPECT_EQ(cluster.result(first).failed_node, "cpu-0");
+    ExpectSame(cluster.result(second), reference);
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, StoppedSequencesLeaveNothing) {
+  for (int round = 0; round < kRounds; ++round) {
+    const SimOptions options = RandomOptions();
+    const std::vector<SimRequest> requests = RandomRequests(4, options.model);
+    SimCluster cluster(options);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    const int turns = RandomInt(random_, 0, 60);
+    for (int i = 0; i < turns; ++i) cluster.Turn();
+    const bool running = !cluster.result(ids[1]).ended;
+    cluster.Stop(ids[1]);
+    if (running) {
+      EXPECT_EQ(cluster.result(ids[1]).status.code(), absl::StatusCode::kCancelled);
+    }
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      if (i != 1) ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    }
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, ManySequencesInARowLeavePoolsEmpty) {
+  SimOptions options = RandomOptions();
+  options.max_frames_in_flight = 64;  // a leaked frame would soon be missed
+  SimCluster cluster(options);
+  for (int i = 0; i < 100; ++i) {
+    SimRequest request = RandomRequest(random_, options.model);
+    request.max_tokens = RandomInt<uint32_t>(random_, 1, 8);
+    const SequenceId id = cluster.Submit(request);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    ASSERT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
+    ASSERT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, StopTokensAndForcedTokens) {
+  SimOptions options = RandomOptions();
+  SimRequest request = RandomRequest(random_, options.model);
+  request.sampling = {};
+  request.max_tokens = 30;
+  const SimResult free_run = Reference(options, request);
+  request.stop_tokens = {free_run.tokens[10]};
+  const SimResult stopped = Reference(options, request);
+  EXPECT_EQ(stopped.summary.finish_reason, "stop");
+  EXPECT_EQ(stopped.tokens.back(), free_run.tokens[10]);
+  EXPECT_LE(stopped.tokens.size(), 11u);
+  // A forced token never stops the sequence.
+  request.forced_tokens.assign(12, free_run.tokens[10]);
+  const SimResult forced = Reference(options, request);
+  EXPECT_GT(forced.tokens.size(), 12u);
+}
+
+TEST_F(SimTest, RefusedPlansAreNamedAndHarmNobody) {
+  SimOptions options = RandomOptions();
+  SimCluster cluster(options);
+  SimRequest good = RandomRequest(random_, options.model);
+  const SequenceId id = cluster.Submit(good);
+  SimRequest bad = good;
+  bad.prompt = {options.model.vocab_size};
+  const SequenceId bad_token = cluster.Submit(bad);
+  bad = good;
+  bad.prompt.assign(5000, 0);
+  const SequenceId too_long = cluster.Submit(bad);
+  bad = good;
+  bad.layout = {.all_resident = true};
+  bad.max_tokens = 200'000;
+  const SequenceId too_big = cluster.Submit(bad);
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  EXPECT_EQ(cluster.result(bad_token).status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cluster.result(too_long).status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cluster.result(too_big).status.code(), absl::StatusCode::kResourceExhausted);
+  ExpectSame(cluster.result(id), Reference(options, good));
+  EXPECT_EQ(cluster.Leftovers(), "");
+}
+
+}  // namespace
+}  // namespace tributary

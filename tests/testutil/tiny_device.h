@@ -1,0 +1,326 @@
+// A Device of a few hundred lines: a tiny random transformer in plain loops. It rounds KV to its
+// storage dtype, keeps every contract of device.h, and a row never sees the other rows of its
+// batch. For tests of what drives a device.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "attention/merge_all.h"
+#include "base/check.h"
+#include "fmt/format.h"
+#include "gpu_worker/device/device.h"
+
+namespace tributary {
+
+struct TinyModel {
+  AttentionShape shape{.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8};
+  uint32_t num_layers = 3;
+  uint32_t hidden = 24;
+  uint32_t vocab_size = 61;
+  uint64_t seed = 1;
+
+  float softmax_scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.head_dim)); }
+};
+
+class TinyDevice final : public Device {
+ public:
+  TinyDevice(const TinyModel& model, const DeviceLimits& limits) : model_(model), limits_(limits) {
+    std::mt19937_64 random(model.seed);
+    const size_t q_dim = size_t{model.shape.num_q_heads} * model.shape.head_dim;
+    embed_ = Random(random, model.vocab_size, model.hidden, 1.0f);
+    unembed_ = Random(random, model.vocab_size, model.hidden, 0.6f);
+    for (uint32_t l = 0; l < model.num_layers; ++l) {
+      layers_.push_back(
+          {Random(random, q_dim, model.hidden, 0.4f), Random(random, kv_dim(), model.hidden, 0.4f),
+           Random(random, kv_dim(), model.hidden, 0.4f), Random(random, model.hidden, q_dim, 0.3f),
+           Random(random, model.hidden, model.hidden, 0.2f)});
+    }
+    slots_.max_slots = limits.max_partial_slots;
+    slot_out_.resize(size_t{limits.max_batch} * limits.max_partial_slots * q_dim);
+    slot_lse_.resize(size_t{limits.max_batch} * limits.max_partial_slots * model.shape.num_q_heads);
+    slots_.out = slot_out_;
+    slots_.lse_ln = slot_lse_;
+  }
+
+  const DeviceLimits& limits() const override { return limits_; }
+  DeviceMemory memory() const override { return {limits_.resident_pool_bytes, used_bytes_}; }
+  uint64_t KvBytesPerToken(DType dtype) const override {
+    return 2 * kv_dim() * DTypeBytes(dtype) * model_.num_layers;
+  }
+
+  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType dtype) override {
+    const uint64_t bytes = capacity_tokens * KvBytesPerToken(dtype);
+    if (used_bytes_ + bytes > limits_.resident_pool_bytes) {
+      return absl::ResourceExhaustedError(fmt::format("resident pool: {} bytes needed, {} free",
+                                                      bytes,
+                                                      limits_.resident_pool_bytes - used_bytes_));
+    }
+    used_bytes_ += bytes;
+    Resident& resident = residents_[++last_resident_];
+    resident = {capacity_tokens, dtype, bytes, {}, {}};
+    // Garbage that would be noticed: NaN in each dtype.
+    resident.k.assign(model_.num_layers,
+                      std::vector<std::byte>(capacity_tokens * row_bytes(dtype), std::byte{0xff}));
+    resident.v = resident.k;
+    return ResidentId(last_resident_);
+  }
+  void ReleaseResident(ResidentId id) override {
+    TRIBUTARY_CHECK(residents_.count(id.value) == 1);
+    used_bytes_ -= residents_[id.value].bytes;
+    residents_.erase(id.value);
+  }
+  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+                    std::span<std::byte> v) override {
+    const Resident& resident = residents_.at(id.value);
+    const size_t row = row_bytes(resident.dtype);
+    TRIBUTARY_CHECK_EQ(k.size(), (slots.end - slots.begin) * row);
+    TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
+    std::memcpy(k.data(), resident.k[layer].data() + slots.begin * row, k.size());
+    std::memcpy(v.data(), resident.v[layer].data() + slots.begin * row, v.size());
+  }
+
+  void BeginStep(std::span<const DecodeRow> rows) override {
+    TRIBUTARY_CHECK_LE(rows.size(), limits_.max_batch);
+    rows_ = rows;
+    x_.clear();
+    for (const DecodeRow& row : rows) x_.push_back(Embed(row.token));
+    q_.assign(rows.size() * q_dim(), 0);
+    resident_.assign(rows.size(), {});
+  }
+  std::span<const float> AwaitQuery(uint32_t layer) override {
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      Resident& resident = residents_.at(rows_[r].resident.value);
+      TRIBUTARY_CHECK_LT(rows_[r].append_slot, resident.capacity);
+      const size_t at = rows_[r].append_slot * row_bytes(resident.dtype);
+      const std::vector<float> q =
+          Project(layer, x_[r], rows_[r].pos, resident.dtype, resident.k[layer].data() + at,
+                  resident.v[layer].data() + at);
+      std::copy(q.begin(), q.end(), q_.begin() + r * q_dim());
+    }
+    return q_;
+  }
+  void AttendResident(uint32_t layer) override {
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const Resident& resident = residents_.at(rows_[r].resident.value);
+      std::vector<size_t> slots;
+      for (const SlotRange& range : rows_[r].attend) {
+        for (size_t slot = range.begin; slot < range.end; ++slot) slots.push_back(slot);
+      }
+      resident_[r] = Attend(q_.data() + r * q_dim(), slots, resident.dtype,
+                            resident.k[layer].data(), resident.v[layer].data());
+    }
+  }
+  PartialSlots& partial_slots() override { return slots_; }
+  void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {
+    const size_t heads = model_.shape.num_q_heads;
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      std::vector<ConstAttentionPartialView> partials = {{resident_[r].out, resident_[r].lse_ln}};
+      for (size_t s = 0; s < num_slots[r]; ++s) {
+        const size_t slot = r * slots_.max_slots + s;
+        partials.emplace_back(slots_.out.subspan(slot * q_dim(), q_dim()),
+                              slots_.lse_ln.subspan(slot * heads, heads));
+      }
+      Partial merged{std::vector<float>(q_dim()), std::vector<float>(heads)};
+      MergePartials(partials, model_.shape.head_dim, {merged.out, merged.lse_ln});
+      FinishRow(layer, merged.out, &x_[r]);
+    }
+  }
+  std::span<const float> EndStep() override {
+    logits_.clear();
+    for (const auto& x : x_) {
+      const std::vector<float> row = Logits(x);
+      logits_.insert(logits_.end(), row.begin(), row.end());
+    }
+    return logits_;
+  }
+
+  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType dtype) override {
+    TRIBUTARY_CHECK(!prefilling_);
+    if (fail_prefill) return absl::ResourceExhaustedError("no memory for the prefill");
+    prefilling_ = true;
+    prefill_dtype_ = dtype;
+    prefill_x_.clear();
+    for (const uint32_t token : tokens) prefill_x_.push_back(Embed(token));
+    prefill_k_.assign(tokens.size() * row_bytes(dtype), std::byte{0xff});
+    prefill_v_ = prefill_k_;
+    prefill_q_.assign(tokens.size(), {});
+    return absl::OkStatus();
+  }
+  void PrefillProject(uint32_t layer, uint64_t begin, uint64_t end) override {
+    for (uint64_t t = begin; t < end; ++t) {
+      const size_t at = t * row_bytes(prefill_dtype_);
+      prefill_q_[t] = Project(layer, prefill_x_[t], t, prefill_dtype_, prefill_k_.data() + at,
+                              prefill_v_.data() + at);
+    }
+  }
+  void PrefillAttend(uint32_t layer, uint64_t begin, uint64_t end) override {
+    std::vector<size_t> visible(begin);
+    for (uint64_t t = 0; t < begin; ++t) visible[t] = t;
+    for (uint64_t t = begin; t < end; ++t) {
+      visible.push_back(t);
+      const Partial partial = Attend(prefill_q_[t].data(), visible, prefill_dtype_,
+                                     prefill_k_.data(), prefill_v_.data());
+      FinishRow(layer, partial.out, &prefill_x_[t]);
+    }
+  }
+  PrefillKvView prefill_kv() const override { return {prefill_k_, prefill_v_}; }
+  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
+    Resident& resident = residents_.at(id.value);
+    const size_t row = row_bytes(prefill_dtype_);
+    const size_t bytes = (slots.end - slots.begin) * row;
+    TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
+    std::memcpy(resident.k[layer].data() + slots.begin * row, prefill_k_.data() + token_begin * row,
+                bytes);
+    std::memcpy(resident.v[layer].data() + slots.begin * row, prefill_v_.data() + token_begin * row,
+                bytes);
+  }
+  std::span<const float> EndPrefill() override {
+    prefill_logits_ = Logits(prefill_x_.back());
+    return prefill_logits_;
+  }
+  void DropPrefill() override { prefilling_ = false; }
+
+  bool fail_prefill = false;
+  bool prefilling() const { return prefilling_; }
+
+ private:
+  using Vector = std::vector<float>;
+  struct Matrix {
+    size_t rows, columns;
+    Vector values;
+  };
+  struct Layer {
+    Matrix wq, wk, wv, wo, mlp;
+  };
+  struct Resident {
+    uint32_t capacity = 0;
+    DType dtype = DType::kUnset;
+    uint64_t bytes = 0;
+    std::vector<std::vector<std::byte>> k, v;  // [layer], each [slot][kv_head][head_dim]
+  };
+  struct Partial {
+    Vector out, lse_ln;
+  };
+
+  static Matrix Random(std::mt19937_64& random, size_t rows, size_t columns, float scale) {
+    std::normal_distribution<float> normal(0, scale);
+    Matrix matrix{rows, columns, Vector(rows * columns)};
+    for (float& value : matrix.values) value = normal(random);
+    return matrix;
+  }
+  static Vector Multiply(const Matrix& m, const Vector& x) {
+    Vector y(m.rows, 0.0f);
+    for (size_t r = 0; r < m.rows; ++r) {
+      for (size_t c = 0; c < m.columns; ++c) y[r] += m.values[r * m.columns + c] * x[c];
+    }
+    return y;
+  }
+  static Vector Normalised(const Vector& x) {
+    float squares = 1e-6f;
+    for (const float value : x) squares += value * value / static_cast<float>(x.size());
+    Vector y = x;
+    for (float& value : y) value /= std::sqrt(squares);
+    return y;
+  }
+  size_t q_dim() const { return size_t{model_.shape.num_q_heads} * model_.shape.head_dim; }
+  size_t kv_dim() const { return size_t{model_.shape.num_kv_heads} * model_.shape.head_dim; }
+  size_t row_bytes(DType dtype) const { return kv_dim() * DTypeBytes(dtype); }
+
+  Vector Embed(uint32_t token) const {
+    const auto begin = embed_.values.begin() + token * model_.hidden;
+    return {begin, begin + model_.hidden};
+  }
+  Vector Logits(const Vector& x) const { return Multiply(unembed_, Normalised(x)); }
+
+  void Rotate(Vector& heads, uint64_t pos) const {
+    const size_t dim = model_.shape.head_dim, half = dim / 2;
+    for (size_t head = 0; head < heads.size(); head += dim) {
+      for (size_t i = 0; i < half; ++i) {
+        const double angle =
+            static_cast<double>(pos) * std::pow(10000.0, -static_cast<double>(i) / half);
+        const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+        const float a = heads[head + i], b = heads[head + half + i];
+        heads[head + i] = a * c - b * s;
+        heads[head + half + i] = b * c + a * s;
+      }
+    }
+  }
+  Vector Project(uint32_t layer, const Vector& x, uint64_t pos, DType dtype, std::byte* k_row,
+                 std::byte* v_row) const {
+    const Vector normalised = Normalised(x);
+    Vector q = Multiply(layers_[layer].wq, normalised);
+    Vector k = Multiply(layers_[layer].wk, normalised);
+    const Vector v = Multiply(layers_[layer].wv, normalised);
+    Rotate(q, pos);
+    Rotate(k, pos);
+    ConvertFromF32(dtype, k.data(), k.size(), k_row);
+    ConvertFromF32(dtype, v.data(), v.size(), v_row);
+    return q;
+  }
+  Partial Attend(const float* q, const std::vector<size_t>& rows, DType dtype, const std::byte* k,
+                 const std::byte* v) const {
+    const size_t dim = model_.shape.head_dim;
+    Partial partial{Vector(q_dim(), 0.0f), Vector(model_.shape.num_q_heads, kEmptyLse)};
+    Vector kv(kv_dim());
+    std::vector<Vector> scores(model_.shape.num_q_heads, Vector(rows.size()));
+    Vector max(model_.shape.num_q_heads, -INFINITY), sum(model_.shape.num_q_heads, 0.0f);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      ConvertToF32(dtype, k + rows[i] * row_bytes(dtype), kv_dim(), kv.data());
+      for (size_t head = 0; head < scores.size(); ++head) {
+        const float* key = kv.data() + head / model_.shape.group_size() * dim;
+        float dot = 0;
+        for (size_t d = 0; d < dim; ++d) dot += q[head * dim + d] * key[d];
+        scores[head][i] = dot * model_.softmax_scale();
+        max[head] = std::max(max[head], scores[head][i]);
+      }
+    }
+    for (size_t i = 0; i < rows.size(); ++i) {
+      ConvertToF32(dtype, v + rows[i] * row_bytes(dtype), kv_dim(), kv.data());
+      for (size_t head = 0; head < scores.size(); ++head) {
+        const float weight = std::exp(scores[head][i] - max[head]);
+        sum[head] += weight;
+        const float* value = kv.data() + head / model_.shape.group_size() * dim;
+        for (size_t d = 0; d < dim; ++d) partial.out[head * dim + d] += weight * value[d];
+      }
+    }
+    for (size_t head = 0; head < scores.size() && !rows.empty(); ++head) {
+      partial.lse_ln[head] = max[head] + std::log(sum[head]);
+      for (size_t d = 0; d < dim; ++d) partial.out[head * dim + d] /= sum[head];
+    }
+    return partial;
+  }
+  void FinishRow(uint32_t layer, const Vector& attention, Vector* x) const {
+    const Vector projected = Multiply(layers_[layer].wo, attention);
+    for (size_t i = 0; i < x->size(); ++i) (*x)[i] += projected[i];
+    const Vector mlp = Multiply(layers_[layer].mlp, Normalised(*x));
+    for (size_t i = 0; i < x->size(); ++i) (*x)[i] += std::tanh(mlp[i]);
+  }
+
+  const TinyModel model_;
+  const DeviceLimits limits_;
+  Matrix embed_, unembed_;
+  std::vector<Layer> layers_;
+  std::map<uint32_t, Resident> residents_;
+  uint32_t last_resident_ = 0;
+  uint64_t used_bytes_ = 0;
+
+  std::span<const DecodeRow> rows_;
+  std::vector<Vector> x_;
+  Vector q_, logits_;
+  std::vector<Partial> resident_;
+  PartialSlots slots_;
+  Vector slot_out_, slot_lse_;
+
+  bool prefilling_ = false;
+  DType prefill_dtype_ = DType::kUnset;
+  std::vector<Vector> prefill_x_, prefill_q_;
+  std::vector<std::byte> prefill_k_, prefill_v_;
+  Vector prefill_logits_;
+};
+
+}  // namespace tributary
