@@ -12,7 +12,7 @@ namespace {
 ShardSpec Spec(uint32_t head_dim, uint64_t capacity_tokens, DType k_dtype, DType v_dtype) {
   ShardSpec spec;
   spec.model = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = head_dim};
-  spec.num_layers = spec.layer_end = 3;
+  spec.num_layers = spec.layer_end = 6;
   spec.kv_head_end = 2;
   spec.capacity_tokens = capacity_tokens;
   spec.k_dtype = k_dtype;
@@ -27,7 +27,19 @@ TEST(ShardLayoutTest, ExampleOfFormatMd) {
   EXPECT_EQ(layout.k.row_bytes, 128u);
   EXPECT_EQ(layout.k.runs_per_extent, 1u);
   EXPECT_EQ(layout.k.num_extents, 3u);
-  EXPECT_EQ(layout.num_extents(), 3u * 2 * 2 * 3);
+  EXPECT_EQ(layout.num_extents(), 72u);
+
+  const TokenStripe stripe{.origin = 64, .stripe_tokens = 64, .num_stripes = 2, .stripe_idx = 1};
+  ASSERT_TRUE(stripe.Owns(300));
+  EXPECT_EQ(stripe.LocalIndex(300), 108u);
+  std::vector<ExtentId> extents(layout.num_extents());
+  std::iota(extents.begin(), extents.end(), 0);  // so that an extent's id is its table entry
+  const BlockTable table(layout, extents);
+  const uint64_t stream = 2 * 2 + 1;
+  EXPECT_EQ(table.K(stream, 108).extent, 30u);
+  EXPECT_EQ(table.K(stream, 108).offset_bytes, 13824u);
+  EXPECT_EQ(table.V(stream, 108).extent, 33u);
+  EXPECT_EQ(table.V(stream, 108).offset_bytes, 13824u);
 }
 
 TEST(ShardLayoutTest, UnlikeDTypesShareRunsButNotExtents) {
