@@ -149,7 +149,7 @@ def main():
     planted = needles.draw_needles(arguments.codes, rng)
     text = needles.build_haystack(needles.read_licence_texts(LICENCES), planted, arguments.bytes, rng)
     rng.shuffle(planted)
-    print(f"{len(planted)} codes are strewn over {len(text):,} bytes of licence texts (seed {arguments.seed}), such as\n"
+    print(f"{len(planted)} codes are strewn over {len(text):,} bytes of licence texts (seed {arguments.seed}):\n"
           f"  \"{planted[0].sentence.decode()}\"\n"
           f"The model keeps {arguments.sink_tokens} + {arguments.window_tokens} tokens; the KV of the others lies in "
           f"{arguments.cpu_nodes} CPU attention services.\n", flush=True)

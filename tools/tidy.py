@@ -184,7 +184,7 @@ def check_lines(path, lines, findings):
             continue
         for pattern, cpp_only, why in BANNED:
             match = pattern.search(line)
-            if match and (is_cpp or not cpp_only):
+            if match and (is_cpp or not cpp_only) and not (comment and "math" in match.group(0)):
                 findings.add(path, number, f"'{match.group(0)}': {why}")
 
 
