@@ -1,0 +1,255 @@
+// A decode step by stage, over real UCX and real CPU attention, with the host device and a model's weights (--model) or a
+// device of some geometry that computes nothing (--geometry). Prints the stage table; bytes that a step must read on the
+// nodes, and what share of the step that is at the read bandwidth measured in the same run.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <numeric>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "base/log.h"
+#include "base/status.h"
+#include "benchmarks/bench_cluster.h"
+#include "benchmarks/read_bandwidth.h"
+#include "benchmarks/synthetic_device.h"
+#include "fmt/format.h"
+#include "gpu_worker/decode_engine.h"
+#include "gpu_worker/device/host/host_device.h"
+#include "nlohmann/json.hpp"
+
+namespace tributary {
+namespace {
+
+struct Flags {
+  std::string model;
+  std::string geometry = "llama3-8b";
+  std::vector<uint32_t> batches = {1, 8};
+  uint32_t context_tokens = 8192;
+  uint32_t window_tokens = 1024;
+  uint32_t steps = 50;
+  int nodes = 2;
+  int node_threads = 1;
+  std::string kv_dtype = "bf16";
+  std::string tls;
+  bool json = false;
+};
+
+// The device under the engine, and what the plan needs to know of it.
+struct Bench {
+  std::unique_ptr<Device> device;
+  ModelLimits model;
+  float softmax_scale = 0;
+};
+
+absl::StatusOr<Bench> MakeBench(const Flags& flags, uint32_t batch) {
+  DeviceLimits limits;
+  limits.max_batch = batch;
+  limits.max_partial_slots = static_cast<uint32_t>(flags.nodes);
+  limits.max_prefill_tokens = flags.context_tokens;
+  Bench bench;
+  if (!flags.model.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<const ModelWeights> weights,
+                               LoadModelWeights(flags.model));
+    const ModelConfig& config = weights->config;
+    bench.model = {config.attention, config.num_layers, config.vocab_size, 0,
+                   limits.max_partial_slots};
+    bench.softmax_scale = static_cast<float>(config.softmax_scale());
+    limits.resident_pool_bytes = uint64_t{1} << 30;
+    TRIBUTARY_ASSIGN_OR_RETURN(bench.device, MakeHostDevice(weights, limits, 1));
+    return bench;
+  }
+  SyntheticGeometry geometry;
+  if (flags.geometry == "llama3-8b") {
+    geometry = {{32, 8, 128}, 32};
+  } else if (flags.geometry == "probe") {
+    geometry = {{8, 2, 64}, 6};
+  } else {
+    return absl::InvalidArgumentError(
+        fmt::format("unknown geometry '{}'; use llama3-8b or probe", flags.geometry));
+  }
+  bench.model = {geometry.shape, geometry.num_layers, SyntheticDevice::kVocabSize, 0,
+                 limits.max_partial_slots};
+  bench.softmax_scale = 1.0f / std::sqrt(static_cast<float>(geometry.shape.head_dim));
+  bench.device = std::make_unique<SyntheticDevice>(geometry, limits, 7);
+  return bench;
+}
+
+class Recorder final : public EngineEvents {
+ public:
+  void OnPrefillProgress(SequenceId, uint32_t, uint32_t, double) override {}
+  void OnTokens(const SequenceTokens&) override { ++num_started; }
+  void OnStepDone(StepId, std::span<const SequenceTokens> tokens, double step_s) override {
+    step_us.push_back(step_s * 1e6);
+  }
+  void OnEnded(SequenceId, const absl::Status& status, const std::string&,
+               const SequenceSummary& summary) override {
+    if (!status.ok()) failure = status;
+    last = summary;
+    ++num_ended;
+  }
+  uint32_t num_started = 0;
+  uint32_t num_ended = 0;
+  absl::Status failure;
+  SequenceSummary last;
+  std::vector<double> step_us;
+};
+
+absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& model,
+                                      BenchCluster& cluster, uint64_t id, DType dtype) {
+  SequencePlan plan;
+  plan.sequence_id = SequenceId(id);
+  plan.epoch = Epoch(1);
+  plan.prompt_tokens.assign(flags.context_tokens, 1);
+  plan.max_tokens = flags.steps + 1;
+  plan.layout = {64, flags.window_tokens, 64, false};
+  plan.kv_dtype = dtype;
+  plan.policy = "dense";
+  const uint64_t stripe_tokens = 256;
+  const uint64_t round_tokens = stripe_tokens * static_cast<uint64_t>(flags.nodes);
+  const uint64_t rounds = (plan.max_context_tokens() + round_tokens - 1) / round_tokens;
+  for (int node = 0; node < flags.nodes; ++node) {
+    ShardSpec spec;
+    spec.shard_id = ShardId(id * 100 + static_cast<uint64_t>(node));
+    spec.sequence_id = plan.sequence_id;
+    spec.epoch = plan.epoch;
+    spec.model = model.shape;
+    spec.num_layers = spec.layer_end = model.num_layers;
+    spec.kv_head_end = model.shape.num_kv_heads;
+    spec.stripe = {64, stripe_tokens, static_cast<uint32_t>(flags.nodes),
+                   static_cast<uint32_t>(node)};
+    spec.capacity_tokens = rounds * stripe_tokens;
+    spec.k_dtype = spec.v_dtype = dtype;
+    TRIBUTARY_ASSIGN_OR_RETURN(SequenceRoute route, cluster.OpenShard(node, spec));
+    plan.routes.push_back(route);
+  }
+  return plan;
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2),
+                   values.end());
+  return values[values.size() / 2];
+}
+
+absl::Status RunEngine(const Flags& flags, const Bench& bench, BenchCluster& cluster,
+                       uint32_t batch, DType dtype, Recorder& recorder) {
+  UcxOptions ucx;
+  ucx.tls = flags.tls;
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<UcxDataPlane> plane, MakeUcxDataPlane(ucx));
+  EngineOptions options;
+  options.model = bench.model;
+  options.softmax_scale = bench.softmax_scale;
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<DecodeEngine> engine,
+                             DecodeEngine::Create(options, bench.device.get(), plane.get(),
+                                                  &cluster, cluster.clock(), &recorder));
+  StepCommand step;
+  for (uint32_t i = 0; i < batch; ++i) {
+    TRIBUTARY_ASSIGN_OR_RETURN(SequencePlan plan,
+                               MakePlan(flags, bench.model, cluster, i + 1, dtype));
+    step.sequence_ids.push_back(plan.sequence_id);
+    engine->Start(std::move(plan));
+  }
+  while (recorder.num_started < batch && recorder.failure.ok()) {
+    if (!engine->RunOnce()) plane->WaitForEvent(kNsPerMs);
+  }
+  TRIBUTARY_RETURN_IF_ERROR(recorder.failure);
+  for (uint64_t i = 1; recorder.num_ended < batch && i <= 2 * flags.steps; ++i) {
+    step.step_id = StepId(i);
+    engine->Step(step);
+    engine->RunOnce();
+  }
+  return recorder.failure;
+}
+
+// Bytes of K and V that the nodes must read for one step of the batch.
+uint64_t RemoteKvBytes(const Recorder& recorder, const ModelLimits& model, uint32_t batch,
+                       DType dtype) {
+  return uint64_t{2} * recorder.last.remote_tokens * model.num_layers * model.shape.num_kv_heads *
+         model.shape.head_dim * DTypeBytes(dtype) * batch;
+}
+
+absl::Status RunBatch(const Flags& flags, uint32_t batch, nlohmann::json& rows) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseDType(flags.kv_dtype));
+  TRIBUTARY_ASSIGN_OR_RETURN(Bench bench, MakeBench(flags, batch));
+  BenchClusterOptions cluster_options;
+  cluster_options.num_nodes = flags.nodes;
+  cluster_options.threads_per_node = flags.node_threads;
+  cluster_options.tls = flags.tls;
+  cluster_options.kv_pool_bytes =
+      batch * (bench.device->KvBytesPerToken(dtype) * (flags.context_tokens + 2048) /
+                   static_cast<uint64_t>(flags.nodes) +
+               (uint64_t{bench.model.num_layers} * bench.model.shape.num_kv_heads * 4 << 18));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<BenchCluster> cluster,
+                             BenchCluster::Create(cluster_options));
+  Recorder recorder;
+  TRIBUTARY_RETURN_IF_ERROR(RunEngine(flags, bench, *cluster, batch, dtype, recorder));
+  cluster.reset();
+  const double ceiling_gb_per_s = MeasureReadBandwidthGbPerS(std::min<int>(
+      flags.nodes * flags.node_threads, static_cast<int>(std::thread::hardware_concurrency())));
+  const double step_us = Median(recorder.step_us);
+  const uint64_t kv_bytes = RemoteKvBytes(recorder, bench.model, batch, dtype);
+  const double floor_us = static_cast<double>(kv_bytes) / (ceiling_gb_per_s * 1e3);
+  nlohmann::json row = {{"batch", batch},
+                        {"context_tokens", recorder.last.context_tokens},
+                        {"remote_tokens", recorder.last.remote_tokens},
+                        {"us_median", step_us},
+                        {"kv_bytes", kv_bytes},
+                        {"ceiling_gb_per_s", ceiling_gb_per_s},
+                        {"gb_per_s", static_cast<double>(kv_bytes) / (step_us * 1e3)},
+                        {"ratio_to_ceiling", floor_us / step_us}};
+  for (const StageTime& stage : recorder.last.stages)
+    row["stages_us"][stage.stage] = stage.seconds * 1e6;
+  if (!flags.json) {
+    fmt::print("\nbatch {}, context {} tokens, {} remote on {} nodes ({}), median of {} steps\n",
+               batch, recorder.last.context_tokens, recorder.last.remote_tokens, flags.nodes,
+               flags.kv_dtype, recorder.step_us.size());
+    for (const StageTime& stage : recorder.last.stages) {
+      fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6,
+                 100 * stage.seconds * 1e6 / step_us);
+    }
+    fmt::print("  {:<20} {:>10.1f} us; KV read {:.1f} MB = {:.1f} GB/s, {:.0f} % of {:.1f} GB/s\n",
+               "step", step_us, static_cast<double>(kv_bytes) * 1e-6,
+               static_cast<double>(kv_bytes) / (step_us * 1e3), 100 * floor_us / step_us,
+               ceiling_gb_per_s);
+    std::fflush(stdout);
+  }
+  rows.push_back(std::move(row));
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("One decode step by stage, over UCX and CPU attention");
+  app.add_option("--model", flags.model, "Model folder: runs the host device with its weights");
+  app.add_option("--geometry", flags.geometry,
+                 "Without --model: llama3-8b or probe, no arithmetic on the device")
+      ->capture_default_str();
+  app.add_option("--batch", flags.batches, "Batch sizes")->delimiter(',')->capture_default_str();
+  app.add_option("--context-tokens", flags.context_tokens, "Prompt length")->capture_default_str();
+  app.add_option("--window-tokens", flags.window_tokens, "Resident window")->capture_default_str();
+  app.add_option("--steps", flags.steps, "Decode steps to time")->capture_default_str();
+  app.add_option("--nodes", flags.nodes, "CPU attention nodes (threads of this process)")
+      ->capture_default_str();
+  app.add_option("--node-threads", flags.node_threads, "Threads per node")->capture_default_str();
+  app.add_option("--kv-dtype", flags.kv_dtype, "bf16, f16 or f32")->capture_default_str();
+  app.add_option("--tls", flags.tls,
+                 "UCX_TLS list, e.g. posix,sysv,self or tcp,self; empty: UCX chooses");
+  app.add_flag("--json", flags.json, "Print one JSON object");
+  CLI11_PARSE(app, argc, argv);
+  if (absl::Status status = InitLogging("decode_step_bench", "warn"); !status.ok()) return 1;
+  nlohmann::json rows = nlohmann::json::array();
+  for (uint32_t batch : flags.batches) {
+    if (absl::Status status = RunBatch(flags, batch, rows); !status.ok()) {
+      fmt::print(stderr, "decode_step_bench: {}\n", std::string(status.message()));
+      return 1;
+    }
+  }
+  if (flags.json) fmt::print("{}\n", nlohmann::json{{"rows", rows}}.dump(1));
+  return 0;
+}
+
+}  // namespace
+}  // namespace tributary
+
+int main(int argc, char** argv) { return tributary::Main(argc, argv); }

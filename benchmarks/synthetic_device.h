@@ -1,0 +1,64 @@
+// A device with the geometry of any model and no arithmetic: random queries, random KV of a prompt, nothing else. What is
+// left of a decode step is the exchange and the remote attention, at sizes for which the host has no weights.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "gpu_worker/device/device.h"
+
+namespace tributary {
+
+struct SyntheticGeometry {
+  AttentionShape shape;
+  uint32_t num_layers = 0;
+};
+
+class SyntheticDevice final : public Device {
+ public:
+  SyntheticDevice(const SyntheticGeometry& geometry, const DeviceLimits& limits, uint64_t seed);
+
+  const DeviceLimits& limits() const override { return limits_; }
+  DeviceMemory memory() const override { return {}; }
+  uint64_t KvBytesPerToken(DType kv_dtype) const override;
+
+  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
+  void ReleaseResident(ResidentId id) override {}
+  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+                    std::span<std::byte> v) override;
+
+  void BeginStep(std::span<const DecodeRow> rows) override { num_rows_ = rows.size(); }
+  std::span<const float> AwaitQuery(uint32_t layer) override;
+  void AttendResident(uint32_t layer) override {}
+  PartialSlots& partial_slots() override { return slots_; }
+  void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {}
+  std::span<const float> EndStep() override;
+
+  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
+  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
+  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
+  PrefillKvView prefill_kv() const override { return {prompt_kv_, prompt_kv_}; }
+  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {}
+  std::span<const float> EndPrefill() override { return {logits_.data(), kVocabSize}; }
+  void DropPrefill() override { prompt_kv_.clear(); }
+
+  static constexpr uint32_t kVocabSize = 16;
+
+ private:
+  void FillRandom(DType dtype, std::vector<std::byte>& bytes);
+
+  const SyntheticGeometry geometry_;
+  const DeviceLimits limits_;
+  std::mt19937_64 random_;
+  size_t num_rows_ = 0;
+  std::vector<float> q_;
+  std::vector<float> slot_out_;
+  std::vector<float> slot_lse_ln_;
+  PartialSlots slots_;
+  std::vector<float> logits_;
+  std::vector<std::byte> prompt_kv_;  // of every layer, for K and for V
+  uint32_t last_resident_ = 0;
+};
+
+}  // namespace tributary
