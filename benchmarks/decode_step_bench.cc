@@ -200,13 +200,15 @@ absl::Status RunBatch(const Flags& flags, uint32_t batch, nlohmann::json& rows) 
                         {"ratio_to_ceiling", floor_us / step_us}};
   for (const StageTime& stage : recorder.last.stages)
     row["stages_us"][stage.stage] = stage.seconds * 1e6;
+  double total_s = 0;
+  for (const StageTime& stage : recorder.last.stages) total_s += stage.seconds;
   if (!flags.json) {
     fmt::print("\nbatch {}, context {} tokens, {} remote on {} nodes ({}), median of {} steps\n",
                batch, recorder.last.context_tokens, recorder.last.remote_tokens, flags.nodes,
                flags.kv_dtype, recorder.step_us.size());
     for (const StageTime& stage : recorder.last.stages) {
       fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6,
-                 100 * stage.seconds * 1e6 / step_us);
+                 100 * stage.seconds / total_s);
     }
     fmt::print("  {:<20} {:>10.1f} us; KV read {:.1f} MB = {:.1f} GB/s, {:.0f} % of {:.1f} GB/s\n",
                "step", step_us, static_cast<double>(kv_bytes) * 1e-6,

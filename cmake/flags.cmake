@@ -8,7 +8,7 @@ if(TRIBUTARY_WERROR)
   target_compile_options(tributary_flags INTERFACE -Werror)
 endif()
 
-# -ffast-math deletes the guard of the empty merge (docs/numerics.md); contraction changes results between files.
+# -ffast-math deletes the guard of the empty merge (docs/numerics.md).
 if(CMAKE_CXX_FLAGS MATCHES "-ffast-math|-Ofast")
   message(FATAL_ERROR "-ffast-math is forbidden: it removes the check for an empty partial (lse_ln = -inf)")
 endif()

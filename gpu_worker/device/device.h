@@ -50,8 +50,8 @@ struct SlotRange {
 inline constexpr size_t kMaxSlotRanges = 3;
 
 struct DecodeRow {
-  uint32_t token = 0;       // input token id
-  uint64_t pos = 0;         // its absolute position
+  uint32_t token = 0;  // input token id
+  uint64_t pos = 0;    // its absolute position
   ResidentId resident;
   uint32_t append_slot = 0;  // where this token's K and V go
   // Slots to attend over, this token's included, in token order. Empty ranges are allowed.
@@ -120,7 +120,8 @@ class Device {
   // The layer last projected; valid until the next layer's first PrefillProject.
   virtual PrefillKvView prefill_kv() const = 0;
   // Copies tokens of the layer last projected into resident slots.
-  virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) = 0;
+  virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin,
+                           SlotRange slots) = 0;
   // Logits of the last token, f32 [vocab_size], valid until the next prefill.
   virtual std::span<const float> EndPrefill() = 0;
   // Ends a prefill early (cancelled); also after EndPrefill. Frees its memory.
