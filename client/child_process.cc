@@ -120,6 +120,8 @@ std::string ChildProcess::LastError() const {
 std::string LastErrorLine(const std::string& log) {
   // "2026-01-01T00:00:00.000 E tributary-gpu-worker[12] the message" (base/log.cc)
   static const std::regex kLogLine(R"(^\S+ ([EWID]) \S+\[\d+\] (.*)$)");
+  // "tributary-coordinator: the message": what a main prints before it exits with 1
+  static const std::regex kFinalLine(R"(^tributary-[a-z-]+: (.*)$)");
   std::string last_error, last_line;
   std::istringstream lines(log);
   for (std::string line; std::getline(lines, line);) {
@@ -127,6 +129,7 @@ std::string LastErrorLine(const std::string& log) {
     std::smatch match;
     if (!std::regex_match(line, match, kLogLine)) {
       last_line = line;
+      if (std::regex_match(line, match, kFinalLine)) last_error = match[1];
       continue;
     }
     last_line = match[2];

@@ -49,7 +49,7 @@ struct Ask {
 };
 
 // Sends the request and follows its stream.
-absl::StatusOr<GenerateResult> AskCluster(Client& client, const Ask& ask, StopSignals& stop) {
+absl::StatusOr<GenerateResult> AskCluster(Client& client, const Ask& ask, Interrupt& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const v1::StatusResponse status, client.Status());
   if (status.geometry().vocab_size() == 0) {
     return absl::UnavailableError(fmt::format(
@@ -88,7 +88,7 @@ absl::StatusOr<GenerateResult> AskCluster(Client& client, const Ask& ask, StopSi
   return result;
 }
 
-absl::Status GenerateAndPrint(Client& client, const RequestOptions& options, StopSignals& stop) {
+absl::Status GenerateAndPrint(Client& client, const RequestOptions& options, Interrupt& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(
       const GenerateResult result,
       AskCluster(client, {options, &BuildGenerateRequest, !options.json, "generated"}, stop));
@@ -100,7 +100,7 @@ absl::Status GenerateAndPrint(Client& client, const RequestOptions& options, Sto
   return absl::OkStatus();
 }
 
-absl::Status ScoreAndPrint(Client& client, const RequestOptions& options, StopSignals& stop) {
+absl::Status ScoreAndPrint(Client& client, const RequestOptions& options, Interrupt& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(
       const GenerateResult result,
       AskCluster(client, {options, &BuildScoreRequest, false, "scored"}, stop));
@@ -114,11 +114,11 @@ absl::Status ScoreAndPrint(Client& client, const RequestOptions& options, StopSi
   return absl::OkStatus();
 }
 
-using ClusterWork = absl::Status (*)(Client&, const RequestOptions&, StopSignals&);
+using ClusterWork = absl::Status (*)(Client&, const RequestOptions&, Interrupt&);
 
 // Up, work, down.
 absl::Status WithCluster(const ClusterOptions& cluster_options, const RequestOptions& request,
-                         ClusterWork work, StopSignals& stop) {
+                         ClusterWork work, Interrupt& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(
       const std::unique_ptr<LocalCluster> cluster,
       LocalCluster::Start(cluster_options, [&stop] { return stop.stop_requested(); }));
@@ -171,7 +171,7 @@ void PrintCluster(const LocalCluster& cluster, double seconds) {
   std::fflush(stdout);
 }
 
-absl::Status ClusterUp(const ClusterOptions& options, StopSignals& stop) {
+absl::Status ClusterUp(const ClusterOptions& options, Interrupt& stop) {
   const auto begin = std::chrono::steady_clock::now();
   fmt::print("starting 1 coordinator, 1 GPU worker (host device), {} CPU attention services\n",
              options.cpu_nodes);
@@ -192,7 +192,7 @@ absl::Status ClusterUp(const ClusterOptions& options, StopSignals& stop) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  fmt::print("stopping\n");
+  fmt::print("stopping; running requests may end, Ctrl-C again stops at once\n");
   std::fflush(stdout);
   return cluster.Stop();
 }
@@ -205,7 +205,7 @@ absl::Status PrintStatus(const StatusCommand& command) {
 }
 
 struct Runner {
-  StopSignals& stop;
+  Interrupt& stop;
 
   absl::Status operator()(const ClusterUpCommand& command) {
     return ClusterUp(command.cluster, stop);
@@ -232,7 +232,7 @@ struct Runner {
 
 }  // namespace
 
-int RunCommandLine(const Command& command, StopSignals& stop) {
+int RunCommandLine(const Command& command, Interrupt& stop) {
   const absl::Status status = std::visit(Runner{stop}, command);
   return status.ok() ? kExitOk : Fail(status);
 }

@@ -2,8 +2,8 @@
 // stderr says why).
 #pragma once
 
+#include "client/interrupt.h"
 #include "client/options.h"
-#include "client/stop_signals.h"
 
 namespace tributary {
 
@@ -11,6 +11,6 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitError = 1;
 inline constexpr int kExitUsage = 2;
 
-int RunCommandLine(const Command& command, StopSignals& stop);
+int RunCommandLine(const Command& command, Interrupt& stop);
 
 }  // namespace tributary

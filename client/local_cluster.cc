@@ -25,6 +25,8 @@ namespace fs = std::filesystem;
 
 constexpr double kStartTimeoutS = 60;  // of one process, or of all registrations
 constexpr double kStopTimeoutS = 15;
+// SIGTERM lets running requests end for this long; a second Ctrl-C ends everything at once.
+constexpr int kDrainTimeoutS = 30;
 constexpr auto kPollInterval = std::chrono::milliseconds(10);
 
 fs::path OwnFolder() {
@@ -124,8 +126,10 @@ absl::Status LocalCluster::PrepareLogDir() {
 }
 
 absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested) {
-  TRIBUTARY_RETURN_IF_ERROR(StartOne("coordinator", "tributary-coordinator",
-                                     {"--listen", options_.listen}, stop_requested));
+  TRIBUTARY_RETURN_IF_ERROR(StartOne(
+      "coordinator", "tributary-coordinator",
+      {"--listen", options_.listen, "--drain-timeout-s", fmt::format("{}", kDrainTimeoutS)},
+      stop_requested));
 
   for (uint32_t i = 0; i < options_.cpu_nodes; ++i) {
     const std::string id = fmt::format("cpu-{}", i);
@@ -235,23 +239,23 @@ absl::Status LocalCluster::Stop() {
     if (child->Poll()) alive.push_back(child.get());
   }
   std::string failures;
-  const auto end_one = [&](ChildProcess& child) {
-    if (!child.WaitForEnd(kStopTimeoutS)) {
+  const auto end_one = [&](ChildProcess& child, double timeout_s) {
+    if (!child.WaitForEnd(timeout_s)) {
       child.Signal(SIGKILL);
-      child.WaitForEnd(kStopTimeoutS);
-      failures += fmt::format("{} did not stop within {:.0f} s and was killed; ", child.name(),
-                              kStopTimeoutS);
+      child.WaitForEnd(timeout_s);
+      failures +=
+          fmt::format("{} did not stop within {:.0f} s and was killed; ", child.name(), timeout_s);
     } else if (!child.exited_cleanly()) {
       failures += fmt::format("{} {}: {}; ", child.name(), child.exit_text(), child.LastError());
     }
   };
   if (!alive.empty() && alive.front() == children_.front().get()) {
     alive.front()->Signal(SIGTERM);
-    end_one(*alive.front());
+    end_one(*alive.front(), kDrainTimeoutS + kStopTimeoutS);
     alive.erase(alive.begin());
   }
   for (ChildProcess* child : alive) child->Signal(SIGTERM);
-  for (ChildProcess* child : alive) end_one(*child);
+  for (ChildProcess* child : alive) end_one(*child, kStopTimeoutS);
   if (failures.empty()) return absl::OkStatus();
   keep_logs_ = true;
   return absl::InternalError(fmt::format("{}logs are in {}", failures, log_dir_));

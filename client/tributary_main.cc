@@ -2,8 +2,8 @@
 #include <string>
 
 #include "client/commands.h"
+#include "client/interrupt.h"
 #include "client/options.h"
-#include "client/stop_signals.h"
 #include "fmt/format.h"
 
 int main(int argc, char** argv) {
@@ -15,6 +15,6 @@ int main(int argc, char** argv) {
         std::string(command.status().message()));
     return tributary::kExitUsage;
   }
-  tributary::StopSignals stop;
+  tributary::Interrupt stop;
   return tributary::RunCommandLine(*command, stop);
 }

@@ -64,6 +64,8 @@ TEST(LastErrorLineTest, PrefersErrorsAndDropsPrefixes) {
   EXPECT_EQ(LastErrorLine("2026-01-01T00:00:00.001 I tributary-gpu-worker[12] stopping\n"),
             "stopping");
   EXPECT_EQ(LastErrorLine("bad flag\n"), "bad flag");
+  EXPECT_EQ(LastErrorLine("tributary-coordinator: the port is taken\nRun with --help\n"),
+            "the port is taken");
   EXPECT_EQ(LastErrorLine(""), "");
 }
 

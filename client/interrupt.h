@@ -11,12 +11,12 @@ namespace tributary {
 // Blocks SIGINT and SIGTERM for the whole process; construct it in main() before any thread starts.
 // A thread of its own waits for them: the first one sets stop_requested() and calls the handler,
 // the second ends the process at once (its children die with it).
-class StopSignals {
+class Interrupt {
  public:
-  StopSignals();
-  ~StopSignals();
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
+  Interrupt();
+  ~Interrupt();
+  Interrupt(const Interrupt&) = delete;
+  Interrupt& operator=(const Interrupt&) = delete;
 
   bool stop_requested() const { return stop_requested_.load(std::memory_order_acquire); }
   // Called on another thread at the first signal; at once if it has come already. {} removes the

@@ -1,4 +1,4 @@
-#include "client/stop_signals.h"
+#include "client/interrupt.h"
 
 #include <unistd.h>
 
@@ -21,25 +21,25 @@ sigset_t StopSet() {
 
 }  // namespace
 
-StopSignals::StopSignals() {
+Interrupt::Interrupt() {
   const sigset_t set = StopSet();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   thread_ = std::thread([this] { WaitForSignals(); });
 }
 
-StopSignals::~StopSignals() {
+Interrupt::~Interrupt() {
   finished_.store(true, std::memory_order_release);
   pthread_kill(thread_.native_handle(), SIGTERM);  // ends its sigwait
   thread_.join();
 }
 
-void StopSignals::SetHandler(std::function<void()> handler) {
+void Interrupt::SetHandler(std::function<void()> handler) {
   std::lock_guard lock(mutex_);
   handler_ = std::move(handler);
   if (handler_ && stop_requested()) handler_();
 }
 
-void StopSignals::WaitForSignals() {
+void Interrupt::WaitForSignals() {
   const sigset_t set = StopSet();
   for (int signal = 0; sigwait(&set, &signal) == 0;) {
     if (finished_.load(std::memory_order_acquire)) return;
