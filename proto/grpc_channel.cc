@@ -1,5 +1,6 @@
 #include "proto/grpc_channel.h"
 
+#include <charconv>
 #include <cstdlib>
 
 #include "base/limits.h"
@@ -57,9 +58,15 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartServer(grpc::ServerBuilder& b
                                                           const std::string& listen,
                                                           std::string* address) {
   const size_t colon = listen.rfind(':');
-  if (colon == std::string::npos || colon + 1 == listen.size()) {
-    return absl::InvalidArgumentError(
-        fmt::format("--listen '{}' is not of the form host:port, e.g. 127.0.0.1:0", listen));
+  int wanted_port = -1;
+  if (colon != std::string::npos && colon > 0) {
+    const char* end = listen.data() + listen.size();
+    const auto [last, error] = std::from_chars(listen.data() + colon + 1, end, wanted_port);
+    if (error != std::errc() || last != end) wanted_port = -1;
+  }
+  if (wanted_port < 0 || wanted_port > 65535) {
+    return absl::InvalidArgumentError(fmt::format(
+        "--listen '{}' is not host:port with a port from 0 to 65535, e.g. 127.0.0.1:0", listen));
   }
   int port = 0;
   builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
