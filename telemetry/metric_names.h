@@ -156,8 +156,7 @@ inline constexpr MetricSpec kDecodePhaseDuration{
     MetricType::kHistogram,
     MetricScope::kGpuWorker,
     "One phase of a decode step, summed over its layers; phase is qkv, query_send, "
-    "local_attention, remote_wait, "
-    "merge, mlp or sample.",
+    "local_attention, remote_wait, merge_mlp or sample.",
     {"phase"},
     kSecondsBuckets};
 inline constexpr MetricSpec kRemoteExposed{

@@ -1,0 +1,236 @@
+#include "gpu_worker/spill.h"
+
+#include <numeric>
+#include <vector>
+
+#include "base/log.h"
+#include "gpu_worker/prefill_job.h"
+#include "gtest/gtest.h"
+#include "tests/testutil/tiny_device.h"
+#include "transport/inproc/inproc_network.h"
+
+namespace tributary {
+namespace {
+
+constexpr AttentionShape kShape{.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8};
+constexpr uint32_t kNumLayers = 3;
+
+// Keeps what was sent to it.
+class SpillSink final : public FrameHandler {
+ public:
+  struct Spill {
+    FrameHeader header;
+    SpillBody body;
+    std::vector<std::byte> k, v;
+  };
+  void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
+    FrameHeader decoded;
+    ASSERT_EQ(DecodeHeader(header, payload.size(), &decoded), FrameError::kOk);
+    if (decoded.type != static_cast<uint8_t>(FrameType::kSpill)) return;
+    SpillView view;
+    ASSERT_EQ(SpillView::Decode(payload, &view), FrameError::kOk);
+    spills.push_back({decoded,
+                      view.body(),
+                      {view.k().begin(), view.k().end()},
+                      {view.v().begin(), view.v().end()}});
+  }
+  void OnPeerError(PeerId, const absl::Status&) override {}
+  std::vector<Spill> spills;
+};
+
+class SpillTest : public testing::Test, public NodeConnector, public NodeListener {
+ protected:
+  SpillTest()
+      : network_(1, &clock_),
+        worker_(network_.Create("worker")),
+        node_plane_(network_.Create("node")) {
+    (void)InitLogging("test", "off");
+    RemoteNodesOptions options;
+    options.silence_timeout_ns = 1000 * kNsPerS;
+    nodes_ = std::make_unique<RemoteNodes>(options, worker_.get(), this, &clock_, this, nullptr);
+    node_ = *nodes_->Acquire({"cpu-0", 1, "host:1"});
+    sender_ =
+        std::make_unique<SpillSender>(SpillOptions{.window_bytes = 4000, .timeout_ns = kNsPerS},
+                                      worker_.get(), nodes_.get(), nullptr);
+  }
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo&) override {
+    return NodeSession{node_plane_->info(), SessionId(5), SipKey{1, 2}, Epoch(1), node.node_id};
+  }
+  void OnPartial(NodeIdx, const FrameHeader&, const PartialFrameView&) override {}
+  void OnAck(NodeIdx, const FrameHeader&, const AckBody&) override {}
+  void OnRejected(NodeIdx, const ErrorBody&, std::string_view) override {}
+  void OnNodeFailed(NodeIdx, const absl::Status&) override {}
+
+  BoundShard Shard(uint64_t id, uint32_t head_begin = 0, uint32_t head_end = 2) const {
+    ShardSpec spec;
+    spec.shard_id = ShardId(id);
+    spec.sequence_id = SequenceId(1);
+    spec.epoch = Epoch(8);
+    spec.model = kShape;
+    spec.num_layers = spec.layer_end = kNumLayers;
+    spec.kv_head_begin = head_begin;
+    spec.kv_head_end = head_end;
+    spec.stripe = {.origin = 4, .stripe_tokens = 8, .num_stripes = 1, .stripe_idx = 0};
+    spec.capacity_tokens = 1000;
+    spec.k_dtype = spec.v_dtype = DType::kF32;
+    return {spec, node_};
+  }
+  SpillSender::Sent Send(const BoundShard& shard, uint64_t token, uint32_t num_tokens = 8,
+                         uint32_t layer = 0) {
+    rows_.resize(num_tokens * 2 * 8 * 4);
+    return sender_->Send(shard, layer, token, num_tokens, {rows_, rows_});
+  }
+  AckBody Ack(const SpillSink::Spill& spill, FrameError status = FrameError::kOk) const {
+    return {.shard_id = spill.body.shard_id,
+            .token_begin = spill.body.token_begin,
+            .num_tokens = spill.body.num_tokens,
+            .status = static_cast<uint32_t>(status)};
+  }
+  void Deliver() { node_plane_->Poll(sink_); }
+
+  ManualClock clock_;
+  InprocNetwork network_;
+  std::unique_ptr<DataPlane> worker_, node_plane_;
+  std::unique_ptr<RemoteNodes> nodes_;
+  std::unique_ptr<SpillSender> sender_;
+  NodeIdx node_ = kNoNode;
+  SpillSink sink_;
+  std::vector<std::byte> rows_;
+};
+
+TEST(PackHeadsTest, TakesTheHeadsOfEachToken) {
+  std::vector<std::byte> rows(3 * 4 * 2);  // 3 tokens, 4 heads of 2 bytes
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::byte>(i);
+  std::vector<std::byte> packed(3 * 2 * 2);
+  PackHeads(rows, 3, 4, 2, 1, 3, packed);
+  const std::vector<int> expected = {2, 3, 4, 5, 10, 11, 12, 13, 18, 19, 20, 21};
+  for (size_t i = 0; i < packed.size(); ++i) EXPECT_EQ(static_cast<int>(packed[i]), expected[i]);
+}
+
+TEST_F(SpillTest, TheWindowBoundsWhatIsInFlight) {
+  const BoundShard shard = Shard(1);
+  EXPECT_EQ(Send(shard, 4), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(shard, 12), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(shard, 20), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(shard, 28), SpillSender::Sent::kNoRoom) << "4 x 1128 bytes do not fit into 4000";
+  EXPECT_EQ(sender_->in_flight(SequenceId(1)), 3u);
+  Deliver();
+  ASSERT_EQ(sink_.spills.size(), 3u);
+  EXPECT_FALSE(sender_->OnAck(node_, 0, Ack(sink_.spills[1])).has_value());
+  EXPECT_FALSE(sender_->OnAck(node_, 0, Ack(sink_.spills[1])).has_value()) << "a duplicate";
+  EXPECT_FALSE(sender_->OnAck(node_, 1, Ack(sink_.spills[0])).has_value()) << "another layer";
+  EXPECT_EQ(sender_->in_flight(SequenceId(1)), 2u);
+  EXPECT_EQ(Send(shard, 28), SpillSender::Sent::kSent);
+  sender_->Drop(SequenceId(1));
+  EXPECT_EQ(sender_->num_in_flight(), 0u);
+  EXPECT_EQ(sender_->bytes_in_flight(node_), 0u);
+}
+
+TEST_F(SpillTest, ABigFrameGoesAlone) {
+  EXPECT_EQ(Send(Shard(1), 4, 100), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(1), 104, 1), SpillSender::Sent::kNoRoom);
+}
+
+TEST_F(SpillTest, NoFrameIsOvertakenByMoreThanTheReplayWindowBears) {
+  EXPECT_EQ(Send(Shard(1), 4, 1), SpillSender::Sent::kSent);
+  for (uint64_t i = 1; i < SpillSender::kMaxFrameSeqSpread; ++i) {
+    FrameBuffer frame = *worker_->AllocateFrame(16);
+    frame.header().type = static_cast<uint8_t>(FrameType::kHeartbeat);
+    ASSERT_TRUE(nodes_->Send(node_, std::move(frame), SendClass::kEager).ok());
+  }
+  EXPECT_EQ(Send(Shard(1), 5, 1), SpillSender::Sent::kNoRoom);
+}
+
+TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
+  EXPECT_EQ(Send(Shard(1), 4), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(2, 1, 2), 4), SpillSender::Sent::kSent);
+  Deliver();
+  const auto refused = sender_->OnAck(node_, 0, Ack(sink_.spills[0], FrameError::kOutOfRange));
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_EQ(refused->sequence, SequenceId(1));
+  EXPECT_NE(refused->status.message().find("out_of_range"), std::string::npos) << refused->status;
+  EXPECT_TRUE(sender_->FindOverdue().empty());
+  for (int i = 0; i < 11; ++i) {
+    clock_.AdvanceNs(100 * kNsPerMs);
+    nodes_->Poll();
+  }
+  const auto overdue = sender_->FindOverdue();
+  ASSERT_EQ(overdue.size(), 1u);
+  EXPECT_EQ(overdue[0].node, node_);
+  EXPECT_EQ(overdue[0].status.code(), absl::StatusCode::kDeadlineExceeded);
+  const ErrorBody rejected{.error = static_cast<uint32_t>(FrameError::kBadGeometry),
+                           .rejected_frame_seq = sink_.spills[1].header.frame_seq};
+  EXPECT_TRUE(sender_->OnRejected(node_, rejected).has_value());
+  EXPECT_FALSE(sender_->OnRejected(node_, rejected).has_value());
+  EXPECT_EQ(sender_->num_in_flight(), 0u);
+}
+
+// Two token stripes of which one is cut by heads: everything remote arrives once, layer by layer, and the job waits for room.
+TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
+  TinyModel model;
+  TinyDevice device(model, {.max_batch = 1,
+                            .max_partial_slots = 2,
+                            .resident_pool_bytes = 1 << 20,
+                            .max_prefill_tokens = 4096});
+  const WindowLayout layout{.sink_tokens = 4, .window_tokens = 16, .block_tokens = 8};
+  std::vector<uint32_t> prompt(700);
+  std::iota(prompt.begin(), prompt.end(), 0);
+  for (uint32_t& token : prompt) token %= model.vocab_size;
+  WindowCache cache(layout, 710);
+  cache.Prefilled(prompt.size());
+  std::vector<BoundShard> shards = {Shard(1), Shard(2, 0, 1), Shard(3, 1, 2)};
+  for (size_t i = 0; i < shards.size(); ++i) {
+    shards[i].spec.stripe.num_stripes = 2;
+    shards[i].spec.stripe.stripe_idx = i == 0 ? 0 : 1;
+  }
+  const PrefillInput input{
+      .prompt = prompt,
+      .kv_dtype = DType::kF32,
+      .resident = *device.ReserveResident(cache.capacity_tokens(), DType::kF32),
+      .cache = &cache,
+      .shards = shards,
+      .num_layers = model.num_layers,
+      .num_kv_heads = 2,
+      .head_dim = 8,
+      .spill_frame_bytes = 512};
+  PrefillJob job(input, &device, sender_.get());
+  int waits = 0;
+  double fraction = 0;
+  size_t acked = 0;
+  while (true) {
+    const PrefillJob::Progress progress = *job.RunUnit();
+    EXPECT_GE(job.fraction(), fraction);
+    fraction = job.fraction();
+    if (progress == PrefillJob::Progress::kDone) break;
+    if (progress != PrefillJob::Progress::kWaiting) continue;
+    ++waits;
+    Deliver();
+    for (; acked < sink_.spills.size(); ++acked) {
+      const auto& spill = sink_.spills[acked];
+      EXPECT_FALSE(sender_->OnAck(node_, spill.header.layer, Ack(spill)).has_value());
+    }
+  }
+  EXPECT_GT(waits, 0);
+  EXPECT_EQ(fraction, 1.0);
+  Deliver();
+  // [layer][token][head] seen how often
+  std::vector<int> seen(model.num_layers * 700 * 2);
+  for (const auto& spill : sink_.spills) {
+    EXPECT_LE(spill.k.size() + spill.v.size(), 512u);
+    const BoundShard& shard = shards[spill.body.shard_id - 1];
+    for (uint64_t t = spill.body.token_begin; t < spill.body.token_begin + spill.body.num_tokens;
+         ++t) {
+      EXPECT_TRUE(shard.spec.stripe.Owns(t));
+      for (uint32_t h = shard.spec.kv_head_begin; h < shard.spec.kv_head_end; ++h)
+        ++seen[(spill.header.layer * 700 + t) * 2 + h];
+    }
+  }
+  for (size_t i = 0; i < seen.size(); ++i) {
+    const uint64_t token = i / 2 % 700;
+    ASSERT_EQ(seen[i], token >= 4 && token < cache.remote().end ? 1 : 0) << "token " << token;
+  }
+  EXPECT_FALSE(job.logits().empty());
+}
+
+}  // namespace
+}  // namespace tributary
