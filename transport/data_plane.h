@@ -17,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -110,7 +111,9 @@ class DataPlane {
 
   virtual const TransportInfo& info() const = 0;
 
-  // Makes a peer of the process with this address. Does not wait for it: a dead address shows as OnPeerError later.
+  // Makes a peer of the process with this address. Does not wait for it: a dead address shows as OnPeerError later, or as
+  // UNAVAILABLE at once where the transport can tell. INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: a release that
+  // does not mix with ours.
   virtual absl::StatusOr<PeerId> Connect(std::string_view address) = 0;
   // Forgets the peer; what was not sent is dropped. Unknown peers are ignored.
   virtual void Disconnect(PeerId peer) = 0;

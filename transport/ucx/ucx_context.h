@@ -1,4 +1,7 @@
-// RAII of ucp_context_h: UCX's configuration and its memory registrations.
+// RAII of ucp_context_h: UCX's configuration.
+//
+// One thing can only be set in the environment, before the library is loaded: UCX_MEM_EVENTS=n keeps its hooks out of
+// mmap and munmap. Nothing listens to them here (there is no cache of registrations), so they cost a jump.
 #pragma once
 
 #include <ucp/api/ucp.h>

@@ -1,0 +1,46 @@
+// The yardstick of exchange_bench: UCX active messages sent to and fro with nothing of ours around them but the context's
+// settings. Same sizes, same header length, static buffers, no look at the bytes.
+#pragma once
+
+#include <ucp/api/ucp.h>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "transport/ucx/ucx_context.h"
+#include "transport/ucx/ucx_worker.h"
+
+namespace tributary {
+
+// One end. Belongs to one thread.
+class RawPingPong {
+ public:
+  static absl::StatusOr<std::unique_ptr<RawPingPong>> Create(const UcxOptions& options,
+                                                             size_t max_bytes);
+  ~RawPingPong();
+
+  const std::string& address() const { return worker_.address(); }
+  absl::Status Connect(const std::string& worker_address);
+
+  // Sends `bytes` (header apart) and returns when the message is on its way and the buffer is free.
+  void Send(size_t bytes, bool eager);
+  // True once per message received.
+  bool Poll();
+
+ private:
+  RawPingPong(UcxContext context, UcxWorker worker, size_t max_bytes);
+  static ucs_status_t OnMessage(void* argument, const void* header, size_t header_bytes, void* data,
+                                size_t bytes, const ucp_am_recv_param_t* param);
+
+  UcxContext context_;
+  UcxWorker worker_;
+  ucp_ep_h endpoint_ = nullptr;
+  std::vector<std::byte> send_buffer_;
+  std::vector<std::byte> recv_buffer_;
+  int num_received_ = 0;
+  void* receiving_ = nullptr;
+};
+
+}  // namespace tributary
