@@ -1,8 +1,10 @@
 #include "telemetry/build_info.h"
 
+#include "base/version.h"
+
 namespace tributary {
 
-std::string_view BuildVersion() { return TRIBUTARY_VERSION; }
+std::string_view BuildVersion() { return kVersion; }
 std::string_view BuildRevision() { return TRIBUTARY_REVISION; }
 
 void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version,
