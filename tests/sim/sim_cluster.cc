@@ -47,11 +47,14 @@ int SimPlane::Poll(FrameHandler& handler) {
 
 SimCluster::SimCluster(const SimOptions& options)
     : options_(options),
-      network_(options.seed, &clock_),
-      device_(options.model, {.max_batch = options.max_batch,
-                              .max_partial_slots = 4,
-                              .resident_pool_bytes = options.resident_pool_bytes,
-                              .max_prefill_tokens = 4096}) {
+      clock_(options.threaded ? static_cast<const Clock*>(&real_clock_) : &manual_clock_),
+      network_(options.seed, clock_) {
+  const DeviceLimits limits{.max_batch = options.max_batch,
+                            .max_partial_slots = 4,
+                            .resident_pool_bytes = options.resident_pool_bytes,
+                            .max_prefill_tokens = 4096};
+  device_ = options.make_device ? options.make_device(limits)
+                                : std::make_unique<TinyDevice>(options.model, limits);
   network_.SetFaults(options.faults);
   nodes_.resize(options.num_nodes);
   for (uint32_t i = 0; i < options.num_nodes; ++i) {
@@ -61,7 +64,7 @@ SimCluster::SimCluster(const SimOptions& options)
   plane_ = std::make_unique<SimPlane>(
       network_.Create("worker", {.max_frames_in_flight = options.max_frames_in_flight}),
       options.seed + 1, options.corrupt_header);
-  plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
+  if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
   EngineOptions engine;
   engine.model = {.shape = options.model.shape,
@@ -71,20 +74,32 @@ SimCluster::SimCluster(const SimOptions& options)
   engine.spill_window_bytes = 32 << 10;
   engine.spill_frame_bytes = 4 << 10;
   engine.spill_timeout_ns = 4 * kNsPerS;
-  engine.idle.spin_ns = 0;
+  if (!options.threaded) engine.idle.spin_ns = 0;
   engine.logits_observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
     auto& seen = results_.at(id).logits;
     TRIBUTARY_CHECK_EQ(seen.size(), index);
     seen.emplace_back(logits.begin(), logits.end());
   };
-  auto created = DecodeEngine::Create(engine, &device_, plane_.get(), this, &clock_, this);
+  auto created = DecodeEngine::Create(engine, device_.get(), plane_.get(), this, clock_, this);
   TRIBUTARY_CHECK(created.ok());
   engine_ = *std::move(created);
 }
 
-SimCluster::~SimCluster() { engine_.reset(); }
+SimCluster::~SimCluster() {
+  for (Node& node : nodes_) StopThread(node);
+  engine_.reset();
+}
+
+void SimCluster::StopThread(Node& node) {
+  if (!node.thread.joinable()) return;
+  node.stopping = true;
+  node.plane->Wake();
+  node.thread.join();
+  node.stopping = false;
+}
 
 void SimCluster::StartNode(Node& node) {
+  StopThread(node);
   node.server.reset();
   node.plane.reset();
   ++node.incarnation;
@@ -96,9 +111,20 @@ void SimCluster::StartNode(Node& node) {
   AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
   server.kv_pool_bytes = options_.node_pool_bytes;
   server.extent_bytes = 4096;
-  auto created = AttentionServer::Create(server, node.plane.get(), &clock_, nullptr);
+  auto created = AttentionServer::Create(server, node.plane.get(), clock_, nullptr);
   TRIBUTARY_CHECK(created.ok());
   node.server = *std::move(created);
+  if (!options_.threaded) return;
+  node.thread = std::thread([&node] {
+    while (!node.stopping) {
+      int events = 0;
+      {
+        std::lock_guard lock(node.mutex);
+        events = node.server->Poll();
+      }
+      if (events == 0) node.plane->WaitForEvent(kNsPerMs);
+    }
+  });
 }
 
 SequenceId SimCluster::Submit(const SimRequest& request) {
@@ -146,6 +172,7 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
         spec.k_dtype = spec.v_dtype = request.kv_dtype;
         Node& node = nodes_[routes.size() % nodes_.size()];
         if (node.alive) {
+          std::lock_guard lock(node.mutex);
           const auto reserved = node.server->OpenShard(spec);
           if (!reserved.ok())
             std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
@@ -164,6 +191,7 @@ void SimCluster::CloseShards(SequenceId id) {
       if (node.id != route.node.node_id || !node.alive ||
           node.incarnation != route.node.incarnation)
         continue;
+      std::lock_guard lock(node.mutex);
       TRIBUTARY_CHECK(node.server->CloseShard(route.shard.shard_id, route.shard.epoch).ok());
     }
   }
@@ -176,7 +204,7 @@ void SimCluster::Turn() {
     if (!result.ended && !result.tokens.empty()) step.sequence_ids.push_back(id);
   }
   if (!step.sequence_ids.empty()) engine_->Step(step);
-  if (!engine_->RunOnce()) Wait(kNsPerMs);
+  if (!engine_->RunOnce()) plane_->WaitForEvent(kNsPerMs);
 }
 
 bool SimCluster::RunUntilEnded() {
@@ -201,12 +229,12 @@ void SimCluster::Wait(int64_t timeout_ns) {
   ++num_waits_;
   if (on_wait) on_wait(num_waits_);
   if (PollNodes() > 0) {
-    clock_.AdvanceNs(kNsPerUs);
+    manual_clock_.AdvanceNs(kNsPerUs);
     return;
   }
   const auto next_ns = network_.NextDeliveryNs();
-  const int64_t until_next_ns = next_ns ? *next_ns - clock_.NowNs() : timeout_ns;
-  clock_.AdvanceNs(std::clamp<int64_t>(until_next_ns, 1, std::max<int64_t>(timeout_ns, 1)));
+  const int64_t until_next_ns = next_ns ? *next_ns - clock_->NowNs() : timeout_ns;
+  manual_clock_.AdvanceNs(std::clamp<int64_t>(until_next_ns, 1, std::max<int64_t>(timeout_ns, 1)));
   PollNodes();
 }
 
@@ -233,12 +261,14 @@ std::string SimCluster::Leftovers() {
   std::string left;
   if (engine_->num_sequences() != 0)
     left += fmt::format("{} sequences; ", engine_->num_sequences());
-  if (device_.memory().resident_used_bytes != 0) {
-    left += fmt::format("{} resident bytes; ", device_.memory().resident_used_bytes);
+  if (device_->memory().resident_used_bytes != 0) {
+    left += fmt::format("{} resident bytes; ", device_->memory().resident_used_bytes);
   }
-  if (device_.prefilling()) left += "a prefill; ";
-  for (const Node& node : nodes_) {
+  const auto* tiny = dynamic_cast<const TinyDevice*>(device_.get());
+  if (tiny != nullptr && tiny->prefilling()) left += "a prefill; ";
+  for (Node& node : nodes_) {
     if (!node.alive) continue;
+    std::lock_guard lock(node.mutex);
     const uint64_t used = node.server->capacity_bytes() - node.server->free_bytes();
     if (used != 0) left += fmt::format("{} bytes on {}; ", used, node.id);
   }
@@ -284,6 +314,7 @@ absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint,
     if (node.id != endpoint.node_id) continue;
     if (!node.alive) return absl::UnavailableError("connection refused");
     if (node.frozen) return absl::DeadlineExceededError("no answer within 1 s");
+    std::lock_guard lock(node.mutex);
     const auto grant = node.server->OpenSession("worker-0", local.address);
     if (!grant.ok()) return grant.status();
     return NodeSession{node.plane->info(), grant->session_id, grant->key, grant->epoch, node.id};

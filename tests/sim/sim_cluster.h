@@ -3,11 +3,15 @@
 // everybody waits. Plays the coordinator: opens and closes shards, forms steps.
 #pragma once
 
+#include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -28,6 +32,10 @@ struct SimOptions {
   uint64_t resident_pool_bytes = 4u << 20;
   uint32_t max_frames_in_flight = 256;
   uint32_t max_batch = 8;
+  // Null: a TinyDevice of `model`. Otherwise `model` need state heads, layers and vocabulary only.
+  std::function<std::unique_ptr<Device>(const DeviceLimits& limits)> make_device;
+  // Nodes are polled by threads of their own and time is real; faults that need ManualClock are off limits.
+  bool threaded = false;
 };
 
 // How a sequence's remote tokens are cut.
@@ -124,8 +132,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   AttentionServer& server(uint32_t node) { return *nodes_[node].server; }
   bool alive(uint32_t node) const { return nodes_[node].alive; }
   DecodeEngine& engine() { return *engine_; }
-  TinyDevice& device() { return device_; }
-  ManualClock& clock() { return clock_; }
+  ManualClock& clock() { return manual_clock_; }
   SimPlane& plane() { return *plane_; }
   InprocNetwork& network() { return network_; }
   uint64_t num_waits() const { return num_waits_; }
@@ -143,9 +150,13 @@ class SimCluster final : private EngineEvents, private NodeConnector {
     bool frozen = false;
     std::unique_ptr<DataPlane> plane;
     std::unique_ptr<AttentionServer> server;
+    std::mutex mutex;  // of the server, when threaded
+    std::atomic<bool> stopping{false};
+    std::thread thread;
   };
 
   void StartNode(Node& node);
+  void StopThread(Node& node);
   std::vector<SequenceRoute> OpenShards(SequenceId id, const SimRequest& request);
   void CloseShards(SequenceId id);
   void Wait(int64_t timeout_ns);
@@ -161,10 +172,12 @@ class SimCluster final : private EngineEvents, private NodeConnector {
                                       const TransportInfo& local) override;
 
   const SimOptions options_;
-  ManualClock clock_;
+  ManualClock manual_clock_;
+  RealClock real_clock_;
+  const Clock* const clock_;
   InprocNetwork network_;
-  TinyDevice device_;
-  std::vector<Node> nodes_;
+  std::unique_ptr<Device> device_;
+  std::deque<Node> nodes_;
   std::unique_ptr<SimPlane> plane_;
   std::unique_ptr<DecodeEngine> engine_;
   std::map<SequenceId, SimResult> results_;

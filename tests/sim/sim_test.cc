@@ -6,8 +6,12 @@
 #include <vector>
 
 #include "base/log.h"
+#include "gpu_worker/device/host/host_device.h"
 #include "gtest/gtest.h"
+#include "model/weights.h"
 #include "tests/sim/sim_cluster.h"
+#include "tests/testutil/random_model.h"
+#include "tests/testutil/temp_dir.h"
 #include "tests/testutil/test_seed.h"
 
 namespace tributary {
@@ -301,6 +305,84 @@ TEST_F(SimTest, RefusedPlansAreNamedAndHarmNobody) {
   EXPECT_EQ(cluster.result(too_long).status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(cluster.result(too_big).status.code(), absl::StatusCode::kResourceExhausted);
   ExpectSame(cluster.result(id), Reference(options, good));
+  EXPECT_EQ(cluster.Leftovers(), "");
+}
+
+// The same on the host device with a random model of a real family.
+TEST_F(SimTest, HostDeviceAgreesWithItselfInAnyPlanAndBatch) {
+  const TempDir dir;
+  RandomModelOptions model;
+  model.num_layers = 3;
+  model.llama3_rope = true;
+  model.seed = random_();
+  WriteRandomModel(dir.path(), model);
+  const auto weights = LoadModelWeights(dir.path());
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  SimOptions options = RandomOptions();
+  options.model.shape = (*weights)->config.attention;
+  options.model.num_layers = model.num_layers;
+  options.model.vocab_size = model.vocab_size;
+  options.make_device = [&](const DeviceLimits& limits) {
+    return *MakeHostDevice(*weights, limits, 1);
+  };
+  std::vector<SimRequest> requests = RandomRequests(8, options.model);
+  for (SimRequest& request : requests) {
+    request.kv_dtype = DType::kF32;
+    for (uint32_t i = 0; i < request.max_tokens; ++i)
+      request.forced_tokens.push_back(random_() % model.vocab_size);
+  }
+  SimCluster cluster(options);
+  std::vector<SequenceId> ids;
+  for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  EXPECT_EQ(cluster.Leftovers(), "");
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const SimResult& result = cluster.result(ids[i]);
+    ExpectSame(result, Reference(options, requests[i]));
+    SimRequest resident = requests[i];
+    resident.layout = {.all_resident = true};
+    const SimResult reference = Reference(options, resident);
+    for (size_t t = 0; t < reference.logits.size(); ++t) {
+      for (size_t v = 0; v < model.vocab_size; ++v)
+        ASSERT_NEAR(result.logits[t][v], reference.logits[t][v], 1e-3);
+    }
+  }
+}
+
+// Each node on a thread of its own, in real time: for ThreadSanitizer, and the same bits as with one thread.
+TEST_F(SimTest, NodesOnThreadsOfTheirOwnChangeNoBit) {
+  for (int round = 0; round < 3; ++round) {
+    SimOptions options = RandomOptions();
+    options.faults.max_delay_polls = 2;
+    options.faults.duplicate = 0.1;
+    const std::vector<SimRequest> requests = RandomRequests(4, options.model);
+    SimOptions threaded = options;
+    threaded.threaded = true;
+    SimCluster cluster(threaded);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i)
+      ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(SimTest, AKilledNodeOnAThreadFailsItsSequencesOnly) {
+  SimOptions options = RandomOptions();
+  options.num_nodes = 3;
+  const std::vector<SimRequest> requests = RandomRequests(4, options.model);
+  SimOptions threaded = options;
+  threaded.threaded = true;
+  SimCluster cluster(threaded);
+  std::vector<SequenceId> ids;
+  for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+  for (int turn = 0; turn < 20; ++turn) cluster.Turn();
+  cluster.Kill(1);
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ExpectRightOrClearError(cluster, cluster.result(ids[i]), Reference(options, requests[i]));
+  }
   EXPECT_EQ(cluster.Leftovers(), "");
 }
 
