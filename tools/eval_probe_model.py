@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-r"""Measures the probe model as it is shipped: the saved bf16 weights, run by HF Transformers in float32.
+"""Measures the probe model as it is shipped: the saved bf16 weights, run by HF Transformers in float32.
 
     python3 tools/eval_probe_model.py --model models/probe --texts FOLDER_OF_NOVELS \\
         --licences /usr/share/common-licenses
