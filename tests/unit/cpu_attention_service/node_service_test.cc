@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -188,30 +187,6 @@ TEST_F(NodeServiceTest, BadShardsAreInvalid) {
   EXPECT_EQ(node_.OpenShard(spec, &opened).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   spec = MakeSpec(1, {5, 2, 64}, 100);
   EXPECT_EQ(node_.OpenShard(spec, &opened).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-}
-
-TEST_F(NodeServiceTest, TheLoopRefusesWorkOnceStopped) {
-  node_.loop().Stop();
-  EXPECT_EQ(node_.loop().Run([](AttentionServer&) {}, kNsPerS).code(),
-            absl::StatusCode::kUnavailable);
-  EXPECT_FALSE(node_.loop().Post([](AttentionServer&) {}));
-}
-
-TEST_F(NodeServiceTest, WorkThatCannotBeginInTimeNeverRuns) {
-  std::mutex gate;
-  gate.lock();
-  std::atomic<bool> holds{false};
-  ASSERT_TRUE(node_.loop().Post([&](AttentionServer&) {
-    holds = true;
-    std::lock_guard wait(gate);
-  }));
-  while (!holds) std::this_thread::yield();
-  bool ran = false;
-  EXPECT_EQ(node_.loop().Run([&](AttentionServer&) { ran = true; }, kNsPerMs).code(),
-            absl::StatusCode::kDeadlineExceeded);
-  gate.unlock();
-  EXPECT_TRUE(node_.loop().Run([](AttentionServer&) {}, 5 * kNsPerS).ok());
-  EXPECT_FALSE(ran);
 }
 
 // A coordinator that answers what the test tells it to.
