@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     p.add_argument("--prompt-tokens", type=int, default=200, help="length of the tiny models' prompts")
     p.add_argument("--tiny-tokens", type=int, default=24, help="tokens that the tiny models generate")
     p.add_argument("--probe-tokens", type=int, default=96, help="tokens that the probe model generates")
-    p.add_argument("--margin", type=float, default=0.03, help="smallest lead of a token over the second, probe prompts")
+    p.add_argument("--margin", type=float, default=0.01, help="smallest lead of a token over the second, probe prompts")
     p.add_argument("--seed", type=int, default=1, help="seed of weights, prompts, needles and depths")
     p.add_argument("--skip-tiny", action="store_true", help="leave the tiny models and their answers as they are")
     return p.parse_args()
