@@ -52,7 +52,7 @@ SimCluster::SimCluster(const SimOptions& options)
   const DeviceLimits limits{.max_batch = options.max_batch,
                             .max_partial_slots = 4,
                             .resident_pool_bytes = options.resident_pool_bytes,
-                            .max_prefill_tokens = 4096};
+                            .max_prefill_tokens = options.max_prefill_tokens};
   device_ = options.make_device ? options.make_device(limits)
                                 : std::make_unique<TinyDevice>(options.model, limits);
   network_.SetFaults(options.faults);
@@ -71,8 +71,8 @@ SimCluster::SimCluster(const SimOptions& options)
                   .num_layers = options.model.num_layers,
                   .vocab_size = options.model.vocab_size};
   engine.softmax_scale = options.model.softmax_scale();
-  engine.spill_window_bytes = 32 << 10;
-  engine.spill_frame_bytes = 4 << 10;
+  engine.spill_window_bytes = options.spill_window_bytes;
+  engine.spill_frame_bytes = options.spill_frame_bytes;
   engine.spill_timeout_ns = 4 * kNsPerS;
   if (!options.threaded) engine.idle.spin_ns = 0;
   engine.logits_observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
@@ -110,7 +110,7 @@ void SimCluster::StartNode(Node& node) {
       network_.Create(node.address, {.max_frames_in_flight = options_.max_frames_in_flight});
   AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
   server.kv_pool_bytes = options_.node_pool_bytes;
-  server.extent_bytes = 4096;
+  server.extent_bytes = options_.extent_bytes;
   auto created = AttentionServer::Create(server, node.plane.get(), clock_, nullptr);
   TRIBUTARY_CHECK(created.ok());
   node.server = *std::move(created);
