@@ -1,0 +1,107 @@
+#include "gpu_worker/worker_convert.h"
+
+#include "base/status.h"
+#include "proto/convert.h"
+
+namespace tributary {
+namespace {
+
+void FillTokens(const SequenceTokens& tokens, v1::WorkerEvent::SequenceTokens* message) {
+  message->set_sequence_id(tokens.sequence_id.value);
+  message->mutable_tokens()->Add(tokens.tokens.begin(), tokens.tokens.end());
+  message->mutable_logprobs()->Add(tokens.logprobs.begin(), tokens.logprobs.end());
+}
+
+void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* message) {
+  message->set_finish_reason(summary.finish_reason);
+  message->set_prompt_tokens(summary.prompt_tokens);
+  message->set_generated_tokens(summary.generated_tokens);
+  message->set_prefill_s(summary.prefill_s);
+  message->set_decode_s(summary.decode_s);
+  message->set_context_tokens(summary.context_tokens);
+  message->set_resident_tokens(summary.resident_tokens);
+  message->set_remote_tokens(summary.remote_tokens);
+  message->set_attended_tokens_mean(summary.attended_tokens_mean);
+  message->set_policy(summary.policy);
+  message->set_bytes_sent(summary.bytes_sent);
+  message->set_bytes_received(summary.bytes_received);
+  for (const NodeShare& share : summary.nodes) {
+    auto& node = *message->add_nodes();
+    node.set_node_id(share.node_id);
+    node.set_shards(share.shards);
+    node.set_tokens(share.tokens);
+    node.set_kv_bytes(share.kv_bytes);
+  }
+  for (const StageTime& time : summary.stages) {
+    auto& stage = *message->add_stages();
+    stage.set_stage(time.stage);
+    stage.set_seconds(time.seconds);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequence& message,
+                                           const std::vector<uint32_t>& eos_tokens) {
+  SequencePlan plan;
+  plan.sequence_id = SequenceId(message.sequence_id());
+  plan.epoch = Epoch(message.epoch());
+  plan.prompt_tokens.assign(message.prompt_tokens().begin(), message.prompt_tokens().end());
+  plan.max_tokens = message.max_tokens();
+  plan.sampling = {message.sampling().temperature(), message.sampling().top_k(),
+                   message.sampling().top_p(), message.sampling().seed()};
+  const v1::Placement& placement = message.placement();
+  plan.layout = {placement.sink_tokens(), placement.window_tokens(), placement.block_tokens(),
+                 placement.all_resident()};
+  TRIBUTARY_ASSIGN_OR_RETURN(plan.kv_dtype, DTypeFromProto(placement.kv_dtype()));
+  plan.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
+  if (!message.ignore_eos()) {
+    plan.stop_tokens.insert(plan.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());
+  }
+  plan.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
+  plan.policy = message.policy();
+  for (const v1::ShardRoute& route : message.routes()) {
+    SequenceRoute& added = plan.routes.emplace_back();
+    TRIBUTARY_ASSIGN_OR_RETURN(added.shard, ShardSpecFromProto(route.shard()));
+    added.node = {route.node().node_id(), route.node().incarnation(),
+                  route.node().control_address()};
+  }
+  return plan;
+}
+
+StepCommand StepFromProto(const v1::WorkerCommand::Step& message) {
+  StepCommand step{StepId(message.step_id()), message.timeout_ns(), {}};
+  for (const uint64_t id : message.sequence_ids()) step.sequence_ids.push_back(SequenceId(id));
+  return step;
+}
+
+v1::WorkerEvent TokensToProto(const SequenceTokens& tokens) {
+  v1::WorkerEvent message;
+  FillTokens(tokens, message.mutable_tokens());
+  return message;
+}
+
+v1::WorkerEvent StepDoneToProto(StepId step, std::span<const SequenceTokens> tokens,
+                                double step_s) {
+  v1::WorkerEvent message;
+  message.mutable_step_done()->set_step_id(step.value);
+  message.mutable_step_done()->set_step_s(step_s);
+  for (const SequenceTokens& sequence : tokens) {
+    FillTokens(sequence, message.mutable_step_done()->add_tokens());
+  }
+  return message;
+}
+
+v1::WorkerEvent EndedToProto(SequenceId sequence, const absl::Status& status,
+                             const std::string& failed_node_id, const SequenceSummary& summary) {
+  v1::WorkerEvent message;
+  auto& ended = *message.mutable_ended();
+  ended.set_sequence_id(sequence.value);
+  ended.set_status_code(static_cast<uint32_t>(status.code()));
+  ended.set_message(std::string(status.message()));
+  ended.set_failed_node_id(failed_node_id);
+  FillSummary(summary, ended.mutable_summary());
+  return message;
+}
+
+}  // namespace tributary
