@@ -1,5 +1,6 @@
 #include "base/process.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,6 +13,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "fmt/format.h"
 
@@ -39,24 +41,45 @@ struct StopSignals::State {
   bool requested = false;
 };
 
+namespace {
+
+// Written by the handler: a signal handler may do little else. Masks and sigwait would not do, since libraries (OpenBLAS)
+// have threads of their own before main() begins, which take signals that only later threads block.
+int signal_pipe[2] = {-1, -1};
+
+extern "C" void WriteSignal(int signal) {
+  const int saved_errno = errno;
+  const char byte = static_cast<char>(signal);
+  [[maybe_unused]] const ssize_t written = write(signal_pipe[1], &byte, 1);
+  errno = saved_errno;
+}
+
+int WaitForSignal() {
+  char byte = 0;
+  while (read(signal_pipe[0], &byte, 1) != 1) {
+  }
+  return byte;
+}
+
+}  // namespace
+
 StopSignals::StopSignals() : state_(std::make_shared<State>()) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  TRIBUTARY_CHECK_EQ(signal_pipe[0], -1);  // one per process
+  TRIBUTARY_CHECK_EQ(pipe2(signal_pipe, O_CLOEXEC), 0);
+  struct sigaction action = {};
+  action.sa_handler = WriteSignal;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
   // Detached: it waits until the process ends.
-  std::thread([signals, state = state_] {
-    int signal = 0;
-    sigwait(&signals, &signal);
-    LOG_INFO("{}: stopping; a second one ends the process at once", strsignal(signal));
+  std::thread([state = state_] {
+    LOG_INFO("{}: stopping; a second one ends the process at once", strsignal(WaitForSignal()));
     {
       std::lock_guard lock(state->mutex);
       state->requested = true;
       state->changed.notify_all();
     }
-    sigwait(&signals, &signal);
-    LOG_WARN("{} again: exiting now", strsignal(signal));
+    LOG_WARN("{} again: exiting now", strsignal(WaitForSignal()));
     _exit(1);
   }).detach();
 }

@@ -14,7 +14,7 @@ absl::Status WritePortFile(const std::string& path, const std::string& listen_ad
                            const std::string& metrics_address);
 
 // SIGTERM and SIGINT. The first one asks to stop; the second ends the process at once, with exit code 1.
-// Make it before any other thread starts: it blocks the signals for the threads that follow.
+// One per process.
 class StopSignals {
  public:
   StopSignals();

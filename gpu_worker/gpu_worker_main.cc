@@ -164,12 +164,9 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
   AddBuildInfo(registry, data_plane->info().release, grpc::Version());
 
-  InitGrpc();
-  grpc::ServerBuilder builder;
-  ConfigureServer(builder);
   std::string address;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health,
-                             StartServer(builder, flags.listen, &address));
+                             StartHealthServer(flags.listen, &address));
   std::unique_ptr<MetricsExposer> exposer;
   if (!flags.metrics_listen.empty()) {
     TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));

@@ -7,6 +7,7 @@
 #include "fmt/format.h"
 #include "grpc/support/log.h"
 #include "grpcpp/create_channel.h"
+#include "grpcpp/generic/async_generic_service.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/security/server_credentials.h"
@@ -80,6 +81,18 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartServer(grpc::ServerBuilder& b
   }
   *address = fmt::format("{}:{}", listen.substr(0, colon), port);
   return server;
+}
+
+absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealthServer(const std::string& listen,
+                                                                std::string* address) {
+  // gRPC starts no server without a service of ours; this one answers UNIMPLEMENTED to everything. It must outlive every
+  // server, so it lives as long as the process.
+  static auto& unimplemented = *new grpc::CallbackGenericService;
+  InitGrpc();
+  grpc::ServerBuilder builder;
+  ConfigureServer(builder);
+  builder.RegisterCallbackGenericService(&unimplemented);
+  return StartServer(builder, listen, address);
 }
 
 void SetServing(grpc::Server& server, const std::string& service, bool serving) {

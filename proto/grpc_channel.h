@@ -26,6 +26,10 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> StartServer(grpc::ServerBuilder& b
                                                           const std::string& listen,
                                                           std::string* address);
 
+// A server of grpc.health.v1 alone, for a process that serves nothing else.
+absl::StatusOr<std::unique_ptr<grpc::Server>> StartHealthServer(const std::string& listen,
+                                                                std::string* address);
+
 // Sets the health of the whole server and of one service, e.g. "tributary.v1.Coordinator".
 void SetServing(grpc::Server& server, const std::string& service, bool serving);
 
