@@ -2,8 +2,8 @@
 // threads: one loop calls it.
 //
 //   while (running) {
-//     for each command: engine.Start(plan) | engine.Step(step) | engine.Stop(sequence)
-//     if (no command waits && !engine.RunOnce()) data_plane->WaitForEvent(kNsPerMs);
+//     if a command waits: engine.Start(plan) | engine.Step(step) | engine.Stop(sequence)
+//     if (!engine.RunOnce() && no command waited) data_plane->WaitForEvent(kNsPerMs);
 //   }
 //
 // Step() returns when the step is done; RunOnce() does one small piece of prefill and everything
