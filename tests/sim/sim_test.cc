@@ -17,7 +17,11 @@
 namespace tributary {
 namespace {
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kRounds = 4;
+#else
 constexpr int kRounds = 12;
+#endif
 
 SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model) {
   SimRequest request;
