@@ -7,9 +7,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <random>
+#include <set>
+#include <thread>
 
 #include "absl/strings/escaping.h"
 #include "base/limits.h"
@@ -207,6 +212,77 @@ TEST_P(UcxDataPlaneTest, PeerKilledAmidBulkFramesLeavesNoBufferBehind) {
   EXPECT_TRUE(PollUntil([&] { return plane_->pool_usage().recv_used_bytes == 0; }, 5 * kNsPerS))
       << plane_->pool_usage().recv_used_bytes;
   EXPECT_EQ(plane_->pool_usage().num_closing_peers, 0u);
+}
+
+TEST_P(UcxDataPlaneTest, PeerKilledWhileItsFramesWaitForRoomLeavesNoBufferBehind) {
+  UcxOptions options;
+  options.tls = GetParam();
+  options.recv_arena_bytes = 3 << 20;  // room for one of the frames
+  MakePlane(options);
+  EchoPeer peer(GetParam());
+  const PeerId id = ConnectBothWays(peer);
+  for (uint64_t seq = 1; seq <= 20; ++seq) ASSERT_TRUE(SendRandom(id, seq, 2 << 20, 1).ok());
+  ASSERT_TRUE(PollUntil([&] { return handler_.frames.size() >= 3; }));
+  peer.Kill();
+  EXPECT_TRUE(PollUntil([&] { return !handler_.errors.empty(); }, 3 * kNsPerS));
+  EXPECT_TRUE(PollUntil(
+      [&] {
+        const UcxPoolUsage usage = plane_->pool_usage();
+        return usage.send_used_bytes + usage.recv_used_bytes + usage.num_deferred_receives == 0;
+      },
+      5 * kNsPerS))
+      << plane_->pool_usage().send_used_bytes << " " << plane_->pool_usage().recv_used_bytes << " "
+      << plane_->pool_usage().num_deferred_receives;
+}
+
+// Both sides of a pair disconnect and connect again, without a restart: what a new session does.
+TEST_P(UcxDataPlaneTest, LivePeerIsLeftAndReachedAgain) {
+  UcxOptions options;
+  options.tls = GetParam();
+  auto other = MakeUcxDataPlane(options);
+  ASSERT_TRUE(other.ok());
+  RecordingHandler at_other;
+  for (uint64_t round = 1; round <= 5; ++round) {
+    const auto to_other = plane_->Connect((*other)->info().address);
+    const auto from_other = (*other)->Connect(plane_->info().address);
+    ASSERT_TRUE(to_other.ok() && from_other.ok());
+    ASSERT_TRUE(SendNumbered(*plane_, *to_other, round).ok());
+    ASSERT_TRUE(SendNumbered(**other, *from_other, round).ok());
+    ASSERT_TRUE(PollUntil([&] {
+      (*other)->Poll(at_other);
+      return at_other.frames.size() == round && handler_.frames.size() == round;
+    })) << "round "
+        << round;
+    plane_->Disconnect(*to_other);
+    if (round % 2 == 0)
+      (*other)->Disconnect(*from_other);  // else it must learn by itself, or ignore it
+    ASSERT_TRUE(PollUntil([&] {
+      (*other)->Poll(at_other);
+      return plane_->pool_usage().num_closing_peers == 0;
+    }));
+  }
+}
+
+TEST_P(UcxDataPlaneTest, PeerThatWeNeverConnectedToMayComeAndGo) {
+  for (uint64_t seq = 1; seq <= 5; ++seq) {
+    UcxOptions options;
+    options.tls = GetParam();
+    auto visitor = MakeUcxDataPlane(options);
+    ASSERT_TRUE(visitor.ok());
+    const auto id = (*visitor)->Connect(plane_->info().address);
+    ASSERT_TRUE(id.ok());
+    ASSERT_TRUE(SendNumbered(**visitor, *id, seq).ok());
+    RecordingHandler at_visitor;
+    ASSERT_TRUE(PollUntil([&] {
+      (*visitor)->Poll(at_visitor);
+      return handler_.frames.size() == seq;
+    }));
+  }
+  EchoPeer peer(GetParam());
+  const PeerId id = ConnectBothWays(peer);
+  handler_.frames.clear();
+  ASSERT_TRUE(SendRandom(id, 100, 1000, 0).ok());
+  ExpectEchoes();
 }
 
 TEST_P(UcxDataPlaneTest, RestartedPeerIsReachedAgain) {
@@ -414,6 +490,29 @@ TEST_P(UcxDataPlaneTest, WakeEndsAWait) {
     plane_->WaitForEvent(kNsPerMs);
   }
   EXPECT_GT(clock.NowNs() - slept_from_ns, 5 * kNsPerMs) << "an old Wake() is still there";
+}
+
+TEST_P(UcxDataPlaneTest, WakeFromAnotherThreadIsNeverLost) {
+  std::atomic<int> posted{0};
+  std::atomic<int> seen{0};
+  constexpr int kPosts = 2000;
+  std::thread poster([&] {
+    for (int i = 1; i <= kPosts; ++i) {
+      posted = i;
+      plane_->Wake();
+      while (seen < i) std::this_thread::yield();
+    }
+  });
+  const RealClock clock;
+  const int64_t start_ns = clock.NowNs();
+  while (seen < kPosts) {
+    plane_->Poll(handler_);
+    plane_->WaitForEvent(kNsPerMs);
+    seen = posted.load();
+  }
+  poster.join();
+  // A lost one would cost a whole millisecond.
+  EXPECT_LT(clock.NowNs() - start_ns, kPosts * kNsPerMs / 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tls, UcxDataPlaneTest,
