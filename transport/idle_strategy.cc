@@ -1,7 +1,6 @@
 #include "transport/idle_strategy.h"
 
 #include <algorithm>
-#include <thread>
 
 namespace tributary {
 namespace {
@@ -37,10 +36,8 @@ void IdleStrategy::AfterPoll(int num_events, DataPlane& plane) {
   if (gap_ns >= spin_limit_ns_) {
     ++num_sleeps_;
     plane.WaitForEvent(options_.sleep_ns);
-  } else if (gap_ns < options_.pause_ns) {
-    PauseCpu();
   } else {
-    std::this_thread::yield();
+    PauseCpu();
   }
 }
 

@@ -9,8 +9,8 @@
 // sixteenth), one within it restores it. So an idle process that answers a heartbeat now and then
 // sleeps nearly all the time, and a busy one reacts within a microsecond.
 //
-// While spinning it soon yields the core at each turn, so that on a host with more processes than
-// cores a spinner never keeps a worker waiting.
+// It never yields the core: on a busy host sched_yield() gives away whole time slices of milliseconds, while a sleeper is
+// woken by its event and runs at once (measured: bulk frames over shared memory 15 times slower with yields).
 //
 // Thread-compatible: it belongs to the loop's thread.
 #pragma once
@@ -24,7 +24,6 @@ namespace tributary {
 
 struct IdleOptions {
   int64_t spin_ns = 50 * kNsPerUs;  // after the last event; 0 = sleep at once
-  int64_t pause_ns = 5 * kNsPerUs;  // of these, without yielding the core
   int64_t sleep_ns = 1 * kNsPerMs;  // longest sleep in one go
 };
 

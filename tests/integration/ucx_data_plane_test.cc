@@ -183,6 +183,19 @@ TEST_P(UcxDataPlaneTest, RoundTripOfEverySize) {
   EXPECT_EQ(plane_->counters().bytes_received, plane_->counters().bytes_sent);
 }
 
+// Before the two sides have finished connecting.
+TEST_P(UcxDataPlaneTest, FirstFrameMayBeLarge) {
+  for (const uint16_t flags : {0, 1}) {
+    EchoPeer peer(GetParam());
+    const PeerId id = ConnectBothWays(peer);
+    for (uint64_t i = 1; i <= 3; ++i) {
+      ASSERT_TRUE(SendRandom(id, flags * 10 + i, 1 << 20, flags).ok());
+    }
+    ExpectEchoes();
+    plane_->Disconnect(id);
+  }
+}
+
 TEST_P(UcxDataPlaneTest, KilledPeerIsReportedOnce) {
   EchoPeer peer(GetParam());
   const PeerId id = ConnectBothWays(peer);
@@ -422,23 +435,28 @@ TEST_P(UcxDataPlaneTest, GarbageAddressesAreRefused) {
   std::vector<std::string> bad = {"",
                                   "x",
                                   "hello, world: not an address",
-                                  good.substr(0, 19),
+                                  good.substr(0, 23),
                                   good.substr(0, good.size() - 1),
                                   good + "x"};
-  for (const size_t at : {size_t{0}, size_t{8}, size_t{12}, size_t{20}, good.size() - 1}) {
+  for (const size_t at : {size_t{0}, size_t{12}, size_t{16}, size_t{24}, good.size() - 1}) {
     std::string flipped = good;
     flipped[at] = static_cast<char>(flipped[at] ^ 4);
     bad.push_back(flipped);
   }
   for (const std::string& address : bad) {
     const absl::StatusOr<PeerId> id = plane_->Connect(address);
+    ASSERT_FALSE(id.ok());
     EXPECT_EQ(id.status().code(), absl::StatusCode::kInvalidArgument) << id.status();
     EXPECT_THAT(std::string(id.status().message()), HasSubstr("TransportInfo.address"));
   }
   auto other = DecodeUcxAddress(good);
   ASSERT_TRUE(other.ok());
   other->minor += 1;
-  const absl::StatusOr<PeerId> id = plane_->Connect(EncodeUcxAddress(*other));
+  absl::StatusOr<PeerId> id = plane_->Connect(EncodeUcxAddress(*other));
+  EXPECT_EQ(id.status().code(), absl::StatusCode::kFailedPrecondition) << id.status();
+  other->minor -= 1;
+  other->settings_version += 1;
+  id = plane_->Connect(EncodeUcxAddress(*other));
   EXPECT_EQ(id.status().code(), absl::StatusCode::kFailedPrecondition) << id.status();
 }
 

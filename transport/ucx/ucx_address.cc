@@ -20,16 +20,14 @@ struct EnvelopeHeader {
   char magic[4];
   uint16_t major;
   uint16_t minor;
+  uint32_t settings_version;
   uint32_t worker_address_bytes;
-  uint32_t checksum[2];  // not one uint64_t, which would leave a gap before it
+  uint64_t checksum;
 };
-static_assert(sizeof(EnvelopeHeader) == 20);
+static_assert(sizeof(EnvelopeHeader) == 24);
 
-void Checksum(std::string_view bytes, uint32_t checksum[2]) {
-  const uint64_t tag =
-      SipHash24(kChecksumKey, {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
-  checksum[0] = static_cast<uint32_t>(tag);
-  checksum[1] = static_cast<uint32_t>(tag >> 32);
+uint64_t Checksum(std::string_view bytes) {
+  return SipHash24(kChecksumKey, {reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace
@@ -40,7 +38,8 @@ std::string EncodeUcxAddress(const UcxAddress& address) {
   header.major = address.major;
   header.minor = address.minor;
   header.worker_address_bytes = static_cast<uint32_t>(address.worker_address.size());
-  Checksum(address.worker_address, header.checksum);
+  header.settings_version = address.settings_version;
+  header.checksum = Checksum(address.worker_address);
   return std::string(reinterpret_cast<const char*>(&header), sizeof(header)) +
          address.worker_address;
 }
@@ -60,10 +59,8 @@ absl::StatusOr<UcxAddress> DecodeUcxAddress(std::string_view bytes) {
     return error(
         fmt::format("says {} bytes and has {}", header.worker_address_bytes, bytes.size()));
   }
-  uint32_t checksum[2];
-  Checksum(bytes, checksum);
-  if (std::memcmp(checksum, header.checksum, sizeof(checksum)) != 0) return error("bad checksum");
-  return UcxAddress{header.major, header.minor, std::string(bytes)};
+  if (header.checksum != Checksum(bytes)) return error("bad checksum");
+  return UcxAddress{header.major, header.minor, header.settings_version, std::string(bytes)};
 }
 
 }  // namespace tributary

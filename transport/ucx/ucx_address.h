@@ -22,6 +22,7 @@ namespace tributary {
 struct UcxAddress {
   uint16_t major = 0;
   uint16_t minor = 0;
+  uint32_t settings_version = 0;
   std::string worker_address;
 };
 

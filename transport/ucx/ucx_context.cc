@@ -77,6 +77,11 @@ absl::Status ApplySettings(const UcxOptions& options, ucp_config_t* config) {
       {"KEEPALIVE_INTERVAL", keepalive},
       // One arena, registered once: a cache of registrations would need hooks in mmap and munmap.
       {"RCACHE_ENABLE", "n"},
+      // A query or partial of 16 KiB in one piece instead of three. The sender goes by its own value when it writes into the
+      // receiver's segments: on a change, raise kUcxSettingsVersion. (Lengths are 16 bits wide: 64 KiB would wrap.)
+      {"MM_SEG_SIZE", "32K"},
+      // As many bytes of segments as by UCX's defaults (512 of 8 KiB).
+      {"MM_RX_BUFS_GROW", "128"},
       // TCP's kernel keepalive, for hosts that vanish while nothing is sent.
       {"KEEPIDLE", "1s"},
       {"KEEPINTVL", "1s"},

@@ -6,14 +6,16 @@
 
 #include <ucp/api/ucp.h>
 
-#include <cstddef>
-#include <span>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "transport/ucx/ucx_options.h"
 
 namespace tributary {
+
+// Rises when a setting changes on which both ends of a connection must agree (the segment size of shared memory).
+inline constexpr uint32_t kUcxSettingsVersion = 1;
 
 // Move-only.
 class UcxContext {

@@ -39,6 +39,9 @@ constexpr int kMaxProgressPerPoll = 64;
 // to sleep.
 constexpr int kMaxBusyInARow = 64;
 constexpr int64_t kMaxSleepNs = kNsPerMs;
+// While frames are on their way; after so much sleep in which none arrived or left, the peer hangs and sleep is long again.
+constexpr int64_t kTransferSleepNs = 20 * kNsPerUs;
+constexpr int64_t kTransferPatienceNs = 20 * kNsPerMs;
 constexpr int64_t kCloseTimeoutNs = 2 * kNsPerS;
 
 // What a small frame's payload is asked for while its header is still being checked: its lines lie in another core's cache.
@@ -138,6 +141,7 @@ class UcxDataPlaneImpl final : public UcxDataPlane, private FrameBuffer::Owner {
   int num_received_ = 0;             // within this Poll()
   UcxEndpointEvents endpoint_events_;
   int num_busy_in_a_row_ = 0;
+  int64_t slept_in_transfer_ns_ = 0;  // since the last event
 };
 
 UcxDataPlaneImpl::UcxDataPlaneImpl(const UcxOptions& options, UcxContext context,
@@ -158,6 +162,7 @@ absl::Status UcxDataPlaneImpl::Start() {
   info_.transports = context_.transports();
   info_.address = EncodeUcxAddress({.major = static_cast<uint16_t>(major),
                                     .minor = static_cast<uint16_t>(minor),
+                                    .settings_version = kUcxSettingsVersion,
                                     .worker_address = worker_.address()});
   return worker_.SetMessageHandler(kFrameMessageId, OnMessage, this);
 }
@@ -189,6 +194,12 @@ absl::StatusOr<PeerId> UcxDataPlaneImpl::Connect(std::string_view address) {
                     "safely; install the same "
                     "one on both sides",
                     decoded.major, decoded.minor, major, minor));
+  }
+  if (decoded.settings_version != kUcxSettingsVersion) {
+    return absl::FailedPreconditionError(
+        fmt::format("the peer sets UCX up by version {} of our settings and this process by {}; "
+                    "install the same release of tributary on both sides",
+                    decoded.settings_version, kUcxSettingsVersion));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<UcxEndpoint> endpoint,
                              UcxEndpoint::Create(worker_.handle(), decoded.worker_address,
@@ -345,23 +356,36 @@ void UcxDataPlaneImpl::ReapClosedPeers() {
 int UcxDataPlaneImpl::Poll(FrameHandler& handler) {
   handler_ = &handler;
   num_received_ = 0;
-  // Until a frame came: the caller may have waited for just this one.
-  for (int i = 0; i < kMaxProgressPerPoll && worker_.Progress() != 0 && num_received_ == 0; ++i) {
+  // Until a frame came: the caller may have waited for just this one. UCX counts what arrives, not what it could send.
+  for (int i = 0; i < kMaxProgressPerPoll && num_received_ == 0; ++i) {
+    const size_t num_in_flight = endpoint_events_.num_in_flight;
+    if (worker_.Progress() == 0 && endpoint_events_.num_in_flight == num_in_flight) break;
   }
   if (!deferred_.empty()) StartDeferredReceives();
-  const UcxEndpointEvents events = std::exchange(endpoint_events_, {});
+  const UcxEndpointEvents events = endpoint_events_;
+  endpoint_events_.num_sends_done = 0;
+  endpoint_events_.num_failures = 0;
   if (events.num_failures > 0) ReportFailedPeers();
   if (!closing_.empty()) ReapClosedPeers();
   handler_ = nullptr;
   const int num_events = num_received_ + events.num_sends_done + events.num_failures;
-  if (num_events > 0) num_busy_in_a_row_ = 0;
+  if (num_events > 0) {
+    num_busy_in_a_row_ = 0;
+    slept_in_transfer_ns_ = 0;
+  }
   return num_events;
 }
 
 void UcxDataPlaneImpl::WaitForEvent(int64_t timeout_ns) {
   if (timeout_ns <= 0) return;
   if (!worker_.Arm() && ++num_busy_in_a_row_ < kMaxBusyInARow) return;  // the caller polls again
-  const int64_t sleep_ns = std::min(timeout_ns, kMaxSleepNs);
+  int64_t sleep_ns = std::min(timeout_ns, kMaxSleepNs);
+  // No event tells that a full queue of a peer has room again, or moves a fetch on: only progress does.
+  const bool in_transfer = endpoint_events_.num_in_flight > 0 || recv_pool_.num_buffers() > 0;
+  if (in_transfer && slept_in_transfer_ns_ < kTransferPatienceNs) {
+    sleep_ns = std::min(sleep_ns, kTransferSleepNs);
+    slept_in_transfer_ns_ += sleep_ns;
+  }
   const timespec timeout{.tv_sec = 0, .tv_nsec = static_cast<long>(sleep_ns)};
   pollfd fds[2] = {{.fd = wake_event_.fd(), .events = POLLIN, .revents = 0},
                    {.fd = worker_.event_fd(), .events = POLLIN, .revents = 0}};

@@ -57,6 +57,7 @@ void UcxEndpoint::Track(UcxSendRecord* record) {
   record->next = in_flight_;
   if (in_flight_ != nullptr) in_flight_->prev = record;
   in_flight_ = record;
+  ++events_->num_in_flight;
 }
 
 void UcxEndpoint::Untrack(UcxSendRecord* record) {
@@ -66,6 +67,7 @@ void UcxEndpoint::Untrack(UcxSendRecord* record) {
     in_flight_ = record->next;
   }
   if (record->next != nullptr) record->next->prev = record->prev;
+  --events_->num_in_flight;
 }
 
 absl::Status UcxEndpoint::Send(unsigned message_id, std::byte* buffer, size_t payload_bytes,

@@ -24,10 +24,11 @@ struct alignas(64) UcxSendRecord {
 };
 static_assert(sizeof(UcxSendRecord) == 64, "keeps the frame behind it 64-byte aligned");
 
-// What has happened at a data plane's endpoints since it last looked.
+// Of all endpoints of a data plane. The first two count since it last looked.
 struct UcxEndpointEvents {
   int num_sends_done = 0;
   int num_failures = 0;
+  size_t num_in_flight = 0;
 };
 
 // Belongs to the worker's thread. Callbacks of UCX only mark; closing happens from the progress

@@ -42,8 +42,7 @@ class IdleStrategyTest : public ::testing::Test {
 
   ManualClock clock_;
   SleepyPlane plane_{&clock_};
-  IdleStrategy idle_{{.spin_ns = 50 * kNsPerUs, .pause_ns = 5 * kNsPerUs, .sleep_ns = kNsPerMs},
-                     &clock_};
+  IdleStrategy idle_{{.spin_ns = 50 * kNsPerUs, .sleep_ns = kNsPerMs}, &clock_};
 };
 
 TEST_F(IdleStrategyTest, SpinsWhileEventsComeWithinTheSpin) {

@@ -25,11 +25,13 @@ TEST(UcxStatusTest, TellsGoneFromFullFromWrong) {
 }
 
 TEST(UcxAddressTest, RoundTrip) {
-  const UcxAddress address{.major = 1, .minor = 13, .worker_address = std::string("a\0b", 3)};
+  const UcxAddress address{
+      .major = 1, .minor = 13, .settings_version = 5, .worker_address = std::string("a\0b", 3)};
   const auto decoded = DecodeUcxAddress(EncodeUcxAddress(address));
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(decoded->major, 1);
   EXPECT_EQ(decoded->minor, 13);
+  EXPECT_EQ(decoded->settings_version, 5u);
   EXPECT_EQ(decoded->worker_address, address.worker_address);
 }
 
@@ -45,7 +47,7 @@ TEST(UcxAddressTest, EveryCutAndEveryChangedPayloadByteIsRefused) {
     EXPECT_FALSE(DecodeUcxAddress(good.substr(0, size)).ok()) << size;
   }
   for (size_t i = 0; i < good.size(); ++i) {
-    if (i >= 4 && i < 8) continue;  // the release, which Connect() compares
+    if (i >= 4 && i < 12) continue;  // release and settings, which Connect() compares
     std::string bad = good;
     bad[i] = static_cast<char>(bad[i] ^ (1 << random() % 8));
     EXPECT_FALSE(DecodeUcxAddress(bad).ok()) << i;
