@@ -1,10 +1,12 @@
-// The yardstick of exchange_bench: UCX active messages sent to and fro with nothing of ours around them but the context's
-// settings. Same sizes, same header length, static buffers, no look at the bytes.
+// The yardstick of exchange_bench: UCX active messages sent to and fro with nothing of ours around
+// them. Same sizes, same header length, static buffers, no look at the bytes.
 #pragma once
 
 #include <ucp/api/ucp.h>
 
 #include <cstddef>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,14 +16,20 @@
 
 namespace tributary {
 
+enum class RawSettings {
+  kUcxDefaults,  // but for the transports, and error handling on shared memory, which PEER mode needs
+  kOurs,         // as UcxContext sets them
+};
+
 // One end. Belongs to one thread.
 class RawPingPong {
  public:
   static absl::StatusOr<std::unique_ptr<RawPingPong>> Create(const UcxOptions& options,
+                                                             RawSettings settings,
                                                              size_t max_bytes);
   ~RawPingPong();
 
-  const std::string& address() const { return worker_.address(); }
+  const std::string& address() const { return worker_->address(); }
   absl::Status Connect(const std::string& worker_address);
 
   // Sends `bytes` (header apart) and returns when the message is on its way and the buffer is free.
@@ -30,12 +38,14 @@ class RawPingPong {
   bool Poll();
 
  private:
-  RawPingPong(UcxContext context, UcxWorker worker, size_t max_bytes);
+  explicit RawPingPong(size_t max_bytes);
+  absl::Status Start(const UcxOptions& options, RawSettings settings);
   static ucs_status_t OnMessage(void* argument, const void* header, size_t header_bytes, void* data,
                                 size_t bytes, const ucp_am_recv_param_t* param);
 
-  UcxContext context_;
-  UcxWorker worker_;
+  std::optional<UcxContext> our_context_;
+  ucp_context_h default_context_ = nullptr;
+  std::optional<UcxWorker> worker_;
   ucp_ep_h endpoint_ = nullptr;
   std::vector<std::byte> send_buffer_;
   std::vector<std::byte> recv_buffer_;
