@@ -193,7 +193,7 @@ def check_listed(root, files, findings):
     lists = {name: (root / name).read_text() for name in files if name.endswith("CMakeLists.txt")}
     for path in files:
         pure = pathlib.PurePath(path)
-        if pure.suffix not in CPP_SUFFIXES or (path.startswith("tests/") and pure.suffix == ".h"):
+        if pure.suffix not in CPP_SUFFIXES or (path.startswith(FREE_FOLDERS) and pure.suffix == ".h"):
             continue
         for folder in pure.parents:
             name = str(folder / "CMakeLists.txt") if str(folder) != "." else "CMakeLists.txt"

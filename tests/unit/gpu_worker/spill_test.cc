@@ -165,7 +165,7 @@ TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
   EXPECT_EQ(sender_->num_in_flight(), 0u);
 }
 
-// Two token stripes of which one is cut by heads: everything remote arrives once, layer by layer, and the job waits for room.
+// Two token stripes of which one is cut by heads: all remote tokens arrive once, layer by layer, and the job waits for room.
 TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
   TinyModel model;
   TinyDevice device(model, {.max_batch = 1,
