@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "telemetry/http_listener.h"
 #include "telemetry/metrics.h"
 
 namespace tributary {
@@ -20,14 +21,12 @@ class MetricsExposer {
   ~MetricsExposer();
 
   // "host:port" with the port that was taken.
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return listener_->address(); }
 
  private:
-  struct Server;
-  MetricsExposer(std::unique_ptr<Server> server, std::string address);
+  explicit MetricsExposer(std::unique_ptr<HttpListener> listener);
 
-  std::unique_ptr<Server> server_;
-  std::string address_;
+  std::unique_ptr<HttpListener> listener_;
 };
 
 }  // namespace tributary

@@ -25,6 +25,7 @@ LICENCES = pathlib.Path("/usr/share/common-licenses")
 ANSWER_TOKENS = 7  # six digits and the full stop
 MIN_REMOTE_SHARE = 0.80
 START_TIMEOUT_S = 90
+COMPARE_FOR_S = 30  # on a slow machine not every question is asked a second time, all resident; the first always is
 
 
 class DemoError(Exception):
@@ -94,36 +95,48 @@ def remote_share(answer):
 
 
 def show_question(needle, answer, same_tokens):
+    """`same_tokens`: None if the question was not asked all-resident too."""
     recalled = answer["text"][: len(needle.code)]
     right = recalled == needle.code
-    mark = colour("32", "ok   ") if right and same_tokens else colour("31", "WRONG")
+    mark = colour("32", "ok   ") if right and same_tokens is not False else colour("31", "WRONG")
+    compared = {None: "", True: "same tokens all-resident", False: "OTHER TOKENS all-resident"}[same_tokens]
     print(f"  {mark} {needle.name:<22} planted {needle.code}  recalled {recalled:<6}  "
-          f"{remote_share(answer):6.1%} remote  first token {answer['ttft_s']:5.2f} s  "
-          f"{'same tokens' if same_tokens else 'OTHER TOKENS'} all-resident", flush=True)
+          f"{remote_share(answer):6.1%} remote  first token {answer['ttft_s']:5.2f} s  {compared}", flush=True)
     return right
+
+
+class Results:
+    """What the questions gave, to be judged at the end."""
+
+    def __init__(self):
+        self.answers = []
+        self.recalled = self.compared = self.same = 0
 
 
 def ask_for_all(arguments, folder, coordinator, planted, text):
     distributed = ["--window-tokens", str(arguments.window_tokens), "--sink-tokens", str(arguments.sink_tokens)]
     prompt_file = folder / "prompt.txt"
-    recalled = same = 0
-    answers = []
+    results = Results()
+    begin = time.monotonic()
     for needle in planted:
         prompt_file.write_bytes(text + needle.question)
         answer = ask(coordinator, prompt_file, distributed)
-        resident = ask(coordinator, prompt_file, ["--all-resident"])
-        if resident["remote_tokens"] != 0:
-            raise DemoError(f"the all-resident run had {resident['remote_tokens']} remote tokens")
-        same_tokens = answer["tokens"] == resident["tokens"]
-        recalled += show_question(needle, answer, same_tokens)
-        same += same_tokens
-        answers.append(answer)
-    return answers, recalled, same
+        same_tokens = None
+        if not results.answers or time.monotonic() - begin < COMPARE_FOR_S:
+            resident = ask(coordinator, prompt_file, ["--all-resident"])
+            if resident["remote_tokens"] != 0:
+                raise DemoError(f"the all-resident run had {resident['remote_tokens']} remote tokens")
+            same_tokens = answer["tokens"] == resident["tokens"]
+            results.compared += 1
+            results.same += same_tokens
+        results.recalled += show_question(needle, answer, same_tokens)
+        results.answers.append(answer)
+    return results
 
 
-def show_result(planted, answers, recalled, same, seconds):
-    share = min(remote_share(answer) for answer in answers)
-    last = answers[-1]
+def show_result(num_codes, results, seconds):
+    share = min(remote_share(answer) for answer in results.answers)
+    last = results.answers[-1]
     print(f"\nwhere the context lay: {last['resident_tokens']:,} of {last['context_tokens']:,} tokens on the worker, "
           f"{last['remote_tokens']:,} in other processes:")
     for node in last["nodes"]:
@@ -132,9 +145,10 @@ def show_result(planted, answers, recalled, same, seconds):
     print(f"exchanged per answer: {last['bytes_sent'] / 2**20:.1f} MiB sent, "
           f"{last['bytes_received'] / 2**20:.1f} MiB received\n")
     checks = [
-        (recalled == len(planted), f"{recalled} of {len(planted)} codes recalled"),
-        (share > MIN_REMOTE_SHARE, f"{share:.1%} of the context was remote (> {MIN_REMOTE_SHARE:.0%})"),
-        (same == len(planted), f"tokens equal those of the all-resident run for {same} of {len(planted)} questions"),
+        (results.recalled == num_codes, f"{results.recalled} of {num_codes} codes recalled"),
+        (share > MIN_REMOTE_SHARE, f"{share:.1%} of the context was remote (more than {MIN_REMOTE_SHARE:.0%})"),
+        (results.same == results.compared,
+         f"tokens equal those of the all-resident run for {results.same} of {results.compared} questions compared"),
     ]
     for good, what in checks:
         print(colour("32", "PASS ") + what if good else colour("31", "FAIL ") + what)
@@ -157,9 +171,8 @@ def main():
         folder = pathlib.Path(name)
         with Cluster(arguments, folder) as cluster:
             print("cluster: " + ", ".join(f"{p['name']} (pid {p['pid']})" for p in cluster["processes"]), flush=True)
-            answers, recalled, same = ask_for_all(arguments, folder, cluster["coordinator"], planted, text)
-    good = show_result(planted, answers, recalled, same, time.monotonic() - begin)
-    return 0 if good else 1
+            results = ask_for_all(arguments, folder, cluster["coordinator"], planted, text)
+    return 0 if show_result(len(planted), results, time.monotonic() - begin) else 1
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ MAY_INCLUDE = {
     "client": {"base", "telemetry", "model", "proto"},
 }
 SERVICES = ("coordinator", "gpu_worker", "cpu_attention_service", "kv_store")
-EDGE_STEM = re.compile(r"_(main|service|channel|registration|flags|convert|writer|client)$")
+EDGE_STEM = re.compile(r"_(main|service|channel|registration|flags|convert|writer|client|connector)$")
 # What may include every module: it puts parts together from outside.
 FREE_FOLDERS = ("tests", "benchmarks")
 

@@ -51,7 +51,8 @@ class Request:
         """(exit status, stdout, stderr)"""
         self.process.wait(timeout=timeout_s)
         self.reader.join(timeout=10)
-        return self.process.returncode, self.output, self.process.stderr.read().decode()
+        with self.process.stdout, self.process.stderr:
+            return self.process.returncode, self.output, self.process.stderr.read().decode()
 
 
 class Cluster:

@@ -207,7 +207,8 @@ class StartTest(unittest.TestCase):
     def test_unknown_flags(self):
         for server in self.SERVERS:
             with self.subTest(server=server):
-                status, text = self.run_binary(server, "--node-id", "a", "--model", MODEL, "--frob")
+                status, text = self.run_binary(server, "--node-id", "a", "--model", MODEL, "--coordinator",
+                                               "127.0.0.1:1", "--frob")
                 self.assertNotEqual(status, 0)
                 self.assertIn("--frob", text)
 

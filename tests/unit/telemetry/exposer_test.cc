@@ -13,19 +13,28 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string HttpGet(const std::string& address, const std::string& path) {
+int Connect(const std::string& address) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in peer{};
   peer.sin_family = AF_INET;
   peer.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
   inet_pton(AF_INET, "127.0.0.1", &peer.sin_addr);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
+  return fd;
+}
+
+std::string ReadAll(int fd) {
   std::string answer;
-  if (connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)) == 0) {
-    const std::string request = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\n\r\n";
-    EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-    char buffer[4096];
-    for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, n);
-  }
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, n);
+  return answer;
+}
+
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const int fd = Connect(address);
+  const std::string request = "GET " + path + " HTTP/1.0\r\nHost: localhost\r\n\r\n";
+  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  const std::string answer = ReadAll(fd);
   close(fd);
   return answer;
 }
@@ -46,6 +55,34 @@ TEST(ExposerTest, ServesCountersGaugesAndHistograms) {
   EXPECT_THAT(text, HasSubstr("tributary_batch_size_bucket{le=\"4\"} 1"));
   EXPECT_THAT(text, HasSubstr("tributary_batch_size_bucket{le=\"+Inf\"} 1"));
   EXPECT_THAT(text, HasSubstr("tributary_batch_size_sum 3"));
+}
+
+TEST(ExposerTest, OtherPathsAndMethodsAreRefused) {
+  MetricRegistry registry;
+  auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  EXPECT_THAT(HttpGet((*exposer)->address(), "/"), HasSubstr("404"));
+  EXPECT_THAT(HttpGet((*exposer)->address(), "/metricsx"), HasSubstr("404"));
+  EXPECT_THAT(HttpGet((*exposer)->address(), "/metrics?x=1"), HasSubstr("200 OK"));
+  EXPECT_THAT(HttpGet((*exposer)->address(), ""), HasSubstr("404"));
+}
+
+TEST(ExposerTest, GarbageAndEarlyGoodbyesHarmNothing) {
+  MetricRegistry registry;
+  auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  for (const std::string& garbage :
+       {std::string("\r\n\r\n"), std::string("POST /metrics HTTP/1.0\r\n\r\n"),
+        std::string(10'000, 'x'), std::string("GET /metrics"), std::string()}) {
+    const int fd = Connect((*exposer)->address());
+    EXPECT_EQ(send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(garbage.size()));
+    shutdown(fd, SHUT_WR);
+    const std::string answer = ReadAll(fd);
+    EXPECT_EQ(answer.find("200 OK"), std::string::npos) << garbage.substr(0, 20);
+    close(fd);
+  }
+  EXPECT_THAT(HttpGet((*exposer)->address(), "/metrics"), HasSubstr("200 OK"));
 }
 
 TEST(ExposerTest, BusyPortIsUnavailableAndNamesTheAddress) {
