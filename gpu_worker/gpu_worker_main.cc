@@ -24,7 +24,7 @@
 #include "gpu_worker/engine_loop.h"
 #include "gpu_worker/engine_metrics.h"
 #include "gpu_worker/gpu_worker_flags.h"
-#include "gpu_worker/grpc_node_connector.h"
+#include "gpu_worker/node_connect_client.h"
 #include "gpu_worker/worker_service.h"
 #include "grpcpp/grpcpp.h"
 #include "model/weights.h"
@@ -182,7 +182,7 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   Refusal refusal;
   WorkerService service(options, [&](const absl::Status& status) { refusal.Set(status); });
 
-  GrpcNodeConnector connector(flags.node_id, incarnation, kConnectTimeoutNs);
+  NodeConnectClient connector(flags.node_id, incarnation, kConnectTimeoutNs);
   StepTrace trace = flags.trace_file.empty() ? StepTrace() : StepTrace(kTraceSpans);
   TRIBUTARY_ASSIGN_OR_RETURN(
       const std::unique_ptr<DecodeEngine> engine,

@@ -11,9 +11,9 @@
 namespace tributary {
 
 // Thread-compatible: the loop's thread.
-class GrpcNodeConnector final : public NodeConnector {
+class NodeConnectClient final : public NodeConnector {
  public:
-  GrpcNodeConnector(std::string worker_id, uint64_t incarnation, int64_t timeout_ns)
+  NodeConnectClient(std::string worker_id, uint64_t incarnation, int64_t timeout_ns)
       : worker_id_(std::move(worker_id)), incarnation_(incarnation), timeout_ns_(timeout_ns) {}
 
   // The node's error, or FAILED_PRECONDITION for an answer of another frame version, another kind of data plane or

@@ -1,4 +1,4 @@
-#include "gpu_worker/grpc_node_connector.h"
+#include "gpu_worker/node_connect_client.h"
 
 #include <chrono>
 #include <cstring>
@@ -12,7 +12,7 @@
 
 namespace tributary {
 
-absl::StatusOr<NodeSession> GrpcNodeConnector::Connect(const NodeEndpoint& node,
+absl::StatusOr<NodeSession> NodeConnectClient::Connect(const NodeEndpoint& node,
                                                        const TransportInfo& local) {
   absl::StatusOr<NodeSession> session = Pair(node, local);
   if (session.ok()) return session;
@@ -23,7 +23,7 @@ absl::StatusOr<NodeSession> GrpcNodeConnector::Connect(const NodeEndpoint& node,
                   node.control_address, std::string(status.message())));
 }
 
-absl::StatusOr<NodeSession> GrpcNodeConnector::Pair(const NodeEndpoint& node,
+absl::StatusOr<NodeSession> NodeConnectClient::Pair(const NodeEndpoint& node,
                                                     const TransportInfo& local) {
   auto& stub = stubs_[{node.control_address, node.incarnation}];
   if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(node.control_address));
