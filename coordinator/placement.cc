@@ -151,18 +151,26 @@ PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uin
                     "registered; start tributary-cpu-attention, or ask for an all-resident run",
                     MaxRemoteTokens(demand)))};
   }
+  // What one node would reserve for all of it; cut up, a little more, since every shard takes whole extents.
   uint64_t capacity_bytes = 0;
-  for (const NodeRoom& node : cluster.nodes) capacity_bytes += node.capacity_bytes;
-  const uint64_t needed_bytes =
-      MaxRemoteTokens(demand) * demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
+  uint64_t needed_bytes = UINT64_MAX;
+  for (const NodeRoom& node : cluster.nodes) {
+    capacity_bytes += node.capacity_bytes;
+    uint64_t bytes = 0;
+    for (const PlannedShard& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
+      bytes += KvShard::ReservedBytes(shard.spec, node.extent_bytes);
+    }
+    needed_bytes = std::min(needed_bytes, bytes);
+  }
   if (PlaceShards(cluster.nodes, demand, max_stripes, Measure::kCapacity)) {
     return {absl::ResourceExhaustedError(fmt::format(
                 "the KV of this request needs {} bytes, which are not free now", needed_bytes)),
             true};
   }
   return {absl::ResourceExhaustedError(fmt::format(
-      "{} remote tokens need at least {} bytes; the {} CPU attention nodes have {} together: "
-      "shorten the prompt or max_tokens, or add nodes or memory (--kv-pool-bytes)",
+      "{} remote tokens need at least {} bytes in whole extents; the {} CPU attention nodes have "
+      "{} "
+      "together: shorten the prompt or max_tokens, or add nodes or memory (--kv-pool-bytes)",
       MaxRemoteTokens(demand), needed_bytes, cluster.nodes.size(), capacity_bytes))};
 }
 

@@ -9,9 +9,9 @@ namespace tributary {
 int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
   CLI::App app("A GPU worker: owns the model and the resident KV; runs prefill and decode steps.");
   app.set_version_flag("--version", std::string(kVersion));
-  app.add_option("--model", flags->model, "Folder with config.json and *.safetensors")->required();
+  app.add_option("--model", flags->model, "Folder with config.json and *.safetensors");
   app.add_option("--device", flags->device, "host or cuda")->capture_default_str();
-  app.add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator")->required();
+  app.add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator");
   app.add_option("--node-id", flags->node_id, "Name of this worker, unique in the cluster")
       ->capture_default_str()
       ->check([](const std::string& id) {
@@ -60,6 +60,9 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
       ->capture_default_str();
   try {
     app.parse(argc, argv);
+    // Not required(): CLI11 would complain about these before it names a flag that it does not know.
+    if (flags->model.empty()) throw CLI::RequiredError("--model");
+    if (flags->coordinator.empty()) throw CLI::RequiredError("--coordinator");
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 1;
   }

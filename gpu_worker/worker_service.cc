@@ -185,7 +185,7 @@ void WorkerService::StopSequences() {
 
 bool WorkerService::Pause(int64_t backoff_ns) {
   // Workers that lost the same coordinator should not all return in the same moment.
-  thread_local std::mt19937 random{std::random_device{}()};
+  std::minstd_rand random{std::random_device{}()};
   const int64_t jitter_ns = std::uniform_int_distribution<int64_t>(0, backoff_ns / 2)(random);
   std::unique_lock lock(mutex_);
   return !changed_.wait_for(lock, std::chrono::nanoseconds(backoff_ns / 2 + jitter_ns),

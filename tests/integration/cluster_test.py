@@ -188,7 +188,7 @@ class FaultsTest(unittest.TestCase):
             self.assertEqual(json.loads(output)["tokens"], expected)
 
     def test_pool_too_small(self):
-        with Cluster(cpu_nodes=1, flags=["--kv-pool-bytes", "1MB"]) as cluster:
+        with Cluster(cpu_nodes=1, flags=["--kv-pool-bytes", "8MB"]) as cluster:
             text = random_text(4000, random.Random(SEED))
             self.assertRegex(cluster.generate_error(text, *SMALL), "RESOURCE_EXHAUSTED|INVALID_ARGUMENT")
             answer = cluster.generate(text[:300], "--max-tokens", "4", "--ignore-eos", *SMALL)
