@@ -30,14 +30,13 @@ std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_
   timeout_ns_ = timeout_ns;
   mark_ns_ = clock_->NowNs();
   deadline_ns_ = mark_ns_ + timeout_ns;
-  std::vector<DecodeRow> device_rows;
-  device_rows.reserve(rows.size());
-  for (const StepRow& row : rows) device_rows.push_back(row.device);
+  device_rows_.clear();
+  for (const StepRow& row : rows) device_rows_.push_back(row.device);
 
-  device_->BeginStep(device_rows);
+  device_->BeginStep(device_rows_);
   for (uint32_t layer = 0; layer < options_.num_layers; ++layer) RunLayer(layer);
   const std::span<const float> logits = device_->EndStep();
-  Mark(Stage::kMergeMlp, options_.num_layers - 1);
+  Mark(Stage::kMergeMlp, -1);
   rows_ = {};
   return logits;
 }
@@ -123,34 +122,33 @@ absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
 void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<const float> q) {
   const AttentionShape& shape = options_.shape;
   const NodeIdx node = expected_[begin].node;
-  std::vector<QueryEntry> entries;
-  entries.reserve(end - begin);
+  entries_.clear();
   for (size_t i = begin; i < end; ++i) {
     const ExpectedPartial& e = expected_[i];
     const StepRow& row = rows_[e.row];
-    entries.push_back({.shard_id = e.shard.value,
-                       .sequence_epoch = row.shards.front().spec.epoch.value,
-                       .visible_begin = row.remote.begin,
-                       .visible_end = row.remote.end,
-                       .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
-                       .n_q = 1});
+    entries_.push_back({.shard_id = e.shard.value,
+                        .sequence_epoch = row.shards.front().spec.epoch.value,
+                        .visible_begin = row.remote.begin,
+                        .visible_end = row.remote.end,
+                        .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
+                        .n_q = 1});
   }
-  const size_t payload_bytes = QueryPayloadBytes(entries, shape.head_dim);
+  const size_t payload_bytes = QueryPayloadBytes(entries_, shape.head_dim);
   absl::StatusOr<FrameBuffer> frame = AllocateFrame(payload_bytes);
   if (!frame.ok()) {
     for (size_t i = begin; i < end; ++i) gather_.FailRow(expected_[i].row, node, frame.status());
     return;
   }
-  QueryPayloadWriter writer(frame->payload(), static_cast<uint32_t>(entries.size()), shape.head_dim,
-                            options_.softmax_scale);
+  QueryPayloadWriter writer(frame->payload(), static_cast<uint32_t>(entries_.size()),
+                            shape.head_dim, options_.softmax_scale);
   for (size_t i = begin; i < end; ++i) {
     const ExpectedPartial& e = expected_[i];
-    const std::span<float> to = writer.Add(entries[i - begin]);
+    const std::span<float> to = writer.Add(entries_[i - begin]);
     const size_t head =
         size_t{e.row} * shape.num_q_heads + size_t{e.kv_head_begin} * shape.group_size();
     std::memcpy(to.data(), q.data() + head * shape.head_dim, to.size_bytes());
-    rows_[e.row].bytes_sent += QueryEntryBytes(entries[i - begin], shape.head_dim) +
-                               (kFrameHeaderBytes + sizeof(QueryBody)) / entries.size();
+    rows_[e.row].bytes_sent += QueryEntryBytes(entries_[i - begin], shape.head_dim) +
+                               (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
   frame->header() = FrameHeader{
       .type = static_cast<uint8_t>(FrameType::kQuery),
@@ -198,6 +196,14 @@ void DecodeStep::CollectFailures() {
 
 void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header,
                            const PartialFrameView& partial) {
+  if (trace_ != nullptr && header.step_id == exchange_id_) {
+    trace_->Add({.name = "remote_attention",
+                 .lane = 1 + node,
+                 .layer = header.layer,
+                 .step_id = trace_id_,
+                 .begin_ns = sent_ns_,
+                 .end_ns = clock_->NowNs()});
+  }
   gather_.OnPartial(
       node, header, partial,
       [&](Arrival arrival, const ExpectedPartial* expected, const PartialEntry& entry) {
@@ -235,12 +241,12 @@ void DecodeStep::OnNodeFailed(NodeIdx node, const absl::Status& status) {
   if (!rows_.empty()) gather_.FailNode(node, status);
 }
 
-void DecodeStep::Mark(Stage stage, uint32_t layer) {
+void DecodeStep::Mark(Stage stage, int32_t layer) {
   const int64_t now_ns = clock_->NowNs();
   stage_times_[static_cast<size_t>(stage)] += now_ns - mark_ns_;
   if (trace_ != nullptr) {
     trace_->Add({.name = kStageNames[static_cast<size_t>(stage)],
-                 .layer = static_cast<int32_t>(layer),
+                 .layer = layer,
                  .step_id = trace_id_,
                  .begin_ns = mark_ns_,
                  .end_ns = now_ns});

@@ -55,7 +55,7 @@ struct DecodeStepOptions {
   IdleOptions idle;
 };
 
-// Nanoseconds per stage; kSample is the caller's.
+// Nanoseconds per stage.
 using StageTimes = std::array<int64_t, kNumStages>;
 
 class DecodeStep {
@@ -70,6 +70,8 @@ class DecodeStep {
   // REQUIRES: 1 <= rows.size() <= max_batch.
   std::span<const float> Run(std::span<StepRow> rows, int64_t timeout_ns);
 
+  // The caller has taken its tokens from the logits: ends the last stage, kSample.
+  void EndSample() { Mark(Stage::kSample, -1); }
   const StageTimes& stage_times() const { return stage_times_; }
   // Names the step in traces.
   void set_trace_id(uint64_t step_id) { trace_id_ = step_id; }
@@ -92,7 +94,7 @@ class DecodeStep {
   void Gather();
   void CollectFailures();
   // Ends a stage: adds the time since the last one ended.
-  void Mark(Stage stage, uint32_t layer);
+  void Mark(Stage stage, int32_t layer);
 
   const DecodeStepOptions options_;
   Device* const device_;
@@ -122,6 +124,8 @@ class DecodeStep {
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;
   std::vector<SentQuery> sent_;
+  std::vector<QueryEntry> entries_;  // scratch: of one frame
+  std::vector<DecodeRow> device_rows_;
 };
 
 }  // namespace tributary

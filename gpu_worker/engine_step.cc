@@ -88,7 +88,6 @@ void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t time
   }
   const std::span<const float> logits = step.Run(rows, timeout_ns);
 
-  const int64_t sample_begin_ns = clock->NowNs();
   const size_t vocab = options.model.vocab_size;
   for (size_t i = 0; i < batch.size(); ++i) {
     Sequence& sequence = *batch[i];
@@ -100,8 +99,8 @@ void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t time
       tokens->push_back(LatestToken(sequence));
     }
   }
-  StageTimes times = step.stage_times();
-  times[static_cast<size_t>(Stage::kSample)] = clock->NowNs() - sample_begin_ns;
+  step.EndSample();
+  const StageTimes& times = step.stage_times();
   for (size_t stage = 0; stage < kNumStages; ++stage) {
     for (Sequence* sequence : batch) sequence->stage_sums_ns[stage] += times[stage];
     if (metrics != nullptr) metrics->stage_duration[stage].Observe(SecondsFromNs(times[stage]));
