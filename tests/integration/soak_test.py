@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""200 requests in a row leave every pool empty and the memory of every process flat."""
+
+import pathlib
+import random
+import unittest
+
+from cluster import Cluster, wait_until
+
+REQUESTS = 200
+WARM_UP_REQUESTS = 60  # by then pools, arenas and allocators have seen every size that the prompts below have
+MAX_GROWTH_BYTES = 8 << 20  # over the other 140; a leak of one 600-token prompt's KV each would be 250 MB
+PLACEMENT = ["--window-tokens", "64", "--sink-tokens", "16", "--block-tokens", "16"]
+
+
+def resident_bytes(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} has no VmRSS")
+
+
+class SoakTest(unittest.TestCase):
+    def setUp(self):
+        self.seed = random.randrange(1 << 32)
+        self.rng = random.Random(self.seed)
+
+    def one_request(self, cluster, index):
+        text = bytes(self.rng.randrange(32, 127) for _ in range(self.rng.randint(1, 600)))
+        if index % 20 == 19:  # now and then a client leaves in the middle of its answer
+            request = cluster.start(text, "--max-tokens", "20000", "--ignore-eos", *PLACEMENT)
+            request.wait_for_output()
+            request.process.kill()
+            request.finish()
+            return
+        answer = cluster.generate(text, "--max-tokens", "8", "--ignore-eos", *PLACEMENT)
+        self.assertEqual(len(answer["tokens"]), 8)
+
+    def test_pools_empty_and_memory_flat(self):
+        with self.subTest(seed=self.seed), Cluster(cpu_nodes=2) as cluster:
+            for index in range(REQUESTS):
+                self.one_request(cluster, index)
+                if index + 1 == WARM_UP_REQUESTS:
+                    before = {name: resident_bytes(pid) for name, pid in cluster.pids.items()}
+            wait_until(cluster.is_empty, "all pools are empty")
+            for name, pid in cluster.pids.items():
+                growth = resident_bytes(pid) - before[name]
+                self.assertLess(growth, MAX_GROWTH_BYTES, f"{name} grew by {growth} bytes")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
