@@ -17,7 +17,7 @@
 namespace tributary {
 
 enum class RawSettings {
-  kUcxDefaults,  // but for the transports, and error handling on shared memory, which PEER mode needs
+  kUcxDefaults,  // but for transports, and error handling of shared memory (PEER mode needs it)
   kOurs,         // as UcxContext sets them
 };
 
