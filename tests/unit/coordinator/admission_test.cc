@@ -1,0 +1,103 @@
+#include "coordinator/admission.h"
+
+#include <functional>
+#include <limits>
+
+#include "base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::HasSubstr;
+
+ServingLimits Limits() { return {{{8, 2, 64}, 6, 256, "tiny"}, 4096, 2048}; }
+
+PlacementOptions Defaults() {
+  PlacementOptions defaults;
+  defaults.window_tokens = 1024;
+  defaults.sink_tokens = 64;
+  defaults.block_tokens = 64;
+  defaults.kv_dtype = DType::kBf16;
+  return defaults;
+}
+
+GenerateSpec GoodSpec() {
+  GenerateSpec spec;
+  spec.prompt_tokens.assign(100, 1);
+  spec.max_tokens = 10;
+  spec.placement = ResolvePlacement({}, Defaults());
+  return spec;
+}
+
+TEST(AdmissionTest, AcceptsAGoodRequest) {
+  EXPECT_TRUE(CheckRequest(GoodSpec(), Limits()).ok());
+  GenerateSpec spec = GoodSpec();
+  spec.policy = "dense";
+  spec.sampling = {0.7f, 40, 0.95f, 1};
+  spec.forced_tokens.assign(10, 255);
+  EXPECT_TRUE(CheckRequest(spec, Limits()).ok());
+}
+
+TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
+  struct Case {
+    std::function<void(GenerateSpec&)> spoil;
+    const char* words;
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<Case> cases = {
+      {[](auto& s) { s.prompt_tokens.clear(); }, "prompt is empty"},
+      {[](auto& s) { s.max_tokens = 0; }, "max_tokens is 0"},
+      {[](auto& s) { s.prompt_tokens.assign(2049, 1); }, "--max-prefill-tokens"},
+      {[](auto& s) { s.max_tokens = 4096; }, "4195"},
+      {[](auto& s) { s.prompt_tokens[7] = 256; }, "prompt_tokens[7] is 256"},
+      {[](auto& s) { s.stop_tokens = {999}; }, "stop_tokens[0] is 999"},
+      {[](auto& s) { s.forced_tokens.assign(11, 1); }, "11 forced_tokens"},
+      {[](auto& s) { s.sampling.temperature = -1; }, "temperature is -1"},
+      {[&](auto& s) { s.sampling.temperature = nan; }, "temperature is nan"},
+      {[](auto& s) { s.sampling.top_p = 1.5f; }, "top_p is 1.5"},
+      {[](auto& s) { s.sampling.top_k = 300; }, "top_k is 300"},
+      {[](auto& s) { s.placement.window_tokens = 32; }, "window_tokens (32)"},
+      {[](auto& s) { s.placement.block_tokens = 5000; }, "block_tokens is 5000"},
+      {[](auto& s) { s.placement.kv_dtype = static_cast<DType>(9); }, "kv_dtype 9"},
+      {[](auto& s) { s.policy = "fluxion"; }, "'fluxion'"},
+  };
+  for (const Case& c : cases) {
+    GenerateSpec spec = GoodSpec();
+    c.spoil(spec);
+    const absl::Status status = CheckRequest(spec, Limits());
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.words;
+    EXPECT_THAT(status.ToString(), HasSubstr(c.words));
+  }
+}
+
+TEST(AdmissionTest, HeadCutsNeedHeads) {
+  ServingLimits limits = Limits();
+  limits.geometry.attention.num_kv_heads = 1;
+  GenerateSpec spec = GoodSpec();
+  spec.placement.cut = Cut::kBoth;
+  EXPECT_FALSE(CheckRequest(spec, limits).ok());
+}
+
+TEST(AdmissionTest, ResolveTakesDefaultsOnlyWhereNothingIsSaid) {
+  PlacementOptions requested;
+  EXPECT_EQ(ResolvePlacement(requested, Defaults()).sink_tokens, 64u);
+  requested.has_sink_tokens = true;
+  EXPECT_EQ(ResolvePlacement(requested, Defaults()).sink_tokens, 0u);
+  requested.window_tokens = 128;
+  requested.kv_dtype = DType::kF32;
+  const PlacementOptions resolved = ResolvePlacement(requested, Defaults());
+  EXPECT_EQ(resolved.window_tokens, 128u);
+  EXPECT_EQ(resolved.kv_dtype, DType::kF32);
+  EXPECT_EQ(resolved.block_tokens, 64u);
+}
+
+TEST(AdmissionTest, TheRetryDelayGrowsWithTheQueueAndIsBounded) {
+  EXPECT_GT(RetryDelayNs(2.0, 10, 2), RetryDelayNs(2.0, 1, 2));
+  EXPECT_EQ(RetryDelayNs(0.0, 0, 0), kNsPerS / 4);
+  EXPECT_EQ(RetryDelayNs(1e6, 100, 1), 30 * kNsPerS);
+}
+
+}  // namespace
+}  // namespace tributary
