@@ -28,6 +28,8 @@ constexpr double kStopTimeoutS = 15;
 // SIGTERM lets running requests end for this long; a second Ctrl-C ends everything at once.
 constexpr int kDrainTimeoutS = 30;
 constexpr auto kPollInterval = std::chrono::milliseconds(10);
+// All processes are on this host: no port of the data plane opens to the network.
+const std::string kLoopback = "lo";
 
 fs::path OwnFolder() {
   std::error_code error;
@@ -138,6 +140,7 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
     AddFlag(flags, "--kv-pool-bytes", options_.kv_pool_bytes);
     AddFlag(flags, "--threads", NodeThreads(options_));
     AddFlag(flags, "--transport-tls", options_.transport_tls);
+    AddFlag(flags, "--transport-net-devices", kLoopback);
     TRIBUTARY_RETURN_IF_ERROR(
         StartOne(id, "tributary-cpu-attention", std::move(flags), stop_requested));
   }
@@ -149,6 +152,7 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
   AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);
   AddFlag(flags, "--max-batch", options_.max_batch);
   AddFlag(flags, "--transport-tls", options_.transport_tls);
+  AddFlag(flags, "--transport-net-devices", kLoopback);
   AddFlag(flags, "--trace-file", options_.trace_file);
   TRIBUTARY_RETURN_IF_ERROR(
       StartOne("gpu-0", "tributary-gpu-worker", std::move(flags), stop_requested));

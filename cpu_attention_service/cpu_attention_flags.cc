@@ -37,6 +37,9 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
   app.add_option("--kernel", flags->kernel, "avx512, avx2 or scalar; the best one by default");
   app.add_option("--transport-tls", flags->transport_tls,
                  "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
+  app.add_option(
+      "--transport-net-devices", flags->transport_net_devices,
+      "Network devices of the data plane, e.g. eth0; UCX opens a TCP port on each: name one");
   app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")
       ->capture_default_str();
   app.add_option("--port-file", flags->port_file,

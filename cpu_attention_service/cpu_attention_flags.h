@@ -17,6 +17,7 @@ struct CpuAttentionFlags {
   int threads = 0;  // 0 = one per allowed core
   std::string kernel;
   std::string transport_tls;
+  std::string transport_net_devices;
   std::string log_level = "info";
   std::string port_file;
 };

@@ -141,6 +141,7 @@ absl::Status RunNode(const CpuAttentionFlags& flags, const sigset_t& stop_signal
 
   UcxOptions ucx;
   ucx.tls = flags.transport_tls;
+  ucx.net_devices = flags.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
   AddBuildInfo(registry, data_plane->info().release, grpc::Version());
 

@@ -36,6 +36,9 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
       ->capture_default_str();
   app.add_option("--transport-tls", flags->transport_tls,
                  "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
+  app.add_option(
+      "--transport-net-devices", flags->transport_net_devices,
+      "Network devices of the data plane, e.g. eth0; UCX opens a TCP port on each: name one");
   app.add_option("--step-timeout-ms", flags->step_timeout_ms,
                  "Deadline of a step for which the coordinator states none")
       ->check(CLI::Range(10u, 3'600'000u))

@@ -17,6 +17,7 @@ struct GpuWorkerFlags {
   uint32_t max_prefill_tokens = 65536;
   uint32_t max_token_stripes = 8;
   std::string transport_tls;
+  std::string transport_net_devices;
   uint32_t step_timeout_ms = 10000;
   uint32_t node_silence_timeout_ms = 3000;
   std::string listen = "127.0.0.1:0";

@@ -161,6 +161,7 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
   UcxOptions ucx;
   ucx.tls = flags.transport_tls;
+  ucx.net_devices = flags.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
   AddBuildInfo(registry, data_plane->info().release, grpc::Version());
 
