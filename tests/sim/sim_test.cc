@@ -312,6 +312,29 @@ TEST_F(SimTest, RefusedPlansAreNamedAndHarmNobody) {
   EXPECT_EQ(cluster.Leftovers(), "");
 }
 
+TEST_F(SimTest, AShardThatANodeLostFailsItsSequenceOnly) {
+  SimOptions options = RandomOptions();
+  std::vector<SimRequest> requests = RandomRequests(2, options.model);
+  for (SimRequest& request : requests) {
+    request.prompt.resize(150, 1);
+    request.max_tokens = 60;
+    request.layout = {.sink_tokens = 4, .window_tokens = 16, .block_tokens = 8};
+  }
+  SimCluster cluster(options);
+  const SequenceId victim = cluster.Submit(requests[0]);
+  const SequenceId other = cluster.Submit(requests[1]);
+  while (cluster.result(victim).tokens.size() < 5) cluster.Turn();
+  EXPECT_TRUE(cluster.server(0).DropOrphan(ShardId(1)));
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  const SimResult& result = cluster.result(victim);
+  EXPECT_EQ(result.status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(result.failed_node, "cpu-0");
+  EXPECT_NE(result.status.message().find("unknown_shard"), std::string::npos) << result.status;
+  ExpectPrefixOf(result, Reference(options, requests[0]));
+  ExpectSame(cluster.result(other), Reference(options, requests[1]));
+  EXPECT_EQ(cluster.Leftovers(), "");
+}
+
 // The same on the host device with a random model of a real family.
 TEST_F(SimTest, HostDeviceAgreesWithItselfInAnyPlanAndBatch) {
   const TempDir dir;
