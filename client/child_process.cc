@@ -11,8 +11,8 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <regex>
 #include <sstream>
+#include <string_view>
 #include <thread>
 
 #include "fmt/format.h"
@@ -117,23 +117,45 @@ std::string ChildProcess::LastError() const {
   return LastErrorLine(std::string(std::istreambuf_iterator<char>(file), {}));
 }
 
+namespace {
+
+// A log line of base/log.cc, "2026-01-01T00:00:00.000 E tributary-gpu-worker[12] the message": its level and message;
+// level 0 for any other line.
+struct LogLine {
+  char level = 0;
+  std::string_view message;
+};
+
+LogLine ParseLogLine(std::string_view line) {
+  const size_t level = line.find(' ') + 1;
+  const size_t name = level + 2;
+  const size_t message = line.find("] ", name);
+  const bool is_log = level > 1 && name < line.size() && line[level + 1] == ' ' &&
+                      std::string_view("EWID").find(line[level]) != std::string_view::npos &&
+                      message != std::string_view::npos && line.find(' ', name) == message + 1;
+  return is_log ? LogLine{line[level], line.substr(message + 2)} : LogLine{0, line};
+}
+
+// "tributary-coordinator: the message", which a main prints before it exits with 1: the message, or "".
+std::string_view FinalMessage(std::string_view line) {
+  const size_t colon = line.find(": ");
+  const bool is_final = line.starts_with("tributary-") && colon != std::string_view::npos &&
+                        line.find(' ') == colon + 1;
+  return is_final ? line.substr(colon + 2) : std::string_view();
+}
+
+}  // namespace
+
 std::string LastErrorLine(const std::string& log) {
-  // "2026-01-01T00:00:00.000 E tributary-gpu-worker[12] the message" (base/log.cc)
-  static const std::regex kLogLine(R"(^\S+ ([EWID]) \S+\[\d+\] (.*)$)");
-  // "tributary-coordinator: the message": what a main prints before it exits with 1
-  static const std::regex kFinalLine(R"(^tributary-[a-z-]+: (.*)$)");
   std::string last_error, last_line;
   std::istringstream lines(log);
   for (std::string line; std::getline(lines, line);) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    std::smatch match;
-    if (!std::regex_match(line, match, kLogLine)) {
-      last_line = line;
-      if (std::regex_match(line, match, kFinalLine)) last_error = match[1];
-      continue;
-    }
-    last_line = match[2];
-    if (match[1] == "E") last_error = match[2];
+    const LogLine parsed = ParseLogLine(line);
+    last_line = parsed.message;
+    if (parsed.level == 'E') last_error = parsed.message;
+    if (const std::string_view final_message = FinalMessage(line); !final_message.empty())
+      last_error = final_message;
   }
   return last_error.empty() ? last_line : last_error;
 }
