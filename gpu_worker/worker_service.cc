@@ -37,10 +37,14 @@ void WorkerService::SetDraining() {
 
 void WorkerService::Stop() {
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     stopping_ = true;
-    if (context_ != nullptr) context_->TryCancel();
     changed_.notify_all();
+    // The writer ends the stream after its last event, and the coordinator answers that. A cancelled
+    // stream would lose what is on its way: the last tokens of a sequence that a drain waited for.
+    const bool closed = changed_.wait_for(lock, std::chrono::nanoseconds(options_.close_timeout_ns),
+                                          [this] { return context_ == nullptr; });
+    if (!closed) context_->TryCancel();
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -105,6 +109,7 @@ absl::Status WorkerService::RunStream(bool* was_welcome) {
   {
     std::lock_guard lock(mutex_);
     context_ = nullptr;
+    changed_.notify_all();
   }
   if (!error.ok()) return error;
   return end.ok() ? absl::UnavailableError("the coordinator closed the channel")
@@ -115,6 +120,10 @@ void WorkerService::WriteEvents(Stream& stream) {
   std::unique_lock lock(mutex_);
   auto next_heartbeat = std::chrono::steady_clock::now();
   while (stream_open_) {
+    if (outgoing_.empty() && stopping_) {
+      stream.WritesDone();
+      return;
+    }
     if (outgoing_.empty()) {
       const auto now = std::chrono::steady_clock::now();
       if (heartbeat_due_ || now >= next_heartbeat) {

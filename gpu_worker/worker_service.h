@@ -25,6 +25,7 @@ struct WorkerServiceOptions {
   std::vector<uint32_t> eos_tokens;
   int64_t min_backoff_ns = 100 * kNsPerMs;
   int64_t max_backoff_ns = 2 * kNsPerS;
+  int64_t close_timeout_ns = 2 * kNsPerS;  // for the coordinator to read the last events
 };
 
 // Thread-safe. The engine's events come from the loop's thread.
@@ -39,7 +40,7 @@ class WorkerService final : public EngineEvents {
   void Start(EngineLoop* loop);
   // Asks the coordinator for nothing new; what runs goes on.
   void SetDraining();
-  // Closes the channel. No event is sent any more.
+  // Closes the channel once the coordinator has read what was sent. No event is sent any more.
   void Stop();
 
   void OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers,
