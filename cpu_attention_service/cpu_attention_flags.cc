@@ -44,6 +44,9 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
       ->capture_default_str();
   app.add_option("--port-file", flags->port_file,
                  "Writes the addresses in use to this file, as JSON, once the node serves");
+  app.add_option("--drain-timeout-s", flags->drain_timeout_s,
+                 "Time for requests with KV on this node after SIGTERM; a second SIGTERM ends it")
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

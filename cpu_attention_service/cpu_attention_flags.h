@@ -20,6 +20,7 @@ struct CpuAttentionFlags {
   std::string transport_net_devices;
   std::string log_level = "info";
   std::string port_file;
+  uint32_t drain_timeout_s = 60;
 };
 
 // -1 if the process should go on; else the exit code (help, version or a wrong flag, which is

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <memory>
 #include <mutex>
@@ -13,6 +15,7 @@
 #include <string>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -131,6 +134,29 @@ void WaitForStopSignal(const sigset_t& signals) {
   sigwait(&signals, &signal);
 }
 
+// Waits until no shard is left: the coordinator opens none on a draining node, and closes those of requests that end.
+void Drain(const CpuAttentionFlags& flags, const sigset_t& stop_signals,
+           NodeRegistration& registration, IoLoop& loop) {
+  constexpr int64_t kPollMs = 20;
+  constexpr timespec kPoll{0, kPollMs * kNsPerMs};
+  constexpr int64_t kUnderWayMs =
+      100;  // a shard may be opened by who has not heard of the draining
+  registration.SetDraining();
+  size_t num_shards = 0;
+  for (int64_t waited_ms = 0; waited_ms <= int64_t{flags.drain_timeout_s} * 1000;
+       waited_ms += kPollMs) {
+    const absl::Status asked = loop.Run(
+        [&](AttentionServer& server) { num_shards = server.shards().size(); }, 2 * kNsPerS);
+    if (!asked.ok() || registration.coordinator_is_gone()) break;
+    if (num_shards == 0 && waited_ms >= kUnderWayMs) return;
+    if (sigtimedwait(&stop_signals, nullptr, &kPoll) > 0) break;
+  }
+  if (num_shards > 0) {
+    LOG_WARN("node {} stops with {} open shards; requests with KV in them end with an error",
+             flags.node_id, num_shards);
+  }
+}
+
 absl::Status RunNode(const CpuAttentionFlags& flags, const sigset_t& stop_signals) {
   RealClock clock;
   MetricRegistry registry;
@@ -184,9 +210,12 @@ absl::Status RunNode(const CpuAttentionFlags& flags, const sigset_t& stop_signal
     registration->Start();
   }
   WaitForStopSignal(stop_signals);
-  LOG_INFO("node {} stops", flags.node_id);
+  LOG_INFO("node {} stops; a second signal ends it at once", flags.node_id);
   state.Set(ServiceState::kDraining);
   grpc_server->GetHealthCheckService()->SetServingStatus(false);
+  if (registration != nullptr && refusal.Get().ok()) {
+    Drain(flags, stop_signals, *registration, loop);
+  }
   if (registration != nullptr) registration->Stop();
   grpc_server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
   loop.Stop();

@@ -65,12 +65,19 @@ void NodeRegistration::Start() {
   thread_ = std::thread([this] { ThreadMain(); });
 }
 
+void NodeRegistration::SetDraining() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+  drain_due_ = true;
+  changed_.notify_all();
+}
+
 void NodeRegistration::Stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
+    changed_.notify_all();
   }
-  stop_.notify_all();
   if (!thread_.joinable()) return;
   thread_.join();
   if (!registered_) return;
@@ -80,7 +87,10 @@ void NodeRegistration::Stop() {
 
 bool NodeRegistration::Pause(int64_t pause_ns) {
   std::unique_lock lock(mutex_);
-  return !stop_.wait_for(lock, std::chrono::nanoseconds(pause_ns), [&] { return stopping_; });
+  changed_.wait_for(lock, std::chrono::nanoseconds(pause_ns),
+                    [&] { return stopping_ || drain_due_; });
+  drain_due_ = false;
+  return !stopping_;
 }
 
 void NodeRegistration::ThreadMain() {
@@ -128,7 +138,12 @@ int64_t NodeRegistration::Register() {
 }
 
 int64_t NodeRegistration::SendHeartbeat() {
-  const absl::Status status = Heartbeat(/*draining=*/false, kHeartbeatTimeoutNs);
+  bool draining = false;
+  {
+    std::lock_guard lock(mutex_);
+    draining = draining_;
+  }
+  const absl::Status status = Heartbeat(draining, kHeartbeatTimeoutNs);
   if (status.ok()) {
     num_failures_ = 0;
   } else if (absl::IsNotFound(status)) {

@@ -4,6 +4,7 @@
 // retry can mend (another protocol version, say) is reported once through `on_refused`.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -29,6 +30,10 @@ class NodeRegistration {
   NodeRegistration& operator=(const NodeRegistration&) = delete;
 
   void Start();
+  // Asks the coordinator, at once and with every heartbeat, for no more shards; those it has opened stay.
+  void SetDraining();
+  // Two heartbeats in a row failed: nobody is left to close shards.
+  bool coordinator_is_gone() const { return num_failures_ >= 2; }
   // Ends the thread and tells the coordinator, if it answers at once, that the node drains.
   void Stop();
 
@@ -38,7 +43,7 @@ class NodeRegistration {
   int64_t Register();
   int64_t SendHeartbeat();
   absl::Status Heartbeat(bool draining, int64_t timeout_ns);
-  // False when Stop() was called meanwhile.
+  // Shorter when SetDraining() is called meanwhile; false when Stop() is.
   bool Pause(int64_t pause_ns);
 
   const std::string coordinator_;
@@ -52,11 +57,13 @@ class NodeRegistration {
   bool refused_ = false;
   int64_t heartbeat_interval_ns_ = 0;
   int64_t backoff_ns_ = 0;
-  uint64_t num_failures_ = 0;  // since the last success
+  std::atomic<uint64_t> num_failures_{0};  // since the last success
 
   std::mutex mutex_;
-  std::condition_variable stop_;
-  bool stopping_ = false;  // guarded by mutex_
+  std::condition_variable changed_;
+  bool stopping_ = false;  // these three guarded by mutex_
+  bool draining_ = false;
+  bool drain_due_ = false;  // the coordinator has not been told
   std::thread thread_;
 };
 

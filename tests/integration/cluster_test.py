@@ -187,6 +187,22 @@ class FaultsTest(unittest.TestCase):
             self.assertEqual(status, 0, errors)
             self.assertEqual(json.loads(output)["tokens"], expected)
 
+    def test_sigterm_of_one_process_lets_its_requests_end(self):
+        text = random_text(1200, random.Random(SEED))
+        flags = ["--max-tokens", "500", "--ignore-eos", *SMALL]
+        for name in ("cpu-1", "gpu-0"):
+            with self.subTest(process=name), Cluster(cpu_nodes=2) as cluster:
+                expected = cluster.generate(text, *flags)["tokens"]
+                request = cluster.start(text, "--json", *flags)
+                wait_until(lambda cluster=cluster: cluster.node("cpu-1")["shards"] == 1, "the request is placed")
+                cluster.signal(name, signal.SIGTERM)
+                status, output, errors = request.finish()
+                self.assertEqual(status, 0, errors)
+                self.assertEqual(json.loads(output)["tokens"], expected)
+                exe = pathlib.Path(f"/proc/{cluster.pids[name]}/exe")
+                wait_until(lambda exe=exe: not exe.exists(), f"{name} is gone")
+                self.assertIn(cluster.node(name)["state"], ("draining", "dead"))
+
     def test_pool_too_small(self):
         with Cluster(cpu_nodes=1, flags=["--kv-pool-bytes", "8MB"]) as cluster:
             text = random_text(4000, random.Random(SEED))

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -297,6 +298,25 @@ TEST_F(NodeRegistrationTest, RegistersAndSendsHeartbeatsAndDrains) {
     EXPECT_TRUE(beats.back().draining());
     return true;
   }));
+}
+
+TEST_F(NodeRegistrationTest, ADrainingNodeGoesOnSendingHeartbeats) {
+  auto registration = Start(registry_.address());
+  ASSERT_TRUE(registry_.Wait([](const auto&, const auto& beats) { return !beats.empty(); }));
+  registration->SetDraining();
+  EXPECT_TRUE(registry_.Wait([](const auto&, const auto& beats) {
+    return std::count_if(beats.begin(), beats.end(),
+                         [](const auto& beat) { return beat.draining(); }) >= 3;
+  }));
+  EXPECT_FALSE(registration->coordinator_is_gone());
+}
+
+TEST_F(NodeRegistrationTest, KnowsThatTheCoordinatorIsGone) {
+  const grpc::Status gone(grpc::StatusCode::UNAVAILABLE, "gone");
+  registry_.Answer({}, std::deque<grpc::Status>(1000, gone));
+  auto registration = Start(registry_.address());
+  ASSERT_TRUE(registry_.Wait([](const auto&, const auto& beats) { return beats.size() >= 4; }));
+  EXPECT_TRUE(registration->coordinator_is_gone());
 }
 
 TEST_F(NodeRegistrationTest, RetriesWhileTheCoordinatorIsUnavailable) {
