@@ -14,6 +14,7 @@
 #include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/impl/codegen/client_unary_call.h"
 #include "gtest/gtest.h"
 #include "proto/grpc_channel.h"
 #include "proto/grpc_status.h"
@@ -333,6 +334,29 @@ class CoordinatorServiceTest : public testing::Test {
     return response;
   }
 
+  // grpc.health.v1.Health/Check by hand, since no package has its messages: the status of a service, 1 = SERVING.
+  int Health(const std::string& name) {
+    std::string request =
+        name.empty() ? "" : fmt::format("\x0a{}{}", static_cast<char>(name.size()), name);
+    const grpc::Slice slice(request);
+    const grpc::ByteBuffer message(&slice, 1);
+    grpc::ByteBuffer answer;
+    grpc::ClientContext context;
+    auto channel = MakeChannel(service_->address());
+    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check",
+                                           grpc::internal::RpcMethod::NORMAL_RPC);
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCall(channel.get(), method, &context, message, &answer);
+    if (!status.ok()) return -static_cast<int>(status.error_code());
+    std::vector<grpc::Slice> slices;
+    EXPECT_TRUE(answer.Dump(&slices).ok());
+    std::string bytes;
+    for (const grpc::Slice& part : slices) {
+      bytes.append(reinterpret_cast<const char*>(part.begin()), part.size());
+    }
+    return bytes.size() == 2 ? bytes[1] : 0;
+  }
+
   // A worker that the coordinator has taken.
   std::unique_ptr<FakeWorker> Worker() {
     auto worker = std::make_unique<FakeWorker>(service_->address(), "gpu-0");
@@ -500,6 +524,7 @@ TEST_F(CoordinatorServiceTest, OrphansAreHandedBack) {
 
 TEST_F(CoordinatorServiceTest, DrainLetsRunningRequestsEnd) {
   auto worker = Worker();
+  EXPECT_EQ(Health("tributary.v1.Coordinator"), 1);
   worker->Hold(true);
   Request running(*stub_, 10, 3);
   ASSERT_TRUE(Eventually([&] { return running.num_tokens() == 1; }));
@@ -512,6 +537,8 @@ TEST_F(CoordinatorServiceTest, DrainLetsRunningRequestsEnd) {
     return status.error_code() == grpc::UNAVAILABLE;
   }));
   EXPECT_FALSE(drained);
+  EXPECT_EQ(Health(""), 2);
+  EXPECT_EQ(Health("tributary.v1.Coordinator"), 2);
   worker->Release();
   EXPECT_TRUE(running.Wait().ok());
   EXPECT_EQ(running.num_tokens(), 3);

@@ -1,0 +1,96 @@
+#include "coordinator/proto_convert.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
+  v1::GenerateRequest message;
+  message.add_prompt_tokens(3);
+  message.add_prompt_tokens(4);
+  message.set_max_tokens(7);
+  message.mutable_sampling()->set_temperature(0.5f);
+  message.mutable_sampling()->set_top_k(40);
+  message.mutable_sampling()->set_top_p(0.9f);
+  message.mutable_sampling()->set_seed(99);
+  message.mutable_placement()->set_window_tokens(128);
+  message.mutable_placement()->set_has_sink_tokens(true);
+  message.mutable_placement()->set_block_tokens(16);
+  message.mutable_placement()->set_kv_dtype(v1::DTYPE_F16);
+  message.mutable_placement()->set_cut(v1::Placement::CUT_BOTH);
+  message.mutable_placement()->set_max_nodes(3);
+  message.mutable_placement()->set_all_resident(true);
+  message.add_stop_tokens(5);
+  message.add_forced_tokens(6);
+  message.set_policy("dense");
+  message.set_request_id("mine");
+  message.set_ignore_eos(true);
+
+  const absl::StatusOr<GenerateSpec> spec = GenerateSpecFromProto(message);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  // Onwards to the worker.
+  const v1::WorkerCommand command =
+      ToProto(action::StartSequence{StreamId(1), SequenceId(8), Epoch(9), *spec, {}});
+  const auto& start = command.start();
+  EXPECT_THAT(start.prompt_tokens(), ElementsAre(3, 4));
+  EXPECT_EQ(start.sequence_id(), 8u);
+  EXPECT_EQ(start.epoch(), 9u);
+  EXPECT_EQ(start.max_tokens(), 7u);
+  EXPECT_EQ(start.sampling().SerializeAsString(), message.sampling().SerializeAsString());
+  EXPECT_EQ(start.placement().SerializeAsString(), message.placement().SerializeAsString());
+  EXPECT_THAT(start.stop_tokens(), ElementsAre(5));
+  EXPECT_THAT(start.forced_tokens(), ElementsAre(6));
+  EXPECT_EQ(start.policy(), "dense");
+  EXPECT_TRUE(start.ignore_eos());
+  EXPECT_EQ(spec->request_id, "mine");
+}
+
+TEST(ProtoConvertTest, UnknownEnumsAreRefusedWithTheirValue) {
+  v1::GenerateRequest request;
+  request.mutable_placement()->set_cut(static_cast<v1::Placement::Cut>(42));
+  EXPECT_THAT(GenerateSpecFromProto(request).status().ToString(), HasSubstr("42"));
+  v1::NodeInfo node;
+  node.set_role(static_cast<v1::NodeRole>(17));
+  EXPECT_THAT(NodeFromProto(node).status().ToString(), HasSubstr("17"));
+  v1::WorkerEvent nothing;
+  EXPECT_FALSE(WorkerEventFromProto(StreamId(1), nothing).ok());
+}
+
+TEST(ProtoConvertTest, AnEndedSequenceKeepsStatusAndSummary) {
+  v1::WorkerEvent message;
+  auto& ended = *message.mutable_ended();
+  ended.set_sequence_id(3);
+  ended.set_status_code(14);
+  ended.set_message("node cpu-1 is gone");
+  ended.set_failed_node_id("cpu-1");
+  auto& summary = *ended.mutable_summary();
+  summary.set_finish_reason("length");
+  summary.set_generated_tokens(5);
+  summary.set_remote_tokens(1000);
+  summary.set_attended_tokens_mean(12.5);
+  auto& share = *summary.add_nodes();
+  share.set_node_id("cpu-0");
+  share.set_tokens(500);
+  auto& stage = *summary.add_stages();
+  stage.set_stage("qkv");
+  stage.set_seconds(0.25);
+
+  absl::StatusOr<Event> event = WorkerEventFromProto(StreamId(2), message);
+  ASSERT_TRUE(event.ok()) << event.status();
+  const auto& end = std::get<event::WorkerEnded>(*event);
+  EXPECT_EQ(end.status, absl::UnavailableError("node cpu-1 is gone"));
+  EXPECT_EQ(end.failed_node_id, "cpu-1");
+  EXPECT_EQ(ToProto(end.summary).summary().SerializeAsString(), summary.SerializeAsString());
+
+  ended.set_status_code(12345);  // no code of ours
+  EXPECT_EQ(std::get<event::WorkerEnded>(*WorkerEventFromProto(StreamId(2), message)).status.code(),
+            absl::StatusCode::kUnknown);
+}
+
+}  // namespace
+}  // namespace tributary
