@@ -57,6 +57,8 @@ absl::StatusOr<NodeIdx> RemoteNodes::Acquire(const NodeEndpoint& endpoint) {
   node.endpoint = endpoint;
   TRIBUTARY_RETURN_IF_ERROR(Pair(node));
   SendHeartbeat(idx);
+  // The first frame may show that nobody is there; whoever asked is not among those told of failures yet.
+  if (node.state == State::kFailed) return node.failure;
   return idx;
 }
 

@@ -154,6 +154,14 @@ TEST_F(RemoteNodesTest, ALostNodeIsPairedAnewForALaterSequence) {
   EXPECT_EQ(failures_.size(), 1u);
 }
 
+TEST_F(RemoteNodesTest, ANodeThatFailsAtItsFirstFrameIsNotHandedOut) {
+  network_.Kill("worker");  // nothing can be sent any more
+  const absl::StatusOr<NodeIdx> node = nodes_->Acquire(endpoint_);
+  EXPECT_EQ(node.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(node.status().message().find("'cpu-0'"), std::string::npos);
+  EXPECT_EQ(num_connects_, 1);
+}
+
 TEST_F(RemoteNodesTest, ANewerIncarnationReplacesTheSession) {
   (void)*nodes_->Acquire(endpoint_);
   session_epoch_ = 4;
