@@ -123,8 +123,8 @@ void DecodeEngine::Impl::AccountRow(Sequence& sequence, const StepRow& row) {
 bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> logits) {
   if (options.logits_observer)
     options.logits_observer(sequence.id(), sequence.generated_tokens, logits);
-  sequence.sampled = sequence.Choose(logits);
-  if (!std::isfinite(sequence.sampled.logprob)) {
+  const SampledToken sampled = sequence.Choose(logits);
+  if (!std::isfinite(sampled.logprob)) {
     sequence.Fail(absl::InternalError(fmt::format(
                       "sequence {}: the logits of token {} are not finite: the model or its "
                       "KV is damaged",
@@ -132,6 +132,7 @@ bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> lo
                   kNoNode);
     return false;
   }
+  sequence.sampled = sampled;  // not before: a bad token might look like a stop token
   ++sequence.generated_tokens;
   return true;
 }

@@ -289,6 +289,41 @@ TEST_F(SimTest, StopTokensAndForcedTokens) {
   EXPECT_GT(forced.tokens.size(), 12u);
 }
 
+// Decodes to logits that are no numbers.
+class PoisonedDevice final : public TinyDevice {
+ public:
+  using TinyDevice::TinyDevice;
+  std::span<const float> EndStep() override {
+    logits_.assign(TinyDevice::EndStep().size(), NAN);
+    return logits_;
+  }
+
+ private:
+  std::vector<float> logits_;
+};
+
+TEST_F(SimTest, LogitsThatAreNoNumbersAreAnErrorEvenIfTheyLookLikeAStopToken) {
+  SimOptions options = RandomOptions();
+  SimRequest request;
+  uint32_t first_token = 0;
+  while (first_token == 0) {  // the prefill is sound, and must not stop the sequence
+    request = RandomRequest(random_, options.model);
+    request.sampling = {};
+    request.max_tokens = 10;
+    first_token = Reference(options, request).tokens[0];
+  }
+  request.stop_tokens = {0};  // what the greedy choice among no numbers gives
+  options.make_device = [&](const DeviceLimits& limits) {
+    return std::make_unique<PoisonedDevice>(options.model, limits);
+  };
+  SimCluster cluster(options);
+  const SequenceId id = cluster.Submit(request);
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  EXPECT_EQ(cluster.result(id).status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(cluster.result(id).tokens, std::vector<uint32_t>{first_token});
+  EXPECT_EQ(cluster.Leftovers(), "");
+}
+
 TEST_F(SimTest, RefusedPlansAreNamedAndHarmNobody) {
   SimOptions options = RandomOptions();
   SimCluster cluster(options);

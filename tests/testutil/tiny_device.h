@@ -27,7 +27,7 @@ struct TinyModel {
   float softmax_scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.head_dim)); }
 };
 
-class TinyDevice final : public Device {
+class TinyDevice : public Device {
  public:
   TinyDevice(const TinyModel& model, const DeviceLimits& limits) : model_(model), limits_(limits) {
     std::mt19937_64 random(model.seed);
