@@ -156,7 +156,7 @@ bool DecodeEngine::Impl::PumpSpills() {
   bool worked = false;
   for (auto& [id, sequence] : sequences) {
     if (!sequence->spill || sequence->spill->all_sent || !sequence->failure.ok()) continue;
-    worked |= PumpSpill(*sequence, device, &spill, &spill_k, &spill_v);
+    worked |= PumpSpill(*sequence, device, &spill, options.spill_frame_bytes, &spill_k, &spill_v);
   }
   return worked;
 }

@@ -46,10 +46,33 @@ void ReadBlock(const Sequence& sequence, uint32_t layer, Device* device, size_t 
   TRIBUTARY_CHECK_EQ(offset, k->size());
 }
 
+// Sends what is left of the block's layer, which `rows` hold, to one shard. False if there was no
+// room for all of it.
+bool SendBlock(const BoundShard& shard, size_t row_bytes, const KvRows& rows, uint32_t frame_bytes,
+               SpillSender* sender, BlockSpill* spill, bool* sent_any) {
+  const uint64_t max_tokens =
+      std::max<uint64_t>(1, frame_bytes / SpillSender::TokenBytes(shard.spec));
+  spill->token = std::max(spill->token, spill->block.begin);
+  while (spill->token < spill->block.end) {
+    const uint64_t num_tokens = std::min(max_tokens, spill->block.end - spill->token);
+    const size_t offset = (spill->token - spill->block.begin) * row_bytes;
+    const KvRows part{rows.k.subspan(offset, num_tokens * row_bytes),
+                      rows.v.subspan(offset, num_tokens * row_bytes)};
+    if (sender->Send(shard, spill->layer, spill->token, static_cast<uint32_t>(num_tokens), part) !=
+        SpillSender::Sent::kSent) {
+      return false;
+    }
+    *sent_any = true;
+    spill->token += num_tokens;
+  }
+  spill->token = 0;
+  return true;
+}
+
 }  // namespace
 
-bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, std::vector<std::byte>* k,
-               std::vector<std::byte>* v) {
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes,
+               std::vector<std::byte>* k, std::vector<std::byte>* v) {
   BlockSpill& spill = *sequence.spill;
   const ShardSpec& model = sequence.shards.front().spec;
   const size_t row_bytes =
@@ -65,11 +88,9 @@ bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, std::vec
       if (!holds) continue;
       if (!read) ReadBlock(sequence, spill.layer, device, row_bytes, k, v);
       read = true;
-      const SpillSender::Sent sent =
-          sender->Send(shard, spill.layer, spill.block.begin,
-                       static_cast<uint32_t>(spill.block.size()), {*k, *v});
-      if (sent != SpillSender::Sent::kSent) return sent_any;
-      sent_any = true;
+      if (!SendBlock(shard, row_bytes, {*k, *v}, frame_bytes, sender, &spill, &sent_any)) {
+        return sent_any;
+      }
     }
   }
   spill.all_sent = true;

@@ -15,11 +15,13 @@
 
 namespace tributary {
 
-// A block on its way from the window to its shards. Frames go layer by layer, shard by shard.
+// A block on its way from the window to its shards. Frames go layer by layer, shard by shard, and
+// by tokens where a block is too big for one frame.
 struct BlockSpill {
   TokenRange block;
   uint32_t layer = 0;    // of the next frame
   size_t shard_idx = 0;  // of the next frame
+  uint64_t token = 0;    // of the next frame; before the block's begin: the block's begin
   bool all_sent = false;
 };
 
@@ -68,10 +70,11 @@ struct Sequence {
   bool UsesNode(NodeIdx node) const;
 };
 
-// Sends the next frames of sequence.spill as far as there is room. `k` and `v` are scratch memory
-// for one layer of a block. Returns true if anything was sent. REQUIRES: sequence.spill.
-bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, std::vector<std::byte>* k,
-               std::vector<std::byte>* v);
+// Sends the next frames of sequence.spill, of about `frame_bytes` at most, as far as there is room.
+// `k` and `v` are scratch memory for one layer of a block. Returns true if anything was sent.
+// REQUIRES: sequence.spill.
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes,
+               std::vector<std::byte>* k, std::vector<std::byte>* v);
 
 SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes);
 

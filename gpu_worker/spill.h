@@ -18,6 +18,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "attention/frame.h"
+#include "attention/replay_window.h"
 #include "attention/shard_spec.h"
 #include "base/ids.h"
 #include "gpu_worker/remote_nodes.h"
@@ -61,10 +62,10 @@ class SpillSender {
               EngineMetrics* metrics)
       : options_(options), data_plane_(data_plane), nodes_(nodes), metrics_(metrics) {}
 
-  // Bulk frames may be overtaken by eager ones, and a receiver tells replays apart for the last 64
-  // sequence numbers only (attention/replay_window.h): no frame is sent while one that is this much
-  // older is in flight.
-  static constexpr uint64_t kMaxFrameSeqSpread = 48;
+  // Bulk frames may be overtaken by eager ones, of which a step sends one per layer, and a receiver
+  // tells replays apart for a window of sequence numbers only (attention/replay_window.h): no frame
+  // is sent while one that is this much older is in flight.
+  static constexpr uint64_t kMaxFrameSeqSpread = ReplayWindow::kWindowFrames / 2;
 
   // Bytes of one token of one layer in a frame to this shard, K and V.
   static uint64_t TokenBytes(const ShardSpec& shard);

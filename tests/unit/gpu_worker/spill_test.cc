@@ -3,8 +3,10 @@
 #include <numeric>
 #include <vector>
 
+#include "base/limits.h"
 #include "base/log.h"
 #include "gpu_worker/prefill_job.h"
+#include "gpu_worker/sequence.h"
 #include "gtest/gtest.h"
 #include "tests/testutil/tiny_device.h"
 #include "transport/inproc/inproc_network.h"
@@ -132,13 +134,26 @@ TEST_F(SpillTest, ABigFrameGoesAlone) {
 }
 
 TEST_F(SpillTest, NoFrameIsOvertakenByMoreThanTheReplayWindowBears) {
+  static_assert(SpillSender::kMaxFrameSeqSpread < ReplayWindow::kWindowFrames);
   EXPECT_EQ(Send(Shard(1), 4, 1), SpillSender::Sent::kSent);
   for (uint64_t i = 1; i < SpillSender::kMaxFrameSeqSpread; ++i) {
+    Deliver();
     FrameBuffer frame = *worker_->AllocateFrame(16);
     frame.header().type = static_cast<uint8_t>(FrameType::kHeartbeat);
     ASSERT_TRUE(nodes_->Send(node_, std::move(frame), SendClass::kEager).ok());
   }
   EXPECT_EQ(Send(Shard(1), 5, 1), SpillSender::Sent::kNoRoom);
+}
+
+TEST_F(SpillTest, TheQueriesOfOneStepHoldUpNoSpill) {
+  EXPECT_EQ(Send(Shard(1), 4, 1), SpillSender::Sent::kSent);
+  for (uint32_t layer = 0; layer < limits::kMaxLayers; ++layer) {
+    Deliver();
+    FrameBuffer frame = *worker_->AllocateFrame(16);
+    frame.header().type = static_cast<uint8_t>(FrameType::kQuery);
+    ASSERT_TRUE(nodes_->Send(node_, std::move(frame), SendClass::kEager).ok());
+  }
+  EXPECT_EQ(Send(Shard(1), 5, 1), SpillSender::Sent::kSent);
 }
 
 TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
@@ -230,6 +245,46 @@ TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
     ASSERT_EQ(seen[i], token >= 4 && token < cache.remote().end ? 1 : 0) << "token " << token;
   }
   EXPECT_FALSE(job.logits().empty());
+}
+
+// A block that is too big for one frame goes in several, and waits for room between them.
+TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
+  constexpr uint32_t kFrameBytes = 3000;  // 23 of the block's 64 tokens
+  TinyModel model;
+  TinyDevice device(model, {.max_batch = 1,
+                            .max_partial_slots = 1,
+                            .resident_pool_bytes = 1 << 20,
+                            .max_prefill_tokens = 4096});
+  Sequence sequence;
+  sequence.plan.kv_dtype = DType::kF32;
+  sequence.cache =
+      WindowCache({.sink_tokens = 4, .window_tokens = 64, .block_tokens = 64}, 4 + 64 * 6);
+  sequence.cache.Prefilled(4 + 64 * 4);
+  sequence.resident = *device.ReserveResident(sequence.cache.capacity_tokens(), DType::kF32);
+  sequence.shards = {Shard(1)};
+  sequence.shards[0].spec.stripe.stripe_tokens = 64;
+  const uint64_t begin = sequence.cache.remote().end;
+  sequence.spill = BlockSpill{.block = {begin, begin + 64}};
+  std::vector<std::byte> k, v;
+  size_t acked = 0;
+  for (int i = 0; i < 100 && !sequence.spill->all_sent; ++i) {
+    EXPECT_TRUE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes, &k, &v));
+    Deliver();
+    for (; acked < sink_.spills.size(); ++acked) {
+      const auto& spill = sink_.spills[acked];
+      EXPECT_FALSE(sender_->OnAck(node_, spill.header.layer, Ack(spill)).has_value());
+    }
+  }
+  ASSERT_TRUE(sequence.spill->all_sent);
+  EXPECT_EQ(sender_->in_flight(SequenceId(1)), 0u);
+  ASSERT_EQ(sink_.spills.size(), kNumLayers * 3);
+  for (size_t i = 0; i < sink_.spills.size(); ++i) {
+    const auto& spill = sink_.spills[i];
+    EXPECT_EQ(spill.header.layer, i / 3);
+    EXPECT_EQ(spill.body.token_begin, begin + i % 3 * 23);
+    EXPECT_EQ(spill.body.num_tokens, i % 3 == 2 ? 18u : 23u);
+    EXPECT_LE(spill.k.size() + spill.v.size(), kFrameBytes);
+  }
 }
 
 }  // namespace
