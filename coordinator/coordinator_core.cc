@@ -124,8 +124,8 @@ void CoordinatorCore::On(event::Tick& e) {
   GiveUpStalledWorkers();
   for (const ShardId shard : ledger_.TakeDueCloses(now_ns_)) SendClose(shard);
   for (const SequenceId id : sequences_.Ids()) {
-    Sequence* sequence = sequences_.Find(id);
-    if (sequence->state != SequenceState::kStopping) continue;
+    SequenceEntry* sequence = sequences_.Find(id);
+    if (sequence->state != SequencePhase::kStopping) continue;
     if (now_ns_ - sequence->stopping_since_ns < config_.stop_timeout_ns) continue;
     Log(Level::kWarn, "worker '{}' did not confirm the stop of sequence {}; closing its shards",
         sequence->worker_id, id.value);
@@ -158,7 +158,7 @@ void CoordinatorCore::DropNode(const NodeDescription& node) {
   // First the ledger, so that failing sequences does not send closes to a dead node.
   ledger_.DropNode(node.node_id);
   for (const SequenceId id : sequences_.Ids()) {
-    Sequence* sequence = sequences_.Find(id);
+    SequenceEntry* sequence = sequences_.Find(id);
     const bool affected =
         std::any_of(sequence->routes.begin(), sequence->routes.end(), [&](const ShardRoute& route) {
           return route.node_id == node.node_id && route.incarnation == node.incarnation;
@@ -179,7 +179,7 @@ void CoordinatorCore::DropWorker(StreamId stream, const std::string& why) {
   const std::set<SequenceId> ids = std::move(it->second.sequences);
   workers_.erase(it);
   for (const SequenceId id : ids) {
-    Sequence* sequence = sequences_.Find(id);
+    SequenceEntry* sequence = sequences_.Find(id);
     sequence->worker.reset();
     Fail(*sequence,
          absl::UnavailableError(

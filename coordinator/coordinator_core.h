@@ -116,16 +116,16 @@ class CoordinatorCore {
   absl::Status Admit(GenerateSpec& spec, std::string_view* reason);
   void Reject(CallId call, absl::Status status, std::string_view reason, bool may_retry);
   void StartQueued();
-  void OpenShards(Sequence& sequence, PlacementPlan plan);
-  void StartOnWorker(Sequence& sequence);
+  void OpenShards(SequenceEntry& sequence, PlacementPlan plan);
+  void StartOnWorker(SequenceEntry& sequence);
   void DeliverTokens(StreamId stream, TokenChunk tokens);
   void SendSteps();
-  void FinishClient(Sequence& sequence, action::Finish finish);
+  void FinishClient(SequenceEntry& sequence, action::Finish finish);
   // Ends a sequence early; its client, if any, gets `status`.
-  void Fail(Sequence& sequence, const absl::Status& status, action::Outcome outcome);
-  void Release(Sequence& sequence);
+  void Fail(SequenceEntry& sequence, const absl::Status& status, action::Outcome outcome);
+  void Release(SequenceEntry& sequence);
   void SendClose(ShardId shard);
-  Sequence* FindOf(StreamId stream, SequenceId id);
+  SequenceEntry* FindOf(StreamId stream, SequenceId id);
   uint32_t NumRunning() const;
   int64_t RetryDelay() const;
 

@@ -56,7 +56,7 @@ void CoordinatorCore::On(event::Generate& e) {
     Reject(e.call, std::move(status), reason, false);
     return;
   }
-  Sequence sequence;
+  SequenceEntry sequence;
   sequence.demand.geometry = Limits()->geometry;
   sequence.demand.prompt_tokens = e.spec.prompt_tokens.size();
   sequence.demand.max_context_tokens = e.spec.prompt_tokens.size() + e.spec.max_tokens - 1;
@@ -89,7 +89,7 @@ void CoordinatorCore::On(event::Generate& e) {
 // Strictly in order of arrival: a large request is never overtaken for ever by small ones.
 void CoordinatorCore::StartQueued() {
   while (!queue_.empty() && NumRunning() < config_.admission.max_running) {
-    Sequence& sequence = *sequences_.Find(queue_.front());
+    SequenceEntry& sequence = *sequences_.Find(queue_.front());
     PlacementResult placed = Place(Room(), sequence.demand);
     if (!placed.status.ok() && placed.may_wait) return;
     if (!placed.status.ok()) {
@@ -101,8 +101,8 @@ void CoordinatorCore::StartQueued() {
   }
 }
 
-void CoordinatorCore::OpenShards(Sequence& sequence, PlacementPlan plan) {
-  sequence.state = SequenceState::kOpening;
+void CoordinatorCore::OpenShards(SequenceEntry& sequence, PlacementPlan plan) {
+  sequence.state = SequencePhase::kOpening;
   sequence.epoch = Epoch(next_epoch_++);
   sequence.placed_ns = now_ns_;
   sequence.worker_id = plan.worker_id;
@@ -130,8 +130,8 @@ void CoordinatorCore::OpenShards(Sequence& sequence, PlacementPlan plan) {
   if (sequence.shards_opening == 0) StartOnWorker(sequence);
 }
 
-void CoordinatorCore::StartOnWorker(Sequence& sequence) {
-  sequence.state = SequenceState::kPrefilling;
+void CoordinatorCore::StartOnWorker(SequenceEntry& sequence) {
+  sequence.state = SequencePhase::kPrefilling;
   sequence.started_ns = now_ns_;
   // The worker gets the prompt; the coordinator keeps only what it needs to count and report.
   GenerateSpec spec = std::exchange(sequence.spec, {});
@@ -148,8 +148,8 @@ void CoordinatorCore::On(event::ShardOpened& e) {
   const std::string node_id = shard->node_id;
   const ShardLedger::OpenResult result = ledger_.OnOpened(e.shard_id, e.status);
   if (result.next == ShardLedger::Next::kSendClose) SendClose(e.shard_id);
-  Sequence* sequence = sequences_.Find(sequence_id);
-  if (sequence == nullptr || sequence->state != SequenceState::kOpening) return;
+  SequenceEntry* sequence = sequences_.Find(sequence_id);
+  if (sequence == nullptr || sequence->state != SequencePhase::kOpening) return;
   if (result.opened) {
     if (--sequence->shards_opening == 0) StartOnWorker(*sequence);
     return;
@@ -169,7 +169,7 @@ void CoordinatorCore::On(event::ShardOpened& e) {
 void CoordinatorCore::On(event::ShardClosed& e) { ledger_.OnClosed(e.shard_id, e.status, now_ns_); }
 
 void CoordinatorCore::On(event::WorkerPrefill& e) {
-  Sequence* sequence = FindOf(e.stream, e.sequence_id);
+  SequenceEntry* sequence = FindOf(e.stream, e.sequence_id);
   if (sequence == nullptr || !sequence->client) return;
   actions_.push_back(action::Prefill{*sequence->client, e.layers_done, e.num_layers, e.fraction});
 }
@@ -188,16 +188,16 @@ void CoordinatorCore::On(event::WorkerStepDone& e) {
 }
 
 void CoordinatorCore::DeliverTokens(StreamId stream, TokenChunk tokens) {
-  Sequence* sequence = FindOf(stream, tokens.sequence_id);
+  SequenceEntry* sequence = FindOf(stream, tokens.sequence_id);
   if (sequence == nullptr || tokens.tokens.empty()) return;
-  if (sequence->state != SequenceState::kPrefilling &&
-      sequence->state != SequenceState::kDecoding) {
+  if (sequence->state != SequencePhase::kPrefilling &&
+      sequence->state != SequencePhase::kDecoding) {
     return;
   }
-  const bool first = sequence->state == SequenceState::kPrefilling;
+  const bool first = sequence->state == SequencePhase::kPrefilling;
   const uint64_t num_tokens = tokens.tokens.size();
   if (first) {
-    sequence->state = SequenceState::kDecoding;
+    sequence->state = SequencePhase::kDecoding;
     sequence->first_token_ns = now_ns_;
     sequence->last_token_ns = sequence->received_ns;
     const uint64_t max_tokens = sequence->spec.max_tokens;
@@ -212,7 +212,7 @@ void CoordinatorCore::DeliverTokens(StreamId stream, TokenChunk tokens) {
 }
 
 void CoordinatorCore::On(event::WorkerEnded& e) {
-  Sequence* sequence = FindOf(e.stream, e.sequence_id);
+  SequenceEntry* sequence = FindOf(e.stream, e.sequence_id);
   if (sequence == nullptr) return;
   if (!e.failed_node_id.empty()) {
     // Nothing new goes to a node that a worker cannot reach, until the node itself is heard again.
@@ -239,14 +239,14 @@ void CoordinatorCore::On(event::WorkerEnded& e) {
 }
 
 void CoordinatorCore::On(event::ClientGone& e) {
-  Sequence* sequence = sequences_.FindByClient(e.call);
+  SequenceEntry* sequence = sequences_.FindByClient(e.call);
   if (sequence == nullptr) return;
   Log(Level::kInfo, "client of request '{}' is gone", sequence->request_id);
   Fail(*sequence, absl::CancelledError("the client is gone"), Outcome::kCancelled);
 }
 
 void CoordinatorCore::On(event::Cancel& e) {
-  Sequence* sequence = sequences_.FindByRequest(e.request_id);
+  SequenceEntry* sequence = sequences_.FindByRequest(e.request_id);
   if (sequence == nullptr) {
     actions_.push_back(action::ReplyCancel{
         e.call,
@@ -275,7 +275,7 @@ void CoordinatorCore::On(event::Abort& e) {
   }
 }
 
-void CoordinatorCore::FinishClient(Sequence& sequence, action::Finish finish) {
+void CoordinatorCore::FinishClient(SequenceEntry& sequence, action::Finish finish) {
   finish.duration_ns = now_ns_ - sequence.received_ns;
   finish.prompt_tokens = sequence.demand.prompt_tokens;
   if (absl::IsResourceExhausted(finish.status)) finish.retry_delay_ns = RetryDelay();
@@ -289,32 +289,32 @@ void CoordinatorCore::FinishClient(Sequence& sequence, action::Finish finish) {
   sequences_.DetachClient(sequence);
 }
 
-void CoordinatorCore::Fail(Sequence& sequence, const absl::Status& status, Outcome outcome) {
+void CoordinatorCore::Fail(SequenceEntry& sequence, const absl::Status& status, Outcome outcome) {
   if (sequence.client) FinishClient(sequence, {*sequence.client, status, outcome});
   switch (sequence.state) {
-    case SequenceState::kQueued:
+    case SequencePhase::kQueued:
       std::erase(queue_, sequence.id);
       Release(sequence);
       return;
-    case SequenceState::kOpening:
+    case SequencePhase::kOpening:
       Release(sequence);
       return;
-    case SequenceState::kPrefilling:
-    case SequenceState::kDecoding:
+    case SequencePhase::kPrefilling:
+    case SequencePhase::kDecoding:
       if (!sequence.worker) break;
       actions_.push_back(action::StopSequence{*sequence.worker, sequence.id, sequence.epoch});
       workers_.at(*sequence.worker).scheduler.Leave(sequence.id);
-      sequence.state = SequenceState::kStopping;
+      sequence.state = SequencePhase::kStopping;
       sequence.stopping_since_ns = now_ns_;
       return;
-    case SequenceState::kStopping:
+    case SequencePhase::kStopping:
       if (sequence.worker) return;  // its word is still awaited
       break;
   }
   Release(sequence);  // its worker is gone
 }
 
-void CoordinatorCore::Release(Sequence& sequence) {
+void CoordinatorCore::Release(SequenceEntry& sequence) {
   for (const ShardRoute& route : sequence.routes) {
     if (ledger_.Close(route.shard.shard_id) == ShardLedger::Next::kSendClose) {
       SendClose(route.shard.shard_id);
@@ -344,8 +344,8 @@ void CoordinatorCore::SendSteps() {
   }
 }
 
-Sequence* CoordinatorCore::FindOf(StreamId stream, SequenceId id) {
-  Sequence* sequence = sequences_.Find(id);
+SequenceEntry* CoordinatorCore::FindOf(StreamId stream, SequenceId id) {
+  SequenceEntry* sequence = sequences_.Find(id);
   return sequence != nullptr && sequence->worker == stream ? sequence : nullptr;
 }
 

@@ -7,27 +7,28 @@
 
 namespace tributary {
 
-std::string_view SequenceStateName(SequenceState state) {
+std::string_view SequencePhaseName(SequencePhase state) {
   switch (state) {
-    case SequenceState::kQueued:
+    case SequencePhase::kQueued:
       return "queued";
-    case SequenceState::kOpening:
+    case SequencePhase::kOpening:
       return "opening";
-    case SequenceState::kPrefilling:
+    case SequencePhase::kPrefilling:
       return "prefilling";
-    case SequenceState::kDecoding:
+    case SequencePhase::kDecoding:
       return "decoding";
-    case SequenceState::kStopping:
+    case SequencePhase::kStopping:
       return "stopping";
   }
   return "unknown";
 }
 
-Sequence* SequenceTable::Add(Sequence sequence) {
+SequenceEntry* SequenceTable::Add(SequenceEntry sequence) {
   const SequenceId id = sequence.id;
   by_request_[sequence.request_id] = id;
   if (sequence.client) by_client_[*sequence.client] = id;
-  auto [it, inserted] = sequences_.emplace(id, std::make_unique<Sequence>(std::move(sequence)));
+  auto [it, inserted] =
+      sequences_.emplace(id, std::make_unique<SequenceEntry>(std::move(sequence)));
   TRIBUTARY_CHECK(inserted);
   return it->second.get();
 }
@@ -39,17 +40,17 @@ void SequenceTable::Erase(SequenceId id) {
   sequences_.erase(it);
 }
 
-Sequence* SequenceTable::Find(SequenceId id) {
+SequenceEntry* SequenceTable::Find(SequenceId id) {
   const auto it = sequences_.find(id);
   return it == sequences_.end() ? nullptr : it->second.get();
 }
 
-Sequence* SequenceTable::FindByRequest(const std::string& request_id) {
+SequenceEntry* SequenceTable::FindByRequest(const std::string& request_id) {
   const auto it = by_request_.find(request_id);
   return it == by_request_.end() ? nullptr : Find(it->second);
 }
 
-Sequence* SequenceTable::FindByClient(CallId client) {
+SequenceEntry* SequenceTable::FindByClient(CallId client) {
   const auto it = by_client_.find(client);
   return it == by_client_.end() ? nullptr : Find(it->second);
 }
@@ -61,13 +62,13 @@ std::vector<SequenceId> SequenceTable::Ids() const {
   return ids;
 }
 
-size_t SequenceTable::CountIf(SequenceState state) const {
+size_t SequenceTable::CountIf(SequencePhase state) const {
   return static_cast<size_t>(
       std::count_if(sequences_.begin(), sequences_.end(),
                     [&](const auto& item) { return item.second->state == state; }));
 }
 
-void SequenceTable::DetachClient(Sequence& sequence) {
+void SequenceTable::DetachClient(SequenceEntry& sequence) {
   // A later request may have taken the name once this client was answered.
   const auto it = by_request_.find(sequence.request_id);
   if (it != by_request_.end() && it->second == sequence.id) by_request_.erase(it);

@@ -24,13 +24,13 @@
 
 namespace tributary {
 
-enum class SequenceState { kQueued, kOpening, kPrefilling, kDecoding, kStopping };
-std::string_view SequenceStateName(SequenceState state);
+enum class SequencePhase { kQueued, kOpening, kPrefilling, kDecoding, kStopping };
+std::string_view SequencePhaseName(SequencePhase state);
 
-struct Sequence {
+struct SequenceEntry {
   SequenceId id;
   Epoch epoch;
-  SequenceState state = SequenceState::kQueued;
+  SequencePhase state = SequencePhase::kQueued;
   std::optional<CallId> client;  // none: the client is gone or was answered
   std::string request_id;
   GenerateSpec spec;  // the prompt moves out when the sequence starts
@@ -54,24 +54,24 @@ struct Sequence {
 class SequenceTable {
  public:
   // The pointer stays valid until Erase.
-  Sequence* Add(Sequence sequence);
+  SequenceEntry* Add(SequenceEntry sequence);
   void Erase(SequenceId id);
 
-  Sequence* Find(SequenceId id);
-  Sequence* FindByRequest(const std::string& request_id);
-  Sequence* FindByClient(CallId client);
+  SequenceEntry* Find(SequenceId id);
+  SequenceEntry* FindByRequest(const std::string& request_id);
+  SequenceEntry* FindByClient(CallId client);
 
   // In the order of arrival.
-  const std::map<SequenceId, std::unique_ptr<Sequence>>& all() const { return sequences_; }
+  const std::map<SequenceId, std::unique_ptr<SequenceEntry>>& all() const { return sequences_; }
   std::vector<SequenceId> Ids() const;
   size_t size() const { return sequences_.size(); }
-  size_t CountIf(SequenceState state) const;
+  size_t CountIf(SequencePhase state) const;
 
   // The client gets nothing any more.
-  void DetachClient(Sequence& sequence);
+  void DetachClient(SequenceEntry& sequence);
 
  private:
-  std::map<SequenceId, std::unique_ptr<Sequence>> sequences_;
+  std::map<SequenceId, std::unique_ptr<SequenceEntry>> sequences_;
   absl::flat_hash_map<std::string, SequenceId> by_request_;
   absl::flat_hash_map<CallId, SequenceId> by_client_;
 };

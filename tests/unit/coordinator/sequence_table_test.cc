@@ -5,8 +5,8 @@
 namespace tributary {
 namespace {
 
-Sequence Named(uint64_t id, const std::string& request_id) {
-  Sequence sequence;
+SequenceEntry Named(uint64_t id, const std::string& request_id) {
+  SequenceEntry sequence;
   sequence.id = SequenceId(id);
   sequence.request_id = request_id;
   sequence.client = CallId(id + 100);
@@ -15,12 +15,12 @@ Sequence Named(uint64_t id, const std::string& request_id) {
 
 TEST(SequenceTableTest, IsFoundByAllItsNames) {
   SequenceTable table;
-  Sequence* added = table.Add(Named(1, "a"));
+  SequenceEntry* added = table.Add(Named(1, "a"));
   table.Add(Named(2, "b"));
   EXPECT_EQ(table.Find(SequenceId(1)), added);
   EXPECT_EQ(table.FindByRequest("a"), added);
   EXPECT_EQ(table.FindByClient(CallId(101)), added);
-  EXPECT_EQ(table.CountIf(SequenceState::kQueued), 2u);
+  EXPECT_EQ(table.CountIf(SequencePhase::kQueued), 2u);
   table.Erase(SequenceId(1));
   EXPECT_EQ(table.Find(SequenceId(1)), nullptr);
   EXPECT_EQ(table.FindByRequest("a"), nullptr);
@@ -30,10 +30,10 @@ TEST(SequenceTableTest, IsFoundByAllItsNames) {
 
 TEST(SequenceTableTest, ANameIsFreeOnceItsClientWasAnswered) {
   SequenceTable table;
-  Sequence* first = table.Add(Named(1, "a"));
+  SequenceEntry* first = table.Add(Named(1, "a"));
   table.DetachClient(*first);
   EXPECT_EQ(table.FindByRequest("a"), nullptr);
-  Sequence* second = table.Add(Named(2, "a"));
+  SequenceEntry* second = table.Add(Named(2, "a"));
   table.Erase(SequenceId(1));  // must not take the name from its new owner
   EXPECT_EQ(table.FindByRequest("a"), second);
 }
