@@ -46,15 +46,19 @@ void ReadBlock(const Sequence& sequence, uint32_t layer, Device* device, size_t 
   TRIBUTARY_CHECK_EQ(offset, k->size());
 }
 
+// Tokens of the next frame to this shard.
+uint64_t NextTokens(const BlockSpill& spill, const BoundShard& shard, uint32_t frame_bytes) {
+  const uint64_t most = std::max<uint64_t>(1, frame_bytes / SpillSender::TokenBytes(shard.spec));
+  return std::min(most, spill.block.end - std::max(spill.token, spill.block.begin));
+}
+
 // Sends what is left of the block's layer, which `rows` hold, to one shard. False if there was no
 // room for all of it.
 bool SendBlock(const BoundShard& shard, size_t row_bytes, const KvRows& rows, uint32_t frame_bytes,
                SpillSender* sender, BlockSpill* spill, bool* sent_any) {
-  const uint64_t max_tokens =
-      std::max<uint64_t>(1, frame_bytes / SpillSender::TokenBytes(shard.spec));
   spill->token = std::max(spill->token, spill->block.begin);
   while (spill->token < spill->block.end) {
-    const uint64_t num_tokens = std::min(max_tokens, spill->block.end - spill->token);
+    const uint64_t num_tokens = NextTokens(*spill, shard, frame_bytes);
     const size_t offset = (spill->token - spill->block.begin) * row_bytes;
     const KvRows part{rows.k.subspan(offset, num_tokens * row_bytes),
                       rows.v.subspan(offset, num_tokens * row_bytes)};
@@ -86,6 +90,8 @@ bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t
                          spill.layer < shard.spec.layer_end &&
                          shard.spec.stripe.Owns(spill.block.begin);
       if (!holds) continue;
+      // While the node's window is full, nothing is read in vain.
+      if (!sender->MayHaveRoom(shard, NextTokens(spill, shard, frame_bytes))) return sent_any;
       if (!read) ReadBlock(sequence, spill.layer, device, row_bytes, k, v);
       read = true;
       if (!SendBlock(shard, row_bytes, {*k, *v}, frame_bytes, sender, &spill, &sent_any)) {

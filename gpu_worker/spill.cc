@@ -33,6 +33,17 @@ uint64_t SpillSender::TokenBytes(const ShardSpec& shard) {
          (DTypeBytes(shard.k_dtype) + DTypeBytes(shard.v_dtype));
 }
 
+bool SpillSender::Fits(NodeIdx node, uint64_t frame_bytes) const {
+  if (node >= windows_.size() || windows_[node].frame_seqs.empty()) return true;
+  const NodeWindow& window = windows_[node];
+  return window.bytes + frame_bytes <= options_.window_bytes &&
+         nodes_->next_frame_seq(node) - *window.frame_seqs.begin() < kMaxFrameSeqSpread;
+}
+
+bool SpillSender::MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const {
+  return Fits(shard.node, num_tokens * TokenBytes(shard.spec));
+}
+
 SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin,
                                     uint32_t num_tokens, const KvRows& rows) {
   const ShardSpec& spec = shard.spec;
@@ -47,12 +58,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .v_dtype = static_cast<uint8_t>(spec.v_dtype)};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
-  NodeWindow& window = WindowOf(shard.node);
-  if (!window.frame_seqs.empty()) {
-    const uint64_t spread = nodes_->next_frame_seq(shard.node) - *window.frame_seqs.begin();
-    if (window.bytes + frame_bytes > options_.window_bytes || spread >= kMaxFrameSeqSpread)
-      return Sent::kNoRoom;
-  }
+  if (!Fits(shard.node, frame_bytes)) return Sent::kNoRoom;
   absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(payload_bytes);
   if (!frame.ok()) return Sent::kNoRoom;
 
@@ -75,6 +81,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                                                  *frame_seq, nodes_->patient_now_ns()})
                          .second;
   TRIBUTARY_CHECK(added);
+  NodeWindow& window = WindowOf(shard.node);
   window.bytes += frame_bytes;
   window.frame_seqs.insert(*frame_seq);
   ++in_flight_[spec.sequence_id];

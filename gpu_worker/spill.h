@@ -70,6 +70,8 @@ class SpillSender {
   // Bytes of one token of one layer in a frame to this shard, K and V.
   static uint64_t TokenBytes(const ShardSpec& shard);
 
+  // False if Send() of so many tokens to this shard would surely answer kNoRoom.
+  bool MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const;
   // Sends tokens [token_begin, token_begin + num_tokens) of a layer; the shard's heads are taken
   // out of `rows`, which hold exactly these tokens. REQUIRES: the tokens lie in one run of the
   // shard's stripe, the layer in the shard.
@@ -128,6 +130,7 @@ class SpillSender {
     std::set<uint64_t> frame_seqs;
   };
   NodeWindow& WindowOf(NodeIdx node);
+  bool Fits(NodeIdx node, uint64_t frame_bytes) const;
 
   const SpillOptions options_;
   DataPlane* const data_plane_;

@@ -247,14 +247,25 @@ TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
   EXPECT_FALSE(job.logits().empty());
 }
 
+class ReadCountingDevice final : public TinyDevice {
+ public:
+  using TinyDevice::TinyDevice;
+  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+                    std::span<std::byte> v) override {
+    ++num_reads;
+    TinyDevice::ReadResident(id, layer, slots, k, v);
+  }
+  int num_reads = 0;
+};
+
 // A block that is too big for one frame goes in several, and waits for room between them.
 TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
   constexpr uint32_t kFrameBytes = 3000;  // 23 of the block's 64 tokens
   TinyModel model;
-  TinyDevice device(model, {.max_batch = 1,
-                            .max_partial_slots = 1,
-                            .resident_pool_bytes = 1 << 20,
-                            .max_prefill_tokens = 4096});
+  ReadCountingDevice device(model, {.max_batch = 1,
+                                    .max_partial_slots = 1,
+                                    .resident_pool_bytes = 1 << 20,
+                                    .max_prefill_tokens = 4096});
   Sequence sequence;
   sequence.plan.kv_dtype = DType::kF32;
   sequence.cache =
@@ -269,6 +280,11 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
   size_t acked = 0;
   for (int i = 0; i < 100 && !sequence.spill->all_sent; ++i) {
     EXPECT_TRUE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes, &k, &v));
+    const int num_reads = device.num_reads;
+    if (!sequence.spill->all_sent) {
+      EXPECT_FALSE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes, &k, &v));
+      EXPECT_EQ(device.num_reads, num_reads) << "in vain: the window is full";
+    }
     Deliver();
     for (; acked < sink_.spills.size(); ++acked) {
       const auto& spill = sink_.spills[acked];
