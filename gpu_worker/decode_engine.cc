@@ -100,7 +100,7 @@ void DecodeEngine::Impl::Start(SequencePlan plan) {
     prefill_queue.push_back(id);
     sequences.emplace(id, *std::move(sequence));
   } else {
-    if (metrics != nullptr) metrics->sequences_failed[sequence.status().raw_code()].Increment();
+    CountFailure(sequence.status());
     events->OnEnded(id, NameNode(sequence.status(), blamed), blamed, empty);
   }
   EndDone();  // pairing anew fails the sequences that used a node's earlier incarnation
@@ -265,9 +265,14 @@ void DecodeEngine::Impl::End(SequenceId id, const absl::Status& status, NodeIdx 
   sequences.erase(it);
   if (!report) return;
   if (!status.ok()) ended->Fail(status, node);
-  if (!status.ok() && metrics != nullptr) metrics->sequences_failed[status.raw_code()].Increment();
+  if (!status.ok()) CountFailure(status);
   const std::string node_id = node == kNoNode ? "" : nodes.node_id(node);
   events->OnEnded(id, NameNode(status, node_id), node_id, MakeSummary(*ended, nodes));
+}
+
+void DecodeEngine::Impl::CountFailure(const absl::Status& status) {
+  // Not raw_code(): a status may have come over the wire with a code that nobody knows.
+  if (metrics != nullptr) metrics->sequences_failed[static_cast<size_t>(status.code())].Increment();
 }
 
 void DecodeEngine::Impl::UpdateGauges() {

@@ -34,6 +34,7 @@ struct DecodeEngine::Impl final : NodeListener {
   // Ends the sequences that have failed or are complete.
   void EndDone();
   void End(SequenceId id, const absl::Status& status, NodeIdx node, bool report);
+  void CountFailure(const absl::Status& status);
   void UpdateGauges();
 
   // Spills of blocks that leave their windows (engine_step.cc).
