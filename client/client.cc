@@ -73,9 +73,14 @@ absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRe
     }
   }
   const grpc::Status status = stream->Finish();
+  bool cancelled_here = false;
   {
     std::lock_guard lock(mutex_);
     std::erase(running_, &context);
+    cancelled_here = cancelled_;
+  }
+  if (cancelled_here && status.error_code() == grpc::StatusCode::CANCELLED) {
+    return absl::CancelledError("interrupted; the request is cancelled and its KV freed");
   }
   if (!status.ok()) return Explain(status);
   if (!have_summary) {

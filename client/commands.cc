@@ -119,6 +119,7 @@ using ClusterWork = absl::Status (*)(Client&, const RequestOptions&, Interrupt&)
 // Up, work, down.
 absl::Status WithCluster(const ClusterOptions& cluster_options, const RequestOptions& request,
                          ClusterWork work, Interrupt& stop) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckInputFiles(request));
   TRIBUTARY_ASSIGN_OR_RETURN(
       const std::unique_ptr<LocalCluster> cluster,
       LocalCluster::Start(cluster_options, [&stop] { return stop.stop_requested(); }));

@@ -151,6 +151,7 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
   AddFlag(flags, "--threads", options_.worker_threads);
   AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);
   AddFlag(flags, "--max-batch", options_.max_batch);
+  AddFlag(flags, "--max-prefill-tokens", options_.max_prefill_tokens);
   AddFlag(flags, "--transport-tls", options_.transport_tls);
   AddFlag(flags, "--transport-net-devices", kLoopback);
   AddFlag(flags, "--trace-file", options_.trace_file);

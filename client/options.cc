@@ -15,14 +15,17 @@ constexpr const char* kClusterGroup = "Local cluster";
 
 void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
   app.add_option("--window-tokens", request.window_tokens,
-                 "Most recent tokens that stay on the worker")
+                 "Most recent tokens that stay on the worker (default: the coordinator's, 1024)")
       ->group(kPlacementGroup);
-  app.add_option("--sink-tokens", request.sink_tokens, "First tokens that stay on the worker")
+  app.add_option("--sink-tokens", request.sink_tokens,
+                 "First tokens that stay on the worker (default: the coordinator's, 64)")
       ->group(kPlacementGroup);
-  app.add_option("--block-tokens", request.block_tokens, "Tokens that leave the window together")
+  app.add_option("--block-tokens", request.block_tokens,
+                 "Tokens that leave the window together (default: the coordinator's, 64)")
       ->check(CLI::Range(1u, limits::kMaxBlockTokens))
       ->group(kPlacementGroup);
-  app.add_option("--kv-dtype", request.kv_dtype, "Storage type of KV: bf16, f16 or f32")
+  app.add_option("--kv-dtype", request.kv_dtype,
+                 "Storage type of KV (default: the coordinator's, bf16)")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}))
       ->group(kPlacementGroup);
   app.add_option("--shard-cut", request.shard_cut,
@@ -86,11 +89,12 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
   app.add_option("--cpu-nodes", cluster.cpu_nodes, "CPU attention services to start (default 2)")
       ->check(CLI::Range(0u, 64u))
       ->group(kClusterGroup);
-  app.add_option("--kv-pool-bytes", cluster.kv_pool_bytes, "KV memory of each CPU node, e.g. 512MB")
+  app.add_option("--kv-pool-bytes", cluster.kv_pool_bytes,
+                 "KV memory of each CPU node, e.g. 512MB (default 1GB)")
       ->transform(CLI::AsSizeValue(false))
       ->group(kClusterGroup);
   app.add_option("--resident-pool-bytes", cluster.resident_pool_bytes,
-                 "KV memory of the GPU worker, e.g. 512MB")
+                 "KV memory of the GPU worker, e.g. 512MB (default 256MB)")
       ->transform(CLI::AsSizeValue(false))
       ->group(kClusterGroup);
   app.add_option("--worker-threads", cluster.worker_threads,
@@ -99,8 +103,12 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
   app.add_option("--node-threads", cluster.node_threads,
                  "Compute threads of each CPU node (default: cores / nodes)")
       ->group(kClusterGroup);
-  app.add_option("--max-batch", cluster.max_batch, "Sequences in one decode step")
+  app.add_option("--max-batch", cluster.max_batch, "Sequences in one decode step (default 8)")
       ->check(CLI::Range(1u, limits::kMaxBatch))
+      ->group(kClusterGroup);
+  app.add_option("--max-prefill-tokens", cluster.max_prefill_tokens,
+                 "Longest prompt that the GPU worker takes (default 65536)")
+      ->check(CLI::Range(1u, 1u << 30))
       ->group(kClusterGroup);
   app.add_option("--transport-tls", cluster.transport_tls,
                  "UCX_TLS of the data plane, e.g. tcp (default: the best)")

@@ -46,6 +46,7 @@ struct ClusterOptions {
   uint32_t worker_threads = 0;
   uint32_t node_threads = 0;
   uint32_t max_batch = 0;
+  uint32_t max_prefill_tokens = 0;
   std::string transport_tls;
   std::string trace_file;
   std::string log_dir;

@@ -105,6 +105,15 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   return text;
 }
 
+absl::Status CheckInputFiles(const RequestOptions& options) {
+  for (const std::string& path :
+       {options.prompt_file, options.prompt_tokens_file, options.text_file}) {
+    if (path.empty() || path == "-") continue;  // standard input can be read only once
+    TRIBUTARY_RETURN_IF_ERROR(ReadTextFile(path).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text) {
   std::vector<uint32_t> tokens;
   std::istringstream words(text);

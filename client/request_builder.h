@@ -15,6 +15,10 @@ namespace tributary {
 // INVALID_ARGUMENT beyond limits::kMaxPromptBytes.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 
+// Reads what the options name, so that a wrong path is told before a cluster starts. Not standard
+// input.
+absl::Status CheckInputFiles(const RequestOptions& options);
+
 // "12 7 9": INVALID_ARGUMENT with the offending word and its place.
 absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text);
 

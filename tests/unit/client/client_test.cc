@@ -88,7 +88,9 @@ TEST_F(ClientTest, CancelAllEndsRunningAndLaterRequests) {
     while (!coordinator_.running) std::this_thread::yield();
     client_->CancelAll();
   });
-  EXPECT_EQ(client_->Generate({}, {}).status().code(), absl::StatusCode::kCancelled);
+  const absl::Status cancelled = client_->Generate({}, {}).status();
+  EXPECT_EQ(cancelled.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(cancelled.message(), "interrupted; the request is cancelled and its KV freed");
   canceller.join();
   EXPECT_EQ(client_->Generate({}, {}).status().code(), absl::StatusCode::kCancelled);
 }

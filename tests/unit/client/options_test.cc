@@ -65,8 +65,9 @@ TEST(OptionsTest, GenerateTakesTheSameRequestFlags) {
 }
 
 TEST(OptionsTest, ClusterUpTakesSizesWithUnits) {
-  const auto up =
-      ParseAs<ClusterUpCommand>({"cluster", "up", "--model", "m", "--kv-pool-bytes", "64MB"});
+  const auto up = ParseAs<ClusterUpCommand>({"cluster", "up", "--model", "m", "--kv-pool-bytes",
+                                             "64MB", "--max-prefill-tokens", "131072"});
+  EXPECT_EQ(up.cluster.max_prefill_tokens, 131072);
   EXPECT_EQ(up.cluster.kv_pool_bytes, uint64_t{64} << 20);
   EXPECT_EQ(up.cluster.cpu_nodes, 2);
 }

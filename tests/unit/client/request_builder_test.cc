@@ -100,6 +100,16 @@ TEST_F(RequestBuilderTest, EmptyMissingAndUnreadablePromptsAreErrors) {
   EXPECT_EQ(BuildGenerateRequest(options, 256).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(RequestBuilderTest, InputFilesAreCheckedOnTheirOwn) {
+  RequestOptions options;
+  EXPECT_TRUE(CheckInputFiles(options).ok());
+  options.prompt_file = "-";
+  options.text_file = Write("text");
+  EXPECT_TRUE(CheckInputFiles(options).ok());
+  options.prompt_tokens_file = "/nonexistent/ids";
+  EXPECT_EQ(CheckInputFiles(options).code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(RequestBuilderTest, ScoreForcesWhatIsNotPrefilled) {
   RequestOptions options;
   options.text_file = Write("abcdef");
