@@ -11,6 +11,7 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <random>
 #include <thread>
 
 #include "base/check.h"
@@ -33,6 +34,12 @@ absl::Status WritePortFile(const std::string& path, const std::string& listen_ad
         fmt::format("cannot write --port-file '{}': {}; does the folder exist?", path, reason));
   }
   return absl::OkStatus();
+}
+
+uint64_t RandomIncarnation() {
+  std::random_device device;
+  const uint64_t value = (uint64_t{device()} << 32) | device();
+  return value != 0 ? value : 1;  // 0 means unset in messages
 }
 
 struct StopSignals::State {
@@ -89,6 +96,12 @@ bool StopSignals::requested() const {
   return state_->requested;
 }
 
+void StopSignals::Request() {
+  std::lock_guard lock(state_->mutex);
+  state_->requested = true;
+  state_->changed.notify_all();
+}
+
 bool StopSignals::Wait(int64_t timeout_ns) {
   std::unique_lock lock(state_->mutex);
   const auto asked = [this] { return state_->requested; };
@@ -97,6 +110,19 @@ bool StopSignals::Wait(int64_t timeout_ns) {
     return true;
   }
   return state_->changed.wait_for(lock, std::chrono::nanoseconds(timeout_ns), asked);
+}
+
+void Refusal::Set(const absl::Status& status) {
+  {
+    std::lock_guard lock(mutex_);
+    status_ = status;
+  }
+  stop_->Request();
+}
+
+absl::Status Refusal::Get() const {
+  std::lock_guard lock(mutex_);
+  return status_;
 }
 
 }  // namespace tributary

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/status.h"
@@ -13,6 +14,9 @@ namespace tributary {
 absl::Status WritePortFile(const std::string& path, const std::string& listen_address,
                            const std::string& metrics_address);
 
+// A new random number for this start of the process, never 0: who answers under a known name is not who answered before.
+uint64_t RandomIncarnation();
+
 // SIGTERM and SIGINT. The first one asks to stop; the second ends the process at once, with exit code 1.
 // One per process.
 class StopSignals {
@@ -21,12 +25,28 @@ class StopSignals {
 
   // Thread-safe.
   bool requested() const;
+  // As the first signal would, without one: stops a process that has no reason to go on.
+  void Request();
   // Waits for the first signal. False if `timeout_ns` passed without one; negative waits for ever.
   bool Wait(int64_t timeout_ns = -1);
 
  private:
   struct State;
   std::shared_ptr<State> state_;
+};
+
+// Why the coordinator refused this process for good, if it did. Thread-safe.
+class Refusal {
+ public:
+  // `stop` outlives this; Set() asks it to stop.
+  explicit Refusal(StopSignals* stop) : stop_(stop) {}
+  void Set(const absl::Status& status);
+  absl::Status Get() const;
+
+ private:
+  StopSignals* const stop_;
+  mutable std::mutex mutex_;
+  absl::Status status_;
 };
 
 }  // namespace tributary

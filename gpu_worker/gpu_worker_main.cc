@@ -1,13 +1,8 @@
 // tributary-gpu-worker: puts a GPU worker together and runs it until SIGTERM or SIGINT.
-#include <signal.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <mutex>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -42,32 +37,6 @@ namespace {
 constexpr char kProcessName[] = "tributary-gpu-worker";
 constexpr int64_t kConnectTimeoutNs = 2 * kNsPerS;
 constexpr size_t kTraceSpans = 1 << 18;
-
-uint64_t RandomIncarnation() {
-  std::random_device device;
-  const uint64_t value = (uint64_t{device()} << 32) | device();
-  return value != 0 ? value : 1;  // 0 means unset in messages
-}
-
-// Why the coordinator refused the worker, if it did. Set on the service's thread.
-class Refusal {
- public:
-  void Set(const absl::Status& status) {
-    {
-      std::lock_guard lock(mutex_);
-      status_ = status;
-    }
-    kill(getpid(), SIGTERM);  // wakes main
-  }
-  absl::Status Get() const {
-    std::lock_guard lock(mutex_);
-    return status_;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  absl::Status status_;
-};
 
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
                                                    std::shared_ptr<const ModelWeights> weights) {
@@ -180,7 +149,7 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   options.hello =
       DescribeWorker(flags, weights->config, incarnation, *data_plane, address, metrics_address);
   options.eos_tokens = weights->config.eos_token_ids;
-  Refusal refusal;
+  Refusal refusal(&stop);
   WorkerService service(options, [&](const absl::Status& status) { refusal.Set(status); });
 
   NodeConnectClient connector(flags.node_id, incarnation, kConnectTimeoutNs);
