@@ -188,19 +188,36 @@ void CoordinatorCore::DropWorker(StreamId stream, const std::string& why) {
   }
 }
 
+bool CoordinatorCore::HangsInPrefill(const Worker& worker) {
+  return std::any_of(worker.sequences.begin(), worker.sequences.end(), [&](SequenceId id) {
+    const SequenceEntry* sequence = sequences_.Find(id);
+    return sequence->state == SequencePhase::kPrefilling &&
+           now_ns_ - std::max(sequence->started_ns, worker.heard_ns) >= config_.stall_timeout_ns;
+  });
+}
+
+void CoordinatorCore::HeardOf(StreamId stream) {
+  if (const auto it = workers_.find(stream); it != workers_.end()) it->second.heard_ns = now_ns_;
+}
+
 void CoordinatorCore::GiveUpStalledWorkers() {
-  std::vector<StreamId> stalled;
+  std::vector<std::pair<StreamId, std::string>> stalled;  // and at what
   for (const auto& [stream, worker] : workers_) {
     const std::optional<int64_t> sent_ns = worker.scheduler.oldest_sent_ns();
-    if (sent_ns && now_ns_ - *sent_ns >= config_.stall_timeout_ns) stalled.push_back(stream);
+    if (sent_ns && now_ns_ - *sent_ns >= config_.stall_timeout_ns) {
+      stalled.emplace_back(stream, "step");
+    } else if (HangsInPrefill(worker)) {
+      stalled.emplace_back(stream, "prefill");
+    }
   }
-  for (const StreamId stream : stalled) {
+  for (const auto& [stream, what] : stalled) {
     const Worker& worker = workers_.at(stream);
     std::vector<MemberChange> changes;
     membership_.Leave(worker.node_id, worker.incarnation, &changes);
-    actions_.push_back(action::CloseStream{
-        stream, absl::DeadlineExceededError("a step was not answered in time; connect again")});
-    DropWorker(stream, fmt::format("did not answer a step within {:.1f} s",
+    actions_.push_back(
+        action::CloseStream{stream, absl::DeadlineExceededError(fmt::format(
+                                        "a {} was not answered in time; connect again", what))});
+    DropWorker(stream, fmt::format("did not answer a {} within {:.1f} s", what,
                                    SecondsFromNs(config_.stall_timeout_ns)));
     ApplyChanges(changes);
   }

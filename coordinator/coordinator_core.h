@@ -35,11 +35,12 @@ namespace tributary {
 struct CoordinatorConfig {
   uint32_t protocol_version = 0;
   AdmissionLimits admission;
-  PlacementOptions defaults;     // complete
-  int64_t node_timeout_ns = 0;   // silent for half of it: suspect; for all of it: dead
-  int64_t step_timeout_ns = 0;   // the worker's deadline for one step
-  int64_t stall_timeout_ns = 0;  // a step unanswered for this long: the worker is given up
-  int64_t stop_timeout_ns = 0;   // for a worker's word after StopSequence
+  PlacementOptions defaults;    // complete
+  int64_t node_timeout_ns = 0;  // silent for half of it: suspect; for all of it: dead
+  int64_t step_timeout_ns = 0;  // the worker's deadline for one step
+  int64_t stall_timeout_ns =
+      0;  // a step or all prefills without a word for this long: the worker is given up
+  int64_t stop_timeout_ns = 0;  // for a worker's word after StopSequence
   int64_t orphan_grace_ns = 0;
   int64_t close_retry_ns = 0;
   int64_t forget_after_ns = 0;  // dead members stay in the status for this long
@@ -85,6 +86,7 @@ class CoordinatorCore {
     StepScheduler scheduler;
     std::set<SequenceId> sequences;
     uint64_t resident_bytes = 0;  // reserved by its sequences
+    int64_t heard_ns = 0;         // its last word about a sequence; heartbeats do not count
   };
 
   // coordinator_core.cc: nodes, workers, time.
@@ -98,6 +100,9 @@ class CoordinatorCore {
   void DropNode(const NodeDescription& node);
   void DropWorker(StreamId stream, const std::string& why);
   void GiveUpStalledWorkers();
+  // True if it prefills and has said nothing about any sequence for too long.
+  bool HangsInPrefill(const Worker& worker);
+  void HeardOf(StreamId stream);
   ClusterRoom Room() const;
   std::optional<ServingLimits> Limits() const;
 

@@ -169,14 +169,19 @@ void CoordinatorCore::On(event::ShardOpened& e) {
 void CoordinatorCore::On(event::ShardClosed& e) { ledger_.OnClosed(e.shard_id, e.status, now_ns_); }
 
 void CoordinatorCore::On(event::WorkerPrefill& e) {
+  HeardOf(e.stream);
   SequenceEntry* sequence = FindOf(e.stream, e.sequence_id);
   if (sequence == nullptr || !sequence->client) return;
   actions_.push_back(action::Prefill{*sequence->client, e.layers_done, e.num_layers, e.fraction});
 }
 
-void CoordinatorCore::On(event::WorkerTokens& e) { DeliverTokens(e.stream, std::move(e.tokens)); }
+void CoordinatorCore::On(event::WorkerTokens& e) {
+  HeardOf(e.stream);
+  DeliverTokens(e.stream, std::move(e.tokens));
+}
 
 void CoordinatorCore::On(event::WorkerStepDone& e) {
+  HeardOf(e.stream);
   const auto it = workers_.find(e.stream);
   if (it == workers_.end()) return;
   if (!it->second.scheduler.OnDone(e.step_id)) {
@@ -212,6 +217,7 @@ void CoordinatorCore::DeliverTokens(StreamId stream, TokenChunk tokens) {
 }
 
 void CoordinatorCore::On(event::WorkerEnded& e) {
+  HeardOf(e.stream);
   SequenceEntry* sequence = FindOf(e.stream, e.sequence_id);
   if (sequence == nullptr) return;
   if (!e.failed_node_id.empty()) {
