@@ -14,6 +14,7 @@ namespace tributary {
 namespace {
 
 constexpr double kConnectTimeoutS = 5;
+constexpr double kStateChangeS = 0.1;
 
 std::chrono::system_clock::time_point DeadlineAfter(double seconds) {
   return std::chrono::system_clock::now() +
@@ -42,6 +43,14 @@ absl::Status Client::WaitForConnection(double timeout_s) {
 
 absl::Status Client::Explain(const grpc::Status& status) const {
   absl::Status result = FromGrpcStatus(status);
+  // gRPC's own words ("Socket closed") name neither side. The channel may learn of it a little later.
+  if (absl::IsUnavailable(result) &&
+      (channel_->GetState(false) != GRPC_CHANNEL_READY ||
+       channel_->WaitForStateChange(GRPC_CHANNEL_READY, DeadlineAfter(kStateChangeS)))) {
+    return absl::UnavailableError(
+        fmt::format("{}; the connection to the coordinator at {} is lost: does it still run?",
+                    status.error_message(), address_));
+  }
   if (const auto delay_ns = RetryDelayNs(status); delay_ns.has_value()) {
     result = absl::Status(
         result.code(),

@@ -240,7 +240,12 @@ void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error) {
 }
 
 void DecodeStep::OnNodeFailed(NodeIdx node, const absl::Status& status) {
-  if (!rows_.empty()) gather_.FailNode(node, status);
+  if (rows_.empty()) return;
+  const uint32_t missing_before = gather_.num_missing();
+  gather_.FailNode(node, status);
+  if (metrics_ != nullptr) {
+    metrics_->partials_missing.Increment(missing_before - gather_.num_missing());
+  }
 }
 
 void DecodeStep::Mark(Stage stage, int32_t layer) {

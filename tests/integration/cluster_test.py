@@ -146,6 +146,8 @@ class FaultsTest(unittest.TestCase):
             status, output, errors = bystander.finish()
             self.assertEqual(status, 0, errors)
             self.assertEqual(json.loads(output)["tokens"], expected)
+            if number == signal.SIGSTOP:
+                self.assertGreater(cluster.scrape("gpu-0")['tributary_partials_total{outcome="missing"}'], 0)
             # The cluster goes on with the other node.
             wait_until(lambda: cluster.node("cpu-1")["state"] != "alive", "cpu-1 is given up")
             resident = cluster.generate(text, "--max-tokens", "20", "--all-resident", "--kv-dtype", "f32")
@@ -166,6 +168,20 @@ class FaultsTest(unittest.TestCase):
 
     def test_frozen_node(self):
         self.lose_node(signal.SIGSTOP)
+
+    def test_killed_coordinator(self):
+        with Cluster(cpu_nodes=1) as cluster:
+            cluster.check_exit = False
+            text = random_text(1200, random.Random(SEED))
+            request = cluster.start(text, "--max-tokens", "20000", "--ignore-eos", *SMALL)
+            request.wait_for_output()
+            cluster.signal("coordinator", signal.SIGKILL)
+            status, _, errors = request.finish(LOSS_TIMEOUT_S)
+            self.assertEqual(status, 1)
+            self.assertIn(f"the connection to the coordinator at {cluster.coordinator} is lost", errors)
+            self.assertIn("UNAVAILABLE", errors)
+            wait_until(lambda: cluster.process.poll() is not None, "cluster up has ended")
+            self.assertEqual(cluster.process.returncode, 1)
 
     def test_children_die_with_the_cli(self):
         with Cluster(cpu_nodes=1) as cluster:
