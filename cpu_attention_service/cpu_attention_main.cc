@@ -33,6 +33,8 @@ namespace tributary {
 namespace {
 
 constexpr char kProcessName[] = "tributary-cpu-attention";
+// A worker that is there sends a heartbeat every half second; what is left is of one that hung and came back as another.
+constexpr int64_t kSessionIdleNs = 120 * kNsPerS;
 
 absl::StatusOr<std::unique_ptr<grpc::Server>> StartGrpc(const CpuAttentionFlags& flags,
                                                         CpuAttentionService* service,
@@ -109,6 +111,7 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   options.num_threads =
       flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(AllowedCpus().size()));
   options.kernel = flags.kernel;
+  options.session_idle_ns = kSessionIdleNs;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<AttentionServer> server,
                              AttentionServer::Create(options, data_plane.get(), &clock, &metrics));
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_set.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -135,8 +136,13 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
     return Invalid(plan, fmt::format("{} shards, at most {}", plan.routes.size(),
                                      limits::kMaxShardsPerSequence));
   }
-  for (const SequenceRoute& route : plan.routes)
+  absl::flat_hash_set<ShardId> shard_ids;
+  for (const SequenceRoute& route : plan.routes) {
+    if (!shard_ids.insert(route.shard.shard_id).second) {
+      return Invalid(plan, fmt::format("shard id {} names two shards", route.shard.shard_id.value));
+    }
     TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, route.shard));
+  }
   return CheckCover(plan, model);
 }
 

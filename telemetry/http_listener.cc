@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -144,7 +145,9 @@ void HttpListener::Answer(int fd) const {
     request.append(buffer, static_cast<size_t>(count));
   }
   const std::string response = Response(request);
-  for (size_t sent = 0; sent < response.size();) {
+  // A reader that sips holds the only thread no longer than this.
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(2 * kConnectionTimeoutS);
+  for (size_t sent = 0; sent < response.size() && std::chrono::steady_clock::now() < end;) {
     const ssize_t count = send(fd, response.data() + sent, response.size() - sent, MSG_NOSIGNAL);
     if (count <= 0) return;
     sent += static_cast<size_t>(count);

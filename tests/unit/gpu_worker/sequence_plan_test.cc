@@ -72,6 +72,7 @@ TEST(SequencePlanTest, EveryFaultIsNamed) {
       {[](SequencePlan& p) { p.routes[0].shard.stripe.num_stripes = 5; }, "5 stripes"},
       {[](SequencePlan& p) { p.routes[0].shard.stripe.num_stripes = 3; }, "in different ways"},
       {[](SequencePlan& p) { p.routes[0].shard.capacity_tokens = 70; }, "room for 70 tokens"},
+      {[](SequencePlan& p) { p.routes[2].shard.shard_id = ShardId(1); }, "shard id 1 names two"},
       {[](SequencePlan& p) { p.routes.pop_back(); }, "stripe 1 of layer 0 KV head 1 has no"},
       {[](SequencePlan& p) { p.routes[1].shard.kv_head_end = 2; }, "has several"},
       {[](SequencePlan& p) { p.routes[0].shard.layer_begin = 1; }, "stripe 0 of layer 0"},
