@@ -203,9 +203,11 @@ absl::Status RunBatch(const Flags& flags, uint32_t batch, nlohmann::json& rows) 
   double total_s = 0;
   for (const StageTime& stage : recorder.last.stages) total_s += stage.seconds;
   if (!flags.json) {
-    fmt::print("\nbatch {}, context {} tokens, {} remote on {} nodes ({}), median of {} steps\n",
-               batch, recorder.last.context_tokens, recorder.last.remote_tokens, flags.nodes,
-               flags.kv_dtype, recorder.step_us.size());
+    fmt::print(
+        "\nbatch {}, context {} tokens, {} remote on {} nodes ({}), {} steps: "
+        "stages are means, the step is the median\n",
+        batch, recorder.last.context_tokens, recorder.last.remote_tokens, flags.nodes,
+        flags.kv_dtype, recorder.step_us.size());
     for (const StageTime& stage : recorder.last.stages) {
       fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6,
                  100 * stage.seconds / total_s);
