@@ -1,10 +1,11 @@
-// A decode step by stage, over real UCX and real CPU attention, with the host device and a model's weights (--model) or a
-// device of some geometry that computes nothing (--geometry). Prints the stage table; bytes that a step must read on the
+// A decode step by stage, over real UCX and real CPU attention, with the host device and a model's weights, or with a
+// device of some geometry that computes nothing. Prints the stage table; bytes that a step must read on the
 // nodes, and what share of the step that is at the read bandwidth measured in the same run.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
-#include <numeric>
+#include <filesystem>
 #include <thread>
 
 #include "CLI/CLI.hpp"
@@ -22,8 +23,7 @@ namespace tributary {
 namespace {
 
 struct Flags {
-  std::string model;
-  std::string geometry = "llama3-8b";
+  std::vector<std::string> workloads = {"models/probe", "llama3-8b"};
   std::vector<uint32_t> batches = {1, 8};
   uint32_t context_tokens = 8192;
   uint32_t window_tokens = 1024;
@@ -42,15 +42,15 @@ struct Bench {
   float softmax_scale = 0;
 };
 
-absl::StatusOr<Bench> MakeBench(const Flags& flags, uint32_t batch) {
+absl::StatusOr<Bench> MakeBench(const Flags& flags, const std::string& workload, uint32_t batch) {
   DeviceLimits limits;
   limits.max_batch = batch;
   limits.max_partial_slots = static_cast<uint32_t>(flags.nodes);
   limits.max_prefill_tokens = flags.context_tokens;
   Bench bench;
-  if (!flags.model.empty()) {
+  if (std::filesystem::is_directory(workload)) {
     TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<const ModelWeights> weights,
-                               LoadModelWeights(flags.model));
+                               LoadModelWeights(workload));
     const ModelConfig& config = weights->config;
     bench.model = {config.attention, config.num_layers, config.vocab_size, 0,
                    limits.max_partial_slots};
@@ -60,13 +60,13 @@ absl::StatusOr<Bench> MakeBench(const Flags& flags, uint32_t batch) {
     return bench;
   }
   SyntheticGeometry geometry;
-  if (flags.geometry == "llama3-8b") {
+  if (workload == "llama3-8b") {
     geometry = {{32, 8, 128}, 32};
-  } else if (flags.geometry == "probe") {
+  } else if (workload == "probe-geometry") {
     geometry = {{8, 2, 64}, 6};
   } else {
-    return absl::InvalidArgumentError(
-        fmt::format("unknown geometry '{}'; use llama3-8b or probe", flags.geometry));
+    return absl::InvalidArgumentError(fmt::format(
+        "unknown workload '{}'; use llama3-8b, probe-geometry or a model's folder", workload));
   }
   bench.model = {geometry.shape, geometry.num_layers, SyntheticDevice::kVocabSize, 0,
                  limits.max_partial_slots};
@@ -169,17 +169,42 @@ uint64_t RemoteKvBytes(const Recorder& recorder, const ModelLimits& model, uint3
          model.shape.head_dim * DTypeBytes(dtype) * batch;
 }
 
-absl::Status RunBatch(const Flags& flags, uint32_t batch, nlohmann::json& rows) {
+void PrintRow(const Flags& flags, const nlohmann::json& row, const SequenceSummary& summary) {
+  fmt::print(
+      "\n{}: batch {}, context {} tokens, {} remote on {} nodes ({}); stages are means of {} "
+      "steps, the step is their median\n",
+      row["workload"].get<std::string>(), row["batch"].get<uint32_t>(), summary.context_tokens,
+      summary.remote_tokens, flags.nodes, flags.kv_dtype, flags.steps);
+  double total_s = 0;
+  for (const StageTime& stage : summary.stages) total_s += stage.seconds;
+  for (const StageTime& stage : summary.stages) {
+    fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6,
+               100 * stage.seconds / total_s);
+  }
+  fmt::print("  {:<20} {:>10.1f} us; KV read {:.1f} MB = {:.1f} GB/s, {:.0f} % of {:.1f} GB/s\n",
+             "step", row["us_median"].get<double>(), row["kv_bytes"].get<double>() * 1e-6,
+             row["gb_per_s"].get<double>(), 100 * row["ratio_to_ceiling"].get<double>(),
+             row["ceiling_gb_per_s"].get<double>());
+  std::fflush(stdout);
+}
+
+// Room for every sequence's shards: whole extents of each layer, KV head, K and V.
+uint64_t PoolBytes(const Flags& flags, const Bench& bench, uint32_t batch, DType dtype) {
+  const uint64_t tokens_bytes = bench.device->KvBytesPerToken(dtype) *
+                                (flags.context_tokens + 2048) / static_cast<uint64_t>(flags.nodes);
+  const uint64_t extents = uint64_t{bench.model.num_layers} * bench.model.shape.num_kv_heads * 4;
+  return batch * (tokens_bytes + (extents << 18));
+}
+
+absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t batch,
+                      nlohmann::json& rows) {
   TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseDType(flags.kv_dtype));
-  TRIBUTARY_ASSIGN_OR_RETURN(Bench bench, MakeBench(flags, batch));
+  TRIBUTARY_ASSIGN_OR_RETURN(Bench bench, MakeBench(flags, workload, batch));
   BenchClusterOptions cluster_options;
   cluster_options.num_nodes = flags.nodes;
   cluster_options.threads_per_node = flags.node_threads;
   cluster_options.tls = flags.tls;
-  cluster_options.kv_pool_bytes =
-      batch * (bench.device->KvBytesPerToken(dtype) * (flags.context_tokens + 2048) /
-                   static_cast<uint64_t>(flags.nodes) +
-               (uint64_t{bench.model.num_layers} * bench.model.shape.num_kv_heads * 4 << 18));
+  cluster_options.kv_pool_bytes = PoolBytes(flags, bench, batch, dtype);
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<BenchCluster> cluster,
                              BenchCluster::Create(cluster_options));
   Recorder recorder;
@@ -189,35 +214,20 @@ absl::Status RunBatch(const Flags& flags, uint32_t batch, nlohmann::json& rows) 
       flags.nodes * flags.node_threads, static_cast<int>(std::thread::hardware_concurrency())));
   const double step_us = Median(recorder.step_us);
   const uint64_t kv_bytes = RemoteKvBytes(recorder, bench.model, batch, dtype);
-  const double floor_us = static_cast<double>(kv_bytes) / (ceiling_gb_per_s * 1e3);
-  nlohmann::json row = {{"batch", batch},
-                        {"context_tokens", recorder.last.context_tokens},
-                        {"remote_tokens", recorder.last.remote_tokens},
-                        {"us_median", step_us},
-                        {"kv_bytes", kv_bytes},
-                        {"ceiling_gb_per_s", ceiling_gb_per_s},
-                        {"gb_per_s", static_cast<double>(kv_bytes) / (step_us * 1e3)},
-                        {"ratio_to_ceiling", floor_us / step_us}};
-  for (const StageTime& stage : recorder.last.stages)
+  nlohmann::json row = {
+      {"workload", workload},
+      {"batch", batch},
+      {"context_tokens", recorder.last.context_tokens},
+      {"remote_tokens", recorder.last.remote_tokens},
+      {"us_median", step_us},
+      {"kv_bytes", kv_bytes},
+      {"ceiling_gb_per_s", ceiling_gb_per_s},
+      {"gb_per_s", static_cast<double>(kv_bytes) / (step_us * 1e3)},
+      {"ratio_to_ceiling", static_cast<double>(kv_bytes) / (step_us * 1e3) / ceiling_gb_per_s}};
+  for (const StageTime& stage : recorder.last.stages) {
     row["stages_us"][stage.stage] = stage.seconds * 1e6;
-  double total_s = 0;
-  for (const StageTime& stage : recorder.last.stages) total_s += stage.seconds;
-  if (!flags.json) {
-    fmt::print(
-        "\nbatch {}, context {} tokens, {} remote on {} nodes ({}), {} steps: "
-        "stages are means, the step is the median\n",
-        batch, recorder.last.context_tokens, recorder.last.remote_tokens, flags.nodes,
-        flags.kv_dtype, recorder.step_us.size());
-    for (const StageTime& stage : recorder.last.stages) {
-      fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6,
-                 100 * stage.seconds / total_s);
-    }
-    fmt::print("  {:<20} {:>10.1f} us; KV read {:.1f} MB = {:.1f} GB/s, {:.0f} % of {:.1f} GB/s\n",
-               "step", step_us, static_cast<double>(kv_bytes) * 1e-6,
-               static_cast<double>(kv_bytes) / (step_us * 1e3), 100 * floor_us / step_us,
-               ceiling_gb_per_s);
-    std::fflush(stdout);
   }
+  if (!flags.json) PrintRow(flags, row, recorder.last);
   rows.push_back(std::move(row));
   return absl::OkStatus();
 }
@@ -225,9 +235,11 @@ absl::Status RunBatch(const Flags& flags, uint32_t batch, nlohmann::json& rows) 
 int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app("One decode step by stage, over UCX and CPU attention");
-  app.add_option("--model", flags.model, "Model folder: runs the host device with its weights");
-  app.add_option("--geometry", flags.geometry,
-                 "Without --model: llama3-8b or probe, no arithmetic on the device")
+  app.add_option(
+         "--workload", flags.workloads,
+         "Folders of models (host device), or llama3-8b or probe-geometry: that geometry on "
+         "a device that computes nothing")
+      ->delimiter(',')
       ->capture_default_str();
   app.add_option("--batch", flags.batches, "Batch sizes")->delimiter(',')->capture_default_str();
   app.add_option("--context-tokens", flags.context_tokens, "Prompt length")->capture_default_str();
@@ -243,10 +255,12 @@ int Main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (absl::Status status = InitLogging("decode_step_bench", "warn"); !status.ok()) return 1;
   nlohmann::json rows = nlohmann::json::array();
-  for (uint32_t batch : flags.batches) {
-    if (absl::Status status = RunBatch(flags, batch, rows); !status.ok()) {
-      fmt::print(stderr, "decode_step_bench: {}\n", std::string(status.message()));
-      return 1;
+  for (const std::string& workload : flags.workloads) {
+    for (uint32_t batch : flags.batches) {
+      if (absl::Status status = RunBatch(flags, workload, batch, rows); !status.ok()) {
+        fmt::print(stderr, "decode_step_bench: {}\n", std::string(status.message()));
+        return 1;
+      }
     }
   }
   if (flags.json) fmt::print("{}\n", nlohmann::json{{"rows", rows}}.dump(1));
