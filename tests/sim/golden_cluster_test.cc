@@ -3,6 +3,7 @@
 // agree within 1e-3, and tokens wherever the golden top-2 margin exceeds 1e-3.
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
+#include "nlohmann/json.hpp"
 #include "tests/sim/sim_cluster.h"
 
 namespace tributary {
@@ -187,6 +189,28 @@ TEST_F(GoldenClusterTest, SmallerKvRecallsTheSameCodes) {
             << name << ", " << DTypeName(dtype) << ", digit " << i;
       }
     }
+  }
+}
+
+// Eight codes in one text of 8192 bytes, most of it remote: what Transformers answers in f32, bf16 KV answers too.
+TEST_F(GoldenClusterTest, Bf16KvRecallsEveryCodeOfEightThousandTokens) {
+  std::ifstream file("tests/golden/needles_8k.json");
+  ASSERT_TRUE(file) << "tests/golden/README.md says how to make needles_8k.json";
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  for (const nlohmann::json& needle : golden["cases"]) {
+    const std::string prompt =
+        golden["haystack"].get<std::string>() + needle["question"].get<std::string>();
+    const std::string answer = needle["answer"].get<std::string>();
+    SimRequest request;
+    request.prompt.assign(prompt.begin(), prompt.end());
+    request.max_tokens = static_cast<uint32_t>(answer.size());
+    request.layout = {64, 1024, 64, false};
+    request.cut = TokenCut(2);
+    request.kv_dtype = DType::kBf16;
+    const SimResult result = Run(2, request);
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    EXPECT_GT(result.summary.remote_tokens, 7000u);
+    EXPECT_EQ(std::string(result.tokens.begin(), result.tokens.end()), answer);
   }
 }
 
