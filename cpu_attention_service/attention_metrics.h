@@ -7,7 +7,7 @@
 
 #include "attention/frame.h"
 #include "telemetry/metrics.h"
-#include "transport/data_plane.h"
+#include "telemetry/transport_metrics.h"
 
 namespace tributary {
 
@@ -19,8 +19,6 @@ struct AttentionMetrics {
   void CountRejected(FrameError reason) {
     frames_rejected[static_cast<size_t>(reason)].Increment();
   }
-  // Copies the data plane's own totals.
-  void SetTransport(const DataPlaneCounters& counters);
 
   std::array<Counter, kNumFrameErrors> requests;         // per query entry, by outcome
   std::array<Counter, kNumFrameErrors> frames_rejected;  // by reason
@@ -33,11 +31,7 @@ struct AttentionMetrics {
   Gauge kv_used_bytes;
   Gauge kv_shards;
   Gauge sessions;
-  Counter bytes_sent;
-  Counter bytes_received;
-  Counter frames_sent;
-  Counter frames_received;
-  Counter endpoint_errors;
+  TransportMetrics transport;
 };
 
 }  // namespace tributary

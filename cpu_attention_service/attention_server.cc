@@ -199,7 +199,7 @@ void AttentionServer::Impl::Housekeeping() {
   const int64_t now_ns = clock->NowNs();
   if (now_ns < next_housekeeping_ns) return;
   next_housekeeping_ns = now_ns + kHousekeepingIntervalNs;
-  metrics->SetTransport(data_plane->counters());
+  metrics->transport.AdvanceTo(data_plane->counters());
   if (options.session_idle_ns == 0) return;
   for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
     const Session* session = sessions.Find(id);

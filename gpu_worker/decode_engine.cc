@@ -285,7 +285,7 @@ void DecodeEngine::Impl::UpdateGauges() {
     return entry.second->spill.has_value();
   });
   metrics->spill_queue_blocks.Set(static_cast<double>(spilling));
-  metrics->Observe(data_plane->counters());
+  metrics->transport.AdvanceTo(data_plane->counters());
 }
 
 // ---- what nodes say ----

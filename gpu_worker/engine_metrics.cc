@@ -23,11 +23,7 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
       resident_used(registry.gauge(metrics::kResidentPoolUsed)),
       spill_queue_blocks(registry.gauge(metrics::kSpillQueueBlocks)),
       spill_bytes(registry.counter(metrics::kSpillBytes)),
-      bytes_sent(registry.counter(metrics::kTransportBytes, {"sent"})),
-      bytes_received(registry.counter(metrics::kTransportBytes, {"received"})),
-      frames_sent(registry.counter(metrics::kTransportFrames, {"sent"})),
-      frames_received(registry.counter(metrics::kTransportFrames, {"received"})),
-      endpoint_errors(registry.counter(metrics::kTransportEndpointErrors)) {
+      transport(registry) {
   for (size_t i = 0; i < kNumStages; ++i) {
     stage_duration[i] = registry.histogram(metrics::kDecodePhaseDuration, {kStageNames[i]});
   }
@@ -42,14 +38,6 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
     spill_acks[i] = registry.counter(metrics::kSpillAcks, {name});
     if (i != 0) frames_rejected[i] = registry.counter(metrics::kFramesRejected, {name});
   }
-}
-
-void EngineMetrics::Observe(const DataPlaneCounters& counters) {
-  bytes_sent.AdvanceTo(static_cast<double>(counters.bytes_sent));
-  bytes_received.AdvanceTo(static_cast<double>(counters.bytes_received));
-  frames_sent.AdvanceTo(static_cast<double>(counters.frames_sent));
-  frames_received.AdvanceTo(static_cast<double>(counters.frames_received));
-  endpoint_errors.AdvanceTo(static_cast<double>(counters.endpoint_errors));
 }
 
 }  // namespace tributary

@@ -5,7 +5,7 @@
 
 #include "attention/frame.h"
 #include "telemetry/metrics.h"
-#include "transport/data_plane.h"
+#include "telemetry/transport_metrics.h"
 
 namespace tributary {
 
@@ -33,10 +33,7 @@ struct EngineMetrics {
   Counter spill_bytes;
   std::array<Counter, kNumFrameErrors> spill_acks;
   std::array<Counter, kNumFrameErrors> frames_rejected;
-  Counter bytes_sent, bytes_received, frames_sent, frames_received, endpoint_errors;
-
-  // Copies what the data plane counts.
-  void Observe(const DataPlaneCounters& counters);
+  TransportMetrics transport;
 };
 
 }  // namespace tributary

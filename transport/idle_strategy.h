@@ -10,7 +10,7 @@
 // sleeps nearly all the time, and a busy one reacts within a microsecond.
 //
 // It never yields the core: on a busy host sched_yield() gives away whole time slices of milliseconds, while a sleeper is
-// woken by its event and runs at once (measured: bulk frames over shared memory 15 times slower with yields).
+// woken by its event and runs at once (bulk frames over shared memory were far slower with yields).
 //
 // Thread-compatible: it belongs to the loop's thread.
 #pragma once
