@@ -5,18 +5,18 @@
 #include "base/version.h"
 
 namespace tributary {
+namespace {
 
-int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
-  CLI::App app("A GPU worker: owns the model and the resident KV; runs prefill and decode steps.");
-  app.set_version_flag("--version", std::string(kVersion));
-  app.add_option("--model", flags->model, "Folder with config.json and *.safetensors");
-  app.add_option("--device", flags->device, "host or cuda")->capture_default_str();
-  app.add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator");
-  app.add_option("--node-id", flags->node_id, "Name of this worker, unique in the cluster")
-      ->capture_default_str()
-      ->check([](const std::string& id) {
-        return id.empty() || id.size() > limits::kMaxNodeIdBytes ? "must have 1 to 128 bytes" : "";
-      });
+void AddDeviceFlags(CLI::App& app, GpuWorkerFlags* flags) {
+  app.add_option("--device", flags->device, "host, cuda (GPU 0) or cuda:N")->capture_default_str();
+  app.add_option(
+         "--compute-dtype", flags->compute_dtype,
+         "Of the matrices on a GPU: model (as stored), f32 or bf16; the host computes in f32")
+      ->check(CLI::IsMember({"model", "f32", "bf16"}))
+      ->capture_default_str();
+  app.add_flag("--deterministic", flags->deterministic,
+               "On a GPU: a sequence's results do not depend on its batch, bit for bit; large "
+               "batches are slower");
   app.add_option("--threads", flags->threads, "Threads that compute; 0 = one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -34,6 +34,21 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
                  "Token stripes that a sequence may be cut into")
       ->check(CLI::Range(1u, limits::kMaxTokenStripes))
       ->capture_default_str();
+}
+
+}  // namespace
+
+int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
+  CLI::App app("A GPU worker: owns the model and the resident KV; runs prefill and decode steps.");
+  app.set_version_flag("--version", std::string(kVersion));
+  app.add_option("--model", flags->model, "Folder with config.json and *.safetensors");
+  AddDeviceFlags(app, flags);
+  app.add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator");
+  app.add_option("--node-id", flags->node_id, "Name of this worker, unique in the cluster")
+      ->capture_default_str()
+      ->check([](const std::string& id) {
+        return id.empty() || id.size() > limits::kMaxNodeIdBytes ? "must have 1 to 128 bytes" : "";
+      });
   app.add_option("--transport-tls", flags->transport_tls,
                  "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
   app.add_option(

@@ -9,6 +9,8 @@ namespace tributary {
 struct GpuWorkerFlags {
   std::string model;
   std::string device = "host";
+  std::string compute_dtype = "model";
+  bool deterministic = false;
   std::string coordinator;
   std::string node_id = "gpu-0";
   int threads = 0;  // 0 = one per core

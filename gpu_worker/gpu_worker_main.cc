@@ -15,6 +15,7 @@
 #include "base/version.h"
 #include "fmt/format.h"
 #include "gpu_worker/decode_engine.h"
+#include "gpu_worker/device/cuda/cuda_device.h"
 #include "gpu_worker/device/host/host_device.h"
 #include "gpu_worker/engine_loop.h"
 #include "gpu_worker/engine_metrics.h"
@@ -40,19 +41,24 @@ constexpr size_t kTraceSpans = 1 << 18;
 
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
                                                    std::shared_ptr<const ModelWeights> weights) {
-  if (flags.device == "cuda") {
-    return absl::UnimplementedError(
-        "this build has no CUDA device; use --device host, which runs anywhere");
-  }
-  if (flags.device != "host") {
-    return absl::InvalidArgumentError(
-        fmt::format("unknown --device '{}'; use host or cuda", flags.device));
-  }
   DeviceLimits limits;
   limits.max_batch = flags.max_batch;
   limits.max_partial_slots = flags.max_token_stripes;
   limits.resident_pool_bytes = flags.resident_pool_bytes;
   limits.max_prefill_tokens = flags.max_prefill_tokens;
+  if (flags.device.starts_with("cuda")) {
+    CudaDeviceOptions options;
+    TRIBUTARY_ASSIGN_OR_RETURN(options.ordinal, ParseCudaOrdinal(flags.device));
+    if (flags.compute_dtype != "model") {
+      TRIBUTARY_ASSIGN_OR_RETURN(options.compute_dtype, ParseDType(flags.compute_dtype));
+    }
+    options.deterministic = flags.deterministic;
+    return MakeCudaDevice(std::move(weights), limits, options);
+  }
+  if (flags.device != "host") {
+    return absl::InvalidArgumentError(
+        fmt::format("unknown --device '{}'; use host, cuda or cuda:N", flags.device));
+  }
   const int threads =
       flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(AllowedCpus().size()));
   return MakeHostDevice(std::move(weights), limits, threads);
