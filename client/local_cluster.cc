@@ -148,6 +148,7 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
   std::vector<std::string> flags = {"--listen",  "127.0.0.1:0", "--coordinator", coordinator(),
                                     "--node-id", "gpu-0",       "--model",       options_.model_dir,
                                     "--device",  "host"};
+  AddFlag(flags, "--load-format", options_.load_format);
   AddFlag(flags, "--threads", options_.worker_threads);
   AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);
   AddFlag(flags, "--max-batch", options_.max_batch);

@@ -86,6 +86,10 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
   app.add_option("--model", cluster.model_dir, "Model folder (config.json, *.safetensors)")
       ->required(model_required)
       ->group(kClusterGroup);
+  app.add_option("--load-format", cluster.load_format,
+                 "safetensors (default), or dummy: random weights for config.json alone")
+      ->check(CLI::IsMember({"safetensors", "dummy"}))
+      ->group(kClusterGroup);
   app.add_option("--cpu-nodes", cluster.cpu_nodes, "CPU attention services to start (default 2)")
       ->check(CLI::Range(0u, 64u))
       ->group(kClusterGroup);

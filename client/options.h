@@ -39,6 +39,7 @@ struct RequestOptions {
 // A cluster of local processes. 0 or "" leaves the server's default.
 struct ClusterOptions {
   std::string model_dir;
+  std::string load_format;  // of the GPU worker; empty = its default
   uint32_t cpu_nodes = 2;
   std::string listen = "127.0.0.1:0";  // of the coordinator
   uint64_t kv_pool_bytes = 0;          // per CPU node

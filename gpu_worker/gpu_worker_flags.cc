@@ -42,6 +42,11 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
   CLI::App app("A GPU worker: owns the model and the resident KV; runs prefill and decode steps.");
   app.set_version_flag("--version", std::string(kVersion));
   app.add_option("--model", flags->model, "Folder with config.json and *.safetensors");
+  app.add_option("--load-format", flags->load_format,
+                 "safetensors, or dummy: random weights for config.json alone, to measure with")
+      ->check(CLI::IsMember({"safetensors", "dummy"}))
+      ->capture_default_str();
+  app.add_option("--dummy-seed", flags->dummy_seed, "Seed of dummy weights")->capture_default_str();
   AddDeviceFlags(app, flags);
   app.add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator");
   app.add_option("--node-id", flags->node_id, "Name of this worker, unique in the cluster")

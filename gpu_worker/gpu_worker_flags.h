@@ -8,6 +8,8 @@ namespace tributary {
 
 struct GpuWorkerFlags {
   std::string model;
+  std::string load_format = "safetensors";
+  uint64_t dummy_seed = 1;
   std::string device = "host";
   std::string compute_dtype = "model";
   bool deterministic = false;

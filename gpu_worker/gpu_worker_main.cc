@@ -23,6 +23,7 @@
 #include "gpu_worker/node_connect_client.h"
 #include "gpu_worker/worker_service.h"
 #include "grpcpp/grpcpp.h"
+#include "model/dummy_weights.h"
 #include "model/weights.h"
 #include "proto/convert.h"
 #include "proto/grpc_channel.h"
@@ -132,7 +133,9 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   state.Set(ServiceState::kStarting);
 
   TRIBUTARY_ASSIGN_OR_RETURN(const std::shared_ptr<const ModelWeights> weights,
-                             LoadModelWeights(flags.model));
+                             flags.load_format == "dummy"
+                                 ? MakeDummyWeights(flags.model, flags.dummy_seed)
+                                 : LoadModelWeights(flags.model));
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
   UcxOptions ucx;
   ucx.tls = flags.transport_tls;

@@ -7,19 +7,13 @@
 #include "base/status.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
+#include "model/weight_slots.h"
 
 namespace tributary {
 namespace {
 
-// One tensor that the architecture asks for, and where its view goes.
-struct Slot {
-  std::string name;
-  std::vector<uint64_t> shape;
-  const TensorView** destination;
-};
-
 void AddLayerSlots(const ModelConfig& config, uint32_t layer, LayerWeights& weights,
-                   std::vector<Slot>& slots) {
+                   std::vector<WeightSlot>& slots) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const uint64_t hidden = config.hidden_size;
   const uint64_t intermediate = config.intermediate_size;
@@ -51,20 +45,7 @@ void AddLayerSlots(const ModelConfig& config, uint32_t layer, LayerWeights& weig
   add("mlp.down_proj.weight", {hidden, intermediate}, weights.down);
 }
 
-std::vector<Slot> AllSlots(ModelWeights& weights) {
-  const ModelConfig& config = weights.config;
-  const std::vector<uint64_t> table = {config.vocab_size, config.hidden_size};
-  std::vector<Slot> slots;
-  slots.push_back({"model.embed_tokens.weight", table, &weights.embedding});
-  for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
-    AddLayerSlots(config, layer, weights.layers[layer], slots);
-  }
-  slots.push_back({"model.norm.weight", {config.hidden_size}, &weights.final_norm});
-  if (!config.tie_word_embeddings) slots.push_back({"lm_head.weight", table, &weights.lm_head});
-  return slots;
-}
-
-absl::Status Fill(const Checkpoint& checkpoint, const Slot& slot) {
+absl::Status Fill(const Checkpoint& checkpoint, const WeightSlot& slot) {
   TRIBUTARY_ASSIGN_OR_RETURN(const Checkpoint::Located found, checkpoint.Find(slot.name));
   const TensorView& tensor = *found.tensor;
   if (tensor.shape != slot.shape) {
@@ -87,9 +68,9 @@ bool IsRedundant(const ModelConfig& config, const std::string& name) {
          (config.tie_word_embeddings && name == "lm_head.weight");
 }
 
-absl::Status CheckNoSurplus(const ModelWeights& weights, const std::vector<Slot>& slots) {
+absl::Status CheckNoSurplus(const ModelWeights& weights, const std::vector<WeightSlot>& slots) {
   std::set<std::string_view> known;
-  for (const Slot& slot : slots) known.insert(slot.name);
+  for (const WeightSlot& slot : slots) known.insert(slot.name);
   for (const auto& [name, located] : weights.checkpoint.tensors()) {
     if (known.contains(name) || IsRedundant(weights.config, name)) continue;
     return absl::InvalidArgumentError(fmt::format(
@@ -101,10 +82,28 @@ absl::Status CheckNoSurplus(const ModelWeights& weights, const std::vector<Slot>
 
 }  // namespace
 
+std::vector<WeightSlot> AllWeightSlots(ModelWeights& weights) {
+  const ModelConfig& config = weights.config;
+  const std::vector<uint64_t> table = {config.vocab_size, config.hidden_size};
+  std::vector<WeightSlot> slots;
+  slots.push_back({"model.embed_tokens.weight", table, &weights.embedding});
+  for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
+    AddLayerSlots(config, layer, weights.layers[layer], slots);
+  }
+  slots.push_back({"model.norm.weight", {config.hidden_size}, &weights.final_norm});
+  if (!config.tie_word_embeddings) slots.push_back({"lm_head.weight", table, &weights.lm_head});
+  return slots;
+}
+
 uint64_t ModelWeights::num_parameters() const {
+  ModelWeights shapes;
+  shapes.config = config;
+  shapes.layers.resize(config.num_layers);
   uint64_t count = 0;
-  for (const auto& [name, located] : checkpoint.tensors()) {
-    if (!IsRedundant(config, name)) count += located.tensor->num_elements();
+  for (const WeightSlot& slot : AllWeightSlots(shapes)) {
+    uint64_t elements = 1;
+    for (const uint64_t size : slot.shape) elements *= size;
+    count += elements;
   }
   return count;
 }
@@ -115,8 +114,8 @@ absl::StatusOr<std::shared_ptr<const ModelWeights>> LoadModelWeights(
   TRIBUTARY_ASSIGN_OR_RETURN(weights->config, LoadModelConfig(model_dir));
   TRIBUTARY_ASSIGN_OR_RETURN(weights->checkpoint, Checkpoint::Open(model_dir));
   weights->layers.resize(weights->config.num_layers);
-  const std::vector<Slot> slots = AllSlots(*weights);
-  for (const Slot& slot : slots) TRIBUTARY_RETURN_IF_ERROR(Fill(weights->checkpoint, slot));
+  const std::vector<WeightSlot> slots = AllWeightSlots(*weights);
+  for (const WeightSlot& slot : slots) TRIBUTARY_RETURN_IF_ERROR(Fill(weights->checkpoint, slot));
   TRIBUTARY_RETURN_IF_ERROR(CheckNoSurplus(*weights, slots));
   if (weights->config.tie_word_embeddings) weights->lm_head = weights->embedding;
   return std::shared_ptr<const ModelWeights>(std::move(weights));

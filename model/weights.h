@@ -40,7 +40,8 @@ struct ModelWeights {
   const TensorView* final_norm = nullptr;  // [hidden]
   const TensorView* lm_head = nullptr;     // [vocab][hidden]; the embedding when tied
 
-  Checkpoint checkpoint;  // owns what the views point to
+  Checkpoint checkpoint;              // owns what the views point to
+  std::shared_ptr<const void> dummy;  // or this does (model/dummy_weights.h)
 
   ModelWeights() = default;
   ModelWeights(const ModelWeights&) = delete;

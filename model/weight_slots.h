@@ -1,0 +1,22 @@
+// The tensors that an architecture asks for, by name, shape and role. For the .cc files of model/.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/weights.h"
+
+namespace tributary {
+
+struct WeightSlot {
+  std::string name;  // as Hugging Face's checkpoints have it
+  std::vector<uint64_t> shape;
+  const TensorView** destination;  // in the ModelWeights that were asked
+};
+
+// Every tensor of weights.config once; a tied lm_head is not among them. REQUIRES: layers has
+// config.num_layers elements.
+std::vector<WeightSlot> AllWeightSlots(ModelWeights& weights);
+
+}  // namespace tributary
