@@ -43,6 +43,14 @@ std::vector<int> AllowedCpus() {
   return cpus;
 }
 
+bool PinThisThread(int cpu) {
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return false;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<size_t>(cpu), &set);
+  return pthread_setaffinity_np(pthread_self(), sizeof(set), &set) == 0;
+}
+
 ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus, int64_t spin_ns)
     : spin_ns_(spin_ns) {
   TRIBUTARY_CHECK_GE(num_threads, 1);
@@ -99,13 +107,7 @@ bool ThreadPool::WaitForRun(uint64_t last_run) {
 }
 
 void ThreadPool::ThreadMain(int thread_idx, int cpu) {
-  if (cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<size_t>(cpu), &set);
-    pthread_setaffinity_np(pthread_self(), sizeof(set),
-                           &set);  // best effort: a cpuset may forbid it
-  }
+  if (cpu >= 0) PinThisThread(cpu);  // best effort
   uint64_t last_run = 0;
   while (WaitForRun(last_run)) {
     last_run = run_count_.load(std::memory_order_acquire);

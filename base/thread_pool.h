@@ -43,6 +43,9 @@ class ThreadPool {
   std::vector<std::thread> threads_;
 };
 
+// Keeps the calling thread on one core. False if the kernel refuses (a cpuset may forbid the core).
+bool PinThisThread(int cpu);
+
 // Cores this process may run on (its affinity mask), in ascending order.
 std::vector<int> AllowedCpus();
 

@@ -20,7 +20,7 @@ absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Create(
     AttentionServerOptions server;
     server.node_id = node.id;
     server.incarnation = 1;
-    server.kv_pool_bytes = options.kv_pool_bytes;
+    server.arena.bytes = options.kv_pool_bytes;
     server.num_threads = options.threads_per_node;
     TRIBUTARY_ASSIGN_OR_RETURN(
         node.server, AttentionServer::Create(server, node.plane.get(), &cluster->clock_, nullptr));

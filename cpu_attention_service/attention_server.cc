@@ -23,6 +23,7 @@ ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options,
                                      const CpuKernel* kernel) {
   ShardExecutorOptions executor;
   executor.num_threads = options.num_threads;
+  executor.cpus = options.cpus;
   executor.kernel = kernel;
   return executor;
 }
@@ -89,7 +90,7 @@ absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const CpuKernel* kernel, cpu_kernels::Select(options.kernel));
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardRegistry> shards,
-                             ShardRegistry::Create(options.kv_pool_bytes, options.extent_bytes));
+                             ShardRegistry::Create(options.arena, options.extent_bytes));
   auto impl =
       std::make_unique<Impl>(options, std::move(shards), kernel, data_plane, clock, metrics);
   impl->metrics->kv_capacity_bytes.Set(static_cast<double>(impl->shards->capacity_bytes()));
@@ -161,6 +162,8 @@ uint64_t AttentionServer::capacity_bytes() const { return impl_->shards->capacit
 size_t AttentionServer::num_sessions() const { return impl_->sessions.size(); }
 size_t AttentionServer::num_waiting_answers() const { return impl_->sender.num_waiting(); }
 std::string_view AttentionServer::kernel_name() const { return impl_->executor.kernel().name; }
+
+const Arena& AttentionServer::arena() const { return impl_->shards->arena(); }
 
 std::vector<ShardUsageInfo> AttentionServer::shards() const {
   std::vector<ShardUsageInfo> usage;

@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/siphash.h"
+#include "kv_store/arena.h"
 #include "transport/data_plane.h"
 
 namespace tributary {
@@ -32,9 +33,11 @@ struct AttentionMetrics;  // cpu_attention_service/attention_metrics.h
 struct AttentionServerOptions {
   std::string node_id;
   uint64_t incarnation = 0;  // also the epoch of its sessions
-  uint64_t kv_pool_bytes = 0;
+  ArenaOptions arena;        // of the KV pool
   size_t extent_bytes = 256 << 10;
   int num_threads = 1;
+  std::vector<int>
+      cpus;  // thread i is pinned to cpus[i % size], but thread 0 is the caller's; as of ThreadPool
   std::string kernel;  // "" = the best that the machine has (cpu_attention_service/kernels)
   int64_t session_idle_ns = 0;  // sessions without a frame for this long are dropped; 0 = never
 };
@@ -55,7 +58,7 @@ struct ShardUsageInfo {
 class AttentionServer final : public FrameHandler {
  public:
   // The data plane, the clock and the metrics (may be null) outlive the server. Errors:
-  // INVALID_ARGUMENT (options), RESOURCE_EXHAUSTED (pool memory), those of cpu_kernels::Select.
+  // INVALID_ARGUMENT (options), those of Arena::Create and cpu_kernels::Select.
   static absl::StatusOr<std::unique_ptr<AttentionServer>> Create(
       const AttentionServerOptions& options, DataPlane* data_plane, const Clock* clock,
       AttentionMetrics* metrics);
@@ -78,6 +81,7 @@ class AttentionServer final : public FrameHandler {
 
   uint64_t free_bytes() const;
   uint64_t capacity_bytes() const;
+  const Arena& arena() const;
   std::vector<ShardUsageInfo> shards() const;
   size_t num_sessions() const;
   size_t num_waiting_answers() const;

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 
 #include "base/limits.h"
+#include "base/numa.h"
+#include "fmt/format.h"
 #include "telemetry/build_info.h"
 
 namespace tributary {
@@ -34,6 +36,18 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
   app.add_option("--threads", flags->threads, "Threads that compute; 0 = one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_option("--cpus", flags->cpus,
+                 "Cores to pin those threads to, e.g. 0-7,16; not pinned by default");
+  app.add_option(
+      "--numa-node", flags->numa_node,
+      "Takes KV memory from this NUMA node and pins threads to its cores (or to --cpus); "
+      "start one process per node");
+  app.add_option("--huge-pages", flags->huge_pages,
+                 "transparent (asked for), reserved (hugetlb; falls back to transparent) or off")
+      ->check(CLI::IsMember({"transparent", "reserved", "off"}))
+      ->capture_default_str();
+  app.add_flag("--prefault", flags->prefault,
+               "Touches all KV memory at start, so that the first tokens do not wait for pages");
   app.add_option("--kernel", flags->kernel, "avx512, avx2 or scalar; the best one by default");
   app.add_option("--transport-tls", flags->transport_tls,
                  "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
@@ -53,6 +67,17 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
     return app.exit(error) == 0 ? 0 : 1;
   }
   return -1;
+}
+
+absl::StatusOr<std::vector<int>> CpusToPin(const CpuAttentionFlags& flags) {
+  if (!flags.cpus.empty()) return ParseCpuList(flags.cpus);
+  if (flags.numa_node < 0) return std::vector<int>{};
+  std::vector<int> cpus = CpusOfNumaNode(flags.numa_node);
+  if (!cpus.empty()) return cpus;
+  return absl::NotFoundError(
+      fmt::format("--numa-node {}: this host has {} NUMA nodes, and this process may use none of "
+                  "the cores of that one",
+                  flags.numa_node, NumNumaNodes()));
 }
 
 }  // namespace tributary

@@ -21,6 +21,7 @@
 #include "cpu_attention_service/io_loop.h"
 #include "cpu_attention_service/node_registration.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/convert.h"
 #include "proto/grpc_channel.h"
@@ -89,6 +90,45 @@ void Drain(const CpuAttentionFlags& flags, NodeRegistration& registration, IoLoo
   }
 }
 
+absl::StatusOr<AttentionServerOptions> MakeServerOptions(const CpuAttentionFlags& flags) {
+  AttentionServerOptions options;
+  options.node_id = flags.node_id;
+  options.incarnation = RandomIncarnation();
+  TRIBUTARY_ASSIGN_OR_RETURN(options.cpus, CpusToPin(flags));
+  options.arena.bytes = flags.kv_pool_bytes;
+  options.arena.try_hugetlb = flags.huge_pages == "reserved";
+  options.arena.transparent_huge = flags.huge_pages != "off";
+  options.arena.prefault = flags.prefault;
+  options.arena.numa_node = flags.numa_node;
+  options.extent_bytes = flags.extent_bytes;
+  const size_t num_cpus = options.cpus.empty() ? AllowedCpus().size() : options.cpus.size();
+  options.num_threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(num_cpus));
+  options.kernel = flags.kernel;
+  options.session_idle_ns = kSessionIdleNs;
+  return options;
+}
+
+// What was got of what the flags ask for.
+void LogPlacement(const AttentionServerOptions& options, const Arena& arena) {
+  LOG_INFO("KV pool: {} bytes in pages of kind '{}', {}; {}", arena.memory().size(),
+           PageKindName(arena.page_kind()),
+           arena.bound_to_node() < 0 ? std::string("bound to no NUMA node")
+                                     : fmt::format("bound to NUMA node {}", arena.bound_to_node()),
+           options.cpus.empty()
+               ? std::string("threads not pinned")
+               : fmt::format("threads pinned to cores {}", fmt::join(options.cpus, ",")));
+  if (options.arena.try_hugetlb && arena.page_kind() != PageKind::kHugeTlb) {
+    LOG_WARN(
+        "fewer huge pages are reserved than the KV pool needs, '{}' pages are used; see "
+        "/proc/sys/vm/nr_hugepages",
+        PageKindName(arena.page_kind()));
+  }
+  if (options.arena.numa_node >= 0 && arena.bound_to_node() < 0) {
+    LOG_WARN("the kernel refuses to bind memory to NUMA node {} (CAP_SYS_NICE in a container?)",
+             options.arena.numa_node);
+  }
+}
+
 absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   RealClock clock;
   MetricRegistry registry;
@@ -103,19 +143,12 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
   AddBuildInfo(registry, data_plane->info().release, grpc::Version());
 
-  AttentionServerOptions options;
-  options.node_id = flags.node_id;
-  options.incarnation = RandomIncarnation();
-  options.kv_pool_bytes = flags.kv_pool_bytes;
-  options.extent_bytes = flags.extent_bytes;
-  options.num_threads =
-      flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(AllowedCpus().size()));
-  options.kernel = flags.kernel;
-  options.session_idle_ns = kSessionIdleNs;
+  TRIBUTARY_ASSIGN_OR_RETURN(const AttentionServerOptions options, MakeServerOptions(flags));
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<AttentionServer> server,
                              AttentionServer::Create(options, data_plane.get(), &clock, &metrics));
 
-  IoLoop loop(server.get(), data_plane.get(), &clock);
+  const int io_cpu = options.cpus.empty() ? -1 : options.cpus.front();
+  IoLoop loop(server.get(), data_plane.get(), &clock, IdleOptions(), io_cpu);
   CpuAttentionService service(flags.node_id, data_plane->info(), &loop);
   std::string address;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> grpc_server,
@@ -128,6 +161,7 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   }
   const v1::NodeInfo node =
       DescribeNode(flags, options, *server, *data_plane, address, metrics_address);
+  LogPlacement(options, server->arena());
   loop.Start();
   if (!flags.port_file.empty()) {
     TRIBUTARY_RETURN_IF_ERROR(WritePortFile(flags.port_file, address, metrics_address));

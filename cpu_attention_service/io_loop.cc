@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/thread_pool.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -48,8 +49,8 @@ struct Call {
 }  // namespace
 
 IoLoop::IoLoop(AttentionServer* server, DataPlane* data_plane, const Clock* clock,
-               const IdleOptions& idle)
-    : server_(server), data_plane_(data_plane), clock_(clock), idle_options_(idle) {}
+               const IdleOptions& idle, int cpu)
+    : server_(server), data_plane_(data_plane), clock_(clock), idle_options_(idle), cpu_(cpu) {}
 
 IoLoop::~IoLoop() { Stop(); }
 
@@ -95,6 +96,7 @@ absl::Status IoLoop::Run(const Work& work, int64_t timeout_ns) {
 }
 
 void IoLoop::ThreadMain() {
+  if (cpu_ >= 0) PinThisThread(cpu_);  // best effort
   IdleStrategy idle(idle_options_, clock_);
   while (!stopping_.load(std::memory_order_acquire)) {
     const int num_posted = RunPosted();

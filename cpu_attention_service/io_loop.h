@@ -22,9 +22,10 @@ class IoLoop {
  public:
   using Work = std::function<void(AttentionServer& server)>;
 
-  // All outlive the loop. From Start() to Stop() the server and the data plane are the loop's.
+  // All outlive the loop. From Start() to Stop() the server and the data plane are the loop's. `cpu`:
+  // the core to pin the thread to, -1 for none.
   IoLoop(AttentionServer* server, DataPlane* data_plane, const Clock* clock,
-         const IdleOptions& idle = {});
+         const IdleOptions& idle = {}, int cpu = -1);
   ~IoLoop();  // stops
   IoLoop(const IoLoop&) = delete;
   IoLoop& operator=(const IoLoop&) = delete;
@@ -47,6 +48,7 @@ class IoLoop {
   DataPlane* const data_plane_;
   const Clock* const clock_;
   const IdleOptions idle_options_;
+  const int cpu_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> has_posted_{false};
   std::mutex mutex_;

@@ -8,22 +8,20 @@
 
 namespace tributary {
 
-absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(uint64_t pool_bytes,
-                                                                     size_t extent_bytes) {
+absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(
+    const ArenaOptions& arena_options, size_t extent_bytes) {
   constexpr size_t kMinExtentBytes = 4096;
   if (extent_bytes < kMinExtentBytes || !std::has_single_bit(extent_bytes)) {
     return absl::InvalidArgumentError(
         fmt::format("extent_bytes is {}; it must be a power of two of at least {}", extent_bytes,
                     kMinExtentBytes));
   }
-  if (pool_bytes < extent_bytes) {
+  if (arena_options.bytes < extent_bytes) {
     return absl::InvalidArgumentError(
-        fmt::format("kv_pool_bytes is {}; it must hold at least one extent of {} bytes", pool_bytes,
-                    extent_bytes));
+        fmt::format("kv_pool_bytes is {}; it must hold at least one extent of {} bytes",
+                    arena_options.bytes, extent_bytes));
   }
-  ArenaOptions options;
-  options.bytes = pool_bytes;
-  TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create(options));
+  TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create(arena_options));
   return std::unique_ptr<ShardRegistry>(new ShardRegistry(std::move(arena), extent_bytes));
 }
 

@@ -19,8 +19,8 @@ namespace tributary {
 class ShardRegistry {
  public:
   // INVALID_ARGUMENT: extents that are no power of two of at least 4 KiB, or a pool smaller than
-  // one. RESOURCE_EXHAUSTED: the host has less memory than that.
-  static absl::StatusOr<std::unique_ptr<ShardRegistry>> Create(uint64_t pool_bytes,
+  // one. Else errors of Arena::Create.
+  static absl::StatusOr<std::unique_ptr<ShardRegistry>> Create(const ArenaOptions& arena,
                                                                size_t extent_bytes);
 
   // The reserved bytes. The same spec again is OK; ALREADY_EXISTS: the id with another spec; else
@@ -35,6 +35,7 @@ class ShardRegistry {
 
   uint64_t free_bytes() const { return pool_.free_bytes(); }
   uint64_t capacity_bytes() const { return pool_.capacity_bytes(); }
+  const Arena& arena() const { return arena_; }
   size_t size() const { return shards_.size(); }
   std::vector<const KvShard*> shards() const;
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "base/numa.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -91,6 +92,10 @@ absl::StatusOr<Arena> Arena::Create(const ArenaOptions& options) {
   if (options.bytes == 0) {
     return absl::InvalidArgumentError("arena: 0 bytes asked for; give the KV pool a size");
   }
+  if (options.numa_node >= 0 && CpusOfNumaNode(options.numa_node).empty()) {
+    return absl::NotFoundError(fmt::format("arena: this host has no NUMA node {}; it has {}",
+                                           options.numa_node, NumNumaNodes()));
+  }
   const uint64_t available = AvailableMemoryBytes();
   const auto exhausted = [&](const std::string& why) {
     return absl::ResourceExhaustedError(
@@ -119,13 +124,25 @@ absl::StatusOr<Arena> Arena::Create(const ArenaOptions& options) {
   const uintptr_t begin =
       RoundUp(reinterpret_cast<uintptr_t>(arena.mapping_), kArenaAlignmentBytes);
   arena.memory_ = {reinterpret_cast<std::byte*>(begin), options.bytes};
-  if (arena.page_kind_ != PageKind::kHugeTlb && TransparentHugePagesAllowed() &&
-      madvise(arena.mapping_, arena.mapping_bytes_, MADV_HUGEPAGE) == 0) {
-    arena.page_kind_ = PageKind::kTransparentHuge;
+  arena.AdvisePages(options);
+  // Before the first touch: a page that is there does not move.
+  if (options.numa_node >= 0 && BindToNumaNode(arena.memory_, options.numa_node)) {
+    arena.bound_to_node_ = options.numa_node;
   }
   madvise(arena.mapping_, arena.mapping_bytes_, MADV_DONTDUMP);  // best effort
   if (options.prefault) TouchPages(arena.memory_);
   return arena;
+}
+
+void Arena::AdvisePages(const ArenaOptions& options) {
+  if (page_kind_ == PageKind::kHugeTlb) return;
+  if (!options.transparent_huge) {
+    madvise(mapping_, mapping_bytes_,
+            MADV_NOHUGEPAGE);  // best effort: a host that has none refuses
+  } else if (TransparentHugePagesAllowed() &&
+             madvise(mapping_, mapping_bytes_, MADV_HUGEPAGE) == 0) {
+    page_kind_ = PageKind::kTransparentHuge;
+  }
 }
 
 Arena::~Arena() {
@@ -139,6 +156,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(mapping_bytes_, other.mapping_bytes_);
   std::swap(memory_, other.memory_);
   std::swap(page_kind_, other.page_kind_);
+  std::swap(bound_to_node_, other.bound_to_node_);
   return *this;
 }
 

@@ -22,8 +22,10 @@ absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, Bl
         spec.shard_id.value, spec.sequence_id.value, num_extents * pool->extent_bytes(),
         pool->free_bytes(), pool->capacity_bytes()));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(std::vector<ExtentId> extents,
-                             pool->Acquire(static_cast<uint32_t>(num_extents)));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      std::vector<ExtentId> extents,
+      pool->Acquire(static_cast<uint32_t>(layout.num_streams),
+                    static_cast<uint32_t>(num_extents / layout.num_streams)));
   return std::unique_ptr<KvShard>(new KvShard(spec, pool, BlockTable(layout, std::move(extents))));
 }
 

@@ -109,7 +109,7 @@ void SimCluster::StartNode(Node& node) {
   node.plane =
       network_.Create(node.address, {.max_frames_in_flight = options_.max_frames_in_flight});
   AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
-  server.kv_pool_bytes = options_.node_pool_bytes;
+  server.arena.bytes = options_.node_pool_bytes;
   server.extent_bytes = options_.extent_bytes;
   auto created = AttentionServer::Create(server, node.plane.get(), clock_, nullptr);
   TRIBUTARY_CHECK(created.ok());

@@ -140,13 +140,13 @@ TEST_F(AttentionServerTest, BadOptionsAreErrors) {
     return AttentionServer::Create(options, plane_.get(), &clock_, nullptr).status().code();
   };
   AttentionServerOptions good;
-  good.kv_pool_bytes = 1 << 20;
+  good.arena.bytes = 1 << 20;
   EXPECT_EQ(create(good), absl::StatusCode::kOk);
   AttentionServerOptions bad = good;
   bad.extent_bytes = 5000;
   EXPECT_EQ(create(bad), absl::StatusCode::kInvalidArgument);
   bad = good;
-  bad.kv_pool_bytes = 10;
+  bad.arena.bytes = 10;
   EXPECT_EQ(create(bad), absl::StatusCode::kInvalidArgument);
   bad = good;
   bad.kernel = "nope";
@@ -155,7 +155,7 @@ TEST_F(AttentionServerTest, BadOptionsAreErrors) {
   bad.num_threads = 0;
   EXPECT_EQ(create(bad), absl::StatusCode::kInvalidArgument);
   bad = good;
-  bad.kv_pool_bytes = uint64_t{1} << 50;
+  bad.arena.bytes = uint64_t{1} << 50;
   EXPECT_EQ(create(bad), absl::StatusCode::kResourceExhausted);
 }
 

@@ -108,7 +108,7 @@ class AttentionServerTest : public ::testing::Test {
     AttentionServerOptions server_options;
     server_options.node_id = "n0";
     server_options.incarnation = 42;
-    server_options.kv_pool_bytes = pool_bytes;
+    server_options.arena.bytes = pool_bytes;
     server_options.extent_bytes = 4096;
     server_options.num_threads = 2;
     server_options.session_idle_ns = idle_ns;

@@ -20,7 +20,7 @@ class IoLoopTest : public ::testing::Test {
     ASSERT_TRUE(InitLogging("test", "off").ok());
     AttentionServerOptions options;
     options.node_id = "n0";
-    options.kv_pool_bytes = 1 << 20;
+    options.arena.bytes = 1 << 20;
     options.extent_bytes = 4096;
     auto server = AttentionServer::Create(options, plane_.get(), &clock_, nullptr);
     ASSERT_TRUE(server.ok()) << server.status();

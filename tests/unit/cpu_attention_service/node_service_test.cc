@@ -34,7 +34,7 @@ class Node {
     AttentionServerOptions options;
     options.node_id = "n0";
     options.incarnation = 42;
-    options.kv_pool_bytes = 1 << 20;
+    options.arena.bytes = 1 << 20;
     options.extent_bytes = 4096;
     auto created = AttentionServer::Create(options, plane_.get(), &clock_, nullptr);
     TRIBUTARY_CHECK(created.ok());

@@ -28,6 +28,18 @@ TEST(ArenaTest, AlignedZeroedWritable) {
   }
 }
 
+TEST(ArenaTest, SmallPagesAndNodesOnRequest) {
+  const absl::StatusOr<Arena> arena =
+      Arena::Create({.bytes = kBytes, .transparent_huge = false, .prefault = true, .numa_node = 0});
+  ASSERT_TRUE(arena.ok()) << arena.status();
+  EXPECT_EQ(arena->page_kind(), PageKind::kSmall);
+  EXPECT_TRUE(arena->bound_to_node() == 0 || arena->bound_to_node() == -1);
+  EXPECT_EQ(Arena::Create({.bytes = kBytes})->bound_to_node(), -1);
+  const absl::Status no_such_node = Arena::Create({.bytes = kBytes, .numa_node = 999}).status();
+  EXPECT_EQ(no_such_node.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(no_such_node.message()), testing::HasSubstr("999"));
+}
+
 TEST(ArenaTest, MovesItsMapping) {
   Arena first = *Arena::Create({.bytes = kBytes});
   first.memory()[7] = std::byte{42};

@@ -47,7 +47,8 @@ TEST(BlockPoolTest, NeverHandsOutAnExtentTwice) {
       std::swap(held[RandomInt<size_t>(random, 0, held.size() - 1)], held.back());
       pool.Release(held.back());
       held.pop_back();
-    } else if (auto extents = pool.Acquire(RandomInt(random, 0u, 12u)); extents.ok()) {
+    } else if (auto extents = pool.Acquire(RandomInt(random, 0u, 4u), RandomInt(random, 1u, 4u));
+               extents.ok()) {
       held.push_back(*std::move(extents));
     }
     std::set<ExtentId> distinct;
@@ -59,6 +60,69 @@ TEST(BlockPoolTest, NeverHandsOutAnExtentTwice) {
     ASSERT_EQ(distinct.size(), total);
     ASSERT_EQ(pool.num_free() + total, 40u);
   }
+}
+
+bool IsRun(std::span<const ExtentId> extents) {
+  for (size_t i = 1; i < extents.size(); ++i) {
+    if (extents[i] != extents[0] + i) return false;
+  }
+  return true;
+}
+
+class BlockPoolGapsTest : public ::testing::Test {
+ protected:
+  // Leaves exactly these extents free.
+  void FreeOnly(const std::vector<std::pair<ExtentId, uint32_t>>& gaps) {
+    ASSERT_TRUE(pool_.Acquire(pool_.num_extents()).ok());
+    for (const auto& [begin, count] : gaps) {
+      for (ExtentId extent = begin; extent < begin + count; ++extent) {
+        pool_.Release(std::vector<ExtentId>{extent});
+      }
+    }
+  }
+  AlignedBuffer<std::byte> region_{4096 * 100};
+  BlockPool pool_{region_.span(), 4096};
+};
+
+TEST_F(BlockPoolGapsTest, AllInTheSmallestGapThatHoldsThem) {
+  FreeOnly({{0, 20}, {30, 6}, {50, 8}});
+  EXPECT_EQ(pool_.largest_free_run(), 20u);
+  const std::vector<ExtentId> extents = *pool_.Acquire(3, 2);
+  EXPECT_TRUE(IsRun(extents));
+  EXPECT_EQ(extents[0], 30u);
+}
+
+TEST_F(BlockPoolGapsTest, PiecesStayWhole) {
+  FreeOnly({{0, 7}, {20, 9}, {40, 3}, {60, 2}});
+  const std::vector<ExtentId> extents = *pool_.Acquire(5, 3);
+  for (size_t i = 0; i < extents.size(); i += 3)
+    EXPECT_TRUE(IsRun(std::span(extents).subspan(i, 3)));
+  EXPECT_EQ(pool_.num_free(), 6u);
+}
+
+TEST_F(BlockPoolGapsTest, FragmentsAreBetterThanARefusal) {
+  FreeOnly({{0, 5}, {10, 2}, {20, 1}, {30, 1}, {40, 1}});
+  const std::vector<ExtentId> extents = *pool_.Acquire(2, 5);
+  ASSERT_EQ(extents.size(), 10u);
+  EXPECT_TRUE(IsRun(std::span(extents).first(5)));
+  EXPECT_EQ(std::set<ExtentId>(extents.begin(), extents.end()).size(), 10u);
+  EXPECT_EQ(pool_.num_free(), 0u);
+  pool_.Release(extents);
+  EXPECT_EQ(pool_.largest_free_run(), 5u);
+}
+
+TEST_F(BlockPoolGapsTest, WhatIsGivenBackGrowsTogether) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(SeedTrace(seed));
+  std::mt19937_64 random(seed);
+  std::vector<std::vector<ExtentId>> held;
+  for (int i = 0; i < 15; ++i) {
+    held.push_back(*pool_.Acquire(RandomInt(random, 1u, 3u), RandomInt(random, 1u, 2u)));
+  }
+  std::shuffle(held.begin(), held.end(), random);
+  for (const std::vector<ExtentId>& extents : held) pool_.Release(extents);
+  EXPECT_EQ(pool_.largest_free_run(), 100u);
+  EXPECT_TRUE(IsRun(*pool_.Acquire(20, 5)));
 }
 
 TEST(BlockPoolDeathTest, BugsDie) {
