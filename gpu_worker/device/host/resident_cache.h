@@ -2,33 +2,35 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <span>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/aligned_buffer.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/resident_regions.h"
 
 namespace tributary {
 
-// A region holds, for each layer, K and V, and KV head, [capacity_tokens][head_dim] of the KV
-// dtype. Thread-compatible.
+// Layout: ResidentRegions. Thread-compatible.
 class ResidentCache {
  public:
   // Throws std::bad_alloc.
   ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes);
 
-  absl::StatusOr<ResidentId> Reserve(uint32_t capacity_tokens, DType kv_dtype);
-  void Release(ResidentId id);
-  DeviceMemory memory() const { return {pool_.size(), used_bytes_}; }
+  absl::StatusOr<ResidentId> Reserve(uint32_t capacity_tokens, DType kv_dtype) {
+    return regions_.Reserve(capacity_tokens, kv_dtype);
+  }
+  void Release(ResidentId id) { regions_.Release(id); }
+  DeviceMemory memory() const { return regions_.memory(); }
 
-  DType dtype(ResidentId id) const { return region(id).dtype; }
-  uint32_t capacity_tokens(ResidentId id) const { return region(id).capacity_tokens; }
+  DType dtype(ResidentId id) const { return regions_.dtype(id); }
+  uint32_t capacity_tokens(ResidentId id) const { return regions_.capacity_tokens(id); }
 
-  enum class Kind { kKey = 0, kValue = 1 };
+  using Kind = ResidentRegions::Kind;
   // Slot 0 of one KV head: [capacity_tokens][head_dim].
-  std::byte* Slots(ResidentId id, uint32_t layer, Kind kind, uint32_t kv_head);
+  std::byte* Slots(ResidentId id, uint32_t layer, Kind kind, uint32_t kv_head) {
+    return pool_.data() + regions_.SlotsOffset(id, layer, kind, kv_head);
+  }
 
   // Between slots and the canonical layout [token][kv_head][head_dim].
   void Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
@@ -37,24 +39,14 @@ class ResidentCache {
             std::span<std::byte> canonical);
 
  private:
-  struct Region {
-    uint64_t offset = 0;
-    uint64_t bytes = 0;  // 0: a free entry
-    uint32_t capacity_tokens = 0;
-    DType dtype = DType::kUnset;
-  };
-  const Region& region(ResidentId id) const;
   // Calls copy(pool bytes, canonical offset) for every (token, KV head) vector of the slots.
   template <typename Copy>
   void ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
                      size_t canonical_bytes, const Copy& copy);
 
   const AttentionShape shape_;
-  const uint32_t num_layers_;
+  ResidentRegions regions_;
   AlignedBuffer<std::byte> pool_;
-  std::map<uint64_t, uint64_t> free_;  // offset -> bytes; neighbours are joined
-  std::vector<Region> regions_;        // by id
-  uint64_t used_bytes_ = 0;
 };
 
 }  // namespace tributary
