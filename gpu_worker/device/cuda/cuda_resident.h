@@ -1,0 +1,48 @@
+// The resident KV of all sequences in device memory, carved from one pool that is reserved at start.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/device/cuda/cuda_context.h"
+#include "gpu_worker/device/cuda/cuda_memory.h"
+#include "gpu_worker/device/resident_regions.h"
+
+namespace tributary {
+
+// Layout: ResidentRegions. Thread-compatible.
+class CudaResident {
+ public:
+  static absl::StatusOr<std::unique_ptr<CudaResident>> Make(CudaContext* context);
+
+  ResidentRegions& regions() { return regions_; }
+  const ResidentRegions& regions() const { return regions_; }
+
+  // Device address of slot 0 of one KV head: [capacity_tokens][head_dim]. The heads follow each other.
+  std::byte* Slots(ResidentId id, uint32_t layer, ResidentRegions::Kind kind,
+                   uint32_t kv_head = 0) const {
+    return pool_.data() + regions_.SlotsOffset(id, layer, kind, kv_head);
+  }
+
+  // As Device::ReadResident: by copy engine, on the copy stream, after all decode steps so far; returns when it is done.
+  void Read(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+            std::span<std::byte> v);
+
+ private:
+  CudaResident(CudaContext* context)
+      : context_(context),
+        regions_(context->config.attention, context->config.num_layers,
+                 context->limits.resident_pool_bytes) {}
+  // Queues the copy of one side into `canonical`, which is pinned.
+  void CopyOut(ResidentId id, uint32_t layer, ResidentRegions::Kind kind, SlotRange slots,
+               std::byte* canonical);
+
+  CudaContext* const context_;
+  ResidentRegions regions_;
+  DeviceBuffer pool_;
+  PinnedBuffer staging_;  // of Read; grows to the largest block seen
+};
+
+}  // namespace tributary
