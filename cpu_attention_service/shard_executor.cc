@@ -155,7 +155,7 @@ void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
   const KvRun run = query.shard->RunAt(query.layer, task.kv_head, item.local_begin,
                                        item.local_begin + item.num_tokens);
 
-  DecodeAttentionArgs args;
+  RowAttentionArgs args;
   args.q = q_buffer;
   args.k = run.k;
   args.v = run.v;
@@ -174,7 +174,7 @@ void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
                 group_floats * sizeof(float));
     args.out = out + i * group_floats;
     args.lse_ln = lse_ln + size_t{i} * group_size;
-    options_.kernel->fn(args);
+    options_.kernel->row_fn(args);
   }
 }
 

@@ -2,10 +2,10 @@
 #define TRIBUTARY_KERNEL_ISA avx2
 #include "cpu_attention_service/kernels/vec_avx2.h"
 // Needs Vec.
-#include "cpu_attention_service/kernels/decode_attention-inl.h"
+#include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
 
-void DecodeAttentionAvx2(const DecodeAttentionArgs& args) { avx2::DecodeAttention(args); }
+void RowAttentionAvx2(const RowAttentionArgs& args) { avx2::RowAttention(args); }
 
 }  // namespace tributary

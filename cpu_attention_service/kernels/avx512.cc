@@ -2,10 +2,10 @@
 #define TRIBUTARY_KERNEL_ISA avx512
 #include "cpu_attention_service/kernels/vec_avx512.h"
 // Needs Vec.
-#include "cpu_attention_service/kernels/decode_attention-inl.h"
+#include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
 
-void DecodeAttentionAvx512(const DecodeAttentionArgs& args) { avx512::DecodeAttention(args); }
+void RowAttentionAvx512(const RowAttentionArgs& args) { avx512::RowAttention(args); }
 
 }  // namespace tributary

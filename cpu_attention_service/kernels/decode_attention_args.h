@@ -1,39 +1,60 @@
-// The one call that every CPU kernel implements. Plain data and plain functions only: this header
-// is included by the sources with ISA flags, where an inline function of the standard library would
-// be compiled for that ISA and might then be the copy that the linker keeps for the whole binary.
+// The one call that every CPU kernel implements: flash decode over one stream (one KV head of one layer) for all query
+// heads that share it, over tiles (attention/kv_tile_layout.h). Plain data and plain functions only: this header is
+// included by the sources with ISA flags, where an inline function of the standard library would be compiled for that
+// ISA and might then be the copy that the linker keeps for the whole binary.
 #pragma once
 
 #include <cstdint>
 
+#include "attention/kv_tile_layout.h"
 #include "base/limits.h"
 
 namespace tributary {
 
-// Storage type of a K or V row. Values of base/dtype.h's DType.
-enum class KvStorage : uint8_t { kF32 = 1, kBf16 = 2, kF16 = 3 };
+// Query tokens of one call: speculative tokens or a piece of an appended prompt.
+inline constexpr uint32_t kMaxKernelQueryTokens = 8;
 
-// Attention of the query heads that share one KV head over one contiguous run of its tokens.
-struct DecodeAttentionArgs {
-  const float* q = nullptr;  // [group_size][head_dim]
-  const void* k = nullptr;   // [num_tokens][head_dim] of k_storage, aligned to its element
-  const void* v = nullptr;   // [num_tokens][head_dim] of v_storage, aligned to its element
-  KvStorage k_storage = KvStorage::kF32;
-  KvStorage v_storage = KvStorage::kF32;
-  uint32_t num_tokens = 0;  // 0 gives the empty partial
-  uint32_t head_dim = 0;    // <= limits::kMaxHeadDim, a multiple of the kernel's head_dim_multiple
-  uint32_t group_size = 0;  // 1 .. limits::kMaxGroupSize
-  float softmax_scale = 0;
-  float* out = nullptr;     // [group_size][head_dim], normalised
-  float* lse_ln = nullptr;  // [group_size]
+// Tokens of one tile that take part. A block of 16, 32 or 64 tokens is a mask of as many bits; a block of 128 is two
+// pieces. The kernel reads the codes of every subgroup of 16 tokens of which the mask has any.
+struct KvPiece {
+  const void* tile = nullptr;   // the tile's record, aligned to kKvTileAlignBytes
+  uint64_t token_mask = 0;      // bit t: token t of the tile; a piece without tokens is allowed
+  uint64_t first_position = 0;  // position of the tile's token 0, in the unit of visible_end
 };
 
-// Reads each K and V row once. Allocates nothing, never fails. NaN and Inf in KV reach the results
-// of this call only. The result is a function of the arguments' values alone: the same bits on each
-// call.
-using DecodeAttentionFn = void (*)(const DecodeAttentionArgs& args);
+// Tokens are given either as one contiguous run (`pieces` null) or as a list of pieces.
+struct DecodeAttentionArgs {
+  const float* q = nullptr;  // [n_q][group_size][head_dim]
+  uint32_t n_q = 1;          // 1 .. kMaxKernelQueryTokens
+  uint32_t group_size = 0;   // 1 .. limits::kMaxGroupSize
+  // Of MakeKvTileLayout: storages, head_dim (1 .. limits::kMaxHeadDim), sizes.
+  const KvTileLayout* layout = nullptr;
 
-void DecodeAttentionScalar(const DecodeAttentionArgs& args);
-void DecodeAttentionAvx2(const DecodeAttentionArgs& args);
-void DecodeAttentionAvx512(const DecodeAttentionArgs& args);
+  // The run: tokens [token_begin, token_end), counted from token 0 of the tile at `tiles`. Tiles follow each other at
+  // layout->record_bytes. The position of a token is its index here.
+  const void* tiles = nullptr;  // aligned to kKvTileAlignBytes
+  uint64_t token_begin = 0;
+  uint64_t token_end = 0;
+
+  // The list, in the order in which it is to be read (best: ascending addresses). Prefetches one step ahead.
+  const KvPiece* pieces = nullptr;
+  uint32_t num_pieces = 0;
+
+  // [n_q] or null. Query token i attends to the tokens at positions < visible_end[i] only; null: to all. Causal: for
+  // query tokens at positions p, p + 1, ...: p + 1, p + 2, ...
+  const uint64_t* visible_end = nullptr;
+
+  float softmax_scale = 0;  // score = softmax_scale * q.k
+  float soft_cap = 0;       // if not 0: score = soft_cap * tanh(softmax_scale * q.k / soft_cap)
+
+  float* out = nullptr;  // [n_q][group_size][head_dim], normalised; zeros where nothing is visible
+  float* lse_ln = nullptr;  // [n_q][group_size]; -inf where nothing is visible
+};
+
+// Reads each visible subgroup of 16 tokens once (for n_q * group_size above 64: once per 64 of them). Allocates nothing;
+// takes up to 512 KiB of stack, as much as the geometry needs. Never fails: ValidateDecodeAttention (kernels.h) says
+// what it requires. NaN and Inf in the K or V of a token reach the rows that see it, and no others. The results are a
+// function of the arguments' values alone: the same bits on each call, whatever the thread.
+using DecodeAttentionFn = void (*)(const DecodeAttentionArgs& args);
 
 }  // namespace tributary

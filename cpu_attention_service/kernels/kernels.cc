@@ -12,10 +12,10 @@ constexpr uint32_t kIsaAvx512Kernel = kIsaAvx512f | kIsaAvx512bw | kIsaAvx512dq 
 
 constexpr CpuKernel kKernels[] = {
 #if defined(__x86_64__)
-    {"avx512", kIsaAvx512Kernel, 8, &DecodeAttentionAvx512},
-    {"avx2", kIsaAvx2Kernel, 8, &DecodeAttentionAvx2},
+    {"avx512", kIsaAvx512Kernel, 8, &RowAttentionAvx512},
+    {"avx2", kIsaAvx2Kernel, 8, &RowAttentionAvx2},
 #endif
-    {"scalar", 0, 1, &DecodeAttentionScalar},
+    {"scalar", 0, 1, &RowAttentionScalar},
 };
 
 uint32_t DetectIsa() {

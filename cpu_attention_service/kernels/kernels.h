@@ -1,6 +1,6 @@
 // The decode-attention kernels of this binary, and the choice among them.
 //
-// Thread-safe. A kernel is a leaf: pointers in, numbers out (decode_attention_args.h); it knows no
+// Thread-safe. A kernel is a leaf: pointers in, numbers out (row_attention_args.h); it knows no
 // shard and no frame.
 #pragma once
 
@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
 #include "cpu_attention_service/kernels/decode_attention_args.h"
+#include "cpu_attention_service/kernels/row_attention_args.h"
 
 namespace tributary {
 
@@ -30,7 +31,7 @@ struct CpuKernel {
   const char* name;
   uint32_t required_isa;
   uint32_t head_dim_multiple;  // head dims it serves: multiples of this, up to limits::kMaxHeadDim
-  DecodeAttentionFn fn;
+  RowAttentionFn row_fn;
 };
 
 namespace cpu_kernels {

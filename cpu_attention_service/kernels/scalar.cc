@@ -2,10 +2,10 @@
 #define TRIBUTARY_KERNEL_ISA scalar
 #include "cpu_attention_service/kernels/vec_scalar.h"
 // Needs Vec.
-#include "cpu_attention_service/kernels/decode_attention-inl.h"
+#include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
 
-void DecodeAttentionScalar(const DecodeAttentionArgs& args) { scalar::DecodeAttention(args); }
+void RowAttentionScalar(const RowAttentionArgs& args) { scalar::RowAttention(args); }
 
 }  // namespace tributary

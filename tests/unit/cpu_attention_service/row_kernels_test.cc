@@ -45,7 +45,7 @@ Output Attend(const CpuKernel& kernel, const Case& c, const std::vector<float>& 
               const std::vector<std::byte>& k, const std::vector<std::byte>& v) {
   Output output{std::vector<float>(size_t{c.group_size} * c.head_dim, 77.0f),
                 std::vector<float>(c.group_size, 77.0f)};
-  DecodeAttentionArgs args;
+  RowAttentionArgs args;
   args.q = q.data();
   args.k = k.data();
   args.v = v.data();
@@ -57,7 +57,7 @@ Output Attend(const CpuKernel& kernel, const Case& c, const std::vector<float>& 
   args.softmax_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   args.out = output.out.data();
   args.lse_ln = output.lse_ln.data();
-  kernel.fn(args);
+  kernel.row_fn(args);
   return output;
 }
 

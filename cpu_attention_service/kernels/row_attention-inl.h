@@ -2,7 +2,7 @@
 //
 // A source that instantiates it defines the namespace TRIBUTARY_KERNEL_ISA, includes its vec_*.h
 // (which defines `Vec` in that namespace) and then this file. Everything has internal linkage, and
-// nothing of the standard library is called but logf: see decode_attention_args.h.
+// nothing of the standard library is called but logf: see row_attention_args.h.
 //
 // Tokens are taken in tiles of kTileTokens. Per tile and query head: scores, running maximum,
 // weights, sum; then the weighted values are added to `out`, which is rescaled when the maximum
@@ -11,7 +11,7 @@
 // whole group. A new storage type needs one more Widen.
 #include <math.h>
 
-#include "cpu_attention_service/kernels/decode_attention_args.h"
+#include "cpu_attention_service/kernels/row_attention_args.h"
 
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
@@ -85,7 +85,7 @@ inline Rows BlockRows(KvStorage storage, const void* source, uint32_t first_row,
     case KvStorage::kBf16:
       WidenRows<KvStorage::kBf16>(source, first_row, num_rows, head_dim, stride, block);
       break;
-    case KvStorage::kF16:
+    default:
       WidenRows<KvStorage::kF16>(source, first_row, num_rows, head_dim, stride, block);
       break;
   }
@@ -188,7 +188,7 @@ inline void ScaleRow(float factor, uint32_t head_dim, float* out) {
   }
 }
 
-inline void AttendTile(const DecodeAttentionArgs& args, uint32_t tile_begin, uint32_t tile_tokens,
+inline void AttendTile(const RowAttentionArgs& args, uint32_t tile_begin, uint32_t tile_tokens,
                        Scratch& scratch) {
   const uint32_t head_dim = args.head_dim;
   for (uint32_t t = 0; t < tile_tokens; t += kBlockTokens) {
@@ -219,7 +219,7 @@ inline void AttendTile(const DecodeAttentionArgs& args, uint32_t tile_begin, uin
   }
 }
 
-void DecodeAttention(const DecodeAttentionArgs& args) {
+void RowAttention(const RowAttentionArgs& args) {
   Scratch scratch;
   for (uint32_t h = 0; h < args.group_size; ++h) {
     scratch.max_score[h] = -INFINITY;
