@@ -69,20 +69,43 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
+// REQUIRES: no thread is in a run.
+void ThreadPool::Post(const std::function<void(int)>& work) {
+  {
+    std::lock_guard lock(mutex_);
+    work_ = &work;
+    const uint64_t last_run = admission_.load(std::memory_order_relaxed) >> kRunShift;
+    admission_.store(((last_run + 1) << kRunShift) | kOpen, std::memory_order_release);
+  }
+  wake_.notify_all();
+}
+
 void ThreadPool::Run(const std::function<void(int)>& work) {
+  std::atomic<size_t> num_begun{0};
+  const auto all_begun = [&] {
+    return num_begun.load(std::memory_order_acquire) == threads_.size();
+  };
+  const auto counted = [&](int thread_idx) {
+    if (thread_idx != 0) num_begun.fetch_add(1, std::memory_order_release);
+    work(thread_idx);
+    while (thread_idx == 0 && !SpinUntil(all_begun, 1'000'000)) {  // keeps the run open
+    }
+  };
+  RunWithHelpers(std::ref(counted));
+}
+
+void ThreadPool::RunWithHelpers(const std::function<void(int)>& work) {
   if (threads_.empty()) {
     work(0);
     return;
   }
-  {
-    std::lock_guard lock(mutex_);
-    work_ = &work;
-    pending_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-    run_count_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  Post(work);
   work(0);
-  while (!SpinUntil([&] { return pending_.load(std::memory_order_acquire) == 0; }, 1'000'000)) {
+  admission_.fetch_sub(kOpen, std::memory_order_acq_rel);
+  const auto all_done = [&] {
+    return (admission_.load(std::memory_order_acquire) & kThreadsMask) == 0;
+  };
+  while (!SpinUntil(all_done, 1'000'000)) {
   }
 }
 
@@ -97,7 +120,7 @@ void ThreadPool::ParallelFor(size_t count, const std::function<void(size_t)>& wo
 
 bool ThreadPool::WaitForRun(uint64_t last_run) {
   const auto ready = [&] {
-    return run_count_.load(std::memory_order_acquire) != last_run || stopping_.load();
+    return admission_.load(std::memory_order_acquire) >> kRunShift != last_run || stopping_.load();
   };
   if (!SpinUntil(ready, spin_ns_)) {
     std::unique_lock lock(mutex_);
@@ -106,13 +129,23 @@ bool ThreadPool::WaitForRun(uint64_t last_run) {
   return !stopping_.load();
 }
 
+// Counts the thread in, unless the run is over. `last_run` becomes the run that was joined or missed.
+bool ThreadPool::Join(uint64_t* last_run) {
+  uint64_t admission = admission_.load(std::memory_order_acquire);
+  do {
+    *last_run = admission >> kRunShift;
+    if ((admission & kOpen) == 0) return false;
+  } while (!admission_.compare_exchange_weak(admission, admission + 1, std::memory_order_acq_rel));
+  return true;
+}
+
 void ThreadPool::ThreadMain(int thread_idx, int cpu) {
   if (cpu >= 0) PinThisThread(cpu);  // best effort
   uint64_t last_run = 0;
   while (WaitForRun(last_run)) {
-    last_run = run_count_.load(std::memory_order_acquire);
+    if (!Join(&last_run)) continue;
     (*work_)(thread_idx);
-    pending_.fetch_sub(1, std::memory_order_release);
+    admission_.fetch_sub(1, std::memory_order_release);
   }
 }
 

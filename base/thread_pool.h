@@ -1,4 +1,4 @@
-// A fixed set of threads for fork-join work with a static partition: which thread does an item never affects a result.
+// A fixed set of threads for fork-join work in which it never affects a result who does an item.
 #pragma once
 
 #include <atomic>
@@ -26,18 +26,28 @@ class ThreadPool {
   // Calls work(thread_idx) once per thread and returns when all have returned.
   void Run(const std::function<void(int thread_idx)>& work);
 
+  // Calls work(0), and work(i) on those other threads that are awake before work(0) returns; returns when all calls have
+  // returned. For work that any subset of the threads completes (they take items from a common store): the caller never
+  // waits for a thread that has not begun, as one may that waits for a core.
+  void RunWithHelpers(const std::function<void(int thread_idx)>& work);
+
   // Calls work(i) for i in [0, count), in contiguous static ranges, one per thread.
   void ParallelFor(size_t count, const std::function<void(size_t i)>& work);
 
  private:
   void ThreadMain(int thread_idx, int cpu);
+  void Post(const std::function<void(int)>& work);
   bool WaitForRun(uint64_t last_run);
+  bool Join(uint64_t* last_run);
 
   const int64_t spin_ns_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> run_count_{0};
-  std::atomic<int> pending_{0};
+  // One word, so that joining a run is one exchange: number of the run | open: threads may join | threads in it.
+  static constexpr int kRunShift = 33;
+  static constexpr uint64_t kOpen = uint64_t{1} << 32;
+  static constexpr uint64_t kThreadsMask = kOpen - 1;
+  std::atomic<uint64_t> admission_{0};
   std::atomic<bool> stopping_{false};
   const std::function<void(int)>* work_ = nullptr;
   std::vector<std::thread> threads_;

@@ -1,5 +1,6 @@
 #include "cpu_attention_service/attention_server.h"
 
+#include <functional>
 #include <utility>
 
 #include "attention/frame.h"
@@ -9,6 +10,7 @@
 #include "base/status.h"
 #include "cpu_attention_service/answer_sender.h"
 #include "cpu_attention_service/attention_metrics.h"
+#include "cpu_attention_service/frame_queue.h"
 #include "cpu_attention_service/session_table.h"
 #include "cpu_attention_service/shard_executor.h"
 #include "cpu_attention_service/shard_registry.h"
@@ -19,12 +21,17 @@ namespace {
 
 constexpr int64_t kHousekeepingIntervalNs = 100 * kNsPerMs;
 
-ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options,
-                                     const CpuKernel* kernel) {
+// While an attention step is in work, the data plane is polled as long as less than this waits: then its senders wait, as
+// they do when nobody polls.
+constexpr size_t kMaxQueuedBytes = 64u << 20;
+
+ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options, const CpuKernel* kernel,
+                                     std::function<void()> between_items) {
   ShardExecutorOptions executor;
   executor.num_threads = options.num_threads;
   executor.cpus = options.cpus;
   executor.kernel = kernel;
+  executor.between_items = std::move(between_items);
   return executor;
 }
 
@@ -40,12 +47,15 @@ struct AttentionServer::Impl {
         shards(std::move(shard_registry)),
         sessions(Epoch(server_options.incarnation)),
         sender(plane, &sessions),
-        executor(ExecutorOptions(server_options, kernel)) {
+        executor(ExecutorOptions(server_options, kernel, [this] { PollWhileAttending(); })) {
     queries.reserve(limits::kMaxEntriesPerFrame);
     entries.reserve(limits::kMaxEntriesPerFrame);
     query_shards.reserve(limits::kMaxEntriesPerFrame);
   }
 
+  void PollWhileAttending();
+  int RunQueue();
+  void RunQueued(const QueuedFrame& frame);
   void OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload,
                int64_t received_ns);
   PartialEntry CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
@@ -73,6 +83,9 @@ struct AttentionServer::Impl {
   ShardExecutor executor;
   std::vector<PeerId> lost_peers;  // to be forgotten outside the data plane's handlers
   int64_t next_housekeeping_ns = 0;
+  FrameHandler* handler = nullptr;  // the server
+  FrameQueue waiting;
+  bool attending = false;
 
   // Of the query frame in work; members so that their memory is reused.
   std::vector<PartialEntry> entries;
@@ -97,7 +110,9 @@ absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(
   return std::unique_ptr<AttentionServer>(new AttentionServer(std::move(impl)));
 }
 
-AttentionServer::AttentionServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+AttentionServer::AttentionServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
+  impl_->handler = this;
+}
 AttentionServer::~AttentionServer() = default;
 
 // ---- control ----
@@ -195,7 +210,34 @@ int AttentionServer::Poll() {
   for (PeerId peer : impl_->lost_peers) impl_->data_plane->Disconnect(peer);
   impl_->lost_peers.clear();
   impl_->Housekeeping();
-  return impl_->sender.Flush() + impl_->data_plane->Poll(*this);
+  const int events = impl_->sender.Flush() + impl_->data_plane->Poll(*this);
+  return events + impl_->RunQueue();
+}
+
+// What has come by now; what comes while it is done is left for the next poll, so that others get
+// their turn.
+int AttentionServer::Impl::RunQueue() {
+  const size_t count = waiting.size();
+  for (size_t i = 0; i < count; ++i) {
+    QueuedFrame frame = waiting.Pop();
+    RunQueued(frame);
+    waiting.Recycle(std::move(frame));
+  }
+  return static_cast<int>(count);
+}
+
+void AttentionServer::Impl::RunQueued(const QueuedFrame& frame) {
+  Session* session = sessions.Find(frame.session);
+  if (session == nullptr) return;  // ended meanwhile: nobody waits for the answer
+  if (static_cast<FrameType>(frame.header.type) == FrameType::kQuery) {
+    OnQuery(*session, frame.header, frame.payload, frame.received_ns);
+  } else {
+    OnSpill(*session, frame.header, frame.payload);
+  }
+}
+
+void AttentionServer::Impl::PollWhileAttending() {
+  if (waiting.bytes() < kMaxQueuedBytes) data_plane->Poll(*handler);
 }
 
 void AttentionServer::Impl::Housekeeping() {
@@ -226,11 +268,15 @@ void AttentionServer::OnFrame(std::span<const std::byte> header_bytes,
   }
   session->last_frame_ns = received_ns;
   switch (static_cast<FrameType>(header.type)) {
-    case FrameType::kQuery:
-      impl_->OnQuery(*session, header, payload, received_ns);
-      break;
     case FrameType::kSpill:
-      impl_->OnSpill(*session, header, payload);
+      // Not while kernels read the shards.
+      if (!impl_->attending) {
+        impl_->OnSpill(*session, header, payload);
+        break;
+      }
+      [[fallthrough]];
+    case FrameType::kQuery:
+      impl_->waiting.Push(session->id, header, payload, received_ns);
       break;
     case FrameType::kHeartbeat:
       impl_->OnHeartbeat(*session, header, payload);
@@ -292,8 +338,12 @@ void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
     return;
   }
   PartialPayloadWriter writer(answer->payload(), view.body().num_entries, head_dim);
+  const SessionId session_id = session.id;
   Attend(view, header.layer, writer, received_ns);
-  sender.Send(session, header, FrameType::kPartial, *std::move(answer));
+  // The session may have ended during the step.
+  if (Session* asker = sessions.Find(session_id); asker != nullptr) {
+    sender.Send(*asker, header, FrameType::kPartial, *std::move(answer));
+  }
 }
 
 // The answer's entry, without data. `shard` is set if the status is kOk.
@@ -338,7 +388,9 @@ void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
     attended_tokens += local.size();
   }
   const int64_t start_ns = clock->NowNs();
+  attending = true;
   executor.Execute(queries, view.body().softmax_scale);
+  attending = false;
   const int64_t end_ns = clock->NowNs();
   writer.SetTimes(static_cast<uint64_t>(start_ns - received_ns),
                   static_cast<uint64_t>(end_ns - start_ns));

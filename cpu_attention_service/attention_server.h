@@ -1,7 +1,10 @@
 // The core of a CPU attention node: sessions, shards, and the answer to each frame. No gRPC; a
 // DataPlane carries frames.
 //
-//   query      -> one partial frame, with a status per entry; a bad entry harms no other
+//   query      -> one partial frame, with a status per entry; a bad entry harms no other. Queries are
+//                 attended to one by one, outside the data plane's handlers; what comes meanwhile
+//                 is taken between two items of work: heartbeats are answered at once, queries and
+//                 spills wait in order.
 //   spill      -> stored in its shard -> ack, with a status
 //   heartbeat  -> heartbeat, is_reply = 1
 //   others     -> counted by reason; if they come from a session (tag checked) also an error frame.
@@ -87,7 +90,7 @@ class AttentionServer final : public FrameHandler {
   size_t num_waiting_answers() const;
   std::string_view kernel_name() const;
 
-  // Polls the data plane once and answers what came. Returns the number of events.
+  // Polls the data plane once and answers what came before. Returns the number of events.
   int Poll();
 
   void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override;

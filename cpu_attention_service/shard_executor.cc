@@ -24,7 +24,7 @@ ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
       pool_(options.num_threads, options.cpus),
       run_items_([this](int thread_idx) { RunItems(thread_idx); }),
       pending_items_(std::make_unique<std::atomic<uint32_t>[]>(options.max_items_per_wave)),
-      thread_items_(static_cast<size_t>(options.num_threads) + 1),
+      thread_items_(static_cast<size_t>(options.num_threads)),
       scratch_(options.scratch_floats),
       q_buffers_(static_cast<size_t>(options.num_threads) * kQBufferFloats),
       carry_in_(size_t{kMaxQueriesPerTask} * limits::kMaxGroupSize),
@@ -46,7 +46,7 @@ void ShardExecutor::Execute(std::span<const ShardQuery> queries, float softmax_s
       RunItems(0);
     } else {
       SplitOverThreads(pool_.num_threads());
-      pool_.Run(run_items_);
+      pool_.RunWithHelpers(run_items_);
     }
     std::swap(carry_in_, carry_out_);
   }
@@ -91,9 +91,10 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
          scratch_used_ + partial_floats <= scratch_.size()) {
     const uint64_t run_end = std::min(query.local.end, (cursor.pos / run_tokens + 1) * run_tokens);
     const uint32_t num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
-    items_.push_back(
-        {static_cast<uint32_t>(tasks_.size()), num_tokens, cursor.pos, wave_bytes_, scratch_used_});
-    wave_bytes_ += num_tokens * token_bytes * task.q_count;
+    const uint64_t bytes = num_tokens * token_bytes * task.q_count;
+    items_.push_back({static_cast<uint32_t>(tasks_.size()), num_tokens, cursor.pos, wave_bytes_,
+                      bytes, scratch_used_});
+    wave_bytes_ += bytes;
     scratch_used_ += partial_floats;
     cursor.pos = run_end;
   }
@@ -120,29 +121,58 @@ void ShardExecutor::NextTask(const ShardQuery& query, Cursor& cursor) const {
   ++cursor.query;
 }
 
-// Contiguous ranges of items of about equal bytes. Item i belongs to the thread in whose share its
-// first byte lies.
+// Contiguous ranges of items of about equal bytes, for the first `num_threads` threads. Item i
+// belongs to the thread in whose share its first byte lies.
 void ShardExecutor::SplitOverThreads(int num_threads) {
   const size_t threads = static_cast<size_t>(num_threads);
-  size_t item = 0;
-  for (size_t thread = 0; thread < threads; ++thread) {
-    const uint64_t share_begin = wave_bytes_ / threads * thread;
-    while (item < items_.size() && items_[item].cost_begin < share_begin) ++item;
-    thread_items_[thread] = static_cast<uint32_t>(item);
+  const uint32_t num_items = static_cast<uint32_t>(items_.size());
+  uint32_t begin = 0;
+  for (size_t thread = 0; thread < thread_items_.size(); ++thread) {
+    uint32_t end = begin;
+    if (thread + 1 == threads) {
+      end = num_items;
+    } else if (thread + 1 < threads) {
+      const uint64_t share_end = wave_bytes_ / threads * (thread + 1);
+      while (end < num_items && items_[end].cost_begin < share_end) ++end;
+    }
+    thread_items_[thread].Set(begin, end);
+    begin = end;
   }
-  thread_items_[threads] = static_cast<uint32_t>(items_.size());
+}
+
+// The thread's own next item, or else the last one of who has most left.
+bool ShardExecutor::TakeItem(size_t thread, uint32_t* item) {
+  if (thread_items_[thread].TakeFirst(item)) return true;
+  while (true) {
+    ItemRange* longest = nullptr;
+    uint32_t longest_size = 0;
+    for (ItemRange& items : thread_items_) {
+      if (const uint32_t size = items.size(); size > longest_size) {
+        longest = &items;
+        longest_size = size;
+      }
+    }
+    if (longest == nullptr) return false;
+    if (longest->TakeLast(item)) return true;
+  }
 }
 
 void ShardExecutor::RunItems(int thread_idx) {
   const size_t thread = static_cast<size_t>(thread_idx);
   float* q_buffer = q_buffers_.data() + thread * kQBufferFloats;
-  for (uint32_t i = thread_items_[thread]; i < thread_items_[thread + 1]; ++i) {
+  uint64_t bytes = 0;
+  for (uint32_t i; TakeItem(thread, &i);) {
     RunItem(items_[i], q_buffer);
     // The release half publishes this item's partial, the acquire half shows the others' to who
     // folds.
     if (pending_items_[items_[i].task].fetch_sub(1, std::memory_order_acq_rel) == 1) {
       FoldTask(tasks_[items_[i].task]);
     }
+    if (thread != 0 || !options_.between_items) continue;
+    bytes += items_[i].bytes;
+    if (bytes < options_.between_items_bytes) continue;
+    bytes = 0;
+    options_.between_items();
   }
 }
 

@@ -5,6 +5,10 @@
 // a result depends on the shard's contents and the visible range alone: not on the number of
 // threads, nor on what else is in the batch.
 //
+// Each thread has a share of the items, equal in bytes and contiguous in memory; who is done first
+// takes from the others' shares, so that a core that another process uses delays one item, not the
+// step.
+//
 // Hot path: Execute() allocates nothing, takes no lock of its own and makes no system call but the
 // thread pool's waking.
 #pragma once
@@ -21,6 +25,7 @@
 #include "attention/token_range.h"
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
+#include "cpu_attention_service/item_range.h"
 #include "cpu_attention_service/kernels/kernels.h"
 #include "kv_store/kv_shard.h"
 
@@ -43,11 +48,15 @@ struct ShardExecutorOptions {
   const CpuKernel* kernel = &cpu_kernels::Best();
   // A batch with more runs, or larger partials, than these is done in several waves; results do not
   // change.
-  uint32_t max_items_per_wave = 4096;
-  size_t scratch_floats = 1u << 20;
+  uint32_t max_items_per_wave = 8192;
+  size_t scratch_floats = 2u << 20;
   // Waves that read less stay on the calling thread: waking the others would take longer (about 10
   // us).
   uint64_t min_parallel_bytes = 256u << 10;
+  // Called by the calling thread between items, at least every so many bytes of its own: a step may
+  // last long, and others wait for answers. Must not touch what the queries refer to.
+  std::function<void()> between_items;
+  uint64_t between_items_bytes = 1u << 20;
 };
 
 // Thread-compatible: one Execute() at a time.
@@ -87,6 +96,7 @@ class ShardExecutor {
     uint32_t num_tokens;
     uint64_t local_begin;
     uint64_t cost_begin;  // bytes of the wave before this item
+    uint64_t bytes;
     size_t scratch_begin;
   };
   // Where planning goes on.
@@ -103,6 +113,7 @@ class ShardExecutor {
   void NextTask(const ShardQuery& query, Cursor& cursor) const;
   void SplitOverThreads(int num_threads);
   void RunItems(int thread_idx);
+  bool TakeItem(size_t thread, uint32_t* item);
   void RunItem(const Item& item, float* q_buffer);
   void FoldTask(const Task& task);
 
@@ -114,8 +125,8 @@ class ShardExecutor {
   std::vector<Task> tasks_;
   std::vector<Item> items_;
   std::unique_ptr<std::atomic<uint32_t>[]>
-      pending_items_;                   // [task]; who takes the last one folds the task
-  std::vector<uint32_t> thread_items_;  // thread i does [i], ..., [i + 1] - 1
+      pending_items_;  // [task]; who takes the last one folds the task
+  std::vector<ItemRange> thread_items_;
   uint64_t wave_bytes_ = 0;
   size_t scratch_used_ = 0;
   AlignedBuffer<float> scratch_;

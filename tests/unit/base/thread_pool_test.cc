@@ -38,6 +38,25 @@ TEST(ThreadPoolTest, SleepingThreadsWake) {
   EXPECT_EQ(total.load(), 300);
 }
 
+// Helpers sleep, wake late, join this run or the next, each at most once a run, and never one that is over.
+TEST(ThreadPoolTest, HelpersComeInTimeOrNotAtAll) {
+  for (int64_t spin_ns : {0, 20'000}) {
+    ThreadPool pool(4, {}, spin_ns);
+    for (int round = 0; round < 2000; ++round) {
+      std::atomic<int> next{0};
+      std::vector<int> done(50);  // not atomic: the pool orders it
+      std::vector<int> begun(4);
+      pool.RunWithHelpers([&](int thread_idx) {
+        ++begun[static_cast<size_t>(thread_idx)];
+        for (int i; (i = next.fetch_add(1)) < 50;) ++done[static_cast<size_t>(i)];
+      });
+      ASSERT_EQ(begun[0], 1);
+      for (int count : begun) ASSERT_LE(count, 1);
+      ASSERT_EQ(done, std::vector<int>(50, 1));
+    }
+  }
+}
+
 TEST(ThreadPoolTest, PinsToAllowedCpus) {
   const std::vector<int> cpus = AllowedCpus();
   ASSERT_FALSE(cpus.empty());

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <deque>
+#include <functional>
 
 #include "attention/frame_builder.h"
 #include "attention/replay_window.h"
@@ -101,16 +102,20 @@ class AttentionServerTest : public ::testing::Test {
     Start();
   }
 
-  void Start(uint64_t pool_bytes = 4u << 20, InprocOptions options = {}, int64_t idle_ns = 0) {
+  using WrapPlane = std::function<std::unique_ptr<DataPlane>(std::unique_ptr<DataPlane>)>;
+
+  void Start(uint64_t pool_bytes = 4u << 20, InprocOptions options = {}, int64_t idle_ns = 0,
+             int num_threads = 2, const WrapPlane& wrap = nullptr) {
     server_.reset();
     plane_.reset();
     plane_ = network_.Create("node", options);
+    if (wrap) plane_ = wrap(std::move(plane_));
     AttentionServerOptions server_options;
     server_options.node_id = "n0";
     server_options.incarnation = 42;
     server_options.arena.bytes = pool_bytes;
     server_options.extent_bytes = 4096;
-    server_options.num_threads = 2;
+    server_options.num_threads = num_threads;
     server_options.session_idle_ns = idle_ns;
     auto server = AttentionServer::Create(server_options, plane_.get(), &clock_, &metrics_);
     ASSERT_TRUE(server.ok()) << server.status();
