@@ -1,0 +1,68 @@
+#include "attention/policy/maw.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+
+namespace tributary {
+namespace {
+
+float Average(float alpha, float recent, float before) {
+  if (!std::isfinite(recent)) return before;
+  if (!std::isfinite(before)) return recent;
+  return alpha * recent + (1.0f - alpha) * before;
+}
+
+}  // namespace
+
+void AggregateGroup(GroupAggregate how, std::span<const float> weights, uint32_t group_size,
+                    std::span<float> a) {
+  TRIBUTARY_CHECK_GT(group_size, 0u);
+  TRIBUTARY_CHECK_EQ(weights.size(), a.size() * group_size);
+  const size_t num_tokens = a.size();
+  std::copy_n(weights.begin(), num_tokens, a.begin());
+  for (uint32_t head = 1; head < group_size; ++head) {
+    const std::span<const float> row = weights.subspan(head * num_tokens, num_tokens);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      // std::max(a, NaN) would keep a: a NaN of any head must show, as it does in the mean.
+      if (how == GroupAggregate::kMean || std::isnan(row[t])) {
+        a[t] += row[t];
+      } else {
+        a[t] = std::isnan(a[t]) ? a[t] : std::max(a[t], row[t]);
+      }
+    }
+  }
+  if (how == GroupAggregate::kMax) return;
+  const float scale = 1.0f / static_cast<float>(group_size);
+  for (float& value : a) value *= scale;
+}
+
+void UpdateMaw(float alpha, std::span<const float> a, size_t num_known, std::span<float> maw) {
+  TRIBUTARY_CHECK_EQ(a.size(), maw.size());
+  TRIBUTARY_CHECK_LE(num_known, maw.size());
+  for (size_t t = 0; t < num_known; ++t) maw[t] = Average(alpha, a[t], maw[t]);
+  std::copy(a.begin() + static_cast<std::ptrdiff_t>(num_known), a.end(),
+            maw.begin() + static_cast<std::ptrdiff_t>(num_known));
+}
+
+void AddQueryWeights(std::span<const float> a, std::span<float> sum) {
+  TRIBUTARY_CHECK_EQ(a.size(), sum.size());
+  for (size_t t = 0; t < a.size(); ++t) sum[t] += a[t];
+}
+
+void FinishQueryMean(uint64_t num_queries, std::span<float> sum) {
+  TRIBUTARY_CHECK_GT(num_queries, 0u);
+  const float scale = 1.0f / static_cast<float>(num_queries);
+  for (float& value : sum) value *= scale;
+}
+
+void UpdateCachedSalience(float alpha, std::span<const float> weights, std::span<float> salience) {
+  TRIBUTARY_CHECK_EQ(weights.size(), salience.size());
+  const auto num_cached = static_cast<float>(weights.size());
+  for (size_t t = 0; t < weights.size(); ++t) {
+    salience[t] = Average(alpha, weights[t] * num_cached, salience[t]);
+  }
+}
+
+}  // namespace tributary

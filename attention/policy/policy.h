@@ -1,0 +1,55 @@
+// A policy as the worker, the nodes and the frames know it: what it needs from them, and its rule at each moment at which
+// something is selected. Nobody outside attention/policy/ compares a policy's name.
+//
+// Pure: no KV, no clock, no state; the same arguments give the same answer on every machine. attention/policy/README.md
+// walks through each policy.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "attention/policy/policy_params.h"
+#include "attention/policy/selection.h"
+
+namespace tributary {
+
+// What a policy asks of the services.
+struct PolicyNeeds {
+  // The device keeps a salience per KV head and resident token, from the softmax weights of its resident attention.
+  bool resident_salience = false;
+  // Bytes per token and KV head of policy metadata that travel behind K and V in a spill frame.
+  uint32_t spill_bytes_per_token = 0;
+  // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
+  bool context_cache = false;
+
+  friend bool operator==(const PolicyNeeds&, const PolicyNeeds&) = default;
+};
+
+enum class SelectionMoment {
+  // A block has been stored; saliences: what travelled with it. Kept tokens join those selected before.
+  kSpill,
+  // Appended queries have read the whole shard; saliences: their mean weights. Replaces the selection.
+  kAppend,
+  // What is selected may be too much; saliences: of the selected tokens, relative to uniform. Replaces the selection.
+  kCacheFull,
+};
+
+class AttentionPolicy {
+ public:
+  virtual ~AttentionPolicy() = default;
+
+  virtual const PolicyNeeds& needs() const = 0;
+  // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
+  virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
+  // The rule by which one KV head selects (SelectUnits); nullopt = nothing is selected at this moment. `population`: the
+  // tokens over which the saliences' softmax was taken (kSpill: resident, kAppend: stored in the shard, kCacheFull: selected
+  // so far); where there are none there is nothing to select either. REQUIRES (checked): population > 0.
+  virtual std::optional<SelectionRule> RuleAt(SelectionMoment moment,
+                                              uint64_t population) const = 0;
+};
+
+// REQUIRES: `params` came from ResolvePolicy().
+std::unique_ptr<const AttentionPolicy> MakePolicy(const PolicyParams& params);
+
+}  // namespace tributary
