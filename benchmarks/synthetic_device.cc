@@ -28,10 +28,20 @@ absl::StatusOr<ResidentId> SyntheticDevice::ReserveResident(uint32_t capacity_to
   return ResidentId(++last_resident_);
 }
 
-void SyntheticDevice::ReadResident(ResidentId id, uint32_t layer, SlotRange slots,
-                                   std::span<std::byte> k, std::span<std::byte> v) {
+CopyTicket SyntheticDevice::ReadResident(ResidentId id, uint32_t layer, SlotRange slots,
+                                         HeadRange heads, std::span<std::byte> k,
+                                         std::span<std::byte> v) {
   std::memset(k.data(), 0, k.size());
   std::memset(v.data(), 0, v.size());
+  return 0;
+}
+
+CopyTicket SyntheticDevice::ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                                        std::span<std::byte> k, std::span<std::byte> v) {
+  const size_t offset = token_begin * (prompt_kv_.size() / std::max<uint64_t>(1, prompt_tokens_));
+  std::memcpy(k.data(), prompt_kv_.data() + offset, k.size());
+  std::memcpy(v.data(), prompt_kv_.data() + offset, v.size());
+  return 0;
 }
 
 std::span<const float> SyntheticDevice::AwaitQuery(uint32_t layer) {
@@ -58,6 +68,7 @@ void SyntheticDevice::FillRandom(DType dtype, std::vector<std::byte>& bytes) {
 absl::Status SyntheticDevice::BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) {
   prompt_kv_.resize(tokens.size() * geometry_.shape.num_kv_heads * geometry_.shape.head_dim *
                     DTypeBytes(kv_dtype));
+  prompt_tokens_ = tokens.size();
   FillRandom(kv_dtype, prompt_kv_);
   return absl::OkStatus();
 }

@@ -25,8 +25,8 @@ class SyntheticDevice final : public Device {
 
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
   void ReleaseResident(ResidentId id) override {}
-  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
-                    std::span<std::byte> v) override;
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                          std::span<std::byte> k, std::span<std::byte> v) override;
 
   void BeginStep(std::span<const DecodeRow> rows) override { num_rows_ = rows.size(); }
   std::span<const float> AwaitQuery(uint32_t layer) override;
@@ -38,7 +38,8 @@ class SyntheticDevice final : public Device {
   absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
   void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
   void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
-  PrefillKvView prefill_kv() const override { return {prompt_kv_, prompt_kv_}; }
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                         std::span<std::byte> k, std::span<std::byte> v) override;
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {}
   std::span<const float> EndPrefill() override { return {logits_.data(), kVocabSize}; }
   void DropPrefill() override { prompt_kv_.clear(); }
@@ -58,6 +59,7 @@ class SyntheticDevice final : public Device {
   PartialSlots slots_;
   std::vector<float> logits_;
   std::vector<std::byte> prompt_kv_;  // of every layer, for K and for V
+  uint64_t prompt_tokens_ = 0;
   uint32_t last_resident_ = 0;
 };
 

@@ -78,9 +78,11 @@ DecodeEngine::Impl::Impl(const EngineOptions& engine_options, Device* dev, DataP
       events(listener),
       metrics(handles),
       nodes(options.nodes, plane, connector, clk, this, handles),
-      spill({options.spill_window_bytes, options.spill_timeout_ns}, plane, &nodes, handles),
+      spill({options.spill_window_bytes, options.spill_timeout_ns}, dev, plane, &nodes, handles),
       step({options.model.shape, options.model.num_layers, options.softmax_scale, options.idle},
-           dev, plane, &nodes, clk, handles, trace) {}
+           dev, plane, &nodes, clk, handles, trace) {
+  device->PinHostMemory(plane->send_memory());  // spills are copied into frames
+}
 
 void DecodeEngine::Impl::Start(SequencePlan plan) {
   const SequenceId id = plan.sequence_id;

@@ -78,7 +78,6 @@ struct DecodeEngine::Impl final : NodeListener {
   int64_t progress_ns = 0;       // of the last progress event
   uint32_t progress_layers = 0;  // likewise
   int64_t housekeeping_ns = 0;
-  std::vector<std::byte> spill_k, spill_v;  // scratch: one layer of a block
 };
 
 }  // namespace tributary

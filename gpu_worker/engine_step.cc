@@ -153,10 +153,10 @@ void DecodeEngine::Impl::BeginSpills() {
 }
 
 bool DecodeEngine::Impl::PumpSpills() {
-  bool worked = false;
+  bool worked = spill.Pump() > 0;
   for (auto& [id, sequence] : sequences) {
     if (!sequence->spill || sequence->spill->all_sent || !sequence->failure.ok()) continue;
-    worked |= PumpSpill(*sequence, device, &spill, options.spill_frame_bytes, &spill_k, &spill_v);
+    worked |= PumpSpill(*sequence, device, &spill, options.spill_frame_bytes);
   }
   return worked;
 }

@@ -6,6 +6,22 @@
 #include "base/status.h"
 
 namespace tributary {
+namespace {
+
+// Tokens of the layer that the device has projected.
+class PrefillReader final : public KvReader {
+ public:
+  PrefillReader(Device* device, TokenRange tokens) : device_(device), tokens_(tokens) {}
+  CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
+    return device_->ReadPrefill(tokens_.begin, static_cast<uint32_t>(tokens_.size()), heads, k, v);
+  }
+
+ private:
+  Device* const device_;
+  const TokenRange tokens_;
+};
+
+}  // namespace
 
 PrefillJob::PrefillJob(const PrefillInput& input, Device* device, SpillSender* spill)
     : input_(input), device_(device), spill_(spill), cursors_(input.shards.size()) {}
@@ -97,8 +113,6 @@ TokenRange PrefillJob::NextPiece(size_t shard_idx) const {
 }
 
 bool PrefillJob::StreamOut() {
-  const size_t row_bytes =
-      size_t{input_.num_kv_heads} * input_.head_dim * DTypeBytes(input_.kv_dtype);
   // Round-robin, so that all nodes store at once; stops once each shard is out of tokens or out of
   // room.
   size_t num_idle = 0;
@@ -110,11 +124,9 @@ bool PrefillJob::StreamOut() {
     ++num_idle;
     const TokenRange piece = NextPiece(i);
     if (piece.empty()) continue;
-    const PrefillKvView layer = device_->prefill_kv();
-    const KvRows rows{layer.k.subspan(piece.begin * row_bytes, piece.size() * row_bytes),
-                      layer.v.subspan(piece.begin * row_bytes, piece.size() * row_bytes)};
+    const PrefillReader reader(device_, piece);
     const SpillSender::Sent sent = spill_->Send(input_.shards[i], layer_, piece.begin,
-                                                static_cast<uint32_t>(piece.size()), rows);
+                                                static_cast<uint32_t>(piece.size()), reader);
     if (sent != SpillSender::Sent::kSent) {
       all_sent = false;
       continue;

@@ -29,22 +29,32 @@ bool Sequence::UsesNode(NodeIdx node) const {
 
 namespace {
 
-// Reads one layer of the block out of the resident slots, in the canonical layout.
-void ReadBlock(const Sequence& sequence, uint32_t layer, Device* device, size_t row_bytes,
-               std::vector<std::byte>* k, std::vector<std::byte>* v) {
-  const TokenRange block = sequence.spill->block;
-  k->resize(block.size() * row_bytes);
-  v->resize(block.size() * row_bytes);
-  size_t offset = 0;
-  for (const SlotRange slots : sequence.cache.SlotsOf(block)) {
-    const size_t bytes = (slots.end - slots.begin) * row_bytes;
-    if (bytes == 0) continue;
-    device->ReadResident(sequence.resident, layer, slots, std::span(*k).subspan(offset, bytes),
-                         std::span(*v).subspan(offset, bytes));
-    offset += bytes;
+// Some tokens of one layer in a sequence's resident slots.
+class ResidentReader final : public KvReader {
+ public:
+  ResidentReader(const Sequence& sequence, uint32_t layer, TokenRange tokens, Device* device)
+      : sequence_(sequence), layer_(layer), tokens_(tokens), device_(device) {}
+  CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
+    const size_t token_bytes = k.size() / tokens_.size();
+    CopyTicket ticket = 0;
+    size_t offset = 0;
+    for (const SlotRange slots : sequence_.cache.SlotsOf(tokens_)) {
+      const size_t bytes = (slots.end - slots.begin) * token_bytes;
+      if (bytes == 0) continue;
+      ticket = device_->ReadResident(sequence_.resident, layer_, slots, heads,
+                                     k.subspan(offset, bytes), v.subspan(offset, bytes));
+      offset += bytes;
+    }
+    TRIBUTARY_CHECK_EQ(offset, k.size());
+    return ticket;
   }
-  TRIBUTARY_CHECK_EQ(offset, k->size());
-}
+
+ private:
+  const Sequence& sequence_;
+  const uint32_t layer_;
+  const TokenRange tokens_;
+  Device* const device_;
+};
 
 // Tokens of the next frame to this shard.
 uint64_t NextTokens(const BlockSpill& spill, const BoundShard& shard, uint32_t frame_bytes) {
@@ -52,18 +62,16 @@ uint64_t NextTokens(const BlockSpill& spill, const BoundShard& shard, uint32_t f
   return std::min(most, spill.block.end - std::max(spill.token, spill.block.begin));
 }
 
-// Sends what is left of the block's layer, which `rows` hold, to one shard. False if there was no
-// room for all of it.
-bool SendBlock(const BoundShard& shard, size_t row_bytes, const KvRows& rows, uint32_t frame_bytes,
-               SpillSender* sender, BlockSpill* spill, bool* sent_any) {
+// Sends what is left of the block's layer to one shard. False if there was no room for all of it.
+bool SendBlock(const Sequence& sequence, const BoundShard& shard, Device* device,
+               uint32_t frame_bytes, SpillSender* sender, BlockSpill* spill, bool* sent_any) {
   spill->token = std::max(spill->token, spill->block.begin);
   while (spill->token < spill->block.end) {
     const uint64_t num_tokens = NextTokens(*spill, shard, frame_bytes);
-    const size_t offset = (spill->token - spill->block.begin) * row_bytes;
-    const KvRows part{rows.k.subspan(offset, num_tokens * row_bytes),
-                      rows.v.subspan(offset, num_tokens * row_bytes)};
-    if (sender->Send(shard, spill->layer, spill->token, static_cast<uint32_t>(num_tokens), part) !=
-        SpillSender::Sent::kSent) {
+    const ResidentReader reader(sequence, spill->layer, {spill->token, spill->token + num_tokens},
+                                device);
+    if (sender->Send(shard, spill->layer, spill->token, static_cast<uint32_t>(num_tokens),
+                     reader) != SpillSender::Sent::kSent) {
       return false;
     }
     *sent_any = true;
@@ -75,26 +83,18 @@ bool SendBlock(const BoundShard& shard, size_t row_bytes, const KvRows& rows, ui
 
 }  // namespace
 
-bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes,
-               std::vector<std::byte>* k, std::vector<std::byte>* v) {
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes) {
   BlockSpill& spill = *sequence.spill;
   const ShardSpec& model = sequence.shards.front().spec;
-  const size_t row_bytes =
-      size_t{model.model.num_kv_heads} * model.model.head_dim * DTypeBytes(sequence.plan.kv_dtype);
   bool sent_any = false;
   for (; spill.layer < model.num_layers; ++spill.layer, spill.shard_idx = 0) {
-    bool read = false;
     for (; spill.shard_idx < sequence.shards.size(); ++spill.shard_idx) {
       const BoundShard& shard = sequence.shards[spill.shard_idx];
       const bool holds = spill.layer >= shard.spec.layer_begin &&
                          spill.layer < shard.spec.layer_end &&
                          shard.spec.stripe.Owns(spill.block.begin);
       if (!holds) continue;
-      // While the node's window is full, nothing is read in vain.
-      if (!sender->MayHaveRoom(shard, NextTokens(spill, shard, frame_bytes))) return sent_any;
-      if (!read) ReadBlock(sequence, spill.layer, device, row_bytes, k, v);
-      read = true;
-      if (!SendBlock(shard, row_bytes, {*k, *v}, frame_bytes, sender, &spill, &sent_any)) {
+      if (!SendBlock(sequence, shard, device, frame_bytes, sender, &spill, &sent_any)) {
         return sent_any;
       }
     }

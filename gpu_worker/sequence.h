@@ -71,10 +71,8 @@ struct Sequence {
 };
 
 // Sends the next frames of sequence.spill, of about `frame_bytes` at most, as far as there is room.
-// `k` and `v` are scratch memory for one layer of a block. Returns true if anything was sent.
-// REQUIRES: sequence.spill.
-bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes,
-               std::vector<std::byte>* k, std::vector<std::byte>* v);
+// Returns true if anything was sent. REQUIRES: sequence.spill.
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes);
 
 SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes);
 

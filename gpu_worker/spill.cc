@@ -11,20 +11,10 @@
 
 namespace tributary {
 
-void PackHeads(std::span<const std::byte> rows, uint32_t num_tokens, uint32_t num_heads,
-               size_t head_bytes, uint32_t head_begin, uint32_t head_end,
-               std::span<std::byte> packed) {
-  const size_t row_bytes = num_heads * head_bytes;
-  const size_t packed_row_bytes = (head_end - head_begin) * head_bytes;
-  TRIBUTARY_CHECK_EQ(rows.size(), num_tokens * row_bytes);
-  TRIBUTARY_CHECK_EQ(packed.size(), num_tokens * packed_row_bytes);
-  if (packed_row_bytes == row_bytes) {
-    std::memcpy(packed.data(), rows.data(), rows.size());
-    return;
-  }
-  for (uint32_t token = 0; token < num_tokens; ++token) {
-    std::memcpy(packed.data() + token * packed_row_bytes,
-                rows.data() + token * row_bytes + head_begin * head_bytes, packed_row_bytes);
+SpillSender::~SpillSender() {
+  for (const Filling& filling : filling_) {
+    while (!device_->CopyDone(filling.ticket)) {
+    }
   }
 }
 
@@ -34,9 +24,10 @@ uint64_t SpillSender::TokenBytes(const ShardSpec& shard) {
 }
 
 bool SpillSender::Fits(NodeIdx node, uint64_t frame_bytes) const {
-  if (node >= windows_.size() || windows_[node].frame_seqs.empty()) return true;
+  if (node >= windows_.size() || windows_[node].bytes == 0) return true;
   const NodeWindow& window = windows_[node];
-  return window.bytes + frame_bytes <= options_.window_bytes &&
+  if (window.bytes + frame_bytes > options_.window_bytes) return false;
+  return window.frame_seqs.empty() ||
          nodes_->next_frame_seq(node) - *window.frame_seqs.begin() < kMaxFrameSeqSpread;
 }
 
@@ -45,7 +36,7 @@ bool SpillSender::MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) cons
 }
 
 SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin,
-                                    uint32_t num_tokens, const KvRows& rows) {
+                                    uint32_t num_tokens, const KvReader& reader) {
   const ShardSpec& spec = shard.spec;
   if (nodes_->state(shard.node) == RemoteNodes::State::kFailed) return Sent::kFailed;
   const SpillBody body{.shard_id = spec.shard_id.value,
@@ -63,32 +54,48 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
   if (!frame.ok()) return Sent::kNoRoom;
 
   const SpillSpans spans = WriteSpill(body, frame->payload());
-  const size_t k_head_bytes = spec.model.head_dim * DTypeBytes(spec.k_dtype);
-  const size_t v_head_bytes = spec.model.head_dim * DTypeBytes(spec.v_dtype);
-  PackHeads(rows.k, num_tokens, spec.model.num_kv_heads, k_head_bytes, spec.kv_head_begin,
-            spec.kv_head_end, spans.k);
-  PackHeads(rows.v, num_tokens, spec.model.num_kv_heads, v_head_bytes, spec.kv_head_begin,
-            spec.kv_head_end, spans.v);
   frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kSpill),
                                 .layer = static_cast<uint16_t>(layer)};
-  const absl::StatusOr<uint64_t> frame_seq =
-      nodes_->Send(shard.node, *std::move(frame), SendClass::kBulk);
-  if (!frame_seq.ok()) return Sent::kFailed;
+  const CopyTicket ticket = reader.Read({spec.kv_head_begin, spec.kv_head_end}, spans.k, spans.v);
 
   const Key key{shard.node, spec.shard_id.value, layer, token_begin};
-  const bool added = frames_
-                         .try_emplace(key, Frame{spec.sequence_id, num_tokens, frame_bytes,
-                                                 *frame_seq, nodes_->patient_now_ns()})
-                         .second;
+  const Frame entry{spec.sequence_id, num_tokens, frame_bytes, kUnsent, nodes_->patient_now_ns()};
+  const bool added = frames_.try_emplace(key, entry).second;
   TRIBUTARY_CHECK(added);
-  NodeWindow& window = WindowOf(shard.node);
-  window.bytes += frame_bytes;
-  window.frame_seqs.insert(*frame_seq);
+  WindowOf(shard.node).bytes += frame_bytes;
   ++in_flight_[spec.sequence_id];
   traffic_[spec.sequence_id].sent += frame_bytes;
   if (metrics_ != nullptr)
     metrics_->spill_bytes.Increment(static_cast<double>(spans.k.size() + spans.v.size()));
+  if (filling_.empty() && device_->CopyDone(ticket))
+    return SendFilled(key, *std::move(frame)) ? Sent::kSent : Sent::kFailed;
+  filling_.push_back({key, *std::move(frame), ticket});
   return Sent::kSent;
+}
+
+bool SpillSender::SendFilled(const Key& key, FrameBuffer frame) {
+  const absl::StatusOr<uint64_t> frame_seq =
+      nodes_->Send(key.node, std::move(frame), SendClass::kBulk);
+  const auto it = frames_.find(key);
+  if (!frame_seq.ok()) {
+    Forget(it);
+    return false;
+  }
+  it->second.frame_seq = *frame_seq;
+  it->second.sent_ns = nodes_->patient_now_ns();
+  WindowOf(key.node).frame_seqs.insert(*frame_seq);
+  return true;
+}
+
+int SpillSender::Pump() {
+  int num_sent = 0;
+  while (!filling_.empty() && device_->CopyDone(filling_.front().ticket)) {
+    Filling filling = std::move(filling_.front());
+    filling_.pop_front();
+    // A failed node fails the sequence elsewhere.
+    if (!filling.dropped && SendFilled(filling.key, std::move(filling.frame))) ++num_sent;
+  }
+  return num_sent;
 }
 
 std::optional<SpillFailure> SpillSender::OnAck(NodeIdx node, uint32_t layer, const AckBody& ack) {
@@ -157,6 +164,10 @@ NodeIdx SpillSender::SlowestNode(SequenceId sequence) const {
 }
 
 void SpillSender::Drop(SequenceId sequence) {
+  // The device may still write into these frames: they stay until it has.
+  for (Filling& filling : filling_) {
+    if (!filling.dropped && frames_.at(filling.key).sequence == sequence) filling.dropped = true;
+  }
   for (auto it = frames_.begin(); it != frames_.end();) {
     const auto current = it++;
     if (current->second.sequence == sequence) Forget(current);

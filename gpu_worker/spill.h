@@ -1,8 +1,9 @@
 // Sends KV to shards, in prefill and when a block leaves the window, and remembers what is not yet
 // acknowledged.
 //
-// Each spill frame is in flight from Send() to its acknowledgement. The bytes in flight per node
-// are bounded, so a slow node slows its own sequences and floods nobody. A frame that is not
+// The device copies K and V straight into the frame, beside what else it does; the frame leaves once
+// the copy is done (Pump). Each spill frame is in flight from Send() to its acknowledgement. The
+// bytes in flight per node are bounded, so a slow node slows its own sequences and floods nobody. A frame that is not
 // acknowledged in time, or refused, fails its sequence; nothing is sent twice (the transport is
 // reliable while it lives).
 //
@@ -10,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <set>
 #include <span>
@@ -21,6 +23,7 @@
 #include "attention/replay_window.h"
 #include "attention/shard_spec.h"
 #include "base/ids.h"
+#include "gpu_worker/device/device.h"
 #include "gpu_worker/remote_nodes.h"
 #include "transport/data_plane.h"
 
@@ -44,10 +47,12 @@ struct SpillFailure {
   absl::Status status;  // without the node's name
 };
 
-// K and V of consecutive tokens in the canonical layout [token][all KV heads][head_dim].
-struct KvRows {
-  std::span<const std::byte> k;
-  std::span<const std::byte> v;
+// Starts the copy of some tokens' heads, [token][heads][head_dim], into k and v.
+class KvReader {
+ public:
+  virtual ~KvReader() = default;
+  virtual CopyTicket Read(HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) const = 0;
 };
 
 class SpillSender {
@@ -58,9 +63,16 @@ class SpillSender {
     kFailed,  // the node has failed; the listener of RemoteNodes knows
   };
 
-  SpillSender(const SpillOptions& options, DataPlane* data_plane, RemoteNodes* nodes,
-              EngineMetrics* metrics)
-      : options_(options), data_plane_(data_plane), nodes_(nodes), metrics_(metrics) {}
+  SpillSender(const SpillOptions& options, Device* device, DataPlane* data_plane,
+              RemoteNodes* nodes, EngineMetrics* metrics)
+      : options_(options),
+        device_(device),
+        data_plane_(data_plane),
+        nodes_(nodes),
+        metrics_(metrics) {}
+  ~SpillSender();  // waits for copies into its frames
+  SpillSender(const SpillSender&) = delete;
+  SpillSender& operator=(const SpillSender&) = delete;
 
   // Bulk frames may be overtaken by eager ones, of which a step sends one per layer, and a receiver
   // tells replays apart for a window of sequence numbers only (attention/replay_window.h): no frame
@@ -72,11 +84,12 @@ class SpillSender {
 
   // False if Send() of so many tokens to this shard would surely answer kNoRoom.
   bool MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const;
-  // Sends tokens [token_begin, token_begin + num_tokens) of a layer; the shard's heads are taken
-  // out of `rows`, which hold exactly these tokens. REQUIRES: the tokens lie in one run of the
-  // shard's stripe, the layer in the shard.
+  // Sends tokens [token_begin, token_begin + num_tokens) of a layer, of which `reader` reads the
+  // shard's heads. REQUIRES: the tokens lie in one run of the shard's stripe, the layer in the shard.
   Sent Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
-            const KvRows& rows);
+            const KvReader& reader);
+  // Sends the frames whose copies are done. Returns how many.
+  int Pump();
 
   // Takes an acknowledgement. Returns a failure if the shard refused the tokens; unknown ones are
   // ignored.
@@ -119,11 +132,21 @@ class SpillSender {
     SequenceId sequence;
     uint32_t num_tokens = 0;
     uint64_t bytes = 0;
-    uint64_t frame_seq = 0;
-    int64_t sent_ns = 0;  // patient time
+    uint64_t frame_seq = kUnsent;
+    int64_t sent_ns = 0;  // patient time; of Send() until it has left
+  };
+  static constexpr uint64_t kUnsent = UINT64_MAX;
+  // A frame that the device copies into.
+  struct Filling {
+    Key key;
+    FrameBuffer frame;
+    CopyTicket ticket = 0;
+    bool dropped = false;
   };
   using Frames = absl::flat_hash_map<Key, Frame>;
   void Forget(Frames::iterator it);
+  // Sends a frame that is in frames_ already. False if its node has failed.
+  bool SendFilled(const Key& key, FrameBuffer frame);
   // What is in flight to one node.
   struct NodeWindow {
     uint64_t bytes = 0;
@@ -133,19 +156,15 @@ class SpillSender {
   bool Fits(NodeIdx node, uint64_t frame_bytes) const;
 
   const SpillOptions options_;
+  Device* const device_;
   DataPlane* const data_plane_;
   RemoteNodes* const nodes_;
   EngineMetrics* const metrics_;
   Frames frames_;
+  std::deque<Filling> filling_;  // in the order in which the device copies
   std::vector<NodeWindow> windows_;
   absl::flat_hash_map<SequenceId, uint32_t> in_flight_;
   absl::flat_hash_map<SequenceId, Traffic> traffic_;
 };
-
-// Copies KV heads [head_begin, head_end) of `num_tokens` canonical rows of `num_heads` heads,
-// head_bytes each.
-void PackHeads(std::span<const std::byte> rows, uint32_t num_tokens, uint32_t num_heads,
-               size_t head_bytes, uint32_t head_begin, uint32_t head_end,
-               std::span<std::byte> packed);
 
 }  // namespace tributary

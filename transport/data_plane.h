@@ -132,6 +132,9 @@ class DataPlane {
   // Ends a WaitForEvent() from any thread.
   virtual void Wake() = 0;
 
+  // The memory that frames to send lie in, which stays where it is; empty if there is no such region.
+  virtual std::span<std::byte> send_memory() { return {}; }
+
   virtual DataPlaneCounters counters() const = 0;
 };
 

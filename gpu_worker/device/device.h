@@ -14,8 +14,9 @@
 //
 // A prefill is layer-major, so that one layer's KV of the prompt exists at a time: BeginPrefill, then for each layer and
 // each chunk PrefillProject (QKV of the chunk, K and V into the layer buffer), then for each chunk PrefillAttend (causal
-// attention, output projection, MLP), then the caller reads prefill_kv() and sends it away; EndPrefill gives the logits of
-// the last token. A decode step may run between any two prefill calls: the two share no state but resident memory.
+// attention, output projection, MLP), while the caller reads the layer's KV (ReadPrefill) and sends it away; EndPrefill
+// gives the logits of the last token. A decode step may run between any two prefill calls: the two share no state but
+// resident memory.
 //
 // KV is rounded to its storage dtype before any attention reads it, in prefill too: where a token lies changes no value.
 // On the host device a row's results do not depend on the other rows of the batch, bit for bit.
@@ -79,11 +80,15 @@ struct DeviceMemory {
   uint64_t resident_used_bytes = 0;
 };
 
-// K and V of one layer of the prompt in the canonical layout [token][kv_head][head_dim], in the KV dtype, post-RoPE.
-struct PrefillKvView {
-  std::span<const std::byte> k;
-  std::span<const std::byte> v;
+// KV heads [begin, end).
+struct HeadRange {
+  uint32_t begin = 0;
+  uint32_t end = 0;
 };
+
+// A copy of KV to host memory. Copies end in the order in which they were started, so of several that make up one thing
+// the last one's ticket is enough. 0: it was done when the call returned.
+using CopyTicket = uint64_t;
 
 class Device {
  public:
@@ -97,9 +102,16 @@ class Device {
   // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full.
   virtual absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) = 0;
   virtual void ReleaseResident(ResidentId id) = 0;
-  // Copies K and V of consecutive slots of one layer out, in the canonical layout (for a spill).
-  virtual void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
-                            std::span<std::byte> v) = 0;
+
+  // Copies of KV out of the device, which go on beside everything else it does. k and v receive [token][heads][head_dim]
+  // in the KV dtype (the canonical layout of these heads) and must stay until CopyDone(ticket), which a broken device
+  // answers, too. What a step appended to a layer can be read once AwaitQuery(layer) has returned.
+  virtual CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                                  std::span<std::byte> k, std::span<std::byte> v) = 0;
+  virtual bool CopyDone(CopyTicket ticket) { return true; }
+  // Host memory that will often be copied into; it stays for the device's life. A device may pin it, which makes copies
+  // faster; nothing changes otherwise.
+  virtual void PinHostMemory(std::span<std::byte> memory) {}
 
   // Decode. REQUIRES: 1 <= rows.size() <= max_batch; rows stay alive until EndStep.
   virtual void BeginStep(std::span<const DecodeRow> rows) = 0;
@@ -117,8 +129,10 @@ class Device {
   // Chunks are token ranges of at most kPrefillChunkTokens; all chunks of a layer are projected before any attends.
   virtual void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
   virtual void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
-  // The layer last projected; valid until the next layer's first PrefillProject.
-  virtual PrefillKvView prefill_kv() const = 0;
+  // Copies tokens of the layer last projected out, post-RoPE, as ReadResident does. A copy that was started before the
+  // next layer's first PrefillProject (or DropPrefill) is not disturbed by it.
+  virtual CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                                 std::span<std::byte> k, std::span<std::byte> v) = 0;
   // Copies tokens of the layer last projected into resident slots.
   virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin,
                            SlotRange slots) = 0;

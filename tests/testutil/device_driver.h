@@ -13,7 +13,7 @@
 namespace tributary {
 
 // Prefills `tokens` into slots 0.. of a new resident region of `capacity_tokens`.
-// `after_layer(layer)` may look at prefill_kv(). Dies on an error.
+// `after_layer(layer)` may call ReadPrefill(). Dies on an error.
 struct Prefilled {
   ResidentId resident;
   std::vector<float> logits;  // of the last token

@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/pack_heads.h"
 
 namespace tributary {
 
@@ -74,15 +75,17 @@ class TinyDevice : public Device {
     used_bytes_ -= residents_[id.value].bytes;
     residents_.erase(id.value);
   }
-  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
-                    std::span<std::byte> v) override {
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                          std::span<std::byte> k, std::span<std::byte> v) override {
     const Resident& resident = residents_.at(id.value);
     const size_t row = row_bytes(resident.dtype);
-    TRIBUTARY_CHECK_EQ(k.size(), (slots.end - slots.begin) * row);
     TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
-    std::memcpy(k.data(), resident.k[layer].data() + slots.begin * row, k.size());
-    std::memcpy(v.data(), resident.v[layer].data() + slots.begin * row, v.size());
+    const uint32_t num_tokens = slots.end - slots.begin;
+    return Copy(std::span(resident.k[layer]).subspan(slots.begin * row, num_tokens * row),
+                std::span(resident.v[layer]).subspan(slots.begin * row, num_tokens * row),
+                num_tokens, resident.dtype, heads, k, v);
   }
+  bool CopyDone(CopyTicket ticket) override { return ticket <= copies_done; }
 
   void BeginStep(std::span<const DecodeRow> rows) override {
     TRIBUTARY_CHECK_LE(rows.size(), limits_.max_batch);
@@ -168,7 +171,13 @@ class TinyDevice : public Device {
       FinishRow(layer, partial.out, &prefill_x_[t]);
     }
   }
-  PrefillKvView prefill_kv() const override { return {prefill_k_, prefill_v_}; }
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                         std::span<std::byte> k, std::span<std::byte> v) override {
+    const size_t row = row_bytes(prefill_dtype_);
+    return Copy(std::span(prefill_k_).subspan(token_begin * row, num_tokens * row),
+                std::span(prefill_v_).subspan(token_begin * row, num_tokens * row), num_tokens,
+                prefill_dtype_, heads, k, v);
+  }
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     Resident& resident = residents_.at(id.value);
     const size_t row = row_bytes(prefill_dtype_);
@@ -186,6 +195,10 @@ class TinyDevice : public Device {
   void DropPrefill() override { prefilling_ = false; }
 
   bool fail_prefill = false;
+  // With copies_take_time, a copy is done when copies_done has reached its ticket.
+  bool copies_take_time = false;
+  CopyTicket copies_started = 0;
+  CopyTicket copies_done = 0;
   bool prefilling() const { return prefilling_; }
 
  private:
@@ -207,6 +220,14 @@ class TinyDevice : public Device {
     Vector out, lse_ln;
   };
 
+  CopyTicket Copy(std::span<const std::byte> k_rows, std::span<const std::byte> v_rows,
+                  uint32_t num_tokens, DType dtype, HeadRange heads, std::span<std::byte> k,
+                  std::span<std::byte> v) {
+    const size_t head_bytes = model_.shape.head_dim * DTypeBytes(dtype);
+    PackHeads(k_rows, num_tokens, model_.shape.num_kv_heads, head_bytes, heads, k);
+    PackHeads(v_rows, num_tokens, model_.shape.num_kv_heads, head_bytes, heads, v);
+    return copies_take_time ? ++copies_started : 0;
+  }
   static Matrix Random(std::mt19937_64& random, size_t rows, size_t columns, float scale) {
     std::normal_distribution<float> normal(0, scale);
     Matrix matrix{rows, columns, Vector(rows * columns)};

@@ -114,6 +114,7 @@ class UcxDataPlaneImpl final : public UcxDataPlane, private FrameBuffer::Owner {
   void FinishBulkReceive(std::byte* buffer, ucs_status_t status);
   void Deliver(std::span<const std::byte> header, std::span<const std::byte> payload);
 
+  std::span<std::byte> send_memory() override { return send_memory_.span(); }
   void ReleaseFrame(std::byte* frame) override { send_pool_.Free(frame - sizeof(UcxSendRecord)); }
   void StartDeferredReceives();
   void ReportFailedPeers();

@@ -44,10 +44,11 @@ class HostDevice final : public Device {
     return cache_.Reserve(capacity_tokens, kv_dtype);
   }
   void ReleaseResident(ResidentId id) override { cache_.Release(id); }
-  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
-                    std::span<std::byte> v) override {
-    cache_.Read(id, layer, ResidentCache::Kind::kKey, slots, k);
-    cache_.Read(id, layer, ResidentCache::Kind::kValue, slots, v);
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                          std::span<std::byte> k, std::span<std::byte> v) override {
+    cache_.Read(id, layer, ResidentCache::Kind::kKey, slots, heads, k);
+    cache_.Read(id, layer, ResidentCache::Kind::kValue, slots, heads, v);
+    return 0;
   }
 
   void BeginStep(std::span<const DecodeRow> rows) override { decode_.BeginStep(rows); }
@@ -68,7 +69,11 @@ class HostDevice final : public Device {
   void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
     prefill_.Attend(layer, token_begin, token_end);
   }
-  PrefillKvView prefill_kv() const override { return prefill_.kv(); }
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                         std::span<std::byte> k, std::span<std::byte> v) override {
+    prefill_.Read(token_begin, num_tokens, heads, k, v);
+    return 0;
+  }
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     prefill_.Keep(layer, cache_, id, token_begin, slots);
   }

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "base/check.h"
 #include "fmt/format.h"
+#include "gpu_worker/device/pack_heads.h"
 
 namespace tributary {
 namespace {
@@ -246,7 +247,7 @@ void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, co
          true);
 }
 
-PrefillKvView HostPrefill::kv() const {
+HostPrefill::KvView HostPrefill::kv() const {
   if (kv_dtype_ == DType::kF32) return {std::as_bytes(k_.span()), std::as_bytes(v_.span())};
   return {k_stored_.span(), v_stored_.span()};
 }
@@ -260,9 +261,22 @@ void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint
   const size_t row_bytes = weights_.kv_dim() * DTypeBytes(kv_dtype_);
   const size_t offset = token_begin * row_bytes;
   const size_t bytes = (slots.end - slots.begin) * row_bytes;
-  const PrefillKvView view = kv();
+  const KvView view = kv();
   cache.Write(id, layer, ResidentCache::Kind::kKey, slots, view.k.subspan(offset, bytes));
   cache.Write(id, layer, ResidentCache::Kind::kValue, slots, view.v.subspan(offset, bytes));
+}
+
+void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                       std::span<std::byte> k, std::span<std::byte> v) const {
+  TRIBUTARY_CHECK_LE(token_begin + num_tokens, num_tokens_);
+  const AttentionShape& shape = weights_.config().attention;
+  const size_t head_bytes = shape.head_dim * DTypeBytes(kv_dtype_);
+  const size_t row_bytes = shape.num_kv_heads * head_bytes;
+  const KvView view = kv();
+  PackHeads(view.k.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens,
+            shape.num_kv_heads, head_bytes, heads, k);
+  PackHeads(view.v.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens,
+            shape.num_kv_heads, head_bytes, heads, v);
 }
 
 std::span<const float> HostPrefill::End() {

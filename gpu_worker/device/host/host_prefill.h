@@ -33,13 +33,19 @@ class HostPrefill {
   absl::Status Begin(std::span<const uint32_t> tokens, DType kv_dtype);
   void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end);
   void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end);
-  PrefillKvView kv() const;
+  void Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+            std::span<std::byte> v) const;
   void Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin,
             SlotRange slots) const;
   std::span<const float> End();
   void Drop();
 
  private:
+  // Of the layer last projected, [token][kv_head][head_dim] in the KV dtype.
+  struct KvView {
+    std::span<const std::byte> k, v;
+  };
+  KvView kv() const;
   // One thread's working memory for a tile of tokens or of queries.
   struct Scratch {
     Scratch(const HostWeights& weights, size_t half_dim);

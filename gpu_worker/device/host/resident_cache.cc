@@ -11,33 +11,35 @@ ResidentCache::ResidentCache(const AttentionShape& shape, uint32_t num_layers, u
 
 template <typename Copy>
 void ResidentCache::ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
-                                  size_t canonical_bytes, const Copy& copy) {
+                                  HeadRange heads, size_t canonical_bytes, const Copy& copy) {
   const size_t vector_bytes = shape_.head_dim * DTypeBytes(dtype(id));
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
   TRIBUTARY_CHECK_LE(slots.end, capacity_tokens(id));
-  TRIBUTARY_CHECK_EQ(canonical_bytes,
-                     (slots.end - slots.begin) * shape_.num_kv_heads * vector_bytes);
-  for (uint32_t kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+  TRIBUTARY_CHECK_LE(heads.begin, heads.end);
+  TRIBUTARY_CHECK_LE(heads.end, shape_.num_kv_heads);
+  const size_t num_heads = heads.end - heads.begin;
+  TRIBUTARY_CHECK_EQ(canonical_bytes, (slots.end - slots.begin) * num_heads * vector_bytes);
+  for (uint32_t kv_head = heads.begin; kv_head < heads.end; ++kv_head) {
     std::byte* head = Slots(id, layer, kind, kv_head);
     for (uint32_t slot = slots.begin; slot < slots.end; ++slot) {
       const size_t token_idx = slot - slots.begin;
-      copy(head + slot * vector_bytes, (token_idx * shape_.num_kv_heads + kv_head) * vector_bytes,
-           vector_bytes);
+      copy(head + slot * vector_bytes,
+           (token_idx * num_heads + kv_head - heads.begin) * vector_bytes, vector_bytes);
     }
   }
 }
 
 void ResidentCache::Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
                           std::span<const std::byte> canonical) {
-  ForEachVector(id, layer, kind, slots, canonical.size(),
+  ForEachVector(id, layer, kind, slots, {0, shape_.num_kv_heads}, canonical.size(),
                 [&](std::byte* stored, size_t offset, size_t bytes) {
                   std::memcpy(stored, canonical.data() + offset, bytes);
                 });
 }
 
-void ResidentCache::Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
+void ResidentCache::Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
                          std::span<std::byte> canonical) {
-  ForEachVector(id, layer, kind, slots, canonical.size(),
+  ForEachVector(id, layer, kind, slots, heads, canonical.size(),
                 [&](const std::byte* stored, size_t offset, size_t bytes) {
                   std::memcpy(canonical.data() + offset, stored, bytes);
                 });

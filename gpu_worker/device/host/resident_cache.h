@@ -35,13 +35,14 @@ class ResidentCache {
   // Between slots and the canonical layout [token][kv_head][head_dim].
   void Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
              std::span<const std::byte> canonical);
-  void Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
+  // Of some heads: [token][heads][head_dim].
+  void Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
             std::span<std::byte> canonical);
 
  private:
-  // Calls copy(pool bytes, canonical offset) for every (token, KV head) vector of the slots.
+  // Calls copy(pool bytes, canonical offset) for every (token, KV head) vector of the slots and heads.
   template <typename Copy>
-  void ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
+  void ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
                      size_t canonical_bytes, const Copy& copy);
 
   const AttentionShape shape_;

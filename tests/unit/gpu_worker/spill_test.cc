@@ -5,6 +5,7 @@
 
 #include "base/limits.h"
 #include "base/log.h"
+#include "gpu_worker/device/pack_heads.h"
 #include "gpu_worker/prefill_job.h"
 #include "gpu_worker/sequence.h"
 #include "gtest/gtest.h"
@@ -40,6 +41,18 @@ class SpillSink final : public FrameHandler {
   std::vector<Spill> spills;
 };
 
+// Leaves the frame as it is.
+class NothingReader final : public KvReader {
+ public:
+  explicit NothingReader(TinyDevice& device) : device_(device) {}
+  CopyTicket Read(HeadRange, std::span<std::byte>, std::span<std::byte>) const override {
+    return device_.copies_take_time ? ++device_.copies_started : 0;
+  }
+
+ private:
+  TinyDevice& device_;
+};
+
 class SpillTest : public testing::Test, public NodeConnector, public NodeListener {
  protected:
   SpillTest()
@@ -53,7 +66,7 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
     node_ = *nodes_->Acquire({"cpu-0", 1, "host:1"});
     sender_ =
         std::make_unique<SpillSender>(SpillOptions{.window_bytes = 4000, .timeout_ns = kNsPerS},
-                                      worker_.get(), nodes_.get(), nullptr);
+                                      &device_, worker_.get(), nodes_.get(), nullptr);
   }
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo&) override {
     return NodeSession{node_plane_->info(), SessionId(5), SipKey{1, 2}, Epoch(1), node.node_id};
@@ -79,8 +92,7 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
   }
   SpillSender::Sent Send(const BoundShard& shard, uint64_t token, uint32_t num_tokens = 8,
                          uint32_t layer = 0) {
-    rows_.resize(num_tokens * 2 * 8 * 4);
-    return sender_->Send(shard, layer, token, num_tokens, {rows_, rows_});
+    return sender_->Send(shard, layer, token, num_tokens, NothingReader(device_));
   }
   AckBody Ack(const SpillSink::Spill& spill, FrameError status = FrameError::kOk) const {
     return {.shard_id = spill.body.shard_id,
@@ -90,6 +102,7 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
   }
   void Deliver() { node_plane_->Poll(sink_); }
 
+  TinyDevice device_{TinyModel{}, {.max_batch = 1, .max_partial_slots = 1}};
   ManualClock clock_;
   InprocNetwork network_;
   std::unique_ptr<DataPlane> worker_, node_plane_;
@@ -97,14 +110,13 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
   std::unique_ptr<SpillSender> sender_;
   NodeIdx node_ = kNoNode;
   SpillSink sink_;
-  std::vector<std::byte> rows_;
 };
 
 TEST(PackHeadsTest, TakesTheHeadsOfEachToken) {
   std::vector<std::byte> rows(3 * 4 * 2);  // 3 tokens, 4 heads of 2 bytes
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::byte>(i);
   std::vector<std::byte> packed(3 * 2 * 2);
-  PackHeads(rows, 3, 4, 2, 1, 3, packed);
+  PackHeads(rows, 3, 4, 2, {1, 3}, packed);
   const std::vector<int> expected = {2, 3, 4, 5, 10, 11, 12, 13, 18, 19, 20, 21};
   for (size_t i = 0; i < packed.size(); ++i) EXPECT_EQ(static_cast<int>(packed[i]), expected[i]);
 }
@@ -180,6 +192,41 @@ TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
   EXPECT_EQ(sender_->num_in_flight(), 0u);
 }
 
+// The device copies into the frame while everything else goes on: it leaves when the copy is done, in order.
+TEST_F(SpillTest, AFrameLeavesOnceItsCopyIsDone) {
+  device_.copies_take_time = true;
+  EXPECT_EQ(Send(Shard(1), 4), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(1), 12), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(1), 20), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(1), 28), SpillSender::Sent::kNoRoom) << "unsent frames count, too";
+  EXPECT_EQ(sender_->in_flight(SequenceId(1)), 3u);
+  EXPECT_EQ(sender_->Pump(), 0);
+  device_.copies_done = 2;
+  EXPECT_EQ(sender_->Pump(), 2);
+  Deliver();
+  ASSERT_EQ(sink_.spills.size(), 2u);
+  EXPECT_EQ(sink_.spills[1].body.token_begin, 12u);
+  EXPECT_FALSE(sender_->OnAck(node_, 0, Ack(sink_.spills[1])).has_value());
+  EXPECT_EQ(sender_->in_flight(SequenceId(1)), 2u);
+  device_.copies_take_time = false;
+  EXPECT_EQ(Send(Shard(1), 28), SpillSender::Sent::kSent);
+  EXPECT_EQ(sender_->Pump(), 0) << "not before the one that is being copied";
+  device_.copies_done = 3;
+  EXPECT_EQ(sender_->Pump(), 2);
+}
+
+TEST_F(SpillTest, AFrameOfAnEndedSequenceStaysUntilItsCopyIsDone) {
+  device_.copies_take_time = true;
+  EXPECT_EQ(Send(Shard(1), 4), SpillSender::Sent::kSent);
+  sender_->Drop(SequenceId(1));
+  EXPECT_EQ(sender_->in_flight(SequenceId(1)), 0u);
+  EXPECT_EQ(sender_->bytes_in_flight(node_), 0u);
+  device_.copies_done = 1;
+  EXPECT_EQ(sender_->Pump(), 0);
+  Deliver();
+  EXPECT_TRUE(sink_.spills.empty());
+}
+
 // Two token stripes of which one is cut by heads: all remote tokens arrive once, layer by layer, and the job waits for room.
 TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
   TinyModel model;
@@ -250,10 +297,10 @@ TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
 class ReadCountingDevice final : public TinyDevice {
  public:
   using TinyDevice::TinyDevice;
-  void ReadResident(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
-                    std::span<std::byte> v) override {
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                          std::span<std::byte> k, std::span<std::byte> v) override {
     ++num_reads;
-    TinyDevice::ReadResident(id, layer, slots, k, v);
+    return TinyDevice::ReadResident(id, layer, slots, heads, k, v);
   }
   int num_reads = 0;
 };
@@ -276,13 +323,12 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
   sequence.shards[0].spec.stripe.stripe_tokens = 64;
   const uint64_t begin = sequence.cache.remote().end;
   sequence.spill = BlockSpill{.block = {begin, begin + 64}};
-  std::vector<std::byte> k, v;
   size_t acked = 0;
   for (int i = 0; i < 100 && !sequence.spill->all_sent; ++i) {
-    EXPECT_TRUE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes, &k, &v));
+    EXPECT_TRUE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes));
     const int num_reads = device.num_reads;
     if (!sequence.spill->all_sent) {
-      EXPECT_FALSE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes, &k, &v));
+      EXPECT_FALSE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes));
       EXPECT_EQ(device.num_reads, num_reads) << "in vain: the window is full";
     }
     Deliver();

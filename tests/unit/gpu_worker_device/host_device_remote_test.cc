@@ -5,6 +5,7 @@
 #include "attention/reference.h"
 #include "gmock/gmock.h"
 #include "gpu_worker/device/host/host_device.h"
+#include "gpu_worker/device/pack_heads.h"
 #include "gtest/gtest.h"
 #include "tests/testutil/device_driver.h"
 #include "tests/testutil/random_model.h"
@@ -32,15 +33,20 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
     for (uint32_t i = 0; i < kPromptTokens; ++i)
       tokens_.push_back(static_cast<uint32_t>(random() % 61));
     const auto keep_kv = [&](uint32_t) {
-      const PrefillKvView view = device_->prefill_kv();
-      k_.emplace_back(view.k.begin(), view.k.end());
-      v_.emplace_back(view.v.begin(), view.v.end());
+      k_.emplace_back(kPromptTokens * row_bytes());
+      v_.emplace_back(kPromptTokens * row_bytes());
+      Await(device_->ReadPrefill(0, kPromptTokens, all_heads(), k_.back(), v_.back()));
     };
     prompt_ = PrefillResident(*device_, 2, tokens_, GetParam(), kPromptTokens + 1, 512, keep_kv);
     const DecodeRow row = ContiguousRow(prompt_.resident, kNext, kPromptTokens);
     expected_ = DecodeResident(*device_, 2, {&row, 1});
   }
 
+  void Await(CopyTicket ticket) {
+    while (!device_->CopyDone(ticket)) {
+    }
+  }
+  HeadRange all_heads() const { return {0, shape().num_kv_heads}; }
   const AttentionShape& shape() const { return weights_->config.attention; }
   size_t row_bytes() const {
     return size_t{shape().num_kv_heads} * shape().head_dim * DTypeBytes(GetParam());
@@ -152,9 +158,9 @@ TEST_P(HostDeviceRemoteTest, RowsWithoutResidentTokensTakeTheSlotsAlone) {
     // The new token's K and V, read back from where AwaitQuery put them, go to the "remote" side.
     k_[layer].resize((kPromptTokens + 1) * row_bytes());
     v_[layer].resize((kPromptTokens + 1) * row_bytes());
-    device_->ReadResident(prompt_.resident, layer, {kPromptTokens, kPromptTokens + 1},
-                          std::span(k_[layer]).last(row_bytes()),
-                          std::span(v_[layer]).last(row_bytes()));
+    Await(device_->ReadResident(prompt_.resident, layer, {kPromptTokens, kPromptTokens + 1},
+                                all_heads(), std::span(k_[layer]).last(row_bytes()),
+                                std::span(v_[layer]).last(row_bytes())));
     device_->AttendResident(layer);
     FillSlot(layer, q, 0, 0, kPromptTokens + 1);
     device_->FinishLayer(layer, one_slot);
@@ -166,10 +172,16 @@ TEST_P(HostDeviceRemoteTest, WhatIsReadBackIsWhatPrefillGave) {
   for (uint32_t layer = 0; layer < 2; ++layer) {
     std::vector<std::byte> k(20 * row_bytes());
     std::vector<std::byte> v(20 * row_bytes());
-    device_->ReadResident(prompt_.resident, layer, {30, 50}, k, v);
+    Await(device_->ReadResident(prompt_.resident, layer, {30, 50}, all_heads(), k, v));
     const auto offset = static_cast<ptrdiff_t>(30 * row_bytes());
     EXPECT_TRUE(std::equal(k.begin(), k.end(), k_[layer].begin() + offset));
     EXPECT_TRUE(std::equal(v.begin(), v.end(), v_[layer].begin() + offset));
+    std::vector<std::byte> k_head(k.size() / 2), v_head(k.size() / 2), packed(k.size() / 2);
+    Await(device_->ReadResident(prompt_.resident, layer, {30, 50}, {1, 2}, k_head, v_head));
+    PackHeads(k, 20, 2, row_bytes() / 2, {1, 2}, packed);
+    EXPECT_EQ(k_head, packed);
+    PackHeads(v, 20, 2, row_bytes() / 2, {1, 2}, packed);
+    EXPECT_EQ(v_head, packed);
   }
 }
 

@@ -53,7 +53,8 @@ TEST(ResidentCacheTest, WritesAndReadsTheCanonicalLayout) {
   EXPECT_EQ(head1[4 * 8], 8.0f);       // token 0, KV head 1
   EXPECT_EQ(head1[6 * 8 + 7], 47.0f);  // token 2, KV head 1, last element
   std::vector<float> back(2 * 2 * 8);
-  cache.Read(id, 1, ResidentCache::Kind::kValue, {5, 7}, std::as_writable_bytes(std::span(back)));
+  cache.Read(id, 1, ResidentCache::Kind::kValue, {5, 7}, {0, 2},
+             std::as_writable_bytes(std::span(back)));
   EXPECT_EQ(back, std::vector<float>(canonical.begin() + 16, canonical.end()));
 }
 
