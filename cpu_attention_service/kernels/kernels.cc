@@ -30,6 +30,7 @@ uint32_t DetectIsa() {
   if (__builtin_cpu_supports("avx512bw")) isa |= kIsaAvx512bw;
   if (__builtin_cpu_supports("avx512dq")) isa |= kIsaAvx512dq;
   if (__builtin_cpu_supports("avx512vl")) isa |= kIsaAvx512vl;
+  if (__builtin_cpu_supports("avx512vnni")) isa |= kIsaAvx512vnni;
 #endif
   return isa;
 }

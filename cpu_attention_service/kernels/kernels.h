@@ -25,6 +25,7 @@ enum IsaFeature : uint32_t {
   kIsaAvx512bw = 1u << 4,
   kIsaAvx512dq = 1u << 5,
   kIsaAvx512vl = 1u << 6,
+  kIsaAvx512vnni = 1u << 7,
 };
 
 struct CpuKernel {
