@@ -57,4 +57,8 @@ struct DecodeAttentionArgs {
 // function of the arguments' values alone: the same bits on each call, whatever the thread.
 using DecodeAttentionFn = void (*)(const DecodeAttentionArgs& args);
 
+void DecodeAttentionScalar(const DecodeAttentionArgs& args);
+void DecodeAttentionAvx2(const DecodeAttentionArgs& args);
+void DecodeAttentionAvx512(const DecodeAttentionArgs& args);
+
 }  // namespace tributary

@@ -9,7 +9,9 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "attention/kv_pack.h"
 #include "base/dtype.h"
 #include "cpu_attention_service/kernels/decode_attention_args.h"
 #include "cpu_attention_service/kernels/row_attention_args.h"
@@ -31,7 +33,11 @@ enum IsaFeature : uint32_t {
 struct CpuKernel {
   const char* name;
   uint32_t required_isa;
-  uint32_t head_dim_multiple;  // head dims it serves: multiples of this, up to limits::kMaxHeadDim
+  uint32_t storages;  // bit 1 << KvStorage: K and V storages it serves, in any combination
+  DecodeAttentionFn fn;
+  KvPackFn pack;
+  // Of rows, not tiles; head dims that are multiples of head_dim_multiple.
+  uint32_t head_dim_multiple;
   RowAttentionFn row_fn;
 };
 
@@ -52,6 +58,16 @@ absl::StatusOr<const CpuKernel*> Find(std::string_view name);
 // The kernel to use: the one named by the environment variable TRIBUTARY_FORCE_CPU_KERNEL if that
 // is set, else `name`, else (name empty) the best. Errors as of Find.
 absl::StatusOr<const CpuKernel*> Select(std::string_view name);
+
+// The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers, sizes
+// outside the limits, a layout that MakeKvTileLayout did not make, a token range or a piece outside `tile_bytes` bytes
+// from args.tiles (pieces: not checked against it), a scale that is not finite. FAILED_PRECONDITION: a storage that this
+// kernel does not serve. Costs O(num_pieces); hot paths check once what they can.
+absl::Status ValidateDecodeAttention(const CpuKernel& kernel, const DecodeAttentionArgs& args,
+                                     uint64_t tile_bytes);
+// The part of it that holds for a whole shard.
+absl::Status ValidateKernelShape(const CpuKernel& kernel, const KvTileLayout& layout,
+                                 uint32_t group_size);
 
 }  // namespace cpu_kernels
 

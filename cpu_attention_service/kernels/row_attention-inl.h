@@ -28,7 +28,7 @@ inline uint32_t Min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // State of one call. About 100 KiB at the largest geometry, on the stack; only what the geometry
 // needs is touched.
-struct Scratch {
+struct RowScratch {
   alignas(64) float block[kBlockTokens * limits::kMaxHeadDim];     // widened rows
   alignas(64) float weights[limits::kMaxGroupSize * kTileTokens];  // scores, then weights
   float max_score[limits::kMaxGroupSize];
@@ -189,7 +189,7 @@ inline void ScaleRow(float factor, uint32_t head_dim, float* out) {
 }
 
 inline void AttendTile(const RowAttentionArgs& args, uint32_t tile_begin, uint32_t tile_tokens,
-                       Scratch& scratch) {
+                       RowScratch& scratch) {
   const uint32_t head_dim = args.head_dim;
   for (uint32_t t = 0; t < tile_tokens; t += kBlockTokens) {
     const Rows k = BlockRows(args.k_storage, args.k, tile_begin + t,
@@ -220,7 +220,7 @@ inline void AttendTile(const RowAttentionArgs& args, uint32_t tile_begin, uint32
 }
 
 void RowAttention(const RowAttentionArgs& args) {
-  Scratch scratch;
+  RowScratch scratch;
   for (uint32_t h = 0; h < args.group_size; ++h) {
     scratch.max_score[h] = -INFINITY;
     scratch.sum[h] = 0.0f;

@@ -1,5 +1,5 @@
-// Primitives over 8 floats: AVX2, FMA, F16C. See vec_avx512.h for their meaning. Head dims are
-// multiples of 8 here, so a load or store takes all lanes or (padding of a widened row) none.
+// Primitives over 8 floats: AVX2, FMA, F16C. See vec_avx512.h for their meaning. Loads and stores of a number of lanes take
+// all or none.
 #pragma once
 
 #include <immintrin.h>
@@ -7,7 +7,7 @@
 #include <cstdint>
 
 namespace tributary {
-namespace avx2 {
+namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
 struct Vec {
@@ -18,6 +18,20 @@ struct Vec {
   static Vec Broadcast(float value) { return {_mm256_set1_ps(value)}; }
   static Vec Load(const float* from, uint32_t lanes) {
     return {lanes == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(from)};
+  }
+  static Vec Load(const float* from) { return {_mm256_loadu_ps(from)}; }
+  void Store(float* to) const { _mm256_storeu_ps(to, lane); }
+  static Vec LoadLowBf16(const void* from) {
+    const __m256i pairs = _mm256_loadu_si256(static_cast<const __m256i*>(from));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))};
+  }
+  static Vec LoadHighBf16(const void* from) {
+    const __m256i pairs = _mm256_loadu_si256(static_cast<const __m256i*>(from));
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm256_castsi256_ps(_mm256_and_si256(pairs, high))};
+  }
+  static Vec LoadF16(const uint16_t* from) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
   }
   static Vec LoadBf16(const uint16_t* from, uint32_t lanes) {
     if (lanes == 0) return Zero();
@@ -38,6 +52,39 @@ inline Vec Sub(Vec a, Vec b) { return {_mm256_sub_ps(a.lane, b.lane)}; }
 inline Vec Mul(Vec a, Vec b) { return {_mm256_mul_ps(a.lane, b.lane)}; }
 inline Vec MulAdd(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.lane, b.lane, c.lane)}; }
 inline Vec Max(Vec a, Vec b) { return {_mm256_max_ps(a.lane, b.lane)}; }
+
+inline Vec Div(Vec a, Vec b) { return {_mm256_div_ps(a.lane, b.lane)}; }
+inline Vec Abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.lane)}; }
+inline Vec Blend(uint32_t bits, Vec a, Vec b) {
+  const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane_bit);
+  const __m256i mask = _mm256_cmpeq_epi32(set, lane_bit);
+  return {_mm256_blendv_ps(b.lane, a.lane, _mm256_castsi256_ps(mask))};
+}
+inline Vec IfLess(Vec a, Vec b, Vec x, Vec y) {
+  return {_mm256_blendv_ps(y.lane, x.lane, _mm256_cmp_ps(a.lane, b.lane, _CMP_LT_OQ))};
+}
+inline bool AnyGreater(Vec a, Vec b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a.lane, b.lane, _CMP_GT_OQ)) != 0;
+}
+
+// 2^n is built in the exponent field: results below the smallest normal number are flushed to 0.
+inline Vec Exp2(Vec x) {
+  const __m256 n = _mm256_round_ps(x.lane, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256 r = _mm256_sub_ps(x.lane, n);
+  __m256 poly = _mm256_set1_ps(1.326472731e-03f);
+  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(9.671512991e-03f));
+  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(5.550733581e-02f));
+  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(2.402224243e-01f));
+  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(6.931470037e-01f));
+  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(1.0f));
+  const __m256i exponent =
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  const __m256 result = _mm256_mul_ps(poly, _mm256_castsi256_ps(exponent));
+  // Ordered comparison: false for NaN, which passes through.
+  const __m256 vanishes = _mm256_cmp_ps(x.lane, _mm256_set1_ps(-126.0f), _CMP_LT_OQ);
+  return {_mm256_andnot_ps(vanishes, result)};
+}
 
 // See vec_avx512.h; 2^n is built in the exponent field, so results below the smallest normal number
 // are flushed to 0.
@@ -92,5 +139,5 @@ inline Vec ReduceEach(const Vec (&s)[Vec::kLanes]) {
 }
 
 }  // namespace
-}  // namespace avx2
+}  // namespace TRIBUTARY_KERNEL_ISA
 }  // namespace tributary

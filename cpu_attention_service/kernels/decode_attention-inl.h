@@ -1,0 +1,190 @@
+// Flash decode, written once: steps, online softmax, edges. Storage types come as primitives (kernel_step.h), lanes as a
+// vec_*.h.
+//
+// A source that instantiates it defines the namespace TRIBUTARY_KERNEL_ISA, includes its vec_*.h (which defines `Vec` in
+// that namespace), this file, and the prim_*-inl.h; defines
+//   const KPrimitive* KPrimitiveOf(KvStorage) and const VPrimitive* VPrimitiveOf(KvStorage);
+// and calls DecodeAttention. Everything has internal linkage, and nothing of the standard library is called but logf:
+// see decode_attention_args.h.
+#include <math.h>
+
+#include "cpu_attention_service/kernels/mask_values-inl.h"
+#include "cpu_attention_service/kernels/softmax-inl.h"
+#include "cpu_attention_service/kernels/step_source-inl.h"
+
+namespace tributary {
+namespace TRIBUTARY_KERNEL_ISA {
+namespace {
+
+// On the stack, about 370 KiB; only what the geometry needs is touched.
+struct Scratch {
+  alignas(64) unsigned char prepared[kMaxKernelRows * (kPreparedBytesPerDim * limits::kMaxHeadDim +
+                                                       kPreparedHeaderBytes)];
+  alignas(64) float acc[kMaxKernelRows * limits::kMaxHeadDim];
+  alignas(64) float scores[kMaxKernelRows * kKvTileTokens];  // then weights
+  alignas(64) float sum[kMaxKernelRows * kWeightSumLanes];
+  alignas(64) float weight_sum[kMaxKernelRows * kWeightSumLanes];
+  float max_log2[kMaxKernelRows];
+  MaskedValues masked;
+};
+
+// Rows [first_row, first_row + rows.num_rows) of the call.
+struct RowBatch {
+  const DecodeAttentionArgs* args;
+  const KPrimitive* k;
+  const VPrimitive* v;
+  ScoreScale scale;
+  uint32_t first_row;
+  KernelRows rows;
+};
+
+inline RowState RowStateOf(Scratch& scratch, uint32_t row, uint32_t padded_dim) {
+  return {scratch.max_log2 + row, scratch.sum + row * kWeightSumLanes,
+          scratch.weight_sum + row * kWeightSumLanes, scratch.acc + row * padded_dim};
+}
+
+inline void PrepareRows(const RowBatch& batch, Scratch& scratch) {
+  const uint32_t padded_dim = batch.rows.padded_dim;
+  const uint32_t head_dim = batch.args->layout->head_dim;
+  float* q = scratch.acc;  // free until the first step
+  for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
+    const float* from = batch.args->q + uint64_t{batch.first_row + row} * head_dim;
+    for (uint32_t d = 0; d < padded_dim; ++d) {
+      q[row * padded_dim + d] = d < head_dim ? from[d] : 0.0f;
+    }
+  }
+  batch.k->prepare(batch.rows, q, scratch.prepared);
+  for (uint32_t i = 0; i < batch.rows.num_rows * padded_dim; ++i) scratch.acc[i] = 0.0f;
+  for (uint32_t i = 0; i < batch.rows.num_rows * kWeightSumLanes; ++i) {
+    scratch.sum[i] = 0.0f;
+    scratch.weight_sum[i] = 0.0f;
+  }
+  for (uint32_t row = 0; row < batch.rows.num_rows; ++row) scratch.max_log2[row] = -INFINITY;
+}
+
+// A step of which every row sees every token.
+inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& scratch) {
+  for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
+    float* scores = scratch.scores + row * kKvTileTokens;
+    const RowState state = RowStateOf(scratch, row, batch.rows.padded_dim);
+    if (step.num_slots == kKvTileSubgroups) {
+      StepWeights<false>(batch.scale, kKvTileSubgroups, nullptr, batch.rows.padded_dim, scores,
+                         state);
+    } else {
+      StepWeights<false>(batch.scale, step.num_slots, nullptr, batch.rows.padded_dim, scores,
+                         state);
+    }
+  }
+  batch.v->accumulate(batch.rows, step, scratch.scores, scratch.weight_sum, scratch.acc);
+}
+
+// A step at an edge: query token by query token, since each may see other tokens.
+inline void AttendMasked(const RowBatch& batch, const PlannedStep& planned, Scratch& scratch) {
+  const DecodeAttentionArgs& args = *batch.args;
+  const KernelStep& step = planned.step;
+  const uint32_t padded_dim = batch.rows.padded_dim;
+  for (uint32_t row = 0; row < batch.rows.num_rows;) {
+    const uint32_t query = (batch.first_row + row) / args.group_size;
+    uint32_t end = args.visible_end == nullptr  // one pass if all see the same
+                       ? batch.rows.num_rows
+                       : (query + 1) * args.group_size - batch.first_row;
+    if (end > batch.rows.num_rows) end = batch.rows.num_rows;
+    uint32_t tokens[kKvTileSubgroups];
+    uint32_t any = 0;
+    for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
+      tokens[slot] = args.visible_end == nullptr
+                         ? planned.tokens[slot]
+                         : VisibleTokens(planned, slot, args.visible_end[query]);
+      any |= tokens[slot];
+    }
+    if (any != 0) {
+      for (uint32_t r = row; r < end; ++r) {
+        StepWeights<true>(batch.scale, step.num_slots, tokens, padded_dim,
+                          scratch.scores + r * kKvTileTokens, RowStateOf(scratch, r, padded_dim));
+      }
+      const KernelRows rows = {end - row, padded_dim, batch.rows.layout};
+      const KernelStep masked = WithMaskedValues(*args.layout, step, tokens, &scratch.masked);
+      batch.v->accumulate(rows, masked, scratch.scores + row * kKvTileTokens,
+                          scratch.weight_sum + row * kWeightSumLanes,
+                          scratch.acc + row * padded_dim);
+    }
+    row = end;
+  }
+}
+
+// Whether all rows see all tokens of all slots.
+inline bool IsWhole(const PlannedStep& planned, uint64_t visible_to_all) {
+  for (uint32_t slot = 0; slot < planned.step.num_slots; ++slot) {
+    if (planned.tokens[slot] != kAllTokens) return false;
+    if (planned.position[slot] + kKvSubgroupTokens > visible_to_all) return false;
+  }
+  return true;
+}
+
+inline void WriteRows(const RowBatch& batch, const Scratch& scratch) {
+  const uint32_t head_dim = batch.args->layout->head_dim;
+  for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
+    float* out = batch.args->out + uint64_t{batch.first_row + row} * head_dim;
+    float* lse_ln = batch.args->lse_ln + batch.first_row + row;
+    const float sum = SumLanes(scratch.sum + row * kWeightSumLanes);
+    if (scratch.max_log2[row] == -INFINITY && sum == 0) {  // saw nothing
+      for (uint32_t d = 0; d < head_dim; ++d) out[d] = 0.0f;
+      *lse_ln = -INFINITY;
+      continue;
+    }
+    const float weight_sum =
+        batch.v->exact_weights ? sum : SumLanes(scratch.weight_sum + row * kWeightSumLanes);
+    const float factor = 1.0f / weight_sum;
+    const float* acc = scratch.acc + row * batch.rows.padded_dim;
+    for (uint32_t d = 0; d < head_dim; ++d) out[d] = acc[d] * factor;
+    *lse_ln = scratch.max_log2[row] * kLn2 + logf(sum);
+  }
+}
+
+inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
+  const DecodeAttentionArgs& args = *batch.args;
+  uint64_t visible_to_all = ~uint64_t{0};
+  for (uint32_t i = 0; args.visible_end != nullptr && i < args.n_q; ++i) {
+    if (args.visible_end[i] < visible_to_all) visible_to_all = args.visible_end[i];
+  }
+  PrepareRows(batch, scratch);
+  StepSource source = BeginSteps(args);
+  PlannedStep planned[2];
+  uint32_t now = 0;
+  bool more = NextStep(&source, &planned[now]);
+  while (more) {
+    PlannedStep& current = planned[now];
+    now ^= 1;
+    more = NextStep(&source, &planned[now]);
+    if (more && args.pieces != nullptr) PrefetchNext(planned[now], &current);
+    batch.k->score(batch.rows, scratch.prepared, current.step, scratch.scores);
+    if (IsWhole(current, visible_to_all)) {
+      AttendWhole(batch, current.step, scratch);
+    } else {
+      AttendMasked(batch, current, scratch);
+    }
+  }
+  WriteRows(batch, scratch);
+}
+
+inline void DecodeAttention(const DecodeAttentionArgs& args, const KPrimitive* k,
+                            const VPrimitive* v) {
+  Scratch scratch;
+  const uint32_t num_rows = args.n_q * args.group_size;
+  RowBatch batch;
+  batch.args = &args;
+  batch.k = k;
+  batch.v = v;
+  batch.scale = MakeScoreScale(args.softmax_scale, args.soft_cap);
+  for (uint32_t row = 0; row < num_rows; row += kMaxKernelRows) {
+    const uint32_t rest = num_rows - row;
+    batch.first_row = row;
+    batch.rows = {rest < kMaxKernelRows ? rest : kMaxKernelRows, args.layout->padded_dim,
+                  args.layout};
+    AttendRows(batch, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace TRIBUTARY_KERNEL_ISA
+}  // namespace tributary

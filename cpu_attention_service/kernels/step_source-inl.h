@@ -1,0 +1,110 @@
+// Cuts a call's tokens into steps: of a contiguous run, a tile each; of a piece list, four subgroups of 16 tokens each,
+// wherever they lie. Included by decode_attention-inl.h.
+#pragma once
+
+#include "cpu_attention_service/kernels/decode_attention_args.h"
+#include "cpu_attention_service/kernels/kernel_step.h"
+
+namespace tributary {
+namespace TRIBUTARY_KERNEL_ISA {
+namespace {
+
+constexpr uint32_t kAllTokens = 0xffff;  // of a subgroup
+
+struct PlannedStep {
+  KernelStep step;
+  uint32_t tokens[kKvTileSubgroups];    // which tokens of the slot take part, at all
+  uint64_t position[kKvTileSubgroups];  // of the slot's first token
+};
+
+struct StepSource {
+  const DecodeAttentionArgs* args;
+  uint64_t next_tile;   // of the run
+  uint32_t next_piece;  // of the list
+  uint32_t next_subgroup;
+};
+
+inline StepSource BeginSteps(const DecodeAttentionArgs& args) {
+  return {&args, args.token_begin / kKvTileTokens, 0, 0};
+}
+
+inline void AddSlot(const KvTileLayout& layout, const void* tile_record, uint32_t subgroup,
+                    uint32_t tokens, uint64_t tile_position, PlannedStep* planned) {
+  KernelStep& step = planned->step;
+  const uint32_t slot = step.num_slots++;
+  const unsigned char* tile = static_cast<const unsigned char*>(tile_record);
+  step.k[slot] = tile + subgroup * layout.k_subgroup_bytes;
+  step.v[slot] = tile + layout.v_begin + subgroup * layout.v_subgroup_bytes;
+  step.k_params[slot] = tile + layout.k_params_begin;
+  step.v_params[slot] = tile + layout.v_params_begin;
+  step.subgroup[slot] = subgroup;
+  planned->tokens[slot] = tokens;
+  planned->position[slot] = tile_position + subgroup * kKvSubgroupTokens;
+}
+
+inline uint64_t TokensBelow(uint64_t count) {  // a mask
+  return count >= kKvTileTokens ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+}
+
+inline bool NextTileOfRun(StepSource* source, PlannedStep* planned) {
+  const DecodeAttentionArgs& args = *source->args;
+  const uint64_t begin = source->next_tile++ * kKvTileTokens;
+  if (begin >= args.token_end || args.token_begin == args.token_end) return false;
+  const void* tile = static_cast<const unsigned char*>(args.tiles) +
+                     begin / kKvTileTokens * args.layout->record_bytes;
+  uint64_t mask = TokensBelow(args.token_end - begin);
+  if (args.token_begin > begin) mask &= ~TokensBelow(args.token_begin - begin);
+  for (uint32_t subgroup = 0; subgroup < kKvTileSubgroups; ++subgroup) {
+    const uint32_t tokens = (mask >> (subgroup * kKvSubgroupTokens)) & kAllTokens;
+    if (tokens != 0) AddSlot(*args.layout, tile, subgroup, tokens, begin, planned);
+  }
+  return true;
+}
+
+inline bool NextPieces(StepSource* source, PlannedStep* planned) {
+  const DecodeAttentionArgs& args = *source->args;
+  while (planned->step.num_slots < kKvTileSubgroups && source->next_piece < args.num_pieces) {
+    const KvPiece& piece = args.pieces[source->next_piece];
+    const uint32_t subgroup = source->next_subgroup;
+    const uint32_t tokens = (piece.token_mask >> (subgroup * kKvSubgroupTokens)) & kAllTokens;
+    if (tokens != 0) {
+      AddSlot(*args.layout, piece.tile, subgroup, tokens, piece.first_position, planned);
+    }
+    if (++source->next_subgroup == kKvTileSubgroups) {
+      source->next_subgroup = 0;
+      ++source->next_piece;
+    }
+  }
+  return planned->step.num_slots != 0;
+}
+
+// False at the end.
+inline bool NextStep(StepSource* source, PlannedStep* planned) {
+  planned->step.num_slots = 0;
+  planned->step.prefetch = false;
+  return source->args->pieces != nullptr ? NextPieces(source, planned)
+                                         : NextTileOfRun(source, planned);
+}
+
+// Lets the primitives fetch `next` while they work on `step`.
+inline void PrefetchNext(const PlannedStep& next, PlannedStep* planned) {
+  KernelStep& step = planned->step;
+  step.prefetch = true;
+  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+    const uint32_t from = slot < next.step.num_slots ? slot : 0;
+    step.next_k[slot] = next.step.k[from];
+    step.next_v[slot] = next.step.v[from];
+  }
+}
+
+// The tokens of a slot at positions below visible_end.
+inline uint32_t VisibleTokens(const PlannedStep& planned, uint32_t slot, uint64_t visible_end) {
+  if (visible_end <= planned.position[slot]) return 0;
+  const uint64_t visible = visible_end - planned.position[slot];
+  if (visible >= kKvSubgroupTokens) return planned.tokens[slot];
+  return planned.tokens[slot] & ((1u << visible) - 1);
+}
+
+}  // namespace
+}  // namespace TRIBUTARY_KERNEL_ISA
+}  // namespace tributary
