@@ -14,7 +14,12 @@
 // multiple of 16 with zero codes; a chunk has 64 dims, the last one what is left. Tokens that are not stored yet have
 // undefined codes and params: readers mask them.
 //
-// Params of a quantised stream are per token, in the order of tokens; see KvParamBytesPerToken.
+// Inside a run of 16 lanes fp8 and int4 have an order of their own (KvLaneOffset), so that unpacking needs no shuffle
+// across lanes: fp8 lies so that interleaving its low and high bf16 bytes gives lanes of pairs; an int4 byte has elements
+// e and e + 4 of its lane, low nibble first.
+//
+// Params of a quantised stream are per token, in the order of tokens; see KvParamBytesPerToken. What codes and params
+// mean is in kv_quantise.h.
 //
 // Everything here is plain arithmetic. Functions have internal linkage: sources with ISA flags include this header, and
 // a shared inline function might be the copy, compiled for that ISA, that the linker keeps for the whole binary.
@@ -24,7 +29,7 @@
 
 namespace tributary {
 
-// Storage type of a stream's K or V. The first three are base/dtype.h's DType by value.
+// Storage type of a stream's K or V: base/dtype.h's DType by value.
 enum class KvStorage : uint8_t {
   kF32 = 1,
   kBf16 = 2,
@@ -83,13 +88,12 @@ static constexpr uint32_t KvPack(KvStorage storage) {
   return 1;
 }
 
-// Params of one token of a K or V stream: int8 a f32 scale; int4 a f32 scale and a f32 zero; floats none.
+// Params of one token of a K or V stream: int8 and int4 a bf16 scale, the others none.
 static constexpr uint32_t KvParamBytesPerToken(KvStorage storage) {
   switch (storage) {
     case KvStorage::kInt8:
-      return 4;
     case KvStorage::kInt4:
-      return 8;
+      return 2;
     case KvStorage::kF32:
     case KvStorage::kBf16:
     case KvStorage::kF16:
@@ -136,14 +140,22 @@ static constexpr KvTileLayout MakeKvTileLayout(KvStorage k, KvStorage v, uint32_
   return layout;
 }
 
-// Index of an element among the K codes of a tile, in elements (nibbles for int4).
+// Place of element `part` (0 .. pack - 1) of lane `lane` (0 .. 15) inside its run of 16 lanes, in elements.
+static constexpr uint32_t KvLaneOffset(KvStorage storage, uint32_t lane, uint32_t part) {
+  if (storage == KvStorage::kInt4) return lane * 8 + part % 4 * 2 + part / 4;
+  if (storage == KvStorage::kFp8E4m3) return lane / 4 * 16 + part / 2 * 8 + lane % 4 * 2 + part % 2;
+  return lane * KvPack(storage) + part;
+}
+
+// Index of an element among the K codes of a tile, in elements (for int4 in nibbles, the low one of a byte first).
 // REQUIRES: token < kKvTileTokens, dim < padded_dim.
 static constexpr uint32_t KvKElementIndex(const KvTileLayout& layout, uint32_t token,
                                           uint32_t dim) {
   const uint32_t pack = KvPack(layout.k_storage);
   const uint32_t subgroup = token / kKvSubgroupTokens;
   const uint32_t lane = dim / pack * kKvSubgroupTokens + token % kKvSubgroupTokens;
-  return subgroup * kKvSubgroupTokens * layout.padded_dim + lane * pack + dim % pack;
+  return subgroup * kKvSubgroupTokens * layout.padded_dim + lane / 16 * 16 * pack +
+         KvLaneOffset(layout.k_storage, lane % 16, dim % pack);
 }
 
 // The same among the V codes, which begin at v_begin.
@@ -157,7 +169,8 @@ static constexpr uint32_t KvVElementIndex(const KvTileLayout& layout, uint32_t t
   const uint32_t in_subgroup = token % kKvSubgroupTokens;
   const uint32_t lane = in_subgroup / pack * chunk_dims + dim % kKvChunkDims;
   return subgroup * kKvSubgroupTokens * layout.padded_dim +
-         chunk * kKvChunkDims * kKvSubgroupTokens + lane * pack + in_subgroup % pack;
+         chunk * kKvChunkDims * kKvSubgroupTokens + lane / 16 * 16 * pack +
+         KvLaneOffset(layout.v_storage, lane % 16, in_subgroup % pack);
 }
 
 // Tiles that hold `tokens` tokens of a stream.

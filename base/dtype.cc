@@ -16,6 +16,12 @@ std::string_view DTypeName(DType dtype) {
       return "bf16";
     case DType::kF16:
       return "f16";
+    case DType::kInt8:
+      return "int8";
+    case DType::kInt4:
+      return "int4";
+    case DType::kFp8E4m3:
+      return "fp8-e4m3";
     case DType::kUnset:
       break;
   }
@@ -28,6 +34,15 @@ absl::StatusOr<DType> ParseDType(std::string_view name) {
   }
   return absl::InvalidArgumentError(
       fmt::format("unknown dtype '{}'; use one of f32, bf16, f16", name));
+}
+
+absl::StatusOr<DType> ParseKvDType(std::string_view name) {
+  for (DType dtype :
+       {DType::kF32, DType::kBf16, DType::kF16, DType::kInt8, DType::kInt4, DType::kFp8E4m3}) {
+    if (DTypeName(dtype) == name) return dtype;
+  }
+  return absl::InvalidArgumentError(
+      fmt::format("unknown KV dtype '{}'; use one of f32, bf16, f16, int8, int4, fp8-e4m3", name));
 }
 
 // Without branches, so that a loop over it vectorises: the bits read as f32 are too small by 2^112, also for
@@ -96,7 +111,7 @@ void ConvertToF32(DType dtype, const void* source, size_t count, float* destinat
       return ToF32<bf16_t>(source, count, destination);
     case DType::kF16:
       return ToF32<f16_t>(source, count, destination);
-    case DType::kUnset:
+    default:
       break;
   }
   TRIBUTARY_CHECK(IsValidDType(dtype));
@@ -111,7 +126,7 @@ void ConvertFromF32(DType dtype, const float* source, size_t count, void* destin
       return FromF32<bf16_t>(source, count, destination);
     case DType::kF16:
       return FromF32<f16_t>(source, count, destination);
-    case DType::kUnset:
+    default:
       break;
   }
   TRIBUTARY_CHECK(IsValidDType(dtype));

@@ -10,10 +10,19 @@
 
 namespace tributary {
 
-// Values are on the wire (attention/frame.h) and in proto DType: never renumber.
-enum class DType : uint8_t { kUnset = 0, kF32 = 1, kBf16 = 2, kF16 = 3 };
+// Values are on the wire (attention/frame.h) and in proto DType: never renumber. KV may be stored in any of them; rows are
+// exchanged in the first three only (the others lie in tiles, with params beside the codes: attention/kv_quantise.h).
+enum class DType : uint8_t {
+  kUnset = 0,
+  kF32 = 1,
+  kBf16 = 2,
+  kF16 = 3,
+  kInt8 = 4,
+  kInt4 = 5,
+  kFp8E4m3 = 6
+};
 
-// Bytes of one element; 0 for kUnset or a value that is no DType.
+// Bytes of one element of an exchange dtype; 0 for kUnset, a quantised dtype or a value that is no DType.
 constexpr size_t DTypeBytes(DType dtype) {
   switch (dtype) {
     case DType::kF32:
@@ -21,17 +30,29 @@ constexpr size_t DTypeBytes(DType dtype) {
     case DType::kBf16:
     case DType::kF16:
       return 2;
+    case DType::kInt8:
+    case DType::kInt4:
+    case DType::kFp8E4m3:
     case DType::kUnset:
       break;
   }
   return 0;
 }
 
+// What rows may be exchanged in.
 constexpr bool IsValidDType(DType dtype) { return DTypeBytes(dtype) != 0; }
+constexpr bool IsQuantisedDType(DType dtype) {
+  return dtype == DType::kInt8 || dtype == DType::kInt4 || dtype == DType::kFp8E4m3;
+}
+// What KV may be stored in.
+constexpr bool IsKvDType(DType dtype) { return IsValidDType(dtype) || IsQuantisedDType(dtype); }
 
-// "f32", "bf16", "f16"; "unset" otherwise.
+// "f32", "bf16", "f16", "int8", "int4", "fp8-e4m3"; "unset" otherwise.
 std::string_view DTypeName(DType dtype);
+// The exchange dtypes.
 absl::StatusOr<DType> ParseDType(std::string_view name);
+// All of them.
+absl::StatusOr<DType> ParseKvDType(std::string_view name);
 
 struct bf16_t {
   uint16_t bits = 0;

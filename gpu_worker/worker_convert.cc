@@ -1,6 +1,7 @@
 #include "gpu_worker/worker_convert.h"
 
 #include "base/status.h"
+#include "fmt/format.h"
 #include "proto/convert.h"
 
 namespace tributary {
@@ -54,6 +55,11 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   plan.layout = {placement.sink_tokens(), placement.window_tokens(), placement.block_tokens(),
                  placement.all_resident()};
   TRIBUTARY_ASSIGN_OR_RETURN(plan.kv_dtype, DTypeFromProto(placement.kv_dtype()));
+  if (IsQuantisedDType(plan.kv_dtype)) {
+    return absl::InvalidArgumentError(
+        fmt::format("kv_dtype {}: the worker keeps KV in f32, bf16 or f16; use one of these",
+                    std::string(DTypeName(plan.kv_dtype))));
+  }
   plan.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
   if (!message.ignore_eos()) {
     plan.stop_tokens.insert(plan.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());

@@ -10,6 +10,9 @@ static_assert(static_cast<int>(DType::kUnset) == v1::DTYPE_UNSET);
 static_assert(static_cast<int>(DType::kF32) == v1::DTYPE_F32);
 static_assert(static_cast<int>(DType::kBf16) == v1::DTYPE_BF16);
 static_assert(static_cast<int>(DType::kF16) == v1::DTYPE_F16);
+static_assert(static_cast<int>(DType::kInt8) == v1::DTYPE_INT8);
+static_assert(static_cast<int>(DType::kInt4) == v1::DTYPE_INT4);
+static_assert(static_cast<int>(DType::kFp8E4m3) == v1::DTYPE_FP8_E4M3);
 
 v1::DType DTypeToProto(DType dtype) { return static_cast<v1::DType>(dtype); }
 
@@ -19,10 +22,14 @@ absl::StatusOr<DType> DTypeFromProto(v1::DType dtype) {
     case v1::DTYPE_F32:
     case v1::DTYPE_BF16:
     case v1::DTYPE_F16:
+    case v1::DTYPE_INT8:
+    case v1::DTYPE_INT4:
+    case v1::DTYPE_FP8_E4M3:
       return static_cast<DType>(dtype);
     default:
       return absl::InvalidArgumentError(fmt::format(
-          "unknown dtype {}; this build knows f32, bf16 and f16", static_cast<int>(dtype)));
+          "unknown dtype {}; this build knows f32, bf16, f16, int8, int4 and fp8-e4m3",
+          static_cast<int>(dtype)));
   }
 }
 
