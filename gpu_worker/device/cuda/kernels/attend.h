@@ -1,0 +1,63 @@
+// Decode attention over the resident slots of each row: first part, split over tokens (flash-decoding: Dao et al. 2023).
+// Each (row, KV head, split) is attended by one block for all query heads of the group; MergePartials() (merge.h) puts the
+// splits together. A row's splits depend on its number of tokens alone, so its result does not depend on the batch.
+//
+// bf16 and f16 KV with head_dim 32, 64, 96, 128 or 256 go over tensor cores, q and the softmax weights as the sum of two
+// 16-bit numbers, so that only the KV is rounded. Everything else takes a plain f32 kernel.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gpu_worker/device/cuda/kernels/decode_rows.h"
+#include "gpu_worker/device/cuda/kernels/launch.h"
+
+namespace tributary::gpu {
+
+// How the tokens of a row are cut: into as few splits of at least split_tokens (a multiple of 16) as max_splits allows.
+struct SplitRule {
+  uint32_t split_tokens = 256;
+  uint32_t max_splits = 0;
+};
+
+// Device memory of AttendWorkspaceBytes(): partials of the splits, softmax in base 2 inside.
+struct AttendWorkspace {
+  float* out = nullptr;      // [num_rows][num_q_heads][max_splits][head_dim], not normalised
+  float* max_sum = nullptr;  // [num_rows][num_q_heads][max_splits][2]
+};
+size_t AttendWorkspaceBytes(uint32_t num_rows, const KvGeometry& geometry, const SplitRule& rule);
+AttendWorkspace MakeAttendWorkspace(void* memory, uint32_t num_rows, const KvGeometry& geometry,
+                                    const SplitRule& rule);
+
+struct AttendArgs {
+  const DecodeRowDesc* rows = nullptr;
+  uint32_t num_rows = 0;  // at most kMaxDecodeRows
+  // Only rows of this KV dtype are attended; the workspace of others is left alone. One launch for each dtype in use.
+  DType kv_dtype = DType::kUnset;
+  uint32_t layer = 0;
+  KvGeometry geometry;
+  float softmax_scale = 0;
+  const float* q = nullptr;  // [num_rows][num_q_heads][head_dim], 16-byte aligned
+  SplitRule rule;
+  AttendWorkspace workspace;
+  // For policies that look at attention weights: log2 of exp(softmax_scale * q.k), [num_rows][num_q_heads][score_stride],
+  // in token order; null: not wanted. REQUIRES: no row attends over more than score_stride tokens.
+  float* scores = nullptr;
+  uint32_t score_stride = 0;
+};
+cudaError_t Attend(const AttendArgs& args, const Launch& launch);
+
+// Attention weights of the window, summed over the query heads of each KV head and divided by their number:
+// weights[r][h][t] = mean over the group of 2^scores / e^lse_ln. `lse_ln` is the resident one, or the merged one.
+struct AttentionWeightsArgs {
+  const DecodeRowDesc* rows = nullptr;
+  uint32_t num_rows = 0;
+  KvGeometry geometry;
+  const float* scores = nullptr;  // of Attend()
+  uint32_t score_stride = 0;
+  const float* lse_ln = nullptr;  // [num_rows][num_q_heads]
+  float* weights = nullptr;       // [num_rows][num_kv_heads][score_stride]
+};
+cudaError_t AttentionWeights(const AttentionWeightsArgs& args, const Launch& launch);
+
+}  // namespace tributary::gpu

@@ -1,0 +1,34 @@
+#include "gpu_worker/device/cuda/kernels/device_common.cuh"
+#include "gpu_worker/device/cuda/kernels/doorbell.h"
+
+namespace tributary::gpu {
+namespace {
+
+__global__ void RingFlagKernel(const Ring ring) {
+  BeginKernel();
+  RingAfterLastBlock(ring, gridDim.x);
+}
+
+__global__ void AwaitFlagKernel(const Await await) {
+  BeginKernel();
+  AwaitOneThread(await);
+  __threadfence();
+}
+
+}  // namespace
+
+cudaError_t RingFlag(const Ring& ring, const Launch& launch) {
+  if (ring.flag == nullptr || ring.value == nullptr || ring.arrivals == nullptr) {
+    return cudaErrorInvalidValue;
+  }
+  return LaunchKernel(launch, RingFlagKernel, dim3(1), 1, 0, ring);
+}
+
+cudaError_t AwaitFlag(const Await& await, const Launch& launch) {
+  if (await.flag == nullptr || await.value == nullptr || await.error == nullptr) {
+    return cudaErrorInvalidValue;
+  }
+  return LaunchKernel(launch, AwaitFlagKernel, dim3(1), 1, 0, await);
+}
+
+}  // namespace tributary::gpu

@@ -1,0 +1,45 @@
+// Token embeddings and RoPE angles: where a step and a prefill chunk begin.
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "gpu_worker/device/cuda/kernels/decode_rows.h"
+#include "gpu_worker/device/cuda/kernels/launch.h"
+
+namespace tributary::gpu {
+
+// cos and sin of angle = float(pos) * inverse frequency, rounded to f32 as Hugging Face does, then evaluated in f64.
+struct RopeTable {
+  const float* inverse_frequencies = nullptr;  // [head_dim / 2]
+  float* cos = nullptr;                        // [rows][head_dim / 2]
+  float* sin = nullptr;
+  uint32_t half_dim = 0;
+};
+
+// hidden[r] = table[rows[r].token] as f32, and the angles of rows[r].pos.
+struct BeginRowsArgs {
+  const DecodeRowDesc* rows = nullptr;
+  uint32_t num_rows = 0;
+  const void* table = nullptr;  // [vocab_size][hidden_size] of table_dtype
+  DType table_dtype = DType::kUnset;
+  float* hidden = nullptr;  // [num_rows][hidden_size]
+  uint32_t hidden_size = 0;
+  RopeTable rope;
+};
+cudaError_t BeginRows(const BeginRowsArgs& args, const Launch& launch);
+
+// The same for num_tokens consecutive tokens of a prompt, the first at position first_pos.
+struct BeginTokensArgs {
+  const uint32_t* tokens = nullptr;
+  uint32_t num_tokens = 0;
+  uint64_t first_pos = 0;
+  const void* table = nullptr;  // null: angles only
+  DType table_dtype = DType::kUnset;
+  float* hidden = nullptr;  // [num_tokens][hidden_size]
+  uint32_t hidden_size = 0;
+  RopeTable rope;  // cos null: embeddings only
+};
+cudaError_t BeginTokens(const BeginTokensArgs& args, const Launch& launch);
+
+}  // namespace tributary::gpu

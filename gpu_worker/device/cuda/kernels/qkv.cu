@@ -1,0 +1,166 @@
+#include "gpu_worker/device/cuda/kernels/device_common.cuh"
+#include "gpu_worker/device/cuda/kernels/qkv.h"
+
+namespace tributary::gpu {
+namespace {
+
+constexpr uint32_t kWarps = 4;
+constexpr uint32_t kMaxPairsPerLane = 4;  // head_dim 256: 128 pairs over 32 lanes
+
+// One head of one row, in the registers of a warp: lane l has the pairs (i, i + half) with i = l + 32 j.
+struct HeadPairs {
+  float low[kMaxPairsPerLane];
+  float high[kMaxPairsPerLane];
+};
+
+__device__ HeadPairs LoadHead(const QkvInput& in, size_t begin, const float* bias, uint32_t lane) {
+  const uint32_t half = in.geometry.head_dim / 2;
+  HeadPairs x;
+#pragma unroll
+  for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
+    const uint32_t i = lane + j * kWarpSize;
+    x.low[j] = x.high[j] = 0;
+    if (i >= half) continue;
+    x.low[j] = LoadAs(in.qkv, in.dtype, begin + i) + (bias == nullptr ? 0.0f : bias[i]);
+    x.high[j] =
+        LoadAs(in.qkv, in.dtype, begin + half + i) + (bias == nullptr ? 0.0f : bias[half + i]);
+  }
+  return x;
+}
+
+__device__ void NormaliseHead(const float* weight, float eps, uint32_t half, uint32_t lane,
+                              HeadPairs& x) {
+  float squares = 0;
+#pragma unroll
+  for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
+    squares += x.low[j] * x.low[j] + x.high[j] * x.high[j];
+  }
+  const float mean = WarpSum(squares) / static_cast<float>(2 * half);
+  const float factor = 1.0f / sqrtf(mean + eps);
+#pragma unroll
+  for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
+    const uint32_t i = lane + j * kWarpSize;
+    if (i >= half) continue;
+    x.low[j] *= factor * weight[i];
+    x.high[j] *= factor * weight[half + i];
+  }
+}
+
+__device__ void RotateHead(const float* cos, const float* sin, uint32_t half, uint32_t lane,
+                           HeadPairs& x) {
+#pragma unroll
+  for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
+    const uint32_t i = lane + j * kWarpSize;
+    if (i >= half) continue;
+    const float a = x.low[j], b = x.high[j];
+    x.low[j] = a * cos[i] - b * sin[i];
+    x.high[j] = b * cos[i] + a * sin[i];
+  }
+}
+
+// Calls store(element of the head, value).
+template <typename Store>
+__device__ void StoreHead(const HeadPairs& x, uint32_t half, uint32_t lane, const Store& store) {
+#pragma unroll
+  for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
+    const uint32_t i = lane + j * kWarpSize;
+    if (i >= half) continue;
+    store(i, x.low[j]);
+    store(half + i, x.high[j]);
+  }
+}
+
+// Heads are counted over q, k and v.
+__device__ HeadPairs FinishHead(const QkvInput& in, uint32_t row, uint32_t head, uint32_t lane) {
+  const KvGeometry& g = in.geometry;
+  const uint32_t half = g.head_dim / 2;
+  const uint32_t num_rotated = g.num_q_heads + g.num_kv_heads;
+  const uint32_t num_heads = num_rotated + g.num_kv_heads;
+  HeadPairs x = LoadHead(in, (size_t{row} * num_heads + head) * g.head_dim,
+                         in.bias == nullptr ? nullptr : in.bias + size_t{head} * g.head_dim, lane);
+  if (head >= num_rotated) return x;
+  const float* norm = head < g.num_q_heads ? in.q_norm : in.k_norm;
+  if (norm != nullptr) NormaliseHead(norm, in.eps, half, lane, x);
+  RotateHead(in.cos + size_t{row} * half, in.sin + size_t{row} * half, half, lane, x);
+  return x;
+}
+
+__device__ void StoreDecodeHead(const FinishQkvArgs& args, uint32_t r, uint32_t head, uint32_t lane,
+                                const HeadPairs& x) {
+  const KvGeometry& g = args.input.geometry;
+  const uint32_t half = g.head_dim / 2;
+  if (head < g.num_q_heads) {
+    const size_t begin = (size_t{r} * g.num_q_heads + head) * g.head_dim;
+    StoreHead(x, half, lane, [&](uint32_t i, float value) {
+      args.q[begin + i] = value;
+      if (args.host_q != nullptr) args.host_q[begin + i] = value;
+    });
+    return;
+  }
+  const DecodeRowDesc& row = args.rows[r];
+  if (row.region == nullptr) return;
+  const uint32_t kv = head - g.num_q_heads;
+  const size_t begin = KvHeadOffset(row, g, args.layer, kv / g.num_kv_heads, kv % g.num_kv_heads) +
+                       size_t{row.append_slot} * g.head_dim;
+  StoreHead(x, half, lane,
+            [&](uint32_t i, float value) { StoreAs(row.region, row.kv_dtype, begin + i, value); });
+}
+
+__global__ void FinishQkvKernel(const FinishQkvArgs args) {
+  BeginKernel();
+  const KvGeometry& g = args.input.geometry;
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  const uint32_t head = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
+  const uint32_t r = blockIdx.y;
+  if (head < g.num_q_heads + 2 * g.num_kv_heads) {
+    StoreDecodeHead(args, r, head, lane, FinishHead(args.input, r, head, lane));
+  }
+  RingAfterLastBlock(args.ring, gridDim.x * gridDim.y);
+}
+
+__global__ void FinishQkvPrefillKernel(const FinishQkvPrefillArgs args) {
+  BeginKernel();
+  const KvGeometry& g = args.input.geometry;
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  const uint32_t head = blockIdx.y * kWarps + threadIdx.x / kWarpSize;
+  const size_t row = blockIdx.x;
+  if (head >= g.num_q_heads + 2 * g.num_kv_heads) return;
+  const HeadPairs x = FinishHead(args.input, blockIdx.x, head, lane);
+  const uint32_t kv = head - g.num_q_heads;
+  void* out = head < g.num_q_heads ? args.q : kv < g.num_kv_heads ? args.k : args.v;
+  const size_t begin = head < g.num_q_heads
+                           ? (row * g.num_q_heads + head) * g.head_dim
+                           : (row * g.num_kv_heads + kv % g.num_kv_heads) * g.head_dim;
+  StoreHead(x, g.head_dim / 2, lane,
+            [&](uint32_t i, float value) { StoreAs(out, args.kv_dtype, begin + i, value); });
+}
+
+uint32_t HeadBlocks(const KvGeometry& g) {
+  return CeilDiv(g.num_q_heads + 2 * g.num_kv_heads, kWarps);
+}
+
+bool Serves(const QkvInput& in) {
+  return gpu::Serves(in.geometry) && in.num_rows != 0 && IsFloatDType(in.dtype);
+}
+
+}  // namespace
+
+cudaError_t FinishQkv(const FinishQkvArgs& args, const Launch& launch) {
+  const bool rings = args.ring.flag != nullptr;
+  if (!Serves(args.input) || args.input.num_rows > kMaxDecodeRows ||
+      (rings && (args.ring.value == nullptr || args.ring.arrivals == nullptr))) {
+    return cudaErrorInvalidValue;
+  }
+  return LaunchKernel(launch, FinishQkvKernel,
+                      dim3(HeadBlocks(args.input.geometry), args.input.num_rows),
+                      kWarps * kWarpSize, 0, args);
+}
+
+cudaError_t FinishQkvPrefill(const FinishQkvPrefillArgs& args, const Launch& launch) {
+  if (!Serves(args.input) || !IsFloatDType(args.kv_dtype)) return cudaErrorInvalidValue;
+  return LaunchKernel(launch, FinishQkvPrefillKernel,
+                      dim3(args.input.num_rows, HeadBlocks(args.input.geometry)),
+                      kWarps * kWarpSize, 0, args);
+}
+
+}  // namespace tributary::gpu

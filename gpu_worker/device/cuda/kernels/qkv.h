@@ -1,0 +1,47 @@
+// From the raw projections to q, k and v: bias, RMSNorm of each q and k head (Qwen3), RoPE in rotate_half form, and each
+// result to where it is read next.
+#pragma once
+
+#include <cstdint>
+
+#include "gpu_worker/device/cuda/kernels/decode_rows.h"
+#include "gpu_worker/device/cuda/kernels/doorbell.h"
+
+namespace tributary::gpu {
+
+struct QkvInput {
+  const void* qkv = nullptr;  // [rows][(num_q_heads + 2 num_kv_heads) * head_dim] of dtype: q, k, v
+  DType dtype = DType::kUnset;    // f32, bf16
+  const float* bias = nullptr;    // [(num_q_heads + 2 num_kv_heads) * head_dim] or null
+  const float* q_norm = nullptr;  // [head_dim] or null
+  const float* k_norm = nullptr;  // [head_dim] or null
+  float eps = 0;
+  const float* cos = nullptr;  // [rows][head_dim / 2]
+  const float* sin = nullptr;
+  uint32_t num_rows = 0;
+  KvGeometry geometry;
+};
+
+// Decode: k and v go to the append slot of `layer`, rounded to the row's KV dtype; q to `q`, and to the host, whose flag
+// is rung when all of it is there.
+struct FinishQkvArgs {
+  QkvInput input;
+  const DecodeRowDesc* rows = nullptr;
+  uint32_t layer = 0;
+  float* q = nullptr;       // [num_rows][num_q_heads][head_dim], device memory
+  float* host_q = nullptr;  // the same in pinned host memory, or null
+  Ring ring;
+};
+cudaError_t FinishQkv(const FinishQkvArgs& args, const Launch& launch);
+
+// Prefill: everything rounded to kv_dtype, q too.
+struct FinishQkvPrefillArgs {
+  QkvInput input;
+  DType kv_dtype = DType::kUnset;
+  void* q = nullptr;  // [num_rows][num_q_heads][head_dim] of kv_dtype
+  void* k = nullptr;  // [num_rows][num_kv_heads][head_dim] of kv_dtype
+  void* v = nullptr;
+};
+cudaError_t FinishQkvPrefill(const FinishQkvPrefillArgs& args, const Launch& launch);
+
+}  // namespace tributary::gpu
