@@ -35,7 +35,7 @@ class StopSignals {
   std::shared_ptr<State> state_;
 };
 
-// Why the coordinator refused this process for good, if it did. Thread-safe.
+// Why this process cannot go on, e.g. because the coordinator refused it for good. Thread-safe.
 class Refusal {
  public:
   // `stop` outlives this; Set() asks it to stop.

@@ -110,6 +110,7 @@ void DecodeEngine::Impl::Start(SequencePlan plan) {
 
 absl::StatusOr<std::unique_ptr<Sequence>> DecodeEngine::Impl::Admit(SequencePlan plan,
                                                                     std::string* blamed) {
+  TRIBUTARY_RETURN_IF_ERROR(device->status());
   TRIBUTARY_RETURN_IF_ERROR(Validate(plan, options.model));
   if (plan.prompt_tokens.size() > device->limits().max_prefill_tokens) {
     return absl::InvalidArgumentError(fmt::format(
@@ -238,6 +239,9 @@ void DecodeEngine::Impl::FailFrom(const SpillFailure& failure) {
 }
 
 void DecodeEngine::Impl::EndDone() {
+  if (const absl::Status status = device->status(); !status.ok()) {
+    for (auto& [id, sequence] : sequences) sequence->Fail(status, kNoNode);
+  }
   for (auto it = sequences.begin(); it != sequences.end();) {
     const Sequence& sequence = *it->second;
     const SequenceId id = it->first;

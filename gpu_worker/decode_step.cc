@@ -31,14 +31,50 @@ std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_
   mark_ns_ = clock_->NowNs();
   deadline_ns_ = mark_ns_ + timeout_ns;
   device_rows_.clear();
-  for (const StepRow& row : rows) device_rows_.push_back(row.device);
+  for (const StepRow& row : rows) {
+    device_rows_.push_back(row.device);
+    device_rows_.back().may_have_partials = !row.remote.empty();
+  }
 
   device_->BeginStep(device_rows_);
   for (uint32_t layer = 0; layer < options_.num_layers; ++layer) RunLayer(layer);
   const std::span<const float> logits = device_->EndStep();
   Mark(Stage::kMergeMlp, -1);
+  const absl::Status status = device_->step_status();
+  for (StepRow& row : rows) {
+    if (row.status.ok()) row.status = status;
+  }
+  TakeDeviceTimes();
   rows_ = {};
   return logits;
+}
+
+void DecodeStep::TakeDeviceTimes() {
+  const DeviceStepTimes times = device_->step_times();
+  const int64_t end_ns = mark_ns_;
+  exposed_wait_ns_ = stage_times_[static_cast<size_t>(Stage::kRemoteWait)];
+  if (times.step_ns == 0) return;
+  exposed_wait_ns_ = times.remote_wait_ns;
+  const int64_t busy_ns = times.step_ns - times.remote_wait_ns;
+  if (metrics_ != nullptr) {
+    metrics_->gpu_busy.Increment(SecondsFromNs(busy_ns));
+    metrics_->gpu_remote_wait.Increment(SecondsFromNs(times.remote_wait_ns));
+    if (device_end_ns_ != 0) {
+      const double share =
+          static_cast<double>(busy_ns) / static_cast<double>(end_ns - device_end_ns_);
+      metrics_->gpu_idle.Set(std::clamp(1.0 - share, 0.0, 1.0));
+    }
+  }
+  device_end_ns_ = end_ns;
+  if (trace_ == nullptr) return;
+  for (const DeviceSpan& span : times.spans) {
+    trace_->Add({.name = span.name,
+                 .lane = kDeviceLane,
+                 .layer = span.layer,
+                 .step_id = trace_id_,
+                 .begin_ns = end_ns + span.begin_ns,
+                 .end_ns = end_ns + span.end_ns});
+  }
 }
 
 void DecodeStep::RunLayer(uint32_t layer) {

@@ -55,6 +55,9 @@ struct DecodeStepOptions {
   IdleOptions idle;
 };
 
+// The trace's lane for what a device that runs ahead does by its own clock.
+inline constexpr uint32_t kDeviceLane = 1000;
+
 // Nanoseconds per stage.
 using StageTimes = std::array<int64_t, kNumStages>;
 
@@ -73,6 +76,8 @@ class DecodeStep {
   // The caller has taken its tokens from the logits: ends the last stage, kSample.
   void EndSample() { Mark(Stage::kSample, -1); }
   const StageTimes& stage_times() const { return stage_times_; }
+  // Time in which the device had nothing to do but wait for partials.
+  int64_t exposed_wait_ns() const { return exposed_wait_ns_; }
   // Names the step in traces.
   void set_trace_id(uint64_t step_id) { trace_id_ = step_id; }
 
@@ -93,6 +98,8 @@ class DecodeStep {
   size_t EndOfFrame(size_t begin) const;
   void Gather();
   void CollectFailures();
+  // Metrics and trace of a device that runs ahead.
+  void TakeDeviceTimes();
   // Ends a stage: adds the time since the last one ended.
   void Mark(Stage stage, int32_t layer);
 
@@ -120,6 +127,8 @@ class DecodeStep {
   int64_t mark_ns_ = 0;
   int64_t sent_ns_ = 0;
   StageTimes stage_times_{};
+  int64_t exposed_wait_ns_ = 0;
+  int64_t device_end_ns_ = 0;              // when the last step with times ended
   std::vector<ExpectedPartial> expected_;  // sorted by node, then row
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;

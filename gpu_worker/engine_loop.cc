@@ -5,8 +5,13 @@
 namespace tributary {
 
 EngineLoop::EngineLoop(DecodeEngine* engine, Device* device, DataPlane* data_plane,
-                       const Clock* clock)
-    : engine_(engine), device_(device), data_plane_(data_plane), clock_(clock) {
+                       const Clock* clock,
+                       std::function<void(const absl::Status&)> on_device_failed)
+    : engine_(engine),
+      device_(device),
+      data_plane_(data_plane),
+      clock_(clock),
+      on_device_failed_(std::move(on_device_failed)) {
   Publish();
 }
 
@@ -55,7 +60,10 @@ void EngineLoop::ThreadMain() {
     // One command, then one piece of everything else: neither starves the other.
     if (RunCommand()) ++num_events;
     if (engine_->RunOnce()) ++num_events;
-    if (num_events > 0) Publish();
+    if (num_events > 0) {
+      Publish();
+      CheckDevice();
+    }
     idle.AfterPoll(num_events, *data_plane_);
   }
 }
@@ -89,6 +97,11 @@ void EngineLoop::Run(StopCommand& stop) { engine_->Stop(stop.sequence_id, stop.e
 void EngineLoop::Run(StopAllCommand& stop) {
   for (const SequenceId sequence : std::exchange(started_, {})) engine_->Stop(sequence);
   stop.done();
+}
+
+void EngineLoop::CheckDevice() {
+  if (on_device_failed_ == nullptr || device_->status().ok()) return;
+  std::exchange(on_device_failed_, nullptr)(device_->status());
 }
 
 void EngineLoop::Publish() {

@@ -5,10 +5,12 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <variant>
 
+#include "absl/status/status.h"
 #include "base/clock.h"
 #include "gpu_worker/decode_engine.h"
 #include "transport/data_plane.h"
@@ -30,8 +32,10 @@ using EngineCommand = std::variant<SequencePlan, StepCommand, StopCommand, StopA
 
 class EngineLoop {
  public:
-  // All outlive the loop. `device` is read for its free memory, on the loop's thread.
-  EngineLoop(DecodeEngine* engine, Device* device, DataPlane* data_plane, const Clock* clock);
+  // All outlive the loop. `device` is read for its free memory and its status, on the loop's thread. on_device_failed is
+  // called once, on that thread, when the device cannot be used any more; the engine has ended its sequences by then.
+  EngineLoop(DecodeEngine* engine, Device* device, DataPlane* data_plane, const Clock* clock,
+             std::function<void(const absl::Status&)> on_device_failed = nullptr);
   // Stops after the command that runs.
   ~EngineLoop();
 
@@ -61,11 +65,13 @@ class EngineLoop {
   void Run(StopCommand& stop);
   void Run(StopAllCommand& stop);
   void Publish();
+  void CheckDevice();
 
   DecodeEngine* const engine_;
   Device* const device_;
   DataPlane* const data_plane_;
   const Clock* const clock_;
+  std::function<void(const absl::Status&)> on_device_failed_;  // null once called
   std::vector<SequenceId> started_;  // of the loop's thread; those that ended leave in time
   std::atomic<uint32_t> num_sequences_{0};
   std::atomic<uint64_t> resident_free_bytes_{0};

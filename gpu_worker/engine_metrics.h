@@ -23,6 +23,8 @@ struct EngineMetrics {
   std::array<Histogram, kNumStages> stage_duration;
   Histogram remote_exposed;
   Histogram remote_attention;
+  Counter gpu_busy, gpu_remote_wait;
+  Gauge gpu_idle;
   Counter partials_ok, partials_late, partials_invalid, partials_missing;
   Histogram batch_size;
   Histogram prefill_duration;

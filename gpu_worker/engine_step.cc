@@ -106,7 +106,7 @@ void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t time
     if (metrics != nullptr) metrics->stage_duration[stage].Observe(SecondsFromNs(times[stage]));
   }
   if (metrics != nullptr) {
-    metrics->remote_exposed.Observe(SecondsFromNs(times[static_cast<size_t>(Stage::kRemoteWait)]));
+    metrics->remote_exposed.Observe(SecondsFromNs(step.exposed_wait_ns()));
   }
 }
 

@@ -15,6 +15,7 @@
 #include "base/version.h"
 #include "fmt/format.h"
 #include "gpu_worker/decode_engine.h"
+#include "gpu_worker/decode_step.h"
 #include "gpu_worker/device/cuda/cuda_device.h"
 #include "gpu_worker/device/host/host_device.h"
 #include "gpu_worker/engine_loop.h"
@@ -163,6 +164,8 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
 
   NodeConnectClient connector(flags.node_id, incarnation, kConnectTimeoutNs);
   StepTrace trace = flags.trace_file.empty() ? StepTrace() : StepTrace(kTraceSpans);
+  trace.NameLane(0, "worker");
+  trace.NameLane(kDeviceLane, "GPU");
   TRIBUTARY_ASSIGN_OR_RETURN(
       const std::unique_ptr<DecodeEngine> engine,
       DecodeEngine::Create(MakeEngineOptions(flags, weights->config), device.get(),
@@ -171,7 +174,8 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
     TRIBUTARY_RETURN_IF_ERROR(WritePortFile(flags.port_file, address, metrics_address));
   }
   // From here on nothing fails: the loop must outlive the service's thread, so both are stopped below, in order.
-  EngineLoop loop(engine.get(), device.get(), data_plane.get(), &clock);
+  EngineLoop loop(engine.get(), device.get(), data_plane.get(), &clock,
+                  [&](const absl::Status& status) { refusal.Set(status); });
   loop.Start();
   service.Start(&loop);
   LOG_INFO("worker {} serves model '{}' on device '{}', health on {}, transports '{}'",

@@ -173,6 +173,19 @@ inline constexpr MetricSpec kRemoteAttention{
     "Per layer, from sending the queries to the last partial.",
     {},
     kSecondsBuckets};
+inline constexpr MetricSpec kGpuBusy{"tributary_gpu_busy_seconds_total", MetricType::kCounter,
+                                     MetricScope::kGpuWorker,
+                                     "GPU time of decode steps without waits for partials (CUDA "
+                                     "device only)."};
+inline constexpr MetricSpec kGpuRemoteWait{
+    "tributary_gpu_remote_wait_seconds_total", MetricType::kCounter, MetricScope::kGpuWorker,
+    "GPU time of decode steps in which it had nothing to do but wait for partials (CUDA device "
+    "only)."};
+inline constexpr MetricSpec kGpuIdle{
+    "tributary_gpu_idle_ratio", MetricType::kGauge, MetricScope::kGpuWorker,
+    "Share of the time from the last decode step's end to this one's in which the GPU ran no "
+    "decode "
+    "kernel: it waited for partials or for the next step (CUDA device only)."};
 inline constexpr MetricSpec kPartials{
     "tributary_partials_total",
     MetricType::kCounter,
@@ -292,6 +305,9 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kDecodePhaseDuration,
     &metrics::kRemoteExposed,
     &metrics::kRemoteAttention,
+    &metrics::kGpuBusy,
+    &metrics::kGpuRemoteWait,
+    &metrics::kGpuIdle,
     &metrics::kPartials,
     &metrics::kBatchSize,
     &metrics::kPrefillDuration,

@@ -57,6 +57,8 @@ struct DecodeRow {
   uint32_t append_slot = 0;  // where this token's K and V go
   // Slots to attend over, this token's included, in token order. Empty ranges are allowed.
   std::array<SlotRange, kMaxSlotRanges> attend{};
+  // False: no partials will be merged into this row. A device that runs ahead hands q out only if some row may have them.
+  bool may_have_partials = true;
 };
 
 // Rows and slots of host memory into which remote partials are gathered; FinishLayer() merges slot 0..num_slots-1 after
@@ -73,6 +75,22 @@ struct DeviceLimits {
   uint32_t max_partial_slots = 8;
   uint64_t resident_pool_bytes = 0;
   uint32_t max_prefill_tokens = 0;
+};
+
+// A stretch of a step by the device's own clock, as times before the end of the step.
+struct DeviceSpan {
+  const char* name = "";  // static storage
+  int32_t layer = -1;
+  int64_t begin_ns = 0;  // at most 0
+  int64_t end_ns = 0;    // likewise
+};
+
+// What the last step was for a device that runs ahead of its caller; all 0 for one that works on the caller's thread.
+struct DeviceStepTimes {
+  int64_t step_ns = 0;  // from the first to the last thing that the device did
+  int64_t remote_wait_ns =
+      0;  // of which it had nothing to do until the caller had gathered the partials
+  std::span<const DeviceSpan> spans;  // valid until the next BeginStep
 };
 
 struct DeviceMemory {
@@ -115,14 +133,21 @@ class Device {
 
   // Decode. REQUIRES: 1 <= rows.size() <= max_batch; rows stay alive until EndStep.
   virtual void BeginStep(std::span<const DecodeRow> rows) = 0;
-  // q after RoPE (and q norm), f32 [row][num_q_heads][head_dim]; valid until the next AwaitQuery.
+  // q after RoPE (and q norm), f32 [row][num_q_heads][head_dim]; valid until the next AwaitQuery. May be empty if no row
+  // may have partials.
   virtual std::span<const float> AwaitQuery(uint32_t layer) = 0;
   virtual void AttendResident(uint32_t layer) = 0;
   virtual PartialSlots& partial_slots() = 0;
   // Merges the first num_slots[row] slots of each row.
   virtual void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) = 0;
-  // Logits f32 [row][vocab_size], valid until the next BeginStep.
+  // Logits f32 [row][vocab_size], valid until the next BeginStep. NaN if step_status() is not OK.
   virtual std::span<const float> EndStep() = 0;
+  // Of the last step. DEADLINE_EXCEEDED: the device gave up waiting for the caller, and the rows' KV is damaged; or
+  // status().
+  virtual absl::Status step_status() const { return absl::OkStatus(); }
+  virtual DeviceStepTimes step_times() const { return {}; }
+  // Not OK once the device cannot be used any more. Calls do nothing then.
+  virtual absl::Status status() const { return absl::OkStatus(); }
 
   // Prefill of one prompt at a time. INVALID_ARGUMENT beyond max_prefill_tokens, RESOURCE_EXHAUSTED without memory.
   virtual absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) = 0;
