@@ -19,19 +19,13 @@
 
 #include <cstdint>
 
+#include "attention/hadamard.h"
 #include "attention/kv_tile_layout.h"
 #include "base/dtype.h"
 
 namespace tributary {
 
 inline constexpr float kKvSmallestRowMax = 0x1p-100f;
-
-static constexpr bool IsRotatedKvStorage(KvStorage storage) {
-  return storage == KvStorage::kInt8 || storage == KvStorage::kInt4;
-}
-
-// The rotation, in place; it is its own inverse. head_dim elements of f32.
-void HadamardRotate(float* row, uint32_t head_dim);
 
 // One byte per element: int8 as signed byte (without the + 128), int4 as 0 .. 15, fp8 as its bits. *scale is not
 // touched for fp8. REQUIRES: a quantised storage; head_dim <= limits::kMaxHeadDim.

@@ -4,6 +4,7 @@
 // Need Vec.
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
+#include "cpu_attention_service/kernels/prim_quant-inl.h"
 #include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
@@ -18,6 +19,12 @@ const KPrimitive* KPrimitiveOf(KvStorage storage) {
       return &kFloatK<KvStorage::kBf16>;
     case KvStorage::kF16:
       return &kFloatK<KvStorage::kF16>;
+    case KvStorage::kInt8:
+      return &kWidenedK<KvStorage::kInt8>;
+    case KvStorage::kInt4:
+      return &kWidenedK<KvStorage::kInt4>;
+    case KvStorage::kFp8E4m3:
+      return &kWidenedK<KvStorage::kFp8E4m3>;
     default:
       return nullptr;
   }
@@ -31,6 +38,12 @@ const VPrimitive* VPrimitiveOf(KvStorage storage) {
       return &kFloatV<KvStorage::kBf16>;
     case KvStorage::kF16:
       return &kFloatV<KvStorage::kF16>;
+    case KvStorage::kInt8:
+      return &kWidenedV<KvStorage::kInt8>;
+    case KvStorage::kInt4:
+      return &kWidenedV<KvStorage::kInt4>;
+    case KvStorage::kFp8E4m3:
+      return &kWidenedV<KvStorage::kFp8E4m3>;
     default:
       return nullptr;
   }

@@ -62,6 +62,10 @@ inline void PrepareRows(const RowBatch& batch, Scratch& scratch) {
   for (uint32_t row = 0; row < batch.rows.num_rows; ++row) scratch.max_log2[row] = -INFINITY;
 }
 
+inline float* WeightSums(const RowBatch& batch, Scratch& scratch) {
+  return batch.v->exact_weights ? scratch.sum : scratch.weight_sum;
+}
+
 // A step of which every row sees every token.
 inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& scratch) {
   for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
@@ -75,7 +79,7 @@ inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& 
                          state);
     }
   }
-  batch.v->accumulate(batch.rows, step, scratch.scores, scratch.weight_sum, scratch.acc);
+  batch.v->accumulate(batch.rows, step, scratch.scores, WeightSums(batch, scratch), scratch.acc);
 }
 
 // A step at an edge: query token by query token, since each may see other tokens.
@@ -105,7 +109,7 @@ inline void AttendMasked(const RowBatch& batch, const PlannedStep& planned, Scra
       const KernelRows rows = {end - row, padded_dim, batch.rows.layout};
       const KernelStep masked = WithMaskedValues(*args.layout, step, tokens, &scratch.masked);
       batch.v->accumulate(rows, masked, scratch.scores + row * kKvTileTokens,
-                          scratch.weight_sum + row * kWeightSumLanes,
+                          WeightSums(batch, scratch) + row * kWeightSumLanes,
                           scratch.acc + row * padded_dim);
     }
     row = end;
@@ -121,8 +125,9 @@ inline bool IsWhole(const PlannedStep& planned, uint64_t visible_to_all) {
   return true;
 }
 
-inline void WriteRows(const RowBatch& batch, const Scratch& scratch) {
+inline void WriteRows(const RowBatch& batch, Scratch& scratch) {
   const uint32_t head_dim = batch.args->layout->head_dim;
+  if (batch.v->finish != nullptr) batch.v->finish(batch.rows, scratch.acc);
   for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
     float* out = batch.args->out + uint64_t{batch.first_row + row} * head_dim;
     float* lse_ln = batch.args->lse_ln + batch.first_row + row;
@@ -132,8 +137,7 @@ inline void WriteRows(const RowBatch& batch, const Scratch& scratch) {
       *lse_ln = -INFINITY;
       continue;
     }
-    const float weight_sum =
-        batch.v->exact_weights ? sum : SumLanes(scratch.weight_sum + row * kWeightSumLanes);
+    const float weight_sum = SumLanes(WeightSums(batch, scratch) + row * kWeightSumLanes);
     const float factor = 1.0f / weight_sum;
     const float* acc = scratch.acc + row * batch.rows.padded_dim;
     for (uint32_t d = 0; d < head_dim; ++d) out[d] = acc[d] * factor;

@@ -63,11 +63,14 @@ struct VPrimitive {
   // weights are >= 0, at most 1 up to rounding (or NaN), 0 for tokens that a row does not see; whatever is in such a
   // token's V is finite (the driver passes a copy with zeros). `weights` may be overwritten.
   // weight_sum[row][lane]: += the sum of the row's weights as they were really used (after rounding), spread over the
-  // lanes in any way; `out` is divided by it, so that rounding the weights moves no mass. Not touched, and may be null,
-  // if exact_weights.
+  // lanes in any way; `out` is divided by it, so that rounding the weights moves no mass. If exact_weights: the sums of
+  // the row's f32 weights so far, this step's among them; only to be read.
   void (*accumulate)(const KernelRows& rows, const KernelStep& step, float* weights,
                      float* weight_sum, float* acc);
-  bool exact_weights = false;  // uses the weights as f32
+  bool exact_weights =
+      false;  // uses the weights as f32, or rounds them without a bias worth counting
+  // Once per call, after the last step: brings acc into the basis of `out`. Null: it is.
+  void (*finish)(const KernelRows& rows, float* acc) = nullptr;
 };
 
 }  // namespace tributary

@@ -12,14 +12,16 @@ constexpr uint32_t kIsaAvx512Kernel = kIsaAvx512f | kIsaAvx512bw | kIsaAvx512dq 
 
 constexpr uint32_t Bit(KvStorage storage) { return 1u << static_cast<uint32_t>(storage); }
 constexpr uint32_t kFloats = Bit(KvStorage::kF32) | Bit(KvStorage::kBf16) | Bit(KvStorage::kF16);
+constexpr uint32_t kAll =
+    kFloats | Bit(KvStorage::kInt8) | Bit(KvStorage::kInt4) | Bit(KvStorage::kFp8E4m3);
 
 constexpr CpuKernel kKernels[] = {
 #if defined(__x86_64__)
-    {"avx512", kIsaAvx512Kernel, kFloats, &DecodeAttentionAvx512, &PackKvPlain, 8,
+    {"avx512", kIsaAvx512Kernel, kAll, &DecodeAttentionAvx512, &PackKvPlain, 8,
      &RowAttentionAvx512},
-    {"avx2", kIsaAvx2Kernel, kFloats, &DecodeAttentionAvx2, &PackKvPlain, 8, &RowAttentionAvx2},
+    {"avx2", kIsaAvx2Kernel, kAll, &DecodeAttentionAvx2, &PackKvPlain, 8, &RowAttentionAvx2},
 #endif
-    {"scalar", 0, kFloats, &DecodeAttentionScalar, &PackKvPlain, 1, &RowAttentionScalar},
+    {"scalar", 0, kAll, &DecodeAttentionScalar, &PackKvPlain, 1, &RowAttentionScalar},
 };
 
 uint32_t DetectIsa() {

@@ -9,50 +9,53 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
+constexpr uint32_t kMaxRunBytes = 64;  // of the codes of 16 lanes
+
 struct MaskedValues {
   alignas(64) unsigned char v[kKvTileSubgroups][kKvSubgroupTokens * limits::kMaxHeadDim * 4];
-  alignas(64) unsigned char params[kKvTileSubgroups][kKvTileTokens * 8];
+  alignas(64) unsigned char params[kKvTileSubgroups][kKvTileTokens * 2];
 };
 
-// All codes are copied by 32-bit words; a word holds the elements of `pack` consecutive tokens of one dim (or, of f16,
-// two dims of one token). Works on the order that KvVElementIndex states.
-inline void MaskCodes(const KvTileLayout& layout, const unsigned char* from, uint32_t tokens,
-                      unsigned char* to) {
-  const uint32_t code_bits = KvCodeBits(layout.v_storage);
-  const uint32_t pack = KvPack(layout.v_storage);
-  const uint32_t element = code_bits == 32 ? ~0u : (1u << code_bits) - 1;
-  for (uint32_t chunk = 0; chunk < layout.padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = layout.padded_dim - chunk;
-    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-    const uint32_t words = dims * pack * code_bits / 32;
-    for (uint32_t token = 0; token < kKvSubgroupTokens; token += pack) {
-      uint32_t keep = 0;
-      for (uint32_t i = 0; i < pack; ++i) {
-        if (((tokens >> (token + i)) & 1) != 0) keep |= element << (i * code_bits);
-      }
-      if (pack == 1 && keep != 0) keep = ~0u;
-      for (uint32_t word = 0; word < words; ++word, from += 4, to += 4) {
-        uint32_t value;
-        __builtin_memcpy(&value, from, 4);
-        value &= keep;
-        __builtin_memcpy(to, &value, 4);
+// The bits of a run of 16 lanes that belong to tokens of `tokens` (bit i: part i of each lane).
+inline void KeepPattern(KvStorage storage, uint32_t tokens, unsigned char* keep) {
+  const uint32_t code_bits = KvCodeBits(storage);
+  for (uint32_t i = 0; i < kMaxRunBytes; ++i) keep[i] = 0;
+  for (uint32_t part = 0; part < KvPack(storage); ++part) {
+    if (((tokens >> part) & 1) == 0) continue;
+    for (uint32_t lane = 0; lane < 16; ++lane) {
+      const uint32_t first_bit = KvLaneOffset(storage, lane, part) * code_bits;
+      for (uint32_t bit = first_bit; bit < first_bit + code_bits; bit += 4) {
+        keep[bit / 8] |= 0xf << (bit % 8);
       }
     }
   }
 }
 
-// Params are planes of 64 f32.
+// Works on the order that KvVElementIndex states: runs of 16 dims, each with `pack` tokens.
+inline void MaskCodes(const KvTileLayout& layout, const unsigned char* from, uint32_t tokens,
+                      unsigned char* to) {
+  const uint32_t pack = KvPack(layout.v_storage);
+  const uint32_t run_bytes = 16 * pack * KvCodeBits(layout.v_storage) / 8;
+  unsigned char keep[kMaxRunBytes];
+  for (uint32_t chunk = 0; chunk < layout.padded_dim; chunk += kKvChunkDims) {
+    const uint32_t rest = layout.padded_dim - chunk;
+    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+    for (uint32_t token = 0; token < kKvSubgroupTokens; token += pack) {
+      KeepPattern(layout.v_storage, tokens >> token, keep);
+      for (uint32_t dim = 0; dim < dims; dim += 16, from += run_bytes, to += run_bytes) {
+        for (uint32_t i = 0; i < run_bytes; ++i) to[i] = from[i] & keep[i];
+      }
+    }
+  }
+}
+
+// Params are a plane of 64 u16, or nothing.
 inline void MaskParams(const KvTileLayout& layout, const unsigned char* from, uint32_t subgroup,
                        uint32_t tokens, unsigned char* to) {
-  const uint32_t planes = KvParamBytesPerToken(layout.v_storage) / 4;
-  for (uint32_t plane = 0; plane < planes; ++plane) {
-    for (uint32_t token = 0; token < kKvSubgroupTokens; ++token) {
-      const uint32_t at = (plane * kKvTileTokens + subgroup * kKvSubgroupTokens + token) * 4;
-      uint32_t value;
-      __builtin_memcpy(&value, from + at, 4);
-      if (((tokens >> token) & 1) == 0) value = 0;
-      __builtin_memcpy(to + at, &value, 4);
-    }
+  const uint32_t param_bytes = KvParamBytesPerToken(layout.v_storage);
+  const uint32_t begin = subgroup * kKvSubgroupTokens * param_bytes;
+  for (uint32_t i = 0; i < kKvSubgroupTokens * param_bytes; ++i) {
+    to[begin + i] = ((tokens >> (i / param_bytes)) & 1) != 0 ? from[begin + i] : 0;
   }
 }
 
