@@ -1,7 +1,5 @@
 #include "gpu_worker/device/cuda/cuda_resident.h"
 
-#include <cstring>
-
 #include "base/check.h"
 #include "base/status.h"
 
@@ -15,45 +13,28 @@ absl::StatusOr<std::unique_ptr<CudaResident>> CudaResident::Make(CudaContext* co
   return resident;
 }
 
-void CudaResident::CopyOut(ResidentId id, uint32_t layer, ResidentRegions::Kind kind,
-                           SlotRange slots, std::byte* canonical) {
-  const AttentionShape& shape = context_->config.attention;
-  const size_t vector_bytes = shape.head_dim * DTypeBytes(regions_.dtype(id));
+void CudaResident::Read(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                        std::span<std::byte> k, std::span<std::byte> v) {
+  const size_t vector_bytes = context_->config.attention.head_dim * DTypeBytes(regions_.dtype(id));
   const size_t tokens = slots.end - slots.begin;
-  for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
-    const std::byte* from = Slots(id, layer, kind, head) + slots.begin * vector_bytes;
-    context_->Check(
-        cudaMemcpy2DAsync(canonical + head * vector_bytes, shape.num_kv_heads * vector_bytes, from,
-                          vector_bytes, vector_bytes, tokens, cudaMemcpyDeviceToHost,
-                          context_->copy_stream.get()),
-        "cudaMemcpy2DAsync of resident KV");
-  }
-}
-
-void CudaResident::Read(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
-                        std::span<std::byte> v) {
+  const size_t row_bytes = (heads.end - heads.begin) * vector_bytes;
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
   TRIBUTARY_CHECK_LE(slots.end, regions_.capacity_tokens(id));
-  const size_t bytes =
-      (slots.end - slots.begin) * context_->kv_dim() * DTypeBytes(regions_.dtype(id));
-  TRIBUTARY_CHECK_EQ(k.size(), bytes);
-  TRIBUTARY_CHECK_EQ(v.size(), bytes);
-  if (bytes == 0 || !context_->sticky.ok()) return;
-  if (staging_.bytes() < 2 * bytes) {
-    absl::StatusOr<PinnedBuffer> larger = PinnedBuffer::Make(2 * bytes, "a spill's staging");
-    if (!larger.ok()) {
-      context_->Check(cudaErrorMemoryAllocation, "cudaHostAlloc of a spill's staging");
-      return;
+  TRIBUTARY_CHECK_EQ(k.size(), tokens * row_bytes);
+  TRIBUTARY_CHECK_EQ(v.size(), tokens * row_bytes);
+  if (tokens == 0 || !context_->sticky.ok()) return;
+  for (const ResidentRegions::Kind kind :
+       {ResidentRegions::Kind::kKey, ResidentRegions::Kind::kValue}) {
+    std::byte* const to = kind == ResidentRegions::Kind::kKey ? k.data() : v.data();
+    for (uint32_t head = heads.begin; head < heads.end; ++head) {
+      const std::byte* from = Slots(id, layer, kind, head) + slots.begin * vector_bytes;
+      context_->Check(cudaMemcpy2DAsync(to + (head - heads.begin) * vector_bytes, row_bytes, from,
+                                        vector_bytes, vector_bytes, tokens, cudaMemcpyDeviceToHost,
+                                        context_->copy_stream.get()),
+                      "cudaMemcpy2DAsync of resident KV");
     }
-    staging_ = *std::move(larger);
   }
-  CopyOut(id, layer, ResidentRegions::Kind::kKey, slots, staging_.data());
-  CopyOut(id, layer, ResidentRegions::Kind::kValue, slots, staging_.data() + bytes);
-  if (!context_->Check(cudaStreamSynchronize(context_->copy_stream.get()), "a spill's copy")) {
-    return;
-  }
-  std::memcpy(k.data(), staging_.data(), bytes);
-  std::memcpy(v.data(), staging_.data() + bytes, bytes);
+  context_->Check(cudaStreamSynchronize(context_->copy_stream.get()), "a copy of resident KV");
 }
 
 }  // namespace tributary

@@ -26,23 +26,19 @@ class CudaResident {
     return pool_.data() + regions_.SlotsOffset(id, layer, kind, kv_head);
   }
 
-  // As Device::ReadResident: by copy engine, on the copy stream, after all decode steps so far; returns when it is done.
-  void Read(ResidentId id, uint32_t layer, SlotRange slots, std::span<std::byte> k,
+  // As Device::ReadResident; done when it returns.
+  void Read(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
             std::span<std::byte> v);
 
  private:
-  CudaResident(CudaContext* context)
+  explicit CudaResident(CudaContext* context)
       : context_(context),
         regions_(context->config.attention, context->config.num_layers,
                  context->limits.resident_pool_bytes) {}
-  // Queues the copy of one side into `canonical`, which is pinned.
-  void CopyOut(ResidentId id, uint32_t layer, ResidentRegions::Kind kind, SlotRange slots,
-               std::byte* canonical);
 
   CudaContext* const context_;
   ResidentRegions regions_;
   DeviceBuffer pool_;
-  PinnedBuffer staging_;  // of Read; grows to the largest block seen
 };
 
 }  // namespace tributary

@@ -93,16 +93,19 @@ __device__ inline uint64_t NowNs() {
 
 // One thread; a barrier of the block after it passes the order on to the others.
 __device__ inline void AwaitOneThread(const Await& await) {
+  const bool is_first_block = (blockIdx.x | blockIdx.y | blockIdx.z) == 0;
   const uint32_t value = *await.value;
-  if (LoadAcquireSystem(await.flag) == value) return;
-  const uint64_t begin_ns = NowNs();
+  if (is_first_block && await.begin_ns != nullptr) *await.begin_ns = NowNs();
+  uint64_t begin_ns = 0;
   while (LoadAcquireSystem(await.flag) != value) {
-    if (LoadAcquireSystem(await.error) != 0) return;
+    if (begin_ns == 0) begin_ns = NowNs();
+    if (LoadAcquireSystem(await.error) != 0) break;
     if (NowNs() - begin_ns > await.timeout_ns) {
       StoreReleaseSystem(await.error, await.error_code);
-      return;
+      break;
     }
   }
+  if (is_first_block && await.end_ns != nullptr) *await.end_ns = NowNs();
 }
 
 // Called by all threads of all blocks after their last write.
@@ -113,6 +116,7 @@ __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks)
   __threadfence_system();
   if (atomicAdd(ring.arrivals, 1u) != num_blocks - 1) return;
   *ring.arrivals = 0;
+  if (ring.rung_ns != nullptr) *ring.rung_ns = NowNs();
   __threadfence_system();
   StoreReleaseSystem(ring.flag, *ring.value);
 }

@@ -15,6 +15,7 @@ struct Ring {
   const uint32_t* value = nullptr;  // device memory: this step's number
   uint32_t* arrivals =
       nullptr;  // device memory, 0 before and after; not shared by kernels that may run at once
+  uint64_t* rung_ns = nullptr;  // pinned host memory or null: when it was rung, by the GPU's clock
 };
 
 // Host to GPU. Waits until *flag == *value, *error != 0 or timeout_ns has passed; in the last case *error becomes
@@ -26,6 +27,9 @@ struct Await {
   uint32_t* error = nullptr;        // pinned host memory
   uint32_t error_code = 1;
   uint64_t timeout_ns = 0;
+  // Pinned host memory or null: when the first block began and ended its wait, by the GPU's clock.
+  uint64_t* begin_ns = nullptr;
+  uint64_t* end_ns = nullptr;
 };
 
 // Kernels of their own; most kernels that ring or wait do it themselves (FinishQkv, MergePartials).

@@ -1,0 +1,301 @@
+#include "gpu_worker/device/cuda/cuda_step_graph.h"
+
+#include <algorithm>
+
+#include "gpu_worker/device/cuda/kernels/activation.h"
+#include "gpu_worker/device/cuda/kernels/attend.h"
+#include "gpu_worker/device/cuda/kernels/doorbell.h"
+#include "gpu_worker/device/cuda/kernels/embed.h"
+#include "gpu_worker/device/cuda/kernels/matvec.h"
+#include "gpu_worker/device/cuda/kernels/merge.h"
+#include "gpu_worker/device/cuda/kernels/norm.h"
+#include "gpu_worker/device/cuda/kernels/qkv.h"
+
+namespace tributary {
+namespace {
+
+constexpr int kMinOverlapCapability = 90;
+
+const void* At(const void* base, uint64_t elements, DType dtype) {
+  return static_cast<const std::byte*>(base) + elements * DTypeBytes(dtype);
+}
+
+}  // namespace
+
+StepGraphs::StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers,
+                       CudaMatmul* matmul)
+    : context_(context),
+      weights_(weights),
+      buffers_(buffers),
+      matmul_(matmul),
+      overlap_(context->compute_capability >= kMinOverlapCapability) {}
+
+StepGraphs::~StepGraphs() {
+  for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+}
+
+bool StepGraphs::uses_matvec(uint32_t rows) const {
+  return rows <= gpu::kMaxMatVecRows || context_->options.deterministic;
+}
+
+cudaGraphExec_t StepGraphs::Get(const StepGraphKey& key) {
+  if (const auto it = graphs_.find(key); it != graphs_.end()) return it->second;
+  const cudaStream_t stream = context_->decode_stream.get();
+  if (!context_->Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
+                       "cudaStreamBeginCapture")) {
+    return nullptr;
+  }
+  error_ = cudaSuccess;
+  Record(key);
+  cudaGraph_t graph = nullptr;
+  const cudaError_t captured = cudaStreamEndCapture(stream, &graph);
+  cudaGraphExec_t executable = nullptr;
+  if (context_->Check(error_, "recording a decode step") &&
+      context_->Check(captured, "cudaStreamEndCapture") &&
+      context_->Check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate")) {
+    context_->Check(cudaGraphUpload(executable, stream), "cudaGraphUpload");
+    graphs_.emplace(key, executable);
+  }
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  return executable;
+}
+
+void StepGraphs::Prepare(DType kv_dtype) {
+  const uint32_t max_rows = buffers_->max_rows;
+  for (uint32_t rows = RowBucket(1, context_->options.deterministic); rows <= max_rows; rows *= 2) {
+    if (!uses_matvec(rows)) TuneProducts(rows);
+    for (const bool exchange : {false, true}) {
+      Get({rows, exchange, 1u << static_cast<uint32_t>(kv_dtype)});
+    }
+  }
+}
+
+void StepGraphs::Record(const StepGraphKey& key) {
+  const StepBuffers& b = *buffers_;
+  const ModelConfig& config = context_->config;
+  const cudaStream_t stream = context_->decode_stream.get();
+  Note(cudaMemcpyAsync(b.header, b.host_header,
+                       sizeof(StepHeader) + key.rows * sizeof(gpu::DecodeRowDesc),
+                       cudaMemcpyHostToDevice, stream));
+  // Only kernels can overlap: not the first, which comes after a copy.
+  Note(gpu::RingFlag({.flag = &b.started_flag->value,
+                      .value = &b.header->step_number,
+                      .arrivals = b.arrivals + config.num_layers,
+                      .rung_ns = &b.step_stamps[0]},
+                     {stream, /*overlap=*/false}));
+  Note(gpu::BeginRows({.rows = b.rows,
+                       .num_rows = key.rows,
+                       .table = weights_->embedding(),
+                       .table_dtype = context_->compute_dtype,
+                       .hidden = b.hidden,
+                       .hidden_size = config.hidden_size,
+                       .rope = {.inverse_frequencies = weights_->rope_inverse_frequencies(),
+                                .cos = b.cos,
+                                .sin = b.sin,
+                                .half_dim = config.attention.head_dim / 2}},
+                      launch()));
+  for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
+    RecordNorm(key.rows, weights_->layer(layer).attention_norm, nullptr);
+    RecordAttention(key, layer);
+    RecordMlp(key, layer);
+  }
+  RecordNorm(key.rows, weights_->final_norm(), nullptr);
+  Store(key.rows, {.weight = weights_->lm_head(),
+                   .x = b.normed,
+                   .y = b.logits,
+                   .in = config.hidden_size,
+                   .out = config.vocab_size});
+  Note(cudaMemcpyAsync(b.host_logits, b.logits,
+                       uint64_t{key.rows} * config.vocab_size * sizeof(float),
+                       cudaMemcpyDeviceToHost, stream));
+  Note(gpu::RingFlag({.flag = &b.done_flag->value,
+                      .value = &b.header->step_number,
+                      .arrivals = b.arrivals + config.num_layers,
+                      .rung_ns = &b.step_stamps[1]},
+                     {stream, /*overlap=*/false}));
+}
+
+void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
+  const StepBuffers& b = *buffers_;
+  const CudaLayer& w = weights_->layer(layer);
+  const ModelConfig& config = context_->config;
+  const auto q_dim = static_cast<uint32_t>(context_->q_dim());
+  const auto qkv_dim = static_cast<uint32_t>(context_->q_dim() + 2 * context_->kv_dim());
+  Store(key.rows,
+        {.weight = w.qkv, .x = b.normed, .y = b.qkv, .in = config.hidden_size, .out = qkv_dim});
+  gpu::FinishQkvArgs finish{.input = {.qkv = b.qkv,
+                                      .dtype = DType::kF32,
+                                      .bias = w.qkv_bias,
+                                      .q_norm = w.q_norm,
+                                      .k_norm = w.k_norm,
+                                      .eps = static_cast<float>(config.rms_norm_eps),
+                                      .cos = b.cos,
+                                      .sin = b.sin,
+                                      .num_rows = key.rows,
+                                      .geometry = b.geometry},
+                            .rows = b.rows,
+                            .layer = layer,
+                            .q = b.q};
+  gpu::MergeArgs merge{.rows = b.rows,
+                       .num_rows = key.rows,
+                       .geometry = b.geometry,
+                       .rule = b.split_rule,
+                       .workspace = b.attend,
+                       .out = b.normed,
+                       .out_dtype = context_->compute_dtype};
+  if (key.exchange) {
+    const uint32_t* const step_number = &b.header->step_number;
+    finish.host_q = b.host_q;
+    finish.ring = {&b.query_flags[layer].value, step_number, b.arrivals + layer,
+                   &b.stamps[layer].query_ns};
+    merge.await = {.flag = &b.partial_flags[layer].value,
+                   .value = step_number,
+                   .error = &b.error->value,
+                   .timeout_ns = static_cast<uint64_t>(context_->options.max_wait_ns),
+                   .begin_ns = &b.stamps[layer].wait_begin_ns,
+                   .end_ns = &b.stamps[layer].wait_end_ns};
+    merge.num_slots = b.num_slots;
+    merge.slot_out = b.slot_out;
+    merge.slot_lse_ln = b.slot_lse_ln;
+    merge.max_slots = context_->limits.max_partial_slots;
+  }
+  Note(gpu::FinishQkv(finish, launch()));
+  for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
+    if ((key.kv_dtypes >> static_cast<uint32_t>(dtype) & 1) == 0) continue;
+    Note(gpu::Attend({.rows = b.rows,
+                      .num_rows = key.rows,
+                      .kv_dtype = dtype,
+                      .layer = layer,
+                      .geometry = b.geometry,
+                      .softmax_scale = static_cast<float>(config.softmax_scale()),
+                      .q = b.q,
+                      .rule = b.split_rule,
+                      .workspace = b.attend},
+                     launch()));
+  }
+  Note(gpu::MergePartials(merge, launch()));
+  AddResidual(key.rows, {.weight = w.o,
+                         .x = b.normed,
+                         .y = b.hidden,
+                         .in = q_dim,
+                         .out = config.hidden_size,
+                         .bias = w.o_bias});
+}
+
+void StepGraphs::RecordMlp(const StepGraphKey& key, uint32_t layer) {
+  const StepBuffers& b = *buffers_;
+  const CudaLayer& w = weights_->layer(layer);
+  const ModelConfig& config = context_->config;
+  const bool matvec = uses_matvec(key.rows);
+  RecordNorm(key.rows, w.mlp_norm, matvec ? nullptr : w.o_bias);
+  const Product gate_up{.weight = w.gate_up,
+                        .x = b.normed,
+                        .y = matvec ? b.mlp : b.gate_up,
+                        .in = config.hidden_size,
+                        .out = 2 * config.intermediate_size,
+                        .y_dtype = matvec ? context_->compute_dtype : DType::kF32};
+  if (matvec) {
+    MatVecRows(key.rows, gate_up, static_cast<int>(gpu::MatVecEpilogue::kSiluMul));
+  } else {
+    Store(key.rows, gate_up);
+    Note(gpu::SiluMul({.gate_up = b.gate_up,
+                       .out = b.mlp,
+                       .dtype = DType::kF32,
+                       .out_dtype = context_->compute_dtype,
+                       .rows = key.rows,
+                       .intermediate = config.intermediate_size},
+                      launch()));
+  }
+  AddResidual(key.rows, {.weight = w.down,
+                         .x = b.mlp,
+                         .y = b.hidden,
+                         .in = config.intermediate_size,
+                         .out = config.hidden_size});
+}
+
+void StepGraphs::RecordNorm(uint32_t rows, const float* weight, const float* delta_bias) {
+  Note(gpu::RmsNorm({.hidden = buffers_->hidden,
+                     .delta_bias = delta_bias,
+                     .weight = weight,
+                     .eps = static_cast<float>(context_->config.rms_norm_eps),
+                     .normed = buffers_->normed,
+                     .normed_dtype = context_->compute_dtype,
+                     .rows = rows,
+                     .hidden_size = context_->config.hidden_size},
+                    launch()));
+}
+
+void StepGraphs::Store(uint32_t rows, const Product& product) {
+  if (uses_matvec(rows)) {
+    MatVecRows(rows, product, static_cast<int>(gpu::MatVecEpilogue::kStore));
+  } else {
+    matmul_->Run({.weight = product.weight,
+                  .x = product.x,
+                  .y = product.y,
+                  .rows = rows,
+                  .in = product.in,
+                  .out = product.out,
+                  .y_dtype = product.y_dtype},
+                 context_->decode_stream.get());
+  }
+}
+
+void StepGraphs::AddResidual(uint32_t rows, const Product& product) {
+  if (uses_matvec(rows)) {
+    MatVecRows(rows, product, static_cast<int>(gpu::MatVecEpilogue::kAddResidual));
+  } else {
+    matmul_->Run({.weight = product.weight,
+                  .x = product.x,
+                  .y = product.y,
+                  .rows = rows,
+                  .in = product.in,
+                  .out = product.out,
+                  .accumulate = true},
+                 context_->decode_stream.get());
+  }
+}
+
+void StepGraphs::MatVecRows(uint32_t rows, const Product& product, int epilogue) {
+  const auto kind = static_cast<gpu::MatVecEpilogue>(epilogue);
+  const uint64_t y_row = kind == gpu::MatVecEpilogue::kSiluMul ? product.out / 2 : product.out;
+  for (uint32_t begin = 0; begin < rows; begin += gpu::kMaxMatVecRows) {
+    const DType x_dtype = context_->compute_dtype;
+    Note(gpu::MatVec({.weights = product.weight,
+                      .weight_dtype = x_dtype,
+                      .x = At(product.x, uint64_t{begin} * product.in, x_dtype),
+                      .bias = product.bias,
+                      .y = const_cast<void*>(At(product.y, begin * y_row, product.y_dtype)),
+                      .y_dtype = product.y_dtype,
+                      .rows = std::min(rows - begin, gpu::kMaxMatVecRows),
+                      .in = product.in,
+                      .out = product.out,
+                      .epilogue = kind},
+                     launch()));
+  }
+}
+
+void StepGraphs::TuneProducts(uint32_t rows) {
+  const StepBuffers& b = *buffers_;
+  const ModelConfig& config = context_->config;
+  const CudaLayer& w = weights_->layer(0);
+  const auto tune = [&](const void* weight, const void* x, void* y, uint64_t in, uint64_t out,
+                        bool accumulate) {
+    matmul_->Tune({.weight = weight,
+                   .x = x,
+                   .y = y,
+                   .rows = rows,
+                   .in = in,
+                   .out = out,
+                   .accumulate = accumulate},
+                  context_->decode_stream.get());
+  };
+  const uint64_t q_dim = context_->q_dim();
+  tune(w.qkv, b.normed, b.qkv, config.hidden_size, q_dim + 2 * context_->kv_dim(), false);
+  tune(w.o, b.normed, b.hidden, q_dim, config.hidden_size, true);
+  tune(w.gate_up, b.normed, b.gate_up, config.hidden_size, 2 * uint64_t{config.intermediate_size},
+       false);
+  tune(w.down, b.mlp, b.hidden, config.intermediate_size, config.hidden_size, true);
+  tune(weights_->lm_head(), b.normed, b.logits, config.hidden_size, config.vocab_size, false);
+}
+
+}  // namespace tributary

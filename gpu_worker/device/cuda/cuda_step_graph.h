@@ -1,0 +1,81 @@
+// A whole decode step as a CUDA graph: one for each padded batch size, mix of KV dtypes, and for steps with and without
+// an exchange with the host in each layer.
+//
+// Per layer: rmsnorm, QKV product, FinishQkv (bias, norm, RoPE, append; q to the host, flag rung), Attend (window, split
+// over tokens), MergePartials (splits; waits for the host's flag; remote partials from host memory), output projection,
+// rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own matrix-vector kernels, which
+// add into the residual stream; larger batches, unless the device is deterministic, use cuBLASLt.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/device/cuda/cuda_context.h"
+#include "gpu_worker/device/cuda/cuda_matmul.h"
+#include "gpu_worker/device/cuda/cuda_step_buffers.h"
+#include "gpu_worker/device/cuda/cuda_weights.h"
+#include "gpu_worker/device/cuda/kernels/launch.h"
+
+namespace tributary {
+
+struct StepGraphKey {
+  uint32_t rows = 0;       // RowBucket()
+  bool exchange = false;   // some row may have remote partials
+  uint32_t kv_dtypes = 0;  // bit DType: some row's KV has it
+  auto operator<=>(const StepGraphKey&) const = default;
+};
+
+class StepGraphs {
+ public:
+  // All outlive this.
+  StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers,
+             CudaMatmul* matmul);
+  ~StepGraphs();
+  StepGraphs(const StepGraphs&) = delete;
+  StepGraphs& operator=(const StepGraphs&) = delete;
+
+  // Null if it cannot be made; the context has failed then. Some milliseconds for the first call with a key.
+  cudaGraphExec_t Get(const StepGraphKey& key);
+
+  // Makes the graphs for KV of this dtype up to max_batch beforehand, and chooses the fastest product kernels.
+  void Prepare(DType kv_dtype);
+
+ private:
+  // One product of a layer: y (+)= x W^T.
+  struct Product {
+    const void* weight;
+    const void* x;
+    void* y;
+    uint32_t in, out;
+    const float* bias = nullptr;
+    DType y_dtype = DType::kF32;
+  };
+  void Record(const StepGraphKey& key);
+  void RecordAttention(const StepGraphKey& key, uint32_t layer);
+  void RecordMlp(const StepGraphKey& key, uint32_t layer);
+  void RecordNorm(uint32_t rows, const float* weight, const float* delta_bias);
+  void Store(uint32_t rows, const Product& product);
+  // Without a bias when cuBLASLt does it: the next norm adds it (see uses_matvec).
+  void AddResidual(uint32_t rows, const Product& product);
+  void MatVecRows(uint32_t rows, const Product& product, int epilogue);
+  bool uses_matvec(uint32_t rows) const;
+  void TuneProducts(uint32_t rows);
+  // Keeps the first error of a recording.
+  void Note(cudaError_t error) {
+    if (error_ == cudaSuccess) error_ = error;
+  }
+  gpu::Launch launch() const { return {context_->decode_stream.get(), overlap_}; }
+
+  CudaContext* const context_;
+  const CudaWeights* const weights_;
+  StepBuffers* const buffers_;
+  CudaMatmul* const matmul_;
+  const bool overlap_;  // programmatic dependent launch
+  cudaError_t error_ = cudaSuccess;
+  std::map<StepGraphKey, cudaGraphExec_t> graphs_;
+};
+
+}  // namespace tributary
