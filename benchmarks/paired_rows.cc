@@ -15,10 +15,14 @@ constexpr int kLeastSlices = 3;
 
 void MeasureResident(SlicePool& pool, Workload& workload, const RowOptions& options,
                      RowResult& result) {
-  const double steps =
-      static_cast<double>(workload.resident_bytes()) / static_cast<double>(workload.step_bytes());
-  const auto work = [&](int t) { workload.RunResident(t); };
-  for (int i = 0; i < kWarmUpSlices; ++i) pool.Run(work);
+  pool.Run([&](int t) { workload.CallResident(t); });
+  const SliceTime one_call = pool.Run([&](int t) { workload.CallResident(t); });
+  const int calls = static_cast<int>(options.slice_us * 1e3 / static_cast<double>(one_call.ns)) + 1;
+  const double steps = calls * static_cast<double>(workload.resident_bytes()) /
+                       static_cast<double>(workload.step_bytes());
+  const auto work = [&](int t) {
+    for (int i = 0; i < calls; ++i) workload.CallResident(t);
+  };
   int accepted = 0;
   for (int i = 0; i < 4 * options.resident_slices && accepted < options.resident_slices; ++i) {
     const SliceTime time = pool.Run(work);
@@ -26,6 +30,21 @@ void MeasureResident(SlicePool& pool, Workload& workload, const RowOptions& opti
     ++accepted;
     result.resident_us.push_back(static_cast<double>(time.ns) * 1e-3 / steps);
   }
+}
+
+// About options.slice_us of the ceiling; less for work so slow that its own slices would be much longer.
+uint64_t ChooseSlice(SlicePool& pool, ReadCeiling& ceiling, Workload& workload,
+                     const RowOptions& options) {
+  const double bytes_per_us = ceiling.MeasureGbPerS(9) * 1e3;
+  const double bytes = options.slice_us * bytes_per_us / pool.num_threads();
+  workload.SetSlice(static_cast<uint64_t>(bytes));
+  int64_t fastest_ns = INT64_MAX;
+  for (int i = 0; i < kWarmUpSlices; ++i) {
+    fastest_ns = std::min(fastest_ns, pool.Run([&](int t) { workload.RunSlice(t); }).ns);
+  }
+  const double times_too_long = static_cast<double>(fastest_ns) * 1e-3 / (3 * options.slice_us);
+  if (times_too_long > 1) workload.SetSlice(static_cast<uint64_t>(bytes / times_too_long));
+  return static_cast<uint64_t>(bytes);
 }
 
 std::string Cell(const std::vector<double>& values, const char* format) {
@@ -61,11 +80,7 @@ double RowResult::tokens_per_ceiling_byte() const {
 void MeasureRow(SlicePool& pool, ReadCeiling& ceiling, Workload& workload,
                 const RowOptions& options, RowResult& result) {
   const RealClock clock;
-  // How much a slice reads follows from what this machine reads now.
-  const double bytes_per_us = ceiling.MeasureGbPerS(9) * 1e3;
-  const auto bytes_per_thread =
-      static_cast<uint64_t>(options.slice_us * bytes_per_us / pool.num_threads());
-  workload.SetSlice(bytes_per_thread);
+  const uint64_t bytes_per_thread = ChooseSlice(pool, ceiling, workload, options);
   result.bytes = workload.step_bytes();
   result.tokens = workload.step_tokens();
   result.filtered = pool.tells_quiet();
@@ -130,7 +145,7 @@ nlohmann::json ToJson(const RowResult& result) {
 }
 
 void PrintTableHead() {
-  fmt::print("{:<52} {:>10} {:>7} {:>7}  {:<20} {:>10} {:>8} {:>7}  {}\n", "row", "us / step",
+  fmt::print("{:<56} {:>10} {:>7} {:>7}  {:<20} {:>10} {:>8} {:>7}  {}\n", "row", "us / step",
              "GB/s", "ceiling", "ratio (quartiles)", "compute us", "Mtok/s", "x bf16", "slices");
 }
 
@@ -145,7 +160,7 @@ void PrintTableRow(const RowResult& result, const RowResult* bf16) {
     against =
         fmt::format("{:.2f}", result.tokens_per_ceiling_byte() / bf16->tokens_per_ceiling_byte());
   }
-  fmt::print("{:<52} {:>10.1f} {:>7.2f} {:>7} {:>6.3f} ({:.3f}-{:.3f}) {:>11} {:>8} {:>7}  {}/{}\n",
+  fmt::print("{:<56} {:>10.1f} {:>7.2f} {:>7} {:>6.3f} ({:.3f}-{:.3f}) {:>11} {:>8} {:>7}  {}/{}\n",
              result.key.name, us, result.gb_per_s(), Cell(result.ceiling_gb_per_s, "{:.2f}"),
              ratio.median, ratio.low, ratio.high, Cell(result.resident_us, "{:.1f}"), mtok, against,
              result.ratios.size(), result.slices_tried);

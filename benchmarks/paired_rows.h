@@ -40,9 +40,9 @@ class Workload {
   virtual uint64_t slice_bytes() const = 0;  // all threads together
   // The next slice's part of this thread: memory that the caches do not hold.
   virtual void RunSlice(int thread_idx) = 0;
-  // The same kind of work over data that stays in the thread's L2 cache, in calls as long as they can be.
-  virtual void RunResident(int thread_idx) = 0;
-  virtual uint64_t resident_bytes() const = 0;  // of one RunResident on all threads
+  // One call of the same kind over data that stays in the thread's L2 cache.
+  virtual void CallResident(int thread_idx) = 0;
+  virtual uint64_t resident_bytes() const = 0;  // of one CallResident on all threads
 };
 
 struct Quartiles {

@@ -53,20 +53,23 @@ uint64_t SumBytes(const std::byte* memory, size_t bytes) {
   return has_avx512 ? SumAvx512(memory, bytes) : SumPlain(memory, bytes);
 }
 
-ReadCeiling::ReadCeiling(SlicePool* pool, Arena arena) : pool_(pool), arena_(std::move(arena)) {
+ReadCeiling::ReadCeiling(SlicePool* pool, std::span<std::byte> region)
+    : pool_(pool), region_(region) {
   const size_t num_threads = static_cast<size_t>(pool->num_threads());
-  // Whole pages per thread. An odd number of 4 KiB pages apart: parts at a power-of-two distance would share cache sets.
-  part_bytes_ = arena_.memory().size() / num_threads / 8192 * 8192 - 4096;
+  // An odd number of 4 KiB pages per thread: parts at a power-of-two distance would share cache sets.
+  part_bytes_ = region_.size() / num_threads / 8192 * 8192 - 4096;
   sums_.resize(num_threads);
   pool_->Run([&](int t) {
     const size_t i = static_cast<size_t>(t);
-    std::memset(arena_.memory().data() + i * part_bytes_, 1, part_bytes_);
+    std::memset(region_.data() + i * part_bytes_, 1, part_bytes_);
   });
 }
 
 absl::StatusOr<ReadCeiling> ReadCeiling::Create(SlicePool* pool, size_t region_bytes) {
   TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create({.bytes = region_bytes}));
-  return ReadCeiling(pool, std::move(arena));
+  ReadCeiling ceiling(pool, arena.memory());
+  ceiling.arena_ = std::move(arena);
+  return ceiling;
 }
 
 SliceTime ReadCeiling::RunSlice(size_t bytes_per_thread, uint64_t* bytes_read) {
@@ -74,7 +77,7 @@ SliceTime ReadCeiling::RunSlice(size_t bytes_per_thread, uint64_t* bytes_read) {
   if (offset_bytes_ + bytes > part_bytes_) offset_bytes_ = 0;
   const SliceTime time = pool_->Run([&](int t) {
     const size_t i = static_cast<size_t>(t);
-    sums_[i] += SumBytes(arena_.memory().data() + i * part_bytes_ + offset_bytes_, bytes);
+    sums_[i] += SumBytes(region_.data() + i * part_bytes_ + offset_bytes_, bytes);
   });
   offset_bytes_ += bytes;
   *bytes_read = uint64_t{bytes} * static_cast<uint64_t>(pool_->num_threads());

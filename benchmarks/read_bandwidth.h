@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -21,6 +23,8 @@ class ReadCeiling {
  public:
   // RESOURCE_EXHAUSTED as of Arena. Every thread owns region_bytes / num_threads.
   static absl::StatusOr<ReadCeiling> Create(SlicePool* pool, size_t region_bytes);
+  // Over borrowed memory, which is written to.
+  ReadCeiling(SlicePool* pool, std::span<std::byte> region);
 
   // One slice of about `bytes_per_thread`; bytes_read gets what it really read, all threads together.
   SliceTime RunSlice(size_t bytes_per_thread, uint64_t* bytes_read);
@@ -29,10 +33,9 @@ class ReadCeiling {
   double MeasureGbPerS(int rounds);
 
  private:
-  ReadCeiling(SlicePool* pool, Arena arena);
-
   SlicePool* pool_;
-  Arena arena_;
+  std::optional<Arena> arena_;  // if it owns the region
+  std::span<std::byte> region_;
   size_t part_bytes_ = 0;    // of one thread
   size_t offset_bytes_ = 0;  // of the next piece, in each part
   std::vector<uint64_t> sums_;
