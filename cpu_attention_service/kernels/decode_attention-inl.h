@@ -160,7 +160,11 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
     PlannedStep& current = planned[now];
     now ^= 1;
     more = NextStep(&source, &planned[now]);
-    if (more && args.pieces != nullptr) PrefetchNext(planned[now], &current);
+    if (args.pieces == nullptr) {
+      if (more && args.prefetch_bytes != 0) PrefetchRun(args.prefetch_bytes, &current);
+    } else if (more) {
+      PrefetchNext(planned[now], &current);
+    }
     batch.k->score(batch.rows, scratch.prepared, current.step, scratch.scores);
     if (IsWhole(current, visible_to_all)) {
       AttendWhole(batch, current.step, scratch);

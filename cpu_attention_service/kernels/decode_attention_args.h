@@ -40,6 +40,9 @@ struct DecodeAttentionArgs {
   const KvPiece* pieces = nullptr;
   uint32_t num_pieces = 0;
 
+  // Of a run: how far ahead it is prefetched; 0 leaves it to the hardware. Best: cpu_kernels::RunPrefetchBytes().
+  uint32_t prefetch_bytes = 0;
+
   // [n_q] or null. Query token i attends to the tokens at positions < visible_end[i] only; null: to all. Causal: for
   // query tokens at positions p, p + 1, ...: p + 1, p + 2, ...
   const uint64_t* visible_end = nullptr;
@@ -60,5 +63,6 @@ using DecodeAttentionFn = void (*)(const DecodeAttentionArgs& args);
 void DecodeAttentionScalar(const DecodeAttentionArgs& args);
 void DecodeAttentionAvx2(const DecodeAttentionArgs& args);
 void DecodeAttentionAvx512(const DecodeAttentionArgs& args);
+void DecodeAttentionAvx512Bf16(const DecodeAttentionArgs& args);
 
 }  // namespace tributary

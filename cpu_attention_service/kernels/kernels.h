@@ -28,6 +28,8 @@ enum IsaFeature : uint32_t {
   kIsaAvx512dq = 1u << 5,
   kIsaAvx512vl = 1u << 6,
   kIsaAvx512vnni = 1u << 7,
+  kIsaAvx512bf16 = 1u << 8,
+  kIsaAvx512vbmi = 1u << 9,
 };
 
 struct CpuKernel {
@@ -58,6 +60,10 @@ absl::StatusOr<const CpuKernel*> Find(std::string_view name);
 // The kernel to use: the one named by the environment variable TRIBUTARY_FORCE_CPU_KERNEL if that
 // is set, else `name`, else (name empty) the best. Errors as of Find.
 absl::StatusOr<const CpuKernel*> Select(std::string_view name);
+
+// The best DecodeAttentionArgs::prefetch_bytes on this machine, as measured per CPU family: some stream a run at full speed
+// only if told where it goes on, others are slower for being told.
+uint32_t RunPrefetchBytes();
 
 // The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers, sizes
 // outside the limits, a layout that MakeKvTileLayout did not make, a token range or a piece outside `tile_bytes` bytes

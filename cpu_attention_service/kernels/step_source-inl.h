@@ -97,6 +97,16 @@ inline void PrefetchNext(const PlannedStep& next, PlannedStep* planned) {
   }
 }
 
+// Lets the primitives fetch what lies `bytes` ahead in a run. May reach beyond the run's end: prefetching reads nothing.
+inline void PrefetchRun(uint32_t bytes, PlannedStep* planned) {
+  KernelStep& step = planned->step;
+  step.prefetch = true;
+  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
+    step.next_k[slot] = step.k[slot] + bytes;
+    step.next_v[slot] = step.v[slot] + bytes;
+  }
+}
+
 // The tokens of a slot at positions below visible_end.
 inline uint32_t VisibleTokens(const PlannedStep& planned, uint32_t slot, uint64_t visible_end) {
   if (visible_end <= planned.position[slot]) return 0;
