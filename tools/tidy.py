@@ -60,7 +60,8 @@ EXTERNAL = [
     (re.compile(r"^(grpc|grpcpp|google/protobuf|tributary/v1)/"), ("proto", "client", ":edge"), "gRPC and protobuf"),
     (re.compile(r"^CLI/"), ("client", ":edge"), "CLI11"),
 ]
-EXTERNAL_FREE = {"gRPC and protobuf", "CLI11", "BLAS", "intrinsics"}  # in FREE_FOLDERS; UCX: benchmarks compare with it
+EXTERNAL_FREE = {"gRPC and protobuf", "CLI11", "BLAS", "intrinsics", "CUDA"}  # in FREE_FOLDERS
+# UCX is free in benchmarks alone, which compare with it.
 BENCH_FREE = {"UCX"}
 
 # (pattern, C++ only, what to do)

@@ -8,6 +8,8 @@
 #include "fmt/format.h"
 #include "gpu_worker/device/cuda/cuda_context.h"
 #include "gpu_worker/device/cuda/cuda_decode.h"
+#include "gpu_worker/device/cuda/cuda_kv_copies.h"
+#include "gpu_worker/device/cuda/cuda_prefill.h"
 #include "gpu_worker/device/cuda/cuda_resident.h"
 #include "gpu_worker/device/cuda/cuda_status.h"
 #include "gpu_worker/device/cuda/cuda_weights.h"
@@ -64,18 +66,22 @@ absl::Status CheckMemory(const CudaContext& context, const ModelWeights& weights
   const uint64_t weight_bytes = CudaWeights::Bytes(weights, context.compute_dtype);
   const uint64_t decode_bytes =
       CudaDecode::DeviceBytes(context.config, limits, context.options.deterministic);
+  const uint64_t prefill_bytes =
+      CudaKvCopies::kStagingBytes +
+      CudaPrefill::ScratchBytes(context.config, context.compute_dtype) +
+      CudaPrefill::PromptBytes(context.config, limits.max_prefill_tokens, DType::kBf16);
   const auto needed = static_cast<unsigned __int128>(weight_bytes) + limits.resident_pool_bytes +
-                      decode_bytes + kReservedBytes;
+                      decode_bytes + prefill_bytes + kReservedBytes;
   if (needed <= free_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
       "GPU {} ({}) has {} free of {}, but {} are needed: {} for the weights in {}, {} for the "
-      "resident pool, {} for decode steps, {} for the driver. Lower --resident-pool-bytes, "
-      "--max-batch or --max-token-stripes, use --compute-dtype bf16, another GPU "
-      "(--device cuda:N) or a smaller model",
+      "resident pool, {} for decode steps, {} for a prefill of {} tokens, {} for the driver. Lower "
+      "--resident-pool-bytes, --max-batch, --max-token-stripes or --max-prefill-tokens, use "
+      "--compute-dtype bf16, another GPU (--device cuda:N) or a smaller model",
       context.options.ordinal, context.name, Mib(free_bytes), Mib(total_bytes),
       Mib(static_cast<uint64_t>(needed)), Mib(weight_bytes),
       std::string(DTypeName(context.compute_dtype)), Mib(limits.resident_pool_bytes),
-      Mib(decode_bytes), Mib(kReservedBytes)));
+      Mib(decode_bytes), Mib(prefill_bytes), limits.max_prefill_tokens, Mib(kReservedBytes)));
 }
 
 class CudaDevice final : public Device {
@@ -89,6 +95,10 @@ class CudaDevice final : public Device {
     TRIBUTARY_ASSIGN_OR_RETURN(device->resident_, CudaResident::Make(c));
     TRIBUTARY_ASSIGN_OR_RETURN(
         device->decode_, CudaDecode::Make(c, device->weights_.get(), device->resident_.get()));
+    TRIBUTARY_ASSIGN_OR_RETURN(device->copies_, CudaKvCopies::Make(c, device->resident_.get()));
+    TRIBUTARY_ASSIGN_OR_RETURN(device->prefill_,
+                               CudaPrefill::Make(c, device->weights_.get(), device->resident_.get(),
+                                                 device->copies_.get()));
     LOG_INFO("GPU {} ({}, {} multiprocessors): {} of weights in {}, {} resident pool",
              c->options.ordinal, c->name, c->num_sms, Mib(device->weights_->bytes()),
              std::string(DTypeName(c->compute_dtype)), Mib(c->limits.resident_pool_bytes));
@@ -107,9 +117,10 @@ class CudaDevice final : public Device {
   void ReleaseResident(ResidentId id) override { resident_->regions().Release(id); }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
                           std::span<std::byte> k, std::span<std::byte> v) override {
-    resident_->Read(id, layer, slots, heads, k, v);
-    return 0;
+    return copies_->ReadResident(id, layer, slots, heads, k, v);
   }
+  bool CopyDone(CopyTicket ticket) override { return copies_->CopyDone(ticket); }
+  void PinHostMemory(std::span<std::byte> memory) override { copies_->PinHostMemory(memory); }
 
   void BeginStep(std::span<const DecodeRow> rows) override { decode_->BeginStep(rows); }
   std::span<const float> AwaitQuery(uint32_t layer) override { return decode_->AwaitQuery(layer); }
@@ -123,18 +134,24 @@ class CudaDevice final : public Device {
   DeviceStepTimes step_times() const override { return decode_->step_times(); }
   absl::Status status() const override { return context_->sticky; }
 
-  absl::Status BeginPrefill(std::span<const uint32_t>, DType) override {
-    return absl::UnimplementedError("the CUDA device has no prefill yet; use --device host");
+  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
+    return prefill_->Begin(tokens, kv_dtype);
   }
-  void PrefillProject(uint32_t, uint64_t, uint64_t) override {}
-  void PrefillAttend(uint32_t, uint64_t, uint64_t) override {}
-  CopyTicket ReadPrefill(uint64_t, uint32_t, HeadRange, std::span<std::byte>,
-                         std::span<std::byte>) override {
-    return 0;
+  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
+    prefill_->Project(layer, token_begin, token_end);
   }
-  void PrefillKeep(uint32_t, ResidentId, uint64_t, SlotRange) override {}
-  std::span<const float> EndPrefill() override { return {}; }
-  void DropPrefill() override {}
+  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
+    prefill_->Attend(layer, token_begin, token_end);
+  }
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
+                         std::span<std::byte> k, std::span<std::byte> v) override {
+    return prefill_->Read(token_begin, num_tokens, heads, k, v);
+  }
+  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
+    prefill_->Keep(layer, id, token_begin, slots);
+  }
+  std::span<const float> EndPrefill() override { return prefill_->End(); }
+  void DropPrefill() override { prefill_->Drop(); }
 
  private:
   // In this order: what comes later uses what stands before it.
@@ -142,6 +159,8 @@ class CudaDevice final : public Device {
   std::unique_ptr<CudaWeights> weights_;
   std::unique_ptr<CudaResident> resident_;
   std::unique_ptr<CudaDecode> decode_;
+  std::unique_ptr<CudaKvCopies> copies_;
+  std::unique_ptr<CudaPrefill> prefill_;
 };
 
 }  // namespace

@@ -26,17 +26,11 @@ class CudaResident {
     return pool_.data() + regions_.SlotsOffset(id, layer, kind, kv_head);
   }
 
-  // As Device::ReadResident; done when it returns.
-  void Read(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
-            std::span<std::byte> v);
-
  private:
-  explicit CudaResident(CudaContext* context)
-      : context_(context),
-        regions_(context->config.attention, context->config.num_layers,
-                 context->limits.resident_pool_bytes) {}
+  explicit CudaResident(const CudaContext& context)
+      : regions_(context.config.attention, context.config.num_layers,
+                 context.limits.resident_pool_bytes) {}
 
-  CudaContext* const context_;
   ResidentRegions regions_;
   DeviceBuffer pool_;
 };

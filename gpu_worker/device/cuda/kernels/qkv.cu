@@ -125,14 +125,16 @@ __global__ void FinishQkvPrefillKernel(const FinishQkvPrefillArgs args) {
   const uint32_t head = blockIdx.y * kWarps + threadIdx.x / kWarpSize;
   const size_t row = blockIdx.x;
   if (head >= g.num_q_heads + 2 * g.num_kv_heads) return;
-  const HeadPairs x = FinishHead(args.input, blockIdx.x, head, lane);
+  const bool is_q = head < g.num_q_heads;
   const uint32_t kv = head - g.num_q_heads;
-  void* out = head < g.num_q_heads ? args.q : kv < g.num_kv_heads ? args.k : args.v;
-  const size_t begin = head < g.num_q_heads
-                           ? (row * g.num_q_heads + head) * g.head_dim
-                           : (row * g.num_kv_heads + kv % g.num_kv_heads) * g.head_dim;
+  void* out = is_q ? args.q : kv < g.num_kv_heads ? args.k : args.v;
+  if (out == nullptr) return;
+  const HeadPairs x = FinishHead(args.input, blockIdx.x, head, lane);
+  const size_t begin = is_q ? (row * g.num_q_heads + head) * g.head_dim
+                            : (row * g.num_kv_heads + kv % g.num_kv_heads) * g.head_dim;
+  const DType dtype = is_q ? args.q_dtype : args.kv_dtype;
   StoreHead(x, g.head_dim / 2, lane,
-            [&](uint32_t i, float value) { StoreAs(out, args.kv_dtype, begin + i, value); });
+            [&](uint32_t i, float value) { StoreAs(out, dtype, begin + i, value); });
 }
 
 uint32_t HeadBlocks(const KvGeometry& g) {
@@ -157,7 +159,11 @@ cudaError_t FinishQkv(const FinishQkvArgs& args, const Launch& launch) {
 }
 
 cudaError_t FinishQkvPrefill(const FinishQkvPrefillArgs& args, const Launch& launch) {
-  if (!Serves(args.input) || !IsFloatDType(args.kv_dtype)) return cudaErrorInvalidValue;
+  const bool has_kv = args.k != nullptr || args.v != nullptr;
+  if (!Serves(args.input) || (args.q != nullptr && !IsFloatDType(args.q_dtype)) ||
+      (has_kv && !IsFloatDType(args.kv_dtype))) {
+    return cudaErrorInvalidValue;
+  }
   return LaunchKernel(launch, FinishQkvPrefillKernel,
                       dim3(args.input.num_rows, HeadBlocks(args.input.geometry)),
                       kWarps * kWarpSize, 0, args);

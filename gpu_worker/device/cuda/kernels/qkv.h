@@ -34,11 +34,12 @@ struct FinishQkvArgs {
 };
 cudaError_t FinishQkv(const FinishQkvArgs& args, const Launch& launch);
 
-// Prefill: everything rounded to kv_dtype, q too.
+// Prefill. Null: not wanted, and its part of the input is not read.
 struct FinishQkvPrefillArgs {
   QkvInput input;
+  DType q_dtype = DType::kUnset;
   DType kv_dtype = DType::kUnset;
-  void* q = nullptr;  // [num_rows][num_q_heads][head_dim] of kv_dtype
+  void* q = nullptr;  // [num_rows][num_q_heads][head_dim] of q_dtype
   void* k = nullptr;  // [num_rows][num_kv_heads][head_dim] of kv_dtype
   void* v = nullptr;
 };
