@@ -5,7 +5,10 @@
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_bf16_dot-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
-#include "cpu_attention_service/kernels/prim_quant-inl.h"
+#include "cpu_attention_service/kernels/prim_int_dot-inl.h"
+// Need the dot products above.
+#include "cpu_attention_service/kernels/prim_fp8_dot-inl.h"
+#include "cpu_attention_service/kernels/prim_int_values-inl.h"
 
 namespace tributary {
 namespace avx512_bf16 {
@@ -20,11 +23,11 @@ const KPrimitive* KPrimitiveOf(KvStorage storage) {
     case KvStorage::kF16:
       return &kFloatK<KvStorage::kF16>;
     case KvStorage::kInt8:
-      return &kWidenedK<KvStorage::kInt8>;
+      return &kIntDotK<KvStorage::kInt8>;
     case KvStorage::kInt4:
-      return &kWidenedK<KvStorage::kInt4>;
+      return &kIntDotK<KvStorage::kInt4>;
     case KvStorage::kFp8E4m3:
-      return &kWidenedK<KvStorage::kFp8E4m3>;
+      return &kFp8DotK;
     default:
       return nullptr;
   }
@@ -39,11 +42,11 @@ const VPrimitive* VPrimitiveOf(KvStorage storage) {
     case KvStorage::kF16:
       return &kFloatV<KvStorage::kF16>;
     case KvStorage::kInt8:
-      return &kWidenedV<KvStorage::kInt8>;
+      return &kIntDotV<KvStorage::kInt8>;
     case KvStorage::kInt4:
-      return &kWidenedV<KvStorage::kInt4>;
+      return &kIntDotV<KvStorage::kInt4>;
     case KvStorage::kFp8E4m3:
-      return &kWidenedV<KvStorage::kFp8E4m3>;
+      return &kFp8DotV;
     default:
       return nullptr;
   }

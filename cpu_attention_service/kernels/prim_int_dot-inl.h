@@ -1,0 +1,189 @@
+// Scores of int8 and int4 with vpdpbusd (AVX512-VNNI): four products of an unsigned and a signed byte, summed into a 32-bit
+// lane. Included after vec_avx512.h; prim_int_values-inl.h has the values.
+//
+// q is rotated (attention/kv_quantise.h) and rounded to 16 bits of its largest |element|: a high and a low byte, each with a
+// sum of its own. Codes of K are the unsigned side; their zero (128 or 7.5) is taken off by what the sums begin with.
+#pragma once
+
+#include <immintrin.h>
+
+#include "attention/hadamard.h"
+#include "cpu_attention_service/kernels/kernel_step.h"
+
+namespace tributary {
+namespace TRIBUTARY_KERNEL_ISA {
+namespace {
+
+constexpr float kQueryLevels = 32512.0f;  // 127 * 256: the high byte stays in [-127, 127]
+
+// Not the intrinsic: GCC 12 copies and spills its accumulators, which costs up to half of the speed.
+inline __m512i DotU8S8(__m512i sum, __m512i u8, __m512i s8) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u8), "v"(s8));
+  return sum;
+}
+
+inline __m512i BroadcastQuad(uint32_t quad) { return _mm512_set1_epi32(static_cast<int>(quad)); }
+inline __m512i LowNibbles(__m512i codes) { return _mm512_and_si512(codes, _mm512_set1_epi8(15)); }
+inline __m512i HighNibbles(__m512i codes) { return LowNibbles(_mm512_srli_epi16(codes, 4)); }
+inline void PrefetchCodes(const unsigned char* codes) { __builtin_prefetch(codes, 0, 2); }
+
+// Of the 16 tokens of a slot, from bf16.
+inline __m512 SlotScales(const unsigned char* params, uint32_t subgroup) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(params + subgroup * 32));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+// Prepared: a header per row, then the high and the low bytes of q as [part][quad of dims][row].
+struct IntQRow {
+  float scale;    // of one unit of the sum
+  int32_t begin;  // -zero * sum of q, where the low sum begins
+  uint32_t unused[14];
+};
+static_assert(sizeof(IntQRow) == kPreparedHeaderBytes);
+
+inline const uint32_t* QuadsOf(const KernelRows& rows, const void* prepared) {
+  return reinterpret_cast<const uint32_t*>(static_cast<const IntQRow*>(prepared) + rows.num_rows);
+}
+
+template <KvStorage kStorage>
+void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
+  IntQRow* headers = static_cast<IntQRow*>(prepared);
+  const uint32_t num_quads = rows.padded_dim / 4;
+  uint32_t* high_quads = const_cast<uint32_t*>(QuadsOf(rows, prepared));
+  uint32_t* low_quads = high_quads + num_quads * rows.num_rows;
+  for (uint32_t row = 0; row < rows.num_rows; ++row) {
+    float rotated[limits::kMaxHeadDim];
+    __builtin_memcpy(rotated, q + row * rows.padded_dim, rows.padded_dim * sizeof(float));
+    HadamardRotate(rotated, rows.layout->head_dim);
+    float largest = 0;
+    bool finite = true;
+    for (uint32_t d = 0; d < rows.padded_dim; ++d) {
+      const float size = __builtin_fabsf(rotated[d]);
+      finite = finite && size <= 3.4e38f;
+      largest = size > largest ? size : largest;
+    }
+    const float inverse = finite && largest > 0x1p-100f ? kQueryLevels / largest : 0.0f;
+    int32_t sum = 0;
+    for (uint32_t quad = 0; quad < num_quads; ++quad) {
+      uint32_t high = 0, low = 0;
+      for (uint32_t i = 0; i < 4; ++i) {
+        const int32_t value =
+            inverse == 0 ? 0 : _mm_cvtss_si32(_mm_set_ss(rotated[4 * quad + i] * inverse));
+        const int32_t high_byte = (value + 128) >> 8;
+        high |= (static_cast<uint32_t>(high_byte) & 0xff) << (8 * i);
+        low |= (static_cast<uint32_t>(value - 256 * high_byte) & 0xff) << (8 * i);
+        sum += value;
+      }
+      high_quads[quad * rows.num_rows + row] = high;
+      low_quads[quad * rows.num_rows + row] = low;
+    }
+    headers[row].scale = finite ? largest / kQueryLevels : __builtin_nanf("");
+    // int4: half a unit of q is lost, which is 2^-17 of its largest element.
+    headers[row].begin = kStorage == KvStorage::kInt8 ? -128 * sum : -15 * sum / 2;
+  }
+}
+
+// Scores of kRows rows for kSlots slots from `slot` on.
+template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
+inline void ScoreIntSlots(const KernelRows& rows, const IntQRow* headers, const uint32_t* quads,
+                          const KernelStep& step, uint32_t slot, float* scores) {
+  constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;  // quads of a line of codes
+  const uint32_t low_part = rows.padded_dim / 4 * rows.num_rows;
+  __m512i high[kRows][kSlots], low[kRows][kSlots];
+#pragma GCC unroll 16
+  for (uint32_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+    for (uint32_t s = 0; s < kSlots; ++s) {
+      high[row][s] = _mm512_setzero_si512();
+      low[row][s] = _mm512_set1_epi32(headers[row].begin);
+    }
+  }
+#pragma GCC unroll 1
+  for (uint32_t at = 0; at < rows.padded_dim / (4 * kHalves) * 64; at += 64) {
+    __m512i codes[kSlots];
+#pragma GCC unroll 16
+    for (uint32_t s = 0; s < kSlots; ++s) {
+      if (kPrefetch) PrefetchCodes(step.next_k[slot + s] + at);
+      codes[s] = _mm512_loadu_si512(step.k[slot + s] + at);
+    }
+#pragma GCC unroll 16
+    for (uint32_t half = 0; half < kHalves; ++half) {
+      __m512i k[kSlots];
+#pragma GCC unroll 16
+      for (uint32_t s = 0; s < kSlots; ++s) {
+        k[s] = kHalves == 1 ? codes[s] : half == 0 ? LowNibbles(codes[s]) : HighNibbles(codes[s]);
+      }
+#pragma GCC unroll 16
+      for (uint32_t row = 0; row < kRows; ++row) {
+        const __m512i q_high = BroadcastQuad(quads[row]);
+        const __m512i q_low = BroadcastQuad(quads[low_part + row]);
+#pragma GCC unroll 16
+        for (uint32_t s = 0; s < kSlots; ++s) {
+          high[row][s] = DotU8S8(high[row][s], k[s], q_high);
+          low[row][s] = DotU8S8(low[row][s], k[s], q_low);
+        }
+      }
+      quads += rows.num_rows;
+    }
+  }
+#pragma GCC unroll 16
+  for (uint32_t s = 0; s < kSlots; ++s) {
+    const __m512 scales = SlotScales(step.k_params[slot + s], step.subgroup[slot + s]);
+#pragma GCC unroll 16
+    for (uint32_t row = 0; row < kRows; ++row) {
+      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[row][s], 8), low[row][s]);
+      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(headers[row].scale));
+      _mm512_storeu_ps(scores + row * kKvTileTokens + (slot + s) * kKvSubgroupTokens,
+                       _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+    }
+  }
+}
+
+// kRows rows, all slots: kSlots at a time, then one by one.
+template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
+inline void ScoreIntRows(const KernelRows& rows, const IntQRow* headers, const uint32_t* quads,
+                         const KernelStep& step, float* scores) {
+  uint32_t slot = 0;
+  for (; slot + kSlots <= step.num_slots; slot += kSlots) {
+    ScoreIntSlots<kStorage, kRows, kSlots, kPrefetch>(rows, headers, quads, step, slot, scores);
+  }
+  for (; slot < step.num_slots; ++slot) {
+    ScoreIntSlots<kStorage, kRows, 1, kPrefetch>(rows, headers, quads, step, slot, scores);
+  }
+}
+
+// As many of the rows from `row` on as one block takes; returns how many.
+template <KvStorage kStorage, bool kPrefetch>
+inline uint32_t ScoreIntBlock(const KernelRows& rows, const void* prepared, const KernelStep& step,
+                              uint32_t row, float* scores) {
+  const IntQRow* headers = static_cast<const IntQRow*>(prepared) + row;
+  const uint32_t* quads = QuadsOf(rows, prepared) + row;
+  float* to = scores + row * kKvTileTokens;
+  const uint32_t rest = rows.num_rows - row;
+  if (rest >= 4) {
+    ScoreIntRows<kStorage, 4, 2, kPrefetch>(rows, headers, quads, step, to);
+    return 4;
+  }
+  if (rest >= 2) {
+    ScoreIntRows<kStorage, 2, 4, kPrefetch>(rows, headers, quads, step, to);
+    return 2;
+  }
+  ScoreIntRows<kStorage, 1, 4, kPrefetch>(rows, headers, quads, step, to);
+  return 1;
+}
+
+template <KvStorage kStorage>
+void ScoreInt(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
+  uint32_t row = 0;
+  if (step.prefetch) row = ScoreIntBlock<kStorage, true>(rows, prepared, step, 0, scores);
+  while (row < rows.num_rows) {
+    row += ScoreIntBlock<kStorage, false>(rows, prepared, step, row, scores);
+  }
+}
+
+template <KvStorage kStorage>
+constexpr KPrimitive kIntDotK = {&PrepareIntQ<kStorage>, &ScoreInt<kStorage>};
+
+}  // namespace
+}  // namespace TRIBUTARY_KERNEL_ISA
+}  // namespace tributary
