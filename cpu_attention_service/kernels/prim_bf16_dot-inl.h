@@ -20,20 +20,6 @@ inline __m512bh BroadcastPair(uint32_t pair) {
 }
 inline void PrefetchCode(const unsigned char* code) { __builtin_prefetch(code, 0, 2); }
 
-// Round to nearest even; NaN stays NaN.
-inline uint32_t Bf16Bits(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >> 16) | 0x40;
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-inline float FloatOfBf16(uint32_t bf16) {
-  const uint32_t bits = bf16 << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-
 // Prepared: a header, then [part][dim pair][row], so that the rows of one pair are neighbours.
 struct Bf16Q {
   uint32_t num_parts;
@@ -45,22 +31,26 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
   const uint32_t num_pairs = rows.padded_dim / 2;
   uint32_t* hi = reinterpret_cast<uint32_t*>(static_cast<unsigned char*>(prepared) + sizeof(Bf16Q));
   uint32_t* lo = hi + num_pairs * rows.num_rows;
-  uint32_t any_lo = 0;
+  const __m256i to_pairs = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                              _mm256_set1_epi32(static_cast<int>(rows.num_rows)));
+  __m256i any_lo = _mm256_setzero_si256();
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
-    for (uint32_t pair = 0; pair < num_pairs; ++pair) {
-      uint32_t hi_bits[2], lo_bits[2];
-      for (uint32_t i = 0; i < 2; ++i) {
-        const float value = q[row * rows.padded_dim + 2 * pair + i];
-        hi_bits[i] = Bf16Bits(value);
-        const float rest = value - FloatOfBf16(hi_bits[i]);
-        lo_bits[i] = rest == rest ? Bf16Bits(rest) : 0;  // Inf and NaN are in hi
-      }
-      hi[pair * rows.num_rows + row] = hi_bits[0] | hi_bits[1] << 16;
-      lo[pair * rows.num_rows + row] = lo_bits[0] | lo_bits[1] << 16;
-      any_lo |= (lo_bits[0] | lo_bits[1]) & 0x7fff;
+    for (uint32_t pair = 0; pair < num_pairs; pair += 8) {
+      const __m512 value = _mm512_loadu_ps(q + row * rows.padded_dim + 2 * pair);
+      const __m256i hi_bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
+      const __m512 hi_value =
+          _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(hi_bits), 16));
+      const __m512 rest = _mm512_sub_ps(value, hi_value);
+      const __mmask16 is_number = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);  // else it is in hi
+      const __m256i lo_bits =
+          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(is_number, rest)));
+      _mm256_i32scatter_epi32(hi + pair * rows.num_rows + row, to_pairs, hi_bits, 4);
+      _mm256_i32scatter_epi32(lo + pair * rows.num_rows + row, to_pairs, lo_bits, 4);
+      any_lo = _mm256_or_si256(any_lo, lo_bits);
     }
   }
-  static_cast<Bf16Q*>(prepared)->num_parts = any_lo != 0 ? 2 : 1;
+  const __m256i magnitude = _mm256_and_si256(any_lo, _mm256_set1_epi16(0x7fff));
+  static_cast<Bf16Q*>(prepared)->num_parts = _mm256_testz_si256(magnitude, magnitude) != 0 ? 1 : 2;
 }
 
 // Scores of kRows rows for kSlots slots. kPhases accumulators per row and slot hide the latency of the dot product. A

@@ -6,6 +6,8 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
+// The loops over sums are unrolled by pragma: rolled, the compiler keeps the sums in memory.
+//
 // Registers: rows times vectors of a subgroup (scores, two phases each) or of dims (values) that are summed at once.
 constexpr uint32_t kScoreRows = Vec::kLanes == 16 ? 8 : Vec::kLanes == 8 ? 2 : 1;
 constexpr uint32_t kValueRows = Vec::kLanes == 16 ? 4 : Vec::kLanes == 8 ? 2 : 1;
@@ -37,7 +39,9 @@ template <KvStorage kStorage, uint32_t kRows>
 inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* k,
                       const unsigned char* next_k, float* scores) {
   Vec even[kRows][kSubgroupVecs], odd[kRows][kSubgroupVecs];
+#pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < kSubgroupVecs; ++i) even[row][i] = odd[row][i] = Vec::Zero();
   }
   constexpr uint32_t kPairBytes = 2 * kKvSubgroupTokens * (kStorage == KvStorage::kF32 ? 4 : 2);
@@ -47,9 +51,11 @@ inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* 
         PrefetchLine(next_k + dim / 2 * kPairBytes + line);
       }
     }
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < kSubgroupVecs; ++i) {
       const Vec k_even = LoadK<kStorage, false>(k, dim, i);
       const Vec k_odd = LoadK<kStorage, true>(k, dim, i);
+#pragma GCC unroll 16
       for (uint32_t row = 0; row < kRows; ++row) {
         const float* q_pair = q + row * padded_dim + dim;
         even[row][i] = MulAdd(Vec::Broadcast(q_pair[0]), k_even, even[row][i]);
@@ -57,7 +63,9 @@ inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* 
       }
     }
   }
+#pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < kSubgroupVecs; ++i) {
       Add(even[row][i], odd[row][i]).Store(scores + row * kKvTileTokens + i * Vec::kLanes);
     }
@@ -95,11 +103,14 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
   Vec sums[kRows][kVecs];
+#pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
       sums[row][i] = Vec::Load(acc + row * padded_dim + i * Vec::kLanes);
     }
   }
+#pragma GCC unroll 1  // unrolled, the sums no longer fit the registers
   for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
     const unsigned char* at = v + token * chunk_dims * kElementBytes;
     if (next_v != nullptr) {
@@ -107,6 +118,7 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
         PrefetchLine(next_v + token * chunk_dims * kElementBytes + line);
       }
     }
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
       const uint32_t dim = i * Vec::kLanes;
       Vec first, second;
@@ -118,6 +130,7 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
         first = Vec::LoadLowBf16(at + dim * 4);
         second = Vec::LoadHighBf16(at + dim * 4);
       }
+#pragma GCC unroll 16
       for (uint32_t row = 0; row < kRows; ++row) {
         const float* weight = weights + row * kKvTileTokens + token;
         sums[row][i] = MulAdd(Vec::Broadcast(weight[0]), first, sums[row][i]);
@@ -127,7 +140,9 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
       }
     }
   }
+#pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
       sums[row][i].Store(acc + row * padded_dim + i * Vec::kLanes);
     }
