@@ -24,9 +24,9 @@ constexpr uint32_t kAll =
 
 constexpr CpuKernel kKernels[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", kIsaAvx512Bf16Kernel, kAll, &DecodeAttentionAvx512Bf16, &PackKvPlain, 8,
+    {"avx512_bf16", kIsaAvx512Bf16Kernel, kAll, &DecodeAttentionAvx512Bf16, &PackKvAvx512, 8,
      &RowAttentionAvx512},
-    {"avx512", kIsaAvx512Kernel, kAll, &DecodeAttentionAvx512, &PackKvPlain, 8,
+    {"avx512", kIsaAvx512Kernel, kAll, &DecodeAttentionAvx512, &PackKvAvx512, 8,
      &RowAttentionAvx512},
     {"avx2", kIsaAvx2Kernel, kAll, &DecodeAttentionAvx2, &PackKvPlain, 8, &RowAttentionAvx2},
 #endif

@@ -43,6 +43,9 @@ struct CpuKernel {
   RowAttentionFn row_fn;
 };
 
+// Of AVX-512 F, BW, DQ, VL.
+void PackKvAvx512(const KvPackArgs& args);
+
 namespace cpu_kernels {
 
 // What this machine (and its operating system) can run.

@@ -1,0 +1,227 @@
+// Packing of f32, bf16 and f16 rows into tiles with AVX-512 F, BW, DQ, VL. Built with those flags; called only where the CPU
+// has them (kernels.cc). Other storages go the plain way.
+//
+// A subgroup of 16 tokens of which all are there is written by vectors: K as a transposition of 32-bit words (16 tokens x
+// 16 words), V as interleaved or plain rows. Of whole tiles the stores are non-temporal: nobody reads them soon, and the
+// lines are not fetched first. The rest is written element by element.
+#include <immintrin.h>
+
+#include "attention/kv_pack.h"
+
+namespace tributary {
+namespace {
+
+// Rows of one K or V: row i at rows + i * stride_bytes, head_dim elements.
+struct Rows {
+  const unsigned char* data;
+  size_t stride_bytes;
+  uint32_t row_bytes;  // of head_dim elements
+};
+
+inline const unsigned char* RowAt(const Rows& rows, uint32_t row) {
+  return rows.data + row * rows.stride_bytes;
+}
+
+// 64 (32) bytes of a row from `begin` on; zeros beyond its end.
+inline __m512i Load64(const Rows& rows, uint32_t row, uint32_t begin) {
+  const unsigned char* from = RowAt(rows, row) + begin;
+  const uint32_t rest = begin < rows.row_bytes ? rows.row_bytes - begin : 0;
+  if (rest >= 64) return _mm512_loadu_si512(from);
+  return _mm512_maskz_loadu_epi8((uint64_t{1} << rest) - 1, from);
+}
+inline __m256i Load32(const Rows& rows, uint32_t row, uint32_t begin) {
+  const unsigned char* from = RowAt(rows, row) + begin;
+  const uint32_t rest = begin < rows.row_bytes ? rows.row_bytes - begin : 0;
+  if (rest >= 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm256_maskz_loadu_epi8((1u << rest) - 1, from);
+}
+
+template <bool kStream>
+inline void Store64(unsigned char* to, __m512i value) {
+  if (kStream) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), value);
+  } else {
+    _mm512_storeu_si512(to, value);
+  }
+}
+template <bool kStream>
+inline void Store32(unsigned char* to, __m256i value) {
+  if (kStream) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), value);
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value);
+  }
+}
+
+// rows[i] word j -> rows[j] word i.
+inline void Transpose16x16(__m512i (&rows)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 4) {  // 4 x 4 words in each 128-bit lane
+    const __m512i ab_low = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    const __m512i ab_high = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    const __m512i cd_low = _mm512_unpacklo_epi32(rows[i + 2], rows[i + 3]);
+    const __m512i cd_high = _mm512_unpackhi_epi32(rows[i + 2], rows[i + 3]);
+    t[i] = _mm512_unpacklo_epi64(ab_low, cd_low);
+    t[i + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+    t[i + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+    t[i + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {  // 4 x 4 of those lanes
+    const __m512i low01 = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
+    const __m512i high01 = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
+    const __m512i low23 = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
+    const __m512i high23 = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
+    rows[i] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+    rows[i + 8] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+    rows[i + 4] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+    rows[i + 12] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+  }
+}
+
+// K codes of 16 tokens. A word is an f32, a pair of bf16, or two f16, which then part: f16 lies dim by dim.
+template <KvStorage kStorage, bool kStream>
+void PackKSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, unsigned char* to) {
+  const uint32_t num_words = padded_dim * (kStorage == KvStorage::kF32 ? 4 : 2) / 4;
+  const __m512i even_then_odd =
+      _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
+                       22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  for (uint32_t word = 0; word < num_words; word += 16) {
+    __m512i block[16];
+#pragma GCC unroll 16
+    for (uint32_t token = 0; token < 16; ++token) {
+      block[token] = Load64(rows, first_row + token, word * 4);
+    }
+    Transpose16x16(block);
+    const uint32_t words = num_words - word < 16 ? num_words - word : 16;
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < 16; ++i) {
+      if (i >= words) break;
+      if (kStorage == KvStorage::kF16) block[i] = _mm512_permutexvar_epi16(even_then_odd, block[i]);
+      Store64<kStream>(to + (word + i) * 64, block[i]);
+    }
+  }
+}
+
+// V codes of 16 tokens: pairs of bf16 rows interleaved, others row by row, chunk by chunk.
+template <KvStorage kStorage, bool kStream>
+void PackVSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, unsigned char* to) {
+  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
+    const uint32_t rest = padded_dim - chunk;
+    const uint32_t chunk_dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+    constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
+    for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
+      const uint32_t row = first_row + token;
+      for (uint32_t dim = chunk; dim < chunk + chunk_dims; dim += 16) {
+        if constexpr (kStorage == KvStorage::kF32) {
+          Store64<kStream>(to, Load64(rows, row, dim * 4));
+          to += 64;
+        } else if constexpr (kStorage == KvStorage::kF16) {
+          Store32<kStream>(to, Load32(rows, row, dim * 2));
+          to += 32;
+        } else {
+          const __m512i even = _mm512_cvtepu16_epi32(Load32(rows, row, dim * 2));
+          const __m512i odd = _mm512_cvtepu16_epi32(Load32(rows, row + 1, dim * 2));
+          Store64<kStream>(to, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+          to += 64;
+        }
+      }
+    }
+  }
+}
+
+// One token of a subgroup that is not whole.
+template <typename Code>
+void PackOneToken(const KvTileLayout& layout, const Rows& rows, uint32_t row, uint32_t token,
+                  bool is_k, unsigned char* codes) {
+  for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) {
+    Code code = 0;
+    if (dim < layout.head_dim) {
+      __builtin_memcpy(&code, RowAt(rows, row) + dim * sizeof(Code), sizeof(Code));
+    }
+    const uint32_t index =
+        is_k ? KvKElementIndex(layout, token, dim) : KvVElementIndex(layout, token, dim);
+    __builtin_memcpy(codes + uint64_t{index} * sizeof(Code), &code, sizeof(Code));
+  }
+}
+
+void PackTokens(const KvTileLayout& layout, KvStorage storage, const Rows& rows, uint32_t row,
+                uint32_t token, uint32_t num_tokens, bool is_k, unsigned char* codes) {
+  for (uint32_t i = 0; i < num_tokens; ++i) {
+    if (storage == KvStorage::kF32) {
+      PackOneToken<uint32_t>(layout, rows, row + i, token + i, is_k, codes);
+    } else {
+      PackOneToken<uint16_t>(layout, rows, row + i, token + i, is_k, codes);
+    }
+  }
+}
+
+using PackSubgroupFn = void (*)(const Rows&, uint32_t, uint32_t, unsigned char*);
+
+// [stream]
+struct SubgroupFns {
+  PackSubgroupFn k[2];
+  PackSubgroupFn v[2];
+};
+template <KvStorage kStorage>
+constexpr SubgroupFns kSubgroupFns = {
+    {&PackKSubgroup<kStorage, false>, &PackKSubgroup<kStorage, true>},
+    {&PackVSubgroup<kStorage, false>, &PackVSubgroup<kStorage, true>}};
+
+const SubgroupFns& FnsOf(KvStorage storage) {
+  if (storage == KvStorage::kF32) return kSubgroupFns<KvStorage::kF32>;
+  if (storage == KvStorage::kBf16) return kSubgroupFns<KvStorage::kBf16>;
+  return kSubgroupFns<KvStorage::kF16>;
+}
+
+uint32_t ElementBytes(KvStorage storage) { return storage == KvStorage::kF32 ? 4 : 2; }
+
+}  // namespace
+
+void PackKvAvx512(const KvPackArgs& args) {
+  const KvTileLayout& layout = args.layout;
+  if (!IsFloatKvStorage(layout.k_storage) || !IsFloatKvStorage(layout.v_storage)) {
+    PackKvPlain(args);
+    return;
+  }
+  const Rows k = {static_cast<const unsigned char*>(args.k), args.k_stride_bytes,
+                  layout.head_dim * ElementBytes(layout.k_storage)};
+  const Rows v = {static_cast<const unsigned char*>(args.v), args.v_stride_bytes,
+                  layout.head_dim * ElementBytes(layout.v_storage)};
+  bool streamed = false;
+  for (uint32_t row = 0; row < args.num_tokens;) {
+    const uint64_t position = args.token_begin + row;
+    const uint32_t token = position % kKvTileTokens;
+    unsigned char* tile =
+        static_cast<unsigned char*>(args.tiles) + position / kKvTileTokens * layout.record_bytes;
+    const uint32_t rest = args.num_tokens - row;
+    if (token % kKvSubgroupTokens != 0 || rest < kKvSubgroupTokens) {
+      const uint32_t to_next = kKvSubgroupTokens - token % kKvSubgroupTokens;
+      const uint32_t count = rest < to_next ? rest : to_next;
+      PackTokens(layout, layout.k_storage, k, row, token, count, true, tile);
+      PackTokens(layout, layout.v_storage, v, row, token, count, false, tile + layout.v_begin);
+      row += count;
+      continue;
+    }
+    const bool stream = token == 0 && rest >= kKvTileTokens;
+    const uint32_t subgroups = stream ? kKvTileSubgroups : 1;
+    for (uint32_t i = 0; i < subgroups; ++i) {
+      const uint32_t subgroup = token / kKvSubgroupTokens + i;
+      FnsOf(layout.k_storage)
+          .k[stream](k, row + i * kKvSubgroupTokens, layout.padded_dim,
+                     tile + subgroup * layout.k_subgroup_bytes);
+    }
+    for (uint32_t i = 0; i < subgroups; ++i) {
+      const uint32_t subgroup = token / kKvSubgroupTokens + i;
+      FnsOf(layout.v_storage)
+          .v[stream](v, row + i * kKvSubgroupTokens, layout.padded_dim,
+                     tile + layout.v_begin + subgroup * layout.v_subgroup_bytes);
+    }
+    streamed |= stream;
+    row += subgroups * kKvSubgroupTokens;
+  }
+  if (streamed) _mm_sfence();  // before anybody is told that the tokens are there
+}
+
+}  // namespace tributary
