@@ -7,10 +7,12 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <thread>
 
 #include "base/status.h"
 #include "client/client.h"
+#include "client/eval/eval_command.h"
 #include "client/local_cluster.h"
 #include "client/progress.h"
 #include "client/report.h"
@@ -114,17 +116,16 @@ absl::Status ScoreAndPrint(Client& client, const RequestOptions& options, Interr
   return absl::OkStatus();
 }
 
-using ClusterWork = absl::Status (*)(Client&, const RequestOptions&, Interrupt&);
+using ClusterWork = std::function<absl::Status(Client&)>;
 
 // Up, work, down.
-absl::Status WithCluster(const ClusterOptions& cluster_options, const RequestOptions& request,
-                         ClusterWork work, Interrupt& stop) {
-  TRIBUTARY_RETURN_IF_ERROR(CheckInputFiles(request));
+absl::Status WithCluster(const ClusterOptions& cluster_options, Interrupt& stop,
+                         const ClusterWork& work) {
   TRIBUTARY_ASSIGN_OR_RETURN(
       const std::unique_ptr<LocalCluster> cluster,
       LocalCluster::Start(cluster_options, [&stop] { return stop.stop_requested(); }));
   Client client(cluster->coordinator());
-  absl::Status worked = work(client, request, stop);
+  absl::Status worked = work(client);
   if (!worked.ok()) {
     std::string message(worked.message());
     for (const std::string& death : cluster->ReportDeaths()) message += fmt::format("; {}", death);
@@ -132,6 +133,24 @@ absl::Status WithCluster(const ClusterOptions& cluster_options, const RequestOpt
   }
   const absl::Status stopped = cluster->Stop();
   return worked.ok() ? stopped : worked;
+}
+
+using RequestWork = absl::Status (*)(Client&, const RequestOptions&, Interrupt&);
+
+absl::Status RequestWithCluster(const ClusterOptions& cluster, const RequestOptions& request,
+                                RequestWork work, Interrupt& stop) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckInputFiles(request));
+  return WithCluster(cluster, stop, [&](Client& client) { return work(client, request, stop); });
+}
+
+absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const EvalPlan plan, MakeEvalPlan(options));
+  if (options.coordinator.empty()) {
+    return WithCluster(options.cluster, stop,
+                       [&](Client& client) { return EvalOnCluster(client, plan, stop); });
+  }
+  Client client(options.coordinator);
+  return EvalOnCluster(client, plan, stop);
 }
 
 absl::Status WritePortFile(const LocalCluster& cluster, const std::string& path) {
@@ -216,14 +235,15 @@ struct Runner {
     return GenerateAndPrint(client, command.request, stop);
   }
   absl::Status operator()(const RunCommand& command) {
-    return WithCluster(command.cluster, command.request, &GenerateAndPrint, stop);
+    return RequestWithCluster(command.cluster, command.request, &GenerateAndPrint, stop);
   }
   absl::Status operator()(const ScoreCommand& command) {
     if (command.coordinator.empty())
-      return WithCluster(command.cluster, command.request, &ScoreAndPrint, stop);
+      return RequestWithCluster(command.cluster, command.request, &ScoreAndPrint, stop);
     Client client(command.coordinator);
     return ScoreAndPrint(client, command.request, stop);
   }
+  absl::Status operator()(const EvalCommand& command) { return Eval(command.options, stop); }
   absl::Status operator()(const StatusCommand& command) { return PrintStatus(command); }
   absl::Status operator()(const PrintCommand& command) {
     fmt::print("{}", command.text);

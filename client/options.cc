@@ -3,6 +3,8 @@
 #include "CLI/CLI.hpp"
 #include "base/limits.h"
 #include "base/status.h"
+#include "client/common_flags.h"
+#include "client/eval/eval_flags.h"
 #include "fmt/format.h"
 #include "telemetry/build_info.h"
 
@@ -10,30 +12,12 @@ namespace tributary {
 namespace {
 
 constexpr const char* kRequestGroup = "Request";
-constexpr const char* kPlacementGroup = "Where the KV lies";
-constexpr const char* kClusterGroup = "Local cluster";
 
 void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
   app.add_option("--window-tokens", request.window_tokens,
                  "Most recent tokens that stay on the worker (default: the coordinator's, 1024)")
       ->group(kPlacementGroup);
-  app.add_option("--sink-tokens", request.sink_tokens,
-                 "First tokens that stay on the worker (default: the coordinator's, 64)")
-      ->group(kPlacementGroup);
-  app.add_option("--block-tokens", request.block_tokens,
-                 "Tokens that leave the window together (default: the coordinator's, 64)")
-      ->check(CLI::Range(1u, limits::kMaxBlockTokens))
-      ->group(kPlacementGroup);
-  app.add_option("--kv-dtype", request.kv_dtype,
-                 "Storage type of KV (default: the coordinator's, bf16)")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
-      ->group(kPlacementGroup);
-  app.add_option("--shard-cut", request.shard_cut,
-                 "How remote KV is cut over the nodes: auto, tokens, heads or both")
-      ->check(CLI::IsMember({"auto", "tokens", "heads", "both"}))
-      ->group(kPlacementGroup);
-  app.add_option("--max-nodes", request.max_nodes, "Use at most this many CPU nodes (default: all)")
-      ->group(kPlacementGroup);
+  AddLayoutFlags(app, request);
   app.add_flag("--all-resident", request.all_resident, "Keep the whole context on the worker")
       ->group(kPlacementGroup);
   app.add_option("--policy", request.policy, "Attention policy (default: dense)")
@@ -82,61 +66,6 @@ void AddScoreFlags(CLI::App& app, RequestOptions& request) {
   AddPlacementFlags(app, request);
 }
 
-void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required) {
-  app.add_option("--model", cluster.model_dir, "Model folder (config.json, *.safetensors)")
-      ->required(model_required)
-      ->group(kClusterGroup);
-  app.add_option("--load-format", cluster.load_format,
-                 "safetensors (default), or dummy: random weights for config.json alone")
-      ->check(CLI::IsMember({"safetensors", "dummy"}))
-      ->group(kClusterGroup);
-  app.add_option("--cpu-nodes", cluster.cpu_nodes, "CPU attention services to start (default 2)")
-      ->check(CLI::Range(0u, 64u))
-      ->group(kClusterGroup);
-  app.add_option("--kv-pool-bytes", cluster.kv_pool_bytes,
-                 "KV memory of each CPU node, e.g. 512MB (default 1GB)")
-      ->transform(CLI::AsSizeValue(false))
-      ->group(kClusterGroup);
-  app.add_option("--resident-pool-bytes", cluster.resident_pool_bytes,
-                 "KV memory of the GPU worker, e.g. 512MB (default 256MB)")
-      ->transform(CLI::AsSizeValue(false))
-      ->group(kClusterGroup);
-  app.add_option("--worker-threads", cluster.worker_threads,
-                 "Compute threads of the GPU worker's host device")
-      ->group(kClusterGroup);
-  app.add_option("--node-threads", cluster.node_threads,
-                 "Compute threads of each CPU node (default: cores / nodes)")
-      ->group(kClusterGroup);
-  app.add_option("--max-batch", cluster.max_batch, "Sequences in one decode step (default 8)")
-      ->check(CLI::Range(1u, limits::kMaxBatch))
-      ->group(kClusterGroup);
-  app.add_option("--max-prefill-tokens", cluster.max_prefill_tokens,
-                 "Longest prompt that the GPU worker takes (default 65536)")
-      ->check(CLI::Range(1u, 1u << 30))
-      ->group(kClusterGroup);
-  app.add_option("--transport-tls", cluster.transport_tls,
-                 "UCX_TLS of the data plane, e.g. tcp (default: the best)")
-      ->group(kClusterGroup);
-  app.add_option("--trace-file", cluster.trace_file,
-                 "Chrome trace of the worker's steps, written when it stops")
-      ->group(kClusterGroup);
-  app.add_option("--log-dir", cluster.log_dir,
-                 "Folder for the processes' logs (default: a temporary one)")
-      ->group(kClusterGroup);
-  app.add_option("--log-level", cluster.log_level, "debug, info, warn or error")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
-      ->group(kClusterGroup);
-}
-
-void AddCoordinatorFlag(CLI::App& app, std::string& coordinator, bool required) {
-  app.add_option("--coordinator", coordinator, "host:port of a running coordinator")
-      ->required(required)
-      ->check([](const std::string& value) {
-        return value.find(':') == std::string::npos ? "'" + value + "' is not host:port"
-                                                    : std::string();
-      });
-}
-
 absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
   if (!is_score && request.prompt.empty() && request.prompt_file.empty() &&
       request.prompt_tokens_file.empty()) {
@@ -152,7 +81,7 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
 }
 
 absl::Status NoCommandError(int argc, const char* const* argv) {
-  constexpr const char* kCommands = "cluster up, generate, run, score or status";
+  constexpr const char* kCommands = "cluster up, generate, run, score, eval or status";
   if (argc > 1)
     return absl::InvalidArgumentError(
         fmt::format("unknown command '{}'; use {}", argv[1], kCommands));
@@ -165,6 +94,7 @@ struct ParsedCommands {
   GenerateCommand generate;
   RunCommand run;
   ScoreCommand score;
+  EvalCommand eval;
   StatusCommand status;
 };
 
@@ -194,6 +124,9 @@ void AddCommands(CLI::App& app, ParsedCommands& parsed) {
   AddClusterFlags(*score, parsed.score.cluster, false);
   AddScoreFlags(*score, parsed.score.request);
 
+  AddEvalFlags(*app.add_subcommand("eval", "Quality of attention policies, against dense"),
+               parsed.eval.options);
+
   CLI::App* status = app.add_subcommand("status", "Members and load of a running cluster");
   AddCoordinatorFlag(*status, parsed.status.coordinator, true);
   status->add_flag("--json", parsed.status.json, "Print one JSON object");
@@ -210,12 +143,13 @@ absl::StatusOr<Command> ChooseCommand(const CLI::App& app, const ParsedCommands&
   }
   if (app.got_subcommand("score")) {
     TRIBUTARY_RETURN_IF_ERROR(CheckRequest(parsed.score.request, true));
-    if (parsed.score.coordinator.empty() == parsed.score.cluster.model_dir.empty()) {
-      return absl::InvalidArgumentError(
-          "give either --model DIR (a cluster is started for it) or --coordinator HOST:PORT (a "
-          "running one)");
-    }
+    TRIBUTARY_RETURN_IF_ERROR(
+        CheckModelOrCoordinator(parsed.score.cluster, parsed.score.coordinator));
     return parsed.score;
+  }
+  if (app.got_subcommand("eval")) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckEval(parsed.eval.options));
+    return parsed.eval;
   }
   if (app.got_subcommand("status")) return parsed.status;
   return parsed.up;

@@ -27,6 +27,28 @@ absl::StatusOr<v1::Placement::Cut> ParseCut(const std::string& name) {
       fmt::format("--shard-cut {} is unknown; use auto, tokens, heads or both", name));
 }
 
+absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options,
+                                                   uint32_t vocab_size) {
+  std::vector<uint32_t> tokens;
+  if (!options.prompt_tokens_file.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.prompt_tokens_file));
+    TRIBUTARY_ASSIGN_OR_RETURN(tokens, ParseTokenIds(text));
+  } else {
+    TRIBUTARY_RETURN_IF_ERROR(
+        CheckByteVocab(vocab_size, "give token ids with --prompt-tokens-file FILE"));
+    std::string text = options.prompt;
+    if (!options.prompt_file.empty()) {
+      TRIBUTARY_ASSIGN_OR_RETURN(text, ReadTextFile(options.prompt_file));
+    }
+    tokens = TokensFromBytes(text);
+  }
+  if (tokens.empty())
+    return absl::InvalidArgumentError("the prompt is empty; it needs at least one token");
+  return tokens;
+}
+
+}  // namespace
+
 absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& request) {
   v1::Sampling& sampling = *request.mutable_sampling();
   sampling.set_temperature(options.temperature);
@@ -60,28 +82,6 @@ absl::Status CheckByteVocab(uint32_t vocab_size, const char* instead) {
       "this model has a vocabulary of {} tokens, and text is understood only for the 256 bytes; {}",
       vocab_size, instead));
 }
-
-absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options,
-                                                   uint32_t vocab_size) {
-  std::vector<uint32_t> tokens;
-  if (!options.prompt_tokens_file.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.prompt_tokens_file));
-    TRIBUTARY_ASSIGN_OR_RETURN(tokens, ParseTokenIds(text));
-  } else {
-    TRIBUTARY_RETURN_IF_ERROR(
-        CheckByteVocab(vocab_size, "give token ids with --prompt-tokens-file FILE"));
-    std::string text = options.prompt;
-    if (!options.prompt_file.empty()) {
-      TRIBUTARY_ASSIGN_OR_RETURN(text, ReadTextFile(options.prompt_file));
-    }
-    tokens = TokensFromBytes(text);
-  }
-  if (tokens.empty())
-    return absl::InvalidArgumentError("the prompt is empty; it needs at least one token");
-  return tokens;
-}
-
-}  // namespace
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   std::string text;

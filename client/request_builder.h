@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/options.h"
+#include "client/request_options.h"
 #include "tributary/v1/coordinator.pb.h"
 
 namespace tributary {
@@ -18,6 +18,12 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 // Reads what the options name, so that a wrong path is told before a cluster starts. Not standard
 // input.
 absl::Status CheckInputFiles(const RequestOptions& options);
+
+// Sampling, placement, policy and ignore_eos.
+absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& request);
+
+// INVALID_ARGUMENT, with `instead` for advice, unless the vocabulary is the 256 bytes.
+absl::Status CheckByteVocab(uint32_t vocab_size, const char* instead);
 
 // "12 7 9": INVALID_ARGUMENT with the offending word and its place.
 absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text);

@@ -43,7 +43,7 @@ MAY_INCLUDE = {
     "gpu_worker:edge": EDGE | {"gpu_worker", "gpu_worker/device"},
     "cpu_attention_service:edge": EDGE | {"cpu_attention_service", "cpu_attention_service/kernels"},
     "kv_store:edge": EDGE,
-    "client": {"base", "telemetry", "model", "proto"},
+    "client": {"base", "attention", "telemetry", "model", "proto"},
 }
 SERVICES = ("coordinator", "gpu_worker", "cpu_attention_service", "kv_store")
 EDGE_STEM = re.compile(r"_(main|service|channel|registration|flags|convert|writer|client|connector)$")

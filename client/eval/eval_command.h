@@ -1,0 +1,15 @@
+// `tributary eval` against a running cluster.
+#pragma once
+
+#include "absl/status/status.h"
+#include "client/client.h"
+#include "client/eval/eval_plan.h"
+#include "client/interrupt.h"
+
+namespace tributary {
+
+// Runs the plan; prints the table, writes the files of the options. When it is interrupted or fails halfway, what was found
+// is still printed and written (JSON: complete = false), and the error returned.
+absl::Status EvalOnCluster(Client& client, const EvalPlan& plan, Interrupt& stop);
+
+}  // namespace tributary

@@ -1,0 +1,48 @@
+// From the options to a list of jobs, one request each. Pure but for reading the text. The same questions are asked in every
+// setting.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/eval/eval_options.h"
+#include "client/eval/needle_prompt.h"
+#include "tributary/v1/coordinator.pb.h"
+
+namespace tributary {
+
+struct EvalQuestion {
+  NeedleSpec spec;
+  NeedlePrompt prompt;
+};
+
+struct EvalJob {
+  static constexpr size_t kPerplexity = ~size_t{0};
+
+  size_t setting = 0;
+  size_t question = kPerplexity;  // index into EvalPlan::questions, or kPerplexity
+};
+
+struct EvalPlan {
+  EvalOptions options;
+  std::vector<EvalSetting> settings;
+  bool is_byte_text = false;
+  std::vector<uint32_t> text_tokens;  // of the perplexity: prefill_tokens + decode_tokens
+  std::vector<EvalQuestion> questions;
+  std::vector<EvalJob> jobs;  // setting by setting
+};
+
+// NOT_FOUND or INVALID_ARGUMENT: the text cannot be read, or is too short for what is asked.
+absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options);
+
+// INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are not.
+absl::Status CheckModel(const EvalPlan& plan, uint32_t vocab_size);
+
+absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const EvalJob& job);
+
+// About how long a request takes, in units of one short prefill token: for progress and ETA.
+double JobWeight(const v1::GenerateRequest& request);
+
+}  // namespace tributary

@@ -1,0 +1,98 @@
+#include "client/eval/eval_results.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+#include "fmt/format.h"
+#include "model/byte_text.h"
+
+namespace tributary {
+namespace {
+
+absl::Status CheckAnswer(const GenerateResult& result, size_t num_tokens) {
+  if (result.tokens.size() == num_tokens && result.logprobs.size() == num_tokens) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(
+      fmt::format("the cluster answered {} tokens and {} log-probabilities where {} were asked for",
+                  result.tokens.size(), result.logprobs.size(), num_tokens));
+}
+
+}  // namespace
+
+KvUsage UsageOf(const v1::GenerateEvent::Summary& summary) {
+  KvUsage usage;
+  usage.remote_tokens = summary.remote_tokens();
+  usage.attended_tokens_mean = summary.attended_tokens_mean();
+  usage.context_tokens_mean = summary.prompt_tokens();
+  if (summary.generated_tokens() < 2) return usage;
+  // The first token comes from the prefill; step i of the others sees the prompt and i tokens.
+  usage.context_tokens_mean += summary.generated_tokens() / 2.0;
+  const double unread = std::max(0.0, usage.context_tokens_mean - summary.attended_tokens_mean());
+  usage.kv_read_share = 1 - unread / usage.context_tokens_mean;
+  if (summary.remote_tokens() > 0) {
+    usage.remote_read_share =
+        std::max(0.0, 1 - unread / static_cast<double>(summary.remote_tokens()));
+  }
+  return usage;
+}
+
+absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan,
+                                                const GenerateResult& result) {
+  if (absl::Status status = CheckAnswer(result, plan.options.decode_tokens); !status.ok()) {
+    return status;
+  }
+  PerplexityResult read;
+  read.logprobs = result.logprobs;
+  read.nll_mean = MeanNll(result);
+  read.perplexity = std::exp(read.nll_mean);
+  read.usage = UsageOf(result.summary);
+  read.prefill_s = result.summary.prefill_s();
+  read.decode_s = result.summary.decode_s();
+  return read;
+}
+
+absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question,
+                                        const GenerateResult& result) {
+  const NeedlePrompt& prompt = plan.questions[question].prompt;
+  const size_t skipped = plan.options.decode_question ? prompt.question.size() : 0;
+  if (absl::Status status = CheckAnswer(result, skipped + prompt.answer.size()); !status.ok()) {
+    return status;
+  }
+  NeedleResult read;
+  read.question = question;
+  read.answer = BytesFromTokens(std::span(result.tokens).subspan(skipped));
+  read.found = read.answer == prompt.answer;
+  read.usage = UsageOf(result.summary);
+  return read;
+}
+
+Agreement CompareLogprobs(std::span<const float> logprobs, std::span<const float> baseline) {
+  TRIBUTARY_CHECK_EQ(logprobs.size(), baseline.size());
+  Agreement agreement{.positions = logprobs.size()};
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    const double difference = std::abs(double{logprobs[i]} - baseline[i]);
+    agreement.logprob_abs_diff_mean += difference / static_cast<double>(logprobs.size());
+    agreement.logprob_abs_diff_max = std::max(agreement.logprob_abs_diff_max, difference);
+  }
+  return agreement;
+}
+
+NeedleScore ScoreNeedles(std::span<const NeedleResult> results,
+                         std::span<const NeedleResult> baseline) {
+  NeedleScore score{.asked = results.size()};
+  if (results.empty()) return score;
+  double read = 0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    score.found += results[i].found ? 1 : 0;
+    read += results[i].usage.remote_read_share;
+    if (i >= baseline.size() || !baseline[i].found) continue;
+    ++score.baseline_found;
+    score.found_where_baseline += results[i].found ? 1 : 0;
+  }
+  score.remote_read_share_mean = read / static_cast<double>(results.size());
+  return score;
+}
+
+}  // namespace tributary

@@ -1,0 +1,281 @@
+#include "client/eval/eval_runner.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/byte_text.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A cluster that reads the answer out of the prompt, but only in its last `sees` bytes; and that finds every token as likely
+// as the next.
+class FakeCluster {
+ public:
+  absl::StatusOr<GenerateResult> Ask(const v1::GenerateRequest& request,
+                                     const std::function<void(double)>& on_progress) {
+    requests.push_back(request);
+    on_progress(0.5);
+    if (requests.size() > fail_after) return absl::UnavailableError("the node has gone");
+    const std::vector<uint32_t> prompt(request.prompt_tokens().begin(),
+                                       request.prompt_tokens().end());
+    const std::vector<uint32_t> forced(request.forced_tokens().begin(),
+                                       request.forced_tokens().end());
+    const std::string said = BytesFromTokens(prompt) + BytesFromTokens(forced);
+    GenerateResult result;
+    result.tokens = forced;
+    if (forced.size() < request.max_tokens()) {
+      const std::string stem = said.substr(said.rfind('\n') + 1);
+      const size_t at = said.find(stem);
+      std::string answer(request.max_tokens() - forced.size(), '?');
+      if (at + sees >= said.size()) answer = said.substr(at + stem.size(), answer.size());
+      const std::vector<uint32_t> tokens = TokensFromBytes(answer);
+      result.tokens.insert(result.tokens.end(), tokens.begin(), tokens.end());
+    }
+    result.logprobs.assign(result.tokens.size(), static_cast<float>(std::log(0.25)));
+    auto& summary = result.summary;
+    summary.set_prompt_tokens(static_cast<uint32_t>(prompt.size()));
+    summary.set_generated_tokens(request.max_tokens());
+    summary.set_remote_tokens(prompt.size() / 2);
+    summary.set_attended_tokens_mean(prompt.size() + request.max_tokens() / 2.0);
+    return result;
+  }
+
+  std::vector<v1::GenerateRequest> requests;
+  size_t sees = 1 << 20;
+  size_t fail_after = 1 << 20;
+};
+
+class EvalRunnerTest : public ::testing::Test {
+ protected:
+  EvalRunnerTest() {
+    std::ofstream file(path_, std::ios::binary);
+    for (int i = 0; i < 1500; ++i) file << "word" << i << (i % 9 == 0 ? "\n" : " ");
+    file.close();
+    options_.cluster.model_dir = "m";
+    options_.text_file = path_;
+    options_.prefill_tokens = 1000;
+    options_.decode_tokens = 20;
+    options_.needles = 4;
+    options_.queries = 2;
+    options_.lengths = {2000};
+    options_.depths = {0.0, 1.0};
+    options_.window_tokens = {256, 512};
+  }
+  ~EvalRunnerTest() override { std::filesystem::remove(path_); }
+
+  EvalPlan Plan() {
+    auto plan = MakeEvalPlan(options_);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return *std::move(plan);
+  }
+
+  EvalReport Run(const EvalPlan& plan) {
+    EvalReport report;
+    report.cluster.mutable_geometry()->set_model_name("fake");
+    std::FILE* progress = std::tmpfile();
+    ManualClock clock;
+    RunEval(
+        plan,
+        [this](const v1::GenerateRequest& request, const std::function<void(double)>& progress) {
+          return cluster_.Ask(request, progress);
+        },
+        progress, &clock, &report);
+    progress_text_.resize(static_cast<size_t>(std::ftell(progress)));
+    std::rewind(progress);
+    EXPECT_EQ(std::fread(progress_text_.data(), 1, progress_text_.size(), progress),
+              progress_text_.size());
+    std::fclose(progress);
+    return report;
+  }
+
+  const std::string path_ =
+      std::filesystem::temp_directory_path() / ("eval_runner_" + std::to_string(getpid()));
+  EvalOptions options_;
+  FakeCluster cluster_;
+  std::string progress_text_;
+};
+
+TEST_F(EvalRunnerTest, RunsEverySettingOnTheSameQuestions) {
+  const EvalPlan plan = Plan();
+  // Per setting: one perplexity, 2 single, 2 multi-key, 2 multi-query.
+  ASSERT_EQ(plan.jobs.size(), 2 * 7u);
+  const EvalReport report = Run(plan);
+  ASSERT_TRUE(report.status.ok()) << report.status;
+  ASSERT_EQ(report.results.size(), 2u);
+  for (const SettingResult& result : report.results) {
+    EXPECT_NEAR(result.perplexity->perplexity, 4.0, 1e-5);
+    EXPECT_EQ(result.needles.size(), 6u);
+    for (const NeedleResult& needle : result.needles) EXPECT_TRUE(needle.found);
+  }
+  for (size_t i = 0; i < 7; ++i) {
+    v1::GenerateRequest first = cluster_.requests[i];
+    v1::GenerateRequest second = cluster_.requests[i + 7];
+    EXPECT_EQ(first.placement().window_tokens(), 256u);
+    EXPECT_EQ(second.placement().window_tokens(), 512u);
+    EXPECT_EQ(first.policy(), "dense");
+    EXPECT_TRUE(first.ignore_eos());
+    second.mutable_placement()->set_window_tokens(256);
+    EXPECT_EQ(first.SerializeAsString(), second.SerializeAsString());
+  }
+  EXPECT_THAT(progress_text_, HasSubstr("[100 %, 0 s left] dense, window 512: multi-query needle"));
+}
+
+TEST_F(EvalRunnerTest, ThePerplexityJobScoresTheTextBehindThePrefill) {
+  options_.needles = 0;
+  options_.lengths.clear();
+  const EvalPlan plan = Plan();
+  Run(plan);
+  const v1::GenerateRequest& request = cluster_.requests[0];
+  EXPECT_EQ(request.prompt_tokens_size(), 1000);
+  EXPECT_EQ(request.forced_tokens_size(), 20);
+  EXPECT_EQ(request.max_tokens(), 20u);
+  EXPECT_EQ(plan.text_tokens[1000], request.forced_tokens(0));
+}
+
+TEST_F(EvalRunnerTest, WhatTheClusterDoesNotSeeIsMissed) {
+  options_.decode_tokens = 0;
+  options_.needle_kinds = {"single"};
+  options_.window_tokens = {256};
+  cluster_.sees = 500;
+  const EvalPlan plan = Plan();
+  const EvalReport report = Run(plan);
+  ASSERT_TRUE(report.status.ok()) << report.status;
+  ASSERT_EQ(report.results[0].needles.size(), 2u);
+  EXPECT_FALSE(report.results[0].needles[0].found);  // depth 0
+  EXPECT_TRUE(report.results[0].needles[1].found);   // depth 1
+  const auto json = EvalJson(plan, report);
+  EXPECT_EQ(json["settings"][0]["needles"]["asked"], 2);
+  EXPECT_EQ(json["settings"][0]["needles"]["found"], 1);
+  EXPECT_EQ(json["settings"][0]["needles"]["questions"][0]["answer"], "???????");
+}
+
+TEST_F(EvalRunnerTest, TheQuestionCanBeFedTokenByToken) {
+  options_.decode_tokens = 0;
+  options_.decode_question = true;
+  const EvalPlan plan = Plan();
+  const EvalReport report = Run(plan);
+  ASSERT_TRUE(report.status.ok()) << report.status;
+  for (const NeedleResult& needle : report.results[0].needles) EXPECT_TRUE(needle.found);
+  const v1::GenerateRequest& request = cluster_.requests[0];
+  EXPECT_EQ(request.forced_tokens_size() + 7, static_cast<int>(request.max_tokens()));
+  EXPECT_EQ(request.forced_tokens(0), static_cast<uint32_t>('\n'));
+}
+
+TEST_F(EvalRunnerTest, AFailureKeepsWhatWasFound) {
+  cluster_.fail_after = 8;  // the perplexity of the second setting is there
+  const EvalPlan plan = Plan();
+  const EvalReport report = Run(plan);
+  EXPECT_EQ(report.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(report.status.message()),
+              HasSubstr("dense, window 512: single needle in 2000 tokens: the node has gone"));
+  const auto json = EvalJson(plan, report);
+  EXPECT_FALSE(json["complete"]);
+  EXPECT_THAT(std::string(json["error"]), HasSubstr("the node has gone"));
+  EXPECT_EQ(json["settings"][0]["needles"]["found"], 6);
+  EXPECT_FALSE(json["settings"][1]["perplexity"].is_null());
+  EXPECT_TRUE(json["settings"][1]["needles"].is_null());
+}
+
+TEST_F(EvalRunnerTest, JsonAndCsvSayTheSame) {
+  const EvalPlan plan = Plan();
+  const EvalReport report = Run(plan);
+  const auto json = EvalJson(plan, report);
+  EXPECT_EQ(json["schema"], "tributary.eval/1");
+  EXPECT_TRUE(json["complete"]);
+  const auto& setting = json["settings"][1];
+  EXPECT_EQ(setting["window_tokens"], 512);
+  EXPECT_TRUE(setting["beta"].is_null());
+  EXPECT_NEAR(setting["perplexity"]["perplexity_ratio"], 1.0, 1e-9);
+  EXPECT_EQ(setting["perplexity"]["logprob_abs_diff_max"], 0.0);
+  EXPECT_EQ(setting["perplexity"]["remote_read_share"], 1.0);
+  EXPECT_EQ(setting["perplexity"]["logprobs"].size(), 20u);
+  const auto& question = setting["needles"]["questions"][1];
+  EXPECT_EQ(question["kind"], "single");
+  EXPECT_GT(question["depth"], 0.9);
+  const std::string csv = EvalCsv(plan, report);
+  EXPECT_THAT(csv, HasSubstr("policy,window_tokens,alpha,"));
+  EXPECT_THAT(csv, HasSubstr("\n\"dense\",512,,,,,"));
+  const size_t columns =
+      static_cast<size_t>(std::count(csv.begin(), csv.begin() + csv.find('\n'), ','));
+  EXPECT_EQ(static_cast<size_t>(std::count(csv.begin(), csv.end(), ',')), 3 * columns);
+  EXPECT_THAT(EvalTable(plan, report), HasSubstr("6/6"));
+}
+
+TEST_F(EvalRunnerTest, ATextTooShortIsRefusedBeforeAnythingRuns) {
+  options_.prefill_tokens = 1'000'000;
+  const auto plan = MakeEvalPlan(options_);
+  ASSERT_FALSE(plan.ok());
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("need 1000020"));
+  options_.prefill_tokens = 100;
+  options_.text_file = "/nonexistent/text";
+  EXPECT_EQ(MakeEvalPlan(options_).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(EvalRunnerTest, BytesNeedAByteVocabulary) {
+  const EvalPlan plan = Plan();
+  EXPECT_TRUE(CheckModel(plan, 256).ok());
+  EXPECT_THAT(std::string(CheckModel(plan, 128'256).message()), HasSubstr("--text-tokens-file"));
+}
+
+TEST(EvalResultsTest, SharesFollowWhatWasAttended) {
+  v1::GenerateEvent::Summary summary;
+  summary.set_prompt_tokens(1000);
+  summary.set_generated_tokens(21);  // 20 steps, over 1001 to 1020 tokens
+  summary.set_remote_tokens(800);
+  summary.set_attended_tokens_mean(1010.5);
+  EXPECT_DOUBLE_EQ(UsageOf(summary).kv_read_share, 1.0);
+  EXPECT_DOUBLE_EQ(UsageOf(summary).remote_read_share, 1.0);
+  summary.set_attended_tokens_mean(1010.5 - 720);
+  EXPECT_DOUBLE_EQ(UsageOf(summary).context_tokens_mean, 1010.5);
+  EXPECT_DOUBLE_EQ(UsageOf(summary).remote_read_share, 0.1);
+  EXPECT_NEAR(UsageOf(summary).kv_read_share, 290.5 / 1010.5, 1e-12);
+  summary.set_generated_tokens(1);
+  EXPECT_DOUBLE_EQ(UsageOf(summary).remote_read_share, 1.0);
+}
+
+TEST(EvalResultsTest, NeedlesAreComparedWithTheBaselines) {
+  const auto results = [](std::vector<bool> found) {
+    std::vector<NeedleResult> list;
+    for (const bool f : found) list.push_back({.found = f});
+    return list;
+  };
+  const NeedleScore score =
+      ScoreNeedles(results({true, false, true}), results({true, true, false, true}));
+  EXPECT_EQ(score.asked, 3u);
+  EXPECT_EQ(score.found, 2u);
+  EXPECT_EQ(score.baseline_found, 2u);
+  EXPECT_EQ(score.found_where_baseline, 1u);
+}
+
+TEST(EvalResultsTest, LogprobsAreComparedPositionByPosition) {
+  const Agreement agreement = CompareLogprobs(std::vector<float>{-1.0f, -2.0f, -3.0f},
+                                              std::vector<float>{-1.0f, -2.5f, -2.0f});
+  EXPECT_EQ(agreement.positions, 3u);
+  EXPECT_DOUBLE_EQ(agreement.logprob_abs_diff_mean, 0.5);
+  EXPECT_DOUBLE_EQ(agreement.logprob_abs_diff_max, 1.0);
+}
+
+TEST(EvalProgressTest, TheEtaFollowsTheWeights) {
+  ManualClock clock;
+  std::FILE* out = std::tmpfile();
+  EvalProgress progress(out, &clock, 100);
+  EXPECT_LT(progress.EtaS(), 0);
+  progress.BeginJob("a", 20);
+  clock.AdvanceNs(5 * kNsPerS);
+  progress.Show(0.5);
+  EXPECT_NEAR(progress.EtaS(), 45.0, 1e-6);
+  progress.EndJob("ok");
+  EXPECT_NEAR(progress.EtaS(), 20.0, 1e-6);
+  std::fclose(out);
+}
+
+}  // namespace
+}  // namespace tributary
