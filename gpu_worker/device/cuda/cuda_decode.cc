@@ -43,8 +43,8 @@ absl::StatusOr<std::unique_ptr<CudaDecode>> CudaDecode::Make(CudaContext* contex
   TRIBUTARY_RETURN_IF_ERROR(context->sticky);
   const uint32_t max_slots = context->limits.max_partial_slots;
   const size_t slots = size_t{context->limits.max_batch} * max_slots;
-  decode->partial_slots_ = {{b.slot_out, slots * context->q_dim()},
-                            {b.slot_lse_ln, slots * context->config.attention.num_q_heads},
+  decode->partial_slots_ = {{b.host_slot_out, slots * context->q_dim()},
+                            {b.host_slot_lse_ln, slots * context->config.attention.num_q_heads},
                             max_slots};
   decode->spans_.reserve(3 * size_t{b.num_layers});
   return decode;
@@ -101,7 +101,7 @@ void CudaDecode::BeginStep(std::span<const DecodeRow> rows) {
   exchange_ = key.exchange;
   if (++step_number_ == 0) ++step_number_;
   buffers_->host_header->step_number = step_number_;
-  std::fill_n(buffers_->num_slots, key.rows, 0u);
+  std::fill_n(buffers_->host_num_slots, key.rows, 0u);
   Store(buffers_->error, 0);
   const cudaGraphExec_t graph = graphs_->Get(key);
   running_ =
@@ -134,7 +134,7 @@ void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
   for (size_t r = 0; r < num_slots.size(); ++r) {
     TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
     TRIBUTARY_CHECK(exchange_ || num_slots[r] == 0 || !context_->sticky.ok());
-    buffers_->num_slots[r] = num_slots[r];
+    buffers_->host_num_slots[r] = num_slots[r];
   }
   if (exchange_) Store(&buffers_->partial_flags[layer], step_number_);
 }

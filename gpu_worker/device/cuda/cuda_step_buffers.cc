@@ -36,8 +36,9 @@ struct Sizes {
       : rows(RowBucket(l.max_batch, deterministic)),
         layers(c.num_layers),
         q_dim(uint64_t{c.attention.num_q_heads} * c.attention.head_dim),
-        kv_dim(uint64_t{c.attention.num_kv_heads} * c.attention.head_dim) {}
-  uint64_t rows, layers, q_dim, kv_dim;
+        kv_dim(uint64_t{c.attention.num_kv_heads} * c.attention.head_dim),
+        slots(std::max(1u, l.max_partial_slots)) {}
+  uint64_t rows, layers, q_dim, kv_dim, slots;
 };
 
 uint64_t PlaceDevice(const ModelConfig& c, const Sizes& s, std::byte* base, StepBuffers* b) {
@@ -55,6 +56,10 @@ uint64_t PlaceDevice(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->gate_up, floats * 2 * c.intermediate_size);
   arena.Place(&b->mlp, floats * c.intermediate_size);
   arena.Place(&b->logits, floats * c.vocab_size);
+  arena.Place(&b->go, s.layers * sizeof(uint32_t));
+  arena.Place(&b->num_slots, s.rows * sizeof(uint32_t));
+  arena.Place(&b->slot_out, floats * s.slots * s.q_dim);
+  arena.Place(&b->slot_lse_ln, floats * s.slots * c.attention.num_q_heads);
   const uint64_t attend_bytes =
       gpu::AttendWorkspaceBytes(static_cast<uint32_t>(s.rows), b->geometry, b->split_rule);
   std::byte* attend = nullptr;
@@ -66,18 +71,16 @@ uint64_t PlaceDevice(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   return arena.bytes();
 }
 
-uint64_t PlacePinned(const ModelConfig& c, const DeviceLimits& l, const Sizes& s, std::byte* base,
-                     StepBuffers* b) {
+uint64_t PlacePinned(const ModelConfig& c, const Sizes& s, std::byte* base, StepBuffers* b) {
   Arena arena(base);
   const uint64_t floats = s.rows * sizeof(float);
-  const uint64_t slots = std::max(1u, l.max_partial_slots);
   arena.Place(&b->host_header, sizeof(StepHeader));
   arena.Place(&b->host_rows, s.rows * sizeof(gpu::DecodeRowDesc));
   arena.Place(&b->host_q, floats * s.q_dim);
   arena.Place(&b->host_logits, floats * c.vocab_size);
-  arena.Place(&b->num_slots, s.rows * sizeof(uint32_t));
-  arena.Place(&b->slot_out, floats * slots * s.q_dim);
-  arena.Place(&b->slot_lse_ln, floats * slots * c.attention.num_q_heads);
+  arena.Place(&b->host_num_slots, s.rows * sizeof(uint32_t));
+  arena.Place(&b->host_slot_out, floats * s.slots * s.q_dim);
+  arena.Place(&b->host_slot_lse_ln, floats * s.slots * c.attention.num_q_heads);
   arena.Place(&b->query_flags, s.layers * sizeof(StepFlag));
   arena.Place(&b->partial_flags, s.layers * sizeof(StepFlag));
   arena.Place(&b->started_flag, sizeof(StepFlag));
@@ -94,6 +97,7 @@ void SetShape(const ModelConfig& config, const Sizes& sizes, StepBuffers* b) {
   b->split_rule = kSplitRule;
   b->max_rows = static_cast<uint32_t>(sizes.rows);
   b->num_layers = config.num_layers;
+  b->max_slots = static_cast<uint32_t>(sizes.slots);
 }
 
 }  // namespace
@@ -115,14 +119,13 @@ absl::StatusOr<std::unique_ptr<StepBuffers>> StepBuffers::Make(const CudaContext
   auto buffers = std::make_unique<StepBuffers>();
   SetShape(context.config, sizes, buffers.get());
   const uint64_t device_bytes = PlaceDevice(context.config, sizes, nullptr, buffers.get());
-  const uint64_t pinned_bytes =
-      PlacePinned(context.config, context.limits, sizes, nullptr, buffers.get());
+  const uint64_t pinned_bytes = PlacePinned(context.config, sizes, nullptr, buffers.get());
   TRIBUTARY_ASSIGN_OR_RETURN(buffers->device_memory,
                              DeviceBuffer::Make(device_bytes, "decode steps"));
   TRIBUTARY_ASSIGN_OR_RETURN(buffers->pinned_memory,
                              PinnedBuffer::Make(pinned_bytes, "decode steps"));
   PlaceDevice(context.config, sizes, buffers->device_memory.data(), buffers.get());
-  PlacePinned(context.config, context.limits, sizes, buffers->pinned_memory.data(), buffers.get());
+  PlacePinned(context.config, sizes, buffers->pinned_memory.data(), buffers.get());
   // The counters of arrivals are 0 before and after each kernel; padding rows read whatever is there.
   TRIBUTARY_RETURN_IF_CUDA_ERROR(
       cudaMemsetAsync(buffers->device_memory.data(), 0, device_bytes, context.decode_stream.get()));

@@ -40,6 +40,7 @@ struct StepBuffers {
   gpu::SplitRule split_rule;
   uint32_t max_rows = 0;
   uint32_t num_layers = 0;
+  uint32_t max_slots = 0;  // at least 1
 
   // Device.
   StepHeader* header = nullptr;
@@ -52,9 +53,13 @@ struct StepBuffers {
   float* q = nullptr;    // [max_rows][q_dim]
   float* cos = nullptr;  // [max_rows][head_dim / 2]
   float* sin = nullptr;
-  float* gate_up = nullptr;  // [max_rows][2 intermediate]
-  void* mlp = nullptr;       // [max_rows][intermediate] of the compute dtype
-  float* logits = nullptr;   // [max_rows][vocab]
+  float* gate_up = nullptr;       // [max_rows][2 intermediate]
+  void* mlp = nullptr;            // [max_rows][intermediate] of the compute dtype
+  float* logits = nullptr;        // [max_rows][vocab]
+  uint32_t* go = nullptr;         // [num_layers]: of FetchPartials
+  uint32_t* num_slots = nullptr;  // [max_rows]
+  float* slot_out = nullptr;      // [max_rows][max_slots][q_dim]
+  float* slot_lse_ln = nullptr;   // [max_rows][max_slots][num_q_heads]
   gpu::AttendWorkspace attend;
 
   // Pinned.
@@ -62,16 +67,16 @@ struct StepBuffers {
   gpu::DecodeRowDesc* host_rows = nullptr;  // right behind host_header
   float* host_q = nullptr;                  // [max_rows][q_dim]
   float* host_logits = nullptr;             // [max_rows][vocab]
-  uint32_t* num_slots = nullptr;            // [max_rows]
-  float* slot_out = nullptr;                // [max_rows][max_partial_slots][q_dim]
-  float* slot_lse_ln = nullptr;             // [max_rows][max_partial_slots][num_q_heads]
-  StepFlag* query_flags = nullptr;          // [num_layers]; GPU to host
-  StepFlag* partial_flags = nullptr;        // [num_layers]; host to GPU
-  StepFlag* started_flag = nullptr;         // GPU to host: the step has begun
-  StepFlag* done_flag = nullptr;            // GPU to host: the step is over
-  StepFlag* error = nullptr;                // not 0: the GPU gave up waiting
-  LayerStamps* stamps = nullptr;            // [num_layers]
-  uint64_t* step_stamps = nullptr;          // [2]: begin and end of the step, GPU clock
+  uint32_t* host_num_slots = nullptr;       // as their namesakes above
+  float* host_slot_out = nullptr;
+  float* host_slot_lse_ln = nullptr;
+  StepFlag* query_flags = nullptr;    // [num_layers]; GPU to host
+  StepFlag* partial_flags = nullptr;  // [num_layers]; host to GPU
+  StepFlag* started_flag = nullptr;   // GPU to host: the step has begun
+  StepFlag* done_flag = nullptr;      // GPU to host: the step is over
+  StepFlag* error = nullptr;          // not 0: the GPU gave up waiting
+  LayerStamps* stamps = nullptr;      // [num_layers]
+  uint64_t* step_stamps = nullptr;    // [2]: begin and end of the step, GPU clock
 
   DeviceBuffer device_memory;
   PinnedBuffer pinned_memory;

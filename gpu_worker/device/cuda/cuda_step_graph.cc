@@ -6,6 +6,7 @@
 #include "gpu_worker/device/cuda/kernels/attend.h"
 #include "gpu_worker/device/cuda/kernels/doorbell.h"
 #include "gpu_worker/device/cuda/kernels/embed.h"
+#include "gpu_worker/device/cuda/kernels/fetch.h"
 #include "gpu_worker/device/cuda/kernels/matvec.h"
 #include "gpu_worker/device/cuda/kernels/merge.h"
 #include "gpu_worker/device/cuda/kernels/norm.h"
@@ -148,16 +149,10 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
     finish.host_q = b.host_q;
     finish.ring = {&b.query_flags[layer].value, step_number, b.arrivals + layer,
                    &b.stamps[layer].query_ns};
-    merge.await = {.flag = &b.partial_flags[layer].value,
-                   .value = step_number,
-                   .error = &b.error->value,
-                   .timeout_ns = static_cast<uint64_t>(context_->options.max_wait_ns),
-                   .begin_ns = &b.stamps[layer].wait_begin_ns,
-                   .end_ns = &b.stamps[layer].wait_end_ns};
     merge.num_slots = b.num_slots;
     merge.slot_out = b.slot_out;
     merge.slot_lse_ln = b.slot_lse_ln;
-    merge.max_slots = context_->limits.max_partial_slots;
+    merge.max_slots = b.max_slots;
   }
   Note(gpu::FinishQkv(finish, launch()));
   for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
@@ -173,6 +168,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                       .workspace = b.attend},
                      launch()));
   }
+  if (key.exchange) RecordFetch(key.rows, layer);
   Note(gpu::MergePartials(merge, launch()));
   AddResidual(key.rows, {.weight = w.o,
                          .x = b.normed,
@@ -180,6 +176,29 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                          .in = q_dim,
                          .out = config.hidden_size,
                          .bias = w.o_bias});
+}
+
+// Waits for the host, and brings its partials over.
+void StepGraphs::RecordFetch(uint32_t rows, uint32_t layer) {
+  const StepBuffers& b = *buffers_;
+  Note(gpu::FetchPartials(
+      {.await = {.flag = &b.partial_flags[layer].value,
+                 .value = &b.header->step_number,
+                 .error = &b.error->value,
+                 .timeout_ns = static_cast<uint64_t>(context_->options.max_wait_ns),
+                 .begin_ns = &b.stamps[layer].wait_begin_ns,
+                 .end_ns = &b.stamps[layer].wait_end_ns},
+       .go = b.go + layer,
+       .num_rows = rows,
+       .max_slots = b.max_slots,
+       .geometry = b.geometry,
+       .host_num_slots = b.host_num_slots,
+       .host_out = b.host_slot_out,
+       .host_lse_ln = b.host_slot_lse_ln,
+       .num_slots = b.num_slots,
+       .out = b.slot_out,
+       .lse_ln = b.slot_lse_ln},
+      launch()));
 }
 
 void StepGraphs::RecordMlp(const StepGraphKey& key, uint32_t layer) {

@@ -1,14 +1,14 @@
-// The host device when part of the context is elsewhere: ring slots, partial slots, what leaves the
+// A device when part of the context is elsewhere: ring slots, partial slots, what leaves the
 // device.
 #include <random>
 
 #include "attention/reference.h"
 #include "gmock/gmock.h"
-#include "gpu_worker/device/host/host_device.h"
 #include "gpu_worker/device/pack_heads.h"
 #include "gtest/gtest.h"
 #include "tests/testutil/device_driver.h"
 #include "tests/testutil/random_model.h"
+#include "tests/testutil/test_devices.h"
 #include "tests/testutil/test_seed.h"
 
 namespace tributary {
@@ -16,9 +16,10 @@ namespace {
 
 constexpr uint32_t kPromptTokens = 90;
 
-class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
+class DeviceRemoteTest : public ::testing::TestWithParam<std::pair<DeviceKind, DType>> {
  protected:
-  HostDeviceRemoteTest() : seed_(TestSeed()) {
+  void SetUp() override {
+    TRIBUTARY_SKIP_WITHOUT_DEVICE(GetParam().first);
     RandomModelOptions options;
     options.seed = seed_;
     TempDir dir;
@@ -28,7 +29,7 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
                               .max_partial_slots = 3,
                               .resident_pool_bytes = 4 << 20,
                               .max_prefill_tokens = 200};
-    device_ = *MakeHostDevice(weights_, limits, 1);
+    device_ = *MakeTestDevice(GetParam().first, weights_, limits);
     std::mt19937_64 random(seed_);
     for (uint32_t i = 0; i < kPromptTokens; ++i)
       tokens_.push_back(static_cast<uint32_t>(random() % 61));
@@ -37,11 +38,12 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
       v_.emplace_back(kPromptTokens * row_bytes());
       Await(device_->ReadPrefill(0, kPromptTokens, all_heads(), k_.back(), v_.back()));
     };
-    prompt_ = PrefillResident(*device_, 2, tokens_, GetParam(), kPromptTokens + 1, 512, keep_kv);
+    prompt_ = PrefillResident(*device_, 2, tokens_, dtype(), kPromptTokens + 1, 512, keep_kv);
     const DecodeRow row = ContiguousRow(prompt_.resident, kNext, kPromptTokens);
     expected_ = DecodeResident(*device_, 2, {&row, 1});
   }
 
+  DType dtype() const { return GetParam().second; }
   void Await(CopyTicket ticket) {
     while (!device_->CopyDone(ticket)) {
     }
@@ -49,7 +51,7 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
   HeadRange all_heads() const { return {0, shape().num_kv_heads}; }
   const AttentionShape& shape() const { return weights_->config.attention; }
   size_t row_bytes() const {
-    return size_t{shape().num_kv_heads} * shape().head_dim * DTypeBytes(GetParam());
+    return size_t{shape().num_kv_heads} * shape().head_dim * DTypeBytes(dtype());
   }
 
   // Attention of the step's q over prompt tokens [begin, end), into a partial slot of row 0.
@@ -61,8 +63,8 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
                             .q = q.first(shape().num_q_heads * shape().head_dim),
                             .k = k_[layer],
                             .v = v_[layer],
-                            .k_dtype = GetParam(),
-                            .v_dtype = GetParam(),
+                            .k_dtype = dtype(),
+                            .v_dtype = dtype(),
                             .visible = TokenRange{begin, end}});
     PartialSlots& slots = device_->partial_slots();
     for (size_t i = 0; i < partial.lse_ln.size(); ++i) {
@@ -76,7 +78,7 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
   // Copies prompt tokens from one region's slots to another's.
   void CopySlots(ResidentId to, uint64_t token_begin, SlotRange slots) {
     // Through a prefill: PrefillKeep is the only way in.
-    TRIBUTARY_CHECK(device_->BeginPrefill(tokens_, GetParam()).ok());
+    TRIBUTARY_CHECK(device_->BeginPrefill(tokens_, dtype()).ok());
     for (uint32_t layer = 0; layer < 2; ++layer) {
       device_->PrefillProject(layer, 0, kPromptTokens);
       device_->PrefillAttend(layer, 0, kPromptTokens);
@@ -92,7 +94,7 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
 
   static constexpr uint32_t kNext = 5;  // the token after the prompt
 
-  const uint64_t seed_;
+  const uint64_t seed_ = TestSeed();
   std::shared_ptr<const ModelWeights> weights_;
   std::unique_ptr<Device> device_;
   std::vector<uint32_t> tokens_;
@@ -104,9 +106,9 @@ class HostDeviceRemoteTest : public ::testing::TestWithParam<DType> {
 
 // Sinks 0..8 in slots 0..8; a ring of 83 slots that wraps: tokens 8..50 at its end, 50..90 and the
 // new one at its start.
-TEST_P(HostDeviceRemoteTest, SlotsMayBeARing) {
+TEST_P(DeviceRemoteTest, SlotsMayBeARing) {
   SCOPED_TRACE(seed_);
-  const ResidentId ring = *device_->ReserveResident(8 + 83, GetParam());
+  const ResidentId ring = *device_->ReserveResident(8 + 83, dtype());
   CopySlots(ring, 0, {0, 8});
   CopySlots(ring, 8, {49, 91});
   CopySlots(ring, 50, {8, 48});
@@ -118,7 +120,7 @@ TEST_P(HostDeviceRemoteTest, SlotsMayBeARing) {
   ExpectSameLogits(DecodeResident(*device_, 2, {&row, 1}));
 }
 
-TEST_P(HostDeviceRemoteTest, RemotePartialsMergeToTheSameLogits) {
+TEST_P(DeviceRemoteTest, RemotePartialsMergeToTheSameLogits) {
   SCOPED_TRACE(seed_);
   for (const uint64_t remote_end : {uint64_t{16}, uint64_t{60}, uint64_t{kPromptTokens}}) {
     const uint64_t middle = remote_end / 3;
@@ -145,7 +147,7 @@ TEST_P(HostDeviceRemoteTest, RemotePartialsMergeToTheSameLogits) {
 }
 
 // Nothing resident at all is the neutral element of the merge.
-TEST_P(HostDeviceRemoteTest, RowsWithoutResidentTokensTakeTheSlotsAlone) {
+TEST_P(DeviceRemoteTest, RowsWithoutResidentTokensTakeTheSlotsAlone) {
   SCOPED_TRACE(seed_);
   const DecodeRow row{.token = kNext,
                       .pos = kPromptTokens,
@@ -168,7 +170,7 @@ TEST_P(HostDeviceRemoteTest, RowsWithoutResidentTokensTakeTheSlotsAlone) {
   ExpectSameLogits(device_->EndStep());
 }
 
-TEST_P(HostDeviceRemoteTest, WhatIsReadBackIsWhatPrefillGave) {
+TEST_P(DeviceRemoteTest, WhatIsReadBackIsWhatPrefillGave) {
   for (uint32_t layer = 0; layer < 2; ++layer) {
     std::vector<std::byte> k(20 * row_bytes());
     std::vector<std::byte> v(20 * row_bytes());
@@ -185,9 +187,18 @@ TEST_P(HostDeviceRemoteTest, WhatIsReadBackIsWhatPrefillGave) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(KvDTypes, HostDeviceRemoteTest,
-                         ::testing::Values(DType::kF32, DType::kBf16, DType::kF16),
-                         [](const auto& info) { return std::string(DTypeName(info.param)); });
+std::string NameOf(const ::testing::TestParamInfo<std::pair<DeviceKind, DType>>& info) {
+  return DeviceName(info.param.first) + "_" + std::string(DTypeName(info.param.second));
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, DeviceRemoteTest,
+                         ::testing::Values(std::pair(DeviceKind::kHost, DType::kF32),
+                                           std::pair(DeviceKind::kHost, DType::kBf16),
+                                           std::pair(DeviceKind::kHost, DType::kF16),
+                                           std::pair(DeviceKind::kCuda, DType::kF32),
+                                           std::pair(DeviceKind::kCuda, DType::kBf16),
+                                           std::pair(DeviceKind::kCuda, DType::kF16)),
+                         NameOf);
 
 }  // namespace
 }  // namespace tributary

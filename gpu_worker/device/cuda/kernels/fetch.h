@@ -1,0 +1,31 @@
+// Remote partials from the host's memory into the GPU's, once the host has rung: many blocks that read one word of host
+// memory are served one after the other (some 0.4 us each on an H100), so a single thread polls, and what follows is wide.
+#pragma once
+
+#include <cstdint>
+
+#include "gpu_worker/device/cuda/kernels/decode_rows.h"
+#include "gpu_worker/device/cuda/kernels/doorbell.h"
+#include "gpu_worker/device/cuda/kernels/launch.h"
+
+namespace tributary::gpu {
+
+// Waits, then copies num_slots, and of each row the partials of the first num_slots[row] slots. All arrays are aligned to
+// 16 bytes; the host's are pinned.
+struct FetchArgs {
+  Await await;
+  uint32_t* go =
+      nullptr;  // device memory of this launch's own, never equal to *await.value before it
+  uint32_t num_rows = 0;  // at most kMaxDecodeRows
+  uint32_t max_slots = 0;
+  KvGeometry geometry;
+  const uint32_t* host_num_slots = nullptr;  // [num_rows]
+  const float* host_out = nullptr;           // [num_rows][max_slots][num_q_heads][head_dim]
+  const float* host_lse_ln = nullptr;        // [num_rows][max_slots][num_q_heads]
+  uint32_t* num_slots = nullptr;             // device memory: the same
+  float* out = nullptr;
+  float* lse_ln = nullptr;
+};
+cudaError_t FetchPartials(const FetchArgs& args, const Launch& launch);
+
+}  // namespace tributary::gpu
