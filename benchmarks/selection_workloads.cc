@@ -14,7 +14,6 @@ namespace {
 
 struct alignas(64) SelectState {
   std::vector<float> q;
-  std::vector<float> scores;  // [group][blocks]
   std::vector<float> group_max;
   std::vector<uint32_t> ids;
   size_t next_call = 0;
@@ -35,7 +34,6 @@ class SelectionWorkload final : public Workload {
     for (SelectState& thread : threads_) {
       thread.q.resize(size_t{c.group_size} * c.layout.head_dim);
       for (float& value : thread.q) value = normal(random);
-      thread.scores.resize(size_t{c.group_size} * num_blocks_);
       thread.group_max.resize(num_blocks_);
       for (float& score : thread.group_max) score = normal(random);
       thread.ids.resize(chosen_ + kSelectSlack);
@@ -105,8 +103,6 @@ class SelectionWorkload final : public Workload {
       args.q = thread.q.data();
       args.group_size = case_.group_size;
       args.softmax_scale = 1.0f / std::sqrt(static_cast<float>(case_.layout.head_dim));
-      args.scores = thread.scores.data();
-      args.score_stride = num_blocks_;
       args.group_max = thread.group_max.data();
       case_.kernel->fns.score_blocks(args);
     }

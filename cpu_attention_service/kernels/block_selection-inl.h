@@ -118,24 +118,67 @@ inline uint32_t EmitNan(const float* scores, uint32_t n, uint32_t k, uint32_t* i
   return count;
 }
 
-// The largest score t such that at least k scores are not less than it. Halves the interval of values first, which
-// takes some 15 steps; that of representable numbers then, which ends whatever the scores are.
-inline float TopKThreshold(const float* scores, uint32_t n, uint32_t k, Range range) {
+// Top k as a threshold: the scores above it, and the first `num_ties` of those that equal it.
+struct Cut {
+  float threshold;
+  uint32_t num_ties;
+};
+
+// When no more scores than that are left between the bounds, they are gathered, and searched in the L1 cache.
+constexpr uint32_t kMaxGathered = 512;
+
+// The scores in [low, high), at most kMaxGathered.
+inline uint32_t GatherBetween(const float* scores, uint32_t n, float low, float high, float* to) {
+  const Lanes::F low_lanes = Lanes::BroadcastF(low);
+  const Lanes::F high_lanes = Lanes::BroadcastF(high);
+  float* end = to;
+  uint32_t i = 0;
+  for (; i + Lanes::kLanes <= n; i += Lanes::kLanes) {
+    const Lanes::F x = Lanes::LoadF(scores + i);
+    const uint32_t bits = Lanes::NotLess(x, low_lanes) & ~Lanes::NotLess(x, high_lanes);
+    if (bits != 0) end = Lanes::CompressF(x, bits, end);
+  }
+  for (; i < n; ++i) {
+    if (scores[i] >= low && scores[i] < high) *end++ = scores[i];
+  }
+  return static_cast<uint32_t>(end - to);
+}
+
+inline float Middle(float low, float high, int step) {
+  // Halves the interval of values, which takes some 15 steps; after too many of them that of the representable numbers,
+  // which ends whatever the scores are.
   constexpr int kValueSteps = 24;
-  if (CountNotLess(scores, n, range.high) >= k) return range.high;
-  float low = range.low;    // reached by k scores or more
-  float high = range.high;  // by fewer
+  const float middle = 0.5f * low + 0.5f * high;
+  if (step < kValueSteps && middle > low && middle < high) return middle;
+  const int64_t low_key = OrderedKey(low);
+  return FromOrderedKey(low_key + (OrderedKey(high) - low_key) / 2);
+}
+
+// REQUIRES: more than range.num_nan and less than n.
+Cut FindCut(const float* scores, uint32_t n, uint32_t k, Range range) {
+  float low = range.low;    // reached by num_low scores, k or more
+  float high = range.high;  // reached by num_high scores, fewer
+  uint32_t num_low = n;
+  uint32_t num_high = CountNotLess(scores, n, high);
+  if (num_high >= k) return {high, k - range.num_nan};
   for (int step = 0;; ++step) {
-    float middle = 0.5f * low + 0.5f * high;
-    if (step >= kValueSteps || !(middle > low && middle < high)) {
-      const int64_t low_key = OrderedKey(low);
-      const int64_t high_key = OrderedKey(high);
-      if (high_key - low_key <= 1) return low;
-      middle = FromOrderedKey(low_key + (high_key - low_key) / 2);
+    if (num_low - num_high <= kMaxGathered && n > kMaxGathered) {
+      alignas(64) float gathered[kMaxGathered + kSelectSlack];
+      const uint32_t count = GatherBetween(scores, n, low, high, gathered);
+      if (count == k - num_high) return {low, n};
+      return FindCut(gathered, count, k - num_high, FindRange(gathered, count));
     }
+    const float middle = Middle(low, high, step);
+    if (middle == low) return {low, k - num_high};  // neighbours: what lies between equals `low`
     const uint32_t count = CountNotLess(scores, n, middle);
-    if (count == k) return middle;
-    (count > k ? low : high) = middle;
+    if (count == k) return {middle, n};
+    if (count > k) {
+      low = middle;
+      num_low = count;
+    } else {
+      high = middle;
+      num_high = count;
+    }
   }
 }
 
@@ -147,12 +190,8 @@ uint32_t SelectTopK(const float* scores, uint32_t n, uint32_t k, uint32_t* ids) 
   if (k == 0) return 0;
   const Range range = FindRange(scores, n);
   if (range.num_nan >= k) return EmitNan(scores, n, k, ids);
-  const float threshold = TopKThreshold(scores, n, k, range);
-  // Above it, and NaN: those not less than the next larger number.
-  const uint32_t num_above =
-      threshold == INFINITY ? range.num_nan
-                            : CountNotLess(scores, n, FromOrderedKey(OrderedKey(threshold) + 1));
-  return EmitAbove(scores, n, threshold, k - num_above, ids);
+  const Cut cut = FindCut(scores, n, k, range);
+  return EmitAbove(scores, n, cut.threshold, cut.num_ties, ids);
 }
 
 uint32_t SelectThreshold(const float* scores, uint32_t n, float threshold, uint32_t* ids) {

@@ -68,13 +68,12 @@ absl::Status Validate(const ScoreBlocksArgs& args) {
     return wrong(fmt::format("group_size is {}; it must be 1 to {}", args.group_size,
                              limits::kMaxGroupSize));
   }
-  if (args.score_stride < args.num_blocks) {
+  if (args.scores != nullptr && args.score_stride < args.num_blocks) {
     return wrong(fmt::format("score_stride {} is less than num_blocks {}", args.score_stride,
                              args.num_blocks));
   }
-  if (args.num_blocks != 0 &&
-      (args.records == nullptr || args.q == nullptr || args.scores == nullptr)) {
-    return wrong("records, q or scores is null");
+  if (args.num_blocks != 0 && (args.records == nullptr || args.q == nullptr)) {
+    return wrong("records or q is null");
   }
   if (reinterpret_cast<uintptr_t>(args.records) % 64 != 0) {
     return wrong("records are not aligned to 64 bytes");

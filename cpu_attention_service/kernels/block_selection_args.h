@@ -19,10 +19,11 @@ struct ScoreBlocksArgs {
   const float* q = nullptr;  // [group_size][head_dim]
   uint32_t group_size = 0;   // 1 .. limits::kMaxGroupSize
   float softmax_scale = 0;
-  float* scores = nullptr;    // [group_size][score_stride], num_blocks of each row are written
-  uint32_t score_stride = 0;  // >= num_blocks
-  // [num_blocks] or null: the largest score of the group's heads; NaN if one is NaN.
-  float* group_max = nullptr;
+  // Either may be null. Who needs only the maxima should not ask for each head's: writing them takes as long as reading
+  // the summaries from the cache.
+  float* scores = nullptr;     // [group_size][score_stride], num_blocks of each row are written
+  uint32_t score_stride = 0;   // >= num_blocks
+  float* group_max = nullptr;  // [num_blocks]: the largest score of the heads; NaN if one is NaN
 };
 
 // scores = softmax_scale * q . summary; with kMinMax, softmax_scale * sum over dims of max(q * minimum, q * maximum): no key

@@ -39,6 +39,7 @@ struct Lanes {
     return CountTrue(count, _mm256_cmp_ps(x, limit, _CMP_NLT_UQ));
   }
   static I CountNan(I count, F x) { return CountTrue(count, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
+  static uint32_t NotLess(F x, F limit) { return Bits(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ)); }
   static uint32_t NotLessEqual(F x, F limit) { return Bits(_mm256_cmp_ps(x, limit, _CMP_NLE_UQ)); }
   static uint32_t Equal(F x, F y) { return Bits(_mm256_cmp_ps(x, y, _CMP_EQ_OQ)); }
   static uint32_t Greater(I x, I y) { return Bits(_mm256_castsi256_ps(_mm256_cmpgt_epi32(x, y))); }
@@ -98,6 +99,12 @@ struct Lanes {
   }
   static uint32_t* Compress(uint32_t first, uint32_t bits, uint32_t* to) {
     for (; bits != 0; bits &= bits - 1) *to++ = first + static_cast<uint32_t>(__builtin_ctz(bits));
+    return to;
+  }
+  static float* CompressF(F x, uint32_t bits, float* to) {
+    alignas(32) float lanes[8];
+    _mm256_store_ps(lanes, x);
+    for (; bits != 0; bits &= bits - 1) *to++ = lanes[__builtin_ctz(bits)];
     return to;
   }
 

@@ -41,6 +41,7 @@ struct Lanes {
   static I CountNan(I count, F x) {
     return CountTrue(count, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q));
   }
+  static uint32_t NotLess(F x, F limit) { return _mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ); }
   static uint32_t NotLessEqual(F x, F limit) { return _mm512_cmp_ps_mask(x, limit, _CMP_NLE_UQ); }
   static uint32_t Equal(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_EQ_OQ); }
   static uint32_t Greater(I x, I y) { return _mm512_cmpgt_epi32_mask(x, y); }
@@ -67,7 +68,9 @@ struct Lanes {
   static constexpr uint32_t kQuadWords = 1;
   static void PackQuad(const int8_t (&codes)[4], uint32_t* to) { __builtin_memcpy(to, codes, 4); }
   static I DotQuads(I sum, I x, const uint32_t* words) {
-    return _mm512_dpbusd_epi32(sum, x, BroadcastI(words[0]));
+    // GCC 12 copies every sum twice around the intrinsic, and spills; the instruction itself does neither.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(BroadcastI(words[0])));
+    return sum;
   }
 #else
   // 16-bit pairs of the even and of the odd bytes: vpmaddubsw would saturate.
@@ -97,6 +100,10 @@ struct Lanes {
     const I ids = _mm512_add_epi32(
         BroadcastI(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     StoreI(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), ids));
+    return to + __builtin_popcount(bits);
+  }
+  static float* CompressF(F x, uint32_t bits, float* to) {
+    StoreF(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(bits), x));
     return to + __builtin_popcount(bits);
   }
 

@@ -3,7 +3,7 @@
 //
 //   F, I                  vectors of kLanes floats and 32-bit integers; kVectors vectors of blocks share a query word
 //   CountNotLess(c, x, t) c + 1 in lanes where not (x < t): NaN counts. CountNan: where x is NaN
-//   NotLessEqual, Equal   a bit per lane
+//   NotLess, NotLessEqual, Equal   a bit per lane
 //   MinNumber(x, low)     low where x is NaN; MaxFinite(x, high): high where x is NaN or infinite
 //   MaxOrNan(a, b)        NaN if either is
 //   PackQuad(codes, to)   four int8 codes of a query as the kQuadWords words that DotQuads takes
@@ -11,7 +11,7 @@
 //   AddIfAtMost(s, x, y, limit)  s + x where y <= limit, unsigned
 //   ToFixed(w, largest, scale, always)  round(max(w, 0) * scale), `always` where not (w <= largest)
 //   Compress(first, bits, to)    writes first + i for each set bit i, ascending; returns the new end. May write up to
-//                                kSelectSlack words beyond it
+//                                kSelectSlack words beyond it. CompressF(x, bits, to): the lanes themselves
 #pragma once
 
 #include <math.h>
@@ -51,6 +51,7 @@ struct Lanes {
 
   static I CountNotLess(I count, F x, F limit) { return count + !(x < limit); }
   static I CountNan(I count, F x) { return count + (x != x); }
+  static uint32_t NotLess(F x, F limit) { return !(x < limit); }
   static uint32_t NotLessEqual(F x, F limit) { return !(x <= limit); }
   static uint32_t Equal(F x, F y) { return x == y; }
   static uint32_t Greater(I x, I y) { return x > y; }
@@ -79,6 +80,10 @@ struct Lanes {
   }
   static uint32_t* Compress(uint32_t first, uint32_t /*bits*/, uint32_t* to) {
     *to = first;
+    return to + 1;
+  }
+  static float* CompressF(F x, uint32_t /*bits*/, float* to) {
+    *to = x;
     return to + 1;
   }
 
