@@ -28,6 +28,7 @@ CudaKvCopies::~CudaKvCopies() {
 
 void CudaKvCopies::PinHostMemory(std::span<std::byte> memory) {
   if (memory.empty() || !context_->sticky.ok()) return;
+  if (std::find(pinned_.begin(), pinned_.end(), memory.data()) != pinned_.end()) return;
   const cudaError_t error =
       cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable);
   if (error == cudaSuccess) {

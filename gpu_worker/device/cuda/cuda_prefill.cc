@@ -86,15 +86,34 @@ absl::StatusOr<std::unique_ptr<CudaPrefill>> CudaPrefill::Make(CudaContext* cont
 
 CudaPrefill::~CudaPrefill() { cudaStreamSynchronize(stream()); }
 
-absl::Status CudaPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype) {
-  const ModelConfig& config = context_->config;
+absl::Status CudaPrefill::CheckPrompt(std::span<const uint32_t> tokens, DType kv_dtype) const {
   if (!ok()) return context_->sticky;
+  if (num_tokens_ != 0) {
+    return absl::FailedPreconditionError(fmt::format(
+        "a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
+  }
   if (tokens.empty() || tokens.size() > context_->limits.max_prefill_tokens) {
     return absl::InvalidArgumentError(
-        fmt::format("the prompt has {} tokens; this device prefills 1 to {} (--max-prefill-tokens)",
-                    tokens.size(), context_->limits.max_prefill_tokens));
+        fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)", tokens.size(),
+                    context_->limits.max_prefill_tokens));
   }
-  Drop();
+  if (!IsValidDType(kv_dtype)) {
+    return absl::InvalidArgumentError(
+        fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
+  }
+  const uint32_t vocab_size = context_->config.vocab_size;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= vocab_size) {
+      return absl::InvalidArgumentError(fmt::format(
+          "prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckPrompt(tokens, kv_dtype));
+  const ModelConfig& config = context_->config;
   const uint64_t num_tokens = tokens.size();
   const uint64_t kv_bytes = num_tokens * KvDim(config) * DTypeBytes(kv_dtype);
   const auto allocate = [&]() -> absl::Status {

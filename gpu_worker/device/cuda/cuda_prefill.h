@@ -71,6 +71,7 @@ class CudaPrefill {
   float* hidden(uint64_t token) const {
     return hidden_.as<float>() + token * context_->config.hidden_size;
   }
+  absl::Status CheckPrompt(std::span<const uint32_t> tokens, DType kv_dtype) const;
   // Waits until at most one earlier chunk is still under way.
   void BeginUnit();
   void EndUnit();

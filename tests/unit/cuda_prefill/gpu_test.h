@@ -1,6 +1,7 @@
 // What tests of kernels share: skipping without a GPU, and arrays that are copied to it and back.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -22,6 +23,9 @@ class GpuTest : public ::testing::Test {
     ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   }
 };
+
+// Under compute-sanitizer kernels are a hundred times slower: a few small cases do.
+inline bool SmallCasesOnly() { return std::getenv("TRIBUTARY_TEST_SMALL") != nullptr; }
 
 // Device memory with these bytes.
 inline DeviceBuffer Upload(std::span<const std::byte> bytes) {

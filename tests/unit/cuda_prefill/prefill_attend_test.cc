@@ -99,6 +99,7 @@ TEST_F(PrefillAttendTest, TensorCoresAgreeWithTheReference) {
   for (const DType dtype : {DType::kBf16, DType::kF16}) {
     for (const uint32_t head_dim : {64u, 128u}) {
       for (const auto& [first_pos, num_queries] : ranges) {
+        if (SmallCasesOnly() && first_pos + num_queries > 150) continue;
         const Case c{{4, 2, head_dim}, dtype, dtype, dtype, first_pos, num_queries};
         EXPECT_LT(Error(c), dtype == DType::kBf16 ? 8e-3 : 1.5e-3)
             << DTypeName(dtype) << " head_dim " << head_dim << " from " << first_pos << ", "
@@ -106,12 +107,14 @@ TEST_F(PrefillAttendTest, TensorCoresAgreeWithTheReference) {
       }
     }
   }
+  if (SmallCasesOnly()) return;
   EXPECT_LT(Error({{8, 1, 128}, DType::kBf16, DType::kBf16, DType::kF32, 90, 100}), 8e-3);
 }
 
 TEST_F(PrefillAttendTest, ThePlainKernelAgreesWithTheReference) {
   SCOPED_TRACE(SeedTrace(seed_));
   for (const uint32_t head_dim : {8u, 16u, 80u, 128u, 256u}) {
+    if (SmallCasesOnly() && head_dim > 80) continue;
     for (const DType kv_dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
       for (const auto& [first_pos, num_queries] :
            {std::pair<uint64_t, uint32_t>{0, 1}, {0, 33}, {31, 32}, {90, 70}}) {
@@ -125,7 +128,7 @@ TEST_F(PrefillAttendTest, ThePlainKernelAgreesWithTheReference) {
 
 TEST_F(PrefillAttendTest, RandomCases) {
   SCOPED_TRACE(SeedTrace(seed_));
-  for (int i = 0; i < 12; ++i) {
+  for (int i = 0; i < (SmallCasesOnly() ? 0 : 12); ++i) {
     const uint32_t kv_heads = RandomInt(random_, 1u, 4u);
     const AttentionShape shape{kv_heads * RandomInt(random_, 1u, 5u), kv_heads,
                                RandomInt(random_, 0, 1) == 0 ? 64u : 128u};
