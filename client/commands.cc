@@ -145,6 +145,7 @@ absl::Status RequestWithCluster(const ClusterOptions& cluster, const RequestOpti
 
 absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const EvalPlan plan, MakeEvalPlan(options));
+  TRIBUTARY_RETURN_IF_ERROR(CheckOutputs(options));
   if (options.coordinator.empty()) {
     return WithCluster(options.cluster, stop,
                        [&](Client& client) { return EvalOnCluster(client, plan, stop); });

@@ -1,6 +1,8 @@
 #include "client/eval/eval_command.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 
 #include "base/clock.h"
@@ -12,12 +14,25 @@
 namespace tributary {
 namespace {
 
+absl::Status CannotWrite(const std::string& path) {
+  return absl::UnavailableError(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+}
+
+// Readers never see half a file. Nothing for an empty path.
 absl::Status WriteFile(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
+  if (path.empty()) return absl::OkStatus();
+  const std::string temporary = path + ".tmp";
+  std::ofstream file(temporary, std::ios::binary);
   file << text;
   file.close();
-  if (file) return absl::OkStatus();
-  return absl::UnavailableError(fmt::format("cannot write '{}'", path));
+  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) return CannotWrite(path);
+  return absl::OkStatus();
+}
+
+absl::Status WriteResults(const EvalPlan& plan, const EvalReport& report) {
+  TRIBUTARY_RETURN_IF_ERROR(
+      WriteFile(plan.options.json_file, DumpJson(EvalJson(plan, report)) + "\n"));
+  return WriteFile(plan.options.csv_file, EvalCsv(plan, report));
 }
 
 absl::StatusOr<GenerateResult> Ask(Client& client, const v1::GenerateRequest& request,
@@ -43,6 +58,16 @@ absl::StatusOr<GenerateResult> Ask(Client& client, const v1::GenerateRequest& re
 
 }  // namespace
 
+absl::Status CheckOutputs(const EvalOptions& options) {
+  for (const std::string& path : {options.json_file, options.csv_file}) {
+    if (path.empty()) continue;
+    const std::string temporary = path + ".tmp";  // earlier results stay until there are new ones
+    if (!std::ofstream(temporary)) return CannotWrite(path);
+    std::remove(temporary.c_str());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status EvalOnCluster(Client& client, const EvalPlan& plan, Interrupt& stop) {
   EvalReport report;
   TRIBUTARY_ASSIGN_OR_RETURN(report.cluster, client.Status());
@@ -58,18 +83,12 @@ absl::Status EvalOnCluster(Client& client, const EvalPlan& plan, Interrupt& stop
       [&client](const v1::GenerateRequest& request, const std::function<void(double)>& progress) {
         return Ask(client, request, progress);
       },
-      stderr, &clock, &report);
+      stderr, &clock, &report, [&] { return WriteResults(plan, report); });
   stop.SetHandler({});
   fmt::print("{}", EvalTable(plan, report));
   std::fflush(stdout);
-  if (!plan.options.json_file.empty()) {
-    TRIBUTARY_RETURN_IF_ERROR(
-        WriteFile(plan.options.json_file, DumpJson(EvalJson(plan, report)) + "\n"));
-  }
-  if (!plan.options.csv_file.empty()) {
-    TRIBUTARY_RETURN_IF_ERROR(WriteFile(plan.options.csv_file, EvalCsv(plan, report)));
-  }
-  return report.status;
+  const absl::Status written = WriteResults(plan, report);
+  return report.status.ok() ? written : report.status;
 }
 
 }  // namespace tributary

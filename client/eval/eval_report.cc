@@ -114,7 +114,7 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
   const EvalOptions& options = plan.options;
   Json object;
   object["schema"] = kEvalSchema;
-  object["complete"] = report.status.ok();
+  object["complete"] = report.status.ok() && report.results.size() == plan.settings.size();
   object["error"] = report.status.ok() ? Json(nullptr) : Json(std::string(report.status.message()));
   object["version"] = report.cluster.version();
   const auto& geometry = report.cluster.geometry();

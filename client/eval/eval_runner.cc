@@ -86,7 +86,7 @@ double EvalProgress::EtaS() const {
 }
 
 void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, const Clock* clock,
-             EvalReport* report) {
+             EvalReport* report, const std::function<absl::Status()>& on_setting) {
   // A request is as large as its prompt: built to be weighed, and again to be sent.
   double total_weight = 0;
   for (const EvalJob& job : plan.jobs) {
@@ -94,7 +94,8 @@ void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, 
     if (request.ok()) total_weight += JobWeight(*request);
   }
   EvalProgress progress(progress_out, clock, total_weight);
-  for (const EvalJob& job : plan.jobs) {
+  for (size_t i = 0; i < plan.jobs.size(); ++i) {
+    const EvalJob& job = plan.jobs[i];
     report->results.resize(job.setting + 1);
     const auto request = BuildEvalRequest(plan, job);
     absl::Status status = request.status();
@@ -109,6 +110,9 @@ void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, 
           status.code(), fmt::format("{}: {}", JobName(plan, job), std::string(status.message())));
       return;
     }
+    const bool is_last = i + 1 == plan.jobs.size() || plan.jobs[i + 1].setting != job.setting;
+    if (is_last && on_setting) report->status = on_setting();
+    if (!report->status.ok()) return;
   }
 }
 

@@ -44,7 +44,9 @@ using EvalAsk = std::function<absl::StatusOr<GenerateResult>(
     const v1::GenerateRequest& request, const std::function<void(double fraction)>& on_progress)>;
 
 // Fills report->results, and report->status with the first error, named after its job; what was found before stays.
+// `on_setting`, if there is one, is called after each setting, so that hours of work need not wait for the end to be saved;
+// an error of it ends the run.
 void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, const Clock* clock,
-             EvalReport* report);
+             EvalReport* report, const std::function<absl::Status()>& on_setting = {});
 
 }  // namespace tributary

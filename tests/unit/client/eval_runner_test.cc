@@ -184,6 +184,33 @@ TEST_F(EvalRunnerTest, AFailureKeepsWhatWasFound) {
   EXPECT_TRUE(json["settings"][1]["needles"].is_null());
 }
 
+TEST_F(EvalRunnerTest, ResultsCanBeSavedAfterEachSetting) {
+  const EvalPlan plan = Plan();
+  EvalReport report;
+  std::FILE* out = std::tmpfile();
+  ManualClock clock;
+  std::vector<nlohmann::ordered_json> saved;
+  const auto ask = [this](const v1::GenerateRequest& request,
+                          const std::function<void(double)>& progress) {
+    return cluster_.Ask(request, progress);
+  };
+  RunEval(plan, ask, out, &clock, &report, [&] {
+    saved.push_back(EvalJson(plan, report));
+    return absl::OkStatus();
+  });
+  ASSERT_EQ(saved.size(), 2u);
+  EXPECT_FALSE(saved[0]["complete"]);
+  EXPECT_TRUE(saved[0]["error"].is_null());
+  EXPECT_EQ(saved[0]["settings"].size(), 1u);
+  EXPECT_TRUE(saved[1]["complete"]);
+
+  report = {};
+  RunEval(plan, ask, out, &clock, &report, [] { return absl::UnavailableError("disk full"); });
+  EXPECT_EQ(report.results.size(), 1u);
+  EXPECT_EQ(std::string(report.status.message()), "disk full");
+  std::fclose(out);
+}
+
 TEST_F(EvalRunnerTest, JsonAndCsvSayTheSame) {
   const EvalPlan plan = Plan();
   const EvalReport report = Run(plan);
