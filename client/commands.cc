@@ -18,6 +18,7 @@
 #include "client/report.h"
 #include "client/request_builder.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 #include "model/byte_text.h"
 
 namespace tributary {
@@ -194,8 +195,9 @@ void PrintCluster(const LocalCluster& cluster, double seconds) {
 
 absl::Status ClusterUp(const ClusterOptions& options, Interrupt& stop) {
   const auto begin = std::chrono::steady_clock::now();
-  fmt::print("starting 1 coordinator, 1 GPU worker (host device), {} CPU attention services\n",
-             options.cpu_nodes);
+  fmt::print("starting 1 coordinator, {} GPU worker{} (device {}), {} CPU attention services\n",
+             options.devices.size(), options.devices.size() == 1 ? "" : "s",
+             fmt::join(options.devices, ", "), options.cpu_nodes);
   std::fflush(stdout);
   auto started = LocalCluster::Start(options, [&stop] { return stop.stop_requested(); });
   if (absl::IsCancelled(started.status())) return absl::OkStatus();

@@ -40,6 +40,15 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
                  "KV memory of each CPU node, e.g. 512MB (default 1GB)")
       ->transform(CLI::AsSizeValue(false))
       ->group(kClusterGroup);
+  app.add_option("--device", cluster.devices,
+                 "Device of the GPU worker: host (default), cuda or cuda:N; several, separated by "
+                 "commas, start a worker for each")
+      ->delimiter(',')
+      ->group(kClusterGroup);
+  app.add_option("--compute-dtype", cluster.compute_dtype,
+                 "Of the matrices on a GPU: model (default), f32 or bf16")
+      ->check(CLI::IsMember({"model", "f32", "bf16"}))
+      ->group(kClusterGroup);
   app.add_option("--resident-pool-bytes", cluster.resident_pool_bytes,
                  "KV memory of the GPU worker, e.g. 512MB (default 256MB)")
       ->transform(CLI::AsSizeValue(false))

@@ -145,19 +145,23 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
         StartOne(id, "tributary-cpu-attention", std::move(flags), stop_requested));
   }
 
-  std::vector<std::string> flags = {"--listen",  "127.0.0.1:0", "--coordinator", coordinator(),
-                                    "--node-id", "gpu-0",       "--model",       options_.model_dir,
-                                    "--device",  "host"};
-  AddFlag(flags, "--load-format", options_.load_format);
-  AddFlag(flags, "--threads", options_.worker_threads);
-  AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);
-  AddFlag(flags, "--max-batch", options_.max_batch);
-  AddFlag(flags, "--max-prefill-tokens", options_.max_prefill_tokens);
-  AddFlag(flags, "--transport-tls", options_.transport_tls);
-  AddFlag(flags, "--transport-net-devices", kLoopback);
-  AddFlag(flags, "--trace-file", options_.trace_file);
-  TRIBUTARY_RETURN_IF_ERROR(
-      StartOne("gpu-0", "tributary-gpu-worker", std::move(flags), stop_requested));
+  for (size_t i = 0; i < options_.devices.size(); ++i) {
+    const std::string id = fmt::format("gpu-{}", i);
+    std::vector<std::string> flags = {
+        "--listen", "127.0.0.1:0", "--coordinator",    coordinator(), "--node-id",
+        id,         "--model",     options_.model_dir, "--device",    options_.devices[i]};
+    AddFlag(flags, "--load-format", options_.load_format);
+    AddFlag(flags, "--compute-dtype", options_.compute_dtype);
+    AddFlag(flags, "--threads", options_.worker_threads);
+    AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);
+    AddFlag(flags, "--max-batch", options_.max_batch);
+    AddFlag(flags, "--max-prefill-tokens", options_.max_prefill_tokens);
+    AddFlag(flags, "--transport-tls", options_.transport_tls);
+    AddFlag(flags, "--transport-net-devices", kLoopback);
+    if (i == 0) AddFlag(flags, "--trace-file", options_.trace_file);
+    TRIBUTARY_RETURN_IF_ERROR(
+        StartOne(id, "tributary-gpu-worker", std::move(flags), stop_requested));
+  }
   return WaitForMembers(stop_requested);
 }
 
@@ -207,13 +211,13 @@ absl::Status LocalCluster::WaitForMembers(const std::function<bool()>& stop_requ
     TRIBUTARY_ASSIGN_OR_RETURN(status_, client.Status());
     const uint32_t workers = AliveNodes(status_, v1::NODE_ROLE_GPU_WORKER);
     const uint32_t nodes = AliveNodes(status_, v1::NODE_ROLE_CPU_ATTENTION);
-    if (workers == 1 && nodes == options_.cpu_nodes) return absl::OkStatus();
+    if (workers == options_.devices.size() && nodes == options_.cpu_nodes) return absl::OkStatus();
     if (stop_requested()) return absl::CancelledError("interrupted");
     if (std::chrono::steady_clock::now() >= end) {
-      return absl::DeadlineExceededError(
-          fmt::format("after {:.0f} s only {} of 1 GPU workers and {} of {} CPU nodes have "
-                      "registered; logs are in {}",
-                      kStartTimeoutS, workers, nodes, options_.cpu_nodes, log_dir_));
+      return absl::DeadlineExceededError(fmt::format(
+          "after {:.0f} s only {} of {} GPU workers and {} of {} CPU nodes have "
+          "registered; logs are in {}",
+          kStartTimeoutS, workers, options_.devices.size(), nodes, options_.cpu_nodes, log_dir_));
     }
     std::this_thread::sleep_for(kPollInterval);
   }

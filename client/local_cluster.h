@@ -1,4 +1,4 @@
-// A cluster of processes on this host: one coordinator, one GPU worker on its host device, n CPU
+// A cluster of processes on this host: one coordinator, a GPU worker for each device, n CPU
 // attention services.
 #pragma once
 
@@ -36,7 +36,7 @@ class LocalCluster {
   const std::string& coordinator() const { return addresses_[0].listen; }
   const std::string& log_dir() const { return log_dir_; }
   const v1::StatusResponse& status_at_start() const { return status_; }
-  // Children in order of start: coordinator, CPU nodes, GPU worker; addresses(i) belongs to
+  // Children in order of start: coordinator, CPU nodes, GPU workers; addresses(i) belongs to
   // children()[i].
   const std::vector<std::unique_ptr<ChildProcess>>& children() const { return children_; }
   const ProcessAddresses& addresses(size_t child_idx) const { return addresses_[child_idx]; }

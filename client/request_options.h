@@ -37,8 +37,10 @@ struct ClusterOptions {
   std::string model_dir;
   std::string load_format;  // of the GPU worker; empty = its default
   uint32_t cpu_nodes = 2;
-  std::string listen = "127.0.0.1:0";  // of the coordinator
-  uint64_t kv_pool_bytes = 0;          // per CPU node
+  std::string listen = "127.0.0.1:0";           // of the coordinator
+  uint64_t kv_pool_bytes = 0;                   // per CPU node
+  std::vector<std::string> devices = {"host"};  // a GPU worker for each: host, cuda, cuda:N
+  std::string compute_dtype;                    // empty: the worker's default
   uint64_t resident_pool_bytes = 0;
   uint32_t worker_threads = 0;
   uint32_t node_threads = 0;

@@ -12,10 +12,12 @@
 
 namespace tributary {
 
-enum class DeviceKind { kHost, kCuda };
+// kCuda computes in f32, so that it can be compared with the same references as the host; kCudaAsStored in the model's
+// dtype, as users run it.
+enum class DeviceKind { kHost, kCuda, kCudaAsStored };
 
 inline std::string DeviceName(DeviceKind kind) {
-  return kind == DeviceKind::kHost ? "host" : "cuda";
+  return kind == DeviceKind::kHost ? "host" : kind == DeviceKind::kCuda ? "cuda" : "cuda_as_stored";
 }
 
 // Skips the test, saying why, where there is no such device. In a fixture's SetUp or a test's first line.
@@ -27,13 +29,12 @@ inline std::string DeviceName(DeviceKind kind) {
   }                                                                            \
   static_assert(true, "")
 
-// Computes in f32, whatever the model is stored in, so that all devices can be compared with one reference.
 inline absl::StatusOr<std::unique_ptr<Device>> MakeTestDevice(
     DeviceKind kind, std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits,
     int num_threads = 2) {
   if (kind == DeviceKind::kHost) return MakeHostDevice(std::move(weights), limits, num_threads);
   CudaDeviceOptions options;
-  options.compute_dtype = DType::kF32;
+  if (kind == DeviceKind::kCuda) options.compute_dtype = DType::kF32;
   return MakeCudaDevice(std::move(weights), limits, options);
 }
 

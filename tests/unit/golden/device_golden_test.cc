@@ -1,14 +1,14 @@
-// The host device, everything resident, against what HF Transformers answers in f32 (tests/golden/README.md).
+// Every device, everything resident, against what HF Transformers answers in f32 (tests/golden/README.md).
 #include <algorithm>
 #include <cmath>
 
 #include "base/thread_pool.h"
 #include "gmock/gmock.h"
-#include "gpu_worker/device/host/host_device.h"
 #include "gtest/gtest.h"
 #include "model/byte_text.h"
 #include "model/safetensors.h"
 #include "tests/testutil/device_driver.h"
+#include "tests/testutil/test_devices.h"
 
 namespace tributary {
 namespace {
@@ -74,10 +74,12 @@ void ExpectSame(std::span<const float> logits, std::span<const float> golden,
   }
 }
 
-class GoldenTest : public ::testing::TestWithParam<const char*> {
+class GoldenTest : public ::testing::TestWithParam<std::tuple<DeviceKind, const char*>> {
  protected:
   void SetUp() override {
-    const std::string name = GetParam();
+    const auto& [kind, model] = GetParam();
+    const std::string name = model;
+    TRIBUTARY_SKIP_WITHOUT_DEVICE(kind);
     auto golden = ReadGolden(name);
     ASSERT_TRUE(golden.ok()) << golden.status();
     golden_ = *std::move(golden);
@@ -93,7 +95,7 @@ class GoldenTest : public ::testing::TestWithParam<const char*> {
     const DeviceLimits limits{.max_batch = 1,
                               .resident_pool_bytes = num_tokens * token_bytes + 64,
                               .max_prefill_tokens = num_tokens};
-    auto device = MakeHostDevice(*weights, limits, static_cast<int>(AllowedCpus().size()));
+    auto device = MakeTestDevice(kind, *weights, limits, static_cast<int>(AllowedCpus().size()));
     ASSERT_TRUE(device.ok()) << device.status();
     device_ = *std::move(device);
   }
@@ -155,18 +157,31 @@ TEST_P(ProbeGoldenTest, Bf16KvGivesTheSameAnswer) {
   EXPECT_EQ(BytesFromTokens(tokens), golden_.answer);
 }
 
-std::string NameOf(const ::testing::TestParamInfo<const char*>& info) { return info.param; }
+std::string NameOf(const ::testing::TestParamInfo<std::tuple<DeviceKind, const char*>>& info) {
+  return DeviceName(std::get<0>(info.param)) + "_" + std::get<1>(info.param);
+}
+
+const auto kInF32 = ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda);
+const auto kAllDevices =
+    ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda, DeviceKind::kCudaAsStored);
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
-                         ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2",
-                                           "qwen3", "llama3_sharded", "probe_1k", "probe_4k",
-                                           "probe_16k"),
+                         ::testing::Combine(kInF32, ::testing::Values("llama2", "llama3", "llama31",
+                                                                      "mistral", "qwen2", "qwen3",
+                                                                      "llama3_sharded", "probe_1k",
+                                                                      "probe_4k", "probe_16k")),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest,
-                         ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2",
-                                           "qwen3", "llama3_sharded"),
+                         ::testing::Combine(kInF32, ::testing::Values("llama2", "llama3", "llama31",
+                                                                      "mistral", "qwen2", "qwen3",
+                                                                      "llama3_sharded")),
                          NameOf);
-INSTANTIATE_TEST_SUITE_P(Models, ProbeGoldenTest, ::testing::Values("probe_1k", "probe_4k"),
+INSTANTIATE_TEST_SUITE_P(Models, ProbeGoldenTest,
+                         ::testing::Combine(kAllDevices, ::testing::Values("probe_1k", "probe_4k")),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(LongModels, ProbeGoldenTest,
+                         ::testing::Combine(::testing::Values(DeviceKind::kCudaAsStored),
+                                            ::testing::Values("probe_16k")),
                          NameOf);
 
 }  // namespace
