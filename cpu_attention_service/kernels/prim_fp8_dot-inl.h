@@ -67,8 +67,8 @@ inline __m512 DotPairs(__m512 sum, __m512bh a, __m512bh b) {
 
 // Scores of kRows rows for kSlots slots from `slot` on.
 template <uint32_t kRows, uint32_t kSlots, bool kPrefetch>
-inline void ScoreFp8Slots(const KernelRows& rows, uint32_t num_parts, const uint32_t* q,
-                          const KernelStep& step, uint32_t slot, float* scores) {
+[[gnu::noinline]] void ScoreFp8Slots(const KernelRows& rows, uint32_t num_parts, const uint32_t* q,
+                                     const KernelStep& step, uint32_t slot, float* scores) {
   const Fp8Decoder decoder;
   const uint32_t part_words = rows.padded_dim / 2 * rows.num_rows;
   __m512 sums[kRows][kSlots];
@@ -156,8 +156,9 @@ inline void ScoreFp8(const KernelRows& rows, const void* prepared, const KernelS
 
 // 16 * kVecs dims of the chunk whose codes begin at `chunk_begin` of each slot, for kRows rows.
 template <uint32_t kRows, uint32_t kVecs, bool kPrefetch>
-inline void AccumulateFp8Dims(const KernelStep& step, uint32_t chunk_begin, uint32_t chunk_dims,
-                              const uint32_t* pairs, uint32_t padded_dim, float* acc) {
+[[gnu::noinline]] void AccumulateFp8Dims(const KernelStep& step, uint32_t chunk_begin,
+                                         uint32_t chunk_dims, const uint32_t* pairs,
+                                         uint32_t padded_dim, float* acc) {
   const Fp8Decoder decoder;
   __m512 sums[kRows][kVecs];
 #pragma GCC unroll 16

@@ -7,8 +7,8 @@
 
 #include <immintrin.h>
 
-#include "attention/hadamard.h"
 #include "cpu_attention_service/kernels/kernel_step.h"
+#include "cpu_attention_service/kernels/rotate_avx512-inl.h"
 
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
@@ -45,48 +45,63 @@ inline const uint32_t* QuadsOf(const KernelRows& rows, const void* prepared) {
   return reinterpret_cast<const uint32_t*>(static_cast<const IntQRow*>(prepared) + rows.num_rows);
 }
 
+// Rotated q of one row, as codes.
+template <KvStorage kStorage>
+inline void PrepareIntRow(const float* rotated, uint32_t padded_dim, uint32_t num_rows,
+                          IntQRow* header, uint32_t* high_quads, uint32_t* low_quads) {
+  // As bits, so that NaN and infinities stay on top.
+  const __m512i size_bits = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest_bits = _mm512_setzero_si512();
+  for (uint32_t d = 0; d < padded_dim; d += 16) {
+    const __m512i bits = _mm512_and_si512(_mm512_loadu_si512(rotated + d), size_bits);
+    largest_bits = _mm512_max_epu32(largest_bits, bits);
+  }
+  const uint32_t bits = _mm512_reduce_max_epu32(largest_bits);
+  float largest;
+  __builtin_memcpy(&largest, &bits, sizeof(largest));
+  const bool finite = bits < 0x7f800000;
+  const __m512 inverse =
+      _mm512_set1_ps(finite && largest > 0x1p-100f ? kQueryLevels / largest : 0.0f);
+  __m512i sum = _mm512_setzero_si512();
+  for (uint32_t d = 0; d < padded_dim; d += 16) {
+    const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(rotated + d), inverse));
+    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
+    alignas(16) uint32_t high_bytes[4],
+        low_bytes[4];  // the low byte of value is that of value - 256 * high
+    _mm_store_si128(reinterpret_cast<__m128i*>(high_bytes), _mm512_cvtepi32_epi8(high));
+    _mm_store_si128(reinterpret_cast<__m128i*>(low_bytes), _mm512_cvtepi32_epi8(value));
+    for (uint32_t i = 0; i < 4; ++i) {
+      high_quads[(d / 4 + i) * num_rows] = high_bytes[i];
+      low_quads[(d / 4 + i) * num_rows] = low_bytes[i];
+    }
+    sum = _mm512_add_epi32(sum, value);
+  }
+  const int32_t total = finite ? _mm512_reduce_add_epi32(sum) : 0;
+  header->scale = finite ? largest / kQueryLevels : __builtin_nanf("");
+  // int4: half a unit of q is lost, which is 2^-17 of its largest element.
+  header->begin = kStorage == KvStorage::kInt8 ? -128 * total : -15 * total / 2;
+}
+
 template <KvStorage kStorage>
 void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
   IntQRow* headers = static_cast<IntQRow*>(prepared);
-  const uint32_t num_quads = rows.padded_dim / 4;
   uint32_t* high_quads = const_cast<uint32_t*>(QuadsOf(rows, prepared));
-  uint32_t* low_quads = high_quads + num_quads * rows.num_rows;
+  uint32_t* low_quads = high_quads + rows.padded_dim / 4 * rows.num_rows;
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
-    float rotated[limits::kMaxHeadDim];
+    alignas(64) float rotated[limits::kMaxHeadDim];
     __builtin_memcpy(rotated, q + row * rows.padded_dim, rows.padded_dim * sizeof(float));
-    HadamardRotate(rotated, rows.layout->head_dim);
-    float largest = 0;
-    bool finite = true;
-    for (uint32_t d = 0; d < rows.padded_dim; ++d) {
-      const float size = __builtin_fabsf(rotated[d]);
-      finite = finite && size <= 3.4e38f;
-      largest = size > largest ? size : largest;
-    }
-    const float inverse = finite && largest > 0x1p-100f ? kQueryLevels / largest : 0.0f;
-    int32_t sum = 0;
-    for (uint32_t quad = 0; quad < num_quads; ++quad) {
-      uint32_t high = 0, low = 0;
-      for (uint32_t i = 0; i < 4; ++i) {
-        const int32_t value =
-            inverse == 0 ? 0 : _mm_cvtss_si32(_mm_set_ss(rotated[4 * quad + i] * inverse));
-        const int32_t high_byte = (value + 128) >> 8;
-        high |= (static_cast<uint32_t>(high_byte) & 0xff) << (8 * i);
-        low |= (static_cast<uint32_t>(value - 256 * high_byte) & 0xff) << (8 * i);
-        sum += value;
-      }
-      high_quads[quad * rows.num_rows + row] = high;
-      low_quads[quad * rows.num_rows + row] = low;
-    }
-    headers[row].scale = finite ? largest / kQueryLevels : __builtin_nanf("");
-    // int4: half a unit of q is lost, which is 2^-17 of its largest element.
-    headers[row].begin = kStorage == KvStorage::kInt8 ? -128 * sum : -15 * sum / 2;
+    RotateRow(rotated, rows.layout->head_dim);
+    PrepareIntRow<kStorage>(rotated, rows.padded_dim, rows.num_rows, headers + row,
+                            high_quads + row, low_quads + row);
   }
 }
 
-// Scores of kRows rows for kSlots slots from `slot` on.
+// Scores of kRows rows for kSlots slots from `slot` on. Not inlined, like the other inner loops here: what GCC hoists out of
+// an outer loop would take the registers of the sums.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
-inline void ScoreIntSlots(const KernelRows& rows, const IntQRow* headers, const uint32_t* quads,
-                          const KernelStep& step, uint32_t slot, float* scores) {
+[[gnu::noinline]] void ScoreIntSlots(const KernelRows& rows, const IntQRow* headers,
+                                     const uint32_t* quads, const KernelStep& step, uint32_t slot,
+                                     float* scores) {
   constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;  // quads of a line of codes
   const uint32_t low_part = rows.padded_dim / 4 * rows.num_rows;
   __m512i high[kRows][kSlots], low[kRows][kSlots];

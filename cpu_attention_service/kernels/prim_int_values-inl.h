@@ -74,9 +74,9 @@ inline void RoundIntWeights(const ScaledWeights& scaled, uint32_t num_slots, uin
 
 // 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, bool kPrefetch>
-inline void AccumulateIntDims(const KernelStep& step, uint32_t chunk_begin, uint32_t chunk_dims,
-                              const IntWeights& weights, uint32_t first_row, uint32_t padded_dim,
-                              float* acc) {
+[[gnu::noinline]] void AccumulateIntDims(const KernelStep& step, uint32_t chunk_begin,
+                                         uint32_t chunk_dims, const IntWeights& weights,
+                                         uint32_t first_row, uint32_t padded_dim, float* acc) {
   constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;
   constexpr uint32_t kLines = kKvSubgroupTokens / (4 * kHalves);  // of a slot
   constexpr uint32_t kParts = kFine ? 2 : 1;
@@ -234,7 +234,7 @@ void AccumulateInt(const KernelRows& rows, const KernelStep& step, float* weight
 
 inline void RotateIntRows(const KernelRows& rows, float* acc) {
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
-    HadamardRotate(acc + row * rows.padded_dim, rows.layout->head_dim);
+    RotateRow(acc + row * rows.padded_dim, rows.layout->head_dim);
   }
 }
 
