@@ -69,7 +69,7 @@ inline void RoundIntWeights(const ScaledWeights& scaled, uint32_t num_slots, uin
     }
   }
   rounded->scale[row] = scaled.largest / kLevels;
-  rounded->begin[row] = -7.5f * static_cast<float>(_mm512_reduce_add_epi32(sum));
+  rounded->begin[row] = -7.5f * _mm512_reduce_add_ps(_mm512_cvtepi32_ps(sum));
 }
 
 // 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.

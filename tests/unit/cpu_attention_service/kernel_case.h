@@ -46,7 +46,7 @@ class KernelTiles {
       : layout_(MakeKvTileLayout(c.k_storage, c.v_storage, c.head_dim)),
         num_tokens_(c.token_end),
         tiles_(KvTilesFor(num_tokens_) * layout_.record_bytes) {
-    std::memset(tiles_.data(), 0xff, tiles_.size());
+    if (tiles_.size() != 0) std::memset(tiles_.data(), 0xff, tiles_.size());
     Store(RandomFloats(num_tokens_ * c.head_dim, random),
           RandomFloats(num_tokens_ * c.head_dim, random));
   }
