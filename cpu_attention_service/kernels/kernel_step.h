@@ -35,14 +35,19 @@ struct KernelStep {
   const unsigned char* k_params[kKvTileSubgroups];
   const unsigned char* v_params[kKvTileSubgroups];
   uint32_t subgroup[kKvTileSubgroups];
-  // If `prefetch`: what to fetch into the L2 cache, slot by slot: of a piece list the codes of the next step's slots, of a
-  // run what lies some distance ahead. A primitive prefetches (prefetcht1) line i of next_k[s] when it reads line i of k[s]
+  // If `prefetch`: what to fetch into the caches, slot by slot: of a piece list the codes of the next step's slots, of a
+  // run what lies some distance ahead. A primitive prefetches (PrefetchCodeLine) line i of next_k[s] when it reads line i of k[s]
   // for the first time, so that requests are spread evenly over the step; likewise next_v. Not to be read: may lie beyond
   // the memory there is.
   bool prefetch;
   const unsigned char* next_k[kKvTileSubgroups];
   const unsigned char* next_v[kKvTileSubgroups];
 };
+
+// The one way to prefetch codes: into the L1 cache. Requests to the L2 cache alone (prefetcht1) read as fast, but then the
+// loads that follow queue behind them on their way to L1, and compute stops overlapping: 0.47 of the read ceiling against
+// 0.55 for blocks of 32 tokens, 0.87 against 0.95 for runs (AMD Zen 5).
+static inline void PrefetchCodeLine(const unsigned char* line) { __builtin_prefetch(line, 0, 3); }
 
 struct KernelRows {
   uint32_t num_rows;

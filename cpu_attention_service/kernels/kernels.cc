@@ -71,13 +71,13 @@ uint32_t SupportedIsa() {
 
 uint32_t RunPrefetchBytes() {
 #if defined(__x86_64__)
-  // AMD Zen 5: 0.75 of the read ceiling without, 0.95 with.
+  // AMD Zen 5: bf16 reads 0.6 of the read ceiling without, 0.93 with.
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
   __cpuid(0, eax, ebx, ecx, edx);
   const bool is_amd = ebx == signature_AMD_ebx && ecx == signature_AMD_ecx;
   __cpuid(1, eax, ebx, ecx, edx);
   const uint32_t family = ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff);
-  if (is_amd && family == 0x1a) return 16384;
+  if (is_amd && family == 0x1a) return 8192;
 #endif
   return 0;
 }

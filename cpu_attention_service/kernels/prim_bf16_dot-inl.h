@@ -18,7 +18,6 @@ inline __m512bh LoadPairs(const void* from) { return AsBf16(_mm512_loadu_si512(f
 inline __m512bh BroadcastPair(uint32_t pair) {
   return AsBf16(_mm512_set1_epi32(static_cast<int>(pair)));
 }
-inline void PrefetchCode(const unsigned char* code) { __builtin_prefetch(code, 0, 2); }
 
 // Prepared: a header, then [part][dim pair][row], so that the rows of one pair are neighbours.
 struct Bf16Q {
@@ -77,7 +76,7 @@ inline void ScoreBf16Slots(const KernelRows& rows, uint32_t num_parts, const uin
         __m512bh k_pairs[kSlots];
 #pragma GCC unroll 16
         for (uint32_t slot = 0; slot < kSlots; ++slot) {
-          if (kPrefetch && part == 0) PrefetchCode(next_k[slot] + (pair + i) * 64);
+          if (kPrefetch && part == 0) PrefetchCodeLine(next_k[slot] + (pair + i) * 64);
           k_pairs[slot] = LoadPairs(k[slot] + (pair + i) * 64);
         }
 #pragma GCC unroll 16
@@ -192,7 +191,7 @@ inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint3
     __m512bh values[kVecs];
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
-      if (kPrefetch) PrefetchCode(next_v + pair * pair_bytes + i * 64);
+      if (kPrefetch) PrefetchCodeLine(next_v + pair * pair_bytes + i * 64);
       values[i] = LoadPairs(v + pair * pair_bytes + i * 64);
     }
 #pragma GCC unroll 16

@@ -14,8 +14,6 @@ constexpr uint32_t kValueRows = Vec::kLanes == 16 ? 4 : Vec::kLanes == 8 ? 2 : 1
 constexpr uint32_t kValueVecs = 4;
 constexpr uint32_t kSubgroupVecs = kKvSubgroupTokens / Vec::kLanes;
 
-inline void PrefetchLine(const unsigned char* line) { __builtin_prefetch(line, 0, 2); }
-
 inline void PrepareF32(const KernelRows& rows, const float* q, void* prepared) {
   __builtin_memcpy(prepared, q, uint64_t{rows.num_rows} * rows.padded_dim * sizeof(float));
 }
@@ -48,7 +46,7 @@ inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* 
   for (uint32_t dim = 0; dim < padded_dim; dim += 2) {
     if (next_k != nullptr) {
       for (uint32_t line = 0; line < kPairBytes; line += 64) {
-        PrefetchLine(next_k + dim / 2 * kPairBytes + line);
+        PrefetchCodeLine(next_k + dim / 2 * kPairBytes + line);
       }
     }
 #pragma GCC unroll 16
@@ -115,7 +113,7 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
     const unsigned char* at = v + token * chunk_dims * kElementBytes;
     if (next_v != nullptr) {
       for (uint32_t line = 0; line < kVecs * Vec::kLanes * kPack * kElementBytes; line += 64) {
-        PrefetchLine(next_v + token * chunk_dims * kElementBytes + line);
+        PrefetchCodeLine(next_v + token * chunk_dims * kElementBytes + line);
       }
     }
 #pragma GCC unroll 16

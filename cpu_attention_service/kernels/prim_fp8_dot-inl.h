@@ -82,7 +82,7 @@ template <uint32_t kRows, uint32_t kSlots, bool kPrefetch>
     __m512bh first[kSlots], second[kSlots];
 #pragma GCC unroll 16
     for (uint32_t s = 0; s < kSlots; ++s) {
-      if (kPrefetch) PrefetchCode(step.next_k[slot + s] + at);
+      if (kPrefetch) PrefetchCodeLine(step.next_k[slot + s] + at);
       decoder.Decode(step.k[slot + s] + at, &first[s], &second[s]);
     }
     for (uint32_t part = 0; part < num_parts; ++part) {
@@ -176,7 +176,7 @@ template <uint32_t kRows, uint32_t kVecs, bool kPrefetch>
       __m512bh first[kVecs], second[kVecs];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kVecs; ++i) {
-        if (kPrefetch) PrefetchCode(step.next_v[slot] + at + i * 64);
+        if (kPrefetch) PrefetchCodeLine(step.next_v[slot] + at + i * 64);
         decoder.Decode(step.v[slot] + at + i * 64, &first[i], &second[i]);
       }
 #pragma GCC unroll 16

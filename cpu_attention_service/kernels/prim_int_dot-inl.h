@@ -25,7 +25,6 @@ inline __m512i DotU8S8(__m512i sum, __m512i u8, __m512i s8) {
 inline __m512i BroadcastQuad(uint32_t quad) { return _mm512_set1_epi32(static_cast<int>(quad)); }
 inline __m512i LowNibbles(__m512i codes) { return _mm512_and_si512(codes, _mm512_set1_epi8(15)); }
 inline __m512i HighNibbles(__m512i codes) { return LowNibbles(_mm512_srli_epi16(codes, 4)); }
-inline void PrefetchCodes(const unsigned char* codes) { __builtin_prefetch(codes, 0, 2); }
 
 // Of the 16 tokens of a slot, from bf16.
 inline __m512 SlotScales(const unsigned char* params, uint32_t subgroup) {
@@ -118,7 +117,7 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
     __m512i codes[kSlots];
 #pragma GCC unroll 16
     for (uint32_t s = 0; s < kSlots; ++s) {
-      if (kPrefetch) PrefetchCodes(step.next_k[slot + s] + at);
+      if (kPrefetch) PrefetchCodeLine(step.next_k[slot + s] + at);
       codes[s] = _mm512_loadu_si512(step.k[slot + s] + at);
     }
 #pragma GCC unroll 16

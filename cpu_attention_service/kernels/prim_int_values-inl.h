@@ -97,7 +97,7 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, bool k
       __m512i codes[kVecs];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kVecs; ++i) {
-        if (kPrefetch) PrefetchCodes(next_v + line * chunk_dims * 4 + i * 64);
+        if (kPrefetch) PrefetchCodeLine(next_v + line * chunk_dims * 4 + i * 64);
         codes[i] = _mm512_loadu_si512(v + i * 64);
       }
 #pragma GCC unroll 16

@@ -72,7 +72,7 @@ inline void WidenK(const KernelStep& step, uint32_t slot, uint32_t padded_dim,
   }
   for (uint32_t dim = 0; dim < padded_dim; dim += kPack) {
     const uint32_t at = dim / kPack * 64;
-    if (next_k != nullptr) PrefetchLine(next_k + at);
+    if (next_k != nullptr) PrefetchCodeLine(next_k + at);
     for (uint32_t part = 0; part < kPack; ++part) {
       float* to = values + (dim + part) * kKvSubgroupTokens;
       WidenLanes<kStorage, 128>(step.k[slot] + at, part, to);
@@ -98,7 +98,7 @@ inline void WidenV(const KernelStep& step, uint32_t slot, uint32_t padded_dim,
     const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
     for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
       for (uint32_t dim = 0; dim < dims; dim += 16, run += 64) {
-        if (next_v != nullptr) PrefetchLine(next_v + (run - step.v[slot]));
+        if (next_v != nullptr) PrefetchCodeLine(next_v + (run - step.v[slot]));
         for (uint32_t part = 0; part < kPack; ++part) {
           float* to = values + chunk * kKvSubgroupTokens + (token + part) * dims + dim;
           WidenLanes<kStorage, 0>(run, part, to);
