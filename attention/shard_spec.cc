@@ -14,6 +14,16 @@ absl::Status Invalid(const ShardSpec& spec, const std::string& what) {
 
 }  // namespace
 
+KvTileLayout TileLayoutOf(const ShardSpec& spec) {
+  return MakeKvTileLayout(static_cast<KvStorage>(spec.k_dtype),
+                          static_cast<KvStorage>(spec.v_dtype), spec.model.head_dim);
+}
+
+uint64_t StoredBytes(const ShardSpec& spec, uint64_t tokens) {
+  return KvTilesFor(tokens) * TileLayoutOf(spec).record_bytes * spec.num_layers_held() *
+         spec.num_kv_heads_held();
+}
+
 absl::Status Validate(const ShardSpec& spec) {
   if (absl::Status status = Validate(spec.model); !status.ok()) {
     return Invalid(spec, std::string(status.message()));
@@ -38,9 +48,10 @@ absl::Status Validate(const ShardSpec& spec) {
     return Invalid(spec, fmt::format("capacity_tokens is {}; it must be in [1, {}]",
                                      spec.capacity_tokens, limits::kMaxContextTokens));
   }
-  if (!IsValidDType(spec.k_dtype) || !IsValidDType(spec.v_dtype)) {
+  if (!IsKvDType(spec.k_dtype) || !IsKvDType(spec.v_dtype)) {
     return Invalid(spec,
-                   fmt::format("k_dtype {} and v_dtype {} must be f32, bf16 or f16 (1 to 3)",
+                   fmt::format("k_dtype {} and v_dtype {} must be f32, bf16, f16, int8, int4 or "
+                               "fp8-e4m3 (1 to 6)",
                                static_cast<int>(spec.k_dtype), static_cast<int>(spec.v_dtype)));
   }
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "attention/kv_tile_layout.h"
 #include "attention/shape.h"
 #include "attention/token_range.h"
 #include "base/dtype.h"
@@ -24,8 +25,8 @@ struct ShardSpec {
   uint32_t kv_head_begin = 0;
   uint32_t kv_head_end = 0;
   TokenStripe stripe;
-  uint64_t capacity_tokens = 0;  // stripe-local
-  DType k_dtype = DType::kUnset;
+  uint64_t capacity_tokens = 0;   // stripe-local
+  DType k_dtype = DType::kUnset;  // as stored; on the way to the shard it may have another
   DType v_dtype = DType::kUnset;
 
   uint32_t num_layers_held() const { return layer_end - layer_begin; }
@@ -33,6 +34,11 @@ struct ShardSpec {
   uint32_t num_q_heads_held() const { return num_kv_heads_held() * model.group_size(); }
   friend bool operator==(const ShardSpec&, const ShardSpec&) = default;
 };
+
+// How the shard's streams lie in memory. REQUIRES, as below: KV dtypes, head_dim > 0.
+KvTileLayout TileLayoutOf(const ShardSpec& spec);
+// Bytes that `tokens` tokens of the shard, all its layers and heads, take in whole tiles.
+uint64_t StoredBytes(const ShardSpec& spec, uint64_t tokens);
 
 // INVALID_ARGUMENT with the offending values.
 absl::Status Validate(const ShardSpec& spec);

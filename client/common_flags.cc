@@ -1,5 +1,7 @@
 #include "client/common_flags.h"
 
+#include <utility>
+
 #include "CLI/CLI.hpp"
 #include "base/limits.h"
 
@@ -17,6 +19,13 @@ void AddLayoutFlags(CLI::App& app, RequestOptions& request) {
                  "Storage type of KV (default: the coordinator's, bf16)")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}))
       ->group(kPlacementGroup);
+  for (auto [name, dtype] : {std::pair{"--remote-k-dtype", &request.remote_k_dtype},
+                             std::pair{"--remote-v-dtype", &request.remote_v_dtype}}) {
+    app.add_option(name, *dtype,
+                   "Storage type on the CPU nodes (default: the coordinator's, as --kv-dtype)")
+        ->check(CLI::IsMember({"bf16", "f16", "f32", "int8", "int4", "fp8-e4m3"}))
+        ->group(kPlacementGroup);
+  }
   app.add_option("--shard-cut", request.shard_cut,
                  "How remote KV is cut over the nodes: auto, tokens, heads or both")
       ->check(CLI::IsMember({"auto", "tokens", "heads", "both"}))

@@ -4,6 +4,7 @@
 
 #include "fmt/format.h"
 #include "model/byte_text.h"
+#include "proto/convert.h"
 
 namespace tributary {
 namespace {
@@ -27,6 +28,10 @@ Json NodesJson(const v1::GenerateEvent::Summary& summary) {
   return nodes;
 }
 
+std::string NameOf(v1::DType dtype) {
+  return std::string(DTypeName(DTypeFromProto(dtype).value_or(DType::kUnset)));
+}
+
 void AddPlacement(const v1::GenerateEvent::Summary& summary, Json& object) {
   object["context_tokens"] = summary.context_tokens();
   object["resident_tokens"] = summary.resident_tokens();
@@ -35,6 +40,10 @@ void AddPlacement(const v1::GenerateEvent::Summary& summary, Json& object) {
   object["policy"] = summary.policy();
   object["bytes_sent"] = summary.bytes_sent();
   object["bytes_received"] = summary.bytes_received();
+  if (summary.remote_k_dtype() != v1::DTYPE_UNSET) {
+    object["remote_k_dtype"] = NameOf(summary.remote_k_dtype());
+    object["remote_v_dtype"] = NameOf(summary.remote_v_dtype());
+  }
   object["nodes"] = NodesJson(summary);
 }
 
@@ -142,6 +151,10 @@ std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
     row(node.node_id(), "remote", node.tokens(),
         fmt::format("   {} {}, {}", node.shards(), node.shards() == 1 ? "shard" : "shards",
                     FormatBytes(node.kv_bytes())));
+  }
+  if (summary.remote_k_dtype() != v1::DTYPE_UNSET) {
+    text += fmt::format("  stored remotely as K {}, V {}\n", NameOf(summary.remote_k_dtype()),
+                        NameOf(summary.remote_v_dtype()));
   }
   text += fmt::format("  attended per token {:.1f} ({}); {} sent, {} received\n",
                       summary.attended_tokens_mean(), summary.policy(),

@@ -67,6 +67,14 @@ absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& requ
     TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseDType(options.kv_dtype));
     placement.set_kv_dtype(DTypeToProto(dtype));
   }
+  if (!options.remote_k_dtype.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseKvDType(options.remote_k_dtype));
+    placement.set_remote_k_dtype(DTypeToProto(dtype));
+  }
+  if (!options.remote_v_dtype.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseKvDType(options.remote_v_dtype));
+    placement.set_remote_v_dtype(DTypeToProto(dtype));
+  }
   TRIBUTARY_ASSIGN_OR_RETURN(const v1::Placement::Cut cut, ParseCut(options.shard_cut));
   placement.set_cut(cut);
   placement.set_max_nodes(options.max_nodes);

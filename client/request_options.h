@@ -24,6 +24,8 @@ struct RequestOptions {
   std::optional<uint32_t> sink_tokens;
   uint32_t block_tokens = 0;
   std::string kv_dtype;
+  std::string remote_k_dtype;
+  std::string remote_v_dtype;
   std::string shard_cut = "auto";
   uint32_t max_nodes = 0;
   bool all_resident = false;

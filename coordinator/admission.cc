@@ -73,6 +73,13 @@ absl::Status CheckPlacement(const PlacementOptions& placement, const ModelGeomet
     return Invalid("kv_dtype {} is not known; use f32, bf16 or f16",
                    static_cast<int>(placement.kv_dtype));
   }
+  for (const DType dtype : {placement.remote_k_dtype, placement.remote_v_dtype}) {
+    if (IsKvDType(dtype)) continue;
+    return Invalid(
+        "remote_k_dtype {} or remote_v_dtype {} is not known; use f32, bf16, f16, int8, int4 or "
+        "fp8-e4m3",
+        static_cast<int>(placement.remote_k_dtype), static_cast<int>(placement.remote_v_dtype));
+  }
   if (static_cast<int>(placement.cut) < 0 || static_cast<int>(placement.cut) > 3) {
     return Invalid("cut {} is not known; use auto, tokens, heads or both",
                    static_cast<int>(placement.cut));
@@ -112,6 +119,13 @@ PlacementOptions ResolvePlacement(const PlacementOptions& requested,
   resolved.has_sink_tokens = true;
   if (resolved.block_tokens == 0) resolved.block_tokens = defaults.block_tokens;
   if (resolved.kv_dtype == DType::kUnset) resolved.kv_dtype = defaults.kv_dtype;
+  // What the request says, else what the cluster says, else as on the worker.
+  const auto resolve = [&](DType* dtype, DType fallback) {
+    if (*dtype == DType::kUnset) *dtype = fallback;
+    if (*dtype == DType::kUnset) *dtype = resolved.kv_dtype;
+  };
+  resolve(&resolved.remote_k_dtype, defaults.remote_k_dtype);
+  resolve(&resolved.remote_v_dtype, defaults.remote_v_dtype);
   return resolved;
 }
 

@@ -24,6 +24,8 @@ struct Flags {
   std::string port_file;
   std::string log_level = "info";
   std::string kv_dtype = "bf16";
+  std::string remote_k_dtype;  // "" = kv_dtype
+  std::string remote_v_dtype;
   uint32_t max_running = 64;
   uint32_t max_queue = 256;
   uint32_t heartbeat_interval_ms = 500;
@@ -70,6 +72,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--kv-dtype", flags.kv_dtype, "f32, bf16 or f16, for requests that state none")
       ->capture_default_str();
+  for (auto [name, dtype] : {std::pair{"--remote-k-dtype", &flags.remote_k_dtype},
+                             std::pair{"--remote-v-dtype", &flags.remote_v_dtype}}) {
+    app.add_option(name, *dtype,
+                   "in which CPU nodes store it, for requests that state none: f32, bf16, f16, "
+                   "int8, int4 or fp8-e4m3; default: as --kv-dtype");
+  }
   app.add_option("--drain-timeout-s", flags.drain_timeout_s,
                  "time for running requests after SIGTERM")
       ->capture_default_str();
@@ -98,6 +106,12 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
   core.defaults.has_sink_tokens = true;
   core.defaults.block_tokens = flags.block_tokens;
   TRIBUTARY_ASSIGN_OR_RETURN(core.defaults.kv_dtype, ParseDType(flags.kv_dtype));
+  if (!flags.remote_k_dtype.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(core.defaults.remote_k_dtype, ParseKvDType(flags.remote_k_dtype));
+  }
+  if (!flags.remote_v_dtype.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(core.defaults.remote_v_dtype, ParseKvDType(flags.remote_v_dtype));
+  }
   core.node_timeout_ns = int64_t{flags.node_timeout_ms} * kNsPerMs;
   core.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
   // The worker fails rows by the step's deadline; a worker that does not even answer gets time for a prefill piece more.

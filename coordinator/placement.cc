@@ -62,12 +62,18 @@ std::vector<PlannedShard> MakeShards(const Demand& demand, CutPlan cut) {
       spec.kv_head_end = num_kv_heads * (part + 1) / cut.head_parts;
       spec.stripe = {placement.sink_tokens, StripeTokens(demand), cut.num_stripes, stripe_idx};
       spec.capacity_tokens = spec.stripe.CountIn(remote);
-      spec.k_dtype = placement.kv_dtype;
-      spec.v_dtype = placement.kv_dtype;
+      spec.k_dtype = placement.remote_k_dtype;
+      spec.v_dtype = placement.remote_v_dtype;
       shards.push_back(std::move(shard));
     }
   }
   return shards;
+}
+
+// Whether the node's extents are large enough for this geometry and dtypes.
+absl::Status ExtentsFit(const NodeRoom& node, const Demand& demand) {
+  return KvShard::ReservedBytes(MakeShards(demand, CutPlan()).front().spec, node.extent_bytes)
+      .status();
 }
 
 // Gives shard i to nodes[i % num_nodes]; nullopt if one has no room.
@@ -79,7 +85,10 @@ std::optional<std::vector<PlannedShard>> Assign(std::vector<PlannedShard> shards
     const NodeRoom& node = *nodes[i % num_nodes];
     shards[i].node_id = node.node_id;
     shards[i].control_address = node.control_address;
-    shards[i].bytes = KvShard::ReservedBytes(shards[i].spec, node.extent_bytes);
+    const absl::StatusOr<uint64_t> bytes =
+        KvShard::ReservedBytes(shards[i].spec, node.extent_bytes);
+    if (!bytes.ok()) return std::nullopt;
+    shards[i].bytes = *bytes;
     used_bytes[i % num_nodes] += shards[i].bytes;
     if (used_bytes[i % num_nodes] > RoomOf(node, measure)) return std::nullopt;
   }
@@ -91,6 +100,7 @@ std::optional<std::vector<PlannedShard>> PlaceShards(const std::vector<NodeRoom>
                                                      Measure measure) {
   std::vector<const NodeRoom*> order;
   for (const NodeRoom& node : nodes) {
+    if (!ExtentsFit(node, demand).ok()) continue;
     if (node.usable || measure == Measure::kCapacity) order.push_back(&node);
   }
   std::sort(order.begin(), order.end(), [&](const NodeRoom* a, const NodeRoom* b) {
@@ -154,14 +164,20 @@ PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uin
   // What one node would reserve for all of it; cut up, a little more, since every shard takes whole extents.
   uint64_t capacity_bytes = 0;
   uint64_t needed_bytes = UINT64_MAX;
+  absl::Status misfit;
   for (const NodeRoom& node : cluster.nodes) {
+    if (const absl::Status fit = ExtentsFit(node, demand); !fit.ok()) {
+      misfit = fit;
+      continue;
+    }
     capacity_bytes += node.capacity_bytes;
     uint64_t bytes = 0;
     for (const PlannedShard& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
-      bytes += KvShard::ReservedBytes(shard.spec, node.extent_bytes);
+      bytes += KvShard::ReservedBytes(shard.spec, node.extent_bytes).value_or(0);
     }
     needed_bytes = std::min(needed_bytes, bytes);
   }
+  if (needed_bytes == UINT64_MAX) return {misfit};  // on no node
   if (PlaceShards(cluster.nodes, demand, max_stripes, Measure::kCapacity)) {
     return {absl::ResourceExhaustedError(fmt::format(
                 "the KV of this request needs {} bytes, which are not free now", needed_bytes)),

@@ -54,6 +54,8 @@ RequestSummary SummaryFromProto(const v1::GenerateEvent::Summary& message) {
   for (const auto& stage : message.stages()) {
     summary.stages.push_back({stage.stage(), stage.seconds()});
   }
+  summary.remote_k_dtype = DTypeFromProto(message.remote_k_dtype()).value_or(DType::kUnset);
+  summary.remote_v_dtype = DTypeFromProto(message.remote_v_dtype()).value_or(DType::kUnset);
   return summary;
 }
 
@@ -80,6 +82,8 @@ v1::Placement PlacementToProto(const PlacementOptions& placement) {
   message.set_has_sink_tokens(true);
   message.set_block_tokens(placement.block_tokens);
   message.set_kv_dtype(DTypeToProto(placement.kv_dtype));
+  message.set_remote_k_dtype(DTypeToProto(placement.remote_k_dtype));
+  message.set_remote_v_dtype(DTypeToProto(placement.remote_v_dtype));
   message.set_cut(static_cast<v1::Placement::Cut>(placement.cut));
   message.set_max_nodes(placement.max_nodes);
   message.set_all_resident(placement.all_resident);
@@ -139,6 +143,10 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.placement.has_sink_tokens = placement.has_sink_tokens();
   spec.placement.block_tokens = placement.block_tokens();
   TRIBUTARY_ASSIGN_OR_RETURN(spec.placement.kv_dtype, DTypeFromProto(placement.kv_dtype()));
+  TRIBUTARY_ASSIGN_OR_RETURN(spec.placement.remote_k_dtype,
+                             DTypeFromProto(placement.remote_k_dtype()));
+  TRIBUTARY_ASSIGN_OR_RETURN(spec.placement.remote_v_dtype,
+                             DTypeFromProto(placement.remote_v_dtype()));
   TRIBUTARY_ASSIGN_OR_RETURN(spec.placement.cut, CutFromProto(placement.cut()));
   spec.placement.max_nodes = placement.max_nodes();
   spec.placement.all_resident = placement.all_resident();
@@ -251,6 +259,8 @@ v1::GenerateEvent ToProto(const RequestSummary& summary) {
     stage.set_stage(time.stage);
     stage.set_seconds(time.seconds);
   }
+  event.set_remote_k_dtype(DTypeToProto(summary.remote_k_dtype));
+  event.set_remote_v_dtype(DTypeToProto(summary.remote_v_dtype));
   return message;
 }
 

@@ -28,7 +28,9 @@ struct PlacementOptions {
   uint32_t sink_tokens = 0;
   bool has_sink_tokens = false;
   uint32_t block_tokens = 0;
-  DType kv_dtype = DType::kUnset;
+  DType kv_dtype = DType::kUnset;        // resident, and on the way to shards
+  DType remote_k_dtype = DType::kUnset;  // in shards; unset in defaults: kv_dtype
+  DType remote_v_dtype = DType::kUnset;
   Cut cut = Cut::kAuto;
   uint32_t max_nodes = 0;  // 0 = all
   bool all_resident = false;
@@ -81,6 +83,8 @@ struct RequestSummary {
   uint64_t bytes_received = 0;
   std::vector<NodeShare> nodes;
   std::vector<StageTime> stages;
+  DType remote_k_dtype = DType::kUnset;  // unset: nothing was remote
+  DType remote_v_dtype = DType::kUnset;
 };
 
 }  // namespace tributary

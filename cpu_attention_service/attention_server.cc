@@ -102,8 +102,9 @@ absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(
         fmt::format("num_threads is {}; it must be in [1, {}]", options.num_threads, kMaxThreads));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const CpuKernel* kernel, cpu_kernels::Select(options.kernel));
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardRegistry> shards,
-                             ShardRegistry::Create(options.arena, options.extent_bytes));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      std::unique_ptr<ShardRegistry> shards,
+      ShardRegistry::Create(options.arena, options.extent_bytes, kernel->pack));
   auto impl =
       std::make_unique<Impl>(options, std::move(shards), kernel, data_plane, clock, metrics);
   impl->metrics->kv_capacity_bytes.Set(static_cast<double>(impl->shards->capacity_bytes()));
@@ -145,15 +146,12 @@ void AttentionServer::CloseSession(SessionId id) {
 
 absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec) {
   TRIBUTARY_RETURN_IF_ERROR(Validate(spec));
-  const CpuKernel& kernel = impl_->executor.kernel();
-  if (spec.model.group_size() > limits::kMaxGroupSize ||
-      spec.model.head_dim % kernel.head_dim_multiple != 0) {
-    return absl::InvalidArgumentError(fmt::format(
-        "shard {}: {} query heads per KV head and head_dim {} are not served by node {}; its "
-        "kernel "
-        "'{}' takes up to {} query heads and head dims that are multiples of {}",
-        spec.shard_id.value, spec.model.group_size(), spec.model.head_dim, impl_->options.node_id,
-        kernel.name, limits::kMaxGroupSize, kernel.head_dim_multiple));
+  if (const absl::Status served = cpu_kernels::ValidateKernelShape(
+          impl_->executor.kernel(), TileLayoutOf(spec), spec.model.group_size());
+      !served.ok()) {
+    return absl::Status(served.code(),
+                        fmt::format("shard {} is not served by node {}: {}", spec.shard_id.value,
+                                    impl_->options.node_id, std::string(served.message())));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards->Open(spec));
   impl_->SetKvGauges();
@@ -431,12 +429,12 @@ FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t la
   KvShard* shard = shards->Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
   if (shard == nullptr) return error;
   const ShardSpec& spec = shard->spec();
-  if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim ||
-      body.k_dtype != static_cast<uint8_t>(spec.k_dtype) ||
-      body.v_dtype != static_cast<uint8_t>(spec.v_dtype)) {
+  if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim) {
     return FrameError::kBadGeometry;
   }
-  error = shard->Store(layer, body.token_begin, body.num_tokens, spill.k(), spill.v());
+  const KvExchangeRows rows{spill.k(), spill.v(), static_cast<DType>(body.k_dtype),
+                            static_cast<DType>(body.v_dtype)};
+  error = shard->Store(layer, body.token_begin, body.num_tokens, rows);
   if (error != FrameError::kOk) return error;
   *stored_tokens = shard->stored_tokens(layer);
   metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));

@@ -10,7 +10,11 @@
 namespace tributary {
 namespace {
 
-constexpr size_t kQBufferFloats = size_t{limits::kMaxGroupSize} * limits::kMaxHeadDim;
+// A task's query rows, aligned; on cache lines of their own.
+constexpr size_t kQBufferFloats =
+    size_t{ShardExecutor::kMaxQueriesPerTask} * limits::kMaxGroupSize * limits::kMaxHeadDim;
+// Query rows for which a kernel reads KV once.
+constexpr uint32_t kRowsPerRead = 64;
 
 void WriteEmpty(const AttentionPartialView& partial) {
   std::fill(partial.out.begin(), partial.out.end(), 0.0f);
@@ -84,14 +88,15 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
   cursor.in_task = true;
 
   const size_t partial_floats = size_t{task.q_count} * spec.model.group_size() * (head_dim + 1);
-  const uint64_t token_bytes =
-      uint64_t{head_dim} * (DTypeBytes(spec.k_dtype) + DTypeBytes(spec.v_dtype));
+  const uint32_t num_rows = task.q_count * spec.model.group_size();
+  const uint64_t tile_reads = (num_rows + kRowsPerRead - 1) / kRowsPerRead;
   const uint64_t run_tokens = query.shard->tokens_per_run();
   while (cursor.pos < query.local.end && items_.size() < options_.max_items_per_wave &&
          scratch_used_ + partial_floats <= scratch_.size()) {
     const uint64_t run_end = std::min(query.local.end, (cursor.pos / run_tokens + 1) * run_tokens);
     const uint32_t num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
-    const uint64_t bytes = num_tokens * token_bytes * task.q_count;
+    const uint64_t bytes =
+        num_tokens * tile_reads * query.shard->tile_layout().record_bytes / kKvTileTokens;
     items_.push_back({static_cast<uint32_t>(tasks_.size()), num_tokens, cursor.pos, wave_bytes_,
                       bytes, scratch_used_});
     wave_bytes_ += bytes;
@@ -184,28 +189,30 @@ void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
   const size_t group_floats = size_t{group_size} * spec.model.head_dim;
   const KvRun run = query.shard->RunAt(query.layer, task.kv_head, item.local_begin,
                                        item.local_begin + item.num_tokens);
-
-  RowAttentionArgs args;
-  args.q = q_buffer;
-  args.k = run.k;
-  args.v = run.v;
-  args.k_storage = KvStorageOf(spec.k_dtype);
-  args.v_storage = KvStorageOf(spec.v_dtype);
-  args.num_tokens = run.num_tokens;
-  args.head_dim = spec.model.head_dim;
-  args.group_size = group_size;
-  args.softmax_scale = softmax_scale_;
-  float* out = scratch_.data() + item.scratch_begin;
-  float* lse_ln = out + task.q_count * group_floats;
+  uint64_t visible_end[kMaxQueriesPerTask];
   for (uint32_t i = 0; i < task.q_count; ++i) {
     const size_t first_head =
         size_t{task.q_begin + i} * spec.num_q_heads_held() + size_t{task.kv_head} * group_size;
-    std::memcpy(q_buffer, query.q.data() + first_head * spec.model.head_dim * sizeof(float),
+    std::memcpy(q_buffer + i * group_floats,
+                query.q.data() + first_head * spec.model.head_dim * sizeof(float),
                 group_floats * sizeof(float));
-    args.out = out + i * group_floats;
-    args.lse_ln = lse_ln + size_t{i} * group_size;
-    options_.kernel->row_fn(args);
+    if (query.visible_end.empty()) continue;
+    const uint64_t local_end = std::max(query.visible_end[task.q_begin + i], run.first_token);
+    visible_end[i] = std::min<uint64_t>(local_end - run.first_token, run.token_end);
   }
+  DecodeAttentionArgs args;
+  args.q = q_buffer;
+  args.n_q = task.q_count;
+  args.group_size = group_size;
+  args.layout = &query.shard->tile_layout();
+  args.tiles = run.tiles;
+  args.token_begin = run.token_begin;
+  args.token_end = run.token_end;
+  args.visible_end = query.visible_end.empty() ? nullptr : visible_end;
+  args.softmax_scale = softmax_scale_;
+  args.out = scratch_.data() + item.scratch_begin;
+  args.lse_ln = args.out + task.q_count * group_floats;
+  options_.kernel->fn(args);
 }
 
 void ShardExecutor::FoldTask(const Task& task) {

@@ -1,7 +1,7 @@
 // Attention of a batch of queries over shards, spread over the cores.
 //
 // The work of one query is cut at fixed places: per KV head, and per run of the shard
-// (KvShard::RunAt). The partials of one head's runs are folded in the order of their positions. So
+// (KvShard::RunAt), an extent. The partials of one head's runs are folded in the order of their positions. So
 // a result depends on the shard's contents and the visible range alone: not on the number of
 // threads, nor on what else is in the batch.
 //
@@ -36,10 +36,12 @@ struct ShardQuery {
   const KvShard* shard = nullptr;
   uint32_t layer = 0;
   TokenRange local;              // stripe-local; end <= shard->stored_tokens(layer). May be empty.
-  uint32_t n_q = 1;              // query tokens; each attends to all of `local`
+  uint32_t n_q = 1;              // query tokens
   std::span<const std::byte> q;  // f32 [n_q][num_q_heads held][head_dim], unaligned
   AttentionPartialView
       partial;  // out [n_q][num_q_heads held][head_dim], lse_ln [n_q][num_q_heads held]
+  // Query token i attends to local tokens [local.begin, visible_end[i]), cut at local.end; empty: each to all of `local`.
+  std::span<const uint64_t> visible_end;
 };
 
 struct ShardExecutorOptions {
@@ -63,15 +65,15 @@ struct ShardExecutorOptions {
 class ShardExecutor {
  public:
   // The smallest scratch_floats that any batch can be done with.
-  static constexpr uint32_t kMaxQueriesPerTask = 8;
+  static constexpr uint32_t kMaxQueriesPerTask = kMaxKernelQueryTokens;
   static constexpr size_t kMinScratchFloats =
       size_t{kMaxQueriesPerTask} * limits::kMaxGroupSize * (limits::kMaxHeadDim + 1);
 
   // REQUIRES (checked): scratch_floats >= kMinScratchFloats, max_items_per_wave > 0.
   explicit ShardExecutor(const ShardExecutorOptions& options);
 
-  // Fills the partial of each query. REQUIRES: spans of the sizes above; head dims that the kernel
-  // serves.
+  // Fills the partial of each query. REQUIRES: spans of the sizes above; shards that the kernel
+  // serves (cpu_kernels::ValidateKernelShape).
   void Execute(std::span<const ShardQuery> queries, float softmax_scale);
 
   const CpuKernel& kernel() const { return *options_.kernel; }
@@ -130,7 +132,7 @@ class ShardExecutor {
   uint64_t wave_bytes_ = 0;
   size_t scratch_used_ = 0;
   AlignedBuffer<float> scratch_;
-  AlignedBuffer<float> q_buffers_;  // [thread][kMaxGroupSize * kMaxHeadDim]
+  AlignedBuffer<float> q_buffers_;  // [thread][kQBufferFloats]
   // Fold of the one task that a wave leaves unfinished, [q][head of the group]. Read from one,
   // written to the other, since both ends of a wave may be unfinished tasks.
   std::vector<MergeState> carry_in_;

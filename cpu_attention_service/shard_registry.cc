@@ -9,7 +9,7 @@
 namespace tributary {
 
 absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(
-    const ArenaOptions& arena_options, size_t extent_bytes) {
+    const ArenaOptions& arena_options, size_t extent_bytes, KvPackFn pack) {
   constexpr size_t kMinExtentBytes = 4096;
   if (extent_bytes < kMinExtentBytes || !std::has_single_bit(extent_bytes)) {
     return absl::InvalidArgumentError(
@@ -22,7 +22,7 @@ absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(
                     arena_options.bytes, extent_bytes));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create(arena_options));
-  return std::unique_ptr<ShardRegistry>(new ShardRegistry(std::move(arena), extent_bytes));
+  return std::unique_ptr<ShardRegistry>(new ShardRegistry(std::move(arena), extent_bytes, pack));
 }
 
 absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
@@ -33,7 +33,7 @@ absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
         "another id",
         spec.shard_id.value, it->second->spec().sequence_id.value, it->second->spec().epoch.value));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<KvShard> shard, KvShard::Open(spec, &pool_));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<KvShard> shard, KvShard::Open(spec, &pool_, pack_));
   const uint64_t reserved_bytes = shard->reserved_bytes();
   shards_.emplace(spec.shard_id, std::move(shard));
   return reserved_bytes;

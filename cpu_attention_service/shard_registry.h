@@ -21,7 +21,7 @@ class ShardRegistry {
   // INVALID_ARGUMENT: extents that are no power of two of at least 4 KiB, or a pool smaller than
   // one. Else errors of Arena::Create.
   static absl::StatusOr<std::unique_ptr<ShardRegistry>> Create(const ArenaOptions& arena,
-                                                               size_t extent_bytes);
+                                                               size_t extent_bytes, KvPackFn pack);
 
   // The reserved bytes. The same spec again is OK; ALREADY_EXISTS: the id with another spec; else
   // errors of KvShard::Open.
@@ -40,11 +40,12 @@ class ShardRegistry {
   std::vector<const KvShard*> shards() const;
 
  private:
-  ShardRegistry(Arena arena, size_t extent_bytes)
-      : arena_(std::move(arena)), pool_(arena_.memory(), extent_bytes) {}
+  ShardRegistry(Arena arena, size_t extent_bytes, KvPackFn pack)
+      : arena_(std::move(arena)), pool_(arena_.memory(), extent_bytes), pack_(pack) {}
 
   Arena arena_;
   BlockPool pool_;
+  const KvPackFn pack_;
   absl::flat_hash_map<ShardId, std::unique_ptr<KvShard>> shards_;  // destroyed before the pool
 };
 

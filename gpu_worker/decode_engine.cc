@@ -130,7 +130,7 @@ absl::StatusOr<std::unique_ptr<Sequence>> DecodeEngine::Impl::Admit(SequencePlan
       *blamed = route.node.node_id;
       return node.status();
     }
-    sequence->shards.push_back({route.shard, *node});
+    sequence->shards.push_back({route.shard, *node, plan.kv_dtype});
   }
   sequence->cache = WindowCache(plan.layout, max_context_tokens);
   TRIBUTARY_ASSIGN_OR_RETURN(

@@ -87,6 +87,8 @@ struct SequenceSummary {
   uint64_t bytes_received = 0;
   std::vector<NodeShare> nodes;
   std::vector<StageTime> stages;
+  DType remote_k_dtype = DType::kUnset;  // unset: it had no shards
+  DType remote_v_dtype = DType::kUnset;
 };
 
 // Called from inside Start(), Step(), Stop() and RunOnce(); may not call the engine back.

@@ -107,8 +107,8 @@ TokenRange PrefillJob::NextPiece(size_t shard_idx) const {
     pos = spec.stripe.RunAt(pos, remote.end).end;
   }
   if (pos >= remote.end) return {};
-  const uint64_t max_tokens =
-      std::max<uint64_t>(1, input_.spill_frame_bytes / SpillSender::TokenBytes(spec));
+  const uint64_t max_tokens = std::max<uint64_t>(
+      1, input_.spill_frame_bytes / SpillSender::TokenBytes(input_.shards[shard_idx]));
   return {pos, std::min(spec.stripe.RunAt(pos, remote.end).end, pos + max_tokens)};
 }
 

@@ -58,7 +58,7 @@ class ResidentReader final : public KvReader {
 
 // Tokens of the next frame to this shard.
 uint64_t NextTokens(const BlockSpill& spill, const BoundShard& shard, uint32_t frame_bytes) {
-  const uint64_t most = std::max<uint64_t>(1, frame_bytes / SpillSender::TokenBytes(shard.spec));
+  const uint64_t most = std::max<uint64_t>(1, frame_bytes / SpillSender::TokenBytes(shard));
   return std::min(most, spill.block.end - std::max(spill.token, spill.block.begin));
 }
 
@@ -128,6 +128,10 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
     summary.stages.push_back(
         {kStageNames[i], SecondsFromNs(sequence.stage_sums_ns[i]) / num_steps});
   }
+  if (!sequence.shards.empty()) {
+    summary.remote_k_dtype = sequence.shards.front().spec.k_dtype;
+    summary.remote_v_dtype = sequence.shards.front().spec.v_dtype;
+  }
   std::set<NodeIdx> seen;
   for (const BoundShard& first : sequence.shards) {
     if (!seen.insert(first.node).second) continue;
@@ -137,7 +141,7 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
       if (shard.node != first.node) continue;
       const uint64_t tokens = shard.spec.stripe.CountIn(remote);
       ++share.shards;
-      share.kv_bytes += tokens * shard.spec.num_layers_held() * SpillSender::TokenBytes(shard.spec);
+      share.kv_bytes += StoredBytes(shard.spec, tokens);
       if (stripes.insert(shard.spec.stripe.stripe_idx).second) share.tokens += tokens;
     }
     summary.nodes.push_back(std::move(share));

@@ -55,12 +55,6 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model,
                   shard.model.head_dim, model.num_layers, model.shape.num_q_heads,
                   model.shape.num_kv_heads, model.shape.head_dim));
   }
-  if (shard.k_dtype != plan.kv_dtype || shard.v_dtype != plan.kv_dtype) {
-    return Invalid(plan, fmt::format("{} stores {}/{}, the sequence has {}", name,
-                                     std::string(DTypeName(shard.k_dtype)),
-                                     std::string(DTypeName(shard.v_dtype)),
-                                     std::string(DTypeName(plan.kv_dtype))));
-  }
   const TokenStripe& stripe = shard.stripe;
   if (stripe.origin != plan.layout.sink_tokens ||
       stripe.stripe_tokens % plan.layout.block_tokens != 0) {

@@ -37,7 +37,7 @@ struct SequencePlan {
   uint32_t max_tokens = 0;
   SamplingParams sampling;
   WindowLayout layout;
-  DType kv_dtype = DType::kUnset;
+  DType kv_dtype = DType::kUnset;  // resident, and on the way to shards; those may store another
   std::vector<uint32_t> stop_tokens;
   // Token i of the answer is forced_tokens[i], whatever the model would pick; a forced token never
   // stops the sequence.

@@ -18,9 +18,9 @@ SpillSender::~SpillSender() {
   }
 }
 
-uint64_t SpillSender::TokenBytes(const ShardSpec& shard) {
-  return uint64_t{shard.num_kv_heads_held()} * shard.model.head_dim *
-         (DTypeBytes(shard.k_dtype) + DTypeBytes(shard.v_dtype));
+uint64_t SpillSender::TokenBytes(const BoundShard& shard) {
+  return uint64_t{shard.spec.num_kv_heads_held()} * shard.spec.model.head_dim * 2 *
+         DTypeBytes(shard.exchange_dtype);
 }
 
 bool SpillSender::Fits(NodeIdx node, uint64_t frame_bytes) const {
@@ -32,7 +32,7 @@ bool SpillSender::Fits(NodeIdx node, uint64_t frame_bytes) const {
 }
 
 bool SpillSender::MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const {
-  return Fits(shard.node, num_tokens * TokenBytes(shard.spec));
+  return Fits(shard.node, num_tokens * TokenBytes(shard));
 }
 
 SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin,
@@ -45,8 +45,8 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .num_tokens = num_tokens,
                        .num_kv_heads = spec.num_kv_heads_held(),
                        .head_dim = spec.model.head_dim,
-                       .k_dtype = static_cast<uint8_t>(spec.k_dtype),
-                       .v_dtype = static_cast<uint8_t>(spec.v_dtype)};
+                       .k_dtype = static_cast<uint8_t>(shard.exchange_dtype),
+                       .v_dtype = static_cast<uint8_t>(shard.exchange_dtype)};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
   if (!Fits(shard.node, frame_bytes)) return Sent::kNoRoom;

@@ -33,6 +33,7 @@ namespace tributary {
 struct BoundShard {
   ShardSpec spec;
   NodeIdx node = kNoNode;
+  DType exchange_dtype = DType::kUnset;  // of K and V on the way; the shard may store others
 };
 
 struct SpillOptions {
@@ -80,7 +81,7 @@ class SpillSender {
   static constexpr uint64_t kMaxFrameSeqSpread = ReplayWindow::kWindowFrames / 2;
 
   // Bytes of one token of one layer in a frame to this shard, K and V.
-  static uint64_t TokenBytes(const ShardSpec& shard);
+  static uint64_t TokenBytes(const BoundShard& shard);
 
   // False if Send() of so many tokens to this shard would surely answer kNoRoom.
   bool MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const;

@@ -38,6 +38,8 @@ void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* mes
     stage.set_stage(time.stage);
     stage.set_seconds(time.seconds);
   }
+  message->set_remote_k_dtype(DTypeToProto(summary.remote_k_dtype));
+  message->set_remote_v_dtype(DTypeToProto(summary.remote_v_dtype));
 }
 
 }  // namespace

@@ -1,9 +1,7 @@
-// Which extent, and which byte in it, holds a token's row (kv_store/FORMAT.md).
+// Which extent, and which byte in it, holds a tile (kv_store/FORMAT.md).
 //
-// A shard has one K and one V stream per (layer, KV head). A stream is cut into runs of
-// tokens_per_run tokens; K and V runs hold the same tokens, so that a kernel walks them side by
-// side. An extent holds whole runs: one of the dtype whose rows are longer, and as many as fit of
-// the other.
+// A shard has one stream per (layer, KV head): tiles of consecutive tokens, K and V together
+// (attention/kv_tile_layout.h). An extent holds whole tiles.
 #pragma once
 
 #include <cstddef>
@@ -12,27 +10,23 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "attention/kv_tile_layout.h"
 #include "attention/shard_spec.h"
 #include "kv_store/block_pool.h"
 
 namespace tributary {
 
-// All K streams of a shard are alike, and all V streams.
-struct StreamLayout {
-  uint32_t row_bytes = 0;
-  uint32_t runs_per_extent = 0;
-  uint64_t num_extents = 0;  // of one stream
-};
-
+// All streams of a shard are alike.
 struct ShardLayout {
-  uint32_t tokens_per_run = 0;
-  StreamLayout k;
-  StreamLayout v;
+  KvTileLayout tile;
+  uint32_t tiles_per_extent = 0;
+  uint64_t extents_per_stream = 0;
   uint64_t num_streams = 0;  // (layer, KV head) pairs held
 
-  uint64_t num_extents() const { return num_streams * (k.num_extents + v.num_extents); }
+  uint64_t num_extents() const { return num_streams * extents_per_stream; }
+  uint32_t tokens_per_extent() const { return tiles_per_extent * kKvTileTokens; }
 
-  // INVALID_ARGUMENT: Validate(spec), or a row longer than an extent.
+  // INVALID_ARGUMENT: Validate(spec), or a tile larger than an extent.
   static absl::StatusOr<ShardLayout> Make(const ShardSpec& spec, size_t extent_bytes);
 };
 
@@ -49,16 +43,16 @@ class BlockTable {
     ExtentId extent = 0;
     size_t offset_bytes = 0;
   };
-  // Where the row of a stripe-local token lies. `stream` is layer * heads + head, both counted from
-  // the first held.
-  Place K(uint64_t stream, uint64_t local_token) const;
-  Place V(uint64_t stream, uint64_t local_token) const;
+  // Where a tile of a stream lies. `stream` is layer * heads + head, both counted from the first
+  // held; tile t has the stripe-local tokens from t * kKvTileTokens on.
+  Place Tile(uint64_t stream, uint64_t tile) const {
+    const uint64_t extent = stream * layout_.extents_per_stream + tile / layout_.tiles_per_extent;
+    return {extents_[extent], tile % layout_.tiles_per_extent * layout_.tile.record_bytes};
+  }
 
  private:
-  Place Find(const StreamLayout& layout, uint64_t first_extent, uint64_t local_token) const;
-
   ShardLayout layout_;
-  std::vector<ExtentId> extents_;  // [stream][K extents, then V extents]
+  std::vector<ExtentId> extents_;  // [stream][extents_per_stream]
 };
 
 }  // namespace tributary

@@ -8,10 +8,12 @@
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "kv_store/row_packer.h"
 
 namespace tributary {
 
-absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool) {
+absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool,
+                                                       KvPackFn pack) {
   TRIBUTARY_ASSIGN_OR_RETURN(const ShardLayout layout,
                              ShardLayout::Make(spec, pool->extent_bytes()));
   const uint64_t num_extents = layout.num_extents();
@@ -22,32 +24,39 @@ absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, Bl
         spec.shard_id.value, spec.sequence_id.value, num_extents * pool->extent_bytes(),
         pool->free_bytes(), pool->capacity_bytes()));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      std::vector<ExtentId> extents,
-      pool->Acquire(static_cast<uint32_t>(layout.num_streams),
-                    static_cast<uint32_t>(num_extents / layout.num_streams)));
-  return std::unique_ptr<KvShard>(new KvShard(spec, pool, BlockTable(layout, std::move(extents))));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::vector<ExtentId> extents,
+                             pool->Acquire(static_cast<uint32_t>(layout.num_streams),
+                                           static_cast<uint32_t>(layout.extents_per_stream)));
+  return std::unique_ptr<KvShard>(
+      new KvShard(spec, pool, pack, BlockTable(layout, std::move(extents))));
 }
 
-uint64_t KvShard::ReservedBytes(const ShardSpec& spec, size_t extent_bytes) {
-  const absl::StatusOr<ShardLayout> layout = ShardLayout::Make(spec, extent_bytes);
-  TRIBUTARY_CHECK(layout.ok());
-  return layout->num_extents() * extent_bytes;
+absl::StatusOr<uint64_t> KvShard::ReservedBytes(const ShardSpec& spec, size_t extent_bytes) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const ShardLayout layout, ShardLayout::Make(spec, extent_bytes));
+  return layout.num_extents() * extent_bytes;
 }
 
-KvShard::KvShard(const ShardSpec& spec, BlockPool* pool, BlockTable table)
-    : spec_(spec), pool_(pool), table_(std::move(table)), layers_(spec.num_layers_held()) {}
+KvShard::KvShard(const ShardSpec& spec, BlockPool* pool, KvPackFn pack, BlockTable table)
+    : spec_(spec),
+      pool_(pool),
+      pack_(pack),
+      table_(std::move(table)),
+      layers_(spec.num_layers_held()),
+      has_tokens_(spec.num_layers_held(), std::vector<bool>(KvTilesFor(spec.capacity_tokens))) {}
 
 KvShard::~KvShard() { pool_->Release(table_.extents()); }
 
+bool KvShard::AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) const {
+  const uint64_t elements = uint64_t{num_tokens} * spec_.num_kv_heads_held() * spec_.model.head_dim;
+  return IsValidDType(rows.k_dtype) && IsValidDType(rows.v_dtype) &&
+         rows.k.size() == elements * DTypeBytes(rows.k_dtype) &&
+         rows.v.size() == elements * DTypeBytes(rows.v_dtype);
+}
+
 FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
-                          std::span<const std::byte> k, std::span<const std::byte> v) {
+                          const KvExchangeRows& rows) {
   if (!HoldsLayer(layer) || num_tokens == 0) return FrameError::kOutOfRange;
-  const uint64_t heads = spec_.num_kv_heads_held();
-  if (k.size() != num_tokens * heads * table_.layout().k.row_bytes ||
-      v.size() != num_tokens * heads * table_.layout().v.row_bytes) {
-    return FrameError::kBadGeometry;
-  }
+  if (!AreRowsValid(num_tokens, rows)) return FrameError::kBadGeometry;
   const TokenStripe& stripe = spec_.stripe;
   if (token_begin > limits::kMaxContextTokens || !stripe.Owns(token_begin)) {
     return FrameError::kOutOfRange;
@@ -60,35 +69,45 @@ FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tok
 
   StoredRanges& stored = layers_[layer - spec_.layer_begin];
   if (!stored.CanInsert(local)) return FrameError::kExhausted;
-  stored.ForEachMissing(local, [&](TokenRange missing) {
-    const uint64_t skipped_rows = (missing.begin - local.begin) * heads;
-    CopyRows(layer, missing, k.data() + skipped_rows * table_.layout().k.row_bytes,
-             v.data() + skipped_rows * table_.layout().v.row_bytes);
-  });
+  stored.ForEachMissing(local,
+                        [&](TokenRange missing) { StoreMissing(layer, missing, local, rows); });
   stored.Insert(local);
   return FrameError::kOk;
 }
 
-void KvShard::CopyRows(uint32_t layer, TokenRange local, const std::byte* k, const std::byte* v) {
+// Stores `local` out of rows that hold the tokens `given`.
+void KvShard::StoreMissing(uint32_t layer, TokenRange local, TokenRange given,
+                           const KvExchangeRows& rows) {
+  ClearNewTiles(layer, local);
   const uint32_t heads = spec_.num_kv_heads_held();
-  const size_t k_row_bytes = table_.layout().k.row_bytes;
-  const size_t v_row_bytes = table_.layout().v.row_bytes;
-  // Run by run, so that a row's place is found once per run and head, not once per row.
-  for (uint64_t pos = local.begin; pos < local.end;) {
-    const uint64_t run_end = std::min(local.end, (pos / tokens_per_run() + 1) * tokens_per_run());
-    for (uint32_t head = 0; head < heads; ++head) {
-      const BlockTable::Place k_place = table_.K(StreamIdx(layer, head), pos);
-      const BlockTable::Place v_place = table_.V(StreamIdx(layer, head), pos);
-      std::byte* k_row = pool_->data(k_place.extent) + k_place.offset_bytes;
-      std::byte* v_row = pool_->data(v_place.extent) + v_place.offset_bytes;
-      for (uint64_t row = pos - local.begin; row < run_end - local.begin; ++row) {
-        std::memcpy(k_row, k + (row * heads + head) * k_row_bytes, k_row_bytes);
-        std::memcpy(v_row, v + (row * heads + head) * v_row_bytes, v_row_bytes);
-        k_row += k_row_bytes;
-        v_row += v_row_bytes;
-      }
+  const size_t k_row_bytes = spec_.model.head_dim * DTypeBytes(rows.k_dtype);
+  const size_t v_row_bytes = spec_.model.head_dim * DTypeBytes(rows.v_dtype);
+  const uint64_t run_tokens = tokens_per_run();
+  for (uint32_t head = 0; head < heads; ++head) {
+    for (uint64_t pos = local.begin; pos < local.end;) {
+      const uint64_t run_begin = pos / run_tokens * run_tokens;
+      const uint64_t end = std::min(local.end, run_begin + run_tokens);
+      const uint64_t first_row = (pos - given.begin) * heads + head;
+      PackHeadRows(pack_, tile_layout(),
+                   {rows.k.data() + first_row * k_row_bytes, heads * k_row_bytes, rows.k_dtype},
+                   {rows.v.data() + first_row * v_row_bytes, heads * v_row_bytes, rows.v_dtype},
+                   Tile(layer, head, run_begin / kKvTileTokens), pos - run_begin,
+                   static_cast<uint32_t>(end - pos));
+      pos = end;
     }
-    pos = run_end;
+  }
+}
+
+// A tile that `local` fills needs no clearing.
+void KvShard::ClearNewTiles(uint32_t layer, TokenRange local) {
+  std::vector<bool>& has_tokens = has_tokens_[layer - spec_.layer_begin];
+  for (uint64_t tile = local.begin / kKvTileTokens; tile < KvTilesFor(local.end); ++tile) {
+    if (has_tokens[tile]) continue;
+    has_tokens[tile] = true;
+    if (local.Contains({tile * kKvTileTokens, (tile + 1) * kKvTileTokens})) continue;
+    for (uint32_t head = 0; head < spec_.num_kv_heads_held(); ++head) {
+      std::memset(Tile(layer, head, tile), 0, tile_layout().record_bytes);
+    }
   }
 }
 
@@ -98,16 +117,20 @@ uint64_t KvShard::stored_tokens(uint32_t layer) const {
 
 KvRun KvShard::RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin,
                      uint64_t local_end) const {
-  TRIBUTARY_CHECK(HoldsLayer(layer));
-  TRIBUTARY_CHECK_LT(kv_head, spec_.num_kv_heads_held());
   TRIBUTARY_CHECK_LT(local_begin, local_end);
   TRIBUTARY_CHECK_LE(local_end, stored_tokens(layer));
-  const BlockTable::Place k = table_.K(StreamIdx(layer, kv_head), local_begin);
-  const BlockTable::Place v = table_.V(StreamIdx(layer, kv_head), local_begin);
-  const uint64_t run_end =
-      std::min(local_end, (local_begin / tokens_per_run() + 1) * tokens_per_run());
-  return {pool_->data(k.extent) + k.offset_bytes, pool_->data(v.extent) + v.offset_bytes,
-          static_cast<uint32_t>(run_end - local_begin)};
+  const uint64_t run_begin = local_begin / tokens_per_run() * tokens_per_run();
+  const uint64_t run_end = std::min(local_end, run_begin + tokens_per_run());
+  return {TileAt(layer, kv_head, run_begin / kKvTileTokens), run_begin,
+          static_cast<uint32_t>(local_begin - run_begin),
+          static_cast<uint32_t>(run_end - run_begin)};
+}
+
+const std::byte* KvShard::TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const {
+  TRIBUTARY_CHECK(HoldsLayer(layer));
+  TRIBUTARY_CHECK_LT(kv_head, spec_.num_kv_heads_held());
+  TRIBUTARY_CHECK_LT(tile, KvTilesFor(stored_tokens(layer)));
+  return Tile(layer, kv_head, tile);
 }
 
 }  // namespace tributary

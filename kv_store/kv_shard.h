@@ -1,8 +1,9 @@
-// One shard's KV: per (layer, KV head) a K stream and a V stream of consecutive stripe-local
-// tokens, rows of head_dim elements in the storage dtype, in extents of the block pool
-// (kv_store/FORMAT.md states the bytes).
+// One shard's KV: per (layer, KV head) a stream of tiles of consecutive stripe-local tokens, K and V
+// together, in the shard's storage dtypes, in extents of the block pool (kv_store/FORMAT.md states
+// the bytes).
 //
-// All memory is reserved at Open(): storing never fails for lack of room.
+// All memory is reserved at Open(): storing never fails for lack of room, and what is stored never
+// moves.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "attention/frame.h"
+#include "attention/kv_pack.h"
 #include "attention/shard_spec.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/block_table.h"
@@ -19,63 +21,93 @@
 
 namespace tributary {
 
-// A contiguous run of rows: `num_tokens` K rows at `k` and V rows at `v`, each head_dim elements.
-struct KvRun {
-  const std::byte* k = nullptr;
-  const std::byte* v = nullptr;
-  uint32_t num_tokens = 0;
+// Rows of consecutive tokens of one layer in the exchange layout, [token][kv_head held][head_dim],
+// unaligned. Exchange dtypes: f32, bf16, f16; the shard converts and quantises.
+struct KvExchangeRows {
+  std::span<const std::byte> k;
+  std::span<const std::byte> v;
+  DType k_dtype = DType::kUnset;
+  DType v_dtype = DType::kUnset;
 };
 
-// Thread-compatible; concurrent reads (RunAt, stored_tokens) are safe while nobody stores.
+// Tokens [token_begin, token_end), counted from token 0 of the tile at `tiles`, of which all tiles
+// lie one after the other. That token 0 has the stripe-local number `first_token`.
+struct KvRun {
+  const std::byte* tiles = nullptr;
+  uint64_t first_token = 0;
+  uint32_t token_begin = 0;
+  uint32_t token_end = 0;
+
+  uint32_t num_tokens() const { return token_end - token_begin; }
+};
+
+// Thread-compatible; concurrent reads (RunAt, TileAt, stored_tokens) are safe while nobody stores.
 class KvShard {
  public:
-  // INVALID_ARGUMENT (Validate(spec), or a row longer than an extent), RESOURCE_EXHAUSTED (needed
-  // and free bytes). The pool outlives the shard.
-  static absl::StatusOr<std::unique_ptr<KvShard>> Open(const ShardSpec& spec, BlockPool* pool);
-  // Bytes that Open would reserve from a pool with such extents. REQUIRES: Open would not answer
-  // INVALID_ARGUMENT (checked).
-  static uint64_t ReservedBytes(const ShardSpec& spec, size_t extent_bytes);
+  // INVALID_ARGUMENT (Validate(spec), or a tile larger than an extent), RESOURCE_EXHAUSTED (needed
+  // and free bytes). The pool outlives the shard. `pack` writes rows into tiles; a faster one than
+  // the plain one comes with the CPU kernels.
+  static absl::StatusOr<std::unique_ptr<KvShard>> Open(const ShardSpec& spec, BlockPool* pool,
+                                                       KvPackFn pack = &PackKvPlain);
+  // Bytes that Open would reserve from a pool with such extents. INVALID_ARGUMENT as of Open.
+  static absl::StatusOr<uint64_t> ReservedBytes(const ShardSpec& spec, size_t extent_bytes);
   ~KvShard();  // gives the extents back
   KvShard(const KvShard&) = delete;
   KvShard& operator=(const KvShard&) = delete;
 
   const ShardSpec& spec() const { return spec_; }
+  const KvTileLayout& tile_layout() const { return table_.layout().tile; }
   uint64_t reserved_bytes() const { return table_.extents().size() * pool_->extent_bytes(); }
 
-  // Stores absolute tokens [token_begin, token_begin + num_tokens) of one (absolute) layer from the
-  // canonical layout [token][kv_head held][head_dim]. Idempotent: tokens stored before are skipped.
-  // Order is free: a gap is remembered and closes later. Errors, which store nothing: kOutOfRange
-  // (layer, no tokens, more than one run of the stripe, capacity), kBadGeometry (span sizes),
-  // kExhausted (too many gaps: send again when earlier tokens are acknowledged).
+  // Stores absolute tokens [token_begin, token_begin + num_tokens) of one (absolute) layer.
+  // Idempotent: tokens stored before are skipped. Order is free: a gap is remembered and closes
+  // later. Errors, which store nothing: kOutOfRange (layer, no tokens, more than one run of the
+  // stripe, capacity), kBadGeometry (dtypes, span sizes), kExhausted (too many gaps: send again when
+  // earlier tokens are acknowledged).
   FrameError Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
-                   std::span<const std::byte> k, std::span<const std::byte> v);
+                   const KvExchangeRows& rows);
 
   // Stripe-local tokens of the (absolute) layer that are there without a gap; 0 for a layer not
   // held.
   uint64_t stored_tokens(uint32_t layer) const;
 
   // The longest run of stripe-local tokens [local_begin, x) with x <= local_end that lies in one
-  // piece. `layer` is absolute, `kv_head` counts from the first one held. Runs break at the
+  // extent. `layer` is absolute, `kv_head` counts from the first one held. Runs break at the
   // multiples of tokens_per_run(), so work splits at fixed local positions:
-  //   for (pos = begin; pos < end; pos += run.num_tokens) run = RunAt(layer, head, pos, end);
+  //   for (pos = begin; pos < end; pos += run.num_tokens()) run = RunAt(layer, head, pos, end);
   // REQUIRES (checked): layer and head held, local_begin < local_end <= stored_tokens(layer).
-  uint32_t tokens_per_run() const { return table_.layout().tokens_per_run; }
+  uint32_t tokens_per_run() const { return table_.layout().tokens_per_extent(); }
   KvRun RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin, uint64_t local_end) const;
 
+  // The tile of stripe-local tokens [tile * 64, tile * 64 + 64), for readers of single blocks. What
+  // lies beyond stored_tokens(layer) is undefined.
+  // REQUIRES (checked): layer and head held, a tile of which any token is stored.
+  const std::byte* TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const;
+
  private:
-  KvShard(const ShardSpec& spec, BlockPool* pool, BlockTable table);
+  KvShard(const ShardSpec& spec, BlockPool* pool, KvPackFn pack, BlockTable table);
   uint64_t StreamIdx(uint32_t layer, uint32_t kv_head) const {
     return uint64_t{layer - spec_.layer_begin} * spec_.num_kv_heads_held() + kv_head;
   }
   bool HoldsLayer(uint32_t layer) const {
     return layer >= spec_.layer_begin && layer < spec_.layer_end;
   }
-  void CopyRows(uint32_t layer, TokenRange local, const std::byte* k, const std::byte* v);
+  std::byte* Tile(uint32_t layer, uint32_t kv_head, uint64_t tile) const {
+    const BlockTable::Place place = table_.Tile(StreamIdx(layer, kv_head), tile);
+    return pool_->data(place.extent) + place.offset_bytes;
+  }
+  bool AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) const;
+  void StoreMissing(uint32_t layer, TokenRange local, TokenRange given, const KvExchangeRows& rows);
+  void ClearNewTiles(uint32_t layer, TokenRange local);
 
   const ShardSpec spec_;
   BlockPool* const pool_;
+  const KvPackFn pack_;
   const BlockTable table_;
   std::vector<StoredRanges> layers_;  // [layer held]
+  // [layer held][tile]: something is in it. The memory may be another shard's of old, so that a tile
+  // is cleared before its first tokens: kernels mask what is not stored, but 0 x NaN is NaN.
+  std::vector<std::vector<bool>> has_tokens_;
 };
 
 }  // namespace tributary

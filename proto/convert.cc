@@ -27,9 +27,9 @@ absl::StatusOr<DType> DTypeFromProto(v1::DType dtype) {
     case v1::DTYPE_FP8_E4M3:
       return static_cast<DType>(dtype);
     default:
-      return absl::InvalidArgumentError(fmt::format(
-          "unknown dtype {}; this build knows f32, bf16, f16, int8, int4 and fp8-e4m3",
-          static_cast<int>(dtype)));
+      return absl::InvalidArgumentError(
+          fmt::format("unknown dtype {}; this build knows f32, bf16, f16, int8, int4 and fp8-e4m3",
+                      static_cast<int>(dtype)));
   }
 }
 
@@ -76,7 +76,7 @@ absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message) {
   spec.capacity_tokens = message.capacity_tokens();
   TRIBUTARY_ASSIGN_OR_RETURN(spec.k_dtype, DTypeFromProto(message.k_dtype()));
   TRIBUTARY_ASSIGN_OR_RETURN(spec.v_dtype, DTypeFromProto(message.v_dtype()));
-  if (!IsValidDType(spec.k_dtype) || !IsValidDType(spec.v_dtype)) {
+  if (!IsKvDType(spec.k_dtype) || !IsKvDType(spec.v_dtype)) {
     return absl::InvalidArgumentError(
         fmt::format("shard {} states no dtype for K or V", spec.shard_id.value));
   }

@@ -14,11 +14,11 @@
 namespace tributary {
 namespace {
 
-constexpr size_t kExtentBytes = 4096;
+constexpr size_t kExtentBytes = 128 << 10;  // a tile of any geometry
 constexpr uint64_t kCapacityTokens = 300;
 
 BlockPool& SharedPool() {
-  static AlignedBuffer<std::byte> region(kExtentBytes * 4096);
+  static AlignedBuffer<std::byte> region(kExtentBytes * 256);
   static BlockPool pool(region.span(), kExtentBytes);
   return pool;
 }
@@ -39,25 +39,38 @@ ShardSpec SpecLike(const SpillBody& body, uint32_t num_stripes) {
   return spec;
 }
 
-// The rows of the spill lie in the shard, byte for byte.
+KvExchangeRows RowsOf(const SpillView& spill) {
+  return {spill.k(), spill.v(), static_cast<DType>(spill.body().k_dtype),
+          static_cast<DType>(spill.body().v_dtype)};
+}
+
+// The row's values, bit for bit, are those of the spill's row.
+void CheckRow(const float* stored, DType dtype, const std::byte* row, uint32_t head_dim) {
+  std::vector<float> expected(head_dim);
+  ConvertToF32(dtype, row, head_dim, expected.data());
+  TRIBUTARY_CHECK(std::memcmp(stored, expected.data(), head_dim * sizeof(float)) == 0);
+}
+
 void CheckStored(const KvShard& shard, uint32_t layer, const SpillView& spill) {
   const SpillBody& body = spill.body();
-  const size_t k_row_bytes = body.head_dim * DTypeBytes(static_cast<DType>(body.k_dtype));
-  const size_t v_row_bytes = body.head_dim * DTypeBytes(static_cast<DType>(body.v_dtype));
+  const KvExchangeRows rows = RowsOf(spill);
+  const size_t k_row_bytes = body.head_dim * DTypeBytes(rows.k_dtype);
+  const size_t v_row_bytes = body.head_dim * DTypeBytes(rows.v_dtype);
   const uint64_t begin = shard.spec().stripe.LocalIndex(body.token_begin);
   const uint64_t end = begin + body.num_tokens;
   if (shard.stored_tokens(layer) < end) return;  // beyond a gap
   for (uint32_t head = 0; head < body.num_kv_heads; ++head) {
     for (uint64_t pos = begin; pos < end;) {
       const KvRun run = shard.RunAt(layer, head, pos, end);
-      for (uint32_t i = 0; i < run.num_tokens; ++i) {
+      std::vector<float> k(size_t{run.num_tokens()} * body.head_dim), v(k.size());
+      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, run.num_tokens(), k.data(),
+                    v.data());
+      for (uint32_t i = 0; i < run.num_tokens(); ++i) {
         const size_t row = (pos - begin + i) * body.num_kv_heads + head;
-        TRIBUTARY_CHECK(
-            std::memcmp(run.k + i * k_row_bytes, &spill.k()[row * k_row_bytes], k_row_bytes) == 0);
-        TRIBUTARY_CHECK(
-            std::memcmp(run.v + i * v_row_bytes, &spill.v()[row * v_row_bytes], v_row_bytes) == 0);
+        CheckRow(&k[i * body.head_dim], rows.k_dtype, &rows.k[row * k_row_bytes], body.head_dim);
+        CheckRow(&v[i * body.head_dim], rows.v_dtype, &rows.v[row * v_row_bytes], body.head_dim);
       }
-      pos += run.num_tokens;
+      pos += run.num_tokens();
     }
   }
 }
@@ -70,7 +83,7 @@ void FeedSpill(const FrameHeader& header, const SpillView& spill) {
     if (!shard.ok()) return;  // a geometry too large for this pool
     for (uint32_t layer : {uint32_t{header.layer}, 1u, 2u}) {
       const FrameError error =
-          (*shard)->Store(layer, body.token_begin, body.num_tokens, spill.k(), spill.v());
+          (*shard)->Store(layer, body.token_begin, body.num_tokens, RowsOf(spill));
       TRIBUTARY_CHECK_LE((*shard)->stored_tokens(layer), kCapacityTokens);
       TRIBUTARY_CHECK(error == FrameError::kOk || (*shard)->stored_tokens(layer) == 0);
       if (error == FrameError::kOk) CheckStored(**shard, layer, spill);
@@ -93,7 +106,9 @@ void StoreProgram(std::span<const std::byte> program) {
     const uint64_t begin = spec.stripe.origin + static_cast<uint64_t>(program[i]);
     const uint32_t tokens = static_cast<uint32_t>(program[i + 1]) % 60;
     const std::span<const std::byte> data = std::span(row).first(tokens * sizeof(float));
-    if (shard->Store(1, begin, tokens, data, data) != FrameError::kOk) continue;
+    if (shard->Store(1, begin, tokens, {data, data, DType::kF32, DType::kF32}) != FrameError::kOk) {
+      continue;
+    }
     for (uint64_t pos = begin; pos < begin + tokens; ++pos) stored[pos - spec.stripe.origin] = true;
     const uint64_t prefix =
         static_cast<uint64_t>(std::find(stored.begin(), stored.end(), false) - stored.begin());

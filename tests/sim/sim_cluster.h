@@ -30,7 +30,7 @@ struct SimOptions {
   double corrupt_header = 0;  // per frame of the worker, both ways: flips a bit of the header
   uint64_t node_pool_bytes = 4u << 20;
   uint64_t resident_pool_bytes = 4u << 20;
-  size_t extent_bytes = 4096;
+  size_t extent_bytes = 16 << 10;
   uint64_t spill_window_bytes = 32 << 10;
   uint32_t spill_frame_bytes = 4 << 10;
   uint32_t max_prefill_tokens = 4096;

@@ -115,8 +115,11 @@ TEST_F(SimTest, DistributedLogitsAreThoseOfTheAllResidentRun) {
     resident_request.layout = {.all_resident = true};
     const SimResult resident = Reference(options, resident_request);
     ASSERT_EQ(distributed.tokens, resident.tokens);
-    // Coarser storage turns last-bit differences of one layer into rounding steps of the next one's KV.
-    const float tolerance = request.kv_dtype == DType::kF32 ? 1e-4f : 0.05f;
+    // Coarser storage turns small differences of one layer into rounding steps of the next one's KV; and over bf16
+    // KV the nodes' kernels round probabilities to bf16, too.
+    const float tolerance = request.kv_dtype == DType::kF32   ? 1e-4f
+                            : request.kv_dtype == DType::kF16 ? 0.05f
+                                                              : 0.2f;
     for (size_t i = 0; i < resident.logits.size(); ++i) {
       for (size_t v = 0; v < resident.logits[i].size(); ++v) {
         ASSERT_NEAR(distributed.logits[i][v], resident.logits[i][v], tolerance) << "token " << i;

@@ -28,6 +28,7 @@ Demand DemandOf(uint64_t context_tokens, Cut cut = Cut::kTokens) {
   demand.placement.sink_tokens = 16;
   demand.placement.block_tokens = 16;
   demand.placement.kv_dtype = DType::kBf16;
+  demand.placement.remote_k_dtype = demand.placement.remote_v_dtype = DType::kBf16;
   demand.placement.cut = cut;
   return demand;
 }
@@ -137,7 +138,7 @@ TEST(PlacementTest, EveryRemoteTokenHasExactlyOnePlace) {
       EXPECT_EQ(shard.spec.stripe.stripe_tokens % demand.placement.block_tokens, 0u);
       EXPECT_GE(shard.spec.capacity_tokens, shard.spec.stripe.LocalIndex(remote_end));
       EXPECT_LE(shard.spec.stripe.num_stripes, cluster.workers[0].max_token_stripes);
-      used[shard.node_id] += KvShard::ReservedBytes(shard.spec, 4096);
+      used[shard.node_id] += *KvShard::ReservedBytes(shard.spec, 4096);
     }
     if (demand.placement.max_nodes != 0) {
       EXPECT_LE(used.size(), demand.placement.max_nodes);

@@ -21,7 +21,7 @@ class IoLoopTest : public ::testing::Test {
     AttentionServerOptions options;
     options.node_id = "n0";
     options.arena.bytes = 1 << 20;
-    options.extent_bytes = 4096;
+    options.extent_bytes = 16 << 10;
     auto server = AttentionServer::Create(options, plane_.get(), &clock_, nullptr);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);

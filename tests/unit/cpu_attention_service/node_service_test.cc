@@ -35,7 +35,7 @@ class Node {
     options.node_id = "n0";
     options.incarnation = 42;
     options.arena.bytes = 1 << 20;
-    options.extent_bytes = 4096;
+    options.extent_bytes = 16 << 10;
     auto created = AttentionServer::Create(options, plane_.get(), &clock_, nullptr);
     TRIBUTARY_CHECK(created.ok());
     server_ = *std::move(created);

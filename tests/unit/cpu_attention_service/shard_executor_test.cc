@@ -13,6 +13,7 @@ using testing::LayerKv;
 using testing::MakeSpec;
 using testing::RandomFloats;
 using testing::RandomLayerKv;
+using testing::RowsOf;
 using testing::TestPool;
 using testing::TestSeed;
 
@@ -36,7 +37,7 @@ class ShardExecutorTest : public ::testing::Test {
     auto shard = KvShard::Open(spec, pool_.get());
     ASSERT_TRUE(shard.ok()) << shard.status();
     kv_.push_back(std::make_unique<LayerKv>(RandomLayerKv(spec, num_tokens, random_)));
-    ASSERT_EQ((*shard)->Store(1, 0, num_tokens, kv_.back()->k, kv_.back()->v), FrameError::kOk);
+    ASSERT_EQ((*shard)->Store(1, 0, num_tokens, RowsOf(spec, *kv_.back())), FrameError::kOk);
     shards_.push_back(*std::move(shard));
   }
 
@@ -127,8 +128,9 @@ TEST_F(ShardExecutorTest, AgreesWithTheReference) {
           EXPECT_NEAR(job.lse_ln[i * heads + h], expected.lse_ln[h], 1e-5);
         }
       }
-      for (size_t d = 0; d < q_floats; ++d)
-        ASSERT_NEAR(job.out[i * q_floats + d], expected.out[d], 1e-5);
+      for (size_t d = 0; d < q_floats; ++d) {
+        ASSERT_NEAR(job.out[i * q_floats + d], expected.out[d], testing::OutTolerance(spec));
+      }
     }
   }
 }
@@ -189,7 +191,7 @@ TEST_F(ShardExecutorTest, NanStaysWithItsHead) {
   const float nan = std::nanf("");
   std::memcpy(kv.k.data() + (200 * 2 + 1) * 64 * sizeof(float), &nan,
               sizeof(nan));  // token 200, KV head 1
-  ASSERT_EQ((*shard)->Store(1, 0, 300, kv.k, kv.v), FrameError::kOk);
+  ASSERT_EQ((*shard)->Store(1, 0, 300, RowsOf(spec, kv)), FrameError::kOk);
   Job good = MakeJob(0, {0, 300});
   Job bad = good;
   bad.shard = shard->get();

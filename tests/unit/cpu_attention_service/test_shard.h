@@ -18,7 +18,7 @@ namespace tributary::testing {
 // A pool with memory of its own.
 class TestPool {
  public:
-  explicit TestPool(size_t bytes, size_t extent_bytes = 4096)
+  explicit TestPool(size_t bytes, size_t extent_bytes = 64 << 10)
       : memory_(bytes), pool_(memory_.span(), extent_bytes) {}
   BlockPool* get() { return &pool_; }
 
@@ -59,6 +59,15 @@ inline LayerKv RandomLayerKv(const ShardSpec& spec, uint32_t num_tokens, std::mt
   const size_t count = size_t{num_tokens} * spec.num_kv_heads_held() * spec.model.head_dim;
   return {ToStorage(spec.k_dtype, RandomFloats(count, random)),
           ToStorage(spec.v_dtype, RandomFloats(count, random))};
+}
+
+inline KvExchangeRows RowsOf(const ShardSpec& spec, const LayerKv& kv) {
+  return {kv.k, kv.v, spec.k_dtype, spec.v_dtype};
+}
+
+// Of inputs like RandomFloats: kernels may round probabilities to bf16 where V is.
+inline double OutTolerance(const ShardSpec& spec) {
+  return spec.v_dtype == DType::kBf16 ? 4e-3 : 1e-5;
 }
 
 // One query token over rows [begin, end) of `kv`.

@@ -66,7 +66,7 @@ TEST(SequencePlanTest, EveryFaultIsNamed) {
       {[](SequencePlan& p) { p.policy = "hgca"; }, "policy 'hgca'"},
       {[](SequencePlan& p) { p.routes[1].shard.epoch = Epoch(2); }, "at epoch 2"},
       {[](SequencePlan& p) { p.routes[1].shard.num_layers = 5; }, "shard 2 has 5 layers"},
-      {[](SequencePlan& p) { p.routes[1].shard.k_dtype = DType::kF32; }, "stores f32"},
+      {[](SequencePlan& p) { p.routes[1].shard.k_dtype = static_cast<DType>(9); }, "k_dtype 9"},
       {[](SequencePlan& p) { p.routes[0].shard.stripe.origin = 0; }, "from 0 on"},
       {[](SequencePlan& p) { p.routes[0].shard.stripe.stripe_tokens = 24; }, "24 tokens"},
       {[](SequencePlan& p) { p.routes[0].shard.stripe.num_stripes = 5; }, "5 stripes"},

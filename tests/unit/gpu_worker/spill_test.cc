@@ -88,7 +88,7 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
     spec.stripe = {.origin = 4, .stripe_tokens = 8, .num_stripes = 1, .stripe_idx = 0};
     spec.capacity_tokens = 1000;
     spec.k_dtype = spec.v_dtype = DType::kF32;
-    return {spec, node_};
+    return {spec, node_, DType::kF32};
   }
   SpillSender::Sent Send(const BoundShard& shard, uint64_t token, uint32_t num_tokens = 8,
                          uint32_t layer = 0) {

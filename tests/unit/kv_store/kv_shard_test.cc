@@ -13,7 +13,7 @@
 namespace tributary {
 namespace {
 
-constexpr size_t kExtentBytes = 4096;
+constexpr size_t kExtentBytes = 32 << 10;
 
 ShardSpec BasicSpec() {
   ShardSpec spec;
@@ -32,31 +32,67 @@ ShardSpec BasicSpec() {
   return spec;
 }
 
-// The bytes of a row, decided by what it is: absolute token, layer, head, K or V.
+// In which K and V come.
+struct Exchange {
+  DType k = DType::kF32;
+  DType v = DType::kF32;
+};
+
+// An exchange row, decided by what it is: absolute token, layer, head, K or V.
 std::vector<std::byte> RowBytes(const ShardSpec& spec, uint32_t layer, uint64_t pos, uint32_t head,
-                                bool is_k) {
-  std::vector<std::byte> row(spec.model.head_dim * DTypeBytes(is_k ? spec.k_dtype : spec.v_dtype));
+                                bool is_k, DType dtype) {
   std::mt19937_64 random(pos * 1000 + layer * 100 + head * 10 + (is_k ? 1 : 0));
-  for (std::byte& b : row) b = static_cast<std::byte>(random());
+  std::normal_distribution<float> normal;
+  std::vector<float> values(spec.model.head_dim);
+  for (float& value : values) value = normal(random);
+  std::vector<std::byte> row(spec.model.head_dim * DTypeBytes(dtype));
+  ConvertFromF32(dtype, values.data(), values.size(), row.data());
   return row;
 }
 
+// What is read back of it: converted for a float storage; for a quantised one, what a tile of its own
+// makes of it.
+std::vector<float> StoredRow(const ShardSpec& spec, DType storage, DType exchange,
+                             const std::vector<std::byte>& row) {
+  const uint32_t head_dim = spec.model.head_dim;
+  std::vector<float> values(head_dim), other(head_dim);
+  ConvertToF32(exchange, row.data(), head_dim, values.data());
+  if (IsValidDType(storage)) {
+    std::vector<std::byte> stored(head_dim * DTypeBytes(storage));
+    ConvertFromF32(storage, values.data(), head_dim, stored.data());
+    ConvertToF32(storage, stored.data(), head_dim, values.data());
+    return values;
+  }
+  const KvStorage kv = static_cast<KvStorage>(storage);
+  KvPackArgs args;
+  args.layout = MakeKvTileLayout(kv, kv, head_dim);
+  AlignedBuffer<std::byte> tile(args.layout.record_bytes);
+  args.k_source = args.v_source = static_cast<KvStorage>(exchange);
+  args.k = args.v = row.data();
+  args.num_tokens = 1;
+  args.tiles = tile.data();
+  PackKvPlain(args);
+  UnpackKvToF32(args.layout, tile.data(), 0, 1, values.data(), other.data());
+  return values;
+}
+
 std::vector<std::byte> Canonical(const ShardSpec& spec, uint32_t layer, TokenRange tokens,
-                                 bool is_k) {
+                                 bool is_k, DType dtype) {
   std::vector<std::byte> bytes;
   for (uint64_t pos = tokens.begin; pos < tokens.end; ++pos) {
     for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
-      const std::vector<std::byte> row = RowBytes(spec, layer, pos, head, is_k);
+      const std::vector<std::byte> row = RowBytes(spec, layer, pos, head, is_k, dtype);
       bytes.insert(bytes.end(), row.begin(), row.end());
     }
   }
   return bytes;
 }
 
-FrameError StoreTokens(KvShard& shard, uint32_t layer, TokenRange tokens) {
+FrameError StoreTokens(KvShard& shard, uint32_t layer, TokenRange tokens, Exchange exchange = {}) {
+  const std::vector<std::byte> k = Canonical(shard.spec(), layer, tokens, true, exchange.k);
+  const std::vector<std::byte> v = Canonical(shard.spec(), layer, tokens, false, exchange.v);
   return shard.Store(layer, tokens.begin, static_cast<uint32_t>(tokens.size()),
-                     Canonical(shard.spec(), layer, tokens, true),
-                     Canonical(shard.spec(), layer, tokens, false));
+                     {k, v, exchange.k, exchange.v});
 }
 
 // All runs of the shard's stripe until it holds `capacity` tokens.
@@ -75,36 +111,45 @@ std::vector<TokenRange> StripeRuns(const ShardSpec& spec) {
 }
 
 void ExpectHolds(const KvShard& shard, uint32_t layer,
-                 const std::vector<TokenRange>& stored_in_order) {
+                 const std::vector<TokenRange>& stored_in_order, Exchange exchange = {}) {
   const ShardSpec& spec = shard.spec();
+  const uint32_t head_dim = spec.model.head_dim;
   std::vector<uint64_t> positions;
   for (TokenRange run : stored_in_order) {
     for (uint64_t pos = run.begin; pos < run.end; ++pos) positions.push_back(pos);
   }
   ASSERT_EQ(shard.stored_tokens(layer), positions.size());
-  const size_t k_row = spec.model.head_dim * DTypeBytes(spec.k_dtype);
-  const size_t v_row = spec.model.head_dim * DTypeBytes(spec.v_dtype);
   for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
     for (uint64_t local = 0; local < positions.size();) {
       const KvRun run = shard.RunAt(layer, head, local, positions.size());
-      ASSERT_GT(run.num_tokens, 0u);
-      ASSERT_EQ(run.num_tokens,
+      ASSERT_GT(run.num_tokens(), 0u);
+      ASSERT_EQ(run.first_token + run.token_begin, local);
+      ASSERT_EQ(run.first_token % shard.tokens_per_run(), 0u);
+      ASSERT_EQ(run.num_tokens(),
                 std::min<uint64_t>(shard.tokens_per_run() - local % shard.tokens_per_run(),
                                    positions.size() - local));
-      for (uint32_t i = 0; i < run.num_tokens; ++i) {
-        const std::vector<std::byte> k = RowBytes(spec, layer, positions[local + i], head, true);
-        const std::vector<std::byte> v = RowBytes(spec, layer, positions[local + i], head, false);
-        ASSERT_EQ(std::memcmp(run.k + i * k_row, k.data(), k_row), 0) << "local " << local + i;
-        ASSERT_EQ(std::memcmp(run.v + i * v_row, v.data(), v_row), 0) << "local " << local + i;
+      std::vector<float> k(size_t{run.num_tokens()} * head_dim), v(k.size());
+      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, run.num_tokens(), k.data(),
+                    v.data());
+      for (uint32_t i = 0; i < run.num_tokens(); ++i) {
+        for (bool is_k : {true, false}) {
+          const DType dtype = is_k ? exchange.k : exchange.v;
+          const std::vector<float> expected =
+              StoredRow(spec, is_k ? spec.k_dtype : spec.v_dtype, dtype,
+                        RowBytes(spec, layer, positions[local + i], head, is_k, dtype));
+          const float* row = (is_k ? k : v).data() + size_t{i} * head_dim;
+          ASSERT_EQ(std::memcmp(row, expected.data(), head_dim * sizeof(float)), 0)
+              << (is_k ? "K" : "V") << " of local token " << local + i;
+        }
       }
-      local += run.num_tokens;
+      local += run.num_tokens();
     }
   }
 }
 
 class KvShardTest : public testing::Test {
  protected:
-  AlignedBuffer<std::byte> region_{kExtentBytes * 400};
+  AlignedBuffer<std::byte> region_{kExtentBytes * 200};
   BlockPool pool_{region_.span(), kExtentBytes};
   const uint64_t seed_ = TestSeed();
   testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
@@ -114,9 +159,13 @@ class KvShardTest : public testing::Test {
 TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
   for (int round = 0; round < 30; ++round) {
     ShardSpec spec = BasicSpec();
-    spec.k_dtype = static_cast<DType>(RandomInt(random_, 1, 3));
-    spec.v_dtype = static_cast<DType>(RandomInt(random_, 1, 3));
+    spec.k_dtype = static_cast<DType>(RandomInt(random_, 1, 6));
+    spec.v_dtype = static_cast<DType>(RandomInt(random_, 1, 6));
+    const Exchange exchange{static_cast<DType>(RandomInt(random_, 1, 3)),
+                            static_cast<DType>(RandomInt(random_, 1, 3))};
     spec.model.head_dim = RandomInt(random_, 1u, 64u);
+    // Memory of other shards of old, all NaN.
+    std::fill(region_.span().begin(), region_.span().end(), std::byte{0xff});
     spec.stripe.num_stripes = RandomInt(random_, 1u, 3u);
     spec.stripe.stripe_idx = spec.stripe.num_stripes - 1;
     spec.capacity_tokens = RandomInt<uint64_t>(random_, 1, 150);
@@ -133,8 +182,8 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
     for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
       std::shuffle(pieces.begin(), pieces.end(), random_);
       for (TokenRange piece : pieces)
-        ASSERT_EQ(StoreTokens(**shard, layer, piece), FrameError::kOk);
-      ExpectHolds(**shard, layer, runs);
+        ASSERT_EQ(StoreTokens(**shard, layer, piece, exchange), FrameError::kOk);
+      ExpectHolds(**shard, layer, runs, exchange);
     }
   }
   EXPECT_EQ(pool_.num_free(), pool_.num_extents());
@@ -154,22 +203,43 @@ TEST_F(KvShardTest, StoredTokensStopAtTheFirstGap) {
   EXPECT_EQ(shard->stored_tokens(4), 0u);
 }
 
-// What is stored stays: a frame that arrives twice, or late, must not touch rows that a kernel may
+// What is stored stays: a frame that arrives twice, or late, must not touch tokens that a kernel may
 // be reading.
 TEST_F(KvShardTest, StoredTokensAreNotOverwritten) {
   const auto shard = *KvShard::Open(BasicSpec(), &pool_);
   const TokenRange run = StripeRuns(shard->spec())[0];
-  const TokenRange first{run.begin + 4, run.begin + 9};
-  ASSERT_EQ(StoreTokens(*shard, 1, first), FrameError::kOk);
-  std::vector<std::byte> k = Canonical(shard->spec(), 1, run, true);
-  std::vector<std::byte> v = Canonical(shard->spec(), 1, run, false);
-  const size_t k_token = k.size() / run.size(), v_token = v.size() / run.size();
-  std::fill(k.begin() + static_cast<ptrdiff_t>(4 * k_token),
-            k.begin() + static_cast<ptrdiff_t>(9 * k_token), std::byte{0xee});
-  std::fill(v.begin() + static_cast<ptrdiff_t>(4 * v_token),
-            v.begin() + static_cast<ptrdiff_t>(9 * v_token), std::byte{0xee});
-  ASSERT_EQ(shard->Store(1, run.begin, static_cast<uint32_t>(run.size()), k, v), FrameError::kOk);
+  ASSERT_EQ(StoreTokens(*shard, 1, {run.begin + 4, run.begin + 9}), FrameError::kOk);
+  std::vector<std::byte> k = Canonical(shard->spec(), 1, run, true, DType::kF32);
+  std::vector<std::byte> v = Canonical(shard->spec(), 1, run, false, DType::kF32);
+  const auto token_bytes = static_cast<ptrdiff_t>(k.size() / run.size());
+  std::fill(k.begin() + 4 * token_bytes, k.begin() + 9 * token_bytes, std::byte{0xee});
+  std::fill(v.begin() + 4 * token_bytes, v.begin() + 9 * token_bytes, std::byte{0xee});
+  ASSERT_EQ(shard->Store(1, run.begin, static_cast<uint32_t>(run.size()),
+                         {k, v, DType::kF32, DType::kF32}),
+            FrameError::kOk);
   ExpectHolds(*shard, 1, {run});
+}
+
+// Memory that another shard had: what is not stored is zero, whatever was there, and storing more
+// keeps what is.
+TEST_F(KvShardTest, RecycledTilesAreCleared) {
+  std::fill(region_.span().begin(), region_.span().end(), std::byte{0xff});
+  ShardSpec spec = BasicSpec();
+  spec.stripe = {};
+  const auto shard = *KvShard::Open(spec, &pool_);
+  const TokenRange pieces[] = {{0, 70}, {70, 75}, {75, 199}};
+  for (TokenRange piece : pieces) {
+    ASSERT_EQ(StoreTokens(*shard, 2, piece), FrameError::kOk);
+    ExpectHolds(*shard, 2, {{0, piece.end}});
+    for (uint32_t head = 0; head < 2; ++head) {
+      const uint32_t first = static_cast<uint32_t>(piece.end % 64);
+      std::vector<float> k((64 - first) * 24), v(k.size());
+      UnpackKvToF32(shard->tile_layout(), shard->TileAt(2, head, piece.end / 64), first, 64 - first,
+                    k.data(), v.data());
+      EXPECT_THAT(k, testing::Each(0.0f));
+      EXPECT_THAT(v, testing::Each(0.0f));
+    }
+  }
 }
 
 TEST_F(KvShardTest, RefusesWhatIsNotItsOwn) {
@@ -186,14 +256,23 @@ TEST_F(KvShardTest, RefusesWhatIsNotItsOwn) {
   EXPECT_EQ(last.size(), 8u);
   EXPECT_EQ(StoreTokens(*shard, 1, {last.begin, last.begin + 16}), FrameError::kOutOfRange);
   EXPECT_EQ(StoreTokens(*shard, 1, last), FrameError::kOk);
-  const std::vector<std::byte> k = Canonical(shard->spec(), 1, run, true);
-  const std::vector<std::byte> v = Canonical(shard->spec(), 1, run, false);
+  const std::vector<std::byte> k = Canonical(shard->spec(), 1, run, true, DType::kF32);
+  const std::vector<std::byte> v = Canonical(shard->spec(), 1, run, false, DType::kF16);
   const uint32_t tokens = static_cast<uint32_t>(run.size());
-  EXPECT_EQ(shard->Store(1, ~uint64_t{0} - 3, tokens, k, v), FrameError::kOutOfRange);
-  EXPECT_EQ(shard->Store(1, run.begin, tokens, std::span(k).subspan(1), v),
-            FrameError::kBadGeometry);
-  EXPECT_EQ(shard->Store(1, run.begin, tokens, k, {}), FrameError::kBadGeometry);
-  EXPECT_EQ(shard->Store(1, run.begin, tokens - 1, k, v), FrameError::kBadGeometry);
+  const KvExchangeRows rows{k, v, DType::kF32, DType::kF16};
+  EXPECT_EQ(shard->Store(1, ~uint64_t{0} - 3, tokens, rows), FrameError::kOutOfRange);
+  KvExchangeRows bad = rows;
+  bad.k = bad.k.subspan(1);
+  EXPECT_EQ(shard->Store(1, run.begin, tokens, bad), FrameError::kBadGeometry);
+  bad = rows;
+  bad.v = {};
+  EXPECT_EQ(shard->Store(1, run.begin, tokens, bad), FrameError::kBadGeometry);
+  EXPECT_EQ(shard->Store(1, run.begin, tokens - 1, rows), FrameError::kBadGeometry);
+  for (DType dtype : {DType::kUnset, DType::kBf16, DType::kInt8, static_cast<DType>(77)}) {
+    bad = rows;
+    bad.k_dtype = dtype;
+    EXPECT_EQ(shard->Store(1, run.begin, tokens, bad), FrameError::kBadGeometry);
+  }
   EXPECT_EQ(shard->stored_tokens(1), 0u);
 }
 
@@ -215,7 +294,7 @@ TEST_F(KvShardTest, ReservesExactlyWhatItSaysAndGivesItBack) {
   const uint32_t before = pool_.num_free();
   {
     const auto shard = *KvShard::Open(BasicSpec(), &pool_);
-    EXPECT_EQ(shard->reserved_bytes(), KvShard::ReservedBytes(BasicSpec(), kExtentBytes));
+    EXPECT_EQ(shard->reserved_bytes(), *KvShard::ReservedBytes(BasicSpec(), kExtentBytes));
     EXPECT_EQ(uint64_t{before - pool_.num_free()} * kExtentBytes, shard->reserved_bytes());
   }
   EXPECT_EQ(pool_.num_free(), before);
@@ -227,7 +306,7 @@ TEST_F(KvShardTest, FullPoolAndBadSpec) {
   const absl::Status full = KvShard::Open(spec, &pool_).status();
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(full.message()),
-              testing::HasSubstr(std::to_string(KvShard::ReservedBytes(spec, kExtentBytes)) +
+              testing::HasSubstr(std::to_string(*KvShard::ReservedBytes(spec, kExtentBytes)) +
                                  " bytes needed, " + std::to_string(pool_.free_bytes()) + " free"));
   // The largest spec that Validate lets through must not overflow the arithmetic.
   spec.model = {.num_q_heads = 1024, .num_kv_heads = 1024, .head_dim = 256};
@@ -235,16 +314,19 @@ TEST_F(KvShardTest, FullPoolAndBadSpec) {
   spec.layer_begin = spec.kv_head_begin = 0;
   spec.kv_head_end = 1024;
   spec.capacity_tokens = uint64_t{1} << 31;
+  EXPECT_EQ(KvShard::Open(spec, &pool_).status().code(), absl::StatusCode::kInvalidArgument);
+  spec.k_dtype = DType::kInt8;
+  spec.v_dtype = DType::kInt4;
   EXPECT_EQ(KvShard::Open(spec, &pool_).status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_GE(KvShard::ReservedBytes(spec, kExtentBytes), uint64_t{1} << 58);
+  EXPECT_GE(*KvShard::ReservedBytes(spec, kExtentBytes), uint64_t{1} << 57);
   spec.layer_end = 0;
   EXPECT_EQ(KvShard::Open(spec, &pool_).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pool_.num_free(), pool_.num_extents());
 }
 
-TEST_F(KvShardTest, RunsAreAlignedForKernels) {
+TEST_F(KvShardTest, RunsAreAlignedForKernelsAndStreamsAreContiguous) {
   ShardSpec spec = BasicSpec();
-  spec.model.head_dim = 8;
+  spec.model.head_dim = 64;
   spec.stripe = {};
   spec.capacity_tokens = 400;
   for (auto [k_dtype, v_dtype] :
@@ -254,10 +336,11 @@ TEST_F(KvShardTest, RunsAreAlignedForKernels) {
     const auto shard = *KvShard::Open(spec, &pool_);
     ASSERT_EQ(StoreTokens(*shard, 1, {0, 400}), FrameError::kOk);
     ASSERT_EQ(shard->tokens_per_run() % 64, 0u);
+    const std::byte* first = shard->RunAt(1, 1, 0, 400).tiles;
     for (uint64_t local = 0; local < 400; local += shard->tokens_per_run()) {
       const KvRun run = shard->RunAt(1, 1, local, 400);
-      EXPECT_EQ(reinterpret_cast<uintptr_t>(run.k) % 64, 0u);
-      EXPECT_EQ(reinterpret_cast<uintptr_t>(run.v) % 64, 0u);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(run.tiles) % kKvTileAlignBytes, 0u);
+      EXPECT_EQ(run.tiles - first, local / shard->tokens_per_run() * kExtentBytes);
     }
   }
 }
