@@ -35,10 +35,10 @@ struct KernelStep {
   const unsigned char* k_params[kKvTileSubgroups];
   const unsigned char* v_params[kKvTileSubgroups];
   uint32_t subgroup[kKvTileSubgroups];
-  // If `prefetch`: what to fetch into the caches, slot by slot: of a piece list the codes of the next step's slots, of a
-  // run what lies some distance ahead. A primitive prefetches (PrefetchCodeLine) line i of next_k[s] when it reads line i of k[s]
-  // for the first time, so that requests are spread evenly over the step; likewise next_v. Not to be read: may lie beyond
-  // the memory there is.
+  // If `prefetch`: what to fetch into the caches, slot by slot: of a piece list the codes of the next step's slots, of a run
+  // what lies some distance ahead. A primitive prefetches (PrefetchCodeLine) line i of next_k[s] when it reads line i of
+  // k[s] for the first time, so that requests are spread evenly over the step; likewise next_v. Not to be read: may lie
+  // beyond the memory there is.
   bool prefetch;
   const unsigned char* next_k[kKvTileSubgroups];
   const unsigned char* next_v[kKvTileSubgroups];

@@ -52,98 +52,92 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
   static_cast<Bf16Q*>(prepared)->num_parts = _mm256_testz_si256(magnitude, magnitude) != 0 ? 1 : 2;
 }
 
-// Scores of kRows rows for kSlots slots. kPhases accumulators per row and slot hide the latency of the dot product. A
-// broadcast of q serves kSlots dot products and a load of K kRows of them.
-template <uint32_t kRows, uint32_t kSlots, uint32_t kPhases, bool kPrefetch>
-inline void ScoreBf16Slots(const KernelRows& rows, uint32_t num_parts, const uint32_t* q,
-                           const unsigned char* const* k, const unsigned char* const* next_k,
-                           float* scores) {
+// Scores of kRows rows for one slot, both parts of q in one pass: a second pass over K would leave the memory idle.
+// kPhases accumulators per row hide the latency of the dot product. K is read front to back: four slots at once would
+// share the broadcasts of q, but four streams of 4 KiB reach 0.65 of the read ceiling where one reaches 0.85.
+template <uint32_t kRows, uint32_t kPhases, uint32_t kParts, bool kPrefetch>
+inline void ScoreBf16Slot(const KernelRows& rows, const uint32_t* q, const unsigned char* k,
+                          const unsigned char* next_k, float* scores) {
   const uint32_t num_pairs = rows.padded_dim / 2;
-  __m512 sums[kPhases][kRows][kSlots];
+  const uint32_t lo = num_pairs * rows.num_rows;
+  __m512 sums[kPhases][kRows];
 #pragma GCC unroll 16
   for (uint32_t i = 0; i < kPhases; ++i) {
 #pragma GCC unroll 16
-    for (uint32_t row = 0; row < kRows; ++row) {
-#pragma GCC unroll 16
-      for (uint32_t slot = 0; slot < kSlots; ++slot) sums[i][row][slot] = _mm512_setzero_ps();
-    }
+    for (uint32_t row = 0; row < kRows; ++row) sums[i][row] = _mm512_setzero_ps();
   }
-  for (uint32_t part = 0; part < num_parts; ++part) {
-    const uint32_t* q_pair = q + part * num_pairs * rows.num_rows;
-    for (uint32_t pair = 0; pair < num_pairs; pair += kPhases) {
+#pragma GCC unroll 1
+  for (uint32_t pair = 0; pair < num_pairs; pair += kPhases) {
 #pragma GCC unroll 16
-      for (uint32_t i = 0; i < kPhases; ++i) {
-        __m512bh k_pairs[kSlots];
+    for (uint32_t i = 0; i < kPhases; ++i, q += rows.num_rows) {
+      if (kPrefetch) PrefetchCodeLine(next_k + (pair + i) * 64);
+      const __m512bh k_pair = LoadPairs(k + (pair + i) * 64);
 #pragma GCC unroll 16
-        for (uint32_t slot = 0; slot < kSlots; ++slot) {
-          if (kPrefetch && part == 0) PrefetchCodeLine(next_k[slot] + (pair + i) * 64);
-          k_pairs[slot] = LoadPairs(k[slot] + (pair + i) * 64);
-        }
+      for (uint32_t row = 0; row < kRows; ++row) {
+        sums[i][row] = _mm512_dpbf16_ps(sums[i][row], k_pair, BroadcastPair(q[row]));
+      }
+      if constexpr (kParts == 2) {
 #pragma GCC unroll 16
         for (uint32_t row = 0; row < kRows; ++row) {
-          const __m512bh q_pairs = BroadcastPair(q_pair[row]);
-#pragma GCC unroll 16
-          for (uint32_t slot = 0; slot < kSlots; ++slot) {
-            sums[i][row][slot] = _mm512_dpbf16_ps(sums[i][row][slot], k_pairs[slot], q_pairs);
-          }
+          sums[i][row] = _mm512_dpbf16_ps(sums[i][row], k_pair, BroadcastPair(q[lo + row]));
         }
-        q_pair += rows.num_rows;
       }
     }
   }
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
+    __m512 sum = sums[0][row];
 #pragma GCC unroll 16
-    for (uint32_t slot = 0; slot < kSlots; ++slot) {
-      __m512 sum = sums[0][row][slot];
-#pragma GCC unroll 16
-      for (uint32_t i = 1; i < kPhases; ++i) sum = _mm512_add_ps(sum, sums[i][row][slot]);
-      _mm512_storeu_ps(scores + row * kKvTileTokens + slot * kKvSubgroupTokens, sum);
+    for (uint32_t i = 1; i < kPhases; ++i) sum = _mm512_add_ps(sum, sums[i][row]);
+    _mm512_storeu_ps(scores + row * kKvTileTokens, sum);
+  }
+}
+
+// The next of `num_rows` rows, as many as one block takes; returns how many.
+template <uint32_t kParts, bool kPrefetch>
+inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, const uint32_t* q,
+                               const unsigned char* k, const unsigned char* next_k, float* scores) {
+  if (num_rows >= 8) {
+    ScoreBf16Slot<8, 2, kParts, kPrefetch>(rows, q, k, next_k, scores);
+    return 8;
+  }
+  if (num_rows >= 4) {
+    ScoreBf16Slot<4, 4, kParts, kPrefetch>(rows, q, k, next_k, scores);
+    return 4;
+  }
+  if (num_rows >= 2) {
+    ScoreBf16Slot<2, 8, kParts, kPrefetch>(rows, q, k, next_k, scores);
+    return 2;
+  }
+  ScoreBf16Slot<1, 8, kParts, kPrefetch>(rows, q, k, next_k, scores);
+  return 1;
+}
+
+template <uint32_t kParts>
+inline void ScoreBf16Parts(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
+                           float* scores) {
+  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
+    float* to = scores + slot * kKvSubgroupTokens;
+    const unsigned char* k = step.k[slot];
+    uint32_t row = 0;
+    if (step.prefetch) {
+      row = ScoreBf16Block<kParts, true>(rows, rows.num_rows, q, k, step.next_k[slot], to);
+    }
+    while (row < rows.num_rows) {
+      row += ScoreBf16Block<kParts, false>(rows, rows.num_rows - row, q + row, k, nullptr,
+                                           to + row * kKvTileTokens);
     }
   }
 }
 
-// The next of `num_rows` rows, as many as one block takes, for kSlots slots; returns how many rows.
-template <uint32_t kSlots, bool kPrefetch>
-inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, uint32_t num_parts,
-                               const uint32_t* q, const unsigned char* const* k,
-                               const unsigned char* const* next_k, float* scores) {
-  if (num_rows >= 4) {
-    ScoreBf16Slots<4, kSlots, 4 / kSlots, kPrefetch>(rows, num_parts, q, k, next_k, scores);
-    return 4;
-  }
-  if (num_rows >= 2) {
-    ScoreBf16Slots<2, kSlots, 8 / kSlots, kPrefetch>(rows, num_parts, q, k, next_k, scores);
-    return 2;
-  }
-  ScoreBf16Slots<1, kSlots, 8 / kSlots, kPrefetch>(rows, num_parts, q, k, next_k, scores);
-  return 1;
-}
-
-template <uint32_t kSlots>
-inline void ScoreBf16Rows(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                          uint32_t slot, float* scores) {
-  const uint32_t num_parts = static_cast<const Bf16Q*>(prepared)->num_parts;
-  const uint32_t* q = reinterpret_cast<const uint32_t*>(
-      static_cast<const unsigned char*>(prepared) + sizeof(Bf16Q));
-  float* to = scores + slot * kKvSubgroupTokens;
-  uint32_t row = 0;
-  if (step.prefetch) {
-    row = ScoreBf16Block<kSlots, true>(rows, rows.num_rows, num_parts, q, step.k + slot,
-                                       step.next_k + slot, to);
-  }
-  while (row < rows.num_rows) {
-    row += ScoreBf16Block<kSlots, false>(rows, rows.num_rows - row, num_parts, q + row,
-                                         step.k + slot, nullptr, to + row * kKvTileTokens);
-  }
-}
-
-// Slot by slot, so that K is read front to back: with four slots at once, a broadcast of q would serve four dot products,
-// but four streams of 4 KiB reach 0.65 of the read ceiling where one reaches 0.85.
 inline void ScoreBf16Dot(const KernelRows& rows, const void* prepared, const KernelStep& step,
                          float* scores) {
-  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    ScoreBf16Rows<1>(rows, prepared, step, slot, scores);
+  const Bf16Q* q = static_cast<const Bf16Q*>(prepared);
+  const uint32_t* pairs = reinterpret_cast<const uint32_t*>(q + 1);
+  if (q->num_parts == 2) {
+    ScoreBf16Parts<2>(rows, pairs, step, scores);
+  } else {
+    ScoreBf16Parts<1>(rows, pairs, step, scores);
   }
 }
 
@@ -212,20 +206,27 @@ inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint3
   }
 }
 
-// All dims of a slot for kRows rows, front to back.
+// All dims of a slot for kRows rows, chunk by chunk; 16 sums in registers.
 template <uint32_t kRows, bool kPrefetch>
 inline void AccumulateBf16Slot(const uint32_t* pairs, uint32_t padded_dim, const unsigned char* v,
                                const unsigned char* next_v, float* acc) {
-  uint32_t dim = 0;
-  for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {
-    AccumulateBf16Dims<kRows, 4, kPrefetch>(pairs, padded_dim, kKvChunkDims, v, next_v, acc + dim);
-    v += kKvChunkDims * kKvSubgroupTokens * 2;
-    if (kPrefetch) next_v += kKvChunkDims * kKvSubgroupTokens * 2;
-  }
-  const uint32_t rest = padded_dim - dim;
-  for (uint32_t i = 0; i < rest; i += 16) {
-    AccumulateBf16Dims<kRows, 1, kPrefetch>(pairs, padded_dim, rest, v + i * 4,
-                                            kPrefetch ? next_v + i * 4 : nullptr, acc + dim + i);
+  constexpr uint32_t kVecs = kRows == 8 ? 2 : 4;
+  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
+    const uint32_t rest = padded_dim - chunk;
+    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+    uint32_t dim = 0;
+    for (; dim + kVecs * 16 <= dims; dim += kVecs * 16) {
+      AccumulateBf16Dims<kRows, kVecs, kPrefetch>(pairs, padded_dim, dims, v + dim * 4,
+                                                  kPrefetch ? next_v + dim * 4 : nullptr,
+                                                  acc + chunk + dim);
+    }
+    for (; dim < dims; dim += 16) {
+      AccumulateBf16Dims<kRows, 1, kPrefetch>(pairs, padded_dim, dims, v + dim * 4,
+                                              kPrefetch ? next_v + dim * 4 : nullptr,
+                                              acc + chunk + dim);
+    }
+    v += dims * kKvSubgroupTokens * 2;
+    if (kPrefetch) next_v += dims * kKvSubgroupTokens * 2;
   }
 }
 
@@ -233,6 +234,10 @@ template <bool kPrefetch>
 inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs, uint32_t padded_dim,
                                     const unsigned char* v, const unsigned char* next_v,
                                     float* acc) {
+  if (num_rows >= 8) {
+    AccumulateBf16Slot<8, kPrefetch>(pairs, padded_dim, v, next_v, acc);
+    return 8;
+  }
   if (num_rows >= 4) {
     AccumulateBf16Slot<4, kPrefetch>(pairs, padded_dim, v, next_v, acc);
     return 4;
