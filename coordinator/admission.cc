@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/policy/policy_params.h"
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
@@ -137,10 +138,8 @@ absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits)
   TRIBUTARY_RETURN_IF_ERROR(CheckTokens("stop_tokens", spec.stop_tokens, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckSampling(spec.sampling, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckPlacement(spec.placement, limits.geometry));
-  if (!spec.policy.empty() && spec.policy != "dense") {
-    return Invalid("policy '{}' is not known; this build has: dense", spec.policy);
-  }
-  return absl::OkStatus();
+  TRIBUTARY_ASSIGN_OR_RETURN(const PolicyKind policy, ParsePolicyName(spec.policy));
+  return CheckServed(policy);
 }
 
 int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running) {

@@ -1,10 +1,19 @@
 #include "attention/policy/hgca.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 
 namespace tributary {
+namespace {
+
+// What f32 cannot hold becomes its largest number: any weight is below it.
+float ToThreshold(double threshold) {
+  return static_cast<float>(std::min(threshold, double{std::numeric_limits<float>::max()}));
+}
+
+}  // namespace
 
 HgcaPolicy::HgcaPolicy(const HgcaParams& hgca, const SparseParams& sparse)
     : hgca_(hgca),
@@ -23,7 +32,7 @@ bool HgcaPolicy::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
 std::optional<SelectionRule> HgcaPolicy::RuleAt(SelectionMoment moment, uint64_t population) const {
   TRIBUTARY_CHECK_GT(population, uint64_t{0});
   const double threshold = hgca_.beta / static_cast<double>(population);
-  SelectionRule rule{.threshold = threshold, .keep_min = hgca_.keep_min};
+  SelectionRule rule{.threshold = ToThreshold(threshold), .keep_min = hgca_.keep_min};
   const uint64_t limit = hgca_.max_cache_tokens;
   switch (moment) {
     case SelectionMoment::kSpill:
@@ -33,7 +42,7 @@ std::optional<SelectionRule> HgcaPolicy::RuleAt(SelectionMoment moment, uint64_t
       return rule;
     case SelectionMoment::kCacheFull:
       if (limit == 0 || population <= limit) return std::nullopt;
-      rule.threshold = hgca_.beta;
+      rule.threshold = ToThreshold(hgca_.beta);
       rule.keep_max = limit / 2;
       return rule;
   }

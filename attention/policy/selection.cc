@@ -9,10 +9,12 @@
 namespace tributary {
 namespace {
 
-// NaN must not reach a comparison: it would break the ordering that nth_element relies on.
-float Judged(float salience) {
-  return std::isnan(salience) ? std::numeric_limits<float>::infinity() : salience;
+// NaN is above every number. (Left to the operators, it would break the ordering that nth_element relies on.)
+bool Passes(float salience, float threshold) {
+  return threshold <= 0 || salience >= threshold || std::isnan(salience);
 }
+
+bool IsBefore(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
 
 void KeepTop(uint64_t count, std::span<const float> salience, std::vector<uint32_t>* kept) {
   kept->resize(salience.size());
@@ -20,9 +22,8 @@ void KeepTop(uint64_t count, std::span<const float> salience, std::vector<uint32
   if (count < kept->size()) {
     const auto last = kept->begin() + static_cast<std::ptrdiff_t>(count);
     std::nth_element(kept->begin(), last, kept->end(), [salience](uint32_t a, uint32_t b) {
-      const float sa = Judged(salience[a]);
-      const float sb = Judged(salience[b]);
-      return sa != sb ? sa > sb : a < b;
+      if (IsBefore(salience[a], salience[b])) return true;
+      return !IsBefore(salience[b], salience[a]) && a < b;
     });
     kept->erase(last, kept->end());
     std::sort(kept->begin(), kept->end());
@@ -37,7 +38,7 @@ void SelectUnits(const SelectionRule& rule, std::span<const float> salience,
   kept->clear();
   const auto num_units = static_cast<uint32_t>(salience.size());
   for (uint32_t i = 0; i < num_units; ++i) {
-    if (rule.threshold <= 0 || Judged(salience[i]) >= rule.threshold) kept->push_back(i);
+    if (Passes(salience[i], rule.threshold)) kept->push_back(i);
   }
   const uint64_t count = std::min({std::max<uint64_t>(kept->size(), rule.keep_min), rule.keep_max,
                                    static_cast<uint64_t>(num_units)});

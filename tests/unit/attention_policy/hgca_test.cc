@@ -1,5 +1,7 @@
 #include "attention/policy/hgca.h"
 
+#include <limits>
+
 #include "attention/policy/policy.h"
 #include "gtest/gtest.h"
 #include "tests/unit/attention_policy/plain_selection.h"
@@ -16,10 +18,10 @@ TEST(HgcaTest, SpillRuleIsBetaOverResidentTokens) {
 TEST(HgcaTest, AppendRuleIsBoundedByTheCache) {
   const HgcaPolicy unbounded({.beta = 2, .keep_min = 3}, {});
   EXPECT_EQ(unbounded.RuleAt(SelectionMoment::kAppend, 100),
-            (SelectionRule{.threshold = 0.02, .keep_min = 3}));
+            (SelectionRule{.threshold = 0.02f, .keep_min = 3}));
   const HgcaPolicy bounded({.beta = 2, .keep_min = 3, .max_cache_tokens = 50}, {});
   EXPECT_EQ(bounded.RuleAt(SelectionMoment::kAppend, 100),
-            (SelectionRule{.threshold = 0.02, .keep_min = 3, .keep_max = 50}));
+            (SelectionRule{.threshold = 0.02f, .keep_min = 3, .keep_max = 50}));
 }
 
 TEST(HgcaTest, ACacheBeyondItsLimitIsHalved) {
@@ -53,6 +55,13 @@ TEST(HgcaTest, AlwaysDenseByConfiguration) {
   EXPECT_TRUE(policy.IsAlwaysDense(2, 1));
   EXPECT_FALSE(policy.IsAlwaysDense(2, 0));
   EXPECT_FALSE(policy.IsAlwaysDense(1, 1));
+}
+
+// A threshold that f32 cannot hold keeps the side on which it is: everything for the smallest, the floor for the largest.
+TEST(HgcaTest, ExtremeThresholds) {
+  EXPECT_EQ(HgcaPolicy({.beta = 1e-300}, {}).RuleAt(SelectionMoment::kSpill, 1)->threshold, 0.0f);
+  EXPECT_EQ(HgcaPolicy({.beta = 1e300}, {}).RuleAt(SelectionMoment::kSpill, 1)->threshold,
+            std::numeric_limits<float>::max());
 }
 
 TEST(PolicyTest, WhatEachPolicyNeeds) {

@@ -45,8 +45,7 @@ TEST(KeptMassTest, IsTheShareOfTheSoftmax) {
       sum += std::exp(score);
     }
     std::vector<uint32_t> kept;
-    SelectUnits({.threshold = sum / static_cast<double>(num_tokens), .keep_min = 1}, weights,
-                &kept);
+    SelectUnits({.threshold = static_cast<float>(sum / num_tokens), .keep_min = 1}, weights, &kept);
     std::vector<float> selected_k;
     double kept_sum = 0;
     for (const uint32_t t : kept) {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "attention/policy/selection.h"
@@ -15,20 +15,19 @@ namespace tributary {
 
 inline std::vector<uint32_t> PlainSelection(const SelectionRule& rule,
                                             const std::vector<float>& salience) {
-  std::vector<std::pair<double, uint32_t>> ranked;  // falling salience, then rising index
+  std::vector<std::tuple<bool, double, uint32_t>> ranked;  // NaN first, falling, then rising index
   uint64_t passing = 0;
   for (uint32_t i = 0; i < salience.size(); ++i) {
-    const double judged =
-        std::isnan(salience[i]) ? std::numeric_limits<double>::infinity() : salience[i];
-    ranked.emplace_back(-judged, i);
-    passing += rule.threshold <= 0 || judged >= rule.threshold ? 1 : 0;
+    const bool is_nan = std::isnan(salience[i]);
+    ranked.emplace_back(!is_nan, is_nan ? 0 : -salience[i], i);
+    passing += rule.threshold <= 0 || is_nan || salience[i] >= rule.threshold ? 1 : 0;
   }
   std::sort(ranked.begin(), ranked.end());
   uint64_t keep = std::max(passing, rule.keep_min);
   keep = std::min(keep, rule.keep_max);
   keep = std::min<uint64_t>(keep, salience.size());
   std::vector<uint32_t> kept;
-  for (uint64_t rank = 0; rank < keep; ++rank) kept.push_back(ranked[rank].second);
+  for (uint64_t rank = 0; rank < keep; ++rank) kept.push_back(std::get<2>(ranked[rank]));
   std::sort(kept.begin(), kept.end());
   return kept;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu_attention_service/kernels/block_selection.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/attention_policy/plain_selection.h"
@@ -54,12 +55,37 @@ TEST(SelectionTest, AgreesWithThePlainReference) {
   for (int round = 0; round < 2000; ++round) {
     const std::vector<float> salience = RandomSalience(random, RandomInt<size_t>(random, 0, 200));
     SelectionRule rule;
-    if (random() % 8 != 0) rule.threshold = std::exp(RandomInt(random, -80, 5) / 10.0);
+    if (random() % 8 != 0)
+      rule.threshold = std::exp(static_cast<float>(RandomInt(random, -80, 5)) / 10);
     rule.keep_min = random() % 4 == 0 ? RandomInt<uint64_t>(random, 0, 250) : random() % 12;
     if (random() % 4 == 0) rule.keep_max = RandomInt<uint64_t>(random, 0, 250);
     ASSERT_EQ(Select(rule, salience), PlainSelection(rule, salience))
         << "threshold " << rule.threshold << " keep_min " << rule.keep_min << " keep_max "
         << rule.keep_max << " of " << salience.size();
+  }
+}
+
+// The vectorised selections of the CPU kernels choose the same units, on every ISA of this machine.
+TEST(SelectionTest, AgreesWithTheKernels) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(SeedTrace(seed));
+  std::mt19937_64 random(seed);
+  for (const BlockSelectionKernel& kernel : block_selection::All()) {
+    if (!block_selection::Find(kernel.name).ok()) continue;  // not on this machine
+    for (int round = 0; round < 200; ++round) {
+      const std::vector<float> salience = RandomSalience(random, RandomInt<size_t>(random, 0, 300));
+      const auto n = static_cast<uint32_t>(salience.size());
+      const auto k = RandomInt<uint32_t>(random, 0, n + 5);
+      const float threshold = std::exp(static_cast<float>(RandomInt(random, -80, 5)) / 10);
+      std::vector<uint32_t> ids(n + kSelectSlack);
+      ids.resize(kernel.fns.threshold(salience.data(), n, threshold, ids.data()));
+      ASSERT_EQ(ids, Select({.threshold = threshold}, salience)) << kernel.name;
+      ids.assign(k + kSelectSlack, 0);
+      ids.resize(kernel.fns.top_k(salience.data(), n, k, ids.data()));
+      // +inf and NaN pass any threshold, so top-k is a floor and a ceiling.
+      ASSERT_EQ(ids, Select({.threshold = kInf, .keep_min = k, .keep_max = k}, salience))
+          << kernel.name << ", " << k << " of " << n;
+    }
   }
 }
 
@@ -69,7 +95,7 @@ TEST(SelectionTest, ALowerThresholdNeverDropsAUnit) {
   std::mt19937_64 random(seed);
   for (int round = 0; round < 500; ++round) {
     const std::vector<float> salience = RandomSalience(random, RandomInt<size_t>(random, 1, 100));
-    SelectionRule rule{.threshold = std::exp(RandomInt(random, -80, 5) / 10.0),
+    SelectionRule rule{.threshold = std::exp(static_cast<float>(RandomInt(random, -80, 5)) / 10),
                        .keep_min = random() % 12};
     const std::vector<uint32_t> strict = Select(rule, salience);
     rule.threshold /= 2;

@@ -72,6 +72,14 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
   }
 }
 
+TEST(AdmissionTest, PoliciesThatCannotBeDecodedWithAreRefused) {
+  GenerateSpec spec = GoodSpec();
+  spec.policy = "hgca";
+  const absl::Status status = CheckRequest(spec, Limits());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(status.ToString(), HasSubstr("this build has: dense"));
+}
+
 TEST(AdmissionTest, HeadCutsNeedHeads) {
   ServingLimits limits = Limits();
   limits.geometry.attention.num_kv_heads = 1;
