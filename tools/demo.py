@@ -20,7 +20,7 @@ import time
 import needles
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TRIBUTARY = ROOT / "build" / "bin" / "tributary"
+TRIBUTARY = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin")) / "tributary"
 LICENCES = pathlib.Path("/usr/share/common-licenses")
 ANSWER_TOKENS = 7  # six digits and the full stop
 MIN_REMOTE_SHARE = 0.80
@@ -42,6 +42,7 @@ def parse_arguments():
     parser.add_argument("--bytes", type=int, default=8400, help="length of the text (default 8400)")
     parser.add_argument("--codes", type=int, default=8, help="codes planted in it (default 8)")
     parser.add_argument("--cpu-nodes", type=int, default=2)
+    parser.add_argument("--device", default="host", help="of the GPU worker: host (default), cuda or cuda:N")
     parser.add_argument("--window-tokens", type=int, default=1024)
     parser.add_argument("--sink-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of names, codes and places")
@@ -54,7 +55,7 @@ class Cluster:
     def __init__(self, arguments, folder):
         self.port_file = folder / "cluster.json"
         command = [TRIBUTARY, "cluster", "up", "--model", arguments.model, "--cpu-nodes", str(arguments.cpu_nodes),
-                   "--port-file", self.port_file]
+                   "--device", arguments.device, "--port-file", self.port_file]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self):

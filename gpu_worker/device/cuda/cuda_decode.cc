@@ -50,8 +50,9 @@ absl::StatusOr<std::unique_ptr<CudaDecode>> CudaDecode::Make(CudaContext* contex
   return decode;
 }
 
-CudaDecode::~CudaDecode() {
+void CudaDecode::Stop() {
   if (running_) Store(buffers_->error, kErrorReleased);
+  running_ = false;
   cudaStreamSynchronize(context_->decode_stream.get());
 }
 

@@ -25,8 +25,10 @@ class CudaDecode {
   static absl::StatusOr<std::unique_ptr<CudaDecode>> Make(CudaContext* context,
                                                           const CudaWeights* weights,
                                                           CudaResident* resident);
-  // Releases and awaits a step that still runs.
-  ~CudaDecode();
+  ~CudaDecode() { Stop(); }
+
+  // Releases a step that still runs, and waits for it. Memory is freed only after that: freeing waits for the GPU.
+  void Stop();
 
   // Device memory that Make() takes.
   static uint64_t DeviceBytes(const ModelConfig& config, const DeviceLimits& limits,

@@ -105,6 +105,10 @@ class CudaDevice final : public Device {
     return device;
   }
 
+  ~CudaDevice() override {
+    if (decode_ != nullptr) decode_->Stop();
+  }
+
   const DeviceLimits& limits() const override { return context_->limits; }
   DeviceMemory memory() const override { return resident_->regions().memory(); }
   uint64_t KvBytesPerToken(DType kv_dtype) const override {

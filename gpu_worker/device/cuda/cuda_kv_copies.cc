@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "gpu_worker/device/cuda/cuda_status.h"
 #include "gpu_worker/device/cuda/kernels/gather_heads.h"
 
 namespace tributary {
@@ -18,6 +19,7 @@ absl::StatusOr<std::unique_ptr<CudaKvCopies>> CudaKvCopies::Make(CudaContext* co
     TRIBUTARY_ASSIGN_OR_RETURN(CudaEvent event, CudaEvent::Make());
     copies->events_.push_back(std::move(event));
   }
+  TRIBUTARY_RETURN_IF_CUDA_ERROR(gpu::PreloadGatherHeads());
   return copies;
 }
 

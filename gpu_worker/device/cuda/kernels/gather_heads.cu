@@ -32,6 +32,13 @@ bool AllMultiplesOf16(const GatherHeadsArgs& args) {
 
 }  // namespace
 
+cudaError_t PreloadGatherHeads() {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, GatherHeadsKernel<uint4>);
+  return error != cudaSuccess ? error
+                              : cudaFuncGetAttributes(&attributes, GatherHeadsKernel<uint16_t>);
+}
+
 cudaError_t GatherHeads(const GatherHeadsArgs& args, const Launch& launch) {
   if (args.vector_bytes == 0 || args.vector_bytes % 2 != 0 || args.num_tokens == 0 ||
       args.num_heads == 0) {
