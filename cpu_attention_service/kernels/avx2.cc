@@ -5,7 +5,6 @@
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
 #include "cpu_attention_service/kernels/prim_quant-inl.h"
-#include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
 namespace avx2 {
@@ -56,7 +55,5 @@ void DecodeAttentionAvx2(const DecodeAttentionArgs& args) {
   avx2::DecodeAttention(args, avx2::KPrimitiveOf(args.layout->k_storage),
                         avx2::VPrimitiveOf(args.layout->v_storage));
 }
-
-void RowAttentionAvx2(const RowAttentionArgs& args) { avx2::RowAttention(args); }
 
 }  // namespace tributary

@@ -5,7 +5,6 @@
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
 #include "cpu_attention_service/kernels/prim_quant-inl.h"
-#include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
 namespace avx512 {
@@ -56,7 +55,5 @@ void DecodeAttentionAvx512(const DecodeAttentionArgs& args) {
   avx512::DecodeAttention(args, avx512::KPrimitiveOf(args.layout->k_storage),
                           avx512::VPrimitiveOf(args.layout->v_storage));
 }
-
-void RowAttentionAvx512(const RowAttentionArgs& args) { avx512::RowAttention(args); }
 
 }  // namespace tributary

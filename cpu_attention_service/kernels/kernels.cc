@@ -24,13 +24,11 @@ constexpr uint32_t kAll =
 
 constexpr CpuKernel kKernels[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", kIsaAvx512Bf16Kernel, kAll, &DecodeAttentionAvx512Bf16, &PackKvAvx512, 8,
-     &RowAttentionAvx512},
-    {"avx512", kIsaAvx512Kernel, kAll, &DecodeAttentionAvx512, &PackKvAvx512, 8,
-     &RowAttentionAvx512},
-    {"avx2", kIsaAvx2Kernel, kAll, &DecodeAttentionAvx2, &PackKvPlain, 8, &RowAttentionAvx2},
+    {"avx512_bf16", kIsaAvx512Bf16Kernel, kAll, &DecodeAttentionAvx512Bf16, &PackKvAvx512},
+    {"avx512", kIsaAvx512Kernel, kAll, &DecodeAttentionAvx512, &PackKvAvx512},
+    {"avx2", kIsaAvx2Kernel, kAll, &DecodeAttentionAvx2, &PackKvPlain},
 #endif
-    {"scalar", 0, kAll, &DecodeAttentionScalar, &PackKvPlain, 1, &RowAttentionScalar},
+    {"scalar", 0, kAll, &DecodeAttentionScalar, &PackKvPlain},
 };
 
 uint32_t DetectIsa() {

@@ -1,6 +1,6 @@
 // The decode-attention kernels of this binary, and the choice among them.
 //
-// Thread-safe. A kernel is a leaf: pointers in, numbers out (row_attention_args.h); it knows no
+// Thread-safe. A kernel is a leaf: pointers in, numbers out (decode_attention_args.h); it knows no
 // shard and no frame.
 #pragma once
 
@@ -14,7 +14,6 @@
 #include "attention/kv_pack.h"
 #include "base/dtype.h"
 #include "cpu_attention_service/kernels/decode_attention_args.h"
-#include "cpu_attention_service/kernels/row_attention_args.h"
 
 namespace tributary {
 
@@ -38,9 +37,6 @@ struct CpuKernel {
   uint32_t storages;  // bit 1 << KvStorage: K and V storages it serves, in any combination
   DecodeAttentionFn fn;
   KvPackFn pack;
-  // Of rows, not tiles; head dims that are multiples of head_dim_multiple.
-  uint32_t head_dim_multiple;
-  RowAttentionFn row_fn;
 };
 
 // Of AVX-512 F, BW, DQ, VL.
@@ -80,8 +76,6 @@ absl::Status ValidateKernelShape(const CpuKernel& kernel, const KvTileLayout& la
 
 }  // namespace cpu_kernels
 
-// REQUIRES: a valid dtype.
-inline KvStorage KvStorageOf(DType dtype) { return static_cast<KvStorage>(dtype); }
 static_assert(static_cast<int>(KvStorage::kF32) == static_cast<int>(DType::kF32) &&
               static_cast<int>(KvStorage::kBf16) == static_cast<int>(DType::kBf16) &&
               static_cast<int>(KvStorage::kF16) == static_cast<int>(DType::kF16));

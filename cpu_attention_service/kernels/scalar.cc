@@ -5,7 +5,6 @@
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
 #include "cpu_attention_service/kernels/prim_quant-inl.h"
-#include "cpu_attention_service/kernels/row_attention-inl.h"
 
 namespace tributary {
 namespace scalar {
@@ -56,7 +55,5 @@ void DecodeAttentionScalar(const DecodeAttentionArgs& args) {
   scalar::DecodeAttention(args, scalar::KPrimitiveOf(args.layout->k_storage),
                           scalar::VPrimitiveOf(args.layout->v_storage));
 }
-
-void RowAttentionScalar(const RowAttentionArgs& args) { scalar::RowAttention(args); }
 
 }  // namespace tributary

@@ -1,5 +1,4 @@
-// Primitives over 8 floats: AVX2, FMA, F16C. See vec_avx512.h for their meaning. Loads and stores of a number of lanes take
-// all or none.
+// Primitives over 8 floats: AVX2, FMA, F16C. See vec_avx512.h for their meaning.
 #pragma once
 
 #include <immintrin.h>
@@ -16,9 +15,6 @@ struct Vec {
 
   static Vec Zero() { return {_mm256_setzero_ps()}; }
   static Vec Broadcast(float value) { return {_mm256_set1_ps(value)}; }
-  static Vec Load(const float* from, uint32_t lanes) {
-    return {lanes == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(from)};
-  }
   static Vec Load(const float* from) { return {_mm256_loadu_ps(from)}; }
   void Store(float* to) const { _mm256_storeu_ps(to, lane); }
   static Vec LoadLowBf16(const void* from) {
@@ -32,18 +28,6 @@ struct Vec {
   }
   static Vec LoadF16(const uint16_t* from) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
-  }
-  static Vec LoadBf16(const uint16_t* from, uint32_t lanes) {
-    if (lanes == 0) return Zero();
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
-  }
-  static Vec LoadF16(const uint16_t* from, uint32_t lanes) {
-    if (lanes == 0) return Zero();
-    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
-  }
-  void Store(float* to, uint32_t lanes) const {
-    if (lanes != 0) _mm256_storeu_ps(to, lane);
   }
 };
 
@@ -86,28 +70,6 @@ inline Vec Exp2(Vec x) {
   return {_mm256_andnot_ps(vanishes, result)};
 }
 
-// See vec_avx512.h; 2^n is built in the exponent field, so results below the smallest normal number
-// are flushed to 0.
-inline Vec Exp(Vec x) {
-  const __m256 lowest = _mm256_set1_ps(-87.33654f);
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x.lane, _mm256_set1_ps(1.44269504f)),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x.lane);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 poly = _mm256_set1_ps(1.9875691500e-4f);
-  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(1.3981999507e-3f));
-  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(8.3334519073e-3f));
-  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(4.1665795894e-2f));
-  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(1.6666665459e-1f));
-  poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(5.0000001201e-1f));
-  poly = _mm256_fmadd_ps(_mm256_mul_ps(r, r), poly, _mm256_add_ps(r, _mm256_set1_ps(1.0f)));
-  const __m256i exponent =
-      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  const __m256 result = _mm256_mul_ps(poly, _mm256_castsi256_ps(exponent));
-  // Ordered comparison: false for NaN, which passes through.
-  return {_mm256_andnot_ps(_mm256_cmp_ps(x.lane, lowest, _CMP_LT_OQ), result)};
-}
-
 inline float ReduceAdd(Vec x) {
   const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x.lane), _mm256_extractf128_ps(x.lane, 1));
   const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -117,25 +79,6 @@ inline float ReduceMax(Vec x) {
   const __m128 half = _mm_max_ps(_mm256_castps256_ps128(x.lane), _mm256_extractf128_ps(x.lane, 1));
   const __m128 quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
-}
-
-// a0 a1 a2 a3 | ..., b0 b1 b2 b3 | ... -> a02 b02 a13 b13 | ...
-inline __m256 AddPairs(__m256 a, __m256 b) {
-  return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-}
-// Of two AddPairs (a with b, c with d) -> a b c d | ..., each the sum over its 128-bit lane.
-inline __m256 AddQuads(__m256 ab, __m256 cd) {
-  const __m256d x = _mm256_castps_pd(ab);
-  const __m256d y = _mm256_castps_pd(cd);
-  return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y)),
-                       _mm256_castpd_ps(_mm256_unpackhi_pd(x, y)));
-}
-
-inline Vec ReduceEach(const Vec (&s)[Vec::kLanes]) {
-  const __m256 low = AddQuads(AddPairs(s[0].lane, s[1].lane), AddPairs(s[2].lane, s[3].lane));
-  const __m256 high = AddQuads(AddPairs(s[4].lane, s[5].lane), AddPairs(s[6].lane, s[7].lane));
-  return {_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
-                        _mm256_permute2f128_ps(low, high, 0x31))};
 }
 
 }  // namespace

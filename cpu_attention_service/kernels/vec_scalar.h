@@ -35,7 +35,6 @@ struct Vec {
 
   static Vec Zero() { return {0.0f}; }
   static Vec Broadcast(float value) { return {value}; }
-  static Vec Load(const float* from, uint32_t lanes) { return {lanes == 0 ? 0.0f : *from}; }
   static Vec Load(const float* from) { return {*from}; }
   void Store(float* to) const { *to = lane; }
   static Vec LoadLowBf16(const void* from) {
@@ -49,15 +48,6 @@ struct Vec {
     return {FloatFromBits(pair & 0xffff0000u)};
   }
   static Vec LoadF16(const uint16_t* from) { return {FloatFromF16(*from)}; }
-  static Vec LoadBf16(const uint16_t* from, uint32_t lanes) {
-    return {lanes == 0 ? 0.0f : FloatFromBits(uint32_t{*from} << 16)};
-  }
-  static Vec LoadF16(const uint16_t* from, uint32_t lanes) {
-    return {lanes == 0 ? 0.0f : FloatFromF16(*from)};
-  }
-  void Store(float* to, uint32_t lanes) const {
-    if (lanes != 0) *to = lane;
-  }
 };
 
 inline Vec Add(Vec a, Vec b) { return {a.lane + b.lane}; }
@@ -71,10 +61,8 @@ inline Vec Blend(uint32_t bits, Vec a, Vec b) { return (bits & 1) != 0 ? a : b; 
 inline Vec IfLess(Vec a, Vec b, Vec x, Vec y) { return a.lane < b.lane ? x : y; }
 inline bool AnyGreater(Vec a, Vec b) { return a.lane > b.lane; }
 inline Vec Exp2(Vec x) { return {exp2f(x.lane)}; }
-inline Vec Exp(Vec x) { return {expf(x.lane)}; }
 inline float ReduceAdd(Vec x) { return x.lane; }
 inline float ReduceMax(Vec x) { return x.lane; }
-inline Vec ReduceEach(const Vec (&sums)[Vec::kLanes]) { return sums[0]; }
 
 }  // namespace
 }  // namespace TRIBUTARY_KERNEL_ISA
