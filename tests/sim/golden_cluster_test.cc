@@ -192,6 +192,26 @@ TEST_F(GoldenClusterTest, SmallerKvRecallsTheSameCodes) {
   }
 }
 
+// Quantised on the nodes, bf16 on the way and on the worker.
+TEST_F(GoldenClusterTest, QuantisedShardsRecallTheSameCodes) {
+  const Golden golden = LoadGolden("probe_4k");
+  for (const auto& [k, v] :
+       {std::pair{DType::kInt8, DType::kInt8}, {DType::kFp8E4m3, DType::kInt8}}) {
+    SimRequest request = Request(golden, {64, 256, 64, false}, TokenCut(2));
+    request.kv_dtype = DType::kBf16;
+    request.remote_k_dtype = k;
+    request.remote_v_dtype = v;
+    const SimResult result = Run(2, request);
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    EXPECT_EQ(result.summary.remote_k_dtype, k);
+    EXPECT_EQ(result.summary.remote_v_dtype, v);
+    for (size_t i = 0; i < 6; ++i) {
+      ASSERT_EQ(result.tokens[i], static_cast<uint32_t>(golden.tokens[i]))
+          << DTypeName(k) << ", " << DTypeName(v) << ", digit " << i;
+    }
+  }
+}
+
 // Eight codes in one text of 8192 bytes, most of it remote: what Transformers answers in f32, bf16 KV answers too.
 TEST_F(GoldenClusterTest, Bf16KvRecallsEveryCodeOfEightThousandTokens) {
   std::ifstream file("tests/golden/needles_8k.json");

@@ -169,7 +169,11 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
                        .stripe_idx = stripe};
         spec.capacity_tokens = std::max<uint64_t>(
             1, spec.stripe.LocalIndex(std::max<uint64_t>(max_context, request.layout.sink_tokens)));
-        spec.k_dtype = spec.v_dtype = request.kv_dtype;
+        const auto or_kv_dtype = [&](DType dtype) {
+          return dtype == DType::kUnset ? request.kv_dtype : dtype;
+        };
+        spec.k_dtype = or_kv_dtype(request.remote_k_dtype);
+        spec.v_dtype = or_kv_dtype(request.remote_v_dtype);
         Node& node = nodes_[routes.size() % nodes_.size()];
         if (node.alive) {
           std::lock_guard lock(node.mutex);

@@ -56,6 +56,8 @@ struct SimRequest {
   WindowLayout layout;
   SimCut cut;
   DType kv_dtype = DType::kF32;
+  DType remote_k_dtype = DType::kUnset;  // of the shards; unset: kv_dtype
+  DType remote_v_dtype = DType::kUnset;
   SamplingParams sampling;
   std::vector<uint32_t> forced_tokens;
   std::vector<uint32_t> stop_tokens;

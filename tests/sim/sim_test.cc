@@ -38,6 +38,8 @@ SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model) {
   request.cut.head_parts = RandomInt<uint32_t>(random, 1, 2);
   request.cut.layer_parts = RandomInt<uint32_t>(random, 1, 2);
   request.kv_dtype = std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random, 0, 2)];
+  request.remote_k_dtype = static_cast<DType>(RandomInt(random, 0, 6));
+  request.remote_v_dtype = static_cast<DType>(RandomInt(random, 0, 6));
   if (RandomInt(random, 0, 1) == 0)
     request.sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = random()};
   return request;
@@ -110,6 +112,7 @@ TEST_F(SimTest, DistributedLogitsAreThoseOfTheAllResidentRun) {
     // The same tokens on both sides, so that every position can be compared.
     for (uint32_t i = 0; i < request.max_tokens; ++i)
       request.forced_tokens.push_back(random_() % options.model.vocab_size);
+    request.remote_k_dtype = request.remote_v_dtype = DType::kUnset;  // nothing is lost on the way
     const SimResult distributed = Reference(options, request);
     SimRequest resident_request = request;
     resident_request.layout = {.all_resident = true};
@@ -393,6 +396,7 @@ TEST_F(SimTest, HostDeviceAgreesWithItselfInAnyPlanAndBatch) {
   std::vector<SimRequest> requests = RandomRequests(8, options.model);
   for (SimRequest& request : requests) {
     request.kv_dtype = DType::kF32;
+    request.remote_k_dtype = request.remote_v_dtype = DType::kUnset;
     for (uint32_t i = 0; i < request.max_tokens; ++i)
       request.forced_tokens.push_back(random_() % model.vocab_size);
   }

@@ -182,6 +182,67 @@ TEST_F(ShardExecutorTest, SameBitsInManySmallWaves) {
   for (size_t i = 0; i < jobs.size(); ++i) ExpectSameBits(again[i], expected[i]);
 }
 
+// Speculative tokens: each sees up to its own position, some nothing of an item or at all.
+TEST_F(ShardExecutorTest, QueryTokensSeeUpToTheirOwnEnd) {
+  AddShard({8, 2, 64}, 700, DType::kF32);
+  const uint32_t n_q = 11;
+  Job job = MakeJob(0, {3, 700}, n_q);
+  std::vector<uint64_t> visible_end = {0, 3, 4, 64, 65, 255, 256, 257, 699, 700, 5000};
+  for (int threads : {1, 3}) {
+    ShardExecutor executor(Threads(threads));
+    const ShardQuery query{
+        job.shard,  1, job.local, n_q, std::as_bytes(std::span(job.q)), {job.out, job.lse_ln},
+        visible_end};
+    executor.Execute({&query, 1}, kScale);
+    const size_t q_floats = 8 * 64;
+    for (uint32_t i = 0; i < n_q; ++i) {
+      const TokenRange rows{3, std::clamp<uint64_t>(visible_end[i], 3, 700)};
+      const ReferencePartial expected =
+          testing::Reference(job.shard->spec(), *job.kv,
+                             std::span(job.q).subspan(i * q_floats, q_floats), rows, kScale);
+      for (size_t h = 0; h < 8; ++h) {
+        if (rows.empty()) {
+          EXPECT_EQ(job.lse_ln[i * 8 + h], kEmptyLse) << i;
+        } else {
+          EXPECT_NEAR(job.lse_ln[i * 8 + h], expected.lse_ln[h], 1e-5) << i;
+        }
+      }
+      for (size_t d = 0; d < q_floats; ++d) {
+        ASSERT_NEAR(job.out[i * q_floats + d], expected.out[d], 1e-5) << i;
+      }
+    }
+  }
+}
+
+TEST_F(ShardExecutorTest, CallsBetweenItems) {
+  AddShard({8, 2, 64}, 3000);
+  ShardExecutorOptions options = Threads(1);
+  int calls = 0;
+  options.between_items = [&] { ++calls; };
+  options.between_items_bytes = 100'000;  // two extents of 64 KiB
+  ShardExecutor executor(options);
+  Job job = MakeJob(0, {0, 3000});
+  Execute(executor, {&job});
+  EXPECT_EQ(calls, 12);  // 2 heads x 12 extents
+}
+
+TEST(ItemRangeTest, EveryItemIsTakenOnce) {
+  constexpr uint32_t kItems = 20'000;
+  ItemRange range;
+  std::vector<std::atomic<int>> taken(kItems);
+  ThreadPool pool(4);
+  for (int round = 1; round <= 5; ++round) {
+    range.Set(0, kItems);
+    pool.Run([&](int thread_idx) {
+      for (uint32_t item; thread_idx % 2 == 0 ? range.TakeFirst(&item) : range.TakeLast(&item);) {
+        taken[item].fetch_add(1, std::memory_order_relaxed);
+      }
+    });
+    EXPECT_EQ(range.size(), 0u);
+    for (const std::atomic<int>& count : taken) ASSERT_EQ(count.load(), round);
+  }
+}
+
 TEST_F(ShardExecutorTest, NanStaysWithItsHead) {
   AddShard({4, 2, 64}, 300, DType::kF32);
   const ShardSpec spec = MakeSpec(9, {4, 2, 64}, 300, DType::kF32);
