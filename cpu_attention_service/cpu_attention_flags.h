@@ -23,6 +23,7 @@ struct CpuAttentionFlags {
   std::string huge_pages = "transparent";  // or "reserved" or "off"
   bool prefault = false;
   std::string kernel;
+  uint32_t spin_us = 50;
   std::string transport_tls;
   std::string transport_net_devices;
   std::string log_level = "info";

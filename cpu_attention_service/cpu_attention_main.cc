@@ -148,7 +148,8 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
                              AttentionServer::Create(options, data_plane.get(), &clock, &metrics));
 
   const int io_cpu = options.cpus.empty() ? -1 : options.cpus.front();
-  IoLoop loop(server.get(), data_plane.get(), &clock, IdleOptions(), io_cpu);
+  IoLoop loop(server.get(), data_plane.get(), &clock,
+              {.spin_ns = int64_t{flags.spin_us} * kNsPerUs}, io_cpu);
   CpuAttentionService service(flags.node_id, data_plane->info(), &loop);
   std::string address;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> grpc_server,

@@ -54,6 +54,10 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
       ->check([](const std::string& id) {
         return id.empty() || id.size() > limits::kMaxNodeIdBytes ? "must have 1 to 128 bytes" : "";
       });
+  app.add_option("--spin-us", flags->spin_us,
+                 "How long to poll before sleeping; beside a GPU, longer than a layer takes: 1000")
+      ->check(CLI::Range(0u, 1'000'000u))
+      ->capture_default_str();
   app.add_option("--transport-tls", flags->transport_tls,
                  "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
   app.add_option(

@@ -20,6 +20,7 @@ struct GpuWorkerFlags {
   uint32_t max_batch = 8;
   uint32_t max_prefill_tokens = 65536;
   uint32_t max_token_stripes = 8;
+  uint32_t spin_us = 50;
   std::string transport_tls;
   std::string transport_net_devices;
   uint32_t step_timeout_ms = 10000;

@@ -72,6 +72,7 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
   options.model.num_layers = config.num_layers;
   options.model.vocab_size = config.vocab_size;
   options.model.max_context_tokens = config.max_position_embeddings;
+  options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
   options.softmax_scale = static_cast<float>(config.softmax_scale());
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
   options.nodes.silence_timeout_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
