@@ -53,6 +53,9 @@ struct DecodeEngine::Impl final : NodeListener {
   // Takes the sequence's next token from these logits. False if they are not finite: the sequence
   // has failed then.
   bool TakeToken(Sequence& sequence, std::span<const float> logits);
+  // Likewise, of what the device has chosen.
+  bool TakeSample(Sequence& sequence, const DeviceSample& sample);
+  bool Take(Sequence& sequence, const SampledToken& sampled);
   SequenceTokens LatestToken(const Sequence& sequence) const;
 
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) override;

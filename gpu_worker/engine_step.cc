@@ -81,6 +81,9 @@ void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t time
     row.device.resident = sequence.resident;
     row.device.append_slot = sequence.cache.Append();
     row.device.attend = sequence.cache.AttendRanges();
+    row.device.wants_logits =
+        !device->samples() || options.logits_observer != nullptr || sequence.next_is_forced();
+    row.device.sampling = sequence.device_sampling();
     row.shards = sequence.shards;
     row.remote = sequence.cache.remote();
     row.context_tokens = sequence.cache.context_tokens();
@@ -94,7 +97,8 @@ void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t time
     AccountRow(sequence, rows[i]);
     if (!rows[i].status.ok()) {
       sequence.Fail(rows[i].status, rows[i].failed_node);
-    } else if (TakeToken(sequence, logits.subspan(i * vocab, vocab))) {
+    } else if (rows[i].device.wants_logits ? TakeToken(sequence, logits.subspan(i * vocab, vocab))
+                                           : TakeSample(sequence, device->sampled()[i])) {
       sequence.last_token_ns = clock->NowNs();
       tokens->push_back(LatestToken(sequence));
     }
@@ -123,7 +127,14 @@ void DecodeEngine::Impl::AccountRow(Sequence& sequence, const StepRow& row) {
 bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> logits) {
   if (options.logits_observer)
     options.logits_observer(sequence.id(), sequence.generated_tokens, logits);
-  const SampledToken sampled = sequence.Choose(logits);
+  return Take(sequence, sequence.Choose(logits));
+}
+
+bool DecodeEngine::Impl::TakeSample(Sequence& sequence, const DeviceSample& sample) {
+  return Take(sequence, {sample.token, sample.logprob});
+}
+
+bool DecodeEngine::Impl::Take(Sequence& sequence, const SampledToken& sampled) {
   if (!std::isfinite(sampled.logprob)) {
     sequence.Fail(absl::InternalError(fmt::format(
                       "sequence {}: the logits of token {} are not finite: the model or its "

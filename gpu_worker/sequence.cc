@@ -8,11 +8,19 @@
 namespace tributary {
 
 SampledToken Sequence::Choose(std::span<const float> logits) const {
-  if (generated_tokens < plan.forced_tokens.size()) {
+  if (next_is_forced()) {
     const uint32_t token = plan.forced_tokens[generated_tokens];
     return {token, LogProb(logits, token)};
   }
   return Sample(logits, plan.sampling, plan.prompt_tokens.size() + generated_tokens);
+}
+
+DeviceSampling Sequence::device_sampling() const {
+  return {.temperature = plan.sampling.temperature,
+          .top_p = plan.sampling.top_p,
+          .top_k = plan.sampling.top_k,
+          .seed = plan.sampling.seed,
+          .position = plan.prompt_tokens.size() + generated_tokens};
 }
 
 const char* Sequence::FinishReason() const {

@@ -65,6 +65,10 @@ struct Sequence {
   }
   // The token at answer index generated_tokens, forced or sampled from these logits.
   SampledToken Choose(std::span<const float> logits) const;
+  // The next token is given by the plan; only its probability is asked for.
+  bool next_is_forced() const { return generated_tokens < plan.forced_tokens.size(); }
+  // What Choose() does with logits, for a device that does it itself.
+  DeviceSampling device_sampling() const;
   // "stop" or "length" if the latest token was the last one, else "".
   const char* FinishReason() const;
   bool UsesNode(NodeIdx node) const;

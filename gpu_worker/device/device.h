@@ -50,6 +50,20 @@ struct SlotRange {
 // Sinks, and the window's ring in at most two pieces.
 inline constexpr size_t kMaxSlotRanges = 3;
 
+// How a device that samples chooses a row's next token: the rules of gpu_worker/sampler.h.
+struct DeviceSampling {
+  float temperature = 0;  // 0 = greedy
+  float top_p = 0;        // 0 or 1 = off
+  uint32_t top_k = 0;     // 0 = off
+  uint64_t seed = 0;
+  uint64_t position = 0;
+};
+
+struct DeviceSample {
+  uint32_t token = 0;
+  double logprob = 0;  // as SampledToken (gpu_worker/sampler.h): NaN if the logits are not finite
+};
+
 struct DecodeRow {
   uint32_t token = 0;  // input token id
   uint64_t pos = 0;    // its absolute position
@@ -59,6 +73,9 @@ struct DecodeRow {
   std::array<SlotRange, kMaxSlotRanges> attend{};
   // False: no partials will be merged into this row. A device that runs ahead hands q out only if some row may have them.
   bool may_have_partials = true;
+  // False: a device that samples may keep the logits to itself, which are 0.5 MB per row of a large vocabulary.
+  bool wants_logits = true;
+  DeviceSampling sampling;
 };
 
 // Rows and slots of host memory into which remote partials are gathered; FinishLayer() merges slot 0..num_slots-1 after
@@ -140,8 +157,12 @@ class Device {
   virtual PartialSlots& partial_slots() = 0;
   // Merges the first num_slots[row] slots of each row.
   virtual void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) = 0;
-  // Logits f32 [row][vocab_size], valid until the next BeginStep. NaN if step_status() is not OK.
+  // Logits f32 [row][vocab_size], valid until the next BeginStep. NaN if step_status() is not OK. Empty if the device
+  // samples and no row wants logits.
   virtual std::span<const float> EndStep() = 0;
+  // True if sampled() holds each row's next token after EndStep; valid until the next BeginStep.
+  virtual bool samples() const { return false; }
+  virtual std::span<const DeviceSample> sampled() const { return {}; }
   // Of the last step. DEADLINE_EXCEEDED: the device gave up waiting for the caller, and the rows' KV is damaged; or
   // status().
   virtual absl::Status step_status() const { return absl::OkStatus(); }

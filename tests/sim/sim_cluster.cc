@@ -75,11 +75,12 @@ SimCluster::SimCluster(const SimOptions& options)
   engine.spill_frame_bytes = options.spill_frame_bytes;
   engine.spill_timeout_ns = 4 * kNsPerS;
   if (!options.threaded) engine.idle.spin_ns = 0;
-  engine.logits_observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
+  const auto observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
     auto& seen = results_.at(id).logits;
     TRIBUTARY_CHECK_EQ(seen.size(), index);
     seen.emplace_back(logits.begin(), logits.end());
   };
+  if (options.observe_logits) engine.logits_observer = observer;
   auto created = DecodeEngine::Create(engine, device_.get(), plane_.get(), this, clock_, this);
   TRIBUTARY_CHECK(created.ok());
   engine_ = *std::move(created);

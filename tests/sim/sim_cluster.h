@@ -38,6 +38,7 @@ struct SimOptions {
   uint32_t max_batch = 8;
   // Null: a TinyDevice of `model`. Otherwise `model` need state heads, layers and vocabulary only.
   std::function<std::unique_ptr<Device>(const DeviceLimits& limits)> make_device;
+  bool observe_logits = true;  // false: a device that samples keeps them
   // Nodes are polled by threads of their own and time is real; faults that need ManualClock are off limits.
   bool threaded = false;
 };

@@ -46,6 +46,7 @@ absl::StatusOr<std::unique_ptr<CudaDecode>> CudaDecode::Make(CudaContext* contex
   decode->partial_slots_ = {{b.host_slot_out, slots * context->q_dim()},
                             {b.host_slot_lse_ln, slots * context->config.attention.num_q_heads},
                             max_slots};
+  decode->samples_.reserve(context->limits.max_batch);
   decode->spans_.reserve(3 * size_t{b.num_layers});
   return decode;
 }
@@ -65,9 +66,11 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
   StepGraphKey key{
       .rows = RowBucket(static_cast<uint32_t>(rows.size()), context_->options.deterministic)};
   const ResidentRegions& regions = resident_->regions();
+  wants_logits_ = false;
   for (size_t r = 0; r < key.rows; ++r) {
     gpu::DecodeRowDesc& to = buffers_->host_rows[r];
     to = {};  // padding: token 0 at position 0, no region
+    buffers_->sample_rows[r] = {};
     if (r >= rows.size()) continue;
     const DecodeRow& from = rows[r];
     TRIBUTARY_CHECK_LT(from.token, context_->config.vocab_size);
@@ -83,6 +86,10 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
       TRIBUTARY_CHECK_LE(from.attend[i].end, to.capacity_tokens);
       to.attend[i] = {from.attend[i].begin, from.attend[i].end};
     }
+    const DeviceSampling& sampling = from.sampling;
+    buffers_->sample_rows[r] = {sampling.seed, sampling.position, sampling.temperature,
+                                sampling.top_p, sampling.top_k};
+    wants_logits_ |= from.wants_logits;
     key.kv_dtypes |= 1u << static_cast<uint32_t>(to.kv_dtype);
     key.exchange |= from.may_have_partials;
   }
@@ -108,6 +115,12 @@ void CudaDecode::BeginStep(std::span<const DecodeRow> rows) {
   running_ =
       graph != nullptr && context_->Check(cudaGraphLaunch(graph, context_->decode_stream.get()),
                                           "cudaGraphLaunch of a decode step");
+  if (running_ && wants_logits_) {
+    context_->Check(cudaMemcpyAsync(buffers_->host_logits, buffers_->logits,
+                                    num_rows_ * context_->config.vocab_size * sizeof(float),
+                                    cudaMemcpyDeviceToHost, context_->decode_stream.get()),
+                    "the copy of logits");
+  }
 }
 
 bool CudaDecode::AwaitFlag(const StepFlag& flag) {
@@ -121,6 +134,14 @@ bool CudaDecode::AwaitFlag(const StepFlag& flag) {
     return Load(flag) == step_number_;
   }
   return true;
+}
+
+bool CudaDecode::AwaitLogits() {
+  while (true) {
+    const cudaError_t state = cudaStreamQuery(context_->decode_stream.get());
+    if (state != cudaErrorNotReady) return context_->Check(state, "the copy of logits");
+    Pause();
+  }
 }
 
 std::span<const float> CudaDecode::AwaitQuery(uint32_t layer) {
@@ -141,8 +162,9 @@ void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
 }
 
 std::span<const float> CudaDecode::EndStep() {
-  const size_t logits = num_rows_ * context_->config.vocab_size;
-  const bool finished = running_ && AwaitFlag(*buffers_->done_flag);
+  const size_t logits = wants_logits_ ? num_rows_ * context_->config.vocab_size : 0;
+  const bool finished =
+      running_ && AwaitFlag(*buffers_->done_flag) && (!wants_logits_ || AwaitLogits());
   running_ = false;
   const uint32_t error = Load(*buffers_->error);
   if (!finished) {
@@ -155,6 +177,11 @@ std::span<const float> CudaDecode::EndStep() {
         static_cast<double>(context_->options.max_wait_ns) * 1e-9));
   } else {
     TakeTimes();
+  }
+  samples_.clear();
+  for (size_t r = 0; r < num_rows_; ++r) {
+    const gpu::SampleResult& sample = buffers_->samples[r];
+    samples_.push_back({sample.token, step_status_.ok() ? sample.logprob : NAN});
   }
   if (!step_status_.ok()) std::fill_n(buffers_->host_logits, logits, NAN);
   return {buffers_->host_logits, logits};

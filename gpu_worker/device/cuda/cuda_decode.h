@@ -39,6 +39,7 @@ class CudaDecode {
   PartialSlots& partial_slots() { return partial_slots_; }
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots);
   std::span<const float> EndStep();
+  std::span<const DeviceSample> sampled() const { return samples_; }
   absl::Status step_status() const { return step_status_; }
   DeviceStepTimes step_times() const { return times_; }
 
@@ -49,6 +50,8 @@ class CudaDecode {
   StepGraphKey WriteRows(std::span<const DecodeRow> rows);
   // Spins until the GPU has rung the flag for this step. False if it never will.
   bool AwaitFlag(const StepFlag& flag);
+  // Spins until the logits are here, too, which are copied after the graph. False if they never will.
+  bool AwaitLogits();
   void TakeTimes();
 
   CudaContext* const context_;
@@ -61,8 +64,10 @@ class CudaDecode {
 
   uint32_t step_number_ = 0;
   size_t num_rows_ = 0;
-  bool running_ = false;   // between BeginStep and EndStep, and the graph is on the GPU
-  bool exchange_ = false;  // of the step that runs
+  bool running_ = false;               // between BeginStep and EndStep, and the graph is on the GPU
+  bool exchange_ = false;              // of the step that runs
+  bool wants_logits_ = false;          // likewise
+  std::vector<DeviceSample> samples_;  // of the last step
   absl::Status step_status_;
   DeviceStepTimes times_;
   std::vector<DeviceSpan> spans_;

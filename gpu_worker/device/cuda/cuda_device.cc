@@ -134,6 +134,8 @@ class CudaDevice final : public Device {
     decode_->FinishLayer(layer, num_slots);
   }
   std::span<const float> EndStep() override { return decode_->EndStep(); }
+  bool samples() const override { return true; }
+  std::span<const DeviceSample> sampled() const override { return decode_->sampled(); }
   absl::Status step_status() const override { return decode_->step_status(); }
   DeviceStepTimes step_times() const override { return decode_->step_times(); }
   absl::Status status() const override { return context_->sticky; }

@@ -78,6 +78,8 @@ uint64_t PlacePinned(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->host_rows, s.rows * sizeof(gpu::DecodeRowDesc));
   arena.Place(&b->host_q, floats * s.q_dim);
   arena.Place(&b->host_logits, floats * c.vocab_size);
+  arena.Place(&b->sample_rows, s.rows * sizeof(gpu::SampleRowDesc));
+  arena.Place(&b->samples, s.rows * sizeof(gpu::SampleResult));
   arena.Place(&b->host_num_slots, s.rows * sizeof(uint32_t));
   arena.Place(&b->host_slot_out, floats * s.slots * s.q_dim);
   arena.Place(&b->host_slot_lse_ln, floats * s.slots * c.attention.num_q_heads);

@@ -9,6 +9,7 @@
 #include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/kernels/attend.h"
 #include "gpu_worker/device/cuda/kernels/decode_rows.h"
+#include "gpu_worker/device/cuda/kernels/sample.h"
 
 namespace tributary {
 
@@ -64,10 +65,12 @@ struct StepBuffers {
 
   // Pinned.
   StepHeader* host_header = nullptr;
-  gpu::DecodeRowDesc* host_rows = nullptr;  // right behind host_header
-  float* host_q = nullptr;                  // [max_rows][q_dim]
-  float* host_logits = nullptr;             // [max_rows][vocab]
-  uint32_t* host_num_slots = nullptr;       // as their namesakes above
+  gpu::DecodeRowDesc* host_rows = nullptr;    // right behind host_header
+  float* host_q = nullptr;                    // [max_rows][q_dim]
+  float* host_logits = nullptr;               // [max_rows][vocab]
+  gpu::SampleRowDesc* sample_rows = nullptr;  // [max_rows]
+  gpu::SampleResult* samples = nullptr;       // [max_rows]
+  uint32_t* host_num_slots = nullptr;         // as their namesakes above
   float* host_slot_out = nullptr;
   float* host_slot_lse_ln = nullptr;
   StepFlag* query_flags = nullptr;    // [num_layers]; GPU to host

@@ -11,6 +11,7 @@
 #include "gpu_worker/device/cuda/kernels/merge.h"
 #include "gpu_worker/device/cuda/kernels/norm.h"
 #include "gpu_worker/device/cuda/kernels/qkv.h"
+#include "gpu_worker/device/cuda/kernels/sample.h"
 
 namespace tributary {
 namespace {
@@ -106,14 +107,17 @@ void StepGraphs::Record(const StepGraphKey& key) {
                    .y = b.logits,
                    .in = config.hidden_size,
                    .out = config.vocab_size});
-  Note(cudaMemcpyAsync(b.host_logits, b.logits,
-                       uint64_t{key.rows} * config.vocab_size * sizeof(float),
-                       cudaMemcpyDeviceToHost, stream));
+  Note(gpu::Sample({.logits = b.logits,
+                    .rows = b.sample_rows,
+                    .results = b.samples,
+                    .num_rows = key.rows,
+                    .vocab_size = config.vocab_size},
+                   launch()));
   Note(gpu::RingFlag({.flag = &b.done_flag->value,
                       .value = &b.header->step_number,
                       .arrivals = b.arrivals + config.num_layers,
                       .rung_ns = &b.step_stamps[1]},
-                     {stream, /*overlap=*/false}));
+                     launch()));
 }
 
 void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {

@@ -213,6 +213,31 @@ TEST_F(CudaDeviceTest, StepsWithoutAnExchangeHaveTheSameBits) {
   EXPECT_EQ(device->step_times().remote_wait_ns, 0);
 }
 
+TEST_F(CudaDeviceTest, SamplesByItselfOrHandsLogitsOut) {
+  SCOPED_TRACE(SeedTrace(seed_));
+  const auto device = MakeDevice(MakeWeights(WideModel(seed_)), {});
+  ASSERT_TRUE(device->samples());
+  const size_t lengths[] = {30, 7, 3};
+  const DType dtype = DType::kBf16;
+  const Sequences sequences = Feed(*device, lengths, {&dtype, 1}, seed_);
+  std::vector<DecodeRow> rows = sequences.Rows();
+  rows[1].sampling = {.temperature = 0.7f, .seed = seed_, .position = 7};
+  const std::vector<float> logits = DecodeResident(*device, kLayers, rows);
+  ASSERT_EQ(device->sampled().size(), 3u);
+  const std::vector<float> greedy = Row(logits, 0);
+  const auto best =
+      static_cast<uint32_t>(std::max_element(greedy.begin(), greedy.end()) - greedy.begin());
+  double sum = 0;
+  for (const float logit : greedy) sum += std::exp(static_cast<double>(logit) - greedy[best]);
+  EXPECT_EQ(device->sampled()[0].token, best);
+  EXPECT_NEAR(device->sampled()[0].logprob, -std::log(sum), 1e-5);
+  const uint32_t drawn = device->sampled()[1].token;
+  for (DecodeRow& row : rows) row.wants_logits = false;
+  EXPECT_TRUE(DecodeResident(*device, kLayers, rows).empty());
+  EXPECT_EQ(device->sampled()[0].token, best);
+  EXPECT_EQ(device->sampled()[1].token, drawn);
+}
+
 // A row that loses its node goes on without partials; nobody else notices.
 TEST_F(CudaDeviceTest, ARowThatFailsInALayerDisturbsNoOther) {
   SCOPED_TRACE(SeedTrace(seed_));
