@@ -64,5 +64,6 @@ void DecodeAttentionScalar(const DecodeAttentionArgs& args);
 void DecodeAttentionAvx2(const DecodeAttentionArgs& args);
 void DecodeAttentionAvx512(const DecodeAttentionArgs& args);
 void DecodeAttentionAvx512Bf16(const DecodeAttentionArgs& args);
+void DecodeAttentionAmx(const DecodeAttentionArgs& args);
 
 }  // namespace tributary

@@ -29,6 +29,8 @@ enum IsaFeature : uint32_t {
   kIsaAvx512vnni = 1u << 7,
   kIsaAvx512bf16 = 1u << 8,
   kIsaAvx512vbmi = 1u << 9,
+  kIsaAmxTile = 1u << 10,  // and the kernel lets this process use it
+  kIsaAmxBf16 = 1u << 11,
 };
 
 struct CpuKernel {

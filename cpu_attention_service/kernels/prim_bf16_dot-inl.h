@@ -26,6 +26,20 @@ struct Bf16Q {
 };
 static_assert(sizeof(Bf16Q) == 64);
 
+// 16 values as hi + lo. Of Inf and NaN, hi has all.
+inline void SplitBf16(__m512 value, __m256i* hi, __m256i* lo) {
+  *hi = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
+  const __m512 hi_value = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(*hi), 16));
+  const __m512 rest = _mm512_sub_ps(value, hi_value);
+  const __mmask16 is_number = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);
+  *lo = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(is_number, rest)));
+}
+// From the bits of all lo together.
+inline uint32_t NumBf16Parts(__m256i any_lo) {
+  const __m256i magnitude = _mm256_and_si256(any_lo, _mm256_set1_epi16(0x7fff));
+  return _mm256_testz_si256(magnitude, magnitude) != 0 ? 1 : 2;
+}
+
 inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared) {
   const uint32_t num_pairs = rows.padded_dim / 2;
   uint32_t* hi = reinterpret_cast<uint32_t*>(static_cast<unsigned char*>(prepared) + sizeof(Bf16Q));
@@ -35,21 +49,14 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
   __m256i any_lo = _mm256_setzero_si256();
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
     for (uint32_t pair = 0; pair < num_pairs; pair += 8) {
-      const __m512 value = _mm512_loadu_ps(q + row * rows.padded_dim + 2 * pair);
-      const __m256i hi_bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
-      const __m512 hi_value =
-          _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(hi_bits), 16));
-      const __m512 rest = _mm512_sub_ps(value, hi_value);
-      const __mmask16 is_number = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);  // else it is in hi
-      const __m256i lo_bits =
-          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(is_number, rest)));
+      __m256i hi_bits, lo_bits;
+      SplitBf16(_mm512_loadu_ps(q + row * rows.padded_dim + 2 * pair), &hi_bits, &lo_bits);
       _mm256_i32scatter_epi32(hi + pair * rows.num_rows + row, to_pairs, hi_bits, 4);
       _mm256_i32scatter_epi32(lo + pair * rows.num_rows + row, to_pairs, lo_bits, 4);
       any_lo = _mm256_or_si256(any_lo, lo_bits);
     }
   }
-  const __m256i magnitude = _mm256_and_si256(any_lo, _mm256_set1_epi16(0x7fff));
-  static_cast<Bf16Q*>(prepared)->num_parts = _mm256_testz_si256(magnitude, magnitude) != 0 ? 1 : 2;
+  static_cast<Bf16Q*>(prepared)->num_parts = NumBf16Parts(any_lo);
 }
 
 // Scores of kRows rows for one slot, both parts of q in one pass: a second pass over K would leave the memory idle.
