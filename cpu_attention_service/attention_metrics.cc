@@ -9,6 +9,7 @@ AttentionMetrics::AttentionMetrics(MetricRegistry& registry)
       compute_seconds(registry.histogram(metrics::kAttentionCompute)),
       batch_queries(registry.histogram(metrics::kAttentionBatchQueries)),
       attended_tokens(registry.counter(metrics::kAttendedTokens)),
+      quantised_tokens(registry.counter(metrics::kQuantisedTokens)),
       ingest_bytes(registry.counter(metrics::kKvIngestBytes)),
       kv_capacity_bytes(registry.gauge(metrics::kKvCapacity)),
       kv_used_bytes(registry.gauge(metrics::kKvUsed)),

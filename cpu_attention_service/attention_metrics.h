@@ -26,6 +26,7 @@ struct AttentionMetrics {
   Histogram compute_seconds;
   Histogram batch_queries;
   Counter attended_tokens;
+  Counter quantised_tokens;
   Counter ingest_bytes;
   Gauge kv_capacity_bytes;
   Gauge kv_used_bytes;

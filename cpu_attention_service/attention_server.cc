@@ -375,6 +375,7 @@ void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
                                    PartialPayloadWriter& writer, int64_t received_ns) {
   queries.clear();
   uint64_t attended_tokens = 0;
+  uint64_t quantised_tokens = 0;
   for (uint32_t i = 0; i < entries.size(); ++i) {
     const AttentionPartialView partial = writer.Add(entries[i]);
     if (query_shards[i] == nullptr) continue;
@@ -384,6 +385,10 @@ void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
                            stripe.LocalIndex(query.visible_end)};
     queries.push_back({query_shards[i], layer, local, query.n_q, view.q(query), partial});
     attended_tokens += local.size();
+    const ShardSpec& spec = query_shards[i]->spec();
+    if (IsQuantisedDType(spec.k_dtype) || IsQuantisedDType(spec.v_dtype)) {
+      quantised_tokens += local.size();
+    }
   }
   const int64_t start_ns = clock->NowNs();
   attending = true;
@@ -396,6 +401,7 @@ void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
   metrics->compute_seconds.Observe(SecondsFromNs(end_ns - start_ns));
   metrics->batch_queries.Observe(static_cast<double>(entries.size()));
   metrics->attended_tokens.Increment(static_cast<double>(attended_tokens));
+  metrics->quantised_tokens.Increment(static_cast<double>(quantised_tokens));
 }
 
 void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header,

@@ -261,6 +261,9 @@ inline constexpr MetricSpec kAttentionBatchQueries{"tributary_attention_batch_qu
 inline constexpr MetricSpec kAttendedTokens{
     "tributary_attention_attended_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
     "Tokens read by attention, once per query entry and layer."};
+inline constexpr MetricSpec kQuantisedTokens{
+    "tributary_attention_quantised_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
+    "Those of them whose K or V the shard stores quantised."};
 inline constexpr MetricSpec kKvCapacity{"tributary_kv_capacity_bytes", MetricType::kGauge,
                                         MetricScope::kCpuAttention, "Size of the KV pool."};
 inline constexpr MetricSpec kKvUsed{"tributary_kv_used_bytes", MetricType::kGauge,
@@ -323,6 +326,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kAttentionCompute,
     &metrics::kAttentionBatchQueries,
     &metrics::kAttendedTokens,
+    &metrics::kQuantisedTokens,
     &metrics::kKvCapacity,
     &metrics::kKvUsed,
     &metrics::kKvShards,

@@ -34,6 +34,39 @@ TEST_F(AttentionServerTest, AnswersAQueryOverTwoShards) {
   EXPECT_EQ(metrics_.attended_tokens.value(), 270);
 }
 
+// bf16 on the way, quantised in the shard: near the truth, and counted.
+TEST_F(AttentionServerTest, QuantisesWhatItStores) {
+  ShardSpec spec = MakeSpec(1, kShape, 300);
+  const LayerKv kv = RandomLayerKv(spec, 300, random_);
+  const std::vector<std::byte> spill = SpillPayload(spec, kv, 0, 300);
+  spec.k_dtype = DType::kInt8;
+  spec.v_dtype = DType::kFp8E4m3;
+  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  worker_->Send(worker_->Header(FrameType::kSpill), spill);
+  Settle();
+  AckBody ack;
+  ASSERT_EQ(DecodeAck(Take(FrameType::kAck).payload, &ack), FrameError::kOk);
+  ASSERT_EQ(ack.stored_tokens, 300u);
+  const std::vector<float> q = RandomQ();
+  worker_->Send(worker_->Header(FrameType::kQuery), QueryPayload({Entry(spec, 0, 300)}, q));
+  Settle();
+  PartialFrameView view;
+  const Received frame = Take(FrameType::kPartial);
+  ASSERT_EQ(PartialFrameView::Decode(frame.payload, &view), FrameError::kOk);
+  ASSERT_EQ(view.entry(0).status, 0u);
+  ShardSpec exact = spec;
+  exact.k_dtype = exact.v_dtype = DType::kBf16;
+  const ReferencePartial expected = testing::Reference(exact, kv, q, {0, 300}, kScale);
+  for (size_t d = 0; d < expected.out.size(); ++d) {
+    ASSERT_NEAR(ReadAt<float>(view.out(view.entry(0)), d * 4), expected.out[d], 0.05);
+  }
+  for (size_t h = 0; h < expected.lse_ln.size(); ++h) {
+    ASSERT_NEAR(ReadAt<float>(view.lse_ln(view.entry(0)), h * 4), expected.lse_ln[h], 0.02);
+  }
+  EXPECT_EQ(metrics_.quantised_tokens.value(), 300);
+  EXPECT_EQ(metrics_.attended_tokens.value(), 300);
+}
+
 TEST_F(AttentionServerTest, AStripeAnswersForItsOwnTokens) {
   ShardSpec spec = MakeSpec(1, kShape, 64);
   spec.stripe = {100, 16, 2, 1};  // tokens [116, 132), [148, 164), ...
