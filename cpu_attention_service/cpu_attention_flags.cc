@@ -48,7 +48,8 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
       ->capture_default_str();
   app.add_flag("--prefault", flags->prefault,
                "Touches all KV memory at start, so that the first tokens do not wait for pages");
-  app.add_option("--kernel", flags->kernel, "amx, avx512_bf16, avx512, avx2 or scalar; the best one by default");
+  app.add_option("--kernel", flags->kernel,
+                 "amx, avx512_bf16, avx512, avx2 or scalar; the best one by default");
   app.add_option("--spin-us", flags->spin_us,
                  "How long to poll before sleeping; beside a GPU, longer than a layer takes: 1000")
       ->check(CLI::Range(0u, 1'000'000u))

@@ -90,7 +90,7 @@ uint32_t SupportedIsa() {
 uint32_t RunPrefetchBytes() {
 #if defined(__x86_64__)
   // Share of the read ceiling that bf16 reaches without and with: AMD Zen 5 0.6 and 0.93; Intel Sapphire Rapids 0.49 and
-  // 0.77 (AMX 0.65 and 0.87). On AMD before Zen 5, streams are read fastest by the hardware alone.
+  // 0.77. On AMD before Zen 5, streams are read fastest by the hardware alone.
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
   __cpuid(0, eax, ebx, ecx, edx);
   const bool is_amd = ebx == signature_AMD_ebx && ecx == signature_AMD_ecx;

@@ -1,7 +1,9 @@
 // Primitives of bf16 on AMX tiles (tdpbf16ps). The stored layout is what the instruction wants as its second factor: rows
 // of lanes, a pair of dims (K) or of tokens (V) each. Included after prim_bf16_dot-inl.h, whose split of q and rounding of
-// weights it shares. A tile of sums has up to 16 query rows; with few of them (one query token) it is as fast as the dot
-// products of AVX-512, with many it reads as much per cycle.
+// weights it shares.
+//
+// A tile of sums has up to 16 query rows. With a few rows (one query token of a small group) the dot products of AVX-512
+// read as fast or faster; with 64 rows tiles are three times as fast. Below kAmxMinRows the former are used.
 #pragma once
 
 #include <immintrin.h>
@@ -12,6 +14,7 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
+constexpr uint32_t kAmxMinRows = 8;
 constexpr uint32_t kAmxRows = 16;   // of a tile
 constexpr uint32_t kAmxPairs = 16;  // dim pairs of a tile of K
 
@@ -182,8 +185,34 @@ inline void AccumulateAmx(const KernelRows& rows, const KernelStep& step, float*
   _tile_release();
 }
 
-constexpr KPrimitive kBf16TilesK = {&PrepareAmxQ, &ScoreAmx};
-constexpr VPrimitive kBf16TilesV = {&AccumulateAmx, /*exact_weights=*/false};
+// The number of rows is the same in all calls of one attention call, so `prepared` is read as it was written.
+inline void PrepareBf16QForTiles(const KernelRows& rows, const float* q, void* prepared) {
+  if (rows.num_rows < kAmxMinRows) {
+    PrepareBf16Q(rows, q, prepared);
+  } else {
+    PrepareAmxQ(rows, q, prepared);
+  }
+}
+inline void ScoreBf16Tiles(const KernelRows& rows, const void* prepared, const KernelStep& step,
+                           float* scores) {
+  if (rows.num_rows < kAmxMinRows) {
+    ScoreBf16Dot(rows, prepared, step, scores);
+  } else {
+    ScoreAmx(rows, prepared, step, scores);
+  }
+}
+// At an edge the driver may pass the rows of one query token only: either way gives sums over the same weights.
+inline void AccumulateBf16Tiles(const KernelRows& rows, const KernelStep& step, float* weights,
+                                float* weight_sum, float* acc) {
+  if (rows.num_rows < kAmxMinRows) {
+    AccumulateBf16Dot(rows, step, weights, weight_sum, acc);
+  } else {
+    AccumulateAmx(rows, step, weights, weight_sum, acc);
+  }
+}
+
+constexpr KPrimitive kBf16TilesK = {&PrepareBf16QForTiles, &ScoreBf16Tiles};
+constexpr VPrimitive kBf16TilesV = {&AccumulateBf16Tiles, /*exact_weights=*/false};
 
 }  // namespace
 }  // namespace TRIBUTARY_KERNEL_ISA
