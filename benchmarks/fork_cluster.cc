@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "benchmarks/null_node.h"
 #include "cpu_attention_service/attention_server.h"
 #include "cpu_attention_service/io_loop.h"
 #include "fmt/format.h"
@@ -57,6 +58,14 @@ std::string TakeString(std::string_view* from) {
   return text;
 }
 
+std::string ConnectAnswer(const Session& session, const TransportInfo& info) {
+  std::string answer = Bytes(session);
+  for (const std::string& text : {info.name, info.release, info.transports, info.address}) {
+    AppendString(text, &answer);
+  }
+  return answer;
+}
+
 // The node's process: answers calls until the benchmark is gone.
 class NodeProcess {
  public:
@@ -88,12 +97,7 @@ class NodeProcess {
     if (operation == kConnect) {
       TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant,
                                  server.OpenSession("bench", std::string(argument)));
-      std::string answer = Bytes(Session{grant.session_id, grant.key, grant.epoch});
-      const TransportInfo& info = plane_->info();
-      for (const std::string& text : {info.name, info.release, info.transports, info.address}) {
-        AppendString(text, &answer);
-      }
-      return answer;
+      return ConnectAnswer({grant.session_id, grant.key, grant.epoch}, plane_->info());
     }
     if (operation == kOpenShard) {
       TRIBUTARY_RETURN_IF_ERROR(server.OpenShard(FromBytes<ShardSpec>(argument)).status());
@@ -108,6 +112,35 @@ class NodeProcess {
   std::unique_ptr<AttentionServer> server_;
   std::unique_ptr<IoLoop> loop_;
 };
+
+// Takes a call from the socket, if there is one. False once the benchmark is gone.
+bool AnswerNullCall(NullNode& node, const DataPlane& plane, int socket, bool wait) {
+  std::vector<char> buffer(kMaxMessageBytes);
+  const ssize_t size = recv(socket, buffer.data(), buffer.size(), wait ? 0 : MSG_DONTWAIT);
+  if (size < 0 && errno == EAGAIN) return true;
+  if (size <= 0) return false;
+  std::string message = "+";
+  if (buffer[0] == kConnect) {
+    const absl::Status status = node.Connect({buffer.data() + 1, static_cast<size_t>(size) - 1});
+    if (!status.ok()) return false;
+    message += ConnectAnswer({SessionId(node.session_id()), node.key(), Epoch(1)}, plane.info());
+  }
+  return send(socket, message.data(), message.size(), 0) >= 0;
+}
+
+[[noreturn]] void RunNullNode(uint64_t number, int socket) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  auto plane = MakeUcxDataPlane({});
+  if (!plane.ok()) _exit(1);
+  NullNode node(plane->get(), number);
+  constexpr uint64_t kPollsPerCall = 4096;
+  bool there = AnswerNullCall(node, **plane, socket, /*wait=*/true);
+  for (uint64_t i = 1; there; ++i) {
+    node.Poll();
+    if (i % kPollsPerCall == 0) there = AnswerNullCall(node, **plane, socket, /*wait=*/false);
+  }
+  _exit(0);
+}
 
 [[noreturn]] void RunNode(const ForkClusterOptions& options, const std::string& id, int socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -137,11 +170,12 @@ absl::StatusOr<std::unique_ptr<ForkCluster>> ForkCluster::Create(
     if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sockets.data()) != 0) {
       return absl::InternalError(fmt::format("socketpair: {}", strerror(errno)));
     }
-    const std::string id = fmt::format("bench-{}", i);
+    const std::string id = fmt::format("{}-{}", options.null_nodes ? "null" : "bench", i);
     const pid_t process = fork();
     if (process < 0) return absl::InternalError(fmt::format("fork: {}", strerror(errno)));
     if (process == 0) {
       close(sockets[0]);
+      if (options.null_nodes) RunNullNode(static_cast<uint64_t>(i) + 1, sockets[1]);
       RunNode(options, id, sockets[1]);
     }
     close(sockets[1]);

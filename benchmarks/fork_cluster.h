@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "base/clock.h"
 #include "gpu_worker/remote_nodes.h"
 #include "transport/idle_strategy.h"
 
@@ -19,6 +18,7 @@ struct ForkClusterOptions {
   int threads_per_node = 4;
   uint64_t kv_pool_bytes = 0;  // per node; touched when it is used
   IdleOptions idle;
+  bool null_nodes = false;  // benchmarks/null_node.h; each spins on a core once it is connected
 };
 
 class ForkCluster final : public NodeConnector {
@@ -33,7 +33,6 @@ class ForkCluster final : public NodeConnector {
   absl::Status CloseShard(int node, ShardId shard);
 
   int num_nodes() const { return static_cast<int>(nodes_.size()); }
-  const Clock* clock() const { return &clock_; }
 
  private:
   struct Node {
@@ -44,7 +43,6 @@ class ForkCluster final : public NodeConnector {
   // Sends a request and takes the answer, which begins with a status.
   absl::StatusOr<std::string> Call(const Node& node, char operation, std::string_view argument);
 
-  RealClock clock_;
   std::vector<Node> nodes_;
 };
 

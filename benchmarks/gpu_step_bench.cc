@@ -93,12 +93,24 @@ class Recorder final : public EngineEvents {
   const Device* const device_;
 };
 
+// The nodes of the benchmark. Null nodes spin: once a part has used them, they are ended.
+struct Clusters final : NodeConnector {
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
+                                      const TransportInfo& local) override {
+    return Of(node.node_id.starts_with("null")).Connect(node, local);
+  }
+  ForkCluster& Of(bool null) { return null ? *null_nodes : *nodes; }
+
+  std::unique_ptr<ForkCluster> nodes, null_nodes;
+};
+
 struct RunSpec {
   uint32_t batch = 1;
   uint32_t context_tokens = 0;
   uint32_t window_tokens = 0;
   uint32_t block_tokens = 64;
   uint32_t num_nodes = 0;  // 0: all
+  bool null_nodes = false;
   bool all_resident = false;
   DType stored_dtype = DType::kBf16;
 };
@@ -113,8 +125,8 @@ struct RunResult {
 class StepBench {
  public:
   static absl::StatusOr<std::unique_ptr<StepBench>> Make(const Flags& flags,
-                                                         std::unique_ptr<ForkCluster> cluster) {
-    auto bench = std::unique_ptr<StepBench>(new StepBench(flags, std::move(cluster)));
+                                                         std::unique_ptr<Clusters> clusters) {
+    auto bench = std::unique_ptr<StepBench>(new StepBench(flags, std::move(clusters)));
     TRIBUTARY_ASSIGN_OR_RETURN(bench->weights_, MakeDummyWeights(flags.config, 1));
     const ModelConfig& config = bench->config();
     DeviceLimits limits;
@@ -135,9 +147,9 @@ class StepBench {
     options.softmax_scale = static_cast<float>(config.softmax_scale());
     options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
     TRIBUTARY_ASSIGN_OR_RETURN(
-        bench->engine_, DecodeEngine::Create(options, bench->device_.get(), bench->plane_.get(),
-                                             bench->cluster_.get(), bench->cluster_->clock(),
-                                             bench->recorder_.get()));
+        bench->engine_,
+        DecodeEngine::Create(options, bench->device_.get(), bench->plane_.get(),
+                             bench->clusters_.get(), &bench->clock_, bench->recorder_.get()));
     return bench;
   }
 
@@ -153,8 +165,8 @@ class StepBench {
   std::vector<GpuBenchRow>& rows() { return rows_; }
 
  private:
-  StepBench(const Flags& flags, std::unique_ptr<ForkCluster> cluster)
-      : flags_(flags), cluster_(std::move(cluster)) {}
+  StepBench(const Flags& flags, std::unique_ptr<Clusters> clusters)
+      : flags_(flags), clusters_(std::move(clusters)) {}
   const ModelConfig& config() const { return weights_->config; }
   bool on_gpu() const { return flags_.device == "cuda"; }
 
@@ -180,7 +192,8 @@ class StepBench {
   }
 
   const Flags flags_;
-  std::unique_ptr<ForkCluster> cluster_;
+  const RealClock clock_;
+  std::unique_ptr<Clusters> clusters_;
   std::shared_ptr<const ModelWeights> weights_;
   std::unique_ptr<FilledDevice> device_;
   std::unique_ptr<Recorder> recorder_;
@@ -288,8 +301,9 @@ absl::StatusOr<SequencePlan> StepBench::MakePlan(const RunSpec& spec, uint64_t i
     shard.stripe = {64, stripe_tokens, num_stripes, by_heads ? 0 : node};
     shard.capacity_tokens = by_heads ? tokens : tokens / num_nodes + 2 * stripe_tokens;
     shard.k_dtype = shard.v_dtype = spec.stored_dtype;
-    TRIBUTARY_ASSIGN_OR_RETURN(SequenceRoute route,
-                               cluster_->OpenShard(static_cast<int>(node), shard));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        SequenceRoute route,
+        clusters_->Of(spec.null_nodes).OpenShard(static_cast<int>(node), shard));
     plan.routes.push_back(route);
   }
   return plan;
@@ -299,7 +313,7 @@ absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
   recorder_->Reset();
   StepCommand step;
   std::vector<SequenceRoute> routes;
-  const int64_t begin_ns = cluster_->clock()->NowNs();
+  const int64_t begin_ns = clock_.NowNs();
   for (uint32_t i = 0; i < spec.batch; ++i) {
     TRIBUTARY_ASSIGN_OR_RETURN(SequencePlan plan, MakePlan(spec, next_sequence_++));
     step.sequence_ids.push_back(plan.sequence_id);
@@ -311,7 +325,7 @@ absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
   }
   TRIBUTARY_RETURN_IF_ERROR(recorder_->failure);
   RunResult result;
-  result.fill_s = SecondsFromNs(cluster_->clock()->NowNs() - begin_ns);
+  result.fill_s = SecondsFromNs(clock_.NowNs() - begin_ns);
   for (uint32_t i = 0; recorder_->num_ended < spec.batch && i <= 2 * flags_.steps; ++i) {
     step.step_id = StepId(next_step_++);
     engine_->Step(step);
@@ -320,7 +334,8 @@ absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
   TRIBUTARY_RETURN_IF_ERROR(recorder_->failure);
   for (const SequenceRoute& route : routes) {
     const auto node = static_cast<int>(route.shard.shard_id.value % 100);
-    TRIBUTARY_RETURN_IF_ERROR(cluster_->CloseShard(node, route.shard.shard_id));
+    TRIBUTARY_RETURN_IF_ERROR(
+        clusters_->Of(spec.null_nodes).CloseShard(node, route.shard.shard_id));
   }
   result.step_us = Median(recorder_->step_us);
   if (!recorder_->idle_shares.empty()) result.idle_share = Median(recorder_->idle_shares);
@@ -335,7 +350,7 @@ absl::Status StepBench::Exchange() {
   Add({.name = "exchange of a layer: doorbells and merge, batch 1",
        .value = (doorbell_us - plain_us) / layers,
        .unit = "us"});
-  // So few remote tokens that a node does them on the spot.
+  // So few remote tokens that a node attends to them on the spot.
   constexpr uint32_t kBlock = 16;
   const uint32_t context = 64 + flags_.window_tokens + 2 * kBlock;
   RunSpec spec{.context_tokens = context,
@@ -344,17 +359,22 @@ absl::Status StepBench::Exchange() {
                .all_resident = true};
   TRIBUTARY_ASSIGN_OR_RETURN(const RunResult without, RunEngine(spec));
   spec.all_resident = false;
-  for (const uint32_t num_nodes : {1u, static_cast<uint32_t>(flags_.nodes)}) {
-    spec.num_nodes = num_nodes;
-    TRIBUTARY_ASSIGN_OR_RETURN(const RunResult with, RunEngine(spec));
-    const double overhead_us = (with.step_us - without.step_us) / layers;
-    Add({.name =
-             fmt::format("exchange of a layer: {} nodes, next to no tokens, batch 1", num_nodes),
-         .value = overhead_us,
-         .unit = "us",
-         .bar = "<= 15 us",
-         .ok = overhead_us <= 15});
-    AddStages("that exchange", with);
+  for (const bool null_nodes : {true, false}) {
+    for (const uint32_t num_nodes : {1u, static_cast<uint32_t>(flags_.nodes)}) {
+      spec.num_nodes = num_nodes;
+      spec.null_nodes = null_nodes;
+      TRIBUTARY_ASSIGN_OR_RETURN(const RunResult with, RunEngine(spec));
+      const double overhead_us = (with.step_us - without.step_us) / layers;
+      const std::string name = fmt::format("exchange of a layer, {} {}", num_nodes,
+                                           null_nodes ? "null nodes" : "nodes with few tokens");
+      Add({.name = name, .value = overhead_us, .unit = "us"});
+      if (null_nodes) {
+        rows_.back().bar = "<= 15 us";
+        rows_.back().ok = overhead_us <= 15;
+      }
+      AddStages(name.c_str(), with);
+    }
+    if (null_nodes) clusters_->null_nodes.reset();
   }
   return absl::OkStatus();
 }
@@ -445,9 +465,12 @@ absl::Status RunAll(const Flags& flags) {
           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / flags.nodes);
   options.kv_pool_bytes = flags.node_pool_bytes;
   options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ForkCluster> cluster, ForkCluster::Create(options));
+  auto clusters = std::make_unique<Clusters>();
+  TRIBUTARY_ASSIGN_OR_RETURN(clusters->nodes, ForkCluster::Create(options));
+  options.null_nodes = true;
+  TRIBUTARY_ASSIGN_OR_RETURN(clusters->null_nodes, ForkCluster::Create(options));
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<StepBench> bench,
-                             StepBench::Make(flags, std::move(cluster)));
+                             StepBench::Make(flags, std::move(clusters)));
   absl::Status status;
   for (const std::string& part : flags.parts) {
     const absl::Status result = bench->Run(part);
