@@ -88,6 +88,7 @@ uint32_t SupportedIsa() {
 }
 
 uint32_t RunPrefetchBytes() {
+  if (getenv("PFB")) return atoi(getenv("PFB"));
 #if defined(__x86_64__)
   // Share of the read ceiling that bf16 reaches without and with: AMD Zen 5 0.6 and 0.93; Intel Sapphire Rapids 0.49 and
   // 0.77. On AMD before Zen 5, streams are read fastest by the hardware alone.

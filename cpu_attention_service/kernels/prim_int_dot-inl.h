@@ -1,8 +1,9 @@
 // Scores of int8 and int4 with vpdpbusd (AVX512-VNNI): four products of an unsigned and a signed byte, summed into a 32-bit
 // lane. Included after vec_avx512.h; prim_int_values-inl.h has the values.
 //
-// q is rotated (attention/kv_quantise.h) and rounded to 16 bits of its largest |element|: a high and a low byte, each with a
-// sum of its own. Codes of K are the unsigned side; their zero (128 or 7.5) is taken off by what the sums begin with.
+// q is rotated (attention/kv_quantise.h) and rounded to a part of its largest |element|: for int8 to 16 bits, a high and a
+// low byte, each with a sum of its own; for int4, whose K is off by some 30 times as much, to 8 bits. Codes of K are the
+// unsigned side; their zero (128 or 7.5) is taken off in the sums.
 #pragma once
 
 #include <immintrin.h>
@@ -14,7 +15,12 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
-constexpr float kQueryLevels = 32512.0f;  // 127 * 256: the high byte stays in [-127, 127]
+// Bytes of an element of q.
+template <KvStorage kStorage>
+constexpr uint32_t kQueryParts = kStorage == KvStorage::kInt8 ? 2 : 1;
+// Of 16 bits 127 * 256, so that the high byte stays in [-127, 127].
+template <KvStorage kStorage>
+constexpr float kQueryLevels = kQueryParts<kStorage> == 2 ? 32512.0f : 127.0f;
 
 // Not the intrinsic: GCC 12 copies and spills its accumulators, which costs up to half of the speed.
 inline __m512i DotU8S8(__m512i sum, __m512i u8, __m512i s8) {
@@ -32,10 +38,11 @@ inline __m512 SlotScales(const unsigned char* params, uint32_t subgroup) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-// Prepared: a header per row, then the high and the low bytes of q as [part][quad of dims][row].
+// Prepared: a header per row, then the bytes of q as [part, high first][quad of dims][row].
 struct IntQRow {
-  float scale;    // of one unit of the sum
-  int32_t begin;  // -zero * sum of q, where the low sum begins
+  float scale;  // of one unit of the sum; for int4 of half a unit
+  int32_t
+      begin;  // -zero * sum of q: int8, where the low sum begins; int4, what the doubled sum gets
   uint32_t unused[14];
 };
 static_assert(sizeof(IntQRow) == kPreparedHeaderBytes);
@@ -44,10 +51,18 @@ inline const uint32_t* QuadsOf(const KernelRows& rows, const void* prepared) {
   return reinterpret_cast<const uint32_t*>(static_cast<const IntQRow*>(prepared) + rows.num_rows);
 }
 
+// Four quads of codes of one row.
+inline void StoreQuads(__m512i codes, uint32_t num_rows, uint32_t* quads) {
+  alignas(16) uint32_t bytes[4];
+  _mm_store_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(codes));
+  for (uint32_t i = 0; i < 4; ++i) quads[i * num_rows] = bytes[i];
+}
+
 // Rotated q of one row, as codes.
 template <KvStorage kStorage>
 inline void PrepareIntRow(const float* rotated, uint32_t padded_dim, uint32_t num_rows,
-                          IntQRow* header, uint32_t* high_quads, uint32_t* low_quads) {
+                          IntQRow* header, uint32_t* quads) {
+  constexpr float kLevels = kQueryLevels<kStorage>;
   // As bits, so that NaN and infinities stay on top.
   const __m512i size_bits = _mm512_set1_epi32(0x7fffffff);
   __m512i largest_bits = _mm512_setzero_si512();
@@ -59,39 +74,34 @@ inline void PrepareIntRow(const float* rotated, uint32_t padded_dim, uint32_t nu
   float largest;
   __builtin_memcpy(&largest, &bits, sizeof(largest));
   const bool finite = bits < 0x7f800000;
-  const __m512 inverse =
-      _mm512_set1_ps(finite && largest > 0x1p-100f ? kQueryLevels / largest : 0.0f);
+  const __m512 inverse = _mm512_set1_ps(finite && largest > 0x1p-100f ? kLevels / largest : 0.0f);
+  uint32_t* low_quads = quads + (kQueryParts<kStorage> - 1) * padded_dim / 4 * num_rows;
   __m512i sum = _mm512_setzero_si512();
   for (uint32_t d = 0; d < padded_dim; d += 16) {
     const __m512i value = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(rotated + d), inverse));
-    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
-    alignas(16) uint32_t high_bytes[4],
-        low_bytes[4];  // the low byte of value is that of value - 256 * high
-    _mm_store_si128(reinterpret_cast<__m128i*>(high_bytes), _mm512_cvtepi32_epi8(high));
-    _mm_store_si128(reinterpret_cast<__m128i*>(low_bytes), _mm512_cvtepi32_epi8(value));
-    for (uint32_t i = 0; i < 4; ++i) {
-      high_quads[(d / 4 + i) * num_rows] = high_bytes[i];
-      low_quads[(d / 4 + i) * num_rows] = low_bytes[i];
+    if constexpr (kQueryParts<kStorage> == 2) {
+      const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
+      StoreQuads(high, num_rows, quads + d / 4 * num_rows);
     }
+    StoreQuads(value, num_rows,
+               low_quads + d / 4 * num_rows);  // its low byte, of value - 256 * high too
     sum = _mm512_add_epi32(sum, value);
   }
   const int32_t total = finite ? _mm512_reduce_add_epi32(sum) : 0;
-  header->scale = finite ? largest / kQueryLevels : __builtin_nanf("");
-  // int4: half a unit of q is lost, which is 2^-17 of its largest element.
-  header->begin = kStorage == KvStorage::kInt8 ? -128 * total : -15 * total / 2;
+  const float unit = kStorage == KvStorage::kInt8 ? 1 / kLevels : 0.5f / kLevels;
+  header->scale = finite ? largest * unit : __builtin_nanf("");
+  header->begin = kStorage == KvStorage::kInt8 ? -128 * total : -15 * total;
 }
 
 template <KvStorage kStorage>
 void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
   IntQRow* headers = static_cast<IntQRow*>(prepared);
-  uint32_t* high_quads = const_cast<uint32_t*>(QuadsOf(rows, prepared));
-  uint32_t* low_quads = high_quads + rows.padded_dim / 4 * rows.num_rows;
+  uint32_t* quads = const_cast<uint32_t*>(QuadsOf(rows, prepared));
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
     alignas(64) float rotated[limits::kMaxHeadDim];
     __builtin_memcpy(rotated, q + row * rows.padded_dim, rows.padded_dim * sizeof(float));
     RotateRow(rotated, rows.layout->head_dim);
-    PrepareIntRow<kStorage>(rotated, rows.padded_dim, rows.num_rows, headers + row,
-                            high_quads + row, low_quads + row);
+    PrepareIntRow<kStorage>(rotated, rows.padded_dim, rows.num_rows, headers + row, quads + row);
   }
 }
 
@@ -101,15 +111,16 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
 [[gnu::noinline]] void ScoreIntSlots(const KernelRows& rows, const IntQRow* headers,
                                      const uint32_t* quads, const KernelStep& step, uint32_t slot,
                                      float* scores) {
+  constexpr uint32_t kParts = kQueryParts<kStorage>;
   constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;  // quads of a line of codes
-  const uint32_t low_part = rows.padded_dim / 4 * rows.num_rows;
-  __m512i high[kRows][kSlots], low[kRows][kSlots];
+  const uint32_t part_quads = rows.padded_dim / 4 * rows.num_rows;
+  __m512i sums[kParts][kRows][kSlots];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
     for (uint32_t s = 0; s < kSlots; ++s) {
-      high[row][s] = _mm512_setzero_si512();
-      low[row][s] = _mm512_set1_epi32(headers[row].begin);
+      sums[0][row][s] = _mm512_setzero_si512();
+      if constexpr (kParts == 2) sums[1][row][s] = _mm512_set1_epi32(headers[row].begin);
     }
   }
 #pragma GCC unroll 1
@@ -129,12 +140,13 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
       }
 #pragma GCC unroll 16
       for (uint32_t row = 0; row < kRows; ++row) {
-        const __m512i q_high = BroadcastQuad(quads[row]);
-        const __m512i q_low = BroadcastQuad(quads[low_part + row]);
 #pragma GCC unroll 16
-        for (uint32_t s = 0; s < kSlots; ++s) {
-          high[row][s] = DotU8S8(high[row][s], k[s], q_high);
-          low[row][s] = DotU8S8(low[row][s], k[s], q_low);
+        for (uint32_t part = 0; part < kParts; ++part) {
+          const __m512i q = BroadcastQuad(quads[part * part_quads + row]);
+#pragma GCC unroll 16
+          for (uint32_t s = 0; s < kSlots; ++s) {
+            sums[part][row][s] = DotU8S8(sums[part][row][s], k[s], q);
+          }
         }
       }
       quads += rows.num_rows;
@@ -145,7 +157,12 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
     const __m512 scales = SlotScales(step.k_params[slot + s], step.subgroup[slot + s]);
 #pragma GCC unroll 16
     for (uint32_t row = 0; row < kRows; ++row) {
-      const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[row][s], 8), low[row][s]);
+      __m512i sum = sums[0][row][s];
+      if constexpr (kParts == 2) {
+        sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), sums[1][row][s]);
+      } else {
+        sum = _mm512_add_epi32(_mm512_add_epi32(sum, sum), _mm512_set1_epi32(headers[row].begin));
+      }
       const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(headers[row].scale));
       _mm512_storeu_ps(scores + row * kKvTileTokens + (slot + s) * kKvSubgroupTokens,
                        _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
@@ -175,7 +192,7 @@ inline uint32_t ScoreIntBlock(const KernelRows& rows, const void* prepared, cons
   float* to = scores + row * kKvTileTokens;
   const uint32_t rest = rows.num_rows - row;
   if (rest >= 4) {
-    ScoreIntRows<kStorage, 4, 2, kPrefetch>(rows, headers, quads, step, to);
+    ScoreIntRows<kStorage, 4, 4 / kQueryParts<kStorage>, kPrefetch>(rows, headers, quads, step, to);
     return 4;
   }
   if (rest >= 2) {

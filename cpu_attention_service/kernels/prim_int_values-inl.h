@@ -11,10 +11,10 @@ constexpr float kFineLevels = 65280.0f;  // 255 * 256
 
 // Weights of up to four rows, times the scales of V, as bytes of neighbouring tokens.
 struct IntWeights {
-  uint32_t high[4][kKvTileTokens / 4];  // 8 bits: all there is
-  uint32_t low[4][kKvTileTokens / 4];
-  float scale[4];  // of one unit
-  float begin[4];  // int4: -7.5 * sum of the weights, in units
+  alignas(64) uint32_t high[4][kKvTileTokens / 4];  // 8 bits: all there is
+  alignas(64) uint32_t low[4][kKvTileTokens / 4];
+  alignas(16) float scale[4];  // of one unit
+  alignas(16) float begin[4];  // int4: -7.5 * sum of the weights, in units
 };
 
 // 8 bits of the largest weight lose up to 1/510 of it per token. Against the sum of all weights so far that is nothing in a
@@ -23,53 +23,124 @@ struct IntWeights {
 constexpr float kCoarseRatio = 1.0f / 64;
 
 struct StepScales {
-  __m512 of_slot[kKvTileSubgroups];
+  __m512 of_slot[kKvTileSubgroups];  // zeros where there is no slot
   float largest;
 };
 
+template <uint32_t kRows>
 struct ScaledWeights {
-  __m512 values[kKvTileSubgroups];
-  float largest;  // at least 2^-100; NaN if any is NaN
+  __m512 values[kRows][kKvTileSubgroups];
+  __m128 largest;  // of each row: at least 2^-100; NaN if any is NaN
 };
 
+// Lane i: the maximum (sum) over all lanes of x[i]; of less than four rows the first one again.
+template <uint32_t kRows>
+inline __m128i MaxOfEach(const __m512i* x) {
+  const __m512i &a = x[0], &b = x[1 % kRows], &c = x[2 % kRows], &d = x[3 % kRows];
+  const __m512i ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i abcd =
+      _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_max_epu32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
+  return _mm_max_epu32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+template <uint32_t kRows>
+inline __m128 SumOfEach(const __m512* x) {
+  const __m512 &a = x[0], &b = x[1 % kRows], &c = x[2 % kRows], &d = x[3 % kRows];
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 abcd =
+      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
 // Weights are not negative, so that their bits have their order, NaN last: the maximum of f32 would lose a NaN.
-inline ScaledWeights ScaleWeights(const __m512* scales, uint32_t num_slots, const float* weights) {
-  ScaledWeights scaled;
-  __m512i largest = _mm512_castps_si512(_mm512_set1_ps(0x1p-100f));
-  for (uint32_t slot = 0; slot < num_slots; ++slot) {
-    scaled.values[slot] =
-        _mm512_mul_ps(scales[slot], _mm512_loadu_ps(weights + slot * kKvSubgroupTokens));
-    largest = _mm512_max_epu32(largest, _mm512_castps_si512(scaled.values[slot]));
+template <uint32_t kRows>
+inline ScaledWeights<kRows> ScaleWeights(const StepScales& scales, uint32_t num_slots,
+                                         const float* weights) {
+  ScaledWeights<kRows> scaled;
+  __m512i largest[kRows];
+#pragma GCC unroll 16
+  for (uint32_t row = 0; row < kRows; ++row) {
+    largest[row] = _mm512_castps_si512(_mm512_set1_ps(0x1p-100f));
+#pragma GCC unroll 16
+    for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+      const __mmask16 present = slot < num_slots ? 0xffff : 0;
+      const __m512 weight =
+          _mm512_maskz_loadu_ps(present, weights + row * kKvTileTokens + slot * kKvSubgroupTokens);
+      scaled.values[row][slot] = _mm512_mul_ps(scales.of_slot[slot], weight);
+      largest[row] = _mm512_max_epu32(largest[row], _mm512_castps_si512(scaled.values[row][slot]));
+    }
   }
-  const uint32_t bits = _mm512_reduce_max_epu32(largest);
-  __builtin_memcpy(&scaled.largest, &bits, sizeof(bits));
+  scaled.largest = _mm_castsi128_ps(MaxOfEach<kRows>(largest));
   return scaled;
 }
 
-inline bool NeedsSixteenBits(float largest, float largest_scale, const float* weight_sum) {
-  const float sum = _mm512_reduce_add_ps(_mm512_loadu_ps(weight_sum));
-  return !(largest <= kCoarseRatio * sum * largest_scale);
+// Whether 16 bits are needed by any row; its running sums are `weight_sum`.
+template <uint32_t kRows>
+inline bool NeedsSixteenBits(const ScaledWeights<kRows>& scaled, const StepScales& scales,
+                             const float* weight_sum) {
+  __m512 sums[kRows];
+#pragma GCC unroll 16
+  for (uint32_t row = 0; row < kRows; ++row) {
+    sums[row] = _mm512_loadu_ps(weight_sum + row * kWeightSumLanes);
+  }
+  const __m128 bound =
+      _mm_mul_ps(SumOfEach<kRows>(sums), _mm_set1_ps(kCoarseRatio * scales.largest));
+  return _mm_movemask_ps(_mm_cmple_ps(scaled.largest, bound)) != 0xf;
 }
 
-template <bool kFine>
-inline void RoundIntWeights(const ScaledWeights& scaled, uint32_t num_slots, uint32_t row,
-                            IntWeights* rounded) {
+// Four vectors of values below 2^16 -> their (low or high) bytes, in order.
+inline __m512i BytesInOrder(__m512i words01, __m512i words23) {
+  const __m512i by_slot = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return _mm512_permutexvar_epi32(by_slot, _mm512_packus_epi16(words01, words23));
+}
+
+template <KvStorage kStorage, bool kFine, uint32_t kRows>
+inline void RoundIntWeights(const ScaledWeights<kRows>& scaled, IntWeights* rounded) {
   constexpr float kLevels = kFine ? kFineLevels : kCoarseLevels;
-  const __m512 inverse = _mm512_set1_ps(kLevels / scaled.largest);
-  __m512i sum = _mm512_setzero_si512();
-  for (uint32_t slot = 0; slot < num_slots; ++slot) {
-    const __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(scaled.values[slot], inverse));
-    sum = _mm512_add_epi32(sum, codes);
-    const __m512i high = kFine ? _mm512_srli_epi32(codes, 8) : codes;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(rounded->high[row] + slot * 4),
-                     _mm512_cvtepi32_epi8(high));
-    if (kFine) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(rounded->low[row] + slot * 4),
-                       _mm512_cvtepi32_epi8(codes));
+  alignas(16) float inverses[4];
+  _mm_store_ps(inverses, _mm_div_ps(_mm_set1_ps(kLevels), scaled.largest));
+  _mm_store_ps(rounded->scale, _mm_mul_ps(scaled.largest, _mm_set1_ps(1 / kLevels)));
+  __m512 sums[kRows];
+#pragma GCC unroll 16
+  for (uint32_t row = 0; row < kRows; ++row) {
+    const __m512 inverse = _mm512_set1_ps(inverses[row]);
+    __m512i codes[kKvTileSubgroups];
+#pragma GCC unroll 16
+    for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+      codes[slot] = _mm512_cvtps_epi32(_mm512_mul_ps(scaled.values[row][slot], inverse));
+    }
+    const __m512i words01 = _mm512_packus_epi32(codes[0], codes[1]);
+    const __m512i words23 = _mm512_packus_epi32(codes[2], codes[3]);
+    if constexpr (kFine) {
+      const __m512i low_byte = _mm512_set1_epi16(0xff);
+      _mm512_store_si512(rounded->high[row], BytesInOrder(_mm512_srli_epi16(words01, 8),
+                                                          _mm512_srli_epi16(words23, 8)));
+      _mm512_store_si512(rounded->low[row], BytesInOrder(_mm512_and_si512(words01, low_byte),
+                                                         _mm512_and_si512(words23, low_byte)));
+    } else {
+      _mm512_store_si512(rounded->high[row], BytesInOrder(words01, words23));
+    }
+    if constexpr (kStorage == KvStorage::kInt4) {
+      const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(codes[0], codes[1]),
+                                           _mm512_add_epi32(codes[2], codes[3]));
+      sums[row] = _mm512_cvtepi32_ps(sum);
     }
   }
-  rounded->scale[row] = scaled.largest / kLevels;
-  rounded->begin[row] = -7.5f * _mm512_reduce_add_ps(_mm512_cvtepi32_ps(sum));
+  if constexpr (kStorage == KvStorage::kInt4) {
+    _mm_store_ps(rounded->begin, _mm_mul_ps(SumOfEach<kRows>(sums), _mm_set1_ps(-7.5f)));
+  }
+}
+
+// In units of the weights' scale.
+template <KvStorage kStorage, bool kFine>
+inline __m512 ValueOfSums(__m512i sum, __m512i low_sum, float begin) {
+  if (kFine) sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), low_sum);
+  const __m512 value = _mm512_cvtepi32_ps(sum);
+  return kStorage == KvStorage::kInt4 ? _mm512_add_ps(value, _mm512_set1_ps(begin)) : value;
 }
 
 // 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.
@@ -131,13 +202,10 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, bool k
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
     const __m512 scale = _mm512_set1_ps(weights.scale[first_row + row]);
-    const __m512 begin = _mm512_set1_ps(weights.begin[first_row + row]);
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
-      __m512i sum = sums[0][row][i];
-      if constexpr (kFine) sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), sums[1][row][i]);
-      __m512 value = _mm512_cvtepi32_ps(sum);
-      if (kStorage == KvStorage::kInt4) value = _mm512_add_ps(value, begin);
+      const __m512 value = ValueOfSums<kStorage, kFine>(sums[0][row][i], sums[kParts - 1][row][i],
+                                                        weights.begin[first_row + row]);
       float* at = acc + row * padded_dim + i * 16;
       _mm512_storeu_ps(at, _mm512_fmadd_ps(value, scale, _mm512_loadu_ps(at)));
     }
@@ -165,24 +233,14 @@ template <KvStorage kStorage, uint32_t kRows, bool kPrefetch>
 inline void AccumulateIntBlock(const KernelStep& step, const StepScales& scales,
                                const float* weights, const float* weight_sum, uint32_t padded_dim,
                                float* acc) {
-  ScaledWeights scaled[kRows];
-  bool fine = false;
-  for (uint32_t row = 0; row < kRows; ++row) {
-    scaled[row] = ScaleWeights(scales.of_slot, step.num_slots, weights + row * kKvTileTokens);
-    fine |=
-        NeedsSixteenBits(scaled[row].largest, scales.largest, weight_sum + row * kWeightSumLanes);
-  }
+  const ScaledWeights<kRows> scaled = ScaleWeights<kRows>(scales, step.num_slots, weights);
   IntWeights rounded;
-  if (!fine) {
-    for (uint32_t row = 0; row < kRows; ++row) {
-      RoundIntWeights<false>(scaled[row], step.num_slots, row, &rounded);
-    }
+  if (!NeedsSixteenBits(scaled, scales, weight_sum)) {
+    RoundIntWeights<kStorage, false>(scaled, &rounded);
     AccumulateIntRows<kStorage, kRows, false, kPrefetch>(step, rounded, 0, padded_dim, acc);
     return;
   }
-  for (uint32_t row = 0; row < kRows; ++row) {
-    RoundIntWeights<true>(scaled[row], step.num_slots, row, &rounded);
-  }
+  RoundIntWeights<kStorage, true>(scaled, &rounded);
   constexpr uint32_t kAtOnce = kRows < 2 ? kRows : 2;  // twice the sums per row
   AccumulateIntRows<kStorage, kAtOnce, true, kPrefetch>(step, rounded, 0, padded_dim, acc);
   for (uint32_t row = kAtOnce; row < kRows; row += kAtOnce) {
@@ -218,8 +276,10 @@ void AccumulateInt(const KernelRows& rows, const KernelStep& step, float* weight
                    float* weight_sum, float* acc) {
   StepScales scales;
   __m512 largest = _mm512_setzero_ps();
-  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    scales.of_slot[slot] = SlotScales(step.v_params[slot], step.subgroup[slot]);
+  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+    scales.of_slot[slot] = slot < step.num_slots
+                               ? SlotScales(step.v_params[slot], step.subgroup[slot])
+                               : _mm512_setzero_ps();
     largest = _mm512_max_ps(largest, scales.of_slot[slot]);
   }
   scales.largest = _mm512_reduce_max_ps(largest);
