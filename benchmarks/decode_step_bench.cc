@@ -253,7 +253,7 @@ uint64_t PoolBytes(const Flags& flags, const Bench& bench, uint32_t batch, const
   const uint64_t tokens_bytes = bench.device->KvBytesPerToken(wide ? DType::kF32 : DType::kF16) *
                                 (flags.context_tokens + 2048) / static_cast<uint64_t>(flags.nodes);
   const uint64_t extents = uint64_t{bench.model.num_layers} * bench.model.shape.num_kv_heads * 4;
-  return batch * (tokens_bytes + (extents << 18));
+  return batch * (tokens_bytes + (extents << 19));
 }
 
 absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t batch,

@@ -37,7 +37,7 @@ struct AttentionServerOptions {
   std::string node_id;
   uint64_t incarnation = 0;  // also the epoch of its sessions
   ArenaOptions arena;        // of the KV pool
-  size_t extent_bytes = 256 << 10;
+  size_t extent_bytes = 512 << 10;
   int num_threads = 1;
   std::vector<int>
       cpus;  // thread i is pinned to cpus[i % size], but thread 0 is the caller's; as of ThreadPool

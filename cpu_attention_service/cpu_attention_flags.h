@@ -16,7 +16,7 @@ struct CpuAttentionFlags {
   std::string advertise;  // host that others reach this one by; "" = that of `listen`
   std::string metrics_listen;
   uint64_t kv_pool_bytes = uint64_t{1} << 30;
-  uint64_t extent_bytes = 256u << 10;
+  uint64_t extent_bytes = 512u << 10;
   int threads = 0;     // 0 = one per allowed core
   std::string cpus;    // list to pin the computing threads to, e.g. "0-7"; "" = not pinned
   int numa_node = -1;  // KV memory and threads on this one; -1 = anywhere

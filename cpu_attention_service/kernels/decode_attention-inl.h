@@ -161,7 +161,7 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
     now ^= 1;
     more = NextStep(&source, &planned[now]);
     if (args.pieces == nullptr) {
-      if (more && args.prefetch_bytes != 0) PrefetchRun(args.prefetch_bytes, &current);
+      if (args.prefetch_bytes != 0) PrefetchRun(args.prefetch_bytes, &current);
     } else if (more) {
       PrefetchNext(planned[now], &current);
     }
