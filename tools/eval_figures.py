@@ -42,7 +42,7 @@ def is_dense(setting):
 
 def parameters(setting):
     """The parameters that were given, for labels: "beta=1, alpha=0.5"."""
-    names = ("beta", "alpha", "keep_min", "min_kept_mass")
+    names = ("beta", "alpha", "keep_min", "keep_next", "min_kept_mass")
     return ", ".join(f"{name}={setting[name]:g}" for name in names if setting.get(name) is not None)
 
 

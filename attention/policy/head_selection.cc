@@ -1,5 +1,7 @@
 #include "attention/policy/head_selection.h"
 
+#include <algorithm>
+
 #include "attention/policy/maw.h"
 #include "base/check.h"
 
@@ -8,29 +10,47 @@ namespace tributary {
 std::span<const uint32_t> HeadSelection::OnSpill(const SelectionRule& rule,
                                                  std::span<const float> maw,
                                                  uint64_t resident_tokens) {
-  SelectUnits(rule, maw, &kept_);
+  joined_.clear();
+  for (const float salience : tail_) {
+    joined_.push_back(salience / static_cast<float>(resident_tokens));
+  }
+  joined_.insert(joined_.end(), maw.begin(), maw.end());
+  spread_.resize(maw.size());
+  SpreadForward(keep_next_, joined_, tail_.size(), spread_);
+  SelectUnits(rule, spread_, &kept_);
   for (const uint32_t offset : kept_) {
     tokens_.push_back(num_seen_ + offset);
     salience_.push_back(RelativeToUniform(maw[offset], resident_tokens));
   }
   num_seen_ += static_cast<uint32_t>(maw.size());
+  KeepTail(joined_, resident_tokens);
   return kept_;
 }
 
 std::span<const uint32_t> HeadSelection::OnAppend(const SelectionRule& rule,
                                                   std::span<const float> weights) {
   TRIBUTARY_CHECK_GE(weights.size(), num_seen_);
-  SelectUnits(rule, weights, &tokens_);
+  spread_.resize(weights.size());
+  SpreadForward(keep_next_, weights, 0, spread_);
+  SelectUnits(rule, spread_, &tokens_);
   salience_.clear();
   for (const uint32_t token : tokens_) {
     salience_.push_back(RelativeToUniform(weights[token], weights.size()));
   }
   num_seen_ = static_cast<uint32_t>(weights.size());
+  KeepTail(weights, weights.size());
   return tokens_;
 }
 
 std::span<const uint32_t> HeadSelection::Distil(const SelectionRule& rule) {
-  SelectUnits(rule, salience_, &kept_);
+  // As SpreadForward, but rows are neighbours only if their tokens are.
+  spread_ = salience_;
+  for (size_t row = 0; row < tokens_.size(); ++row) {
+    for (size_t back = 1; back <= row && tokens_[row] - tokens_[row - back] <= keep_next_; ++back) {
+      if (IsMoreSalient(salience_[row - back], spread_[row])) spread_[row] = salience_[row - back];
+    }
+  }
+  SelectUnits(rule, spread_, &kept_);
   for (size_t row = 0; row < kept_.size();
        ++row) {  // kept_ ascends, so nothing is overwritten unread
     tokens_[row] = tokens_[kept_[row]];
@@ -43,6 +63,12 @@ std::span<const uint32_t> HeadSelection::Distil(const SelectionRule& rule) {
 
 void HeadSelection::OnAttended(float alpha, std::span<const float> weights) {
   UpdateCachedSalience(alpha, weights, salience_);
+}
+
+void HeadSelection::KeepTail(std::span<const float> weights, uint64_t population) {
+  const std::span<const float> last = weights.last(std::min<size_t>(keep_next_, weights.size()));
+  tail_.clear();
+  for (const float weight : last) tail_.push_back(RelativeToUniform(weight, population));
 }
 
 }  // namespace tributary

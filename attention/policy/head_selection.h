@@ -13,6 +13,10 @@ namespace tributary {
 // Tokens are stripe-local indices. Saliences kept here are relative to uniform (attention/policy/maw.h). Thread-compatible.
 class HeadSelection {
  public:
+  // keep_next: AttentionPolicy::keep_next(). Saliences are spread forward by as many tokens, over the borders of blocks,
+  // too, before a rule is applied to them.
+  explicit HeadSelection(uint32_t keep_next = 0) : keep_next_(keep_next) {}
+
   // A block of `maw.size()` tokens from local index num_seen() on has been stored; their MAW came with it, from a softmax
   // over `resident_tokens`. Its kept tokens join the selection. Returns them, as offsets into the block, until the next
   // call: what the context cache must gather.
@@ -36,9 +40,15 @@ class HeadSelection {
   uint32_t num_seen() const { return num_seen_; }
 
  private:
+  void KeepTail(std::span<const float> weights, uint64_t population);
+
+  const uint32_t keep_next_;
   std::vector<uint32_t> tokens_;
   std::vector<float> salience_;
   std::vector<uint32_t> kept_;
+  std::vector<float> tail_;    // saliences of the last keep_next tokens seen
+  std::vector<float> joined_;  // tail and block; scratch
+  std::vector<float> spread_;  // scratch
   uint32_t num_seen_ = 0;
 };
 

@@ -65,4 +65,17 @@ void UpdateCachedSalience(float alpha, std::span<const float> weights, std::span
   }
 }
 
+void SpreadForward(uint32_t keep_next, std::span<const float> salience, size_t num_before,
+                   std::span<float> spread) {
+  TRIBUTARY_CHECK_LE(num_before, salience.size());
+  TRIBUTARY_CHECK_EQ(spread.size(), salience.size() - num_before);
+  for (size_t t = num_before; t < salience.size(); ++t) {
+    float most = salience[t];
+    for (size_t back = 1; back <= keep_next && back <= t; ++back) {
+      if (IsMoreSalient(salience[t - back], most)) most = salience[t - back];
+    }
+    spread[t - num_before] = most;
+  }
+}
+
 }  // namespace tributary

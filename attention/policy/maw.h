@@ -6,10 +6,14 @@
 // sizes that do not fit together are bugs (checked).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 
 namespace tributary {
+
+// The order of saliences everywhere: NaN is above every number.
+inline bool IsMoreSalient(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
 
 // How the weights of a group's query heads become one weight per token. On the wire: never renumber.
 enum class GroupAggregate : uint8_t {
@@ -37,6 +41,13 @@ void FinishQueryMean(uint64_t num_queries, std::span<float> sum);
 // be averaged. salience[t] = alpha * weights[t] * n + (1 - alpha) * salience[t], n = weights.size(). Not finite: as in
 // UpdateMaw.
 void UpdateCachedSalience(float alpha, std::span<const float> weights, std::span<float> salience);
+
+// spread[t] = the largest of salience[t - keep_next .. t] (NaN is larger than every number): a token that follows a salient
+// one closely is as salient. A head that copies attends to the place where a passage begins, and only then to what follows;
+// a selection by its weights so far would hold the beginning alone. Our addition; keep_next = 0 is HGCA as published.
+// `salience` begins with num_before tokens that are looked at but get no value: spread has salience.size() - num_before.
+void SpreadForward(uint32_t keep_next, std::span<const float> salience, size_t num_before,
+                   std::span<float> spread);
 
 // maw of a spilled token to the salience of a cached one.
 inline float RelativeToUniform(float maw, uint64_t resident_tokens) {

@@ -10,6 +10,7 @@ class DensePolicy final : public AttentionPolicy {
  public:
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override { return true; }
+  uint32_t keep_next() const override { return 0; }
   std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const override {
     return std::nullopt;
   }

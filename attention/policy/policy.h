@@ -42,6 +42,8 @@ class AttentionPolicy {
   virtual const PolicyNeeds& needs() const = 0;
   // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
   virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
+  // Tokens behind a salient one that count as salient, too (HeadSelection).
+  virtual uint32_t keep_next() const = 0;
   // The rule by which one KV head selects (SelectUnits); nullopt = nothing is selected at this moment. `population`: the
   // tokens over which the saliences' softmax was taken (kSpill: resident, kAppend: stored in the shard, kCacheFull: selected
   // so far); where there are none there is nothing to select either. REQUIRES (checked): population > 0.

@@ -21,8 +21,8 @@ constexpr std::array<PolicyEntry, 2> kPolicies{{
     {PolicyKind::kHgca, "hgca", false},
 }};
 
-constexpr std::array<std::string_view, 5> kHgcaParameters{"alpha", "beta", "keep_min",
-                                                          "group_aggregate", "max_cache_tokens"};
+constexpr std::array<std::string_view, 6> kHgcaParameters{
+    "alpha", "beta", "keep_min", "keep_next", "group_aggregate", "max_cache_tokens"};
 constexpr std::array<std::string_view, 4> kSparseParameters{"min_kept_mass", "quality_sample_rate",
                                                             "dense_layers", "dense_heads"};
 
@@ -81,6 +81,10 @@ absl::StatusOr<HgcaParams> ResolveHgca(const PolicyRequest& request, const Polic
     return Invalid(
         "keep_min is {}, more than the {} tokens of a block; use at most that, or larger blocks",
         params.keep_min, context.block_tokens);
+  }
+  params.keep_next = request.keep_next.value_or(params.keep_next);
+  if (params.keep_next > kMaxKeepNext) {
+    return Invalid("keep_next is {}; use at most {}", params.keep_next, kMaxKeepNext);
   }
   if (request.group_aggregate.has_value()) {
     TRIBUTARY_ASSIGN_OR_RETURN(params.group_aggregate, ParseAggregate(*request.group_aggregate));
@@ -158,6 +162,7 @@ std::vector<std::string_view> ParametersGiven(const PolicyRequest& request) {
       {"alpha", request.alpha.has_value()},
       {"beta", request.beta.has_value()},
       {"keep_min", request.keep_min.has_value()},
+      {"keep_next", request.keep_next.has_value()},
       {"group_aggregate", request.group_aggregate.has_value()},
       {"max_cache_tokens", request.max_cache_tokens.has_value()},
       {"min_kept_mass", request.min_kept_mass.has_value()},

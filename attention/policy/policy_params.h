@@ -25,6 +25,8 @@ struct LayerHead {
   friend bool operator==(const LayerHead&, const LayerHead&) = default;
 };
 
+inline constexpr uint32_t kMaxKeepNext = 64;
+
 // What was asked for; a field that is absent or empty was not mentioned. Names in messages are those of the fields.
 struct PolicyRequest {
   std::string name;  // "" = dense
@@ -32,6 +34,7 @@ struct PolicyRequest {
   std::optional<double> alpha;
   std::optional<double> beta;
   std::optional<uint32_t> keep_min;
+  std::optional<uint32_t> keep_next;
   std::optional<std::string> group_aggregate;  // "max" or "mean"
   std::optional<uint64_t> max_cache_tokens;
   // Of every sparse policy.
@@ -52,7 +55,9 @@ struct HgcaParams {
   double alpha = 0.5;      // weight of the newest step in the MAW, [0, 1]
   double beta = 1.0;       // threshold in units of the uniform weight 1/N; 0 selects everything
   uint32_t keep_min = 10;  // tokens kept of each block and KV head, whatever their MAW
-  GroupAggregate group_aggregate = GroupAggregate::kMax;
+  // Tokens kept behind each salient one (attention/policy/maw.h, SpreadForward); 0: HGCA as published.
+  uint32_t keep_next = 0;
+  GroupAggregate group_aggregate = GroupAggregate::kMean;
   // Selected tokens of one KV head of one shard beyond which the context cache is distilled again; 0 = it grows until the
   // next append.
   uint64_t max_cache_tokens = 0;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "attention/policy/maw.h"
 #include "base/check.h"
 
 namespace tributary {
@@ -14,16 +15,14 @@ bool Passes(float salience, float threshold) {
   return threshold <= 0 || salience >= threshold || std::isnan(salience);
 }
 
-bool IsBefore(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
-
 void KeepTop(uint64_t count, std::span<const float> salience, std::vector<uint32_t>* kept) {
   kept->resize(salience.size());
   std::iota(kept->begin(), kept->end(), 0u);
   if (count < kept->size()) {
     const auto last = kept->begin() + static_cast<std::ptrdiff_t>(count);
     std::nth_element(kept->begin(), last, kept->end(), [salience](uint32_t a, uint32_t b) {
-      if (IsBefore(salience[a], salience[b])) return true;
-      return !IsBefore(salience[b], salience[a]) && a < b;
+      if (IsMoreSalient(salience[a], salience[b])) return true;
+      return !IsMoreSalient(salience[b], salience[a]) && a < b;
     });
     kept->erase(last, kept->end());
     std::sort(kept->begin(), kept->end());

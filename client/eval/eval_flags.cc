@@ -27,6 +27,9 @@ void AddGridFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--keep-min", options.keep_mins, "hgca: tokens kept of each block and KV head")
       ->delimiter(',')
       ->group(kGridGroup);
+  app.add_option("--keep-next", options.keep_nexts, "hgca: tokens kept behind each salient one")
+      ->delimiter(',')
+      ->group(kGridGroup);
   app.add_option("--min-kept-mass", options.min_kept_masses,
                  "Sparse policies: a head that keeps less of the softmax reads everything")
       ->delimiter(',')

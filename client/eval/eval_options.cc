@@ -37,6 +37,7 @@ PolicyRequest GivenParameters(const EvalOptions& options) {
   if (!options.alphas.empty()) given.alpha = options.alphas[0];
   if (!options.betas.empty()) given.beta = options.betas[0];
   if (!options.keep_mins.empty()) given.keep_min = options.keep_mins[0];
+  if (!options.keep_nexts.empty()) given.keep_next = options.keep_nexts[0];
   if (!options.min_kept_masses.empty()) given.min_kept_mass = options.min_kept_masses[0];
   given.quality_sample_rate = options.quality_sample_rate;
   return given;
@@ -47,6 +48,9 @@ std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& option
   if (HasParameter(kind, "alpha")) Multiply(options.alphas, &PolicyRequest::alpha, &grid);
   if (HasParameter(kind, "beta")) Multiply(options.betas, &PolicyRequest::beta, &grid);
   if (HasParameter(kind, "keep_min")) Multiply(options.keep_mins, &PolicyRequest::keep_min, &grid);
+  if (HasParameter(kind, "keep_next")) {
+    Multiply(options.keep_nexts, &PolicyRequest::keep_next, &grid);
+  }
   if (HasParameter(kind, "min_kept_mass")) {
     Multiply(options.min_kept_masses, &PolicyRequest::min_kept_mass, &grid);
   }

@@ -23,6 +23,7 @@ struct EvalOptions {
   std::vector<double> alphas;
   std::vector<double> betas;
   std::vector<uint32_t> keep_mins;
+  std::vector<uint32_t> keep_nexts;
   std::vector<double> min_kept_masses;
   std::optional<double> quality_sample_rate;
 

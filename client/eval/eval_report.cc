@@ -80,6 +80,7 @@ Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const Setting
   object["alpha"] = OrNull(setting.policy.alpha);
   object["beta"] = OrNull(setting.policy.beta);
   object["keep_min"] = OrNull(setting.policy.keep_min);
+  object["keep_next"] = OrNull(setting.policy.keep_next);
   object["min_kept_mass"] = OrNull(setting.policy.min_kept_mass);
   object["quality_sample_rate"] = OrNull(setting.policy.quality_sample_rate);
   object["perplexity"] =
@@ -104,6 +105,7 @@ std::string SettingName(const EvalSetting& setting) {
   if (policy.alpha.has_value()) name += fmt::format(" alpha={}", *policy.alpha);
   if (policy.beta.has_value()) name += fmt::format(" beta={}", *policy.beta);
   if (policy.keep_min.has_value()) name += fmt::format(" keep_min={}", *policy.keep_min);
+  if (policy.keep_next.has_value()) name += fmt::format(" keep_next={}", *policy.keep_next);
   if (policy.min_kept_mass.has_value()) {
     name += fmt::format(" min_kept_mass={}", *policy.min_kept_mass);
   }
@@ -137,8 +139,8 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
 }
 
 std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
-  constexpr const char* kSettingColumns[] = {"policy", "window_tokens", "alpha",
-                                             "beta",   "keep_min",      "min_kept_mass"};
+  constexpr const char* kSettingColumns[] = {"policy",   "window_tokens", "alpha",        "beta",
+                                             "keep_min", "keep_next",     "min_kept_mass"};
   constexpr const char* kPerplexityColumns[] = {"nll_mean",
                                                 "perplexity",
                                                 "perplexity_ratio",

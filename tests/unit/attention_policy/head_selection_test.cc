@@ -1,6 +1,7 @@
 #include "attention/policy/head_selection.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "attention/policy/hgca.h"
@@ -58,6 +59,22 @@ TEST(HeadSelectionTest, TheNodesOwnWeightsDecideWhoStays) {
   EXPECT_THAT(head.tokens(), ElementsAre(1, 2));
 }
 
+TEST(HeadSelectionTest, WhatFollowsASalientTokenIsKeptOverBlockBorders) {
+  HeadSelection head(2);
+  EXPECT_THAT(head.OnSpill({.threshold = 0.5}, std::vector<float>{0.9f, 0, 0, 0, 0, 0.8f}, 10),
+              ElementsAre(0, 1, 2, 5));
+  // Of 5 resident tokens: 0.8 of 10 is 1.6 of 5.
+  EXPECT_THAT(head.OnSpill({.threshold = 1.5}, std::vector<float>{0, 0, 0, 0}, 5),
+              ElementsAre(0, 1));
+  EXPECT_THAT(head.tokens(), ElementsAre(0, 1, 2, 5, 6, 7));
+  // Distilling to the most salient passage keeps what follows it.
+  head.Distil({.threshold = 8.5});
+  EXPECT_THAT(head.tokens(), ElementsAre(0, 1, 2));
+  head.OnAppend({.threshold = 0.5}, std::vector<float>{0, 0, 0.9f, 0, 0, 0, 0, 0, 0, 0.7f});
+  EXPECT_THAT(head.tokens(), ElementsAre(2, 3, 4, 9));
+  EXPECT_THAT(head.OnSpill({.threshold = 0.5}, std::vector<float>{0, 0, 0}, 10), ElementsAre(0, 1));
+}
+
 TEST(HeadSelectionTest, NanMawIsKeptAndHeals) {
   HeadSelection head;
   head.OnSpill({.threshold = 0.5}, std::vector<float>{kNan, 0.1f, 0.6f}, 2);
@@ -70,14 +87,25 @@ TEST(HeadSelectionTest, NanMawIsKeptAndHeals) {
 class RandomLife {
  public:
   RandomLife(std::mt19937_64& random, const HgcaPolicy& policy, float alpha, uint64_t limit)
-      : random_(random), policy_(policy), alpha_(alpha), limit_(limit) {}
+      : random_(random), policy_(policy), alpha_(alpha), limit_(limit), head_(policy.keep_next()) {}
 
   void Spill() {
     const auto resident = RandomInt<uint64_t>(random_, 1, 2000);
     std::vector<float> maw = RandomSalience(random_, RandomInt<size_t>(random_, 1, 64));
     for (float& value : maw) value /= static_cast<float>(resident) / 8;
     const SelectionRule rule = *policy_.RuleAt(SelectionMoment::kSpill, resident);
-    const std::vector<uint32_t> kept = PlainSelection(rule, maw);
+    const size_t first = seen_.size();
+    for (const float value : maw) seen_.push_back(value * static_cast<float>(resident));
+    std::vector<float> spread;
+    for (size_t i = 0; i < maw.size(); ++i) {
+      std::vector<float> passage{maw[i]};
+      for (size_t t = first + i - std::min<size_t>(first + i, policy_.keep_next()); t < first + i;
+           ++t) {
+        passage.push_back(t < first ? seen_[t] / static_cast<float>(resident) : maw[t - first]);
+      }
+      spread.push_back(Largest(passage));
+    }
+    const std::vector<uint32_t> kept = PlainSelection(rule, spread);
     for (const uint32_t offset : kept) expected_.insert(head_.num_seen() + offset);
     EXPECT_THAT(head_.OnSpill(rule, maw, resident), ElementsAreArray(kept));
     Bound();
@@ -95,8 +123,16 @@ class RandomLife {
     const auto attended = static_cast<uint32_t>(random_() % stored);
     weights[attended] = 1e6f;  // by anybody's standard
     const SelectionRule rule = *policy_.RuleAt(SelectionMoment::kAppend, stored);
-    const std::vector<uint32_t> kept = PlainSelection(rule, weights);
+    std::vector<float> spread;
+    for (size_t t = 0; t < stored; ++t) {
+      const size_t begin = t - std::min<size_t>(t, policy_.keep_next());
+      spread.push_back(Largest({weights.begin() + static_cast<std::ptrdiff_t>(begin),
+                                weights.begin() + static_cast<std::ptrdiff_t>(t) + 1}));
+    }
+    const std::vector<uint32_t> kept = PlainSelection(rule, spread);
     expected_ = {kept.begin(), kept.end()};
+    seen_.clear();
+    for (const float w : weights) seen_.push_back(w * static_cast<float>(stored));
     head_.OnAppend(rule, weights);
     if (rule.keep_max >= stored) {
       EXPECT_THAT(head_.tokens(), Contains(attended));  // dropped before or not
@@ -116,13 +152,30 @@ class RandomLife {
   }
 
  private:
+  static float Largest(const std::vector<float>& values) {
+    float most = values[0];
+    for (const float value : values) {
+      if (std::isnan(value)) return value;
+      most = std::max(most, value);
+    }
+    return most;
+  }
+
   void Bound() {
     if (head_.tokens().empty()) return;
     const auto rule = policy_.RuleAt(SelectionMoment::kCacheFull, head_.tokens().size());
     if (!rule.has_value()) return;
     const std::vector<uint32_t> before(head_.tokens().begin(), head_.tokens().end());
     const std::vector<float> salience(head_.salience().begin(), head_.salience().end());
-    const std::vector<uint32_t> rows = PlainSelection(*rule, salience);
+    std::vector<float> spread;
+    for (size_t row = 0; row < before.size(); ++row) {
+      std::vector<float> passage;
+      for (size_t other = 0; other <= row; ++other) {
+        if (before[row] - before[other] <= policy_.keep_next()) passage.push_back(salience[other]);
+      }
+      spread.push_back(Largest(passage));
+    }
+    const std::vector<uint32_t> rows = PlainSelection(*rule, spread);
     expected_.clear();
     for (const uint32_t row : rows) expected_.insert(before[row]);
     EXPECT_THAT(head_.Distil(*rule), ElementsAreArray(rows));
@@ -134,6 +187,7 @@ class RandomLife {
   const uint64_t limit_;
   HeadSelection head_;
   std::set<uint32_t> expected_;
+  std::vector<float> seen_;  // saliences of all tokens, relative to uniform, as they came
 };
 
 TEST(HeadSelectionTest, RandomLivesAgreeWithAPlainModel) {
@@ -143,7 +197,8 @@ TEST(HeadSelectionTest, RandomLivesAgreeWithAPlainModel) {
   for (int life = 0; life < 60; ++life) {
     HgcaParams params{.alpha = static_cast<double>(random() % 11) / 10,
                       .beta = random() % 6 == 0 ? 0.0 : std::exp2(RandomInt(random, -3, 3)),
-                      .keep_min = RandomInt<uint32_t>(random, 0, 12)};
+                      .keep_min = RandomInt<uint32_t>(random, 0, 12),
+                      .keep_next = random() % 2 == 0 ? 0 : RandomInt<uint32_t>(random, 1, 9)};
     if (params.beta > 0 && random() % 2 == 0) {
       params.max_cache_tokens = RandomInt<uint64_t>(random, 24, 200);
     }

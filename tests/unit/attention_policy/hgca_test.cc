@@ -48,6 +48,11 @@ TEST(HgcaTest, BetaZeroSelectsEverythingAtEveryMoment) {
   }
 }
 
+TEST(HgcaTest, KeepNextIsOffUnlessAskedFor) {
+  EXPECT_EQ(HgcaPolicy({}, {}).keep_next(), 0u);
+  EXPECT_EQ(HgcaPolicy({.keep_next = 8}, {}).keep_next(), 8u);
+}
+
 TEST(HgcaTest, AlwaysDenseByConfiguration) {
   const HgcaPolicy policy({}, {.dense_layers = {0, 3}, .dense_heads = {{2, 1}}});
   EXPECT_TRUE(policy.IsAlwaysDense(0, 5));

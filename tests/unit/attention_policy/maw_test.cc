@@ -135,6 +135,20 @@ TEST(MawTest, AppendTakesTheMeanOverQueries) {
   EXPECT_THAT(sum, ElementsAre(0.75f, 0.125f, 0.125f));
 }
 
+TEST(MawTest, SaliencesSpreadForwardOnly) {
+  const std::vector<float> salience{0.1f, 0.9f, 0.2f, 0.3f, kNan, 0.5f, 0.6f, 0.7f};
+  std::vector<float> spread(8);
+  SpreadForward(0, salience, 0, spread);
+  EXPECT_THAT(spread,
+              ElementsAre(0.1f, 0.9f, 0.2f, 0.3f, NanSensitiveFloatEq(kNan), 0.5f, 0.6f, 0.7f));
+  SpreadForward(2, salience, 0, spread);
+  EXPECT_THAT(spread, ElementsAre(0.1f, 0.9f, 0.9f, 0.9f, NanSensitiveFloatEq(kNan),
+                                  NanSensitiveFloatEq(kNan), NanSensitiveFloatEq(kNan), 0.7f));
+  spread.resize(2);
+  SpreadForward(1, salience, 6, spread);
+  EXPECT_THAT(spread, ElementsAre(0.6f, 0.7f));
+}
+
 // Uniform weights are salience 1 wherever they come from, so the average of the two stays 1.
 TEST(MawTest, CachedSalienceIsRelativeToUniform) {
   std::vector<float> salience(5, RelativeToUniform(1.0f / 1024, 1024));

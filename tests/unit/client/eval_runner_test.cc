@@ -229,7 +229,7 @@ TEST_F(EvalRunnerTest, JsonAndCsvSayTheSame) {
   EXPECT_GT(question["depth"], 0.9);
   const std::string csv = EvalCsv(plan, report);
   EXPECT_THAT(csv, HasSubstr("policy,window_tokens,alpha,"));
-  EXPECT_THAT(csv, HasSubstr("\n\"dense\",512,,,,,"));
+  EXPECT_THAT(csv, HasSubstr("\n\"dense\",512,,,,,,"));
   const size_t columns =
       static_cast<size_t>(std::count(csv.begin(), csv.begin() + csv.find('\n'), ','));
   EXPECT_EQ(static_cast<size_t>(std::count(csv.begin(), csv.end(), ',')), 3 * columns);
