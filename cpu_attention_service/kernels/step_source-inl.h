@@ -101,9 +101,10 @@ inline void PrefetchNext(const PlannedStep& next, PlannedStep* planned) {
 inline void PrefetchRun(uint32_t bytes, PlannedStep* planned) {
   KernelStep& step = planned->step;
   step.prefetch = true;
-  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    step.next_k[slot] = step.k[slot] + bytes;
-    step.next_v[slot] = step.v[slot] + bytes;
+  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+    const uint32_t from = slot < step.num_slots ? slot : 0;
+    step.next_k[slot] = step.k[from] + bytes;
+    step.next_v[slot] = step.v[from] + bytes;
   }
 }
 
