@@ -209,7 +209,7 @@ void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
   args.token_begin = run.token_begin;
   args.token_end = run.token_end;
   args.visible_end = query.visible_end.empty() ? nullptr : visible_end;
-  args.prefetch_bytes = prefetch_bytes_;
+  args.prefetch_bytes = cpu_kernels::RunPrefetchBytes(args.layout->k_storage);
   args.softmax_scale = softmax_scale_;
   args.out = scratch_.data() + item.scratch_begin;
   args.lse_ln = args.out + task.q_count * group_floats;

@@ -122,7 +122,6 @@ class ShardExecutor {
   const ShardExecutorOptions options_;
   ThreadPool pool_;
   const std::function<void(int)> run_items_;
-  const uint32_t prefetch_bytes_ = cpu_kernels::RunPrefetchBytes();
   float softmax_scale_ = 0;
 
   std::vector<Task> tasks_;

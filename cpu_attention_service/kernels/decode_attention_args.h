@@ -40,7 +40,7 @@ struct DecodeAttentionArgs {
   const KvPiece* pieces = nullptr;
   uint32_t num_pieces = 0;
 
-  // Of a run: how far ahead it is prefetched; 0 leaves it to the hardware. Best: cpu_kernels::RunPrefetchBytes().
+  // Of a run: how far ahead it is prefetched; 0 leaves it to the hardware. Best: cpu_kernels::RunPrefetchBytes.
   uint32_t prefetch_bytes = 0;
 
   // [n_q] or null. Query token i attends to the tokens at positions < visible_end[i] only; null: to all. Causal: for

@@ -64,7 +64,7 @@ absl::StatusOr<const CpuKernel*> Select(std::string_view name);
 
 // The best DecodeAttentionArgs::prefetch_bytes on this machine, as measured per CPU family: some stream a run at full speed
 // only if told where it goes on, others are slower for being told.
-uint32_t RunPrefetchBytes();
+uint32_t RunPrefetchBytes(KvStorage k_storage);
 
 // The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers, sizes
 // outside the limits, a layout that MakeKvTileLayout did not make, a token range or a piece outside `tile_bytes` bytes

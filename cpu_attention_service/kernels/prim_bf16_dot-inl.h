@@ -60,32 +60,41 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
   static_cast<Bf16Q*>(prepared)->num_parts = NumBf16Parts(any_lo);
 }
 
-// What to prefetch while a slot is read, a line for a line. Slots of a piece list that lie in several places are fetched
-// two by two in turn, so that two streams are under way: 0.64 of the read ceiling for blocks of 32 tokens instead of 0.55
-// (AMD Zen 5). One run of memory is fetched front to back: 0.76 for blocks of 64 tokens instead of 0.63.
-struct NextLines {
+// What to prefetch while a slot is read, a line for a line. One run of memory is fetched front to back. Slots of a piece
+// list that lie in several places are fetched two by two in turn, so that two streams are under way: 0.64 of the read
+// ceiling for blocks of 32 tokens instead of 0.55, but 0.63 instead of 0.76 for blocks of 64 (AMD Zen 5).
+struct NoLines {
+  void Prefetch(uint32_t line) const {}
+};
+struct LinesOfOneStream {
+  const unsigned char* first;
+  void Prefetch(uint32_t line) const { PrefetchCodeLine(first + line * 64); }
+};
+struct LinesOfTwoStreams {
   const unsigned char* even;  // of the slot's even lines
   ptrdiff_t odd_distance;     // from there to the odd line after it
-  uint32_t pair_bytes;        // from one even line to the next
-
   void Prefetch(uint32_t line) const {
-    PrefetchCodeLine(even + (line >> 1) * pair_bytes + (line & 1) * odd_distance);
+    PrefetchCodeLine(even + (line >> 1) * 64 + (line & 1) * odd_distance);
   }
 };
 
-inline NextLines LinesAfter(const unsigned char* const* next, uint32_t slot, uint32_t slot_bytes) {
+inline bool IsOneStream(const unsigned char* const* next, uint32_t slot_bytes) {
   constexpr uint32_t kHalf = kKvTileSubgroups / 2;
-  if (next[kHalf] == next[0] + kHalf * slot_bytes) return {next[slot], 64, 128};
+  return next[kHalf] == next[0] + kHalf * slot_bytes;
+}
+inline LinesOfTwoStreams TwoStreams(const unsigned char* const* next, uint32_t slot,
+                                    uint32_t slot_bytes) {
+  constexpr uint32_t kHalf = kKvTileSubgroups / 2;
   const unsigned char* even = next[slot / 2] + slot % 2 * (slot_bytes / 2);
-  return {even, next[kHalf + slot / 2] - next[slot / 2], 64};
+  return {even, next[kHalf + slot / 2] - next[slot / 2]};
 }
 
 // Scores of kRows rows for one slot, both parts of q in one pass: a second pass over K would leave the memory idle.
 // kPhases accumulators per row hide the latency of the dot product. K is read front to back: four slots at once would
 // share the broadcasts of q, but four streams of 4 KiB reach 0.65 of the read ceiling where one reaches 0.85.
-template <uint32_t kRows, uint32_t kPhases, uint32_t kParts, bool kPrefetch>
+template <uint32_t kRows, uint32_t kPhases, uint32_t kParts, typename Lines>
 inline void ScoreBf16Slot(const KernelRows& rows, const uint32_t* q, const unsigned char* k,
-                          const NextLines& next, float* scores) {
+                          const Lines& next, float* scores) {
   const uint32_t num_pairs = rows.padded_dim / 2;
   const uint32_t lo = num_pairs * rows.num_rows;
   __m512 sums[kPhases][kRows];
@@ -98,7 +107,7 @@ inline void ScoreBf16Slot(const KernelRows& rows, const uint32_t* q, const unsig
   for (uint32_t pair = 0; pair < num_pairs; pair += kPhases) {
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kPhases; ++i, q += rows.num_rows) {
-      if (kPrefetch) next.Prefetch(pair + i);
+      next.Prefetch(pair + i);
       const __m512bh k_pair = LoadPairs(k + (pair + i) * 64);
 #pragma GCC unroll 16
       for (uint32_t row = 0; row < kRows; ++row) {
@@ -122,39 +131,43 @@ inline void ScoreBf16Slot(const KernelRows& rows, const uint32_t* q, const unsig
 }
 
 // The next of `num_rows` rows, as many as one block takes; returns how many.
-template <uint32_t kParts, bool kPrefetch>
+template <uint32_t kParts, typename Lines>
 inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, const uint32_t* q,
-                               const unsigned char* k, const NextLines& next, float* scores) {
+                               const unsigned char* k, const Lines& next, float* scores) {
   if (num_rows >= 8) {
-    ScoreBf16Slot<8, 2, kParts, kPrefetch>(rows, q, k, next, scores);
+    ScoreBf16Slot<8, 2, kParts>(rows, q, k, next, scores);
     return 8;
   }
   if (num_rows >= 4) {
-    ScoreBf16Slot<4, 4, kParts, kPrefetch>(rows, q, k, next, scores);
+    ScoreBf16Slot<4, 4, kParts>(rows, q, k, next, scores);
     return 4;
   }
   if (num_rows >= 2) {
-    ScoreBf16Slot<2, 8, kParts, kPrefetch>(rows, q, k, next, scores);
+    ScoreBf16Slot<2, 8, kParts>(rows, q, k, next, scores);
     return 2;
   }
-  ScoreBf16Slot<1, 8, kParts, kPrefetch>(rows, q, k, next, scores);
+  ScoreBf16Slot<1, 8, kParts>(rows, q, k, next, scores);
   return 1;
 }
 
 template <uint32_t kParts>
 inline void ScoreBf16Parts(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
                            float* scores) {
+  const uint32_t slot_bytes = rows.layout->k_subgroup_bytes;
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     float* to = scores + slot * kKvSubgroupTokens;
     const unsigned char* k = step.k[slot];
     uint32_t row = 0;
-    if (step.prefetch) {
-      const NextLines next = LinesAfter(step.next_k, slot, rows.layout->k_subgroup_bytes);
-      row = ScoreBf16Block<kParts, true>(rows, rows.num_rows, q, k, next, to);
+    if (step.prefetch && IsOneStream(step.next_k, slot_bytes)) {
+      const LinesOfOneStream next = {step.next_k[slot]};
+      row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, k, next, to);
+    } else if (step.prefetch) {
+      const LinesOfTwoStreams next = TwoStreams(step.next_k, slot, slot_bytes);
+      row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, k, next, to);
     }
     while (row < rows.num_rows) {
-      row += ScoreBf16Block<kParts, false>(rows, rows.num_rows - row, q + row, k, {},
-                                           to + row * kKvTileTokens);
+      row += ScoreBf16Block<kParts>(rows, rows.num_rows - row, q + row, k, NoLines(),
+                                    to + row * kKvTileTokens);
     }
   }
 }
@@ -197,9 +210,9 @@ inline void RoundWeights(const KernelRows& rows, uint32_t num_slots, const float
 }
 
 // 16 * kVecs dims of one chunk of a slot, for kRows rows. `pairs` are of the slot's first token and the block's first row.
-template <uint32_t kRows, uint32_t kVecs, bool kPrefetch>
+template <uint32_t kRows, uint32_t kVecs, typename Lines>
 inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint32_t chunk_dims,
-                               const unsigned char* v, const NextLines& next, uint32_t first_line,
+                               const unsigned char* v, const Lines& next, uint32_t first_line,
                                float* acc) {
   __m512 sums[kRows][kVecs];
 #pragma GCC unroll 16
@@ -215,7 +228,7 @@ inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint3
     __m512bh values[kVecs];
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
-      if (kPrefetch) next.Prefetch(first_line + pair * (chunk_dims / 16) + i);
+      next.Prefetch(first_line + pair * (chunk_dims / 16) + i);
       values[i] = LoadPairs(v + pair * pair_bytes + i * 64);
     }
 #pragma GCC unroll 16
@@ -237,9 +250,9 @@ inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint3
 }
 
 // All dims of a slot for kRows rows, chunk by chunk; 16 sums in registers.
-template <uint32_t kRows, bool kPrefetch>
+template <uint32_t kRows, typename Lines>
 inline void AccumulateBf16Slot(const uint32_t* pairs, uint32_t padded_dim, const unsigned char* v,
-                               const NextLines& next, float* acc) {
+                               const Lines& next, float* acc) {
   constexpr uint32_t kVecs = kRows == 8 ? 2 : 4;
   uint32_t first_line = 0;
   for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
@@ -247,34 +260,34 @@ inline void AccumulateBf16Slot(const uint32_t* pairs, uint32_t padded_dim, const
     const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
     uint32_t dim = 0;
     for (; dim + kVecs * 16 <= dims; dim += kVecs * 16) {
-      AccumulateBf16Dims<kRows, kVecs, kPrefetch>(pairs, padded_dim, dims, v + dim * 4, next,
-                                                  first_line + dim / 16, acc + chunk + dim);
+      AccumulateBf16Dims<kRows, kVecs>(pairs, padded_dim, dims, v + dim * 4, next,
+                                       first_line + dim / 16, acc + chunk + dim);
     }
     for (; dim < dims; dim += 16) {
-      AccumulateBf16Dims<kRows, 1, kPrefetch>(pairs, padded_dim, dims, v + dim * 4, next,
-                                              first_line + dim / 16, acc + chunk + dim);
+      AccumulateBf16Dims<kRows, 1>(pairs, padded_dim, dims, v + dim * 4, next,
+                                   first_line + dim / 16, acc + chunk + dim);
     }
     v += dims * kKvSubgroupTokens * 2;
     first_line += dims * kKvSubgroupTokens * 2 / 64;
   }
 }
 
-template <bool kPrefetch>
+template <typename Lines>
 inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs, uint32_t padded_dim,
-                                    const unsigned char* v, const NextLines& next, float* acc) {
+                                    const unsigned char* v, const Lines& next, float* acc) {
   if (num_rows >= 8) {
-    AccumulateBf16Slot<8, kPrefetch>(pairs, padded_dim, v, next, acc);
+    AccumulateBf16Slot<8>(pairs, padded_dim, v, next, acc);
     return 8;
   }
   if (num_rows >= 4) {
-    AccumulateBf16Slot<4, kPrefetch>(pairs, padded_dim, v, next, acc);
+    AccumulateBf16Slot<4>(pairs, padded_dim, v, next, acc);
     return 4;
   }
   if (num_rows >= 2) {
-    AccumulateBf16Slot<2, kPrefetch>(pairs, padded_dim, v, next, acc);
+    AccumulateBf16Slot<2>(pairs, padded_dim, v, next, acc);
     return 2;
   }
-  AccumulateBf16Slot<1, kPrefetch>(pairs, padded_dim, v, next, acc);
+  AccumulateBf16Slot<1>(pairs, padded_dim, v, next, acc);
   return 1;
 }
 
@@ -283,16 +296,20 @@ inline void AccumulateBf16Dot(const KernelRows& rows, const KernelStep& step, fl
   Bf16Weights rounded;
   RoundWeights(rows, step.num_slots, weights, weight_sum, &rounded);
   const uint32_t dims = rows.padded_dim;
+  const uint32_t slot_bytes = rows.layout->v_subgroup_bytes;
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     const uint32_t* pairs = rounded.pairs[0] + slot * kKvSubgroupTokens / 2;
     uint32_t row = 0;
-    if (step.prefetch) {
-      const NextLines next = LinesAfter(step.next_v, slot, rows.layout->v_subgroup_bytes);
-      row = AccumulateBf16Block<true>(rows.num_rows, pairs, dims, step.v[slot], next, acc);
+    if (step.prefetch && IsOneStream(step.next_v, slot_bytes)) {
+      const LinesOfOneStream next = {step.next_v[slot]};
+      row = AccumulateBf16Block(rows.num_rows, pairs, dims, step.v[slot], next, acc);
+    } else if (step.prefetch) {
+      const LinesOfTwoStreams next = TwoStreams(step.next_v, slot, slot_bytes);
+      row = AccumulateBf16Block(rows.num_rows, pairs, dims, step.v[slot], next, acc);
     }
     while (row < rows.num_rows) {
-      row += AccumulateBf16Block<false>(rows.num_rows - row, pairs + row * (kKvTileTokens / 2),
-                                        dims, step.v[slot], {}, acc + row * dims);
+      row += AccumulateBf16Block(rows.num_rows - row, pairs + row * (kKvTileTokens / 2), dims,
+                                 step.v[slot], NoLines(), acc + row * dims);
     }
   }
 }
