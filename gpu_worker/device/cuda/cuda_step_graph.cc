@@ -128,6 +128,8 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   const auto qkv_dim = static_cast<uint32_t>(context_->q_dim() + 2 * context_->kv_dim());
   Store(key.rows,
         {.weight = w.qkv, .x = b.normed, .y = b.qkv, .in = config.hidden_size, .out = qkv_dim});
+  gpu::SplitRule rule = b.split_rule;
+  if (!context_->options.deterministic) rule.split_tokens = gpu::SplitTokensFor(key.rows);
   gpu::FinishQkvArgs finish{.input = {.qkv = b.qkv,
                                       .dtype = DType::kF32,
                                       .bias = w.qkv_bias,
@@ -144,7 +146,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   gpu::MergeArgs merge{.rows = b.rows,
                        .num_rows = key.rows,
                        .geometry = b.geometry,
-                       .rule = b.split_rule,
+                       .rule = rule,
                        .workspace = b.attend,
                        .out = b.normed,
                        .out_dtype = context_->compute_dtype};
@@ -168,7 +170,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                       .geometry = b.geometry,
                       .softmax_scale = static_cast<float>(config.softmax_scale()),
                       .q = b.q,
-                      .rule = b.split_rule,
+                      .rule = rule,
                       .workspace = b.attend},
                      launch()));
   }

@@ -1,8 +1,9 @@
-// Decode attention on tensor cores, straight from global memory into the registers of mma.m16n8k16.
+// Decode attention on tensor cores.
 //
-// A warp takes 16 tokens at a time. Lane (g, t) = (lane / 4, lane % 4) loads 16 bytes, elements 8t to 8t + 7 of each chunk
-// of 32, of tokens g and g + 8: full 64-byte segments of each token, with no shared memory between. The order of elements
-// inside a product's k does not matter as long as both operands agree, so registers hold them as they come:
+// A warp takes 16 tokens at a time. Lane (g, t) = (lane / 4, lane % 4) copies 16 bytes, elements 8t to 8t + 7 of each chunk
+// of 32, of tokens g and g + 8, into shared memory of its own, some tiles ahead (cp.async), and reads back what it copied:
+// whole 64-byte segments of each token, no exchange, no barrier. The order of elements inside a product's k does not
+// matter as long as both operands agree, so registers hold them as they come:
 //   S^T [16 tokens x 8 heads] = K [16 x 32 of head_dim] q^T: K is operand A as loaded; q is laid out to fit.
 //   O^T [16 of head_dim x 8 heads] = V^T [16 x 16 tokens] P^T: movmatrix transposes V and P, 8x8 at a time, in registers.
 // Softmax: each lane has two heads in S^T and in O^T, the same two, so scaling needs no exchange.
@@ -19,13 +20,14 @@ constexpr uint32_t kHeads =
 constexpr uint32_t kChunk = 32;  // elements of head_dim in one step of 4 lanes x 16 bytes
 constexpr float kLog2E = 1.44269504088896341f;
 
-// Shared memory of a block.
-template <uint32_t kChunks>
+// Shared memory of a block. A tile in `ring` is [K, V][chunk][token g, g + 8] of 16 bytes for each lane; the stage that was
+// used last serves to put the warps' out together, [head][head_dim] in f32.
+template <uint32_t kChunks, uint32_t kStages>
 struct Shared {
-  ItemTable table;
+  uint4 ring[kStages][kWarps][2 * kChunks * 2][kWarpSize];
   uint4 q[kChunks][2][kWarpSize];  // operand B of each chunk: high parts, low parts
   float max_sum[kWarps][kHeads][2];
-  float out[kWarps][kHeads][kChunks * kChunk];
+  ItemTable table;
 };
 
 // A warp's running softmax, base 2. Heads 2t and 2t + 1 of the lane.
@@ -36,26 +38,42 @@ struct TensorState {
   float out[kChunks][2][4] = {};
 };
 
-// Lays q of the item's heads out as operand B: lane (g, t) has elements 8t to 8t + 7 of each chunk of head g.
-template <typename T, uint32_t kChunks>
-__device__ void LoadQuery(const AttendArgs& args, const AttendItem& item, Shared<kChunks>& shared) {
-  for (uint32_t i = threadIdx.x; i < kChunks * kWarpSize; i += kWarps * kWarpSize) {
-    const uint32_t chunk = i / kWarpSize, lane = i % kWarpSize;
-    const uint32_t head = lane / 4;
-    float x[8] = {};
-    if (head < item.num_q_heads) {
-      const float* q = args.q +
-                       (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head) *
+// What a thread reads of q for the item: elements 8t to 8t + 7 of a chunk of head g, for the chunks warp, warp + 4, ...
+template <uint32_t kChunks>
+struct QueryPart {
+  float x[(kChunks + kWarps - 1) / kWarps][8];
+};
+
+template <uint32_t kChunks>
+__device__ void LoadQuery(const AttendArgs& args, const AttendItem& item, uint32_t warp,
+                          uint32_t lane, QueryPart<kChunks>& part) {
+  const uint32_t head = lane / 4;
+  const size_t begin = (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head) *
                            (kChunks * kChunk) +
-                       chunk * kChunk + lane % 4 * 8;
+                       lane % 4 * 8;
 #pragma unroll
-      for (uint32_t j = 0; j < 8; ++j) x[j] = q[j] * (args.softmax_scale * kLog2E);
-    }
+  for (uint32_t i = 0; i < (kChunks + kWarps - 1) / kWarps; ++i) {
+    const uint32_t chunk = warp + i * kWarps;
+    const bool there = head < item.num_q_heads && chunk < kChunks;
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j)
+      part.x[i][j] = there ? args.q[begin + chunk * kChunk + j] : 0.0f;
+  }
+}
+
+template <typename T, uint32_t kChunks, uint32_t kStages>
+__device__ void ShareQuery(const QueryPart<kChunks>& part, float scale, uint32_t warp,
+                           uint32_t lane, Shared<kChunks, kStages>& shared) {
+#pragma unroll
+  for (uint32_t i = 0; i < (kChunks + kWarps - 1) / kWarps; ++i) {
+    const uint32_t chunk = warp + i * kWarps;
+    if (chunk >= kChunks) continue;
+    const float(&x)[8] = part.x[i];
     uint4 high, low;
-    SplitPair<T>(x[0], x[1], high.x, low.x);
-    SplitPair<T>(x[2], x[3], high.y, low.y);
-    SplitPair<T>(x[4], x[5], high.z, low.z);
-    SplitPair<T>(x[6], x[7], high.w, low.w);
+    SplitPair<T>(x[0] * scale, x[1] * scale, high.x, low.x);
+    SplitPair<T>(x[2] * scale, x[3] * scale, high.y, low.y);
+    SplitPair<T>(x[4] * scale, x[5] * scale, high.z, low.z);
+    SplitPair<T>(x[6] * scale, x[7] * scale, high.w, low.w);
     shared.q[chunk][0][lane] = high;
     shared.q[chunk][1][lane] = low;
   }
@@ -63,16 +81,17 @@ __device__ void LoadQuery(const AttendArgs& args, const AttendItem& item, Shared
 
 // Scores of a tile: c[0], c[1] of token g, c[2], c[3] of token g + 8.
 template <typename T, uint32_t kChunks>
-__device__ void Scores(const uint4 (&k)[kChunks][2], const Shared<kChunks>& shared, uint32_t lane,
-                       float (&c)[4]) {
+__device__ void Scores(const uint4 (*tile)[kWarpSize], const uint4 (&q)[kChunks][2][kWarpSize],
+                       uint32_t lane, float (&c)[4]) {
   float low_part[4] = {};
 #pragma unroll
   for (uint32_t i = 0; i < kChunks; ++i) {
-    const uint4 high = shared.q[i][0][lane], low = shared.q[i][1][lane];
-    Mma<T>(c, k[i][0].x, k[i][1].x, k[i][0].y, k[i][1].y, high.x, high.y);
-    Mma<T>(low_part, k[i][0].x, k[i][1].x, k[i][0].y, k[i][1].y, low.x, low.y);
-    Mma<T>(c, k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w, high.z, high.w);
-    Mma<T>(low_part, k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w, low.z, low.w);
+    const uint4 k0 = tile[2 * i][lane], k1 = tile[2 * i + 1][lane];
+    const uint4 high = q[i][0][lane], low = q[i][1][lane];
+    Mma<T>(c, k0.x, k1.x, k0.y, k1.y, high.x, high.y);
+    Mma<T>(low_part, k0.x, k1.x, k0.y, k1.y, low.x, low.y);
+    Mma<T>(c, k0.z, k1.z, k0.w, k1.w, high.z, high.w);
+    Mma<T>(low_part, k0.z, k1.z, k0.w, k1.w, low.z, low.w);
   }
 #pragma unroll
   for (uint32_t j = 0; j < 4; ++j) c[j] += low_part[j];
@@ -106,7 +125,7 @@ __device__ void Soften(float (&c)[4], TensorState<kChunks>& state) {
 }
 
 template <typename T, uint32_t kChunks>
-__device__ void AddValues(const uint4 (&v)[kChunks][2], const float (&p)[4],
+__device__ void AddValues(const uint4 (*tile)[kWarpSize], uint32_t lane, const float (&p)[4],
                           TensorState<kChunks>& state) {
   uint32_t high[2], low[2];
   SplitPair<T>(p[0], p[1], high[0], low[0]);
@@ -118,8 +137,9 @@ __device__ void AddValues(const uint4 (&v)[kChunks][2], const float (&p)[4],
   }
 #pragma unroll
   for (uint32_t i = 0; i < kChunks; ++i) {
-    const uint32_t first[4] = {v[i][0].x, v[i][0].y, v[i][0].z, v[i][0].w};
-    const uint32_t second[4] = {v[i][1].x, v[i][1].y, v[i][1].z, v[i][1].w};
+    const uint4 v0 = tile[2 * i][lane], v1 = tile[2 * i + 1][lane];
+    const uint32_t first[4] = {v0.x, v0.y, v0.z, v0.w};
+    const uint32_t second[4] = {v1.x, v1.y, v1.z, v1.w};
 #pragma unroll
     for (uint32_t m = 0; m < 2; ++m) {
       const uint32_t a0 = Transpose8x8(first[2 * m]), a1 = Transpose8x8(first[2 * m + 1]);
@@ -130,7 +150,6 @@ __device__ void AddValues(const uint4 (&v)[kChunks][2], const float (&p)[4],
   }
 }
 
-template <uint32_t kChunks>
 __device__ void WriteScores(const AttendArgs& args, const AttendItem& item, uint32_t token,
                             uint32_t lane, const float (&c)[4]) {
 #pragma unroll
@@ -142,40 +161,101 @@ __device__ void WriteScores(const AttendArgs& args, const AttendItem& item, uint
   }
 }
 
-// One tile of tokens from `begin`; those beyond the item's end get weight 0 (and read the last token instead).
-template <typename T, uint32_t kChunks>
-__device__ void AttendTile(const AttendArgs& args, const AttendItem& item, const DecodeRowDesc& row,
-                           const T* k_head, const T* v_head, uint32_t begin, uint32_t lane,
-                           const Shared<kChunks>& shared, TensorState<kChunks>& state) {
-  const uint32_t token = begin + lane / 4, last = item.token_end - 1;
-  const size_t lane_offset = lane % 4 * 8;
-  const size_t first = size_t{SlotOf(row, min(token, last))} * (kChunks * kChunk) + lane_offset;
-  const size_t second =
-      size_t{SlotOf(row, min(token + 8, last))} * (kChunks * kChunk) + lane_offset;
-  uint4 k[kChunks][2], v[kChunks][2];
-#pragma unroll
-  for (uint32_t i = 0; i < kChunks; ++i) {
-    k[i][0] = LoadStreaming(k_head + first + i * kChunk);
-    k[i][1] = LoadStreaming(k_head + second + i * kChunk);
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < kChunks; ++i) {
-    v[i][0] = LoadStreaming(v_head + first + i * kChunk);
-    v[i][1] = LoadStreaming(v_head + second + i * kChunk);
-  }
-  float c[4] = {};
-  Scores<T, kChunks>(k, shared, lane, c);
-  if (args.scores != nullptr) WriteScores<kChunks>(args, item, token, lane, c);
-  if (token > last) c[0] = c[1] = -INFINITY;
-  if (token + 8 > last) c[2] = c[3] = -INFINITY;
-  Soften<kChunks>(c, state);
-  AddValues<T, kChunks>(v, c, state);
+// An item with what its loads need.
+template <typename T>
+struct Work {
+  AttendItem item;
+  DecodeRowDesc row;
+  const T* k;
+  const T* v;
+  // Of one tile for each warp; at least as many as are loaded ahead, so the last ones may be empty.
+  uint32_t rounds;
+};
+
+template <typename T, uint32_t kStages>
+__device__ Work<T> MakeWork(const AttendArgs& args, const ItemTable& table, uint32_t item_idx) {
+  Work<T> work;
+  work.item = FindItem(args, kHeads, table, item_idx);
+  work.row = args.rows[work.item.row];
+  const T* region = reinterpret_cast<const T*>(work.row.region);
+  work.k = region + KvHeadOffset(work.row, args.geometry, args.layer, 0, work.item.kv_head);
+  work.v = region + KvHeadOffset(work.row, args.geometry, args.layer, 1, work.item.kv_head);
+  constexpr uint32_t kRoundTokens = kWarps * kTileTokens;
+  const uint32_t tokens = work.item.token_end - work.item.token_begin;
+  work.rounds = max((tokens + kRoundTokens - 1) / kRoundTokens, kStages - 1);
+  return work;
 }
 
-template <uint32_t kChunks>
-__device__ void ShareState(const TensorState<kChunks>& state, uint32_t warp, uint32_t lane,
-                           Shared<kChunks>& shared) {
+template <typename T>
+__device__ uint32_t TileBegin(const Work<T>& work, uint32_t round, uint32_t warp) {
+  return work.item.token_begin + (round * kWarps + warp) * kTileTokens;
+}
+
+// Brings the first tokens of a block's first item into the L2 cache. It may run before the kernel's predecessor has ended:
+// the cache sees what is written to memory later.
+template <typename T, uint32_t kChunks>
+__device__ void PrefetchToL2(const Work<T>& work) {
+  constexpr uint32_t kPrefetchTokens = 128, kLineBytes = 128;
+  constexpr uint32_t kLines = (kChunks * kChunk * sizeof(T) + kLineBytes - 1) / kLineBytes;
+  const uint32_t tokens = min(work.item.token_end - work.item.token_begin, kPrefetchTokens);
+  for (uint32_t i = threadIdx.x; i < tokens * kLines; i += kWarps * kWarpSize) {
+    const uint32_t slot = SlotOf(work.row, work.item.token_begin + i / kLines);
+    const size_t offset = size_t{slot} * (kChunks * kChunk) + i % kLines * (kLineBytes / sizeof(T));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(work.k + offset));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(work.v + offset));
+  }
+}
+
+// Starts the copy of the warp's tile of a round, if it has one: tokens beyond the item's end read the last one instead.
+template <typename T, uint32_t kChunks>
+__device__ void StartTile(const Work<T>& work, bool wanted, uint32_t round, uint32_t warp,
+                          uint32_t lane, uint4 (*tile)[kWarpSize]) {
+  const uint32_t begin = TileBegin(work, round, warp);
+  if (wanted && begin < work.item.token_end) {
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t token = min(begin + lane / 4 + 8 * half, work.item.token_end - 1);
+      const size_t offset = size_t{SlotOf(work.row, token)} * (kChunks * kChunk) + lane % 4 * 8;
+#pragma unroll
+      for (uint32_t i = 0; i < kChunks; ++i) {
+        CopyAsync(&tile[2 * i + half][lane], work.k + offset + i * kChunk);
+        CopyAsync(&tile[2 * kChunks + 2 * i + half][lane], work.v + offset + i * kChunk);
+      }
+    }
+  }
+  CommitCopies();
+}
+
+template <typename T, uint32_t kChunks, uint32_t kStages>
+__device__ void AttendTile(const AttendArgs& args, const Work<T>& work, uint32_t round,
+                           uint32_t stage, uint32_t warp, uint32_t lane,
+                           const Shared<kChunks, kStages>& shared, TensorState<kChunks>& state) {
+  const uint32_t begin = TileBegin(work, round, warp);
+  const uint32_t end = work.item.token_end;
+  if (begin >= end) return;
+  const uint32_t token = begin + lane / 4;
+  const uint4(*tile)[kWarpSize] = shared.ring[stage][warp];
+  float c[4] = {};
+  Scores<T, kChunks>(tile, shared.q, lane, c);
+  if (args.scores != nullptr) WriteScores(args, work.item, token, lane, c);
+  if (token >= end) c[0] = c[1] = -INFINITY;
+  if (token + 8 >= end) c[2] = c[3] = -INFINITY;
+  Soften<kChunks>(c, state);
+  AddValues<T, kChunks>(tile + 2 * kChunks, lane, c, state);
+}
+
+// Where a warp leaves its out, [head][head_dim].
+template <uint32_t kChunks, uint32_t kStages>
+__device__ float* SharedOut(Shared<kChunks, kStages>& shared, uint32_t stage, uint32_t warp) {
+  static_assert(kHeads * kChunks * kChunk * sizeof(float) <= sizeof(shared.ring[0][0]));
+  return reinterpret_cast<float*>(shared.ring[stage][warp]);
+}
+
+template <uint32_t kChunks, uint32_t kStages>
+__device__ void ShareState(const TensorState<kChunks>& state, uint32_t stage, uint32_t warp,
+                           uint32_t lane, Shared<kChunks, kStages>& shared) {
   const uint32_t g = lane / 4, t = lane % 4;
+  __syncwarp();  // every lane has read its part of the stage
 #pragma unroll
   for (uint32_t h = 0; h < 2; ++h) {
     float sum = state.sum[h];
@@ -186,6 +266,7 @@ __device__ void ShareState(const TensorState<kChunks>& state, uint32_t warp, uin
       shared.max_sum[warp][2 * t + h][1] = sum;
     }
   }
+  float* const out = SharedOut(shared, stage, warp);
 #pragma unroll
   for (uint32_t i = 0; i < kChunks; ++i) {
 #pragma unroll
@@ -193,15 +274,15 @@ __device__ void ShareState(const TensorState<kChunks>& state, uint32_t warp, uin
       // Row g of an 8x8 transposed from register `reg` of the load is element 8 (g / 2) + 2 reg + g % 2 of the chunk.
       const uint32_t m = j / 4, reg = 2 * m + j % 4 / 2;
       const uint32_t d = i * kChunk + 8 * (g / 2) + 2 * reg + g % 2;
-      shared.out[warp][2 * t + j % 2][d] = state.out[i][m][j % 4];
+      out[(2 * t + j % 2) * (kChunks * kChunk) + d] = state.out[i][m][j % 4];
     }
   }
 }
 
 // Puts the warps together in their order, and writes the item's partials.
-template <uint32_t kChunks>
-__device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32_t warp,
-                          uint32_t lane, const Shared<kChunks>& shared) {
+template <uint32_t kChunks, uint32_t kStages>
+__device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32_t stage,
+                          uint32_t warp, uint32_t lane, Shared<kChunks, kStages>& shared) {
   constexpr uint32_t kHeadDim = kChunks * kChunk;
   for (uint32_t h = warp; h < item.num_q_heads; h += kWarps) {
     float max = -INFINITY;
@@ -219,7 +300,9 @@ __device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32
       const uint32_t d = i * kChunk + lane;
       float total = 0;
 #pragma unroll
-      for (uint32_t w = 0; w < kWarps; ++w) total += shared.out[w][h][d] * weight[w];
+      for (uint32_t w = 0; w < kWarps; ++w) {
+        total += SharedOut(shared, stage, w)[h * kHeadDim + d] * weight[w];
+      }
       args.workspace.out[idx * kHeadDim + d] = total;
     }
     if (lane == 0) {
@@ -229,37 +312,66 @@ __device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32
   }
 }
 
-template <typename T, uint32_t kChunks>
+// Blocks take items in turn. The ring of stages goes on across items: the last rounds of one load the first of the next.
+// All warps go through the same number of rounds, so they agree on the stage.
+template <typename T, uint32_t kChunks, uint32_t kStages>
 __global__ void __launch_bounds__(kWarps* kWarpSize) AttendTensorKernel(const AttendArgs args) {
   extern __shared__ uint4 memory[];
-  auto& shared = *reinterpret_cast<Shared<kChunks>*>(memory);
-  BeginKernel();
+  auto& shared = *reinterpret_cast<Shared<kChunks, kStages>*>(memory);
+  LetSuccessorStart();
   BuildItemTable(args, kHeads, shared.table);
+  const uint32_t num_items = shared.table.first_item[args.num_rows];
   const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  for (uint32_t i = blockIdx.x; i < shared.table.first_item[args.num_rows]; i += gridDim.x) {
-    const AttendItem item = FindItem(args, kHeads, shared.table, i);
-    LoadQuery<T, kChunks>(args, item, shared);
-    __syncthreads();
-    const DecodeRowDesc row = args.rows[item.row];
-    const T* region = reinterpret_cast<const T*>(row.region);
-    const T* k = region + KvHeadOffset(row, args.geometry, args.layer, 0, item.kv_head);
-    const T* v = region + KvHeadOffset(row, args.geometry, args.layer, 1, item.kv_head);
-    TensorState<kChunks> state;
-    for (uint32_t begin = item.token_begin + warp * kTileTokens; begin < item.token_end;
-         begin += kWarps * kTileTokens) {
-      AttendTile<T, kChunks>(args, item, row, k, v, begin, lane, shared, state);
-    }
-    ShareState<kChunks>(state, warp, lane, shared);
-    __syncthreads();
-    WriteItem<kChunks>(args, item, warp, lane, shared);
-    // The next item's LoadQuery writes what no thread reads any more; its barrier keeps ShareState behind WriteItem.
+  const float scale = args.softmax_scale * kLog2E;
+  Work<T> work{};
+  if (blockIdx.x < num_items) {
+    work = MakeWork<T, kStages>(args, shared.table, blockIdx.x);
+    PrefetchToL2<T, kChunks>(work);
   }
+  WaitForPredecessor();
+  if (blockIdx.x >= num_items) return;
+
+  uint32_t stage = 0;  // of the next round
+#pragma unroll
+  for (uint32_t s = 0; s + 1 < kStages; ++s) {
+    StartTile<T, kChunks>(work, true, s, warp, lane, shared.ring[s][warp]);
+  }
+  QueryPart<kChunks> query;
+  LoadQuery<kChunks>(args, work.item, warp, lane, query);
+  for (uint32_t item_idx = blockIdx.x; item_idx < num_items; item_idx += gridDim.x) {
+    const bool more = item_idx + gridDim.x < num_items;
+    Work<T> next = work;
+    if (more) next = MakeWork<T, kStages>(args, shared.table, item_idx + gridDim.x);
+    ShareQuery<T>(query, scale, warp, lane, shared);
+    __syncthreads();
+    TensorState<kChunks> state;
+    for (uint32_t round = 0; round < work.rounds; ++round) {
+      const uint32_t ahead = round + kStages - 1, ahead_stage = (stage + kStages - 1) % kStages;
+      if (ahead < work.rounds) {
+        StartTile<T, kChunks>(work, true, ahead, warp, lane, shared.ring[ahead_stage][warp]);
+      } else {
+        StartTile<T, kChunks>(next, more, ahead - work.rounds, warp, lane,
+                              shared.ring[ahead_stage][warp]);
+      }
+      AwaitCopies<kStages - 1>();
+      AttendTile<T, kChunks, kStages>(args, work, round, stage, warp, lane, shared, state);
+      stage = (stage + 1) % kStages;
+    }
+    // The stage just read is free until the next item's first round loads into it, behind a barrier.
+    const uint32_t free_stage = (stage + kStages - 1) % kStages;
+    if (more) LoadQuery<kChunks>(args, next.item, warp, lane, query);
+    ShareState<kChunks, kStages>(state, free_stage, warp, lane, shared);
+    __syncthreads();
+    WriteItem<kChunks, kStages>(args, work.item, free_stage, warp, lane, shared);
+    work = next;
+  }
+  AwaitCopies<0>();
 }
 
-template <typename T, uint32_t kChunks>
+template <typename T, uint32_t kChunks, uint32_t kStages>
 cudaError_t LaunchTensor(const AttendArgs& args, const Launch& launch) {
-  const auto kernel = AttendTensorKernel<T, kChunks>;
-  constexpr size_t kSharedBytes = sizeof(Shared<kChunks>);
+  const auto kernel = AttendTensorKernel<T, kChunks, kStages>;
+  constexpr size_t kSharedBytes = sizeof(Shared<kChunks, kStages>);
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            static_cast<int>(kSharedBytes));
   if (error != cudaSuccess) return error;
@@ -269,19 +381,36 @@ cudaError_t LaunchTensor(const AttendArgs& args, const Launch& launch) {
   return LaunchKernel(launch, kernel, dim3(blocks), kWarps * kWarpSize, kSharedBytes, args);
 }
 
+// As many stages as leave room for two blocks on a multiprocessor of Hopper; fewer where a block may have less memory.
+template <typename T, uint32_t kChunks, uint32_t kStages>
+cudaError_t LaunchWithStages(const AttendArgs& args, const Launch& launch) {
+  int device = 0, max_bytes = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const cudaError_t error =
+      cudaDeviceGetAttribute(&max_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  if (sizeof(Shared<kChunks, kStages>) <= static_cast<size_t>(max_bytes)) {
+    return LaunchTensor<T, kChunks, kStages>(args, launch);
+  }
+  if (sizeof(Shared<kChunks, 2>) <= static_cast<size_t>(max_bytes)) {
+    return LaunchTensor<T, kChunks, 2>(args, launch);
+  }
+  return AttendPlain(args, launch);
+}
+
 template <typename T>
 cudaError_t LaunchForHeadDim(const AttendArgs& args, const Launch& launch) {
   switch (args.geometry.head_dim) {
     case 32:
-      return LaunchTensor<T, 1>(args, launch);
+      return LaunchWithStages<T, 1, 4>(args, launch);
     case 64:
-      return LaunchTensor<T, 2>(args, launch);
+      return LaunchWithStages<T, 2, 4>(args, launch);
     case 96:
-      return LaunchTensor<T, 3>(args, launch);
+      return LaunchWithStages<T, 3, 3>(args, launch);
     case 128:
-      return LaunchTensor<T, 4>(args, launch);
+      return LaunchWithStages<T, 4, 3>(args, launch);
     case 256:
-      return LaunchTensor<T, 8>(args, launch);
+      return LaunchWithStages<T, 8, 2>(args, launch);
   }
   return cudaErrorInvalidValue;
 }

@@ -31,7 +31,7 @@ struct alignas(16) DecodeRowDesc {
 struct KvGeometry {
   uint32_t num_q_heads = 0;
   uint32_t num_kv_heads = 0;
-  uint32_t head_dim = 0;  // even, at most 256
+  uint32_t head_dim = 0;  // a multiple of 4, at most 256
 };
 
 }  // namespace tributary::gpu

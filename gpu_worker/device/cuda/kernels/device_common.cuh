@@ -50,6 +50,21 @@ __device__ inline void StoreAs(void* base, DType dtype, size_t idx, float value)
   }
 }
 
+// Four elements at an index that is a multiple of 4.
+__device__ inline void Store4As(void* base, DType dtype, size_t idx, float4 x) {
+  if (dtype == DType::kF32) {
+    *reinterpret_cast<float4*>(static_cast<float*>(base) + idx) = x;
+  } else if (dtype == DType::kBf16) {
+    auto* const out = reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(base) + idx);
+    out[0] = __floats2bfloat162_rn(x.x, x.y);
+    out[1] = __floats2bfloat162_rn(x.z, x.w);
+  } else {
+    auto* const out = reinterpret_cast<__half2*>(static_cast<__half*>(base) + idx);
+    out[0] = __floats2half2_rn(x.x, x.y);
+    out[1] = __floats2half2_rn(x.z, x.w);
+  }
+}
+
 __device__ inline float WarpSum(float x) {
   for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
   return x;
@@ -144,12 +159,17 @@ inline uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 
 inline bool Serves(const KvGeometry& geometry) {
   return geometry.num_kv_heads != 0 && geometry.num_q_heads % geometry.num_kv_heads == 0 &&
-         geometry.head_dim != 0 && geometry.head_dim % 2 == 0 && geometry.head_dim <= 256;
+         geometry.head_dim != 0 && geometry.head_dim % 4 == 0 && geometry.head_dim <= 256;
 }
 
+// All kernels ask for the same division of a multiprocessor's memory into shared memory and L1: it changes only while the
+// multiprocessor is idle, and kernels that want different ones do not overlap.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchKernel(const Launch& launch, void (*kernel)(Parameters...), dim3 grid,
                          uint32_t threads, size_t shared_bytes, const Arguments&... arguments) {
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;

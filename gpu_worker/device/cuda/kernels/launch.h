@@ -10,8 +10,9 @@ namespace tributary::gpu {
 struct Launch {
   cudaStream_t stream = nullptr;
   // Programmatic dependent launch (sm_90 and up; must be false below): the kernel's blocks may start while the previous
-  // kernel of the stream drains. Each kernel here waits for the previous one before it touches memory (weights
-  // excepted), so results are the same; the launch's latency is hidden.
+  // kernel of the stream drains. Each kernel here waits for the previous one before it touches memory, so results are
+  // the same and the launch's latency is hidden. Excepted are weights and DecodeRowDesc, which are read at once: they
+  // must be complete before the first kernel of a chain of overlapping ones starts.
   bool overlap = false;
 };
 

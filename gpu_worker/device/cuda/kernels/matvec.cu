@@ -1,4 +1,3 @@
-#include "gpu_worker/device/cuda/kernels/attend_plan.cuh"
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
 #include "gpu_worker/device/cuda/kernels/matvec.h"
 #include "gpu_worker/device/cuda/kernels/tensor_core.cuh"
@@ -8,74 +7,85 @@ namespace {
 
 constexpr uint32_t kWarps = 8;
 constexpr uint32_t kThreads = kWarps * kWarpSize;
-constexpr uint32_t kTileRows = 16;  // rows of W that a block multiplies at a time
-constexpr uint32_t kSteps =
-    4;  // of 32 elements: a warp's share, 256 contiguous bytes of each of 16 rows
-constexpr uint32_t kBlockElements = kSteps * 32;
-
-__device__ inline uint4 LoadWeights(const void* address) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(address));
-  return x;
-}
+constexpr uint32_t kTileRows = 32;  // rows of W that a block multiplies at a time: two operands A
 
 __device__ inline float Silu(float x) { return x / (1.0f + expf(-x)); }
 
-// Row of W that stands in row i (0 to 15) of a tile; clamped: what is beyond is computed and dropped.
+// How far a warp reads ahead: kStages blocks of kSteps x 32 elements of each of the tile's rows. On Hopper this keeps some
+// 190 KB of each multiprocessor's reads under way, and lets a kernel have that much before its predecessor has ended.
+template <uint32_t kStagesOf, uint32_t kStepsOf>
+struct Depth {
+  static constexpr uint32_t kStages = kStagesOf;
+  static constexpr uint32_t kSteps = kStepsOf;
+  static constexpr uint32_t kBlockElements = kSteps * 32;
+};
+using DeepReads = Depth<3, 4>;
+using ShallowReads = Depth<2, 2>;  // where a block may have less shared memory
+
+// A warp's block of W as it was copied: [step][operand A][row g, g + 8] of 16 bytes for each lane.
+template <typename Reads>
+using WeightBlock = uint4[Reads::kSteps * 4][kWarpSize];
+
+template <typename Reads, uint32_t kTiles>
+struct Shared {
+  WeightBlock<Reads> ring[kWarps][Reads::kStages];
+  float sums[kWarps][kTiles][8][kWarpSize];  // [warp][rows of x][4 of each operand A][lane]
+};
+
+// Row of W that stands in row i (0 to 31) of a tile; clamped: what is beyond is computed and dropped.
 template <MatVecEpilogue kEpilogue>
 __device__ uint32_t WeightRow(const MatVecArgs& args, uint32_t tile, uint32_t i) {
   if (kEpilogue != MatVecEpilogue::kSiluMul) return min(tile * kTileRows + i, args.out - 1);
-  const uint32_t half = args.out / 2;  // eight gate rows, then their up rows
-  return min(tile * 8 + i % 8, half - 1) + (i < 8 ? 0 : half);
+  // Of each 16 rows, eight are gate rows, and eight their up rows: a lane has both of an output.
+  const uint32_t half = args.out / 2;
+  return min(tile * (kTileRows / 2) + i / 16 * 8 + i % 8, half - 1) + (i % 16 < 8 ? 0 : half);
 }
 
-// A warp's share of a tile: operand A of the products. Lane (g, t): 16 bytes of rows g and g + 8 for each step.
-struct WeightBlock {
-  uint4 w[kSteps][2];
-};
-
-template <typename T, MatVecEpilogue kEpilogue>
-__device__ void LoadBlock(const MatVecArgs& args, uint32_t tile, uint32_t block, uint32_t lane,
-                          WeightBlock& out) {
+// Starts the copy of a block.
+template <typename T, typename Reads, MatVecEpilogue kEpilogue>
+__device__ void StartBlock(const MatVecArgs& args, uint32_t tile, uint32_t block, uint32_t lane,
+                           WeightBlock<Reads>& to) {
   const T* weights = static_cast<const T*>(args.weights);
-  const uint32_t element = block * kBlockElements + lane % 4 * 8;
+  const uint32_t element = block * Reads::kBlockElements + lane % 4 * 8;
 #pragma unroll
-  for (uint32_t i = 0; i < 2; ++i) {
+  for (uint32_t i = 0; i < 4; ++i) {
     const T* row = weights + size_t{WeightRow<kEpilogue>(args, tile, lane / 4 + 8 * i)} * args.in;
 #pragma unroll
-    for (uint32_t s = 0; s < kSteps; ++s) {
+    for (uint32_t s = 0; s < Reads::kSteps; ++s) {
       const uint32_t k = element + s * 32;
-      out.w[s][i] = k < args.in ? LoadWeights(row + k) : make_uint4(0, 0, 0, 0);
+      const bool inside = k < args.in;
+      CopyAsyncOrZero(&to[s * 4 + i][lane], row + (inside ? k : 0), inside);
     }
   }
 }
 
-// c[n] += tile x rows 8n to 8n + 7 of x, over one block of elements.
-template <typename T, uint32_t kTiles>
-__device__ void Multiply(const MatVecArgs& args, const WeightBlock& block, uint32_t block_idx,
-                         uint32_t lane, float (&c)[kTiles][4]) {
+// c[n][m] += operand m of the tile x rows 8n to 8n + 7 of x, over one block of elements.
+template <typename T, typename Reads, uint32_t kTiles>
+__device__ void Multiply(const MatVecArgs& args, const WeightBlock<Reads>& weights, uint32_t block,
+                         uint32_t lane, float (&c)[kTiles][2][4]) {
   const T* x = static_cast<const T*>(args.x);
-  uint4 b[kTiles][kSteps];
+  uint4 b[kTiles][Reads::kSteps];
 #pragma unroll
   for (uint32_t n = 0; n < kTiles; ++n) {
     const uint32_t row = n * 8 + lane / 4;
 #pragma unroll
-    for (uint32_t s = 0; s < kSteps; ++s) {
-      const uint32_t k = block_idx * kBlockElements + s * 32 + lane % 4 * 8;
+    for (uint32_t s = 0; s < Reads::kSteps; ++s) {
+      const uint32_t k = block * Reads::kBlockElements + s * 32 + lane % 4 * 8;
       b[n][s] = row < args.rows && k < args.in
                     ? *reinterpret_cast<const uint4*>(x + size_t{row} * args.in + k)
                     : make_uint4(0, 0, 0, 0);
     }
   }
 #pragma unroll
-  for (uint32_t s = 0; s < kSteps; ++s) {
-    const uint4 low = block.w[s][0], high = block.w[s][1];
+  for (uint32_t s = 0; s < Reads::kSteps; ++s) {
 #pragma unroll
-    for (uint32_t n = 0; n < kTiles; ++n) {
-      Mma<T>(c[n], low.x, high.x, low.y, high.y, b[n][s].x, b[n][s].y);
-      Mma<T>(c[n], low.z, high.z, low.w, high.w, b[n][s].z, b[n][s].w);
+    for (uint32_t m = 0; m < 2; ++m) {
+      const uint4 low = weights[s * 4 + 2 * m][lane], high = weights[s * 4 + 2 * m + 1][lane];
+#pragma unroll
+      for (uint32_t n = 0; n < kTiles; ++n) {
+        Mma<T>(c[n][m], low.x, high.x, low.y, high.y, b[n][s].x, b[n][s].y);
+        Mma<T>(c[n][m], low.z, high.z, low.w, high.w, b[n][s].z, b[n][s].w);
+      }
     }
   }
 }
@@ -93,61 +103,85 @@ __device__ void StoreOutput(const MatVecArgs& args, uint32_t row, uint32_t o, ui
   }
 }
 
-// Adds the warps' sums in their order, and stores. Begins with a barrier, so that `sums` may have been written just now.
+template <uint32_t kTiles>
+__device__ float SumOfWarps(const float (&sums)[kWarps][kTiles][8][kWarpSize], uint32_t n,
+                            uint32_t j, uint32_t lane) {
+  float sum = 0;
+#pragma unroll
+  for (uint32_t w = 0; w < kWarps; ++w) sum += sums[w][n][j][lane];
+  return sum;
+}
+
+// Adds the warps' sums in their order, and stores; warp j has number j of the 8 sums of a lane. Between two barriers.
 template <uint32_t kTiles, MatVecEpilogue kEpilogue>
 __device__ void FinishTile(const MatVecArgs& args, uint32_t tile,
-                           const float (&sums)[kWarps][kTiles][4][kWarpSize]) {
+                           const float (&sums)[kWarps][kTiles][8][kWarpSize]) {
+  static_assert(kWarps == 8);
   __syncthreads();
-  const uint32_t lane = threadIdx.x % kWarpSize, j = threadIdx.x / kWarpSize % 4;
-  for (uint32_t n = threadIdx.x / 128; n < kTiles; n += kThreads / 128) {
+  const uint32_t lane = threadIdx.x % kWarpSize, j = threadIdx.x / kWarpSize;
+  const uint32_t operand = j / 4;
+#pragma unroll
+  for (uint32_t n = 0; n < kTiles; ++n) {
     const uint32_t row = n * 8 + lane % 4 * 2 + j % 2;
-    float sum = 0;
-#pragma unroll
-    for (uint32_t w = 0; w < kWarps; ++w) sum += sums[w][n][j][lane];
     if (kEpilogue != MatVecEpilogue::kSiluMul) {
-      const uint32_t o = tile * kTileRows + lane / 4 + j / 2 * 8;
-      StoreOutput<kEpilogue>(args, row, o, args.out, sum);
-    } else if (j < 2) {
-      float up = 0;
-#pragma unroll
-      for (uint32_t w = 0; w < kWarps; ++w) up += sums[w][n][j + 2][lane];
-      StoreOutput<kEpilogue>(args, row, tile * 8 + lane / 4, args.out / 2, Silu(sum) * up);
+      const uint32_t o = tile * kTileRows + operand * 16 + lane / 4 + j % 4 / 2 * 8;
+      StoreOutput<kEpilogue>(args, row, o, args.out, SumOfWarps<kTiles>(sums, n, j, lane));
+    } else if (j % 4 < 2) {
+      const float gate = SumOfWarps<kTiles>(sums, n, j, lane);
+      const float up = SumOfWarps<kTiles>(sums, n, j + 2, lane);
+      const uint32_t o = tile * (kTileRows / 2) + operand * 8 + lane / 4;
+      StoreOutput<kEpilogue>(args, row, o, args.out / 2, Silu(gate) * up);
     }
   }
   __syncthreads();
 }
 
-// A block takes tiles of 16 rows in turn; its warps cut `in` among them. The next block of weights is on its way while
-// one is multiplied, across tiles, too; the first one even before the previous kernel has ended.
-template <typename T, uint32_t kTiles, MatVecEpilogue kEpilogue>
-__global__ void __launch_bounds__(kThreads, 2) MatVecTensorKernel(const MatVecArgs args) {
-  __shared__ float sums[kWarps][kTiles][4][kWarpSize];
+// A block takes tiles in turn; its warps cut `in` among them. Each lane copies what it will multiply into shared memory of
+// its own (cp.async), some blocks ahead and across tiles, too; the first ones before the previous kernel has ended.
+template <typename T, typename Reads, uint32_t kTiles, MatVecEpilogue kEpilogue>
+__global__ void __launch_bounds__(kThreads, 1) MatVecTensorKernel(const MatVecArgs args) {
+  extern __shared__ uint4 memory[];
+  auto& shared = *reinterpret_cast<Shared<Reads, kTiles>*>(memory);
+  constexpr uint32_t kStages = Reads::kStages;
   const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const uint32_t outputs_per_tile = kEpilogue == MatVecEpilogue::kSiluMul ? 8 : kTileRows;
   const uint32_t outputs = kEpilogue == MatVecEpilogue::kSiluMul ? args.out / 2 : args.out;
-  const uint32_t num_tiles = (outputs + outputs_per_tile - 1) / outputs_per_tile;
-  const uint32_t num_blocks = (args.in + kBlockElements - 1) / kBlockElements;
-  WeightBlock current, next;
-  if (warp < num_blocks) LoadBlock<T, kEpilogue>(args, blockIdx.x, warp, lane, current);
-  BeginKernel();
-  for (uint32_t tile = blockIdx.x; tile < num_tiles; tile += gridDim.x) {
-    float c[kTiles][4] = {};
-    for (uint32_t block = warp; block < num_blocks; block += kWarps) {
-      const bool last = block + kWarps >= num_blocks;
-      const uint32_t next_tile = last ? tile + gridDim.x : tile;
-      if (next_tile < num_tiles) {
-        LoadBlock<T, kEpilogue>(args, next_tile, last ? warp : block + kWarps, lane, next);
+  const uint32_t per_tile = kEpilogue == MatVecEpilogue::kSiluMul ? kTileRows / 2 : kTileRows;
+  const uint32_t num_tiles = (outputs + per_tile - 1) / per_tile;
+  const uint32_t num_blocks = (args.in + Reads::kBlockElements - 1) / Reads::kBlockElements;
+  auto& ring = shared.ring[warp];
+  uint32_t ahead_tile = warp < num_blocks ? blockIdx.x : num_tiles, ahead_block = warp;
+  const auto start_next = [&](uint32_t stage) {
+    if (ahead_tile < num_tiles) {
+      StartBlock<T, Reads, kEpilogue>(args, ahead_tile, ahead_block, lane, ring[stage]);
+      ahead_block += kWarps;
+      if (ahead_block >= num_blocks) {
+        ahead_block = warp;
+        ahead_tile += gridDim.x;
       }
-      Multiply<T, kTiles>(args, current, block, lane, c);
-      current = next;
+    }
+    CommitCopies();
+  };
+  LetSuccessorStart();
+#pragma unroll
+  for (uint32_t s = 0; s + 1 < kStages; ++s) start_next(s);
+  WaitForPredecessor();
+  uint32_t stage = 0;
+  for (uint32_t tile = blockIdx.x; tile < num_tiles; tile += gridDim.x) {
+    float c[kTiles][2][4] = {};
+    for (uint32_t block = warp; block < num_blocks; block += kWarps) {
+      start_next((stage + kStages - 1) % kStages);
+      AwaitCopies<kStages - 1>();
+      Multiply<T, Reads, kTiles>(args, ring[stage], block, lane, c);
+      stage = (stage + 1) % kStages;
     }
 #pragma unroll
     for (uint32_t n = 0; n < kTiles; ++n) {
 #pragma unroll
-      for (uint32_t j = 0; j < 4; ++j) sums[warp][n][j][lane] = c[n][j];
+      for (uint32_t j = 0; j < 8; ++j) shared.sums[warp][n][j][lane] = c[n][j / 4][j % 4];
     }
-    FinishTile<kTiles, kEpilogue>(args, tile, sums);
+    FinishTile<kTiles, kEpilogue>(args, tile, shared.sums);
   }
+  AwaitCopies<0>();
 }
 
 // Weights in f32: a warp for each output, in plain arithmetic.
@@ -193,18 +227,34 @@ __global__ void __launch_bounds__(kThreads) MatVecPlainKernel(const MatVecArgs a
   }
 }
 
+template <typename T, typename Reads, uint32_t kTiles, MatVecEpilogue kEpilogue>
+cudaError_t LaunchWithReads(const MatVecArgs& args, int num_sms, const Launch& launch) {
+  const auto kernel = MatVecTensorKernel<T, Reads, kTiles, kEpilogue>;
+  constexpr size_t kSharedBytes = sizeof(Shared<Reads, kTiles>);
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
+  if (error != cudaSuccess) return error;
+  const uint32_t num_tiles = kEpilogue == MatVecEpilogue::kSiluMul
+                                 ? CeilDiv(args.out / 2, kTileRows / 2)
+                                 : CeilDiv(args.out, kTileRows);
+  const auto blocks = static_cast<uint32_t>(num_sms);
+  return LaunchKernel(launch, kernel, dim3(blocks < num_tiles ? blocks : num_tiles), kThreads,
+                      kSharedBytes, args);
+}
+
 template <typename T, uint32_t kTiles, MatVecEpilogue kEpilogue>
 cudaError_t LaunchTensor(const MatVecArgs& args, const Launch& launch) {
-  const auto kernel = MatVecTensorKernel<T, kTiles, kEpilogue>;
-  uint32_t blocks = 0;
-  if (const cudaError_t error = ResidentBlocks(kernel, kThreads, 0, &blocks);
-      error != cudaSuccess) {
-    return error;
+  int device = 0, num_sms = 0, max_bytes = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&max_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  if (sizeof(Shared<DeepReads, kTiles>) <= static_cast<size_t>(max_bytes)) {
+    return LaunchWithReads<T, DeepReads, kTiles, kEpilogue>(args, num_sms, launch);
   }
-  const uint32_t num_tiles = kEpilogue == MatVecEpilogue::kSiluMul ? CeilDiv(args.out / 2, 8)
-                                                                   : CeilDiv(args.out, kTileRows);
-  return LaunchKernel(launch, kernel, dim3(blocks < num_tiles ? blocks : num_tiles), kThreads, 0,
-                      args);
+  return LaunchWithReads<T, ShallowReads, kTiles, kEpilogue>(args, num_sms, launch);
 }
 
 template <MatVecEpilogue kEpilogue>

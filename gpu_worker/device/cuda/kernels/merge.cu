@@ -6,44 +6,67 @@
 namespace tributary::gpu {
 namespace {
 
-constexpr uint32_t kWarps = 4;
+constexpr uint32_t kWarps = 8;
 constexpr uint32_t kThreads = kWarps * kWarpSize;
+constexpr uint32_t kMaxHeadDim = 256;  // at most kThreads: a thread folds one element
 constexpr uint32_t kMaxSlots = 64;
-constexpr uint32_t kSlotsAtOnce =
-    4;  // loads in flight: one from the host's memory takes about a microsecond
 constexpr float kLn2 = 0.693147180559945309f;
 
-template <uint32_t kPerLane>
 struct Shared {
   float max[kWarps];
   float sum[kWarps];
-  float out[kWarps][kPerLane * kWarpSize];
+  float4 out[kWarps][kMaxHeadDim / 4];  // of the warps, then of as many slots
   uint32_t num_slots;
   float slot_lse_ln[kMaxSlots];
 };
 
-// Each warp folds every kWarps-th split.
-template <uint32_t kPerLane>
+// Plain loads that the compiler leaves where they are: behind the wait for what they read.
+__device__ inline float LoadOnce(const float* address) {
+  float x;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(address) : "memory");
+  return x;
+}
+__device__ inline uint32_t LoadOnce(const uint32_t* address) {
+  uint32_t x;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(address) : "memory");
+  return x;
+}
+__device__ inline float4 LoadOnce(const float4* address) {
+  float4 x;
+  asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "l"(address)
+               : "memory");
+  return x;
+}
+
+// Each warp folds every kWarps-th split; lane l has the vectors l and, for head_dim above 128, l + 32.
+template <uint32_t kVectors>
 __device__ void FoldSplits(const MergeArgs& args, uint32_t num_splits, size_t head,
-                           Shared<kPerLane>& shared) {
+                           Shared& shared) {
   const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  const uint32_t head_dim = args.geometry.head_dim;
-  const size_t first = head * args.rule.max_splits;
-  float max = -INFINITY, sum = 0, out[kPerLane] = {};
+  const uint32_t vectors = args.geometry.head_dim / 4;
+  const auto* const max_sum =
+      reinterpret_cast<const float2*>(args.workspace.max_sum) + head * args.rule.max_splits;
+  const auto* const outs =
+      reinterpret_cast<const float4*>(args.workspace.out) + head * args.rule.max_splits * vectors;
+  float max = -INFINITY, sum = 0;
+  float4 out[kVectors] = {};
 #pragma unroll 4
   for (uint32_t s = warp; s < num_splits; s += kWarps) {
-    const float split_max = args.workspace.max_sum[(first + s) * 2];
-    const float split_sum = args.workspace.max_sum[(first + s) * 2 + 1];
-    const float new_max = fmaxf(max, split_max);
-    const float keep = exp2f(max - new_max);
-    const float add = exp2f(split_max - new_max);
+    const float2 split = max_sum[s];
+    const float new_max = fmaxf(max, split.x);
+    const float keep = exp2f(max - new_max), add = exp2f(split.x - new_max);
     max = new_max;
-    sum = sum * keep + split_sum * add;
+    sum = sum * keep + split.y * add;
 #pragma unroll
-    for (uint32_t j = 0; j < kPerLane; ++j) {
-      const uint32_t d = lane + j * kWarpSize;
-      const float x = d < head_dim ? args.workspace.out[(first + s) * head_dim + d] : 0.0f;
-      out[j] = out[j] * keep + x * add;
+    for (uint32_t j = 0; j < kVectors; ++j) {
+      const uint32_t i = lane + j * kWarpSize;
+      const float4 x = i < vectors ? outs[size_t{s} * vectors + i] : float4{};
+      out[j].x = out[j].x * keep + x.x * add;
+      out[j].y = out[j].y * keep + x.y * add;
+      out[j].z = out[j].z * keep + x.z * add;
+      out[j].w = out[j].w * keep + x.w * add;
     }
   }
   if (lane == 0) {
@@ -51,91 +74,94 @@ __device__ void FoldSplits(const MergeArgs& args, uint32_t num_splits, size_t he
     shared.sum[warp] = sum;
   }
 #pragma unroll
-  for (uint32_t j = 0; j < kPerLane; ++j) shared.out[warp][lane + j * kWarpSize] = out[j];
+  for (uint32_t j = 0; j < kVectors; ++j) {
+    const uint32_t i = lane + j * kWarpSize;
+    if (i < vectors) shared.out[warp][i] = out[j];
+  }
 }
 
-// Waits for the host, and reads what is small: how many slots, and their lse_ln. Ends with a barrier.
-template <uint32_t kPerLane>
-__device__ void ReadSlotHeads(const MergeArgs& args, uint32_t row, uint32_t q_head,
-                              Shared<kPerLane>& shared) {
+// The warps' folds as one: element `d` of the resident part's out, and its lse_ln.
+__device__ float CombineWarps(const Shared& shared, uint32_t d, float* lse_ln) {
+  float max = -INFINITY;
+#pragma unroll
+  for (uint32_t w = 0; w < kWarps; ++w) max = fmaxf(max, shared.max[w]);
+  *lse_ln = -INFINITY;
+  if (max == -INFINITY) return 0.0f;
+  float out = 0, sum = 0;
+#pragma unroll
+  for (uint32_t w = 0; w < kWarps; ++w) {
+    if (shared.max[w] == -INFINITY) continue;
+    const float weight = exp2f(shared.max[w] - max);
+    sum += shared.sum[w] * weight;
+    out += reinterpret_cast<const float*>(shared.out[w])[d] * weight;
+  }
+  *lse_ln = (max + log2f(sum)) * kLn2;
+  return out / sum;
+}
+
+// Waits for the host, and learns how many slots it has filled. Ends with a barrier.
+__device__ void AwaitSlots(const MergeArgs& args, uint32_t row, Shared& shared) {
   if (threadIdx.x == 0) {
     if (args.await.flag != nullptr) AwaitOneThread(args.await);
-    const uint32_t asked = args.num_slots == nullptr ? 0 : __ldcv(args.num_slots + row);
+    const uint32_t asked = args.num_slots == nullptr ? 0 : LoadOnce(args.num_slots + row);
     shared.num_slots = min(asked, args.max_slots);
   }
   __syncthreads();
-  for (uint32_t s = threadIdx.x; s < shared.num_slots; s += blockDim.x) {
-    const size_t slot = size_t{row} * args.max_slots + s;
-    shared.slot_lse_ln[s] = __ldcv(args.slot_lse_ln + slot * args.geometry.num_q_heads + q_head);
-  }
-  __syncthreads();
 }
 
-// Element d of the merge of `resident` with the slots, and the state with which it ended.
-template <uint32_t kPerLane>
-__device__ float FoldSlots(const MergeArgs& args, uint32_t row, uint32_t q_head, uint32_t d,
-                           float resident, float resident_lse_ln, const Shared<kPerLane>& shared,
-                           MergeState& state) {
-  state.Fold(resident_lse_ln);
-  float out = resident;
-  for (uint32_t begin = 0; begin < shared.num_slots; begin += kSlotsAtOnce) {
-    float add[kSlotsAtOnce];
-#pragma unroll
-    for (uint32_t j = 0; j < kSlotsAtOnce; ++j) {
-      if (begin + j >= shared.num_slots) continue;
-      const size_t slot = size_t{row} * args.max_slots + begin + j;
-      const size_t head = slot * args.geometry.num_q_heads + q_head;
-      add[j] = __ldcv(args.slot_out + head * args.geometry.head_dim + d);
-    }
-#pragma unroll
-    for (uint32_t j = 0; j < kSlotsAtOnce; ++j) {
-      if (begin + j >= shared.num_slots) continue;
-      const MergeWeights weights = state.Fold(shared.slot_lse_ln[begin + j]);
-      if (weights.keep == 1.0f && weights.add == 0.0f) continue;  // empty: add may be anything
-      out = out * weights.keep + add[j] * weights.add;
-    }
-  }
-  return out * state.Normaliser();
+// Brings the slots from `begin` on, one for each warp, into shared memory: so that many loads from the host's memory are
+// under way at once, of 512 contiguous bytes each.
+__device__ void LoadSlots(const MergeArgs& args, uint32_t row, uint32_t q_head, uint32_t begin,
+                          Shared& shared) {
+  const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const uint32_t slot = begin + warp, vectors = args.geometry.head_dim / 4;
+  if (slot >= shared.num_slots) return;
+  const size_t head = (size_t{row} * args.max_slots + slot) * args.geometry.num_q_heads + q_head;
+  const auto* const out = reinterpret_cast<const float4*>(args.slot_out) + head * vectors;
+  if (lane == 0) shared.slot_lse_ln[slot] = LoadOnce(args.slot_lse_ln + head);
+  for (uint32_t i = lane; i < vectors; i += kWarpSize) shared.out[warp][i] = LoadOnce(out + i);
 }
 
 // One block for each (query head, row).
-template <uint32_t kPerLane>
+template <uint32_t kVectors>
 __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
-  BeginKernel();
-  __shared__ Shared<kPerLane> shared;
-  const uint32_t q_head = blockIdx.x, row = blockIdx.y;
+  LetSuccessorStart();
+  __shared__ Shared shared;
+  const uint32_t q_head = blockIdx.x, row = blockIdx.y, d = threadIdx.x;
   const size_t head = size_t{row} * args.geometry.num_q_heads + q_head;
   const SplitPlan plan = PlanSplits(args.rows[row], args.rule);
-  FoldSplits<kPerLane>(args, plan.num_splits, head, shared);
-  ReadSlotHeads<kPerLane>(args, row, q_head, shared);
+  WaitForPredecessor();
+  FoldSplits<kVectors>(args, plan.num_splits, head, shared);
+  __syncthreads();
+  const bool has_element = d < args.geometry.head_dim;
+  float resident_lse_ln;
+  float out = CombineWarps(shared, has_element ? d : 0, &resident_lse_ln);
 
-  float max = -INFINITY;
-  for (uint32_t w = 0; w < kWarps; ++w) max = fmaxf(max, shared.max[w]);
-  float weight[kWarps], sum = 0;
-#pragma unroll
-  for (uint32_t w = 0; w < kWarps; ++w) {
-    weight[w] = plan.num_splits == 0 ? 0.0f : exp2f(shared.max[w] - max);
-    sum += shared.sum[w] * weight[w];
+  MergeState state;
+  state.Fold(resident_lse_ln);
+  AwaitSlots(args, row, shared);
+  for (uint32_t begin = 0; begin < shared.num_slots; begin += kWarps) {
+    LoadSlots(args, row, q_head, begin, shared);
+    __syncthreads();
+    const uint32_t end = min(begin + kWarps, shared.num_slots);
+    for (uint32_t s = begin; s < end && has_element; ++s) {
+      const MergeWeights weights = state.Fold(shared.slot_lse_ln[s]);
+      if (weights.keep == 1.0f && weights.add == 0.0f) continue;  // empty: its out may be anything
+      const float add = reinterpret_cast<const float*>(shared.out[s - begin])[d];
+      out = out * weights.keep + add * weights.add;
+    }
+    __syncthreads();
   }
-  const float normaliser = plan.num_splits == 0 ? 0.0f : 1.0f / sum;
-  const float resident_lse_ln = plan.num_splits == 0 ? -INFINITY : (max + log2f(sum)) * kLn2;
-  for (uint32_t d = threadIdx.x; d < args.geometry.head_dim; d += kThreads) {
-    float resident = 0;
-#pragma unroll
-    for (uint32_t w = 0; w < kWarps; ++w) resident += shared.out[w][d] * weight[w];
-    MergeState state;
-    const float out = FoldSlots<kPerLane>(args, row, q_head, d, resident * normaliser,
-                                          resident_lse_ln, shared, state);
-    StoreAs(args.out, args.out_dtype, head * args.geometry.head_dim + d, out);
-    if (d != 0) continue;
-    if (args.resident_lse_ln != nullptr) args.resident_lse_ln[head] = resident_lse_ln;
-    if (args.merged_lse_ln != nullptr) args.merged_lse_ln[head] = state.LseLn();
-  }
+  if (!has_element) return;
+  StoreAs(args.out, args.out_dtype, head * args.geometry.head_dim + d, out * state.Normaliser());
+  if (d != 0) return;
+  if (args.resident_lse_ln != nullptr) args.resident_lse_ln[head] = resident_lse_ln;
+  if (args.merged_lse_ln != nullptr) args.merged_lse_ln[head] = state.LseLn();
 }
 
-template <uint32_t kPerLane>
+template <uint32_t kVectors>
 cudaError_t LaunchMerge(const MergeArgs& args, const Launch& launch) {
-  return LaunchKernel(launch, MergeKernel<kPerLane>, dim3(args.geometry.num_q_heads, args.num_rows),
+  return LaunchKernel(launch, MergeKernel<kVectors>, dim3(args.geometry.num_q_heads, args.num_rows),
                       kThreads, 0, args);
 }
 
@@ -149,10 +175,8 @@ cudaError_t MergePartials(const MergeArgs& args, const Launch& launch) {
       (awaits && (args.await.value == nullptr || args.await.error == nullptr))) {
     return cudaErrorInvalidValue;
   }
-  if (args.geometry.head_dim <= 32) return LaunchMerge<1>(args, launch);
-  if (args.geometry.head_dim <= 64) return LaunchMerge<2>(args, launch);
-  if (args.geometry.head_dim <= 128) return LaunchMerge<4>(args, launch);
-  return LaunchMerge<8>(args, launch);
+  if (args.geometry.head_dim <= 128) return LaunchMerge<1>(args, launch);
+  return LaunchMerge<2>(args, launch);
 }
 
 }  // namespace tributary::gpu

@@ -13,19 +13,27 @@ struct HeadPairs {
   float high[kMaxPairsPerLane];
 };
 
-__device__ HeadPairs LoadHead(const QkvInput& in, size_t begin, const float* bias, uint32_t lane) {
-  const uint32_t half = in.geometry.head_dim / 2;
+template <typename T>
+__device__ HeadPairs LoadPairs(const T* from, uint32_t half, uint32_t lane) {
   HeadPairs x;
 #pragma unroll
   for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
     const uint32_t i = lane + j * kWarpSize;
-    x.low[j] = x.high[j] = 0;
-    if (i >= half) continue;
-    x.low[j] = LoadAs(in.qkv, in.dtype, begin + i) + (bias == nullptr ? 0.0f : bias[i]);
-    x.high[j] =
-        LoadAs(in.qkv, in.dtype, begin + half + i) + (bias == nullptr ? 0.0f : bias[half + i]);
+    x.low[j] = i < half ? ToF32(from[i]) : 0.0f;
+    x.high[j] = i < half ? ToF32(from[half + i]) : 0.0f;
   }
   return x;
+}
+
+__device__ HeadPairs LoadHead(const QkvInput& in, size_t begin, uint32_t lane) {
+  const uint32_t half = in.geometry.head_dim / 2;
+  if (in.dtype == DType::kF32) {
+    return LoadPairs(static_cast<const float*>(in.qkv) + begin, half, lane);
+  }
+  if (in.dtype == DType::kBf16) {
+    return LoadPairs(static_cast<const __nv_bfloat16*>(in.qkv) + begin, half, lane);
+  }
+  return LoadPairs(static_cast<const __half*>(in.qkv) + begin, half, lane);
 }
 
 __device__ void NormaliseHead(const float* weight, float eps, uint32_t half, uint32_t lane,
@@ -46,15 +54,30 @@ __device__ void NormaliseHead(const float* weight, float eps, uint32_t half, uin
   }
 }
 
-__device__ void RotateHead(const float* cos, const float* sin, uint32_t half, uint32_t lane,
-                           HeadPairs& x) {
+// cos[j], sin[j] of the lane's pairs.
+struct Angles {
+  float cos[kMaxPairsPerLane];
+  float sin[kMaxPairsPerLane];
+};
+
+__device__ Angles LoadAngles(const QkvInput& in, uint32_t row, uint32_t lane) {
+  const uint32_t half = in.geometry.head_dim / 2;
+  Angles angles;
 #pragma unroll
   for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
     const uint32_t i = lane + j * kWarpSize;
-    if (i >= half) continue;
+    angles.cos[j] = i < half ? in.cos[size_t{row} * half + i] : 0.0f;
+    angles.sin[j] = i < half ? in.sin[size_t{row} * half + i] : 0.0f;
+  }
+  return angles;
+}
+
+__device__ void RotateHead(const Angles& angles, HeadPairs& x) {
+#pragma unroll
+  for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
     const float a = x.low[j], b = x.high[j];
-    x.low[j] = a * cos[i] - b * sin[i];
-    x.high[j] = b * cos[i] + a * sin[i];
+    x.low[j] = a * angles.cos[j] - b * angles.sin[j];
+    x.high[j] = b * angles.cos[j] + a * angles.sin[j];
   }
 }
 
@@ -76,17 +99,26 @@ __device__ HeadPairs FinishHead(const QkvInput& in, uint32_t row, uint32_t head,
   const uint32_t half = g.head_dim / 2;
   const uint32_t num_rotated = g.num_q_heads + g.num_kv_heads;
   const uint32_t num_heads = num_rotated + g.num_kv_heads;
-  HeadPairs x = LoadHead(in, (size_t{row} * num_heads + head) * g.head_dim,
-                         in.bias == nullptr ? nullptr : in.bias + size_t{head} * g.head_dim, lane);
+  // All loads before the first use: one trip to memory.
+  HeadPairs x = LoadHead(in, (size_t{row} * num_heads + head) * g.head_dim, lane);
+  const Angles angles = LoadAngles(in, row, lane);
+  if (in.bias != nullptr) {
+    const HeadPairs bias = LoadPairs(in.bias + size_t{head} * g.head_dim, half, lane);
+#pragma unroll
+    for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
+      x.low[j] += bias.low[j];
+      x.high[j] += bias.high[j];
+    }
+  }
   if (head >= num_rotated) return x;
   const float* norm = head < g.num_q_heads ? in.q_norm : in.k_norm;
   if (norm != nullptr) NormaliseHead(norm, in.eps, half, lane, x);
-  RotateHead(in.cos + size_t{row} * half, in.sin + size_t{row} * half, half, lane, x);
+  RotateHead(angles, x);
   return x;
 }
 
-__device__ void StoreDecodeHead(const FinishQkvArgs& args, uint32_t r, uint32_t head, uint32_t lane,
-                                const HeadPairs& x) {
+__device__ void StoreDecodeHead(const FinishQkvArgs& args, const DecodeRowDesc& row, uint32_t r,
+                                uint32_t head, uint32_t lane, const HeadPairs& x) {
   const KvGeometry& g = args.input.geometry;
   const uint32_t half = g.head_dim / 2;
   if (head < g.num_q_heads) {
@@ -97,7 +129,6 @@ __device__ void StoreDecodeHead(const FinishQkvArgs& args, uint32_t r, uint32_t 
     });
     return;
   }
-  const DecodeRowDesc& row = args.rows[r];
   if (row.region == nullptr) return;
   const uint32_t kv = head - g.num_q_heads;
   const size_t begin = KvHeadOffset(row, g, args.layer, kv / g.num_kv_heads, kv % g.num_kv_heads) +
@@ -107,13 +138,15 @@ __device__ void StoreDecodeHead(const FinishQkvArgs& args, uint32_t r, uint32_t 
 }
 
 __global__ void FinishQkvKernel(const FinishQkvArgs args) {
-  BeginKernel();
+  LetSuccessorStart();
+  const DecodeRowDesc row = args.rows[blockIdx.y];
+  WaitForPredecessor();
   const KvGeometry& g = args.input.geometry;
   const uint32_t lane = threadIdx.x % kWarpSize;
   const uint32_t head = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
   const uint32_t r = blockIdx.y;
   if (head < g.num_q_heads + 2 * g.num_kv_heads) {
-    StoreDecodeHead(args, r, head, lane, FinishHead(args.input, r, head, lane));
+    StoreDecodeHead(args, row, r, head, lane, FinishHead(args.input, r, head, lane));
   }
   RingAfterLastBlock(args.ring, gridDim.x * gridDim.y);
 }

@@ -63,6 +63,24 @@ __device__ T BlockSum(T value, T* scratch) {
   return sum;
 }
 
+// Calls visit(token, logit) for the thread's share of the row.
+template <typename Visit>
+__device__ void ForEachLogit(const float* logits, uint32_t vocab_size, const Visit& visit) {
+  if (vocab_size % 4 == 0 && reinterpret_cast<uintptr_t>(logits) % 16 == 0) {
+    const auto* const vectors = reinterpret_cast<const float4*>(logits);
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < vocab_size / 4; i += kThreads) {
+      const float4 x = vectors[i];
+      visit(4 * i, x.x);
+      visit(4 * i + 1, x.y);
+      visit(4 * i + 2, x.z);
+      visit(4 * i + 3, x.w);
+    }
+  } else {
+    for (uint32_t i = threadIdx.x; i < vocab_size; i += kThreads) visit(i, logits[i]);
+  }
+}
+
 __device__ bool IsBetter(float a, uint32_t token_a, float b, uint32_t token_b) {
   return a > b || (a == b && token_a < token_b);
 }
@@ -70,12 +88,12 @@ __device__ bool IsBetter(float a, uint32_t token_a, float b, uint32_t token_b) {
 __device__ uint32_t ArgMax(const float* logits, uint32_t vocab_size, Shared& shared) {
   float best = -INFINITY;
   uint32_t token = vocab_size;  // nothing yet; a row of NaN or -inf alone gives token 0
-  for (uint32_t i = threadIdx.x; i < vocab_size; i += kThreads) {
-    if (logits[i] > best) {
-      best = logits[i];
+  ForEachLogit(logits, vocab_size, [&](uint32_t i, float logit) {
+    if (logit > best) {
+      best = logit;
       token = i;
     }
-  }
+  });
   for (int offset = 16; offset > 0; offset /= 2) {
     const float other = __shfl_xor_sync(kAllLanes, best, offset);
     const uint32_t other_token = __shfl_xor_sync(kAllLanes, token, offset);
@@ -245,9 +263,9 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArgs args) 
   const uint32_t best = ArgMax(row.logits, args.vocab_size, shared);
   row.best_logit = row.logits[best];
   double sum = 0;
-  for (uint32_t i = threadIdx.x; i < args.vocab_size; i += kThreads) {
-    sum += static_cast<double>(expf(row.logits[i] - row.best_logit));
-  }
+  ForEachLogit(row.logits, args.vocab_size, [&](uint32_t, float logit) {
+    sum += static_cast<double>(expf(logit - row.best_logit));
+  });
   sum = BlockSum(sum, shared.warp_f64);
   uint32_t token = best;
   if (params.temperature != 0 && params.top_k != 1) {

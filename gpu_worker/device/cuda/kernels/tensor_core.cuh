@@ -59,13 +59,25 @@ __device__ inline uint32_t Transpose8x8(uint32_t x) {
   return y;
 }
 
-// For what is read once: it need not stay in L1.
-__device__ inline uint4 LoadStreaming(const void* address) {
-  uint4 x;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(address));
-  return x;
+// Copies 16 bytes to shared memory in the background. The copies since the last commit are one group; AwaitCopies<n> waits
+// until at most n groups of this thread are under way.
+__device__ inline void CopyAsync(void* shared, const void* global) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(global)
+               : "memory");
+}
+// Zeros instead if `valid` is false; `global` must be a valid address all the same.
+__device__ inline void CopyAsyncOrZero(void* shared, const void* global, bool valid) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const uint32_t bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <uint32_t kGroups>
+__device__ void AwaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 }  // namespace tributary::gpu
