@@ -13,7 +13,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin"))
 MODEL = ROOT / "models" / "probe"
-DEVICE = os.environ.get("TRIBUTARY_TEST_DEVICE", "host")  # cuda: the same tests with a GPU worker on a GPU
+DEVICE = os.environ.get("TRIBUTARY_TEST_DEVICE", "host")  # cuda: the same tests with a GPU worker on a GPU, in f32
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -67,8 +67,8 @@ class Cluster:
         self.folder = tempfile.TemporaryDirectory(prefix="tributary-test-")
         port_file = pathlib.Path(self.folder.name) / "cluster.json"
         command = [BIN / "tributary", "cluster", "up", "--model", self.model, "--cpu-nodes", str(self.cpu_nodes),
-                   "--device", DEVICE, "--log-dir", pathlib.Path(self.folder.name) / "logs", "--port-file", port_file,
-                   *self.flags]
+                   "--device", DEVICE, "--compute-dtype", "model" if DEVICE == "host" else "f32", "--log-dir",
+                   pathlib.Path(self.folder.name) / "logs", "--port-file", port_file, *self.flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: port_file.exists() or self.process.poll() is not None, "the cluster is up", 90)
         if not port_file.exists():

@@ -115,12 +115,6 @@ void CudaDecode::BeginStep(std::span<const DecodeRow> rows) {
   running_ =
       graph != nullptr && context_->Check(cudaGraphLaunch(graph, context_->decode_stream.get()),
                                           "cudaGraphLaunch of a decode step");
-  if (running_ && wants_logits_) {
-    context_->Check(cudaMemcpyAsync(buffers_->host_logits, buffers_->logits,
-                                    num_rows_ * context_->config.vocab_size * sizeof(float),
-                                    cudaMemcpyDeviceToHost, context_->decode_stream.get()),
-                    "the copy of logits");
-  }
 }
 
 bool CudaDecode::AwaitFlag(const StepFlag& flag) {
@@ -136,9 +130,16 @@ bool CudaDecode::AwaitFlag(const StepFlag& flag) {
   return true;
 }
 
-bool CudaDecode::AwaitLogits() {
+bool CudaDecode::CopyLogits() {
+  const cudaStream_t stream = context_->decode_stream.get();
+  const size_t bytes = num_rows_ * context_->config.vocab_size * sizeof(float);
+  if (!context_->Check(cudaMemcpyAsync(buffers_->host_logits, buffers_->logits, bytes,
+                                       cudaMemcpyDeviceToHost, stream),
+                       "the copy of logits")) {
+    return false;
+  }
   while (true) {
-    const cudaError_t state = cudaStreamQuery(context_->decode_stream.get());
+    const cudaError_t state = cudaStreamQuery(stream);
     if (state != cudaErrorNotReady) return context_->Check(state, "the copy of logits");
     Pause();
   }
@@ -164,7 +165,7 @@ void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
 std::span<const float> CudaDecode::EndStep() {
   const size_t logits = wants_logits_ ? num_rows_ * context_->config.vocab_size : 0;
   const bool finished =
-      running_ && AwaitFlag(*buffers_->done_flag) && (!wants_logits_ || AwaitLogits());
+      running_ && AwaitFlag(*buffers_->done_flag) && (!wants_logits_ || CopyLogits());
   running_ = false;
   const uint32_t error = Load(*buffers_->error);
   if (!finished) {

@@ -50,8 +50,8 @@ class CudaDecode {
   StepGraphKey WriteRows(std::span<const DecodeRow> rows);
   // Spins until the GPU has rung the flag for this step. False if it never will.
   bool AwaitFlag(const StepFlag& flag);
-  // Spins until the logits are here, too, which are copied after the graph. False if they never will.
-  bool AwaitLogits();
+  // Once the step has ended: a copy that waits for it would hold up all other copies to the host. False if it failed.
+  bool CopyLogits();
   void TakeTimes();
 
   CudaContext* const context_;

@@ -175,7 +175,9 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                      launch()));
   }
   if (key.exchange) RecordFetch(key.rows, layer);
-  Note(gpu::MergePartials(merge, launch()));
+  // What follows a wait for the host starts after it: overlapping kernels would fill the multiprocessors with blocks that
+  // wait, each kernel for the one before, and a prefill or a copy of KV could not use the GPU meanwhile.
+  Note(gpu::MergePartials(merge, {context_->decode_stream.get(), overlap_ && !key.exchange}));
   AddResidual(key.rows, {.weight = w.o,
                          .x = b.normed,
                          .y = b.hidden,
