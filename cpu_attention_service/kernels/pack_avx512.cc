@@ -1,5 +1,5 @@
 // Packing of f32, bf16 and f16 rows into tiles with AVX-512 F, BW, DQ, VL. Built with those flags; called only where the CPU
-// has them (kernels.cc). Other storages go the plain way.
+// has them (kernels.cc). pack_quant_avx512-inl.h has the quantised storages.
 //
 // A subgroup of 16 tokens of which all are there is written by vectors: K as a transposition of 32-bit words (16 tokens x
 // 16 words), V as interleaved or plain rows. Of whole tiles the stores are non-temporal: nobody reads them soon, and the
@@ -80,6 +80,15 @@ inline void Transpose16x16(__m512i (&rows)[16]) {
   }
 }
 
+}  // namespace
+}  // namespace tributary
+
+// Needs Transpose16x16 and Store64.
+#include "cpu_attention_service/kernels/pack_quant_avx512-inl.h"
+
+namespace tributary {
+namespace {
+
 // K codes of 16 tokens. A word is an f32, a pair of bf16, or two f16, which then part: f16 lies dim by dim.
 template <KvStorage kStorage, bool kStream>
 void PackKSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, unsigned char* to) {
@@ -131,32 +140,6 @@ void PackVSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, un
   }
 }
 
-// One token of a subgroup that is not whole.
-template <typename Code>
-void PackOneToken(const KvTileLayout& layout, const Rows& rows, uint32_t row, uint32_t token,
-                  bool is_k, unsigned char* codes) {
-  for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) {
-    Code code = 0;
-    if (dim < layout.head_dim) {
-      __builtin_memcpy(&code, RowAt(rows, row) + dim * sizeof(Code), sizeof(Code));
-    }
-    const uint32_t index =
-        is_k ? KvKElementIndex(layout, token, dim) : KvVElementIndex(layout, token, dim);
-    __builtin_memcpy(codes + uint64_t{index} * sizeof(Code), &code, sizeof(Code));
-  }
-}
-
-void PackTokens(const KvTileLayout& layout, KvStorage storage, const Rows& rows, uint32_t row,
-                uint32_t token, uint32_t num_tokens, bool is_k, unsigned char* codes) {
-  for (uint32_t i = 0; i < num_tokens; ++i) {
-    if (storage == KvStorage::kF32) {
-      PackOneToken<uint32_t>(layout, rows, row + i, token + i, is_k, codes);
-    } else {
-      PackOneToken<uint16_t>(layout, rows, row + i, token + i, is_k, codes);
-    }
-  }
-}
-
 using PackSubgroupFn = void (*)(const Rows&, uint32_t, uint32_t, unsigned char*);
 
 // [stream]
@@ -177,49 +160,96 @@ const SubgroupFns& FnsOf(KvStorage storage) {
 
 uint32_t ElementBytes(KvStorage storage) { return storage == KvStorage::kF32 ? 4 : 2; }
 
+// K or V of a call.
+struct Part {
+  KvStorage storage;
+  KvStorage source;
+  Rows rows;
+  bool is_k;
+  uint32_t codes_begin;
+  uint32_t subgroup_bytes;
+  uint32_t params_begin;
+};
+
+// `count` whole subgroups of a tile, from row `row` on.
+template <bool kStream>
+void PackSubgroups(const KvTileLayout& layout, const Part& part, uint32_t row, uint32_t subgroup,
+                   uint32_t count, unsigned char* tile) {
+  for (uint32_t i = 0; i < count; ++i, ++subgroup, row += kKvSubgroupTokens) {
+    unsigned char* codes = tile + part.codes_begin + subgroup * part.subgroup_bytes;
+    if (IsFloatKvStorage(part.storage)) {
+      const SubgroupFns& fns = FnsOf(part.storage);
+      (part.is_k ? fns.k : fns.v)[kStream](part.rows, row, layout.padded_dim, codes);
+      continue;
+    }
+    const QuantRows rows = {part.storage,
+                            part.source,
+                            RowAt(part.rows, row),
+                            part.rows.stride_bytes,
+                            layout.head_dim,
+                            layout.padded_dim,
+                            part.is_k};
+    unsigned char* scales = tile + part.params_begin +
+                            subgroup * kKvSubgroupTokens * KvParamBytesPerToken(part.storage);
+    PackQuantSubgroup<kStream>(rows, codes, scales);
+  }
+}
+
+// Tokens of a subgroup that is not whole.
+void PackSomeTokens(const KvPackArgs& args, uint32_t row, uint32_t count) {
+  KvPackArgs some = args;
+  some.k = static_cast<const unsigned char*>(args.k) + row * args.k_stride_bytes;
+  some.v = static_cast<const unsigned char*>(args.v) + row * args.v_stride_bytes;
+  some.num_tokens = count;
+  some.token_begin = args.token_begin + row;
+  PackKvPlain(some);
+}
+
 }  // namespace
 
 void PackKvAvx512(const KvPackArgs& args) {
   const KvTileLayout& layout = args.layout;
-  if (!IsFloatKvStorage(layout.k_storage) || !IsFloatKvStorage(layout.v_storage)) {
-    PackKvPlain(args);
-    return;
-  }
-  const Rows k = {static_cast<const unsigned char*>(args.k), args.k_stride_bytes,
-                  layout.head_dim * ElementBytes(layout.k_storage)};
-  const Rows v = {static_cast<const unsigned char*>(args.v), args.v_stride_bytes,
-                  layout.head_dim * ElementBytes(layout.v_storage)};
+  const auto rows = [&](const void* data, size_t stride_bytes, KvStorage source) -> Rows {
+    return {static_cast<const unsigned char*>(data), stride_bytes,
+            layout.head_dim * ElementBytes(source)};
+  };
+  const Part k = {layout.k_storage,
+                  args.k_source,
+                  rows(args.k, args.k_stride_bytes, args.k_source),
+                  true,
+                  0,
+                  layout.k_subgroup_bytes,
+                  layout.k_params_begin};
+  const Part v = {layout.v_storage,
+                  args.v_source,
+                  rows(args.v, args.v_stride_bytes, args.v_source),
+                  false,
+                  layout.v_begin,
+                  layout.v_subgroup_bytes,
+                  layout.v_params_begin};
   bool streamed = false;
   for (uint32_t row = 0; row < args.num_tokens;) {
     const uint64_t position = args.token_begin + row;
     const uint32_t token = position % kKvTileTokens;
+    const uint32_t subgroup = token / kKvSubgroupTokens;
     unsigned char* tile =
         static_cast<unsigned char*>(args.tiles) + position / kKvTileTokens * layout.record_bytes;
     const uint32_t rest = args.num_tokens - row;
     if (token % kKvSubgroupTokens != 0 || rest < kKvSubgroupTokens) {
       const uint32_t to_next = kKvSubgroupTokens - token % kKvSubgroupTokens;
       const uint32_t count = rest < to_next ? rest : to_next;
-      PackTokens(layout, layout.k_storage, k, row, token, count, true, tile);
-      PackTokens(layout, layout.v_storage, v, row, token, count, false, tile + layout.v_begin);
+      PackSomeTokens(args, row, count);
       row += count;
-      continue;
+    } else if (token == 0 && rest >= kKvTileTokens) {
+      PackSubgroups<true>(layout, k, row, 0, kKvTileSubgroups, tile);
+      PackSubgroups<true>(layout, v, row, 0, kKvTileSubgroups, tile);
+      streamed = true;
+      row += kKvTileTokens;
+    } else {
+      PackSubgroups<false>(layout, k, row, subgroup, 1, tile);
+      PackSubgroups<false>(layout, v, row, subgroup, 1, tile);
+      row += kKvSubgroupTokens;
     }
-    const bool stream = token == 0 && rest >= kKvTileTokens;
-    const uint32_t subgroups = stream ? kKvTileSubgroups : 1;
-    for (uint32_t i = 0; i < subgroups; ++i) {
-      const uint32_t subgroup = token / kKvSubgroupTokens + i;
-      FnsOf(layout.k_storage)
-          .k[stream](k, row + i * kKvSubgroupTokens, layout.padded_dim,
-                     tile + subgroup * layout.k_subgroup_bytes);
-    }
-    for (uint32_t i = 0; i < subgroups; ++i) {
-      const uint32_t subgroup = token / kKvSubgroupTokens + i;
-      FnsOf(layout.v_storage)
-          .v[stream](v, row + i * kKvSubgroupTokens, layout.padded_dim,
-                     tile + layout.v_begin + subgroup * layout.v_subgroup_bytes);
-    }
-    streamed |= stream;
-    row += subgroups * kKvSubgroupTokens;
   }
   if (streamed) _mm_sfence();  // before anybody is told that the tokens are there
 }

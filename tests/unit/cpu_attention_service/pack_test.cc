@@ -55,8 +55,9 @@ class PackTest : public ::testing::TestWithParam<const CpuKernel*> {
     for (size_t i = 0; i < bytes; ++i) ASSERT_EQ(expected[i], actual[i]) << "byte " << i;
   }
 
-  static KvStorage SourceOf(KvStorage storage) {
-    return IsFloatKvStorage(storage) ? storage : KvStorage::kF32;
+  // Quantised storages take rows of any float type.
+  KvStorage SourceOf(KvStorage storage) {
+    return IsFloatKvStorage(storage) ? storage : static_cast<KvStorage>(random_() % 3 + 1);
   }
   // f32 in [-2, 2): values that every quantiser takes, and as 16-bit elements any bits.
   std::vector<std::byte> Rows(size_t bytes) {
