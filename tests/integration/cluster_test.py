@@ -56,6 +56,18 @@ class TokensTest(unittest.TestCase):
                     self.assertGreater(answer["remote_tokens"], 1200)
                     self.assertEqual(answer["remote_tokens"] + answer["resident_tokens"], answer["context_tokens"])
 
+    def test_shards_store_the_dtypes_that_were_asked_for(self):
+        text = random_text(1500, self.rng)
+        flags = ["--max-tokens", "8", "--ignore-eos", *SMALL]
+        plain = self.cluster.generate(text, *flags)
+        self.assertEqual((plain["remote_k_dtype"], plain["remote_v_dtype"]), ("f32", "f32"))
+        small = self.cluster.generate(text, *flags, "--remote-k-dtype", "int8", "--remote-v-dtype", "fp8-e4m3")
+        self.assertEqual((small["remote_k_dtype"], small["remote_v_dtype"]), ("int8", "fp8-e4m3"))
+        self.assertEqual(small["remote_tokens"], plain["remote_tokens"])
+        bytes_of = lambda answer: sum(node["kv_bytes"] for node in answer["nodes"])  # noqa: E731
+        self.assertLess(bytes_of(small), 0.3 * bytes_of(plain))
+        self.assertGreater(bytes_of(small), 0.2 * bytes_of(plain))
+
     def test_requests_at_once_give_the_tokens_of_requests_alone(self):
         texts = [random_text(self.rng.randint(50, 1800), self.rng) for _ in range(8)]
         flags = ["--max-tokens", "24", "--ignore-eos", *SMALL]
