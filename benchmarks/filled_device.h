@@ -43,6 +43,8 @@ class FilledDevice final : public Device {
     inner_->FinishLayer(layer, num_slots);
   }
   std::span<const float> EndStep() override { return inner_->EndStep(); }
+  bool samples() const override { return inner_->samples(); }
+  std::span<const DeviceSample> sampled() const override { return inner_->sampled(); }
   absl::Status step_status() const override { return inner_->step_status(); }
   DeviceStepTimes step_times() const override { return inner_->step_times(); }
   absl::Status status() const override { return inner_->status(); }

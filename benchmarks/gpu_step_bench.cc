@@ -221,6 +221,7 @@ absl::StatusOr<double> StepBench::ResidentStepUs(uint32_t batch, uint32_t contex
     rows[i].append_slot = context - 1;
     rows[i].attend[0] = {0, context};
     rows[i].may_have_partials = exchange;
+    rows[i].wants_logits = !device_->samples();
   }
   const uint32_t slots = exchange ? static_cast<uint32_t>(flags_.nodes) : 0;
   const std::vector<uint32_t> num_slots(batch, slots);
@@ -240,7 +241,8 @@ absl::StatusOr<double> StepBench::ResidentStepUs(uint32_t batch, uint32_t contex
     const std::span<const float> logits = device_->EndStep();
     if (i >= kWarmUps) step_us.push_back(static_cast<double>(clock.NowNs() - begin_ns) * 1e-3);
     TRIBUTARY_RETURN_IF_ERROR(device_->step_status());
-    if (!std::isfinite(logits[0])) return absl::InternalError("the logits are not finite");
+    const double result = device_->samples() ? device_->sampled()[0].logprob : logits[0];
+    if (!std::isfinite(result)) return absl::InternalError("the logits are not finite");
   }
   for (const DecodeRow& row : rows) device_->ReleaseResident(row.resident);
   return Median(std::move(step_us));
