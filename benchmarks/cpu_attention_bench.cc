@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <fstream>
 #include <functional>
-#include <map>
+#include <optional>
 #include <regex>
 #include <string>
 #include <vector>
@@ -99,6 +99,8 @@ struct Bench {
   SlicePool* pool = nullptr;
   std::span<std::byte> memory;
   std::span<std::byte> ceiling_memory;
+  std::optional<KvTileLayout>
+      filled_with;  // the layout of all of `memory`, whatever the streams' length
 };
 
 // A row and how to make its work; `run` keeps the region alive while `measure` runs.
@@ -190,8 +192,10 @@ Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, D
   const KvTileLayout layout = MakeKvTileLayout(dtypes.k, dtypes.v, shape.head_dim);
   row.run = [c, layout, kv_len](Bench& bench, const auto& measure) -> absl::Status {
     TRIBUTARY_RETURN_IF_ERROR(cpu_kernels::ValidateKernelShape(*c.kernel, layout, c.group_size));
-    TRIBUTARY_ASSIGN_OR_RETURN(const KvRegion region,
-                               KvRegion::Create(*bench.pool, bench.memory, layout, kv_len));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        const KvRegion region,
+        KvRegion::Create(*bench.pool, bench.memory, layout, kv_len, bench.filled_with == layout));
+    bench.filled_with = layout;
     measure(*MakeAttentionWorkload(region, c, bench.pool->num_threads()));
     return absl::OkStatus();
   };
@@ -274,6 +278,7 @@ absl::Status AddSelectRows(const Flags& flags, const Shape& shape, std::vector<R
                               flags.selected_share,
                               variant.only_choose};
         row.run = [c](Bench& bench, const auto& measure) -> absl::Status {
+          bench.filled_with.reset();
           TRIBUTARY_ASSIGN_OR_RETURN(const auto workload,
                                      MakeSelectionWorkload(*bench.pool, bench.memory, c));
           measure(*workload);
@@ -306,6 +311,7 @@ absl::Status AddIngestRows(const Flags& flags, const Shape& shape, std::vector<R
       const IngestCase c{kernel, source, flags.kv_heads, shape.batch};
       const KvTileLayout layout = MakeKvTileLayout(pair.k, pair.v, shape.head_dim);
       row.run = [c, layout](Bench& bench, const auto& measure) -> absl::Status {
+        bench.filled_with.reset();
         // A quarter of the memory holds rows, the rest the streams that they go to.
         const size_t rows_bytes =
             bench.memory.size() / 4 / kArenaAlignmentBytes * kArenaAlignmentBytes;
@@ -417,6 +423,9 @@ absl::Status Measure(const Flags& flags, std::vector<Row>& rows, std::vector<Row
       CpuName(), flags.working_set_mib, PageKindName(memory.page_kind()));
   results.resize(rows.size());
   const std::vector<int> cpus = AllowedCpus();
+  Bench bench;
+  bench.memory = memory.memory();
+  bench.ceiling_memory = ceiling_memory.memory();
   for (int run = 0; run < flags.runs; ++run) {
     if (flags.runs > 1) fmt::print("run {} of {}\n", run + 1, flags.runs);
     PrintTableHead();
@@ -424,7 +433,7 @@ absl::Status Measure(const Flags& flags, std::vector<Row>& rows, std::vector<Row
       // Threads, and the ceiling's region, are made once for the rows that follow each other with one thread count.
       SlicePool pool(rows[i].key.threads, cpus);
       ReadCeiling ceiling(&pool, ceiling_memory.memory());
-      Bench bench{&pool, memory.memory(), ceiling_memory.memory()};
+      bench.pool = &pool;
       if (!pool.tells_quiet() && run == 0) {
         fmt::print(
             "this kernel's CPU clocks are too coarse to tell which slices were disturbed: all "

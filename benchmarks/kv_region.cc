@@ -1,5 +1,6 @@
 #include "benchmarks/kv_region.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <random>
@@ -86,14 +87,17 @@ std::vector<std::byte> RandomTiles(const KvTileLayout& layout, uint32_t num_tile
 }
 
 absl::StatusOr<KvRegion> KvRegion::Create(SlicePool& pool, std::span<std::byte> memory,
-                                          const KvTileLayout& layout, uint64_t kv_len) {
+                                          const KvTileLayout& layout, uint64_t kv_len,
+                                          bool is_filled) {
   KvRegion region;
   region.layout_ = layout;
   region.kv_len_ = kv_len;
   region.num_threads_ = pool.num_threads();
   region.memory_ = memory;
   const size_t num_threads = static_cast<size_t>(pool.num_threads());
-  region.num_streams_ = memory.size() / region.stream_bytes() / num_threads * num_threads;
+  const size_t stagger_bytes = std::min(num_threads * region.stagger_bytes(), memory.size());
+  region.num_streams_ =
+      (memory.size() - stagger_bytes) / region.stream_bytes() / num_threads * num_threads;
   if (region.num_streams_ == 0) {
     return absl::ResourceExhaustedError(
         fmt::format("{} bytes of working set, but a stream of {} tokens takes {} bytes and {} "
@@ -101,11 +105,13 @@ absl::StatusOr<KvRegion> KvRegion::Create(SlicePool& pool, std::span<std::byte> 
                     "--working-set-mib",
                     memory.size(), kv_len, region.stream_bytes(), num_threads));
   }
+  if (is_filled) return region;
   const std::vector<std::byte> pattern = RandomTiles(layout, kPatternTiles, 1);
-  const size_t tiles = region.num_streams_ * KvTilesFor(kv_len);
+  const size_t tiles = memory.size() / layout.record_bytes;
   pool.Run([&](int t) {
-    const size_t begin = tiles / num_threads * static_cast<size_t>(t);
-    for (size_t tile = begin; tile < begin + tiles / num_threads; ++tile) {
+    const size_t begin = tiles * static_cast<size_t>(t) / num_threads;
+    const size_t end = tiles * (static_cast<size_t>(t) + 1) / num_threads;
+    for (size_t tile = begin; tile < end; ++tile) {
       std::memcpy(memory.data() + tile * layout.record_bytes,
                   pattern.data() + tile % kPatternTiles * layout.record_bytes, layout.record_bytes);
     }
