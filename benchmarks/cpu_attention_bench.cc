@@ -115,7 +115,8 @@ absl::StatusOr<std::vector<const CpuKernel*>> Kernels(const Flags& flags, KvStor
   const uint32_t wanted = (1u << static_cast<uint32_t>(k)) | (1u << static_cast<uint32_t>(v));
   for (const std::string& isa : flags.isas) {
     if (isa != "best" && isa != "all") {
-      if (block_selection::Find(isa).ok() && !cpu_kernels::Find(isa).ok()) continue;  // of select only
+      // One that only choosing blocks has.
+      if (block_selection::Find(isa).ok() && !cpu_kernels::Find(isa).ok()) continue;
       TRIBUTARY_ASSIGN_OR_RETURN(const CpuKernel* kernel, cpu_kernels::Find(isa));
       if ((kernel->storages & wanted) == wanted) kernels.push_back(kernel);
       continue;

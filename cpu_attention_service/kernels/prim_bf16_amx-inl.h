@@ -2,8 +2,8 @@
 // of lanes, a pair of dims (K) or of tokens (V) each. Included after prim_bf16_dot-inl.h, whose split of q and rounding of
 // weights it shares.
 //
-// A tile of sums has up to 16 query rows. With a few rows (one query token of a small group) the dot products of AVX-512
-// read as fast or faster; with 64 rows tiles are three times as fast. Below kAmxMinRows the former are used.
+// A tile of sums has up to 16 query rows; with 64 rows tiles are three times as fast as the dot products of AVX-512.
+// Calls of fewer than kAmxMinRows rows do not come here (amx.cc), but parts of calls do: the dot products take those.
 #pragma once
 
 #include <immintrin.h>
