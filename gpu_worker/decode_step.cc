@@ -78,9 +78,9 @@ void DecodeStep::TakeDeviceTimes() {
 }
 
 void DecodeStep::RunLayer(uint32_t layer) {
+  Plan(layer);  // while a device that runs ahead works on q
   const std::span<const float> q = device_->AwaitQuery(layer);
   Mark(Stage::kQkv, layer);
-  Plan(layer);
   gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
   Scatter(layer, q);
   Mark(Stage::kQuerySend, layer);
