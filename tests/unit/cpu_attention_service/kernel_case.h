@@ -116,6 +116,7 @@ struct KernelCall {
     args.token_end = c.token_end;
     args.softmax_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     args.soft_cap = c.soft_cap;
+    args.prefetch_bytes = random() % 2 == 0 ? 0 : 7168;  // changes no result
   }
 
   KernelOutput Run(const CpuKernel& kernel) {
