@@ -40,6 +40,7 @@ TEST_F(RequestBuilderTest, PlacementAndSamplingReachTheRequest) {
   options.sink_tokens = 0;
   options.block_tokens = 16;
   options.kv_dtype = "bf16";
+  options.remote_k_dtype = "int8";
   options.shard_cut = "heads";
   options.temperature = 0.5f;
   options.seed = 9;
@@ -50,6 +51,8 @@ TEST_F(RequestBuilderTest, PlacementAndSamplingReachTheRequest) {
   EXPECT_TRUE(request->placement().has_sink_tokens());
   EXPECT_EQ(request->placement().block_tokens(), 16);
   EXPECT_EQ(request->placement().kv_dtype(), v1::DTYPE_BF16);
+  EXPECT_EQ(request->placement().remote_k_dtype(), v1::DTYPE_INT8);
+  EXPECT_EQ(request->placement().remote_v_dtype(), v1::DTYPE_UNSET);
   EXPECT_EQ(request->placement().cut(), v1::Placement::CUT_HEADS);
   EXPECT_EQ(request->sampling().seed(), 9);
   EXPECT_EQ(request->max_tokens(), 5);

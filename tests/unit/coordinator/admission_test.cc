@@ -61,6 +61,8 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[](auto& s) { s.placement.window_tokens = 32; }, "window_tokens (32)"},
       {[](auto& s) { s.placement.block_tokens = 5000; }, "block_tokens is 5000"},
       {[](auto& s) { s.placement.kv_dtype = static_cast<DType>(9); }, "kv_dtype 9"},
+      {[](auto& s) { s.placement.kv_dtype = DType::kInt8; }, "kv_dtype 4"},
+      {[](auto& s) { s.placement.remote_v_dtype = static_cast<DType>(9); }, "remote_v_dtype 9"},
       {[](auto& s) { s.policy = "fluxion"; }, "'fluxion'"},
   };
   for (const Case& c : cases) {
@@ -99,6 +101,18 @@ TEST(AdmissionTest, ResolveTakesDefaultsOnlyWhereNothingIsSaid) {
   EXPECT_EQ(resolved.window_tokens, 128u);
   EXPECT_EQ(resolved.kv_dtype, DType::kF32);
   EXPECT_EQ(resolved.block_tokens, 64u);
+}
+
+// What the request says, else what the cluster says, else as on the worker.
+TEST(AdmissionTest, StorageDTypesOfShards) {
+  PlacementOptions requested;
+  requested.kv_dtype = DType::kF32;
+  PlacementOptions defaults = Defaults();
+  EXPECT_EQ(ResolvePlacement(requested, defaults).remote_k_dtype, DType::kF32);
+  defaults.remote_k_dtype = DType::kInt8;
+  requested.remote_v_dtype = DType::kInt4;
+  EXPECT_EQ(ResolvePlacement(requested, defaults).remote_k_dtype, DType::kInt8);
+  EXPECT_EQ(ResolvePlacement(requested, defaults).remote_v_dtype, DType::kInt4);
 }
 
 TEST(AdmissionTest, TheRetryDelayGrowsWithTheQueueAndIsBounded) {

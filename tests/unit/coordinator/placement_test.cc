@@ -96,6 +96,38 @@ TEST(PlacementTest, TellsFullFromTooSmallFromAbsent) {
   EXPECT_EQ(placed.status.code(), absl::StatusCode::kUnavailable);
 }
 
+// A tile must fit into an extent: nodes with smaller extents take nothing, whatever room they have.
+TEST(PlacementTest, NodesWithTooSmallExtentsAreLeftOut) {
+  ClusterRoom cluster = Cluster({64 << 20, 32 << 20});
+  Demand demand = DemandOf(3000);
+  demand.geometry.attention.head_dim = 64;
+  demand.placement.max_nodes = 1;
+  PlacementResult placed = Place(cluster, demand);
+  EXPECT_EQ(placed.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(placed.status.ToString(), HasSubstr("16384 bytes, more than an extent of 4096"));
+  EXPECT_FALSE(placed.may_wait);
+  cluster.nodes[1].extent_bytes = 16384;
+  placed = Place(cluster, demand);
+  ASSERT_TRUE(placed.status.ok()) << placed.status;
+  ASSERT_EQ(placed.plan.shards.size(), 1u);
+  EXPECT_EQ(placed.plan.shards[0].node_id, "cpu-1");
+}
+
+// Quantised shards reserve less.
+TEST(PlacementTest, StorageDTypesDecideTheRoom) {
+  Demand demand = DemandOf(3000);
+  demand.geometry.attention.head_dim = 128;
+  ClusterRoom cluster = Cluster({64 << 20});
+  cluster.nodes[0].extent_bytes = 64 << 10;
+  const uint64_t plain = Place(cluster, demand).plan.shards[0].bytes;
+  demand.placement.remote_k_dtype = DType::kInt8;
+  demand.placement.remote_v_dtype = DType::kInt4;
+  const PlannedShard shard = Place(cluster, demand).plan.shards[0];
+  EXPECT_EQ(shard.spec.v_dtype, DType::kInt4);
+  EXPECT_LT(shard.bytes, plain / 2);
+  EXPECT_GT(shard.bytes, plain / 4);
+}
+
 TEST(PlacementTest, TheLeastLoadedWorkerWithRoomIsTaken) {
   ClusterRoom cluster = Cluster({8 << 20});
   cluster.workers = {{"a", 1 << 20, 0, 0, 0},
