@@ -30,6 +30,7 @@ ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options, cons
   ShardExecutorOptions executor;
   executor.num_threads = options.num_threads;
   executor.cpus = options.cpus;
+  executor.spin_ns = options.helper_spin_ns;
   executor.kernel = kernel;
   executor.between_items = std::move(between_items);
   return executor;

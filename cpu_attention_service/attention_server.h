@@ -41,6 +41,7 @@ struct AttentionServerOptions {
   int num_threads = 1;
   std::vector<int>
       cpus;  // thread i is pinned to cpus[i % size], but thread 0 is the caller's; as of ThreadPool
+  int64_t helper_spin_ns = 20'000;  // how long the others spin between steps before they sleep
   std::string kernel;  // "" = the best that the machine has (cpu_attention_service/kernels)
   int64_t session_idle_ns = 0;  // sessions without a frame for this long are dropped; 0 = never
 };

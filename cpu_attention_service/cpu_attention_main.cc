@@ -95,6 +95,7 @@ absl::StatusOr<AttentionServerOptions> MakeServerOptions(const CpuAttentionFlags
   options.node_id = flags.node_id;
   options.incarnation = RandomIncarnation();
   TRIBUTARY_ASSIGN_OR_RETURN(options.cpus, CpusToPin(flags));
+  options.helper_spin_ns = int64_t{flags.spin_us} * kNsPerUs;
   options.arena.bytes = flags.kv_pool_bytes;
   options.arena.try_hugetlb = flags.huge_pages == "reserved";
   options.arena.transparent_huge = flags.huge_pages != "off";

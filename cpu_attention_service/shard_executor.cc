@@ -25,7 +25,7 @@ void WriteEmpty(const AttentionPartialView& partial) {
 
 ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
     : options_(options),
-      pool_(options.num_threads, options.cpus),
+      pool_(options.num_threads, options.cpus, options.spin_ns),
       run_items_([this](int thread_idx) { RunItems(thread_idx); }),
       pending_items_(std::make_unique<std::atomic<uint32_t>[]>(options.max_items_per_wave)),
       thread_items_(static_cast<size_t>(options.num_threads)),

@@ -45,8 +45,9 @@ struct ShardQuery {
 };
 
 struct ShardExecutorOptions {
-  int num_threads = 1;    // the caller of Execute() is one of them
-  std::vector<int> cpus;  // as of ThreadPool
+  int num_threads = 1;       // the caller of Execute() is one of them
+  std::vector<int> cpus;     // as of ThreadPool
+  int64_t spin_ns = 20'000;  // as of ThreadPool
   const CpuKernel* kernel = &cpu_kernels::Best();
   // A batch with more runs, or larger partials, than these is done in several waves; results do not
   // change.

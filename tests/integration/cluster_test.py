@@ -268,6 +268,17 @@ class StartTest(unittest.TestCase):
                     self.assertNotEqual(status, 0)
                     self.assertIn(address, text)
 
+    def test_cores_and_memory_that_are_not_there(self):
+        for flags, words in ((["--cpus", "0-b"], "'0-b' is no list of cores"),
+                             (["--numa-node", "99"], "--numa-node 99: this host has"),
+                             (["--huge-pages", "large"], "--huge-pages"),
+                             (["--kv-pool-bytes", "900TB"], "bytes needed"),
+                             (["--extent-bytes", "5000"], "extent_bytes is 5000")):
+            with self.subTest(flags=flags):
+                status, text = self.run_binary("tributary-cpu-attention", "--node-id", "a", *flags)
+                self.assertEqual(status, 1)
+                self.assertIn(words, text)
+
     def test_broken_model_says_what_is_wrong(self):
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
