@@ -69,9 +69,18 @@ FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tok
 
   StoredRanges& stored = layers_[layer - spec_.layer_begin];
   if (!stored.CanInsert(local)) return FrameError::kExhausted;
-  stored.ForEachMissing(local,
-                        [&](TokenRange missing) { StoreMissing(layer, missing, local, rows); });
+  uint64_t num_missing = 0;
+  stored.ForEachMissing(local, [&](TokenRange missing) {
+    StoreMissing(layer, missing, local, rows);
+    num_missing += missing.size();
+  });
+  const uint64_t prefix_before = stored.prefix_tokens();
   stored.Insert(local);
+  if (summaries_ != nullptr) {
+    // Rows of tokens that were stored before say nothing.
+    const TokenRange news = num_missing == local.size() ? local : TokenRange{};
+    Summarise(layer, {prefix_before, stored.prefix_tokens()}, news, rows);
+  }
   return FrameError::kOk;
 }
 
@@ -107,6 +116,60 @@ void KvShard::ClearNewTiles(uint32_t layer, TokenRange local) {
     if (local.Contains({tile * kKvTileTokens, (tile + 1) * kKvTileTokens})) continue;
     for (uint32_t head = 0; head < spec_.num_kv_heads_held(); ++head) {
       std::memset(Tile(layer, head, tile), 0, tile_layout().record_bytes);
+    }
+  }
+}
+
+absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
+  if (summaries_ != nullptr) {
+    return absl::FailedPreconditionError(
+        "shard: block summaries are kept already; open another shard");
+  }
+  for (const std::vector<bool>& layer : has_tokens_) {
+    if (std::find(layer.begin(), layer.end(), true) != layer.end()) {
+      return absl::FailedPreconditionError(
+          "shard: tokens are stored already; ask for block summaries when the shard is opened");
+    }
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      BlockSummaries summaries,
+      BlockSummaries::Create(options, spec_.model.head_dim, table_.layout().num_streams,
+                             spec_.capacity_tokens));
+  summaries_ = std::make_unique<BlockSummaries>(std::move(summaries));
+  return absl::OkStatus();
+}
+
+// Adds the tokens `added`, whose gaps are closed. The rows hold `given`, if any: a float storage's
+// values are the rows' rounded to it, which is quicker than reading them back out of the tiles.
+void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given,
+                        const KvExchangeRows& rows) {
+  const uint32_t heads = spec_.num_kv_heads_held();
+  const uint32_t head_dim = spec_.model.head_dim;
+  const bool is_float = IsFloatKvStorage(tile_layout().k_storage);
+  const DType stored_dtype = static_cast<DType>(tile_layout().k_storage);
+  const size_t row_bytes = head_dim * DTypeBytes(rows.k_dtype);
+  std::vector<float> keys(kKvTileTokens * head_dim);
+  std::vector<float> values(kKvTileTokens * head_dim);
+  for (uint32_t head = 0; head < heads; ++head) {
+    for (uint64_t pos = added.begin; pos < added.end;) {
+      const uint32_t in_tile = pos % kKvTileTokens;
+      const auto count =
+          static_cast<uint32_t>(std::min<uint64_t>(kKvTileTokens - in_tile, added.end - pos));
+      if (is_float && given.Contains({pos, pos + count})) {
+        for (uint32_t i = 0; i < count; ++i) {
+          float* key = keys.data() + size_t{i} * head_dim;
+          const uint64_t row = (pos + i - given.begin) * heads + head;
+          ConvertToF32(rows.k_dtype, rows.k.data() + row * row_bytes, head_dim, key);
+          if (stored_dtype == rows.k_dtype) continue;
+          ConvertFromF32(stored_dtype, key, head_dim, values.data());
+          ConvertToF32(stored_dtype, values.data(), head_dim, key);
+        }
+      } else {
+        UnpackKvToF32(tile_layout(), Tile(layer, head, pos / kKvTileTokens), in_tile, count,
+                      keys.data(), values.data());
+      }
+      summaries_->Append(StreamIdx(layer, head), keys.data(), head_dim, count);
+      pos += count;
     }
   }
 }

@@ -16,6 +16,7 @@
 #include "attention/kv_pack.h"
 #include "attention/shard_spec.h"
 #include "kv_store/block_pool.h"
+#include "kv_store/block_summaries.h"
 #include "kv_store/block_table.h"
 #include "kv_store/stored_ranges.h"
 
@@ -84,6 +85,17 @@ class KvShard {
   // REQUIRES (checked): layer and head held, a tile of which any token is stored.
   const std::byte* TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const;
 
+  // From now on, summaries of the stored keys' blocks are kept, for policies that choose blocks: of
+  // the tokens that are there without a gap, in the values that attention reads. A head's stream in
+  // summaries() is SummaryStream(layer, kv_head). FAILED_PRECONDITION if tokens are stored already
+  // or summaries are kept; else errors as of BlockSummaries::Create.
+  absl::Status KeepSummaries(const BlockSummaryOptions& options);
+  const BlockSummaries* summaries() const { return summaries_.get(); }  // null: none are kept
+  // REQUIRES: layer held, kv_head < those held.
+  uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const {
+    return StreamIdx(layer, kv_head);
+  }
+
  private:
   KvShard(const ShardSpec& spec, BlockPool* pool, KvPackFn pack, BlockTable table);
   uint64_t StreamIdx(uint32_t layer, uint32_t kv_head) const {
@@ -99,6 +111,7 @@ class KvShard {
   bool AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) const;
   void StoreMissing(uint32_t layer, TokenRange local, TokenRange given, const KvExchangeRows& rows);
   void ClearNewTiles(uint32_t layer, TokenRange local);
+  void Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows);
 
   const ShardSpec spec_;
   BlockPool* const pool_;
@@ -108,6 +121,7 @@ class KvShard {
   // [layer held][tile]: something is in it. The memory may be another shard's of old, so that a tile
   // is cleared before its first tokens: kernels mask what is not stored, but 0 x NaN is NaN.
   std::vector<std::vector<bool>> has_tokens_;
+  std::unique_ptr<BlockSummaries> summaries_;
 };
 
 }  // namespace tributary

@@ -147,6 +147,31 @@ void ExpectHolds(const KvShard& shard, uint32_t layer,
   }
 }
 
+// The shard's summaries of a layer are those of the tokens that can be read back, in order.
+void ExpectSummaries(const KvShard& shard, uint32_t layer) {
+  const ShardSpec& spec = shard.spec();
+  const BlockSummaries& kept = *shard.summaries();
+  const uint32_t head_dim = spec.model.head_dim;
+  const uint64_t tokens = shard.stored_tokens(layer);
+  for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
+    auto expected = BlockSummaries::Create(kept.options(), head_dim, 1, spec.capacity_tokens);
+    ASSERT_TRUE(expected.ok());
+    std::vector<float> k(head_dim), v(head_dim);
+    for (uint64_t local = 0; local < tokens; ++local) {
+      const KvRun run = shard.RunAt(layer, head, local, local + 1);
+      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, 1, k.data(), v.data());
+      expected->Append(0, k.data(), head_dim, 1);
+    }
+    const uint64_t stream = shard.SummaryStream(layer, head);
+    ASSERT_EQ(kept.num_tokens(stream), tokens);
+    const uint32_t records =
+        (kept.num_blocks(stream) + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
+    ASSERT_EQ(std::memcmp(kept.Records(stream), expected->Records(0),
+                          records * kept.layout().record_bytes),
+              0);
+  }
+}
+
 class KvShardTest : public testing::Test {
  protected:
   AlignedBuffer<std::byte> region_{kExtentBytes * 200};
@@ -171,6 +196,7 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
     spec.capacity_tokens = RandomInt<uint64_t>(random_, 1, 150);
     auto shard = KvShard::Open(spec, &pool_);
     ASSERT_TRUE(shard.ok()) << shard.status();
+    ASSERT_TRUE((*shard)->KeepSummaries({SummaryKind::kMean, SummaryStorage::kBf16, 16}).ok());
     const std::vector<TokenRange> runs = StripeRuns(spec);
     std::vector<TokenRange> pieces;
     for (TokenRange run : runs) {
@@ -184,9 +210,21 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
       for (TokenRange piece : pieces)
         ASSERT_EQ(StoreTokens(**shard, layer, piece, exchange), FrameError::kOk);
       ExpectHolds(**shard, layer, runs, exchange);
+      ExpectSummaries(**shard, layer);
     }
   }
   EXPECT_EQ(pool_.num_free(), pool_.num_extents());
+}
+
+TEST_F(KvShardTest, SummariesAreAskedForOnceAndBeforeTokensCome) {
+  const auto shard = *KvShard::Open(BasicSpec(), &pool_);
+  EXPECT_EQ(shard->summaries(), nullptr);
+  EXPECT_EQ(shard->KeepSummaries({.block_tokens = 20}).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_EQ(StoreTokens(*shard, 2, StripeRuns(shard->spec())[0]), FrameError::kOk);
+  EXPECT_EQ(shard->KeepSummaries({}).code(), absl::StatusCode::kFailedPrecondition);
+  const auto other = *KvShard::Open(BasicSpec(), &pool_);
+  ASSERT_TRUE(other->KeepSummaries({}).ok());
+  EXPECT_EQ(other->KeepSummaries({}).code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(KvShardTest, StoredTokensStopAtTheFirstGap) {
