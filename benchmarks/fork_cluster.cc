@@ -76,6 +76,7 @@ class NodeProcess {
     server.incarnation = 1;
     server.arena.bytes = options.kv_pool_bytes;
     server.num_threads = options.threads_per_node;
+    server.helper_spin_ns = options.idle.spin_ns;
     TRIBUTARY_ASSIGN_OR_RETURN(server_,
                                AttentionServer::Create(server, plane_.get(), &clock_, nullptr));
     loop_ = std::make_unique<IoLoop>(server_.get(), plane_.get(), &clock_, options.idle);
