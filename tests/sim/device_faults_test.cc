@@ -1,6 +1,7 @@
 // What the engine makes of a device that samples by itself, gives a step up, or breaks.
 #include <random>
 
+#include "base/log.h"
 #include "gmock/gmock.h"
 #include "gpu_worker/sampler.h"
 #include "gtest/gtest.h"
@@ -60,6 +61,7 @@ class FaultyDevice final : public TinyDevice {
 class DeviceFaultsTest : public ::testing::Test {
  protected:
   DeviceFaultsTest() {
+    (void)InitLogging("sim", "error");
     options_.seed = seed_;
     options_.observe_logits = false;
     options_.make_device = [this](const DeviceLimits& limits) {
