@@ -110,6 +110,7 @@ uint32_t RunPrefetchBytes(KvStorage k_storage) {
   switch (k_storage) {
     case KvStorage::kInt4:
       return 12288;
+    case KvStorage::kInt8:
     case KvStorage::kFp8E4m3:
       return 10240;
     default:

@@ -105,6 +105,14 @@ void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
   }
 }
 
+// int8 whose next slots are one run of memory is fetched front to back, in whatever order the slots are read: 0.85 of the
+// read ceiling instead of 0.78 (AMD Zen 5). int4, read four slots at a time, is better fetched as it is read.
+template <KvStorage kStorage>
+inline bool FetchesInOrder(const unsigned char* const* next, uint32_t slot_bytes) {
+  constexpr uint32_t kLast = kKvTileSubgroups - 1;
+  return kStorage == KvStorage::kInt8 && next[kLast] == next[0] + kLast * slot_bytes;
+}
+
 // Scores of kRows rows for kSlots slots from `slot` on. Not inlined, like the other inner loops here: what GCC hoists out of
 // an outer loop would take the registers of the sums.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
@@ -123,12 +131,16 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, bool kPrefetch>
       if constexpr (kParts == 2) sums[1][row][s] = _mm512_set1_epi32(headers[row].begin);
     }
   }
+  const uint32_t slot_bytes = rows.padded_dim / (4 * kHalves) * 64;
+  const bool in_order = kPrefetch && FetchesInOrder<kStorage>(step.next_k, slot_bytes);
+  const unsigned char* next = kPrefetch ? step.next_k[0] + slot * slot_bytes : nullptr;
 #pragma GCC unroll 1
-  for (uint32_t at = 0; at < rows.padded_dim / (4 * kHalves) * 64; at += 64) {
+  for (uint32_t at = 0; at < slot_bytes; at += 64) {
     __m512i codes[kSlots];
 #pragma GCC unroll 16
     for (uint32_t s = 0; s < kSlots; ++s) {
-      if (kPrefetch) PrefetchCodeLine(step.next_k[slot + s] + at);
+      if (kPrefetch && in_order) PrefetchCodeLine(next + at * kSlots + s * 64);
+      if (kPrefetch && !in_order) PrefetchCodeLine(step.next_k[slot + s] + at);
       codes[s] = _mm512_loadu_si512(step.k[slot + s] + at);
     }
 #pragma GCC unroll 16

@@ -143,6 +143,17 @@ inline __m512 ValueOfSums(__m512i sum, __m512i low_sum, float begin) {
   return kStorage == KvStorage::kInt4 ? _mm512_add_ps(value, _mm512_set1_ps(begin)) : value;
 }
 
+// What to fetch while a chunk of a slot is read, line for line.
+template <KvStorage kStorage>
+inline const unsigned char* NextValues(const KernelStep& step, uint32_t slot, uint32_t chunk_begin,
+                                       uint32_t chunk_dims, uint32_t padded_dim) {
+  constexpr uint32_t kBytesPerDim = kKvSubgroupTokens * (kStorage == KvStorage::kInt4 ? 4 : 8) / 8;
+  if (!FetchesInOrder<kStorage>(step.next_v, padded_dim * kBytesPerDim)) {
+    return step.next_v[slot] + chunk_begin;
+  }
+  return step.next_v[0] + chunk_begin * kKvTileSubgroups + slot * chunk_dims * kBytesPerDim;
+}
+
 // 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, bool kPrefetch>
 [[gnu::noinline]] void AccumulateIntDims(const KernelStep& step, uint32_t chunk_begin,
@@ -162,7 +173,8 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, bool k
   }
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     const unsigned char* v = step.v[slot] + chunk_begin;
-    const unsigned char* next_v = kPrefetch ? step.next_v[slot] + chunk_begin : nullptr;
+    const unsigned char* next_v =
+        kPrefetch ? NextValues<kStorage>(step, slot, chunk_begin, chunk_dims, padded_dim) : nullptr;
 #pragma GCC unroll 1
     for (uint32_t line = 0; line < kLines; ++line, v += chunk_dims * 4) {
       __m512i codes[kVecs];
