@@ -244,7 +244,7 @@ TEST_F(AttentionServerTest, GenuineButBadFramesGetAnErrorFrame) {
   LayerKv kv;
   const ShardSpec spec = StoredShard(1, 10, &kv);
   std::vector<std::byte> query = QueryPayload({Entry(spec, 0, 10)}, RandomQ());
-  query.resize(query.size() - 4);
+  query.erase(query.end() - 4, query.end());
   worker_->Send(worker_->Header(FrameType::kQuery), query);
   Settle();
   EXPECT_EQ(TakeError(), FrameError::kTruncated);
