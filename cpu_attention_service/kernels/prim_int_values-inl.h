@@ -143,15 +143,10 @@ inline __m512 ValueOfSums(__m512i sum, __m512i low_sum, float begin) {
   return kStorage == KvStorage::kInt4 ? _mm512_add_ps(value, _mm512_set1_ps(begin)) : value;
 }
 
-// What to fetch while a chunk of a slot is read, line for line.
-template <KvStorage kStorage>
-inline const unsigned char* NextValues(const KernelStep& step, uint32_t slot, uint32_t chunk_begin,
-                                       uint32_t chunk_dims, uint32_t padded_dim) {
-  constexpr uint32_t kBytesPerDim = kKvSubgroupTokens * (kStorage == KvStorage::kInt4 ? 4 : 8) / 8;
-  if (!FetchesInOrder<kStorage>(step.next_v, padded_dim * kBytesPerDim)) {
-    return step.next_v[slot] + chunk_begin;
-  }
-  return step.next_v[0] + chunk_begin * kKvTileSubgroups + slot * chunk_dims * kBytesPerDim;
+template <uint32_t kCount>
+__attribute__((always_inline)) inline void SetZero(__m512i* sums) {
+#pragma GCC unroll 64
+  for (uint32_t i = 0; i < kCount; ++i) sums[i] = _mm512_setzero_si512();
 }
 
 // 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.
@@ -163,18 +158,17 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, bool k
   constexpr uint32_t kLines = kKvSubgroupTokens / (4 * kHalves);  // of a slot
   constexpr uint32_t kParts = kFine ? 2 : 1;
   __m512i sums[kParts][kRows][kVecs];
-#pragma GCC unroll 16
-  for (uint32_t part = 0; part < kParts; ++part) {
-#pragma GCC unroll 16
-    for (uint32_t row = 0; row < kRows; ++row) {
-#pragma GCC unroll 16
-      for (uint32_t i = 0; i < kVecs; ++i) sums[part][row][i] = _mm512_setzero_si512();
-    }
-  }
+  SetZero<kParts * kRows * kVecs>(&sums[0][0][0]);
+  const bool in_order =
+      kPrefetch && FetchesInOrder<kStorage>(step.next_v, padded_dim / (4 * kHalves) * 64);
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     const unsigned char* v = step.v[slot] + chunk_begin;
-    const unsigned char* next_v =
-        kPrefetch ? NextValues<kStorage>(step, slot, chunk_begin, chunk_dims, padded_dim) : nullptr;
+    const unsigned char* next_v = nullptr;
+    if (kPrefetch && in_order) {
+      next_v = step.next_v[0] + chunk_begin * kKvTileSubgroups + slot * kLines * chunk_dims * 4;
+    } else if (kPrefetch) {
+      next_v = step.next_v[slot] + chunk_begin;
+    }
 #pragma GCC unroll 1
     for (uint32_t line = 0; line < kLines; ++line, v += chunk_dims * 4) {
       __m512i codes[kVecs];
