@@ -67,9 +67,9 @@ absl::StatusOr<const CpuKernel*> Select(std::string_view name);
 uint32_t RunPrefetchBytes(KvStorage k_storage);
 
 // The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers, sizes
-// outside the limits, a layout that MakeKvTileLayout did not make, a token range or a piece outside `tile_bytes` bytes
-// from args.tiles (pieces: not checked against it), a scale that is not finite. FAILED_PRECONDITION: a storage that this
-// kernel does not serve. Costs O(num_pieces); hot paths check once what they can.
+// outside the limits, a layout that MakeKvTileLayout did not make, a run that ends outside the `tile_bytes` bytes from
+// args.tiles (where pieces lie is the caller's to know), a scale that is not finite. FAILED_PRECONDITION: a storage that
+// this kernel does not serve. Costs O(num_pieces); hot paths check once what they can.
 absl::Status ValidateDecodeAttention(const CpuKernel& kernel, const DecodeAttentionArgs& args,
                                      uint64_t tile_bytes);
 // The part of it that holds for a whole shard.

@@ -46,6 +46,12 @@ absl::Status CheckNumbers(const DecodeAttentionArgs& args) {
   if (args.q == nullptr || args.out == nullptr || args.lse_ln == nullptr) {
     return Invalid("q, out and lse_ln must not be null");
   }
+  for (const void* floats : {static_cast<const void*>(args.q), static_cast<const void*>(args.out),
+                             static_cast<const void*>(args.lse_ln)}) {
+    if (reinterpret_cast<uintptr_t>(floats) % alignof(float) == 0) continue;
+    return Invalid(fmt::format("q, out or lse_ln is at {}; they must be aligned to {} bytes",
+                               floats, alignof(float)));
+  }
   return absl::OkStatus();
 }
 

@@ -328,6 +328,11 @@ TEST_P(DecodeAttentionTest, BadCallsAreRefusedWithTheirValue) {
   refused([&](auto& a) { a.softmax_scale = NAN; }, "softmax_scale is nan");
   refused([&](auto& a) { a.soft_cap = -1; }, "soft_cap is -1");
   refused([&](auto& a) { a.out = nullptr; }, "must not be null");
+  alignas(float) std::byte bytes[2 * sizeof(float)];
+  float* between = reinterpret_cast<float*>(bytes + 1);
+  refused([&](auto& a) { a.q = between; }, "aligned to 4");
+  refused([&](auto& a) { a.out = between; }, "aligned to 4");
+  refused([&](auto& a) { a.lse_ln = between; }, "aligned to 4");
   refused([&](auto& a) { a.token_begin = 101; }, "[101, 100)");
   refused([&](auto& a) { a.token_end = 129; }, "129 need");
   refused([&](auto& a) { a.tiles = tiles.data() + 32; }, "aligned to 64");
