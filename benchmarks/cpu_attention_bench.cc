@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "base/clock.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "benchmarks/attention_workloads.h"
@@ -51,9 +51,19 @@ struct Flags {
   RowOptions options;
 };
 
+// Empty, or what is wrong with it (of which the library tells by an exception).
+std::string IsRegex(const std::string& text) {
+  try {
+    const std::regex regex(text);
+    return "";
+  } catch (const std::regex_error& error) {
+    return fmt::format("'{}' is no regular expression: {}", text, error.what());
+  }
+}
+
 void AddFlags(CLI::App& app, Flags& flags) {
   const auto list = [&](const char* name, auto& value, const char* help) {
-    app.add_option(name, value, help)->delimiter(',')->capture_default_str();
+    return app.add_option(name, value, help)->delimiter(',')->capture_default_str();
   };
   list("--what", flags.what,
        "attend, select (score block summaries, take the top k), ingest (store KV)");
@@ -61,15 +71,22 @@ void AddFlags(CLI::App& app, Flags& flags) {
   list("--dtype", flags.dtypes, "storage of K and V, or K:V: f32, bf16, f16, int8, int4, fp8");
   list("--path", flags.paths,
        "dense: whole streams; blocks: a share of the blocks; tokens: of the tokens");
-  list("--block-tokens", flags.block_tokens, "for blocks and select: 16, 32, 64, 128");
-  list("--kv-len", flags.kv_lens, "tokens of a stream; blocks and select take the longest");
-  list("--group-size", flags.group_sizes, "query heads per KV head");
-  list("--head-dim", flags.head_dims, "dims of a head");
-  list("--batch", flags.batches, "sequences of a step: scales us_median and bytes");
+  list("--block-tokens", flags.block_tokens, "for blocks and select: 16, 32, 64, 128")
+      ->check(CLI::IsMember({16, 32, 64, 128}));
+  list("--kv-len", flags.kv_lens, "tokens of a stream; blocks and select take the longest")
+      ->check(CLI::Range(uint64_t{1}, limits::kMaxContextTokens));
+  list("--group-size", flags.group_sizes, "query heads per KV head")
+      ->check(CLI::Range(1u, limits::kMaxGroupSize));
+  list("--head-dim", flags.head_dims, "dims of a head")->check(CLI::Range(1u, limits::kMaxHeadDim));
+  list("--batch", flags.batches, "sequences of a step: scales us_median and bytes")
+      ->check(CLI::Range(1u, limits::kMaxEntriesPerFrame));
   list("--threads", flags.threads, "threads, each on a core of its own; default 1 and all cores");
-  app.add_option("--kv-heads", flags.kv_heads, "KV heads of a step")->capture_default_str();
+  app.add_option("--kv-heads", flags.kv_heads, "KV heads of a step")
+      ->check(CLI::Range(1u, limits::kMaxHeads))
+      ->capture_default_str();
   app.add_option("--queries", flags.n_q, "query tokens per head")->capture_default_str();
   app.add_option("--share", flags.selected_share, "share of the tokens that blocks and tokens read")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_flag("--ascending", flags.ascending,
                "blocks in the order of addresses, not in random order");
@@ -79,16 +96,20 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--working-set-mib", flags.working_set_mib,
                  "memory that rows cycle through; several times the L3 cache. The ceiling has as "
                  "much of its own")
+      ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   app.add_flag("--hugetlb", flags.hugetlb, "reserved huge pages, if there are enough");
   app.add_option("--slices", flags.options.slices, "accepted pairs of slices per row and run")
       ->capture_default_str();
-  app.add_option("--slice-us", flags.options.slice_us, "length of a slice")->capture_default_str();
+  app.add_option("--slice-us", flags.options.slice_us, "length of a slice")
+      ->check(CLI::Range(1.0, 1e7))
+      ->capture_default_str();
   app.add_option("--row-seconds", flags.options.max_seconds,
                  "a row's run ends then, whatever was accepted")
       ->capture_default_str();
   app.add_option("--runs", flags.runs, "times that all rows are measured")->capture_default_str();
   app.add_option("--rows", flags.rows, "regular expression: only rows whose name it finds")
+      ->check(IsRegex)
       ->capture_default_str();
   app.add_flag("--list", flags.list, "print the names of the rows, measure nothing");
   app.add_option("--json", flags.json, "file to write the rows to; - for standard output");
@@ -492,6 +513,18 @@ absl::Status Run(Flags& flags) {
   if (flags.n_q < 1 || flags.n_q > kMaxKernelQueryTokens) {
     return absl::InvalidArgumentError(
         fmt::format("--queries {}: it must be 1 to {}", flags.n_q, kMaxKernelQueryTokens));
+  }
+  const auto has = [](const std::vector<std::string>& names, const char* name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  const bool takes_blocks =
+      has(flags.what, "select") || (has(flags.what, "attend") && has(flags.paths, "blocks"));
+  const uint64_t longest = *std::max_element(flags.kv_lens.begin(), flags.kv_lens.end());
+  const uint32_t largest = *std::max_element(flags.block_tokens.begin(), flags.block_tokens.end());
+  if (takes_blocks && longest < largest) {
+    return absl::InvalidArgumentError(
+        fmt::format("--block-tokens {}: the longest --kv-len is {}, which holds no such block",
+                    largest, longest));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::vector<Row> rows, MakeRows(flags));
   if (flags.list) {

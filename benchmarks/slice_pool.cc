@@ -1,10 +1,10 @@
 #include "benchmarks/slice_pool.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <time.h>
 
 #include "base/check.h"
+#include "base/thread_pool.h"
 
 namespace tributary {
 namespace {
@@ -17,20 +17,12 @@ int64_t ReadNs(clockid_t clock) {
   return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
-void PinThisThread(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(static_cast<size_t>(cpu), &set);
-  pthread_setaffinity_np(pthread_self(), sizeof(set),
-                         &set);  // best effort: a sandbox may forbid it
-}
-
 }  // namespace
 
 SlicePool::SlicePool(int num_threads, const std::vector<int>& cpus) {
   TRIBUTARY_CHECK_GE(num_threads, 1);
   TRIBUTARY_CHECK_LE(static_cast<size_t>(num_threads), cpus.size());
-  PinThisThread(cpus[0]);
+  PinThisThread(cpus[0]);  // best effort, here and below: a sandbox may forbid it
   cpu_clocks_.resize(static_cast<size_t>(num_threads));
   pthread_getcpuclockid(pthread_self(), &cpu_clocks_[0]);
   for (int i = 1; i < num_threads; ++i) {
