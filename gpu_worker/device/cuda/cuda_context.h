@@ -19,7 +19,7 @@ struct CudaContext {
                                                            const DeviceLimits& limits,
                                                            const CudaDeviceOptions& options);
 
-  // A thread other than Make()'s calls this before its first CUDA call.
+  // A thread other than Make()'s starts on GPU 0: whatever may be its first call into the device begins with this.
   void BindThread() const;
   // Remembers the first error that cannot be undone: from then on the device does nothing any more (Device::status).
   // Returns true if `error` is cudaSuccess and there was none before.

@@ -106,6 +106,7 @@ class CudaDevice final : public Device {
   }
 
   ~CudaDevice() override {
+    context_->BindThread();
     if (decode_ != nullptr) decode_->Stop();
   }
 
@@ -121,10 +122,14 @@ class CudaDevice final : public Device {
   void ReleaseResident(ResidentId id) override { resident_->regions().Release(id); }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
                           std::span<std::byte> k, std::span<std::byte> v) override {
+    context_->BindThread();
     return copies_->ReadResident(id, layer, slots, heads, k, v);
   }
   bool CopyDone(CopyTicket ticket) override { return copies_->CopyDone(ticket); }
-  void PinHostMemory(std::span<std::byte> memory) override { copies_->PinHostMemory(memory); }
+  void PinHostMemory(std::span<std::byte> memory) override {
+    context_->BindThread();
+    copies_->PinHostMemory(memory);
+  }
 
   void BeginStep(std::span<const DecodeRow> rows) override { decode_->BeginStep(rows); }
   std::span<const float> AwaitQuery(uint32_t layer) override { return decode_->AwaitQuery(layer); }
@@ -140,7 +145,9 @@ class CudaDevice final : public Device {
   DeviceStepTimes step_times() const override { return decode_->step_times(); }
   absl::Status status() const override { return context_->sticky; }
 
+  // The thread that uses the device need not be the one that made it, and a thread starts on GPU 0.
   absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
+    context_->BindThread();
     return prefill_->Begin(tokens, kv_dtype);
   }
   void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -290,6 +291,27 @@ TEST_F(CudaDeviceTest, MayBeDestroyedDuringAStep) {
   device->BeginStep({&row, 1});
   device->AwaitQuery(0);
   device.reset();  // would wait for 60 s
+}
+
+// As in the worker, whose loop thread begins with a prefill. A new thread is on GPU 0 until it says otherwise.
+TEST_F(CudaDeviceTest, ServesAThreadThatDidNotMakeIt) {
+  if (const absl::Status second = CheckCudaDevice(1); !second.ok()) {
+    GTEST_SKIP() << "needs two GPUs: " << second.message();
+  }
+  CudaDeviceOptions options;
+  options.ordinal = 1;
+  const auto device = MakeDevice(MakeWeights(WideModel(seed_)), options);
+  std::thread([&] {
+    const std::vector<uint32_t> prompt(5, 1);
+    EXPECT_TRUE(device->BeginPrefill(prompt, DType::kBf16).ok());
+    for (uint32_t layer = 0; layer < kLayers; ++layer) {
+      device->PrefillProject(layer, 0, prompt.size());
+      device->PrefillAttend(layer, 0, prompt.size());
+    }
+    EXPECT_TRUE(std::isfinite(device->EndPrefill()[0]));
+    device->DropPrefill();
+  }).join();
+  EXPECT_TRUE(device->status().ok()) << device->status();
 }
 
 TEST_F(CudaDeviceTest, RefusesWhatItCannotServe) {
