@@ -207,7 +207,9 @@ int main(int argc, char** argv) {
   uint32_t tokens = 4096, head_dim = 128, heads = 16;
   uint64_t seed = 1;
   CLI::App app("What each KV dtype costs against f64, root mean squares over random heads");
-  app.add_option("--tokens", tokens, "tokens of a head")->capture_default_str();
+  app.add_option("--tokens", tokens, "tokens of a head")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
   app.add_option("--head-dim", head_dim, "at most 256")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();

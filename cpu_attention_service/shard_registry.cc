@@ -11,10 +11,12 @@ namespace tributary {
 absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(
     const ArenaOptions& arena_options, size_t extent_bytes, KvPackFn pack) {
   constexpr size_t kMinExtentBytes = 4096;
-  if (extent_bytes < kMinExtentBytes || !std::has_single_bit(extent_bytes)) {
+  constexpr size_t kMaxExtentBytes = size_t{1} << 31;  // the coordinator is told in 32 bits
+  if (extent_bytes < kMinExtentBytes || extent_bytes > kMaxExtentBytes ||
+      !std::has_single_bit(extent_bytes)) {
     return absl::InvalidArgumentError(
-        fmt::format("extent_bytes is {}; it must be a power of two of at least {}", extent_bytes,
-                    kMinExtentBytes));
+        fmt::format("extent_bytes is {}; it must be a power of two from {} to {}", extent_bytes,
+                    kMinExtentBytes, kMaxExtentBytes));
   }
   if (arena_options.bytes < extent_bytes) {
     return absl::InvalidArgumentError(

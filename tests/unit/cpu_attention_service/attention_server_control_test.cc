@@ -143,6 +143,10 @@ TEST_F(AttentionServerTest, BadOptionsAreErrors) {
   AttentionServerOptions bad = good;
   bad.extent_bytes = 5000;
   EXPECT_EQ(create(bad), absl::StatusCode::kInvalidArgument);
+  bad.extent_bytes = size_t{1} << 32;
+  const absl::Status too_large =
+      AttentionServer::Create(bad, plane_.get(), &clock_, nullptr).status();
+  EXPECT_THAT(std::string(too_large.message()), HasSubstr("extent_bytes is 4294967296"));
   bad = good;
   bad.arena.bytes = 10;
   EXPECT_EQ(create(bad), absl::StatusCode::kInvalidArgument);
