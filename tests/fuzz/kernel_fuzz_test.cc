@@ -179,7 +179,9 @@ class KernelFuzz {
     if (name == "scalar" || name == "avx2" || name == "avx512") return {2e-4, 1e-5};
     const bool is_int = c.v_storage == KvStorage::kInt8 || c.v_storage == KvStorage::kInt4;
     if (c.k_storage == KvStorage::kInt4) return {5e-2, 5e-2};
-    return {(is_int ? 2e-2 : 1e-2) * (c.q_sigma > 1 ? 4 : 1), 3e-4};
+    // Large q beside the outliers of K make scores of hundreds; a score near 0 is then the rest of a cancellation.
+    const bool large = c.q_sigma > 1;
+    return {(is_int ? 2e-2 : 1e-2) * (large ? 4 : 1), 3e-4 * (large ? 8 : 1)};
   }
 
   void Compare(const CpuKernel& kernel, const KernelCase& c, const KernelTiles& tiles,
@@ -228,6 +230,7 @@ class KernelFuzz {
     args.k = k.data();
     args.v = v.data();
     const size_t bytes = KvTilesFor(args.token_begin + args.num_tokens) * args.layout.record_bytes;
+    if (bytes == 0) return;  // nothing to compare, and buffers without memory
     AlignedBuffer<std::byte> plain(bytes);
     AlignedBuffer<std::byte> fast(bytes);
     args.tiles = plain.data();

@@ -35,7 +35,7 @@ struct KernelCase {
            std::to_string(static_cast<int>(v_storage)) + " head_dim " + std::to_string(head_dim) +
            " group " + std::to_string(group_size) + " n_q " + std::to_string(n_q) + " tokens [" +
            std::to_string(token_begin) + ", " + std::to_string(token_end) + ") cap " +
-           std::to_string(soft_cap);
+           std::to_string(soft_cap) + " q sigma " + std::to_string(q_sigma);
   }
 };
 
