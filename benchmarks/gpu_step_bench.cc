@@ -195,9 +195,9 @@ class StepBench {
   const RealClock clock_;
   std::unique_ptr<Clusters> clusters_;
   std::shared_ptr<const ModelWeights> weights_;
-  std::unique_ptr<FilledDevice> device_;
-  std::unique_ptr<Recorder> recorder_;
   std::unique_ptr<UcxDataPlane> plane_;
+  std::unique_ptr<FilledDevice> device_;  // pins and unpins the plane's frame memory
+  std::unique_ptr<Recorder> recorder_;
   std::unique_ptr<DecodeEngine> engine_;
   uint64_t next_sequence_ = 1;
   uint64_t next_step_ = 1;

@@ -138,11 +138,12 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
                              flags.load_format == "dummy"
                                  ? MakeDummyWeights(flags.model, flags.dummy_seed)
                                  : LoadModelWeights(flags.model));
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
   UcxOptions ucx;
   ucx.tls = flags.transport_tls;
   ucx.net_devices = flags.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
+  // After the data plane, whose frame memory it pins and unpins.
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
   AddBuildInfo(registry, data_plane->info().release, grpc::Version());
 
   std::string address;

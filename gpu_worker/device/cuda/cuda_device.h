@@ -1,8 +1,9 @@
 // A device on one NVIDIA GPU (compute capability 8.0 and up): same steps in the same order as its twin device/host.
 //
 // A whole decode step is one CUDA graph, launched by BeginStep(). Per layer the GPU writes q into mapped host memory,
-// rings a flag there, attends over its resident KV meanwhile, waits (boundedly) until FinishLayer() rings it back, and
-// merges the partials straight from partial_slots(). So between layers the host launches, copies and synchronises nothing.
+// rings a flag there, attends over its resident KV meanwhile, waits (boundedly) until FinishLayer() rings it back, fetches
+// the partials from partial_slots() itself, and merges them. So between layers the host launches, copies and synchronises
+// nothing.
 //
 // This header needs no CUDA: a build without the toolkit has the same functions, which answer UNIMPLEMENTED.
 #pragma once

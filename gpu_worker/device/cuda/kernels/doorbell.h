@@ -32,7 +32,7 @@ struct Await {
   uint64_t* end_ns = nullptr;
 };
 
-// Kernels of their own; most kernels that ring or wait do it themselves (FinishQkv, MergePartials).
+// Kernels of their own; most kernels that ring or wait do it themselves (FinishQkv, FetchPartials).
 cudaError_t RingFlag(const Ring& ring, const Launch& launch);
 cudaError_t AwaitFlag(const Await& await, const Launch& launch);
 
