@@ -1,0 +1,55 @@
+// The primitives of the ISAs with dot products of bf16 and int8 (AVX-512 BF16, VNNI, VBMI). Included once per ISA source,
+// after its Vec and with TRIBUTARY_KERNEL_ISA defined.
+#include "cpu_attention_service/kernels/decode_attention-inl.h"
+#include "cpu_attention_service/kernels/prim_bf16_dot-inl.h"
+#include "cpu_attention_service/kernels/prim_float-inl.h"
+#include "cpu_attention_service/kernels/prim_int_dot-inl.h"
+// Need the dot products above.
+#include "cpu_attention_service/kernels/prim_fp8_dot-inl.h"
+#include "cpu_attention_service/kernels/prim_int_values-inl.h"
+
+namespace tributary {
+namespace TRIBUTARY_KERNEL_ISA {
+namespace {
+
+const KPrimitive* DotKPrimitiveOf(KvStorage storage) {
+  switch (storage) {
+    case KvStorage::kF32:
+      return &kFloatK<KvStorage::kF32>;
+    case KvStorage::kBf16:
+      return &kBf16DotK;
+    case KvStorage::kF16:
+      return &kFloatK<KvStorage::kF16>;
+    case KvStorage::kInt8:
+      return &kIntDotK<KvStorage::kInt8>;
+    case KvStorage::kInt4:
+      return &kIntDotK<KvStorage::kInt4>;
+    case KvStorage::kFp8E4m3:
+      return &kFp8DotK;
+    default:
+      return nullptr;
+  }
+}
+
+const VPrimitive* DotVPrimitiveOf(KvStorage storage) {
+  switch (storage) {
+    case KvStorage::kF32:
+      return &kFloatV<KvStorage::kF32>;
+    case KvStorage::kBf16:
+      return &kBf16DotV;
+    case KvStorage::kF16:
+      return &kFloatV<KvStorage::kF16>;
+    case KvStorage::kInt8:
+      return &kIntDotV<KvStorage::kInt8>;
+    case KvStorage::kInt4:
+      return &kIntDotV<KvStorage::kInt4>;
+    case KvStorage::kFp8E4m3:
+      return &kFp8DotV;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+}  // namespace TRIBUTARY_KERNEL_ISA
+}  // namespace tributary
