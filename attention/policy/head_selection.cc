@@ -23,7 +23,7 @@ std::span<const uint32_t> HeadSelection::OnSpill(const SelectionRule& rule,
     salience_.push_back(RelativeToUniform(maw[offset], resident_tokens));
   }
   num_seen_ += static_cast<uint32_t>(maw.size());
-  KeepTail(joined_, resident_tokens);
+  KeepTail(maw, resident_tokens);
   return kept_;
 }
 
@@ -38,6 +38,7 @@ std::span<const uint32_t> HeadSelection::OnAppend(const SelectionRule& rule,
     salience_.push_back(RelativeToUniform(weights[token], weights.size()));
   }
   num_seen_ = static_cast<uint32_t>(weights.size());
+  tail_.clear();
   KeepTail(weights, weights.size());
   return tokens_;
 }
@@ -65,9 +66,14 @@ void HeadSelection::OnAttended(float alpha, std::span<const float> weights) {
   UpdateCachedSalience(alpha, weights, salience_);
 }
 
+// Saliences that are kept from before stay as they are: turned into weights and back they would be rounded once more, and
+// a token on the threshold would fall to one side of it by the lengths of the blocks.
 void HeadSelection::KeepTail(std::span<const float> weights, uint64_t population) {
   const std::span<const float> last = weights.last(std::min<size_t>(keep_next_, weights.size()));
-  tail_.clear();
+  const size_t room = keep_next_ - last.size();
+  if (tail_.size() > room) {
+    tail_.erase(tail_.begin(), tail_.end() - static_cast<std::ptrdiff_t>(room));
+  }
   for (const float weight : last) tail_.push_back(RelativeToUniform(weight, population));
 }
 

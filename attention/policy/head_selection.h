@@ -40,6 +40,7 @@ class HeadSelection {
   uint32_t num_seen() const { return num_seen_; }
 
  private:
+  // The newest tokens are `weights.size()` more; their MAW or mean weight, from a softmax over `population` tokens.
   void KeepTail(std::span<const float> weights, uint64_t population);
 
   const uint32_t keep_next_;
