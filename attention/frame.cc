@@ -67,8 +67,17 @@ bool IsTokenRange(uint64_t begin, uint64_t size) {
   return begin <= limits::kMaxContextTokens && size <= limits::kMaxContextTokens - begin;
 }
 
+FrameError CheckQueryFlags(uint32_t flags) {
+  const bool append = (flags & kQueryAppend) != 0;
+  if ((flags & ~kQueryFlags) != 0 || (append && (flags & kQueryMeasure) != 0) ||
+      (!append && (flags & kQueryAppendEnd) != 0)) {
+    return FrameError::kMalformed;
+  }
+  return FrameError::kOk;
+}
+
 FrameError CheckQueryEntry(const QueryEntry& entry) {
-  if (entry.reserved != 0) return FrameError::kMalformed;
+  if (const FrameError error = CheckQueryFlags(entry.flags); error != FrameError::kOk) return error;
   if (entry.visible_begin > entry.visible_end || entry.visible_end > limits::kMaxContextTokens) {
     return FrameError::kOutOfRange;
   }
@@ -78,11 +87,37 @@ FrameError CheckQueryEntry(const QueryEntry& entry) {
 FrameError CheckPartialEntry(const PartialEntry& entry) {
   if (!IsFrameError(entry.status)) return FrameError::kMalformed;
   if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return FrameError::kOk;
+  if ((entry.flags & ~kPartialMeasured) != 0) return FrameError::kMalformed;
+  if (const FrameError error = CheckRows(entry.n_q, entry.num_q_heads); error != FrameError::kOk) {
+    return error;
+  }
+  if (entry.num_kv_heads == 0 || entry.num_q_heads % entry.num_kv_heads != 0) {
+    return FrameError::kBadGeometry;
+  }
   if (entry.covered_tokens > limits::kMaxContextTokens ||
-      entry.attended_tokens > entry.covered_tokens) {
+      entry.attended_head_tokens > entry.covered_tokens * entry.num_kv_heads) {
     return FrameError::kOutOfRange;
   }
-  return CheckRows(entry.n_q, entry.num_q_heads);
+  return FrameError::kOk;
+}
+
+uint64_t PartialDataBytes(const PartialEntry& entry, uint32_t head_dim) {
+  const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
+  const uint64_t bytes = RowsBytes(rows, head_dim) + rows * sizeof(float);
+  if ((entry.flags & kPartialMeasured) == 0) return bytes;
+  return bytes + rows * sizeof(float) + entry.num_kv_heads * sizeof(uint32_t);
+}
+
+// What was measured says the same as the entry: per KV head at most what is covered, together what was attended.
+FrameError CheckMeasured(const PartialEntry& entry, std::span<const std::byte> attended_tokens) {
+  if ((entry.flags & kPartialMeasured) == 0) return FrameError::kOk;
+  uint64_t sum = 0;
+  for (uint32_t head = 0; head < entry.num_kv_heads; ++head) {
+    const auto tokens = ReadAt<uint32_t>(attended_tokens, head * sizeof(uint32_t));
+    if (tokens > entry.covered_tokens) return FrameError::kOutOfRange;
+    sum += tokens;
+  }
+  return sum == entry.attended_head_tokens ? FrameError::kOk : FrameError::kOutOfRange;
 }
 
 uint64_t TagOf(const SipKey& key, FrameHeader header) {
@@ -170,9 +205,9 @@ FrameError PartialFrameView::Decode(std::span<const std::byte> payload, PartialF
     const PartialEntry entry = view->entry(i);
     TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckPartialEntry(entry));
     if (entry.status != static_cast<uint32_t>(FrameError::kOk)) continue;
-    const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
     TRIBUTARY_RETURN_IF_FRAME_ERROR(
-        data.Take(entry.data_offset_bytes, RowsBytes(rows, body.head_dim) + rows * sizeof(float)));
+        data.Take(entry.data_offset_bytes, PartialDataBytes(entry, body.head_dim)));
+    TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckMeasured(entry, view->attended_tokens(entry)));
   }
   return data.Finish();
 }
@@ -180,7 +215,7 @@ FrameError PartialFrameView::Decode(std::span<const std::byte> payload, PartialF
 FrameError SpillView::Decode(std::span<const std::byte> payload, SpillView* view) {
   SpillBody body;
   TRIBUTARY_RETURN_IF_FRAME_ERROR(ReadBody(payload, &body));
-  if (body.reserved != 0) return FrameError::kMalformed;
+  if (body.reserved != 0 || body.reserved_end != 0) return FrameError::kMalformed;
   const DType k_dtype = static_cast<DType>(body.k_dtype);
   const DType v_dtype = static_cast<DType>(body.v_dtype);
   if (!IsValidDType(k_dtype) || !IsValidDType(v_dtype) || body.num_kv_heads == 0 ||
@@ -189,15 +224,21 @@ FrameError SpillView::Decode(std::span<const std::byte> payload, SpillView* view
     return FrameError::kBadGeometry;
   }
   if (body.num_tokens == 0) return FrameError::kBadSize;
-  if (!IsTokenRange(body.token_begin, body.num_tokens)) return FrameError::kOutOfRange;
+  if (!IsTokenRange(body.token_begin, body.num_tokens) ||
+      body.resident_tokens > limits::kMaxContextTokens) {
+    return FrameError::kOutOfRange;
+  }
   const uint64_t elements = uint64_t{body.num_tokens} * body.num_kv_heads * body.head_dim;
   const uint64_t k_bytes = elements * DTypeBytes(k_dtype);
   const uint64_t v_bytes = elements * DTypeBytes(v_dtype);
+  const uint64_t maw_bytes =
+      body.resident_tokens == 0 ? 0 : uint64_t{body.num_tokens} * body.num_kv_heads * sizeof(float);
   TRIBUTARY_RETURN_IF_FRAME_ERROR(
-      CheckExactSize(payload.size(), sizeof(SpillBody) + k_bytes + v_bytes));
+      CheckExactSize(payload.size(), sizeof(SpillBody) + k_bytes + v_bytes + maw_bytes));
   view->payload_ = payload;
   view->body_ = body;
   view->k_bytes_ = k_bytes;
+  view->v_bytes_ = v_bytes;
   return FrameError::kOk;
 }
 

@@ -2,10 +2,14 @@
 //
 // A frame is a 64-byte FrameHeader and a payload:
 //   query      QueryBody, QueryEntry[n], q f32 [entry][n_q][num_q_heads][head_dim]
-//   partial    PartialBody, PartialEntry[n], per entry: out f32 [n_q][num_q_heads][head_dim],
-//   lse_ln f32 [n_q][num_q_heads] spill      SpillBody, K [token][kv_head][head_dim], V the same
-//   (canonical exchange layout) ack        AckBody error      ErrorBody, text heartbeat
-//   HeartbeatBody
+//   partial    PartialBody, PartialEntry[n], per entry:
+//                out f32 [n_q][num_q_heads][head_dim], lse_ln f32 [n_q][num_q_heads];
+//                if measured: lse_dense_ln f32 [n_q][num_q_heads], attended_tokens u32 [num_kv_heads]
+//   spill      SpillBody, K [token][kv_head][head_dim], V the same (canonical exchange layout);
+//                if resident_tokens > 0: MAW f32 [token][kv_head]
+//   ack        AckBody
+//   error      ErrorBody, text
+//   heartbeat  HeartbeatBody
 // One query frame carries all sequences of the batch that have shards on the node; never one
 // message per head.
 //
@@ -39,7 +43,7 @@ namespace tributary {
 static_assert(std::endian::native == std::endian::little, "frames are little-endian");
 
 inline constexpr uint32_t kFrameMagic = 0x31425254;  // "TRB1"
-inline constexpr uint8_t kFrameVersion = 1;
+inline constexpr uint8_t kFrameVersion = 2;
 
 enum class FrameType : uint8_t {
   kQuery = 1,
@@ -105,6 +109,15 @@ struct QueryBody {
 };
 static_assert(sizeof(QueryBody) == 16);
 
+// QueryEntry::flags. kMeasure excludes kAppend; kAppendEnd comes with kAppend only.
+inline constexpr uint32_t kQueryMeasure = 1;  // also attend to everything, and report both
+inline constexpr uint32_t kQueryAppend =
+    2;  // of an appended prompt: attends to everything, and its weights count
+        // towards the new selection
+inline constexpr uint32_t kQueryAppendEnd =
+    4;  // the last query of that prompt: the node selects anew
+inline constexpr uint32_t kQueryFlags = kQueryMeasure | kQueryAppend | kQueryAppendEnd;
+
 struct QueryEntry {
   uint64_t shard_id = 0;
   uint64_t sequence_epoch = 0;
@@ -113,7 +126,7 @@ struct QueryEntry {
   uint32_t num_q_heads = 0;     // of the shard's KV heads: group_size * num_kv_heads
   uint32_t n_q = 0;             // query tokens, all attending to the whole visible range
   uint32_t q_offset_bytes = 0;  // from the start of the payload
-  uint32_t reserved = 0;
+  uint32_t flags = 0;           // kQuery...
 };
 static_assert(sizeof(QueryEntry) == 48);
 
@@ -125,16 +138,23 @@ struct PartialBody {
 };
 static_assert(sizeof(PartialBody) == 24);
 
+// PartialEntry::flags.
+inline constexpr uint32_t kPartialMeasured = 1;
+
 struct PartialEntry {
   uint64_t shard_id = 0;
   uint32_t status = 0;  // FrameError; unless kOk there is no data
   uint32_t num_q_heads = 0;
   uint64_t covered_tokens = 0;
-  uint64_t attended_tokens = 0;
+  // Sum over the KV heads of the tokens that out rests on; covered_tokens * num_kv_heads when dense. What was read to
+  // measure is not counted.
+  uint64_t attended_head_tokens = 0;
   uint32_t n_q = 0;
-  uint32_t data_offset_bytes = 0;  // from the start of the payload: out, then lse_ln
+  uint32_t data_offset_bytes = 0;  // from the start of the payload: out, lse_ln, what was measured
+  uint32_t flags = 0;              // kPartial...
+  uint32_t num_kv_heads = 0;
 };
-static_assert(sizeof(PartialEntry) == 40);
+static_assert(sizeof(PartialEntry) == 48);
 
 struct SpillBody {
   uint64_t shard_id = 0;
@@ -147,8 +167,11 @@ struct SpillBody {
   uint8_t k_dtype = 0;
   uint8_t v_dtype = 0;
   uint16_t reserved = 0;
+  uint32_t resident_tokens =
+      0;  // of the softmax that the MAW was taken over; 0: no MAW comes with it
+  uint32_t reserved_end = 0;
 };
-static_assert(sizeof(SpillBody) == 40);
+static_assert(sizeof(SpillBody) == 48 && offsetof(SpillBody, resident_tokens) == 40);
 
 struct AckBody {
   uint64_t shard_id = 0;
@@ -195,8 +218,8 @@ T ReadAt(std::span<const std::byte> payload, size_t offset_bytes) {
 }
 
 // A checked query payload: at least one entry; entry(i) and the q bytes of each entry are inside
-// the payload; visible ranges are well-formed and end at most at kMaxContextTokens. Shard, epoch
-// and heads are for the receiver to check.
+// the payload; visible ranges are well-formed and end at most at kMaxContextTokens; flags go
+// together. Shard, epoch and heads are for the receiver to check.
 class QueryView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, QueryView* view);
@@ -215,9 +238,9 @@ class QueryView {
   QueryBody body_;
 };
 
-// A checked partial payload: at least one entry, each with a known status; the data of entries with
-// status kOk are inside the payload and attended_tokens <= covered_tokens. Other entries have no
-// data: out() and lse_ln() are empty.
+// A checked partial payload: at least one entry, each with a known status. Of entries with status
+// kOk the data are inside the payload, the KV heads divide the query heads, and no more was attended
+// than covered. Other entries have no data: all spans are empty.
 class PartialFrameView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, PartialFrameView* view);
@@ -227,36 +250,57 @@ class PartialFrameView {
   }
   // f32 [n_q][num_q_heads][head_dim], unaligned.
   std::span<const std::byte> out(const PartialEntry& entry) const {
-    if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
-    return payload_.subspan(entry.data_offset_bytes,
-                            size_t{entry.n_q} * entry.num_q_heads * body_.head_dim * sizeof(float));
+    return Data(entry, 0, size_t{body_.head_dim} * RowBytes(entry));
   }
   // f32 [n_q][num_q_heads], unaligned.
   std::span<const std::byte> lse_ln(const PartialEntry& entry) const {
-    if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
-    const size_t rows = size_t{entry.n_q} * entry.num_q_heads;
-    return payload_.subspan(entry.data_offset_bytes + rows * body_.head_dim * sizeof(float),
-                            rows * sizeof(float));
+    return Data(entry, size_t{body_.head_dim} * RowBytes(entry), RowBytes(entry));
+  }
+  // Of everything covered; f32 [n_q][num_q_heads], unaligned. Empty unless measured.
+  std::span<const std::byte> lse_dense_ln(const PartialEntry& entry) const {
+    if ((entry.flags & kPartialMeasured) == 0) return {};
+    return Data(entry, (size_t{body_.head_dim} + 1) * RowBytes(entry), RowBytes(entry));
+  }
+  // Tokens that out rests on, per KV head; u32 [num_kv_heads], unaligned. Empty unless measured.
+  std::span<const std::byte> attended_tokens(const PartialEntry& entry) const {
+    if ((entry.flags & kPartialMeasured) == 0) return {};
+    return Data(entry, (size_t{body_.head_dim} + 2) * RowBytes(entry),
+                size_t{entry.num_kv_heads} * sizeof(uint32_t));
   }
 
  private:
+  static size_t RowBytes(const PartialEntry& entry) {
+    return size_t{entry.n_q} * entry.num_q_heads * sizeof(float);
+  }
+  std::span<const std::byte> Data(const PartialEntry& entry, size_t begin, size_t bytes) const {
+    if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
+    return payload_.subspan(entry.data_offset_bytes + begin, bytes);
+  }
+
   std::span<const std::byte> payload_;
   PartialBody body_;
 };
 
 // A checked spill payload: sizes agree with the payload, dtypes are known, tokens end at most at
-// kMaxContextTokens.
+// kMaxContextTokens, and no softmax was over more.
 class SpillView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, SpillView* view);
   const SpillBody& body() const { return body_; }
   std::span<const std::byte> k() const { return payload_.subspan(sizeof(SpillBody), k_bytes_); }
-  std::span<const std::byte> v() const { return payload_.subspan(sizeof(SpillBody) + k_bytes_); }
+  std::span<const std::byte> v() const {
+    return payload_.subspan(sizeof(SpillBody) + k_bytes_, v_bytes_);
+  }
+  // f32 [token][kv_head], unaligned, any values; empty if resident_tokens is 0.
+  std::span<const std::byte> maw() const {
+    return payload_.subspan(sizeof(SpillBody) + k_bytes_ + v_bytes_);
+  }
 
  private:
   std::span<const std::byte> payload_;
   SpillBody body_;
   size_t k_bytes_ = 0;
+  size_t v_bytes_ = 0;
 };
 
 // Each also checks that the payload has exactly the size that its fields say. `text` borrows the

@@ -19,11 +19,13 @@ void CheckAligned(std::span<std::byte> payload) {
   TRIBUTARY_CHECK_EQ(reinterpret_cast<uintptr_t>(payload.data()) % 8, 0u);
 }
 
-// `count` floats at an offset that is a multiple of 4; advances the offset.
-std::span<float> TakeFloats(std::span<std::byte> payload, size_t& offset_bytes, size_t count) {
-  TRIBUTARY_CHECK_LE(offset_bytes + count * sizeof(float), payload.size());
-  float* begin = reinterpret_cast<float*>(payload.data() + offset_bytes);
-  offset_bytes += count * sizeof(float);
+// `count` numbers of 4 bytes at an offset that is a multiple of 4; advances the offset.
+template <typename T>
+std::span<T> Take(std::span<std::byte> payload, size_t& offset_bytes, size_t count) {
+  static_assert(sizeof(T) == 4);
+  TRIBUTARY_CHECK_LE(offset_bytes + count * sizeof(T), payload.size());
+  T* begin = reinterpret_cast<T*>(payload.data() + offset_bytes);
+  offset_bytes += count * sizeof(T);
   return {begin, count};
 }
 
@@ -43,8 +45,10 @@ size_t QueryEntryBytes(const QueryEntry& entry, uint32_t head_dim) {
 
 size_t PartialEntryBytes(const PartialEntry& entry, uint32_t head_dim) {
   if (!HasData(entry)) return sizeof(PartialEntry);
-  return sizeof(PartialEntry) +
-         size_t{entry.n_q} * entry.num_q_heads * (size_t{head_dim} + 1) * sizeof(float);
+  const size_t rows = size_t{entry.n_q} * entry.num_q_heads;
+  const size_t bytes = sizeof(PartialEntry) + rows * (size_t{head_dim} + 1) * sizeof(float);
+  if ((entry.flags & kPartialMeasured) == 0) return bytes;
+  return bytes + rows * sizeof(float) + size_t{entry.num_kv_heads} * sizeof(uint32_t);
 }
 
 size_t QueryPayloadBytes(std::span<const QueryEntry> entries, uint32_t head_dim) {
@@ -76,7 +80,7 @@ std::span<float> QueryPayloadWriter::Add(QueryEntry entry) {
   entry.q_offset_bytes = static_cast<uint32_t>(next_data_);
   WriteAt(payload_, sizeof(QueryBody) + size_t{num_added_} * sizeof(QueryEntry), entry);
   ++num_added_;
-  return TakeFloats(payload_, next_data_, size_t{entry.n_q} * entry.num_q_heads * head_dim_);
+  return Take<float>(payload_, next_data_, size_t{entry.n_q} * entry.num_q_heads * head_dim_);
 }
 
 PartialPayloadWriter::PartialPayloadWriter(std::span<std::byte> payload, uint32_t num_entries,
@@ -89,17 +93,21 @@ PartialPayloadWriter::PartialPayloadWriter(std::span<std::byte> payload, uint32_
   WriteAt(payload_, 0, PartialBody{.num_entries = num_entries, .head_dim = head_dim});
 }
 
-AttentionPartialView PartialPayloadWriter::Add(PartialEntry entry) {
+PartialSpans PartialPayloadWriter::Add(PartialEntry entry) {
   TRIBUTARY_CHECK_LT(num_added_, num_entries_);
   entry.data_offset_bytes = HasData(entry) ? static_cast<uint32_t>(next_data_) : 0;
   WriteAt(payload_, sizeof(PartialBody) + size_t{num_added_} * sizeof(PartialEntry), entry);
   ++num_added_;
   if (!HasData(entry)) return {};
   const size_t rows = size_t{entry.n_q} * entry.num_q_heads;
-  AttentionPartialView view;
-  view.out = TakeFloats(payload_, next_data_, rows * head_dim_);
-  view.lse_ln = TakeFloats(payload_, next_data_, rows);
-  return view;
+  PartialSpans spans;
+  spans.out = Take<float>(payload_, next_data_, rows * head_dim_);
+  spans.lse_ln = Take<float>(payload_, next_data_, rows);
+  if ((entry.flags & kPartialMeasured) != 0) {
+    spans.lse_dense_ln = Take<float>(payload_, next_data_, rows);
+    spans.attended_tokens = Take<uint32_t>(payload_, next_data_, entry.num_kv_heads);
+  }
+  return spans;
 }
 
 void PartialPayloadWriter::SetCoverage(uint32_t i, Coverage coverage) {
@@ -107,7 +115,7 @@ void PartialPayloadWriter::SetCoverage(uint32_t i, Coverage coverage) {
   const size_t offset_bytes = sizeof(PartialBody) + size_t{i} * sizeof(PartialEntry);
   PartialEntry entry = ReadAt<PartialEntry>(payload_, offset_bytes);
   entry.covered_tokens = coverage.covered_tokens;
-  entry.attended_tokens = coverage.attended_tokens;
+  entry.attended_head_tokens = coverage.attended_head_tokens;
   WriteAt(payload_, offset_bytes, entry);
 }
 
@@ -122,17 +130,20 @@ size_t SpillPayloadBytes(const SpillBody& body) {
   const DType k_dtype = static_cast<DType>(body.k_dtype);
   const DType v_dtype = static_cast<DType>(body.v_dtype);
   TRIBUTARY_CHECK(IsValidDType(k_dtype) && IsValidDType(v_dtype));
-  return sizeof(SpillBody) + size_t{body.num_tokens} * body.num_kv_heads * body.head_dim *
-                                 (DTypeBytes(k_dtype) + DTypeBytes(v_dtype));
+  const size_t rows = size_t{body.num_tokens} * body.num_kv_heads;
+  return sizeof(SpillBody) + rows * body.head_dim * (DTypeBytes(k_dtype) + DTypeBytes(v_dtype)) +
+         (body.resident_tokens == 0 ? 0 : rows * sizeof(float));
 }
 
 SpillSpans WriteSpill(const SpillBody& body, std::span<std::byte> payload) {
   TRIBUTARY_CHECK_EQ(payload.size(), SpillPayloadBytes(body));
   WriteAt(payload, 0, body);
-  const size_t k_bytes = size_t{body.num_tokens} * body.num_kv_heads * body.head_dim *
-                         DTypeBytes(static_cast<DType>(body.k_dtype));
+  const size_t elements = size_t{body.num_tokens} * body.num_kv_heads * body.head_dim;
+  const size_t k_bytes = elements * DTypeBytes(static_cast<DType>(body.k_dtype));
+  const size_t v_bytes = elements * DTypeBytes(static_cast<DType>(body.v_dtype));
   return {payload.subspan(sizeof(SpillBody), k_bytes),
-          payload.subspan(sizeof(SpillBody) + k_bytes)};
+          payload.subspan(sizeof(SpillBody) + k_bytes, v_bytes),
+          payload.subspan(sizeof(SpillBody) + k_bytes + v_bytes)};
 }
 
 void WriteAck(const AckBody& ack, std::span<std::byte> payload) {

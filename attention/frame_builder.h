@@ -49,16 +49,21 @@ class QueryPayloadWriter {
   size_t next_data_;
 };
 
+// The data of one partial entry, to be filled by the caller. All empty unless the status is kOk.
+struct PartialSpans
+    : AttentionPartialView {  // out [n_q][num_q_heads][head_dim], lse_ln [n_q][num_q_heads]
+  // Empty unless the entry is measured.
+  std::span<float> lse_dense_ln;        // [n_q][num_q_heads]
+  std::span<uint32_t> attended_tokens;  // [num_kv_heads]
+};
+
 class PartialPayloadWriter {
  public:
   PartialPayloadWriter(std::span<std::byte> payload, uint32_t num_entries, uint32_t head_dim);
 
-  // Writes the entry with its data_offset_bytes (the given one is ignored) and returns its data to
-  // be filled: out [n_q][num_q_heads][head_dim] and lse_ln [n_q][num_q_heads]. Both empty unless
-  // the status is kOk.
-  AttentionPartialView Add(PartialEntry entry);
-  // Rewrites entry i, for what is known only after the work (coverage). REQUIRES: added before;
-  // same status and shape.
+  // Writes the entry with its data_offset_bytes (the given one is ignored) and returns its data.
+  PartialSpans Add(PartialEntry entry);
+  // Rewrites entry i, for what is known only after the work. REQUIRES: added before.
   void SetCoverage(uint32_t i, Coverage coverage);
   // Times go in last.
   void SetTimes(uint64_t queue_ns, uint64_t compute_ns);
@@ -75,6 +80,7 @@ class PartialPayloadWriter {
 struct SpillSpans {
   std::span<std::byte> k;  // [token][kv_head][head_dim], to be filled by the caller
   std::span<std::byte> v;
+  std::span<std::byte> maw;  // f32 [token][kv_head], unaligned; empty if resident_tokens is 0
 };
 // REQUIRES: valid dtypes in `body`.
 size_t SpillPayloadBytes(const SpillBody& body);

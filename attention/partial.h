@@ -4,8 +4,7 @@
 //   lse_ln = ln sum_t exp(softmax_scale * q.k_t)               (natural log, never base 2)
 //   out    = sum_t exp(softmax_scale * q.k_t - lse_ln) v_t     (already normalised)
 // Partials over disjoint token sets merge commutatively and associatively (attention/merge.h). The
-// empty set is the neutral element: out = 0, lse_ln = -inf, covered_tokens = 0, attended_tokens =
-// 0.
+// empty set is the neutral element: out = 0, lse_ln = -inf, nothing covered.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +15,11 @@ namespace tributary {
 
 inline constexpr float kEmptyLse = -std::numeric_limits<float>::infinity();
 
-// How much of the context a partial answers for, and how much of it was really read. Equal when
-// dense.
+// How much of the context a partial answers for, and how much of it was really read.
 struct Coverage {
   uint64_t covered_tokens = 0;
-  // Mean over the KV heads when they differ (sparse policies).
-  uint64_t attended_tokens = 0;
+  uint64_t attended_head_tokens =
+      0;  // summed over the KV heads; covered_tokens times those when dense
 };
 
 // Borrowed memory; the caller keeps it alive and unshared while writing.

@@ -54,7 +54,10 @@ absl::Status Validate(const ShardSpec& spec) {
                                "fp8-e4m3 (1 to 6)",
                                static_cast<int>(spec.k_dtype), static_cast<int>(spec.v_dtype)));
   }
-  return absl::OkStatus();
+  const PolicyContext context{.num_layers = spec.num_layers,
+                              .num_kv_heads = spec.model.num_kv_heads};
+  const absl::Status policy = ParseComplete(CompleteRequest(spec.policy), context).status();
+  return policy.ok() ? policy : Invalid(spec, std::string(policy.message()));
 }
 
 }  // namespace tributary

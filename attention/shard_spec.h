@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "attention/kv_tile_layout.h"
+#include "attention/policy/policy_params.h"
 #include "attention/shape.h"
 #include "attention/token_range.h"
 #include "base/dtype.h"
@@ -28,6 +29,7 @@ struct ShardSpec {
   uint64_t capacity_tokens = 0;   // stripe-local
   DType k_dtype = DType::kUnset;  // as stored; on the way to the shard it may have another
   DType v_dtype = DType::kUnset;
+  PolicyParams policy;  // the sequence's, the same in all its shards
 
   uint32_t num_layers_held() const { return layer_end - layer_begin; }
   uint32_t num_kv_heads_held() const { return kv_head_end - kv_head_begin; }

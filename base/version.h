@@ -9,6 +9,6 @@ inline constexpr char kVersion[] = "0.1.0";
 
 // Raised by any change of the control plane that an older peer would misread (proto/README.md).
 // Frames have a version of their own (kFrameVersion).
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 
 }  // namespace tributary

@@ -131,7 +131,6 @@ absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& mod
   plan.max_tokens = flags.steps + 1;
   plan.layout = {64, flags.window_tokens, 64, false};
   plan.kv_dtype = dtypes.exchange;
-  plan.policy = "dense";
   const uint64_t stripe_tokens = 256;
   const uint64_t round_tokens = stripe_tokens * static_cast<uint64_t>(flags.nodes);
   const uint64_t rounds = (plan.max_context_tokens() + round_tokens - 1) / round_tokens;

@@ -169,8 +169,9 @@ class NullAttention : public FrameHandler {
       entries_.push_back({.shard_id = entry.shard_id,
                           .num_q_heads = entry.num_q_heads,
                           .covered_tokens = entry.visible_end - entry.visible_begin,
-                          .attended_tokens = entry.visible_end - entry.visible_begin,
-                          .n_q = entry.n_q});
+                          .attended_head_tokens = entry.visible_end - entry.visible_begin,
+                          .n_q = entry.n_q,
+                          .num_kv_heads = 1});
     }
     auto frame = ends_.plane->AllocateFrame(PartialPayloadBytes(entries_, query.body().head_dim));
     TRIBUTARY_CHECK(frame.ok());

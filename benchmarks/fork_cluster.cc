@@ -16,6 +16,7 @@
 #include "cpu_attention_service/attention_server.h"
 #include "cpu_attention_service/io_loop.h"
 #include "fmt/format.h"
+#include "proto/convert.h"
 #include "transport/ucx/ucx_data_plane.h"
 
 namespace tributary {
@@ -24,8 +25,6 @@ namespace {
 constexpr int64_t kCallTimeoutNs = 60 * kNsPerS;
 constexpr size_t kMaxMessageBytes = 64 << 10;
 constexpr char kConnect = 'c', kOpenShard = 'o', kCloseShard = 'x';
-
-static_assert(std::is_trivially_copyable_v<ShardSpec>);
 
 template <typename T>
 std::string Bytes(const T& value) {
@@ -101,7 +100,10 @@ class NodeProcess {
       return ConnectAnswer({grant.session_id, grant.key, grant.epoch}, plane_->info());
     }
     if (operation == kOpenShard) {
-      TRIBUTARY_RETURN_IF_ERROR(server.OpenShard(FromBytes<ShardSpec>(argument)).status());
+      v1::ShardSpec message;
+      TRIBUTARY_CHECK(message.ParseFromArray(argument.data(), static_cast<int>(argument.size())));
+      TRIBUTARY_ASSIGN_OR_RETURN(const ShardSpec spec, ShardSpecFromProto(message));
+      TRIBUTARY_RETURN_IF_ERROR(server.OpenShard(spec).status());
     } else {
       TRIBUTARY_RETURN_IF_ERROR(server.CloseShard(FromBytes<ShardId>(argument), Epoch(1)));
     }
@@ -226,7 +228,8 @@ absl::StatusOr<NodeSession> ForkCluster::Connect(const NodeEndpoint& endpoint,
 
 absl::StatusOr<SequenceRoute> ForkCluster::OpenShard(int node, const ShardSpec& spec) {
   const Node& target = nodes_[static_cast<size_t>(node)];
-  TRIBUTARY_RETURN_IF_ERROR(Call(target, kOpenShard, Bytes(spec)).status());
+  TRIBUTARY_RETURN_IF_ERROR(
+      Call(target, kOpenShard, ShardSpecToProto(spec).SerializeAsString()).status());
   return SequenceRoute{spec, {target.id, 1, fmt::format("process:{}", target.process)}};
 }
 

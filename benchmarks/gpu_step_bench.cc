@@ -280,7 +280,6 @@ absl::StatusOr<SequencePlan> StepBench::MakePlan(const RunSpec& spec, uint64_t i
   plan.max_tokens = flags_.steps + 1;
   plan.layout = {64, spec.window_tokens, spec.block_tokens, spec.all_resident};
   plan.kv_dtype = DType::kBf16;
-  plan.policy = "dense";
   if (spec.all_resident) return plan;
   // Cut by heads where they can be dealt evenly: each node then takes a part of q, and gives a part of the partial.
   const uint32_t num_nodes =

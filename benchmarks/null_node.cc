@@ -39,8 +39,9 @@ void NullNode::AnswerQuery(const FrameHeader& header, std::span<const std::byte>
     entries_.push_back({.shard_id = entry.shard_id,
                         .num_q_heads = entry.num_q_heads,
                         .covered_tokens = tokens,
-                        .attended_tokens = tokens,
-                        .n_q = entry.n_q});
+                        .attended_head_tokens = tokens,
+                        .n_q = entry.n_q,
+                        .num_kv_heads = 1});
   }
   const uint32_t head_dim = query.body().head_dim;
   auto frame = plane_->AllocateFrame(PartialPayloadBytes(entries_, head_dim));

@@ -79,7 +79,7 @@ absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& requ
   placement.set_cut(cut);
   placement.set_max_nodes(options.max_nodes);
   placement.set_all_resident(options.all_resident);
-  request.set_policy(options.policy);
+  request.mutable_attention_policy()->set_name(options.policy);
   request.set_ignore_eos(options.ignore_eos);
   return absl::OkStatus();
 }

@@ -130,6 +130,17 @@ PlacementOptions ResolvePlacement(const PlacementOptions& requested,
   return resolved;
 }
 
+absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec,
+                                                  const ServingLimits& limits) {
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      PolicyParams policy,
+      ResolvePolicy(spec.policy, {.block_tokens = spec.placement.block_tokens,
+                                  .num_layers = limits.geometry.num_layers,
+                                  .num_kv_heads = limits.geometry.attention.num_kv_heads}));
+  TRIBUTARY_RETURN_IF_ERROR(CheckServed(policy.kind));
+  return policy;
+}
+
 absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits) {
   TRIBUTARY_RETURN_IF_ERROR(CheckLengths(spec, limits));
   const uint32_t vocab = limits.geometry.vocab_size;
@@ -138,8 +149,7 @@ absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits)
   TRIBUTARY_RETURN_IF_ERROR(CheckTokens("stop_tokens", spec.stop_tokens, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckSampling(spec.sampling, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckPlacement(spec.placement, limits.geometry));
-  TRIBUTARY_ASSIGN_OR_RETURN(const PolicyKind policy, ParsePolicyName(spec.policy));
-  return CheckServed(policy);
+  return ResolveRequestPolicy(spec, limits).status();
 }
 
 int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running) {

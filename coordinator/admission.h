@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/policy/policy_params.h"
 #include "coordinator/cluster_types.h"
 #include "coordinator/request.h"
 
@@ -29,6 +31,11 @@ PlacementOptions ResolvePlacement(const PlacementOptions& requested,
 
 // INVALID_ARGUMENT, naming the value and the remedy; UNIMPLEMENTED policies too. `spec.placement`
 // is resolved.
+// The request's policy, checked against the model and the blocks. INVALID_ARGUMENT as of ResolvePolicy; UNIMPLEMENTED: a
+// policy that this build cannot decode with. REQUIRES: `placement` resolved.
+absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec,
+                                                  const ServingLimits& limits);
+
 absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits);
 
 // When a refused request should come back, from how long requests have taken.

@@ -34,7 +34,9 @@ absl::Status CoordinatorCore::Admit(GenerateSpec& spec, std::string_view* reason
   *reason = "invalid";
   spec.placement = ResolvePlacement(spec.placement, config_.defaults);
   if (absl::Status status = CheckRequest(spec, *limits); !status.ok()) return status;
-  if (spec.policy.empty()) spec.policy = "dense";
+  absl::StatusOr<PolicyParams> policy = ResolveRequestPolicy(spec, *limits);
+  if (!policy.ok()) return policy.status();
+  spec.resolved_policy = *std::move(policy);
   if (!spec.request_id.empty() && sequences_.FindByRequest(spec.request_id) != nullptr) {
     return absl::AlreadyExistsError(fmt::format(
         "request_id '{}' is in use by a running request; choose another", spec.request_id));
@@ -61,6 +63,7 @@ void CoordinatorCore::On(event::Generate& e) {
   sequence.demand.prompt_tokens = e.spec.prompt_tokens.size();
   sequence.demand.max_context_tokens = e.spec.prompt_tokens.size() + e.spec.max_tokens - 1;
   sequence.demand.placement = e.spec.placement;
+  sequence.demand.policy = e.spec.resolved_policy;
   PlacementResult placed = Place(Room(), sequence.demand);
   if (!placed.status.ok() && !placed.may_wait) {
     Reject(e.call, placed.status, ReasonOf(placed.status), false);
@@ -136,7 +139,7 @@ void CoordinatorCore::StartOnWorker(SequenceEntry& sequence) {
   // The worker gets the prompt; the coordinator keeps only what it needs to count and report.
   GenerateSpec spec = std::exchange(sequence.spec, {});
   sequence.spec.max_tokens = spec.max_tokens;
-  sequence.spec.policy = spec.policy;
+  sequence.spec.resolved_policy = spec.resolved_policy;
   actions_.push_back(action::StartSequence{*sequence.worker, sequence.id, sequence.epoch,
                                            std::move(spec), sequence.routes});
 }
@@ -234,7 +237,9 @@ void CoordinatorCore::On(event::WorkerEnded& e) {
     if (sequence->first_token_ns != 0) {
       summary.ttft_s = SecondsFromNs(sequence->first_token_ns - sequence->received_ns);
     }
-    if (summary.policy.empty()) summary.policy = sequence->spec.policy;
+    if (summary.policy.empty()) {
+      summary.policy = PolicyName(sequence->spec.resolved_policy.kind);
+    }
     FinishClient(*sequence, std::move(finish));
   } else if (sequence->client) {
     Log(Level::kWarn, "sequence {} failed on worker '{}': {}", sequence->id.value,

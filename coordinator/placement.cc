@@ -64,6 +64,7 @@ std::vector<PlannedShard> MakeShards(const Demand& demand, CutPlan cut) {
       spec.capacity_tokens = spec.stripe.CountIn(remote);
       spec.k_dtype = placement.remote_k_dtype;
       spec.v_dtype = placement.remote_v_dtype;
+      spec.policy = demand.policy;
       shards.push_back(std::move(shard));
     }
   }

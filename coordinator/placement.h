@@ -23,6 +23,7 @@ struct Demand {
   uint64_t prompt_tokens = 0;
   uint64_t max_context_tokens = 0;  // prompt + max_tokens - 1: the last token is never fed back
   PlacementOptions placement;
+  PolicyParams policy;
 };
 
 struct WorkerRoom {

@@ -152,7 +152,7 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.placement.all_resident = placement.all_resident();
   spec.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
   spec.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
-  spec.policy = message.policy();
+  spec.policy = PolicyFromProto(message.attention_policy());
   spec.request_id = message.request_id();
   spec.ignore_eos = message.ignore_eos();
   return spec;
@@ -287,7 +287,7 @@ v1::WorkerCommand ToProto(const action::StartSequence& start) {
   *command.mutable_placement() = PlacementToProto(spec.placement);
   command.mutable_stop_tokens()->Add(spec.stop_tokens.begin(), spec.stop_tokens.end());
   command.mutable_forced_tokens()->Add(spec.forced_tokens.begin(), spec.forced_tokens.end());
-  command.set_policy(spec.policy);
+  *command.mutable_attention_policy() = PolicyToProto(CompleteRequest(spec.resolved_policy));
   command.set_ignore_eos(spec.ignore_eos);
   for (const ShardRoute& route : start.routes) {
     v1::ShardRoute& added = *command.add_routes();

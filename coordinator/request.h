@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "attention/policy/policy_params.h"
 #include "base/dtype.h"
 #include "base/ids.h"
 
@@ -43,7 +44,8 @@ struct GenerateSpec {
   PlacementOptions placement;
   std::vector<uint32_t> stop_tokens;
   std::vector<uint32_t> forced_tokens;
-  std::string policy;
+  PolicyRequest policy;          // as asked
+  PolicyParams resolved_policy;  // set at admission
   std::string request_id;
   bool ignore_eos = false;
 };

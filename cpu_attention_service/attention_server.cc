@@ -368,7 +368,8 @@ PartialEntry AttentionServer::Impl::CheckEntry(const QueryEntry& query, uint32_t
   entry.num_q_heads = query.num_q_heads;
   entry.n_q = query.n_q;
   entry.covered_tokens = found->spec().stripe.CountIn({query.visible_begin, query.visible_end});
-  entry.attended_tokens = entry.covered_tokens;
+  entry.num_kv_heads = found->spec().num_kv_heads_held();
+  entry.attended_head_tokens = entry.covered_tokens * entry.num_kv_heads;
   return entry;
 }
 

@@ -95,7 +95,7 @@ void DecodeEngine::Impl::Start(SequencePlan plan) {
     End(id, absl::AbortedError("replaced by a later placement"), kNoNode, /*report=*/false);
   }
   const SequenceSummary empty{.prompt_tokens = static_cast<uint32_t>(plan.prompt_tokens.size()),
-                              .policy = plan.policy};
+                              .policy = std::string(PolicyName(plan.policy.kind))};
   std::string blamed;
   absl::StatusOr<std::unique_ptr<Sequence>> sequence = Admit(std::move(plan), &blamed);
   if (sequence.ok()) {

@@ -247,8 +247,7 @@ void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header,
       [&](Arrival arrival, const ExpectedPartial* expected, const PartialEntry& entry) {
         if (arrival == Arrival::kTaken) {
           StepRow& row = rows_[expected->row];
-          row.attended_head_tokens +=
-              entry.attended_tokens * (expected->kv_head_end - expected->kv_head_begin);
+          row.attended_head_tokens += entry.attended_head_tokens;
           row.bytes_received +=
               PartialEntryBytes(entry, options_.shape.head_dim) +
               (kFrameHeaderBytes + sizeof(PartialBody)) / partial.body().num_entries;

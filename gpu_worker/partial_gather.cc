@@ -73,8 +73,8 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected,
                                            expected.shard.value,
                                            std::string(FrameErrorName(error))));
   }
-  const uint32_t num_q_heads =
-      (expected.kv_head_end - expected.kv_head_begin) * shape_.group_size();
+  const uint32_t num_kv_heads = expected.kv_head_end - expected.kv_head_begin;
+  const uint32_t num_q_heads = num_kv_heads * shape_.group_size();
   if (partial.body().head_dim != shape_.head_dim || entry.num_q_heads != num_q_heads ||
       entry.n_q != 1) {
     return absl::InternalError(fmt::format(
@@ -87,10 +87,17 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected,
                                            layer_, expected.shard.value, entry.covered_tokens,
                                            expected.tokens));
   }
+  if (entry.attended_head_tokens > expected.tokens * num_kv_heads) {
+    return absl::InternalError(fmt::format(
+        "layer {}: shard {} attended to {} tokens, summed over {} heads of {}", layer_,
+        expected.shard.value, entry.attended_head_tokens, num_kv_heads, expected.tokens));
+  }
   const std::span<const std::byte> lse_bytes = partial.lse_ln(entry);
   for (uint32_t head = 0; head < num_q_heads; ++head) {
     const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));
-    if (!std::isfinite(lse_ln)) {  // it covers tokens, so it is not empty either
+    // It covers tokens; only where a policy left some out may a head have read none.
+    const bool may_be_empty = entry.attended_head_tokens < expected.tokens * num_kv_heads;
+    if (!std::isfinite(lse_ln) && !(may_be_empty && lse_ln == kEmptyLse)) {
       return absl::InternalError(fmt::format("layer {}: shard {} answered with lse_ln {}", layer_,
                                              expected.shard.value, lse_ln));
     }

@@ -129,7 +129,7 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
   summary.attended_tokens_mean = sequence.num_steps == 0
                                      ? static_cast<double>(summary.prompt_tokens)
                                      : sequence.attended_tokens_sum / num_steps;
-  summary.policy = plan.policy.empty() ? "dense" : plan.policy;
+  summary.policy = PolicyName(plan.policy.kind);
   summary.bytes_sent = sequence.bytes_sent;
   summary.bytes_received = sequence.bytes_received;
   for (size_t i = 0; i < kNumStages && sequence.num_steps != 0; ++i) {

@@ -55,6 +55,11 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model,
                   shard.model.head_dim, model.num_layers, model.shape.num_q_heads,
                   model.shape.num_kv_heads, model.shape.head_dim));
   }
+  if (shard.policy != plan.policy) {
+    return Invalid(plan, fmt::format("{} has another policy ({}) than the sequence ({})", name,
+                                     std::string(PolicyName(shard.policy.kind)),
+                                     std::string(PolicyName(plan.policy.kind))));
+  }
   const TokenStripe& stripe = shard.stripe;
   if (stripe.origin != plan.layout.sink_tokens ||
       stripe.stripe_tokens % plan.layout.block_tokens != 0) {
@@ -112,10 +117,9 @@ absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
 }  // namespace
 
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
-  if (!plan.policy.empty() && plan.policy != "dense") {
-    return absl::UnimplementedError(
-        fmt::format("sequence {}: policy '{}' is not served, use 'dense'", plan.sequence_id.value,
-                    plan.policy));
+  if (const absl::Status served = CheckServed(plan.policy.kind); !served.ok()) {
+    return absl::Status(served.code(), fmt::format("sequence {}: {}", plan.sequence_id.value,
+                                                   std::string(served.message())));
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckTokens(plan, model));
   if (!IsValidDType(plan.kv_dtype)) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "attention/policy/policy_params.h"
 #include "attention/shape.h"
 #include "attention/shard_spec.h"
 #include "base/dtype.h"
@@ -42,7 +43,7 @@ struct SequencePlan {
   // Token i of the answer is forced_tokens[i], whatever the model would pick; a forced token never
   // stops the sequence.
   std::vector<uint32_t> forced_tokens;
-  std::string policy;                 // "dense"
+  PolicyParams policy;
   std::vector<SequenceRoute> routes;  // empty: all resident
 
   // Tokens that the KV may grow to: the last token of the answer is never fed back.

@@ -67,7 +67,8 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
     plan.stop_tokens.insert(plan.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());
   }
   plan.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
-  plan.policy = message.policy();
+  TRIBUTARY_ASSIGN_OR_RETURN(plan.policy,
+                             ParseComplete(PolicyFromProto(message.attention_policy()), {}));
   for (const v1::ShardRoute& route : message.routes()) {
     SequenceRoute& added = plan.routes.emplace_back();
     TRIBUTARY_ASSIGN_OR_RETURN(added.shard, ShardSpecFromProto(route.shard()));

@@ -33,6 +33,46 @@ absl::StatusOr<DType> DTypeFromProto(v1::DType dtype) {
   }
 }
 
+v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy) {
+  v1::AttentionPolicy message;
+  message.set_name(policy.name);
+  if (policy.alpha.has_value()) message.set_alpha(*policy.alpha);
+  if (policy.beta.has_value()) message.set_beta(*policy.beta);
+  if (policy.keep_min.has_value()) message.set_keep_min(*policy.keep_min);
+  if (policy.keep_next.has_value()) message.set_keep_next(*policy.keep_next);
+  if (policy.group_aggregate.has_value()) message.set_group_aggregate(*policy.group_aggregate);
+  if (policy.max_cache_tokens.has_value()) message.set_max_cache_tokens(*policy.max_cache_tokens);
+  if (policy.min_kept_mass.has_value()) message.set_min_kept_mass(*policy.min_kept_mass);
+  if (policy.quality_sample_rate.has_value()) {
+    message.set_quality_sample_rate(*policy.quality_sample_rate);
+  }
+  message.mutable_dense_layers()->Add(policy.dense_layers.begin(), policy.dense_layers.end());
+  for (const LayerHead& head : policy.dense_heads) {
+    v1::LayerHead& added = *message.add_dense_heads();
+    added.set_layer(head.layer);
+    added.set_kv_head(head.kv_head);
+  }
+  return message;
+}
+
+PolicyRequest PolicyFromProto(const v1::AttentionPolicy& message) {
+  PolicyRequest policy;
+  policy.name = message.name();
+  if (message.has_alpha()) policy.alpha = message.alpha();
+  if (message.has_beta()) policy.beta = message.beta();
+  if (message.has_keep_min()) policy.keep_min = message.keep_min();
+  if (message.has_keep_next()) policy.keep_next = message.keep_next();
+  if (message.has_group_aggregate()) policy.group_aggregate = message.group_aggregate();
+  if (message.has_max_cache_tokens()) policy.max_cache_tokens = message.max_cache_tokens();
+  if (message.has_min_kept_mass()) policy.min_kept_mass = message.min_kept_mass();
+  if (message.has_quality_sample_rate()) policy.quality_sample_rate = message.quality_sample_rate();
+  policy.dense_layers.assign(message.dense_layers().begin(), message.dense_layers().end());
+  for (const v1::LayerHead& head : message.dense_heads()) {
+    policy.dense_heads.push_back({head.layer(), head.kv_head()});
+  }
+  return policy;
+}
+
 v1::ShardSpec ShardSpecToProto(const ShardSpec& spec) {
   v1::ShardSpec message;
   message.set_shard_id(spec.shard_id.value);
@@ -55,6 +95,7 @@ v1::ShardSpec ShardSpecToProto(const ShardSpec& spec) {
   message.set_capacity_tokens(spec.capacity_tokens);
   message.set_k_dtype(DTypeToProto(spec.k_dtype));
   message.set_v_dtype(DTypeToProto(spec.v_dtype));
+  *message.mutable_policy() = PolicyToProto(CompleteRequest(spec.policy));
   return message;
 }
 
@@ -80,6 +121,14 @@ absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message) {
     return absl::InvalidArgumentError(
         fmt::format("shard {} states no dtype for K or V", spec.shard_id.value));
   }
+  absl::StatusOr<PolicyParams> policy =
+      ParseComplete(PolicyFromProto(message.policy()),
+                    {.num_layers = spec.num_layers, .num_kv_heads = spec.model.num_kv_heads});
+  if (!policy.ok()) {
+    return absl::InvalidArgumentError(
+        fmt::format("shard {}: {}", spec.shard_id.value, std::string(policy.status().message())));
+  }
+  spec.policy = *std::move(policy);
   return spec;
 }
 

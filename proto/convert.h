@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "attention/policy/policy_params.h"
 #include "attention/shard_spec.h"
 #include "base/dtype.h"
 #include "transport/data_plane.h"
@@ -15,9 +16,14 @@ v1::DType DTypeToProto(DType dtype);
 // INVALID_ARGUMENT for a value that is no DType; DTYPE_UNSET becomes kUnset.
 absl::StatusOr<DType> DTypeFromProto(v1::DType dtype);
 
+// What is not set stays so; the caller resolves (attention/policy/policy_params.h).
+v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy);
+PolicyRequest PolicyFromProto(const v1::AttentionPolicy& message);
+
 // geometry.vocab_size and model_name stay unset: a shard does not know them.
 v1::ShardSpec ShardSpecToProto(const ShardSpec& spec);
-// INVALID_ARGUMENT: unset or unknown dtypes. The caller checks the rest with Validate(spec).
+// INVALID_ARGUMENT: unset or unknown dtypes, a policy that is not complete or not valid. The caller checks the rest with
+// Validate(spec).
 absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message);
 
 // Adds this build's frame version.

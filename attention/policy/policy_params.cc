@@ -131,6 +131,10 @@ absl::StatusOr<SparseParams> ResolveSparse(const PolicyRequest& request,
   return params;
 }
 
+std::string_view AggregateName(GroupAggregate how) {
+  return how == GroupAggregate::kMax ? "max" : "mean";
+}
+
 }  // namespace
 
 std::string_view PolicyName(PolicyKind kind) {
@@ -194,6 +198,39 @@ absl::StatusOr<PolicyParams> ResolvePolicy(const PolicyRequest& request,
     TRIBUTARY_ASSIGN_OR_RETURN(params.hgca, ResolveHgca(request, context));
   }
   return params;
+}
+
+PolicyRequest CompleteRequest(const PolicyParams& params) {
+  PolicyRequest request;
+  request.name = PolicyName(params.kind);
+  if (params.kind == PolicyKind::kDense) return request;
+  request.min_kept_mass = params.sparse.min_kept_mass;
+  request.quality_sample_rate = params.sparse.quality_sample_rate;
+  request.dense_layers = params.sparse.dense_layers;
+  request.dense_heads = params.sparse.dense_heads;
+  if (params.kind == PolicyKind::kHgca) {
+    request.alpha = params.hgca.alpha;
+    request.beta = params.hgca.beta;
+    request.keep_min = params.hgca.keep_min;
+    request.keep_next = params.hgca.keep_next;
+    request.group_aggregate = AggregateName(params.hgca.group_aggregate);
+    request.max_cache_tokens = params.hgca.max_cache_tokens;
+  }
+  return request;
+}
+
+absl::StatusOr<PolicyParams> ParseComplete(const PolicyRequest& request,
+                                           const PolicyContext& context) {
+  TRIBUTARY_ASSIGN_OR_RETURN(PolicyParams params, ResolvePolicy(request, context));
+  const PolicyRequest complete = CompleteRequest(params);
+  if (complete == request) return params;
+  const std::vector<std::string_view> given = ParametersGiven(request);
+  for (const std::string_view parameter : ParametersGiven(complete)) {
+    if (std::find(given.begin(), given.end(), parameter) != given.end()) continue;
+    return Invalid("{} of policy {} is not stated; run the same release everywhere", parameter,
+                   PolicyName(params.kind));
+  }
+  return Invalid("the policy has no name; run the same release everywhere");
 }
 
 }  // namespace tributary

@@ -42,6 +42,8 @@ struct PolicyRequest {
   std::optional<double> quality_sample_rate;
   std::vector<uint32_t> dense_layers;
   std::vector<LayerHead> dense_heads;
+
+  friend bool operator==(const PolicyRequest&, const PolicyRequest&) = default;
 };
 
 // What the parameters are checked against; 0 = not known yet, not checked.
@@ -88,6 +90,13 @@ struct PolicyParams {
 // Checks and completes. INVALID_ARGUMENT, naming the field, its value and what is allowed: an unknown policy, a value out of
 // its range or NaN, a parameter of another policy, parameters that contradict each other.
 absl::StatusOr<PolicyParams> ResolvePolicy(const PolicyRequest& request,
+                                           const PolicyContext& context);
+
+// The request that asks for exactly this, every parameter of the policy stated: how a checked policy travels.
+PolicyRequest CompleteRequest(const PolicyParams& params);
+// The way back. INVALID_ARGUMENT as of ResolvePolicy, or for a parameter that is not stated: the sender decided, so nothing
+// is left to a default of this build.
+absl::StatusOr<PolicyParams> ParseComplete(const PolicyRequest& request,
                                            const PolicyContext& context);
 
 // UNIMPLEMENTED unless this build can decode with the policy: parameters may be known before the services are ready.

@@ -31,6 +31,8 @@ inline std::vector<std::byte> SampleQueryPayload(std::mt19937_64& random) {
     entry.visible_end = RandomInt<uint64_t>(random, entry.visible_begin, 200);
     entry.num_q_heads = RandomInt(random, 1u, 4u);
     entry.n_q = RandomInt(random, 1u, 2u);
+    constexpr uint32_t kFlags[] = {0, kQueryMeasure, kQueryAppend, kQueryAppend | kQueryAppendEnd};
+    entry.flags = kFlags[RandomInt(random, 0, 3)];
   }
   std::vector<std::byte> payload(QueryPayloadBytes(entries, head_dim));
   QueryPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim, 0.125f);
@@ -46,17 +48,23 @@ inline std::vector<std::byte> SamplePartialPayload(std::mt19937_64& random) {
   for (PartialEntry& entry : entries) {
     entry.shard_id = random();
     entry.status = RandomInt(random, 0, 3) == 0 ? RandomInt(random, 1u, kNumFrameErrors - 1) : 0u;
-    entry.num_q_heads = RandomInt(random, 1u, 4u);
+    entry.num_kv_heads = RandomInt(random, 1u, 2u);
+    entry.num_q_heads = entry.num_kv_heads * RandomInt(random, 1u, 2u);
     entry.covered_tokens = RandomInt<uint64_t>(random, 0, 1000);
-    entry.attended_tokens = entry.covered_tokens / 2;
+    entry.attended_head_tokens = entry.covered_tokens / 2 * entry.num_kv_heads;
     entry.n_q = RandomInt(random, 1u, 2u);
+    entry.flags = RandomInt(random, 0, 1) == 0 ? kPartialMeasured : 0;
   }
   std::vector<std::byte> payload(PartialPayloadBytes(entries, head_dim));
   PartialPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim);
   for (const PartialEntry& entry : entries) {
-    const AttentionPartialView view = writer.Add(entry);
-    for (float& x : view.out) x = static_cast<float>(RandomInt(random, -8, 8));
-    for (float& x : view.lse_ln) x = static_cast<float>(RandomInt(random, -8, 8));
+    const PartialSpans spans = writer.Add(entry);
+    for (const std::span<float> floats : {spans.out, spans.lse_ln, spans.lse_dense_ln}) {
+      for (float& x : floats) x = static_cast<float>(RandomInt(random, -8, 8));
+    }
+    for (uint32_t& tokens : spans.attended_tokens) {
+      tokens = static_cast<uint32_t>(entry.covered_tokens / 2);
+    }
   }
   writer.SetTimes(random() % 1000, random() % 1000);
   return payload;
@@ -72,10 +80,12 @@ inline std::vector<std::byte> SampleSpillPayload(std::mt19937_64& random) {
   body.head_dim = RandomInt(random, 1u, 8u);
   body.k_dtype = static_cast<uint8_t>(RandomInt(random, 1, 3));
   body.v_dtype = static_cast<uint8_t>(RandomInt(random, 1, 3));
+  body.resident_tokens = RandomInt(random, 0, 1) == 0 ? 0 : RandomInt(random, 1u, 5000u);
   std::vector<std::byte> payload(SpillPayloadBytes(body));
   const SpillSpans spans = WriteSpill(body, payload);
   for (std::byte& b : spans.k) b = static_cast<std::byte>(random());
   for (std::byte& b : spans.v) b = static_cast<std::byte>(random());
+  for (std::byte& b : spans.maw) b = static_cast<std::byte>(random());
   return payload;
 }
 
@@ -153,14 +163,18 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       PartialFrameView view;
       error = PartialFrameView::Decode(payload, &view);
       for (uint32_t i = 0; error == FrameError::kOk && i < view.body().num_entries; ++i) {
-        *digest += TouchBytes(view.out(view.entry(i))) + TouchBytes(view.lse_ln(view.entry(i)));
+        const PartialEntry entry = view.entry(i);
+        *digest += TouchBytes(view.out(entry)) + TouchBytes(view.lse_ln(entry)) +
+                   TouchBytes(view.lse_dense_ln(entry)) + TouchBytes(view.attended_tokens(entry));
       }
       break;
     }
     case FrameType::kSpill: {
       SpillView view;
       error = SpillView::Decode(payload, &view);
-      if (error == FrameError::kOk) *digest = TouchBytes(view.k()) + TouchBytes(view.v());
+      if (error == FrameError::kOk) {
+        *digest = TouchBytes(view.k()) + TouchBytes(view.v()) + TouchBytes(view.maw());
+      }
       break;
     }
     case FrameType::kAck: {

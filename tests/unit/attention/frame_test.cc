@@ -88,7 +88,7 @@ TEST_F(FrameTest, HeaderErrors) {
     return DecodeHeader(BytesOf(header), size, &out);
   };
   EXPECT_EQ(decode([](FrameHeader& h) { h.magic ^= 1; }), FrameError::kBadMagic);
-  EXPECT_EQ(decode([](FrameHeader& h) { h.version = 2; }), FrameError::kBadVersion);
+  EXPECT_EQ(decode([](FrameHeader& h) { h.version = 1; }), FrameError::kBadVersion);
   EXPECT_EQ(decode([](FrameHeader& h) { h.type = 0; }), FrameError::kBadType);
   EXPECT_EQ(decode([](FrameHeader& h) { h.type = 7; }), FrameError::kBadType);
   EXPECT_EQ(decode([](FrameHeader& h) { h.flags = 1; }), FrameError::kMalformed);
@@ -114,7 +114,8 @@ TEST_F(FrameTest, QueryRoundTrip) {
                                             .visible_begin = 0,
                                             .visible_end = 0,
                                             .num_q_heads = 2,
-                                            .n_q = 3}};
+                                            .n_q = 3,
+                                            .flags = kQueryAppend | kQueryAppendEnd}};
   std::vector<std::byte> payload(QueryPayloadBytes(entries, 5));
   QueryPayloadWriter writer(payload, 2, 5, 0.25f);
   float next = 0;
@@ -132,6 +133,7 @@ TEST_F(FrameTest, QueryRoundTrip) {
     EXPECT_EQ(entry.shard_id, entries[i].shard_id);
     EXPECT_EQ(entry.sequence_epoch, entries[i].sequence_epoch);
     EXPECT_EQ(entry.visible_end, entries[i].visible_end);
+    EXPECT_EQ(entry.flags, entries[i].flags);
     const std::span<const std::byte> q = view.q(entry);
     ASSERT_EQ(q.size(), size_t{entry.n_q} * entry.num_q_heads * 5 * sizeof(float));
     for (size_t at = 0; at < q.size(); at += sizeof(float))
@@ -141,34 +143,46 @@ TEST_F(FrameTest, QueryRoundTrip) {
 
 TEST_F(FrameTest, PartialRoundTrip) {
   const std::vector<PartialEntry> entries = {
-      {.shard_id = 7, .num_q_heads = 2, .n_q = 1},
+      {.shard_id = 7, .num_q_heads = 2, .n_q = 1, .num_kv_heads = 2},
       {.shard_id = 8,
        .status = static_cast<uint32_t>(FrameError::kNotStored),
        .num_q_heads = 2,
-       .n_q = 1},
-      {.shard_id = 9, .num_q_heads = 1, .n_q = 2}};
+       .n_q = 1,
+       .flags = kPartialMeasured},
+      {.shard_id = 9, .num_q_heads = 4, .n_q = 2, .flags = kPartialMeasured, .num_kv_heads = 2}};
   std::vector<std::byte> payload(PartialPayloadBytes(entries, 3));
   PartialPayloadWriter writer(payload, 3, 3);
   float next = 0;
   for (const PartialEntry& entry : entries) {
-    const AttentionPartialView data = writer.Add(entry);
+    const PartialSpans data = writer.Add(entry);
     for (float& x : data.out) x = next++;
     for (float& x : data.lse_ln) x = next++;
+    for (float& x : data.lse_dense_ln) x = next++;
+    for (uint32_t& x : data.attended_tokens) x = 5;
+    EXPECT_EQ(data.lse_dense_ln.size(), entry.shard_id == 9 ? 8u : 0u);
+    EXPECT_EQ(data.attended_tokens.size(), entry.shard_id == 9 ? 2u : 0u);
   }
   EXPECT_TRUE(writer.complete());
-  writer.SetCoverage(2, {.covered_tokens = 20, .attended_tokens = 10});
+  writer.SetCoverage(2, {.covered_tokens = 20, .attended_head_tokens = 10});
   writer.SetTimes(11, 22);
   PartialFrameView view;
   ASSERT_EQ(PartialFrameView::Decode(payload, &view), FrameError::kOk);
   EXPECT_EQ(view.body().queue_ns, 11u);
   EXPECT_EQ(view.body().compute_ns, 22u);
   EXPECT_EQ(view.entry(2).covered_tokens, 20u);
-  EXPECT_EQ(view.entry(2).attended_tokens, 10u);
+  EXPECT_EQ(view.entry(2).attended_head_tokens, 10u);
   EXPECT_TRUE(view.out(view.entry(1)).empty());
   EXPECT_TRUE(view.lse_ln(view.entry(1)).empty());
+  EXPECT_TRUE(view.lse_dense_ln(view.entry(1)).empty());
+  EXPECT_TRUE(view.lse_dense_ln(view.entry(0)).empty());
+  EXPECT_TRUE(view.attended_tokens(view.entry(0)).empty());
+  const std::span<const std::byte> attended = view.attended_tokens(view.entry(2));
+  ASSERT_EQ(attended.size(), 8u);
+  EXPECT_EQ(ReadAt<uint32_t>(attended, 4), 5u);
   float expected = 0;
   for (uint32_t i : {0u, 2u}) {
-    for (std::span<const std::byte> data : {view.out(view.entry(i)), view.lse_ln(view.entry(i))}) {
+    for (std::span<const std::byte> data :
+         {view.out(view.entry(i)), view.lse_ln(view.entry(i)), view.lse_dense_ln(view.entry(i))}) {
       for (size_t at = 0; at < data.size(); at += sizeof(float))
         EXPECT_EQ(ReadAt<float>(data, at), expected++);
     }
@@ -184,19 +198,25 @@ TEST_F(FrameTest, SpillErrorAckHeartbeatRoundTrip) {
                        .num_kv_heads = 2,
                        .head_dim = 3,
                        .k_dtype = 1,
-                       .v_dtype = 2};
+                       .v_dtype = 2,
+                       .resident_tokens = 9};
   std::vector<std::byte> payload(SpillPayloadBytes(body));
   const SpillSpans spans = WriteSpill(body, payload);
   EXPECT_EQ(spans.k.size(), 48u);
   EXPECT_EQ(spans.v.size(), 24u);
   spans.k.front() = std::byte{17};
   spans.v.back() = std::byte{23};
+  ASSERT_EQ(spans.maw.size(), 2 * 2 * sizeof(float));
+  spans.maw.back() = std::byte{29};
   SpillView view;
   ASSERT_EQ(SpillView::Decode(payload, &view), FrameError::kOk);
   EXPECT_EQ(view.k().size(), 48u);
   EXPECT_EQ(view.k().front(), std::byte{17});
   EXPECT_EQ(view.v().size(), 24u);
   EXPECT_EQ(view.v().back(), std::byte{23});
+  EXPECT_EQ(view.body().resident_tokens, 9u);
+  ASSERT_EQ(view.maw().size(), 16u);
+  EXPECT_EQ(view.maw().back(), std::byte{29});
 
   const std::string long_text(limits::kMaxErrorTextBytes + 5, 'y');
   payload.assign(ErrorPayloadBytes(long_text), std::byte{0});
@@ -251,42 +271,56 @@ TEST_F(FrameTest, QueryFieldsAreChecked) {
   for (const QueryEntry& entry : entries) writer.Add(entry);
   constexpr size_t kEntry0 = sizeof(QueryBody), kEntry1 = kEntry0 + sizeof(QueryEntry);
   constexpr uint64_t kHuge = ~uint64_t{0};
-  ExpectRefused(good,
-                {{0, 0, 4, FrameError::kBadSize},
-                 {0, kHuge, 4, FrameError::kBadSize},
-                 {0, limits::kMaxEntriesPerFrame, 4, FrameError::kTruncated},
-                 {4, FloatBits(std::nanf("")), 4, FrameError::kMalformed},
-                 {4, FloatBits(INFINITY), 4, FrameError::kMalformed},
-                 {4, FloatBits(0.0f), 4, FrameError::kMalformed},
-                 {4, FloatBits(-1.0f), 4, FrameError::kMalformed},
-                 {8, 0, 4, FrameError::kBadGeometry},
-                 {8, limits::kMaxHeadDim + 1, 4, FrameError::kBadGeometry},
-                 {12, 1, 4, FrameError::kMalformed},
-                 {kEntry0 + offsetof(QueryEntry, visible_begin), 9, 8, FrameError::kOutOfRange},
-                 {kEntry0 + offsetof(QueryEntry, visible_end), kHuge, 8, FrameError::kOutOfRange},
-                 {kEntry0 + offsetof(QueryEntry, num_q_heads), 0, 4, FrameError::kBadGeometry},
-                 {kEntry0 + offsetof(QueryEntry, num_q_heads), kHuge, 4, FrameError::kBadGeometry},
-                 {kEntry0 + offsetof(QueryEntry, n_q), 0, 4, FrameError::kBadSize},
-                 {kEntry0 + offsetof(QueryEntry, n_q), kHuge, 4, FrameError::kTruncated},
-                 {kEntry0 + offsetof(QueryEntry, q_offset_bytes), 0, 4, FrameError::kBadSize},
-                 {kEntry0 + offsetof(QueryEntry, q_offset_bytes), kHuge, 4, FrameError::kTruncated},
-                 {kEntry0 + offsetof(QueryEntry, reserved), 1, 4, FrameError::kMalformed},
-                 // The second entry's data on top of the first's, and a hole at the end.
-                 {kEntry1 + offsetof(QueryEntry, q_offset_bytes), kEntry1 + sizeof(QueryEntry), 4,
-                  FrameError::kBadSize},
-                 {kEntry1 + offsetof(QueryEntry, num_q_heads), 1, 4, FrameError::kBadSize}},
-                [](const std::vector<std::byte>& payload) {
-                  QueryView view;
-                  return QueryView::Decode(payload, &view);
-                });
+  ExpectRefused(
+      good,
+      {{0, 0, 4, FrameError::kBadSize},
+       {0, kHuge, 4, FrameError::kBadSize},
+       {0, limits::kMaxEntriesPerFrame, 4, FrameError::kTruncated},
+       {4, FloatBits(std::nanf("")), 4, FrameError::kMalformed},
+       {4, FloatBits(INFINITY), 4, FrameError::kMalformed},
+       {4, FloatBits(0.0f), 4, FrameError::kMalformed},
+       {4, FloatBits(-1.0f), 4, FrameError::kMalformed},
+       {8, 0, 4, FrameError::kBadGeometry},
+       {8, limits::kMaxHeadDim + 1, 4, FrameError::kBadGeometry},
+       {12, 1, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, visible_begin), 9, 8, FrameError::kOutOfRange},
+       {kEntry0 + offsetof(QueryEntry, visible_end), kHuge, 8, FrameError::kOutOfRange},
+       {kEntry0 + offsetof(QueryEntry, num_q_heads), 0, 4, FrameError::kBadGeometry},
+       {kEntry0 + offsetof(QueryEntry, num_q_heads), kHuge, 4, FrameError::kBadGeometry},
+       {kEntry0 + offsetof(QueryEntry, n_q), 0, 4, FrameError::kBadSize},
+       {kEntry0 + offsetof(QueryEntry, n_q), kHuge, 4, FrameError::kTruncated},
+       {kEntry0 + offsetof(QueryEntry, q_offset_bytes), 0, 4, FrameError::kBadSize},
+       {kEntry0 + offsetof(QueryEntry, q_offset_bytes), kHuge, 4, FrameError::kTruncated},
+       {kEntry0 + offsetof(QueryEntry, flags), 8, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, flags), kHuge, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, flags), kQueryMeasure | kQueryAppend, 4,
+        FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, flags), kQueryAppendEnd, 4, FrameError::kMalformed},
+       // The second entry's data on top of the first's, and a hole at the end.
+       {kEntry1 + offsetof(QueryEntry, q_offset_bytes), kEntry1 + sizeof(QueryEntry), 4,
+        FrameError::kBadSize},
+       {kEntry1 + offsetof(QueryEntry, num_q_heads), 1, 4, FrameError::kBadSize}},
+      [](const std::vector<std::byte>& payload) {
+        QueryView view;
+        return QueryView::Decode(payload, &view);
+      });
 }
 
 TEST_F(FrameTest, PartialFieldsAreChecked) {
-  const std::vector<PartialEntry> entries(
-      2, {.num_q_heads = 2, .covered_tokens = 5, .attended_tokens = 5, .n_q = 1});
+  const std::vector<PartialEntry> entries(2, {.num_q_heads = 4,
+                                              .covered_tokens = 5,
+                                              .attended_head_tokens = 8,
+                                              .n_q = 1,
+                                              .flags = kPartialMeasured,
+                                              .num_kv_heads = 2});
   std::vector<std::byte> good(PartialPayloadBytes(entries, 4));
   PartialPayloadWriter writer(good, 2, 4);
-  for (const PartialEntry& entry : entries) writer.Add(entry);
+  for (const PartialEntry& entry : entries) {
+    const PartialSpans data = writer.Add(entry);
+    data.attended_tokens[0] = 5;
+    data.attended_tokens[1] = 3;
+  }
+  const size_t attended = good.size() - 2 * sizeof(uint32_t);  // of the second entry
   constexpr size_t kEntry0 = sizeof(PartialBody), kEntry1 = kEntry0 + sizeof(PartialEntry);
   constexpr uint64_t kHuge = ~uint64_t{0};
   ExpectRefused(
@@ -296,7 +330,15 @@ TEST_F(FrameTest, PartialFieldsAreChecked) {
        {kEntry0 + offsetof(PartialEntry, status), kNumFrameErrors, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(PartialEntry, num_q_heads), 0, 4, FrameError::kBadGeometry},
        {kEntry0 + offsetof(PartialEntry, covered_tokens), kHuge, 8, FrameError::kOutOfRange},
-       {kEntry0 + offsetof(PartialEntry, attended_tokens), 6, 8, FrameError::kOutOfRange},
+       {kEntry0 + offsetof(PartialEntry, attended_head_tokens), 11, 8, FrameError::kOutOfRange},
+       {kEntry0 + offsetof(PartialEntry, attended_head_tokens), 7, 8, FrameError::kOutOfRange},
+       {kEntry0 + offsetof(PartialEntry, num_kv_heads), 0, 4, FrameError::kBadGeometry},
+       {kEntry0 + offsetof(PartialEntry, num_kv_heads), 3, 4, FrameError::kBadGeometry},
+       {kEntry0 + offsetof(PartialEntry, num_kv_heads), kHuge, 4, FrameError::kBadGeometry},
+       {kEntry0 + offsetof(PartialEntry, flags), 2, 4, FrameError::kMalformed},
+       {kEntry1 + offsetof(PartialEntry, flags), 0, 4, FrameError::kBadSize},
+       {attended, 6, 4, FrameError::kOutOfRange},
+       {attended, 4, 4, FrameError::kOutOfRange},
        {kEntry0 + offsetof(PartialEntry, n_q), kHuge, 4, FrameError::kTruncated},
        {kEntry1 + offsetof(PartialEntry, status), 3, 4,
         FrameError::kBadSize},  // its data is left over
@@ -313,7 +355,8 @@ TEST_F(FrameTest, SpillFieldsAreChecked) {
                        .num_kv_heads = 2,
                        .head_dim = 4,
                        .k_dtype = 2,
-                       .v_dtype = 3};
+                       .v_dtype = 3,
+                       .resident_tokens = 5};
   std::vector<std::byte> good(SpillPayloadBytes(body));
   WriteSpill(body, good);
   constexpr uint64_t kHuge = ~uint64_t{0};
@@ -330,7 +373,10 @@ TEST_F(FrameTest, SpillFieldsAreChecked) {
                  {offsetof(SpillBody, head_dim), kHuge, 4, FrameError::kBadGeometry},
                  {offsetof(SpillBody, k_dtype), 0, 1, FrameError::kBadGeometry},
                  {offsetof(SpillBody, v_dtype), 4, 1, FrameError::kBadGeometry},
-                 {offsetof(SpillBody, reserved), 1, 2, FrameError::kMalformed}},
+                 {offsetof(SpillBody, reserved), 1, 2, FrameError::kMalformed},
+                 {offsetof(SpillBody, resident_tokens), 0, 4, FrameError::kBadSize},
+                 {offsetof(SpillBody, resident_tokens), kHuge, 4, FrameError::kOutOfRange},
+                 {offsetof(SpillBody, reserved_end), 1, 4, FrameError::kMalformed}},
                 [](const std::vector<std::byte>& payload) {
                   SpillView view;
                   return SpillView::Decode(payload, &view);

@@ -116,6 +116,39 @@ TEST(PolicyParamsTest, HgcaIsKnownButNotServed) {
   EXPECT_THAT(std::string(served.message()), HasSubstr("this build has: dense"));
 }
 
+TEST(PolicyParamsTest, ACompleteRequestAsksForTheSame) {
+  for (const PolicyRequest& asked : {PolicyRequest{}, PolicyRequest{.name = "hgca"},
+                                     PolicyRequest{.name = "hgca",
+                                     .alpha = 0.25,
+                                     .beta = 2,
+                                     .keep_min = 3,
+                                     .keep_next = 4,
+                                     .group_aggregate = "max",
+                                     .max_cache_tokens = 500,
+                                     .min_kept_mass = 0.5,
+                                     .quality_sample_rate = 1,
+                                     .dense_layers = {1, 0},
+                                     .dense_heads = {{2, 1}}}}) {
+    const auto params = ResolvePolicy(asked, kContext);
+    ASSERT_TRUE(params.ok()) << params.status();
+    const auto again = ParseComplete(CompleteRequest(*params), {});
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(*again, *params);
+  }
+}
+
+TEST(PolicyParamsTest, AnIncompleteRequestIsNotCompletedByTheReceiver) {
+  PolicyRequest request = CompleteRequest(*ResolvePolicy({.name = "hgca"}, {}));
+  request.keep_min.reset();
+  const auto params = ParseComplete(request, {});
+  EXPECT_EQ(params.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(params.status().message()), HasSubstr("keep_min of policy hgca"));
+  EXPECT_EQ(ParseComplete({}, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  request = CompleteRequest(*ResolvePolicy({.name = "hgca"}, {}));
+  request.alpha = 1.5;
+  EXPECT_EQ(ParseComplete(request, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 // Whatever a stranger sends: an answer, and if it is yes, values within their ranges.
 TEST(PolicyParamsTest, AcceptedValuesAreInRange) {
   const uint64_t seed = TestSeed();

@@ -120,7 +120,7 @@ TEST_F(EvalRunnerTest, RunsEverySettingOnTheSameQuestions) {
     v1::GenerateRequest second = cluster_.requests[i + 7];
     EXPECT_EQ(first.placement().window_tokens(), 256u);
     EXPECT_EQ(second.placement().window_tokens(), 512u);
-    EXPECT_EQ(first.policy(), "dense");
+    EXPECT_EQ(first.attention_policy().name(), "dense");
     EXPECT_TRUE(first.ignore_eos());
     second.mutable_placement()->set_window_tokens(256);
     EXPECT_EQ(first.SerializeAsString(), second.SerializeAsString());

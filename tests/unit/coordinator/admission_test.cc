@@ -34,7 +34,7 @@ GenerateSpec GoodSpec() {
 TEST(AdmissionTest, AcceptsAGoodRequest) {
   EXPECT_TRUE(CheckRequest(GoodSpec(), Limits()).ok());
   GenerateSpec spec = GoodSpec();
-  spec.policy = "dense";
+  spec.policy.name = "dense";
   spec.sampling = {0.7f, 40, 0.95f, 1};
   spec.forced_tokens.assign(10, 255);
   EXPECT_TRUE(CheckRequest(spec, Limits()).ok());
@@ -63,7 +63,7 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[](auto& s) { s.placement.kv_dtype = static_cast<DType>(9); }, "kv_dtype 9"},
       {[](auto& s) { s.placement.kv_dtype = DType::kInt8; }, "kv_dtype 4"},
       {[](auto& s) { s.placement.remote_v_dtype = static_cast<DType>(9); }, "remote_v_dtype 9"},
-      {[](auto& s) { s.policy = "fluxion"; }, "'fluxion'"},
+      {[](auto& s) { s.policy.name = "fluxion"; }, "'fluxion'"},
   };
   for (const Case& c : cases) {
     GenerateSpec spec = GoodSpec();
@@ -76,7 +76,7 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
 
 TEST(AdmissionTest, PoliciesThatCannotBeDecodedWithAreRefused) {
   GenerateSpec spec = GoodSpec();
-  spec.policy = "hgca";
+  spec.policy.name = "hgca";
   const absl::Status status = CheckRequest(spec, Limits());
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(status.ToString(), HasSubstr("this build has: dense"));

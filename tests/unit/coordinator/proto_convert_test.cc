@@ -27,7 +27,7 @@ TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
   message.mutable_placement()->set_all_resident(true);
   message.add_stop_tokens(5);
   message.add_forced_tokens(6);
-  message.set_policy("dense");
+  message.mutable_attention_policy()->set_name("dense");
   message.set_request_id("mine");
   message.set_ignore_eos(true);
 
@@ -45,7 +45,7 @@ TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
   EXPECT_EQ(start.placement().SerializeAsString(), message.placement().SerializeAsString());
   EXPECT_THAT(start.stop_tokens(), ElementsAre(5));
   EXPECT_THAT(start.forced_tokens(), ElementsAre(6));
-  EXPECT_EQ(start.policy(), "dense");
+  EXPECT_EQ(start.attention_policy().name(), "dense");
   EXPECT_TRUE(start.ignore_eos());
   EXPECT_EQ(spec->request_id, "mine");
 }

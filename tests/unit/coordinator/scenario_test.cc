@@ -199,7 +199,7 @@ class Scenario {
                                 static_cast<uint32_t>(c.Number("token", 1)));
     e.spec.max_tokens = static_cast<uint32_t>(c.Number("max", 4));
     e.spec.request_id = c.Text("request");
-    e.spec.policy = c.Text("policy");
+    e.spec.policy.name = c.Text("policy");
     e.spec.placement.window_tokens = static_cast<uint32_t>(c.Number("window", 0));
     e.spec.placement.cut = static_cast<Cut>(c.Number("cut", 0));
     e.spec.placement.all_resident = c.Has("all-resident");

@@ -225,7 +225,7 @@ class AttentionServerTest : public ::testing::Test {
     const PartialEntry entry = view.entry(i);
     ASSERT_EQ(entry.status, 0u) << FrameErrorName(static_cast<FrameError>(entry.status));
     EXPECT_EQ(entry.covered_tokens, rows.size());
-    EXPECT_EQ(entry.attended_tokens, rows.size());
+    EXPECT_EQ(entry.attended_head_tokens, rows.size() * entry.num_kv_heads);
     const ReferencePartial expected = Reference(spec, kv, q, rows, kScale);
     for (size_t d = 0; d < expected.out.size(); ++d) {
       ASSERT_NEAR(ReadAt<float>(view.out(entry), d * 4), expected.out[d], OutTolerance(spec));

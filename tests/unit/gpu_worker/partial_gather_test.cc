@@ -19,6 +19,8 @@ struct Answer {
   uint64_t covered;
   float value;  // of out; lse_ln is value / 10
   FrameError status = FrameError::kOk;
+  uint64_t unread = 0;  // covered tokens of KV heads that were not attended to
+  uint32_t num_kv_heads = num_q_heads / 2;
 };
 
 // One partial frame's payload. The view points into it.
@@ -27,12 +29,14 @@ class Frame {
   explicit Frame(const std::vector<Answer>& answers, uint32_t head_dim = kShape.head_dim) {
     std::vector<PartialEntry> entries;
     for (const Answer& answer : answers) {
-      entries.push_back({.shard_id = answer.shard,
-                         .status = static_cast<uint32_t>(answer.status),
-                         .num_q_heads = answer.num_q_heads,
-                         .covered_tokens = answer.covered,
-                         .attended_tokens = answer.covered,
-                         .n_q = 1});
+      entries.push_back(
+          {.shard_id = answer.shard,
+           .status = static_cast<uint32_t>(answer.status),
+           .num_q_heads = answer.num_q_heads,
+           .covered_tokens = answer.covered,
+           .attended_head_tokens = answer.covered * answer.num_kv_heads - answer.unread,
+           .n_q = 1,
+           .num_kv_heads = answer.num_kv_heads});
     }
     words_.resize(PartialPayloadBytes(entries, head_dim) / 8 + 1);
     const std::span<std::byte> payload(reinterpret_cast<std::byte*>(words_.data()),
@@ -167,6 +171,9 @@ TEST_F(PartialGatherTest, WrongAnswersFailTheirRowWithTheValues) {
       {{10, 4, 30, 0, FrameError::kNotStored}, "not_stored"},  // refused
       {{10, 4, 30, std::numeric_limits<float>::quiet_NaN()}, "nan"},
       {{10, 4, 30, -INFINITY}, "-inf"},  // tokens, but an empty partial
+      {{10, 4, 30, INFINITY, FrameError::kOk, 30}, "inf"},
+      {{10, 4, 30, 1, FrameError::kOk, 0, 4},
+       "attended to 120 tokens"},  // more heads than it was asked for
   };
   for (const Case& c : cases) {
     Begin({kExpected[0]}, {{40, 10, 1}});
@@ -180,6 +187,13 @@ TEST_F(PartialGatherTest, WrongAnswersFailTheirRowWithTheValues) {
   Begin({kExpected[0]}, {{40, 10, 1}});
   Arrive(0, Frame({{10, 4, 30, 1}}, 16));
   EXPECT_EQ(gather_.Finish().size(), 1u) << "other head_dim";
+}
+
+TEST_F(PartialGatherTest, AHeadOfASparsePartialMayHaveReadNothing) {
+  Begin({kExpected[0]}, {{40, 10, 1}});
+  Arrive(0, Frame({{10, 4, 30, -INFINITY, FrameError::kOk, 30}}));
+  EXPECT_TRUE(gather_.Finish().empty());
+  EXPECT_EQ(Lse(0, 0, 0), kEmptyLse);
 }
 
 TEST_F(PartialGatherTest, AnUncoveredTokenIsAnInternalError) {

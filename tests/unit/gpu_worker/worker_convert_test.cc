@@ -24,7 +24,7 @@ v1::WorkerCommand::StartSequence StartMessage() {
   start.mutable_placement()->set_kv_dtype(v1::DTYPE_BF16);
   start.add_stop_tokens(1);
   start.add_forced_tokens(2);
-  start.set_policy("dense");
+  start.mutable_attention_policy()->set_name("dense");
   return start;
 }
 
@@ -53,7 +53,7 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
   EXPECT_EQ(plan->kv_dtype, DType::kBf16);
   EXPECT_THAT(plan->stop_tokens, ElementsAre(1, 0));
   EXPECT_THAT(plan->forced_tokens, ElementsAre(2));
-  EXPECT_EQ(plan->policy, "dense");
+  EXPECT_EQ(plan->policy, PolicyParams{});
   ASSERT_EQ(plan->routes.size(), 1u);
   EXPECT_EQ(plan->routes[0].shard.shard_id, ShardId(77));
   EXPECT_EQ(plan->routes[0].node, (NodeEndpoint{"cpu-0", 8, "host:9"}));
