@@ -20,7 +20,9 @@ HgcaPolicy::HgcaPolicy(const HgcaParams& hgca, const SparseParams& sparse)
       sparse_(sparse),
       needs_{.resident_salience = true,
              .spill_bytes_per_token = sizeof(float),
-             .context_cache = true} {}
+             .context_cache = true,
+             .salience_alpha = static_cast<float>(hgca.alpha),
+             .group_aggregate = hgca.group_aggregate} {}
 
 bool HgcaPolicy::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
   const auto& layers = sparse_.dense_layers;

@@ -6,16 +6,6 @@
 #include "base/check.h"
 
 namespace tributary {
-namespace {
-
-float Average(float alpha, float recent, float before) {
-  if (!std::isfinite(recent)) return before;
-  if (!std::isfinite(before)) return recent;
-  return alpha * recent + (1.0f - alpha) * before;
-}
-
-}  // namespace
-
 void AggregateGroup(GroupAggregate how, std::span<const float> weights, uint32_t group_size,
                     std::span<float> a) {
   TRIBUTARY_CHECK_GT(group_size, 0u);
@@ -24,24 +14,15 @@ void AggregateGroup(GroupAggregate how, std::span<const float> weights, uint32_t
   std::copy_n(weights.begin(), num_tokens, a.begin());
   for (uint32_t head = 1; head < group_size; ++head) {
     const std::span<const float> row = weights.subspan(head * num_tokens, num_tokens);
-    for (size_t t = 0; t < num_tokens; ++t) {
-      // std::max(a, NaN) would keep a: a NaN of any head must show, as it does in the mean.
-      if (how == GroupAggregate::kMean || std::isnan(row[t])) {
-        a[t] += row[t];
-      } else {
-        a[t] = std::isnan(a[t]) ? a[t] : std::max(a[t], row[t]);
-      }
-    }
+    for (size_t t = 0; t < num_tokens; ++t) a[t] = AddGroupHead(how, a[t], row[t]);
   }
-  if (how == GroupAggregate::kMax) return;
-  const float scale = 1.0f / static_cast<float>(group_size);
-  for (float& value : a) value *= scale;
+  for (float& value : a) value = FinishGroup(how, value, group_size);
 }
 
 void UpdateMaw(float alpha, std::span<const float> a, size_t num_known, std::span<float> maw) {
   TRIBUTARY_CHECK_EQ(a.size(), maw.size());
   TRIBUTARY_CHECK_LE(num_known, maw.size());
-  for (size_t t = 0; t < num_known; ++t) maw[t] = Average(alpha, a[t], maw[t]);
+  for (size_t t = 0; t < num_known; ++t) maw[t] = NextMaw(alpha, a[t], maw[t]);
   std::copy(a.begin() + static_cast<std::ptrdiff_t>(num_known), a.end(),
             maw.begin() + static_cast<std::ptrdiff_t>(num_known));
 }
@@ -61,7 +42,7 @@ void UpdateCachedSalience(float alpha, std::span<const float> weights, std::span
   TRIBUTARY_CHECK_EQ(weights.size(), salience.size());
   const auto num_cached = static_cast<float>(weights.size());
   for (size_t t = 0; t < weights.size(); ++t) {
-    salience[t] = Average(alpha, weights[t] * num_cached, salience[t]);
+    salience[t] = NextMaw(alpha, weights[t] * num_cached, salience[t]);
   }
 }
 

@@ -10,16 +10,12 @@
 #include <cstdint>
 #include <span>
 
+#include "attention/policy/maw_update.h"
+
 namespace tributary {
 
 // The order of saliences everywhere: NaN is above every number.
 inline bool IsMoreSalient(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
-
-// How the weights of a group's query heads become one weight per token. On the wire: never renumber.
-enum class GroupAggregate : uint8_t {
-  kMax = 0,   // a token that one head needs is kept for all
-  kMean = 1,  // a token must matter to the group as a whole; A still sums to 1
-};
 
 // A[t] of one KV head. `weights`: the softmax rows of the group's query heads over the resident tokens alone (not
 // renormalised by the remote part), f32 [group_size][num_tokens]; a: f32 [num_tokens].

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "attention/policy/maw.h"
 #include "attention/policy/policy_params.h"
 #include "attention/policy/selection.h"
 
@@ -22,6 +23,11 @@ struct PolicyNeeds {
   uint32_t spill_bytes_per_token = 0;
   // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
   bool context_cache = false;
+  // How weights become saliences (attention/policy/maw.h).
+  float salience_alpha = 0;
+  GroupAggregate group_aggregate = GroupAggregate::kMean;
+
+  MawParams maw_params() const { return {salience_alpha, group_aggregate}; }
 
   friend bool operator==(const PolicyNeeds&, const PolicyNeeds&) = default;
 };

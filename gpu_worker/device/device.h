@@ -32,6 +32,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "attention/partial.h"
+#include "attention/policy/maw_update.h"
 #include "attention/shape.h"
 #include "base/dtype.h"
 #include "base/ids.h"
@@ -136,7 +137,19 @@ class Device {
 
   // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full.
   virtual absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) = 0;
+  // The same for a sequence whose policy must know how salient its resident tokens are: per layer and KV head, each step
+  // averages the softmax weights of every slot that it attends over (attention/policy/maw.h), over these slots alone. The
+  // slot that a row appends to starts anew, as do slots that a prefill fills. UNIMPLEMENTED where the device cannot.
+  virtual absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens,
+                                                            DType kv_dtype, const MawParams& maw) {
+    return absl::UnimplementedError("this device keeps no moving average of attention weights");
+  }
   virtual void ReleaseResident(ResidentId id) = 0;
+
+  // The MAW of some slots of all layers as the last step left it, f32 [layer][kv_head][slot]; NaN for a slot that no step
+  // has attended over. Between steps; done on return: unlike K and V, the MAW of a slot changes with every step, and what is
+  // read may not depend on when a copy gets its turn. REQUIRES (checked): reserved with a MAW.
+  virtual void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) {}
 
   // Copies of KV out of the device, which go on beside everything else it does. k and v receive [token][heads][head_dim]
   // in the KV dtype (the canonical layout of these heads) and must stay until CopyDone(ticket), which a broken device

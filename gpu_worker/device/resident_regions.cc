@@ -12,6 +12,10 @@ namespace {
 // A cache line; wide loads need 16.
 constexpr uint64_t kAlignmentBytes = 64;
 
+uint64_t AlignUp(uint64_t bytes) {
+  return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+}
+
 }  // namespace
 
 ResidentRegions::ResidentRegions(const AttentionShape& shape, uint32_t num_layers,
@@ -20,7 +24,8 @@ ResidentRegions::ResidentRegions(const AttentionShape& shape, uint32_t num_layer
   if (pool_bytes != 0) free_.emplace(0, pool_bytes);
 }
 
-absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DType kv_dtype) {
+absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DType kv_dtype,
+                                                    const std::optional<MawParams>& maw) {
   if (capacity_tokens == 0 || !IsValidDType(kv_dtype)) {
     return absl::InvalidArgumentError(
         fmt::format("resident capacity of {} tokens in dtype '{}': both must be set",
@@ -28,8 +33,11 @@ absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DT
   }
   const uint64_t token_bytes =
       uint64_t{2} * num_layers_ * shape_.num_kv_heads * shape_.head_dim * DTypeBytes(kv_dtype);
+  const uint64_t kv_bytes = AlignUp(token_bytes * capacity_tokens);
+  const uint64_t maw_token_bytes =
+      (uint64_t{num_layers_} * shape_.num_kv_heads + shape_.num_q_heads) * sizeof(float);
   const uint64_t bytes =
-      (token_bytes * capacity_tokens + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+      kv_bytes + (maw.has_value() ? AlignUp(maw_token_bytes * capacity_tokens) : 0);
   const auto extent =
       std::find_if(free_.begin(), free_.end(), [&](const auto& e) { return e.second >= bytes; });
   if (extent == free_.end()) {
@@ -41,7 +49,7 @@ absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DT
                     "sequences, use a smaller window, or enlarge the resident pool",
                     capacity_tokens, bytes, pool_bytes_ - used_bytes_, pool_bytes_, largest));
   }
-  const Region region{extent->first, bytes, capacity_tokens, kv_dtype};
+  const Region region{extent->first, bytes, capacity_tokens, kv_dtype, maw, kv_bytes};
   const uint64_t left = extent->second - bytes;
   free_.erase(extent);
   if (left != 0) free_.emplace(region.offset + bytes, left);
@@ -87,6 +95,20 @@ uint64_t ResidentRegions::SlotsOffset(ResidentId id, uint32_t layer, Kind kind,
   const uint64_t head_idx =
       (uint64_t{layer} * 2 + static_cast<uint64_t>(kind)) * shape_.num_kv_heads + kv_head;
   return r.offset + head_idx * r.capacity_tokens * shape_.head_dim * DTypeBytes(r.dtype);
+}
+
+uint64_t ResidentRegions::MawOffset(ResidentId id, uint32_t layer, uint32_t kv_head) const {
+  const Region& r = region(id);
+  TRIBUTARY_CHECK(r.maw.has_value());
+  TRIBUTARY_CHECK_LT(layer, num_layers_);
+  TRIBUTARY_CHECK_LT(kv_head, shape_.num_kv_heads);
+  const uint64_t rows = uint64_t{layer} * shape_.num_kv_heads + kv_head;
+  return r.offset + r.kv_bytes + rows * r.capacity_tokens * sizeof(float);
+}
+
+uint64_t ResidentRegions::ScoresOffset(ResidentId id) const {
+  const uint64_t rows = uint64_t{num_layers_} * shape_.num_kv_heads;
+  return MawOffset(id, 0, 0) + rows * region(id).capacity_tokens * sizeof(float);
 }
 
 }  // namespace tributary

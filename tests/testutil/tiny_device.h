@@ -7,10 +7,12 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <random>
 #include <vector>
 
 #include "attention/merge_all.h"
+#include "attention/policy/maw.h"
 #include "base/check.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/device.h"
@@ -63,12 +65,31 @@ class TinyDevice : public Device {
     }
     used_bytes_ += bytes;
     Resident& resident = residents_[++last_resident_];
-    resident = {capacity_tokens, dtype, bytes, {}, {}};
+    resident = {capacity_tokens, dtype, bytes, {}, {}, {}, {}};
     // Garbage that would be noticed: NaN in each dtype.
     resident.k.assign(model_.num_layers,
                       std::vector<std::byte>(capacity_tokens * row_bytes(dtype), std::byte{0xff}));
     resident.v = resident.k;
     return ResidentId(last_resident_);
+  }
+  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType dtype,
+                                                    const MawParams& maw) override {
+    absl::StatusOr<ResidentId> id = ReserveResident(capacity_tokens, dtype);
+    if (!id.ok()) return id;
+    Resident& resident = residents_[id->value];
+    resident.maw_params = maw;
+    resident.maw.assign(model_.num_layers * model_.shape.num_kv_heads,
+                        Vector(capacity_tokens, NAN));
+    return id;
+  }
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
+    const Resident& resident = residents_.at(id.value);
+    TRIBUTARY_CHECK(resident.maw_params.has_value());
+    float* to = maw.data();
+    TRIBUTARY_CHECK_EQ(maw.size(), resident.maw.size() * (slots.end - slots.begin));
+    for (const Vector& head : resident.maw) {
+      to = std::copy(head.begin() + slots.begin, head.begin() + slots.end, to);
+    }
   }
   void ReleaseResident(ResidentId id) override {
     TRIBUTARY_CHECK(residents_.count(id.value) == 1);
@@ -103,19 +124,21 @@ class TinyDevice : public Device {
       const std::vector<float> q =
           Project(layer, x_[r], rows_[r].pos, resident.dtype, resident.k[layer].data() + at,
                   resident.v[layer].data() + at);
+      ForgetMaw(resident, layer, {rows_[r].append_slot, rows_[r].append_slot + 1});
       std::copy(q.begin(), q.end(), q_.begin() + r * q_dim());
     }
     return q_;
   }
   void AttendResident(uint32_t layer) override {
     for (size_t r = 0; r < rows_.size(); ++r) {
-      const Resident& resident = residents_.at(rows_[r].resident.value);
+      Resident& resident = residents_.at(rows_[r].resident.value);
       std::vector<size_t> slots;
       for (const SlotRange& range : rows_[r].attend) {
         for (size_t slot = range.begin; slot < range.end; ++slot) slots.push_back(slot);
       }
       resident_[r] = Attend(q_.data() + r * q_dim(), slots, resident.dtype,
                             resident.k[layer].data(), resident.v[layer].data());
+      UpdateMaw(resident, layer, slots);
     }
   }
   PartialSlots& partial_slots() override { return slots_; }
@@ -187,6 +210,7 @@ class TinyDevice : public Device {
                 bytes);
     std::memcpy(resident.v[layer].data() + slots.begin * row, prefill_v_.data() + token_begin * row,
                 bytes);
+    ForgetMaw(resident, layer, slots);
   }
   std::span<const float> EndPrefill() override {
     prefill_logits_ = Logits(prefill_x_.back());
@@ -215,6 +239,8 @@ class TinyDevice : public Device {
     DType dtype = DType::kUnset;
     uint64_t bytes = 0;
     std::vector<std::vector<std::byte>> k, v;  // [layer], each [slot][kv_head][head_dim]
+    std::optional<MawParams> maw_params;
+    std::vector<Vector> maw;  // [layer][kv_head], each [slot]
   };
   struct Partial {
     Vector out, lse_ln;
@@ -283,6 +309,30 @@ class TinyDevice : public Device {
     ConvertFromF32(dtype, v.data(), v.size(), v_row);
     return q;
   }
+  void ForgetMaw(Resident& resident, uint32_t layer, SlotRange slots) const {
+    if (!resident.maw_params) return;
+    for (uint32_t head = 0; head < model_.shape.num_kv_heads; ++head) {
+      Vector& maw = resident.maw[layer * model_.shape.num_kv_heads + head];
+      std::fill(maw.begin() + slots.begin, maw.begin() + slots.end, NAN);
+    }
+  }
+  // By the weights that Attend() left in last_weights_.
+  void UpdateMaw(Resident& resident, uint32_t layer, const std::vector<size_t>& slots) const {
+    if (!resident.maw_params) return;
+    const uint32_t group = model_.shape.group_size();
+    for (uint32_t head = 0; head < model_.shape.num_kv_heads; ++head) {
+      Vector weights, a(slots.size());
+      for (uint32_t i = 0; i < group; ++i) {
+        const Vector& of_head = last_weights_[head * group + i];
+        weights.insert(weights.end(), of_head.begin(), of_head.end());
+      }
+      AggregateGroup(resident.maw_params->group_aggregate, weights, group, a);
+      Vector& maw = resident.maw[layer * model_.shape.num_kv_heads + head];
+      for (size_t i = 0; i < slots.size(); ++i) {
+        maw[slots[i]] = NextMaw(resident.maw_params->alpha, a[i], maw[slots[i]]);
+      }
+    }
+  }
   Partial Attend(const float* q, const std::vector<size_t>& rows, DType dtype, const std::byte* k,
                  const std::byte* v) const {
     const size_t dim = model_.shape.head_dim;
@@ -309,7 +359,9 @@ class TinyDevice : public Device {
         for (size_t d = 0; d < dim; ++d) partial.out[head * dim + d] += weight * value[d];
       }
     }
+    last_weights_ = scores;
     for (size_t head = 0; head < scores.size() && !rows.empty(); ++head) {
+      for (float& weight : last_weights_[head]) weight = std::exp(weight - max[head]) / sum[head];
       partial.lse_ln[head] = max[head] + std::log(sum[head]);
       for (size_t d = 0; d < dim; ++d) partial.out[head * dim + d] /= sum[head];
     }
@@ -334,6 +386,7 @@ class TinyDevice : public Device {
   std::vector<Vector> x_;
   Vector q_, logits_;
   std::vector<Partial> resident_;
+  mutable std::vector<Vector> last_weights_;  // [head][token]
   PartialSlots slots_;
   Vector slot_out_, slot_lse_;
 

@@ -81,6 +81,12 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
     to.append_slot = from.append_slot;
     to.token = from.token;
     to.kv_dtype = regions.dtype(from.resident);
+    if (const std::optional<MawParams>& maw = regions.maw(from.resident)) {
+      to.maw = resident_->Maw(from.resident, 0);
+      to.scores = resident_->Scores(from.resident);
+      to.maw_params = *maw;
+      key.maw = true;
+    }
     for (size_t i = 0; i < from.attend.size(); ++i) {
       TRIBUTARY_CHECK_LE(from.attend[i].begin, from.attend[i].end);
       TRIBUTARY_CHECK_LE(from.attend[i].end, to.capacity_tokens);

@@ -119,7 +119,15 @@ class CudaDevice final : public Device {
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override {
     return resident_->regions().Reserve(capacity_tokens, kv_dtype);
   }
+  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
+                                                    const MawParams& maw) override {
+    return resident_->regions().Reserve(capacity_tokens, kv_dtype, maw);
+  }
   void ReleaseResident(ResidentId id) override { resident_->regions().Release(id); }
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
+    context_->BindThread();
+    resident_->ReadMaw(id, slots, maw);
+  }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
                           std::span<std::byte> k, std::span<std::byte> v) override {
     context_->BindThread();

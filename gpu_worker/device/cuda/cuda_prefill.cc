@@ -335,6 +335,7 @@ void CudaPrefill::Keep(uint32_t layer, ResidentId id, uint64_t token_begin, Slot
           "the copy of a prompt's KV into the window");
     }
   }
+  resident_->ForgetMaw(id, layer, slots, stream());
 }
 
 std::span<const float> CudaPrefill::End() {

@@ -171,8 +171,19 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                       .softmax_scale = static_cast<float>(config.softmax_scale()),
                       .q = b.q,
                       .rule = rule,
-                      .workspace = b.attend},
+                      .workspace = b.attend,
+                      .keep_scores = key.maw},
                      launch()));
+  }
+  // Before the wait for the host, which it hides behind.
+  if (key.maw) {
+    Note(gpu::UpdateMaw({.rows = b.rows,
+                         .num_rows = key.rows,
+                         .layer = layer,
+                         .geometry = b.geometry,
+                         .rule = rule,
+                         .workspace = b.attend},
+                        launch()));
   }
   if (key.exchange) RecordFetch(key.rows, layer);
   // What follows a wait for the host starts after it: overlapping kernels would fill the multiprocessors with blocks that

@@ -1,8 +1,8 @@
 // A whole decode step as a CUDA graph: one for each padded batch size, mix of KV dtypes, and for steps with and without
-// an exchange with the host in each layer.
+// an exchange with the host in each layer, and with and without rows that keep a MAW.
 //
 // Per layer: rmsnorm, QKV product, FinishQkv (bias, norm, RoPE, append; q to the host, flag rung), Attend (window, split
-// over tokens), FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials, output projection,
+// over tokens), UpdateMaw, FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials, output projection,
 // rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own matrix-vector kernels, which
 // add into the residual stream; larger batches, unless the device is deterministic, use cuBLASLt.
 #pragma once
@@ -25,6 +25,7 @@ struct StepGraphKey {
   uint32_t rows = 0;       // RowBucket()
   bool exchange = false;   // some row may have remote partials
   uint32_t kv_dtypes = 0;  // bit DType: some row's KV has it
+  bool maw = false;        // some row has a MAW
   auto operator<=>(const StepGraphKey&) const = default;
 };
 

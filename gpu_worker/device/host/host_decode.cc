@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "attention/merge.h"
+#include "attention/policy/maw.h"
 #include "base/check.h"
 
 namespace tributary {
@@ -15,6 +16,7 @@ constexpr size_t kMinSharedWork = size_t{1} << 20;
 
 HostDecode::Scratch::Scratch(const AttentionShape& shape)
     : attend(shape.group_size(), shape.head_dim),
+      weights(shape.group_size()),
       k(kKeyTileTokens * shape.head_dim),
       v(kKeyTileTokens * shape.head_dim) {}
 
@@ -103,6 +105,7 @@ void HostDecode::FinishProjection(uint32_t layer, size_t row_idx) {
     ConvertFromF32(dtype, k, shape.head_dim, k_slots + decode.append_slot * vector_bytes);
     ConvertFromF32(dtype, k + kv_dim, shape.head_dim, v_slots + decode.append_slot * vector_bytes);
   }
+  cache_.ForgetMaw(decode.resident, layer, {decode.append_slot, decode.append_slot + 1});
 }
 
 void HostDecode::AttendResident(uint32_t layer) {
@@ -131,16 +134,37 @@ void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, 
   const AttentionShape& shape = weights_.config().attention;
   const size_t first_q_head = kv_head * shape.group_size();
   const size_t q_offset = row_idx * weights_.q_dim() + first_q_head * shape.head_dim;
+  const DecodeRow& row = rows_[row_idx];
+  const bool keeps_maw = cache_.maw(row.resident).has_value();
   scratch.attend.Reset(shape.group_size());
-  for (const SlotRange& range : rows_[row_idx].attend) {
+  if (keeps_maw) scratch.weights.Begin();
+  for (const SlotRange& range : row.attend) {
     for (uint32_t begin = range.begin; begin < range.end; begin += kKeyTileTokens) {
       const SlotRange slots{
           begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
-      AttendSlots(rows_[row_idx], layer, kv_head, slots, q_.data() + q_offset, scratch);
+      AttendSlots(row, layer, kv_head, slots, q_.data() + q_offset, scratch);
+      if (keeps_maw) scratch.weights.AddTile(scratch.attend, slots.end - slots.begin);
     }
   }
-  scratch.attend.Finish(attended_.data() + q_offset, shape.head_dim,
-                        lse_ln_.data() + row_idx * shape.num_q_heads + first_q_head);
+  float* const lse_ln = lse_ln_.data() + row_idx * shape.num_q_heads + first_q_head;
+  scratch.attend.Finish(attended_.data() + q_offset, shape.head_dim, lse_ln);
+  if (keeps_maw) UpdateMaw(row, layer, kv_head, lse_ln, scratch);
+}
+
+void HostDecode::PrepareMaw(uint32_t capacity_tokens) {
+  for (Scratch& scratch : scratch_) scratch.weights.Reserve(capacity_tokens);
+}
+
+void HostDecode::UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head,
+                           const float* lse_ln, Scratch& scratch) {
+  const MawParams& params = *cache_.maw(row.resident);
+  std::span<const float> a = scratch.weights.Finish(params.group_aggregate, lse_ln);
+  const std::span<float> maw = cache_.Maw(row.resident, layer, kv_head);
+  for (const SlotRange& range : row.attend) {
+    const size_t tokens = range.end - range.begin;
+    tributary::UpdateMaw(params.alpha, a.first(tokens), tokens, maw.subspan(range.begin, tokens));
+    a = a.subspan(tokens);
+  }
 }
 
 void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head,

@@ -12,6 +12,7 @@
 #include "gpu_worker/device/host/layer_ops.h"
 #include "gpu_worker/device/host/resident_cache.h"
 #include "gpu_worker/device/host/row_kernels.h"
+#include "gpu_worker/device/host/tile_weights.h"
 
 namespace tributary {
 
@@ -29,11 +30,15 @@ class HostDecode {
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots);
   std::span<const float> EndStep();
 
+  // Scratch for the attention weights of sequences with a MAW; steps allocate nothing then.
+  void PrepareMaw(uint32_t capacity_tokens);
+
  private:
   // One thread's working memory.
   struct Scratch {
     explicit Scratch(const AttentionShape& shape);
     AttendState attend;
+    TileWeights weights;   // of sequences with a MAW
     std::vector<float> k;  // [kKeyTileTokens][head_dim], for KV that is stored narrower than f32
     std::vector<float> v;
   };
@@ -41,6 +46,8 @@ class HostDecode {
   // Bias, norm and RoPE on a row's q, k and v; k and v go to the resident cache.
   void FinishProjection(uint32_t layer, size_t row_idx);
   void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
+  void UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head, const float* lse_ln,
+                 Scratch& scratch);
   void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots,
                    const float* q, Scratch& scratch);
   // Folds the first num_slots partial slots into the resident partial: attended_ becomes the

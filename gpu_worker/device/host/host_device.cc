@@ -43,7 +43,16 @@ class HostDevice final : public Device {
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override {
     return cache_.Reserve(capacity_tokens, kv_dtype);
   }
+  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
+                                                    const MawParams& maw) override {
+    absl::StatusOr<ResidentId> id = cache_.Reserve(capacity_tokens, kv_dtype, maw);
+    if (id.ok()) decode_.PrepareMaw(capacity_tokens);
+    return id;
+  }
   void ReleaseResident(ResidentId id) override { cache_.Release(id); }
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
+    cache_.ReadMaw(id, slots, maw);
+  }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
                           std::span<std::byte> k, std::span<std::byte> v) override {
     cache_.Read(id, layer, ResidentCache::Kind::kKey, slots, heads, k);

@@ -264,6 +264,7 @@ void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint
   const KvView view = kv();
   cache.Write(id, layer, ResidentCache::Kind::kKey, slots, view.k.subspan(offset, bytes));
   cache.Write(id, layer, ResidentCache::Kind::kValue, slots, view.v.subspan(offset, bytes));
+  cache.ForgetMaw(id, layer, slots);
 }
 
 void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,

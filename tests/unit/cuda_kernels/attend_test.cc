@@ -1,8 +1,10 @@
-// Attend(), AttentionWeights() and MergePartials() against attention in f64, on ragged batches.
+// Attend(), UpdateMaw() and MergePartials() against attention in f64, on ragged batches.
 #include "gpu_worker/device/cuda/kernels/attend.h"
 
 #include <algorithm>
+#include <map>
 
+#include "attention/policy/maw.h"
 #include "gpu_worker/device/cuda/kernels/merge.h"
 #include "tests/unit/cuda_kernels/kernel_test_util.h"
 
@@ -23,6 +25,7 @@ struct Case {
 struct Batch {
   Batch(const Case& c, std::mt19937_64& random) : c(c), q(RandomQuery(c, random)) {
     for (const uint32_t tokens : c.row_tokens) AddRow(tokens, random);
+    for (size_t r = 0; r < rows.size(); r += 2) AddMaw(r, random);
     device_rows = DeviceArray<DecodeRowDesc>(rows);
     q_device = DeviceArray<float>(q);
   }
@@ -59,8 +62,28 @@ struct Batch {
     rows.push_back(row);
   }
 
+  // Averages so far, of which some slots have none yet, NaN; scores as they were left, NaN.
+  void AddMaw(size_t r, std::mt19937_64& random) {
+    DecodeRowDesc& row = rows[r];
+    const size_t heads = size_t{kLayers} * c.geometry.num_kv_heads;
+    maw_before[r].resize(heads * row.capacity_tokens);
+    for (float& value : maw_before[r]) {
+      value = RandomInt(random, 0, 4) == 0 ? std::nanf("")
+                                           : 1.0f / static_cast<float>(RandomInt(random, 1, 100));
+    }
+    maw.emplace(r, maw_before[r]);
+    scores.emplace(r, size_t{c.geometry.num_q_heads} * row.capacity_tokens);
+    row.maw = maw.at(r).get();
+    row.scores = scores.at(r).get();
+    row.maw_params = {0.25f * static_cast<float>(RandomInt(random, 0, 4)),
+                      RandomInt(random, 0, 1) == 0 ? GroupAggregate::kMax : GroupAggregate::kMean};
+    row.append_slot = row.attend[1].end - 1;  // one that is attended over, if there are any
+  }
+
   const Case c;
   std::vector<float> q;
+  std::map<size_t, std::vector<float>> maw_before;
+  mutable std::map<size_t, DeviceArray<float>> maw, scores;
   std::vector<TypedArray> regions;
   std::vector<DecodeRowDesc> rows;
   DeviceArray<DecodeRowDesc> device_rows{1};
@@ -160,7 +183,7 @@ void MergeReference(const Remote& remote, const KvGeometry& g, uint32_t r, uint3
 }
 
 struct Result {
-  std::vector<float> out, resident_lse_ln, merged_lse_ln, weights;
+  std::vector<float> out, resident_lse_ln, merged_lse_ln;
 };
 
 class AttendTest : public KernelTest {
@@ -171,12 +194,9 @@ class AttendTest : public KernelTest {
     const Case& c = batch.c;
     const auto num_rows = static_cast<uint32_t>(batch.rows.size());
     const size_t heads = size_t{num_rows} * c.geometry.num_q_heads;
-    const uint32_t stride = *std::max_element(c.row_tokens.begin(), c.row_tokens.end()) + 3;
     DeviceArray<std::byte> memory(AttendWorkspaceBytes(num_rows, c.geometry, c.rule));
     const AttendWorkspace workspace =
         MakeAttendWorkspace(memory.get(), num_rows, c.geometry, c.rule);
-    DeviceArray<float> scores(heads * stride),
-        weights(size_t{num_rows} * c.geometry.num_kv_heads * stride);
     DeviceArray<float> resident_lse(heads), merged_lse(heads);
     TypedArray out(out_dtype, heads * c.geometry.head_dim);
     ExpectCudaOk(Attend({.rows = batch.device_rows.get(),
@@ -188,9 +208,15 @@ class AttendTest : public KernelTest {
                          .q = batch.q_device.get(),
                          .rule = c.rule,
                          .workspace = workspace,
-                         .scores = scores.get(),
-                         .score_stride = stride},
+                         .keep_scores = true},
                         launch_));
+    ExpectCudaOk(UpdateMaw({.rows = batch.device_rows.get(),
+                            .num_rows = num_rows,
+                            .layer = layer,
+                            .geometry = c.geometry,
+                            .rule = c.rule,
+                            .workspace = workspace},
+                           launch_));
     MergeArgs merge{.rows = batch.device_rows.get(),
                     .num_rows = num_rows,
                     .geometry = c.geometry,
@@ -211,28 +237,37 @@ class AttendTest : public KernelTest {
       merge.max_slots = kMaxSlots;
     }
     ExpectCudaOk(MergePartials(merge, launch_));
-    ExpectCudaOk(AttentionWeights({.rows = batch.device_rows.get(),
-                                   .num_rows = num_rows,
-                                   .geometry = c.geometry,
-                                   .scores = scores.get(),
-                                   .score_stride = stride,
-                                   .lse_ln = resident_lse.get(),
-                                   .weights = weights.get()},
-                                  launch_));
-    return {out.Fetch(), resident_lse.Fetch(), merged_lse.Fetch(), weights.Fetch()};
+    return {out.Fetch(), resident_lse.Fetch(), merged_lse.Fetch()};
   }
 
-  void CheckWeights(const Batch& batch, uint32_t r, uint32_t kv_head,
-                    const std::vector<Expected>& group, const Result& result) {
-    const uint32_t stride =
-        *std::max_element(batch.c.row_tokens.begin(), batch.c.row_tokens.end()) + 3;
-    const size_t begin = (size_t{r} * batch.c.geometry.num_kv_heads + kv_head) * stride;
-    for (size_t t = 0; t < group[0].scores.size(); ++t) {
-      double mean = 0;
-      for (const Expected& e : group) {
-        mean += std::exp(e.scores[t] - e.lse_ln) / static_cast<double>(group.size());
+  // One KV head of a row with a MAW: what was attended over has moved, nothing else has.
+  void CheckMaw(const Batch& batch, uint32_t r, uint32_t layer, uint32_t kv_head,
+                const std::vector<Expected>& group) {
+    const DecodeRowDesc& row = batch.rows[r];
+    const size_t begin =
+        (size_t{layer} * batch.c.geometry.num_kv_heads + kv_head) * row.capacity_tokens;
+    std::vector<float> expected = batch.maw_before.at(r);
+    size_t t = 0;
+    for (const DecodeRowDesc::Range& range : row.attend) {
+      for (uint32_t slot = range.begin; slot < range.end; ++slot, ++t) {
+        std::vector<float> weights;
+        for (const Expected& e : group) {
+          weights.push_back(static_cast<float>(std::exp(e.scores[t] - e.lse_ln)));
+        }
+        float a = 0;
+        AggregateGroup(row.maw_params.group_aggregate, weights, static_cast<uint32_t>(group.size()),
+                       {&a, 1});
+        const size_t is_known = slot == row.append_slot ? 0 : 1;
+        tributary::UpdateMaw(row.maw_params.alpha, {&a, 1}, is_known, {&expected[begin + slot], 1});
       }
-      ASSERT_NEAR(result.weights[begin + t], mean, 1e-6 + 2e-4 * mean) << "token " << t;
+    }
+    const std::vector<float>& actual = batch.maw.at(r).Fetch();
+    for (size_t i = begin; i < begin + row.capacity_tokens; ++i) {
+      if (std::isnan(expected[i])) {
+        ASSERT_TRUE(std::isnan(actual[i])) << "slot " << i - begin;
+      } else {
+        ASSERT_NEAR(actual[i], expected[i], 1e-6 + 2e-4 * expected[i]) << "slot " << i - begin;
+      }
     }
   }
 
@@ -256,7 +291,7 @@ class AttendTest : public KernelTest {
         CheckLse(result.resident_lse_ln[idx], expected.lse_ln);
         of_group.push_back(expected);
         if (of_group.size() == group) {
-          CheckWeights(batch, r, head / group, of_group, result);
+          if (batch.rows[r].maw != nullptr) CheckMaw(batch, r, layer, head / group, of_group);
           of_group.clear();
         }
         if (with_remote) MergeReference(remote, c.geometry, r, head, expected);
@@ -351,6 +386,8 @@ TEST_F(AttendTest, RefusesWhatItDoesNotServe) {
   args.geometry = {4, 2, 512};
   EXPECT_EQ(Attend(args, launch_), cudaErrorInvalidValue);
   args.geometry = {4, 2, 64};
+  EXPECT_EQ(UpdateMaw({.num_rows = 1, .geometry = {4, 3, 64}, .rule = {64, 1}}, launch_),
+            cudaErrorInvalidValue);
   args.rule.split_tokens = 20;
   EXPECT_EQ(Attend(args, launch_), cudaErrorInvalidValue);
 }

@@ -47,24 +47,21 @@ struct AttendArgs {
   const float* q = nullptr;  // [num_rows][num_q_heads][head_dim], 16-byte aligned
   SplitRule rule;
   AttendWorkspace workspace;
-  // For policies that look at attention weights: log2 of exp(softmax_scale * q.k), [num_rows][num_q_heads][score_stride],
-  // in token order; null: not wanted. REQUIRES: no row attends over more than score_stride tokens.
-  float* scores = nullptr;
-  uint32_t score_stride = 0;
+  // Rows with a MAW get their `scores`.
+  bool keep_scores = false;
 };
 cudaError_t Attend(const AttendArgs& args, const Launch& launch);
 
-// Attention weights of the window, summed over the query heads of each KV head and divided by their number:
-// weights[r][h][t] = mean over the group of 2^scores / e^lse_ln. `lse_ln` is the resident one, or the merged one.
-struct AttentionWeightsArgs {
+// The MAW of rows that have one, given what Attend() left of this layer: their scores, and in the workspace the maximum and
+// the sum of each split. Changes nothing that MergePartials() reads.
+struct UpdateMawArgs {
   const DecodeRowDesc* rows = nullptr;
-  uint32_t num_rows = 0;
+  uint32_t num_rows = 0;  // at most kMaxDecodeRows
+  uint32_t layer = 0;
   KvGeometry geometry;
-  const float* scores = nullptr;  // of Attend()
-  uint32_t score_stride = 0;
-  const float* lse_ln = nullptr;  // [num_rows][num_q_heads]
-  float* weights = nullptr;       // [num_rows][num_kv_heads][score_stride]
+  SplitRule rule;  // as in Attend()
+  AttendWorkspace workspace;
 };
-cudaError_t AttentionWeights(const AttentionWeightsArgs& args, const Launch& launch);
+cudaError_t UpdateMaw(const UpdateMawArgs& args, const Launch& launch);
 
 }  // namespace tributary::gpu

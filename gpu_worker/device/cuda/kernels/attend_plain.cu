@@ -113,10 +113,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) AttendPlainKernel(const Att
       const size_t offset = size_t{SlotOf(row, t)} * g.head_dim;
       float score[kHeads];
       AttendToken<T, kPerLane>(k + offset, v + offset, q, g.head_dim, lane, score, state);
-      if (args.scores == nullptr || lane != 0) continue;
+      if (!args.keep_scores || row.scores == nullptr || lane != 0) continue;
       for (uint32_t h = 0; h < item.num_q_heads; ++h) {
-        const size_t head = size_t{item.row} * g.num_q_heads + item.first_q_head + h;
-        args.scores[head * args.score_stride + t] = score[h];
+        row.scores[size_t{item.first_q_head + h} * row.capacity_tokens + SlotOf(row, t)] = score[h];
       }
     }
     WriteItem<kPerLane>(args, item, state, warp, lane);

@@ -150,14 +150,13 @@ __device__ void AddValues(const uint4 (*tile)[kWarpSize], uint32_t lane, const f
   }
 }
 
-__device__ void WriteScores(const AttendArgs& args, const AttendItem& item, uint32_t token,
+__device__ void WriteScores(const DecodeRowDesc& row, const AttendItem& item, uint32_t token,
                             uint32_t lane, const float (&c)[4]) {
 #pragma unroll
   for (uint32_t j = 0; j < 4; ++j) {
     const uint32_t t = token + j / 2 * 8, head = lane % 4 * 2 + j % 2;
     if (t >= item.token_end || head >= item.num_q_heads) continue;
-    const size_t row = size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head;
-    args.scores[row * args.score_stride + t] = c[j];
+    row.scores[size_t{item.first_q_head + head} * row.capacity_tokens + SlotOf(row, t)] = c[j];
   }
 }
 
@@ -237,7 +236,9 @@ __device__ void AttendTile(const AttendArgs& args, const Work<T>& work, uint32_t
   const uint4(*tile)[kWarpSize] = shared.ring[stage][warp];
   float c[4] = {};
   Scores<T, kChunks>(tile, shared.q, lane, c);
-  if (args.scores != nullptr) WriteScores(args, work.item, token, lane, c);
+  if (args.keep_scores && work.row.scores != nullptr) {
+    WriteScores(work.row, work.item, token, lane, c);
+  }
   if (token >= end) c[0] = c[1] = -INFINITY;
   if (token + 8 >= end) c[2] = c[3] = -INFINITY;
   Soften<kChunks>(c, state);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention/policy/maw_update.h"
 #include "base/dtype.h"
 
 namespace tributary::gpu {
@@ -26,6 +27,11 @@ struct alignas(16) DecodeRowDesc {
     uint32_t begin = 0;
     uint32_t end = 0;
   } attend[kMaxSlotRanges];
+  // A row whose policy wants a MAW (attention/policy/maw.h), else null: [layer][kv_head][capacity_tokens], and a scratch for
+  // one layer's scores, log2 of exp(softmax_scale * q.k), [q_head][capacity_tokens], both by slot.
+  float* maw = nullptr;
+  float* scores = nullptr;
+  MawParams maw_params;
 };
 
 struct KvGeometry {

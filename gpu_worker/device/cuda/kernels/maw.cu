@@ -1,0 +1,74 @@
+// A step's attention weights, into the moving averages of the slots that they belong to.
+#include "gpu_worker/device/cuda/kernels/attend.h"
+#include "gpu_worker/device/cuda/kernels/attend_plan.cuh"
+#include "gpu_worker/device/cuda/kernels/device_common.cuh"
+
+namespace tributary::gpu {
+namespace {
+
+constexpr uint32_t kWarps = 8;
+constexpr uint32_t kThreads = kWarps * kWarpSize;
+// The grid may not depend on the rows' tokens: it lives in a graph. Blocks walk over the tokens.
+constexpr uint32_t kBlocksPerHead = 8;
+
+// log2 of the sum of exp over all splits of one query head. All lanes of a warp.
+__device__ float Lse2(const UpdateMawArgs& args, size_t head, uint32_t num_splits, uint32_t lane) {
+  const float* const max_sum = args.workspace.max_sum + head * args.rule.max_splits * 2;
+  float max = -INFINITY;
+  for (uint32_t s = lane; s < num_splits; s += kWarpSize) max = fmaxf(max, max_sum[2 * s]);
+  max = WarpMax(max);
+  float sum = 0;
+  for (uint32_t s = lane; s < num_splits; s += kWarpSize) {
+    sum += max_sum[2 * s + 1] * exp2f(max_sum[2 * s] - max);
+  }
+  return max + log2f(WarpSum(sum));
+}
+
+// Blocks [kBlocksPerHead][kv_head][row]. Shared memory: f32 [group].
+__global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs args) {
+  extern __shared__ float lse2[];
+  BeginKernel();
+  const KvGeometry& g = args.geometry;
+  const uint32_t r = blockIdx.z, kv_head = blockIdx.y;
+  const DecodeRowDesc& row = args.rows[r];
+  if (row.maw == nullptr) return;
+  const SplitPlan plan = PlanSplits(row, args.rule);
+  if (blockIdx.x * kThreads >= plan.tokens) return;
+  const uint32_t group = g.num_q_heads / g.num_kv_heads;
+  const size_t first_head = size_t{r} * g.num_q_heads + kv_head * group;
+  for (uint32_t i = threadIdx.x / kWarpSize; i < group; i += kWarps) {
+    const float value = Lse2(args, first_head + i, plan.num_splits, threadIdx.x % kWarpSize);
+    if (threadIdx.x % kWarpSize == 0) lse2[i] = value;
+  }
+  __syncthreads();
+  const GroupAggregate how = row.maw_params.group_aggregate;
+  const float* const scores = row.scores + size_t{kv_head} * group * row.capacity_tokens;
+  float* const maw =
+      row.maw + (size_t{args.layer} * g.num_kv_heads + kv_head) * row.capacity_tokens;
+  for (uint32_t t = blockIdx.x * kThreads + threadIdx.x; t < plan.tokens;
+       t += kBlocksPerHead * kThreads) {
+    const uint32_t slot = SlotOf(row, t);
+    float a = exp2f(scores[slot] - lse2[0]);
+    for (uint32_t i = 1; i < group; ++i) {
+      a = AddGroupHead(how, a, exp2f(scores[size_t{i} * row.capacity_tokens + slot] - lse2[i]));
+    }
+    // The slot that this step appended to held another token before.
+    const float before = slot == row.append_slot ? NAN : maw[slot];
+    maw[slot] = NextMaw(row.maw_params.alpha, FinishGroup(how, a, group), before);
+  }
+}
+
+}  // namespace
+
+cudaError_t UpdateMaw(const UpdateMawArgs& args, const Launch& launch) {
+  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
+      args.rule.split_tokens == 0 || args.rule.max_splits == 0) {
+    return cudaErrorInvalidValue;
+  }
+  const uint32_t group = args.geometry.num_q_heads / args.geometry.num_kv_heads;
+  return LaunchKernel(launch, UpdateMawKernel,
+                      dim3(kBlocksPerHead, args.geometry.num_kv_heads, args.num_rows), kThreads,
+                      group * sizeof(float), args);
+}
+
+}  // namespace tributary::gpu
