@@ -161,6 +161,22 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
     merge.max_slots = b.max_slots;
   }
   Note(gpu::FinishQkv(finish, launch()));
+  RecordAttend(key, layer, rule);
+  if (key.exchange) RecordFetch(key.rows, layer);
+  // What follows a wait for the host starts after it: overlapping kernels would fill the multiprocessors with blocks that
+  // wait, each kernel for the one before, and a prefill or a copy of KV could not use the GPU meanwhile.
+  Note(gpu::MergePartials(merge, {context_->decode_stream.get(), overlap_ && !key.exchange}));
+  AddResidual(key.rows, {.weight = w.o,
+                         .x = b.normed,
+                         .y = b.hidden,
+                         .in = q_dim,
+                         .out = config.hidden_size,
+                         .bias = w.o_bias});
+}
+
+// The window, split over tokens, and what rows with a MAW make of its weights.
+void StepGraphs::RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule) {
+  const StepBuffers& b = *buffers_;
   for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
     if ((key.kv_dtypes >> static_cast<uint32_t>(dtype) & 1) == 0) continue;
     Note(gpu::Attend({.rows = b.rows,
@@ -168,7 +184,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                       .kv_dtype = dtype,
                       .layer = layer,
                       .geometry = b.geometry,
-                      .softmax_scale = static_cast<float>(config.softmax_scale()),
+                      .softmax_scale = static_cast<float>(context_->config.softmax_scale()),
                       .q = b.q,
                       .rule = rule,
                       .workspace = b.attend,
@@ -185,16 +201,6 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                          .workspace = b.attend},
                         launch()));
   }
-  if (key.exchange) RecordFetch(key.rows, layer);
-  // What follows a wait for the host starts after it: overlapping kernels would fill the multiprocessors with blocks that
-  // wait, each kernel for the one before, and a prefill or a copy of KV could not use the GPU meanwhile.
-  Note(gpu::MergePartials(merge, {context_->decode_stream.get(), overlap_ && !key.exchange}));
-  AddResidual(key.rows, {.weight = w.o,
-                         .x = b.normed,
-                         .y = b.hidden,
-                         .in = q_dim,
-                         .out = config.hidden_size,
-                         .bias = w.o_bias});
 }
 
 // Waits for the host, and brings its partials over.

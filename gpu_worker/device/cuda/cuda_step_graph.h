@@ -2,9 +2,9 @@
 // an exchange with the host in each layer, and with and without rows that keep a MAW.
 //
 // Per layer: rmsnorm, QKV product, FinishQkv (bias, norm, RoPE, append; q to the host, flag rung), Attend (window, split
-// over tokens), UpdateMaw, FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials, output projection,
-// rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own matrix-vector kernels, which
-// add into the residual stream; larger batches, unless the device is deterministic, use cuBLASLt.
+// over tokens), UpdateMaw, FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials, output
+// projection, rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own matrix-vector
+// kernels, which add into the residual stream; larger batches, unless the device is deterministic, use cuBLASLt.
 #pragma once
 
 #include <cstdint>
@@ -56,6 +56,7 @@ class StepGraphs {
   };
   void Record(const StepGraphKey& key);
   void RecordAttention(const StepGraphKey& key, uint32_t layer);
+  void RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule);
   void RecordFetch(uint32_t rows, uint32_t layer);
   void RecordMlp(const StepGraphKey& key, uint32_t layer);
   void RecordNorm(uint32_t rows, const float* weight, const float* delta_bias);

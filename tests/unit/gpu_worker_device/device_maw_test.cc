@@ -1,5 +1,5 @@
-// The moving average of attention weights that a device keeps (Device::ReserveResidentWithMaw) against attention/policy/maw.h,
-// with weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
+// The moving average of attention weights that a device keeps (Device::ReserveResidentWithMaw) against
+// attention/policy/maw.h, with weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
 #include <cmath>
 #include <map>
 #include <random>
