@@ -20,6 +20,9 @@ inline constexpr uint32_t kMaxShardsPerSequence = 256;
 inline constexpr uint32_t kMaxTokenStripes = 64;  // slots that one row's merge reads
 inline constexpr uint32_t kMaxBlockTokens = 1024;
 
+// Alternatives reported with each token: all of a byte vocabulary's, and 2 MiB for a step of kMaxBatch sequences.
+inline constexpr uint32_t kMaxTopLogprobs = 1024;
+
 // One decode step.
 inline constexpr uint32_t kMaxBatch = 256;
 inline constexpr uint32_t kMaxStepsInFlight = 2;

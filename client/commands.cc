@@ -72,8 +72,7 @@ absl::StatusOr<GenerateResult> AskCluster(Client& client, const Ask& ask, Interr
     bar.Show(progress.fraction(), prefill_text);
   };
   handlers.on_tokens = [&](const v1::GenerateEvent::TokenChunk& chunk) {
-    result.tokens.insert(result.tokens.end(), chunk.tokens().begin(), chunk.tokens().end());
-    result.logprobs.insert(result.logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
+    Append(chunk, &result);
     if (ask.stream) {
       bar.Clear();
       PrintTokens(chunk, result.is_byte_vocab);

@@ -22,6 +22,10 @@ void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
       ->group(kPlacementGroup);
   app.add_option("--policy", request.policy, "Attention policy (default: dense)")
       ->group(kPlacementGroup);
+  app.add_option("--top-logprobs", request.top_logprobs,
+                 "Report so many of the likeliest tokens with each token (with --json; default: 0)")
+      ->check(CLI::Range(0u, limits::kMaxTopLogprobs))
+      ->group(kRequestGroup);
   app.add_flag("--json", request.json, "Print one JSON object instead of text and tables");
 }
 

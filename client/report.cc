@@ -1,5 +1,6 @@
 #include "client/report.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "fmt/format.h"
@@ -47,6 +48,19 @@ void AddPlacement(const v1::GenerateEvent::Summary& summary, Json& object) {
   object["nodes"] = NodesJson(summary);
 }
 
+// [token, logprob] pairs of each position, likeliest first; nothing if they were not asked for.
+void AddTopLogprobs(const GenerateResult& result, Json& object) {
+  if (result.top_logprobs.empty()) return;
+  Json positions = Json::array();
+  for (const v1::TopLogprobs& top : result.top_logprobs) {
+    Json pairs = Json::array();
+    const int count = std::min(top.tokens_size(), top.logprobs_size());
+    for (int i = 0; i < count; ++i) pairs.push_back({top.tokens(i), top.logprobs(i)});
+    positions.push_back(std::move(pairs));
+  }
+  object["top_logprobs"] = std::move(positions);
+}
+
 std::string_view RoleName(v1::NodeRole role) {
   switch (role) {
     case v1::NODE_ROLE_GPU_WORKER:
@@ -71,6 +85,13 @@ double MeanNll(const GenerateResult& result) {
   return sum / static_cast<double>(result.logprobs.size());
 }
 
+void Append(const v1::GenerateEvent::TokenChunk& chunk, GenerateResult* result) {
+  result->tokens.insert(result->tokens.end(), chunk.tokens().begin(), chunk.tokens().end());
+  result->logprobs.insert(result->logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
+  result->top_logprobs.insert(result->top_logprobs.end(), chunk.top_logprobs().begin(),
+                              chunk.top_logprobs().end());
+}
+
 Json GenerateJson(const GenerateResult& result) {
   const auto& summary = result.summary;
   Json object;
@@ -89,6 +110,7 @@ Json GenerateJson(const GenerateResult& result) {
   for (const auto& stage : summary.stages()) stages[stage.stage()] = stage.seconds();
   object["step_stages_s"] = std::move(stages);
   object["logprobs"] = result.logprobs;
+  AddTopLogprobs(result, object);
   return object;
 }
 
@@ -102,6 +124,7 @@ Json ScoreJson(const GenerateResult& result) {
   AddPlacement(result.summary, object);
   object["prefill_s"] = result.summary.prefill_s();
   object["decode_s"] = result.summary.decode_s();
+  AddTopLogprobs(result, object);
   return object;
 }
 

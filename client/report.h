@@ -13,10 +13,14 @@ namespace tributary {
 
 struct GenerateResult {
   std::vector<uint32_t> tokens;
-  std::vector<float> logprobs;  // natural log, one per token
+  std::vector<float> logprobs;                // natural log, one per token
+  std::vector<v1::TopLogprobs> top_logprobs;  // one per token, if asked for
   v1::GenerateEvent::Summary summary;
   bool is_byte_vocab = false;
 };
+
+// A piece of the answer as it comes.
+void Append(const v1::GenerateEvent::TokenChunk& chunk, GenerateResult* result);
 
 // "text" is null unless the vocabulary is the 256 bytes; bytes that are no UTF-8 show as U+FFFD.
 nlohmann::ordered_json GenerateJson(const GenerateResult& result);

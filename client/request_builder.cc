@@ -81,6 +81,7 @@ absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& requ
   placement.set_all_resident(options.all_resident);
   request.mutable_attention_policy()->set_name(options.policy);
   request.set_ignore_eos(options.ignore_eos);
+  request.set_top_logprobs(options.top_logprobs);
   return absl::OkStatus();
 }
 

@@ -31,6 +31,7 @@ struct RequestOptions {
   bool all_resident = false;
   std::string policy;
   bool ignore_eos = false;
+  uint32_t top_logprobs = 0;
   bool json = false;
 };
 

@@ -69,6 +69,14 @@ absl::Status CheckSampling(const SamplingOptions& sampling, uint32_t vocab) {
   return absl::OkStatus();
 }
 
+absl::Status CheckTopLogprobs(uint32_t top_logprobs, uint32_t vocab) {
+  const uint32_t most = std::min(vocab, limits::kMaxTopLogprobs);
+  if (top_logprobs <= most) return absl::OkStatus();
+  return Invalid(
+      "top_logprobs is {}; at most {} can be had with a vocabulary of {} (0 asks for none)",
+      top_logprobs, most, vocab);
+}
+
 absl::Status CheckPlacement(const PlacementOptions& placement, const ModelGeometry& geometry) {
   if (!IsValidDType(placement.kv_dtype)) {
     return Invalid("kv_dtype {} is not known; use f32, bf16 or f16",
@@ -148,6 +156,7 @@ absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits)
   TRIBUTARY_RETURN_IF_ERROR(CheckTokens("forced_tokens", spec.forced_tokens, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckTokens("stop_tokens", spec.stop_tokens, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckSampling(spec.sampling, vocab));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTopLogprobs(spec.top_logprobs, vocab));
   TRIBUTARY_RETURN_IF_ERROR(CheckPlacement(spec.placement, limits.geometry));
   return ResolveRequestPolicy(spec, limits).status();
 }

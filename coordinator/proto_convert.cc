@@ -28,9 +28,15 @@ v1::ModelGeometry GeometryToProto(const ModelGeometry& geometry) {
 }
 
 TokenChunk TokensFromProto(const v1::WorkerEvent::SequenceTokens& message) {
-  return {SequenceId(message.sequence_id()),
-          {message.tokens().begin(), message.tokens().end()},
-          {message.logprobs().begin(), message.logprobs().end()}};
+  TokenChunk chunk{SequenceId(message.sequence_id()),
+                   {message.tokens().begin(), message.tokens().end()},
+                   {message.logprobs().begin(), message.logprobs().end()},
+                   {}};
+  for (const v1::TopLogprobs& top : message.top_logprobs()) {
+    chunk.top.push_back({{top.tokens().begin(), top.tokens().end()},
+                         {top.logprobs().begin(), top.logprobs().end()}});
+  }
+  return chunk;
 }
 
 RequestSummary SummaryFromProto(const v1::GenerateEvent::Summary& message) {
@@ -155,6 +161,7 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.policy = PolicyFromProto(message.attention_policy());
   spec.request_id = message.request_id();
   spec.ignore_eos = message.ignore_eos();
+  spec.top_logprobs = message.top_logprobs();
   return spec;
 }
 
@@ -227,6 +234,11 @@ v1::GenerateEvent ToProto(const action::Tokens& tokens) {
   auto& event = *message.mutable_tokens();
   event.mutable_tokens()->Add(tokens.tokens.tokens.begin(), tokens.tokens.tokens.end());
   event.mutable_logprobs()->Add(tokens.tokens.logprobs.begin(), tokens.tokens.logprobs.end());
+  for (const TokenChunk::Top& top : tokens.tokens.top) {
+    v1::TopLogprobs& added = *event.add_top_logprobs();
+    added.mutable_tokens()->Add(top.tokens.begin(), top.tokens.end());
+    added.mutable_logprobs()->Add(top.logprobs.begin(), top.logprobs.end());
+  }
   return message;
 }
 
@@ -289,6 +301,7 @@ v1::WorkerCommand ToProto(const action::StartSequence& start) {
   command.mutable_forced_tokens()->Add(spec.forced_tokens.begin(), spec.forced_tokens.end());
   *command.mutable_attention_policy() = PolicyToProto(CompleteRequest(spec.resolved_policy));
   command.set_ignore_eos(spec.ignore_eos);
+  command.set_top_logprobs(spec.top_logprobs);
   for (const ShardRoute& route : start.routes) {
     v1::ShardRoute& added = *command.add_routes();
     *added.mutable_shard() = ShardSpecToProto(route.shard);

@@ -48,12 +48,20 @@ struct GenerateSpec {
   PolicyParams resolved_policy;  // set at admission
   std::string request_id;
   bool ignore_eos = false;
+  uint32_t top_logprobs = 0;  // alternatives reported with each token
 };
 
 struct TokenChunk {
+  // The likeliest tokens of one position, likeliest first.
+  struct Top {
+    std::vector<uint32_t> tokens;
+    std::vector<float> logprobs;
+  };
+
   SequenceId sequence_id;
   std::vector<uint32_t> tokens;
   std::vector<float> logprobs;  // natural log
+  std::vector<Top> top;         // of each token, if asked for
 };
 
 // What became of a request that ended well.

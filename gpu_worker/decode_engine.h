@@ -56,6 +56,7 @@ struct SequenceTokens {
   SequenceId sequence_id;
   std::vector<uint32_t> tokens;
   std::vector<float> logprobs;  // natural log, under the model (temperature 1)
+  std::vector<TopTokens> top;   // of each token, if the plan asks for them
 };
 
 struct NodeShare {

@@ -82,7 +82,7 @@ void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t time
     row.device.append_slot = sequence.cache.Append();
     row.device.attend = sequence.cache.AttendRanges();
     row.device.wants_logits =
-        !device->samples() || options.logits_observer != nullptr || sequence.next_is_forced();
+        !device->samples() || options.logits_observer != nullptr || sequence.next_needs_logits();
     row.device.sampling = sequence.device_sampling();
     row.shards = sequence.shards;
     row.remote = sequence.cache.remote();
@@ -127,7 +127,11 @@ void DecodeEngine::Impl::AccountRow(Sequence& sequence, const StepRow& row) {
 bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> logits) {
   if (options.logits_observer)
     options.logits_observer(sequence.id(), sequence.generated_tokens, logits);
-  return Take(sequence, sequence.Choose(logits));
+  if (!Take(sequence, sequence.Choose(logits))) return false;
+  if (sequence.plan.top_logprobs > 0) {
+    sequence.top = LikeliestTokens(logits, sequence.plan.top_logprobs);
+  }
+  return true;
 }
 
 bool DecodeEngine::Impl::TakeSample(Sequence& sequence, const DeviceSample& sample) {
@@ -149,7 +153,10 @@ bool DecodeEngine::Impl::Take(Sequence& sequence, const SampledToken& sampled) {
 }
 
 SequenceTokens DecodeEngine::Impl::LatestToken(const Sequence& sequence) const {
-  return {sequence.id(), {sequence.sampled.token}, {static_cast<float>(sequence.sampled.logprob)}};
+  SequenceTokens latest{
+      sequence.id(), {sequence.sampled.token}, {static_cast<float>(sequence.sampled.logprob)}, {}};
+  if (sequence.plan.top_logprobs > 0) latest.top.push_back(sequence.top);
+  return latest;
 }
 
 void DecodeEngine::Impl::BeginSpills() {

@@ -24,6 +24,21 @@ uint32_t ArgMax(std::span<const float> logits) {
   return static_cast<uint32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+// What turns logits into ln softmax.
+struct Normaliser {
+  double max;
+  double log_sum;  // ln of the sum of exp(logit - max)
+
+  double LogProb(float logit) const { return static_cast<double>(logit) - max - log_sum; }
+};
+
+Normaliser NormaliserOf(std::span<const float> logits) {
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
+  return {max, std::log(sum)};
+}
+
 struct Candidate {
   double weight;  // exp((logit - max) / temperature)
   uint32_t token;
@@ -80,10 +95,23 @@ absl::Status Validate(const SamplingParams& params) {
 
 double LogProb(std::span<const float> logits, uint32_t token) {
   TRIBUTARY_CHECK_LT(token, logits.size());
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - max);
-  return static_cast<double>(logits[token]) - max - std::log(sum);
+  const Normaliser normaliser = NormaliserOf(logits);
+  return normaliser.LogProb(logits[token]);
+}
+
+TopTokens LikeliestTokens(std::span<const float> logits, uint32_t count) {
+  std::vector<uint32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0u);
+  const auto kept = order.begin() + std::min<size_t>(count, order.size());
+  std::partial_sort(order.begin(), kept, order.end(), [logits](uint32_t a, uint32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  TopTokens top{{order.begin(), kept}, {}};
+  const Normaliser normaliser = NormaliserOf(logits);
+  for (const uint32_t token : top.tokens) {
+    top.logprobs.push_back(static_cast<float>(normaliser.LogProb(logits[token])));
+  }
+  return top;
 }
 
 SampledToken Sample(std::span<const float> logits, const SamplingParams& params,

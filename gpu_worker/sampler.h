@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 
@@ -33,5 +34,13 @@ SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
 
 // ln softmax(logits)[token]. REQUIRES: token < logits.size().
 double LogProb(std::span<const float> logits, uint32_t token);
+
+// Some of the likeliest tokens of one position.
+struct TopTokens {
+  std::vector<uint32_t> tokens;  // likeliest first, the lower id first on a tie
+  std::vector<float> logprobs;   // ln softmax(logits) of each, worked out in f64 as LogProb's
+};
+// The `count` likeliest, or all if there are fewer. REQUIRES: no logit is NaN or +inf.
+TopTokens LikeliestTokens(std::span<const float> logits, uint32_t count);
 
 }  // namespace tributary

@@ -40,6 +40,7 @@ struct Sequence {
   SequenceState state = SequenceState::kQueued;
 
   SampledToken sampled;  // the latest token; fed by the next step
+  TopTokens top;         // of the latest token, if the plan asks for them
   uint32_t generated_tokens = 0;
   std::optional<BlockSpill> spill;
 
@@ -67,6 +68,8 @@ struct Sequence {
   SampledToken Choose(std::span<const float> logits) const;
   // The next token is given by the plan; only its probability is asked for.
   bool next_is_forced() const { return generated_tokens < plan.forced_tokens.size(); }
+  // Its choice, or what is reported with it, takes all logits: no device samples it.
+  bool next_needs_logits() const { return next_is_forced() || plan.top_logprobs > 0; }
   // What Choose() does with logits, for a device that does it itself.
   DeviceSampling device_sampling() const;
   // "stop" or "length" if the latest token was the last one, else "".

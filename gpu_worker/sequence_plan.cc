@@ -27,6 +27,11 @@ absl::Status CheckTokens(const SequencePlan& plan, const ModelLimits& model) {
   };
   TRIBUTARY_RETURN_IF_ERROR(check(plan.prompt_tokens, "prompt"));
   TRIBUTARY_RETURN_IF_ERROR(check(plan.forced_tokens, "forced"));
+  const uint32_t most = std::min(model.vocab_size, limits::kMaxTopLogprobs);
+  if (plan.top_logprobs > most) {
+    return Invalid(plan, fmt::format("top_logprobs is {}, must be at most {} (vocabulary of {})",
+                                     plan.top_logprobs, most, model.vocab_size));
+  }
   uint64_t max_context = limits::kMaxContextTokens;
   if (model.max_context_tokens != 0) max_context = std::min(max_context, model.max_context_tokens);
   if (plan.max_context_tokens() > max_context) {

@@ -11,6 +11,11 @@ void FillTokens(const SequenceTokens& tokens, v1::WorkerEvent::SequenceTokens* m
   message->set_sequence_id(tokens.sequence_id.value);
   message->mutable_tokens()->Add(tokens.tokens.begin(), tokens.tokens.end());
   message->mutable_logprobs()->Add(tokens.logprobs.begin(), tokens.logprobs.end());
+  for (const TopTokens& top : tokens.top) {
+    v1::TopLogprobs& added = *message->add_top_logprobs();
+    added.mutable_tokens()->Add(top.tokens.begin(), top.tokens.end());
+    added.mutable_logprobs()->Add(top.logprobs.begin(), top.logprobs.end());
+  }
 }
 
 void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* message) {
@@ -69,6 +74,7 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   plan.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
   TRIBUTARY_ASSIGN_OR_RETURN(plan.policy,
                              ParseComplete(PolicyFromProto(message.attention_policy()), {}));
+  plan.top_logprobs = message.top_logprobs();
   for (const v1::ShardRoute& route : message.routes()) {
     SequenceRoute& added = plan.routes.emplace_back();
     TRIBUTARY_ASSIGN_OR_RETURN(added.shard, ShardSpecFromProto(route.shard()));

@@ -103,6 +103,30 @@ TEST_F(DeviceFaultsTest, ADeviceThatSamplesGivesTheTokensOfTheSampler) {
   EXPECT_EQ(tokens[0], tokens[1]);
 }
 
+TEST_F(DeviceFaultsTest, AlternativesTakeTheLogitsOfADeviceThatSamples) {
+  SCOPED_TRACE(SeedTrace(seed_));
+  SimRequest request = Request();
+  request.sampling = {.temperature = 0.8f, .top_k = 20, .seed = seed_};
+  request.top_logprobs = 9;
+  SimResult results[2];
+  for (const bool samples : {false, true}) {
+    SimCluster cluster(options_);
+    device_->samples_itself = samples;
+    const SequenceId id = cluster.Submit(request);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    results[samples] = cluster.result(id);
+    ASSERT_TRUE(results[samples].status.ok()) << results[samples].status;
+    EXPECT_EQ(device_->num_steps_without_logits, 0);
+  }
+  EXPECT_EQ(results[0].tokens, results[1].tokens);
+  ASSERT_EQ(results[1].top.size(), request.max_tokens);
+  for (size_t i = 0; i < request.max_tokens; ++i) {
+    EXPECT_EQ(results[0].top[i].tokens, results[1].top[i].tokens);
+    EXPECT_EQ(results[0].top[i].logprobs, results[1].top[i].logprobs);
+    EXPECT_EQ(results[1].top[i].tokens.size(), 9u);
+  }
+}
+
 TEST_F(DeviceFaultsTest, AStepThatTheDeviceGivesUpFailsItsRowsAlone) {
   SCOPED_TRACE(SeedTrace(seed_));
   SimCluster cluster(options_);

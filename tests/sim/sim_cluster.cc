@@ -141,6 +141,7 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.kv_dtype = request.kv_dtype;
   plan.forced_tokens = request.forced_tokens;
   plan.stop_tokens = request.stop_tokens;
+  plan.top_logprobs = request.top_logprobs;
   if (!request.layout.all_resident) plan.routes = routes_[id] = OpenShards(id, request);
   engine_->Start(std::move(plan));
   return id;
@@ -292,6 +293,8 @@ void SimCluster::OnTokens(const SequenceTokens& tokens) {
   SimResult& result = results_.at(tokens.sequence_id);
   TRIBUTARY_CHECK(result.tokens.empty() && !result.ended);
   result.tokens = tokens.tokens;
+  result.logprobs = tokens.logprobs;
+  result.top = tokens.top;
 }
 void SimCluster::OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
   TRIBUTARY_CHECK_EQ(step, StepId(last_step_));
@@ -300,6 +303,8 @@ void SimCluster::OnStepDone(StepId step, std::span<const SequenceTokens> tokens,
     SimResult& result = results_.at(chunk.sequence_id);
     TRIBUTARY_CHECK(!result.ended && chunk.tokens.size() == 1);
     result.tokens.push_back(chunk.tokens.front());
+    result.logprobs.push_back(chunk.logprobs.front());
+    result.top.insert(result.top.end(), chunk.top.begin(), chunk.top.end());
   }
 }
 void SimCluster::OnEnded(SequenceId sequence, const absl::Status& status,

@@ -62,10 +62,13 @@ struct SimRequest {
   SamplingParams sampling;
   std::vector<uint32_t> forced_tokens;
   std::vector<uint32_t> stop_tokens;
+  uint32_t top_logprobs = 0;
 };
 
 struct SimResult {
   std::vector<uint32_t> tokens;
+  std::vector<float> logprobs;
+  std::vector<TopTokens> top;              // as asked for
   std::vector<std::vector<float>> logits;  // per token, as the engine saw them
   bool ended = false;
   absl::Status status;

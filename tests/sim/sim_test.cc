@@ -1,5 +1,6 @@
 // The in-process cluster under seeded faults: right tokens or a clear error, never other tokens,
 // and nothing left behind.
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <string>
@@ -293,6 +294,40 @@ TEST_F(SimTest, StopTokensAndForcedTokens) {
   request.forced_tokens.assign(12, free_run.tokens[10]);
   const SimResult forced = Reference(options, request);
   EXPECT_GT(forced.tokens.size(), 12u);
+}
+
+// Of every token, forced ones and the prefill's too.
+TEST_F(SimTest, AlternativesAreTheLogSoftmaxOfTheLogits) {
+  SimOptions options = RandomOptions();
+  SimRequest request = RandomRequest(random_, options.model);
+  request.max_tokens = 20;
+  request.stop_tokens.clear();
+  request.forced_tokens = {1, 2, 3, 4, 5};
+  request.top_logprobs = RandomInt<uint32_t>(random_, 1, options.model.vocab_size);
+  const SimResult result = Reference(options, request);
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  ASSERT_EQ(result.tokens.size(), 20u);
+  ASSERT_EQ(result.top.size(), 20u);
+  for (size_t i = 0; i < result.top.size(); ++i) {
+    const std::vector<float>& logits = result.logits[i];
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(double{logit});
+    const TopTokens& top = result.top[i];
+    ASSERT_EQ(top.tokens.size(), request.top_logprobs);
+    ASSERT_EQ(top.logprobs.size(), request.top_logprobs);
+    for (size_t k = 0; k < top.tokens.size(); ++k) {
+      EXPECT_NEAR(top.logprobs[k], logits[top.tokens[k]] - std::log(sum), 1e-5);
+      if (k > 0) {
+        EXPECT_GE(logits[top.tokens[k - 1]], logits[top.tokens[k]]);
+      }
+      if (top.tokens[k] == result.tokens[i]) {
+        EXPECT_EQ(top.logprobs[k], result.logprobs[i]);
+      }
+    }
+    EXPECT_EQ(logits[top.tokens[0]], *std::max_element(logits.begin(), logits.end()));
+  }
+  request.top_logprobs = 0;
+  EXPECT_TRUE(Reference(options, request).top.empty());
 }
 
 // Decodes to logits that are no numbers.

@@ -79,6 +79,27 @@ TEST(ReportTest, TextIsNullWithoutByteVocabulary) {
   EXPECT_TRUE(GenerateJson(result).at("text").is_null());
 }
 
+TEST(ReportTest, AlternativesAreCollectedAndPrintedAsPairs) {
+  EXPECT_FALSE(GenerateJson(Example()).contains("top_logprobs"));
+  GenerateResult result;
+  for (const uint32_t token : {7u, 8u}) {
+    v1::GenerateEvent::TokenChunk chunk;
+    chunk.add_tokens(token);
+    chunk.add_logprobs(-0.5f);
+    auto& top = *chunk.add_top_logprobs();
+    top.add_tokens(token);
+    top.add_logprobs(-0.5f);
+    top.add_tokens(3);
+    top.add_logprobs(-2.0f);
+    Append(chunk, &result);
+  }
+  EXPECT_EQ(result.tokens, (std::vector<uint32_t>{7, 8}));
+  EXPECT_EQ(result.logprobs, (std::vector<float>{-0.5f, -0.5f}));
+  const auto expected = nlohmann::ordered_json::parse("[[[7,-0.5],[3,-2.0]],[[8,-0.5],[3,-2.0]]]");
+  EXPECT_EQ(GenerateJson(result).at("top_logprobs"), expected);
+  EXPECT_EQ(ScoreJson(result).at("top_logprobs"), expected);
+}
+
 TEST(ReportTest, ScoreIsTheMeanNegativeNaturalLog) {
   const auto object = ScoreJson(Example());
   EXPECT_DOUBLE_EQ(object.at("nll_mean"), 2.0);

@@ -45,6 +45,7 @@ TEST_F(RequestBuilderTest, PlacementAndSamplingReachTheRequest) {
   options.temperature = 0.5f;
   options.seed = 9;
   options.max_tokens = 5;
+  options.top_logprobs = 12;
   const auto request = BuildGenerateRequest(options, 256);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->placement().window_tokens(), 1024);
@@ -56,6 +57,7 @@ TEST_F(RequestBuilderTest, PlacementAndSamplingReachTheRequest) {
   EXPECT_EQ(request->placement().cut(), v1::Placement::CUT_HEADS);
   EXPECT_EQ(request->sampling().seed(), 9);
   EXPECT_EQ(request->max_tokens(), 5);
+  EXPECT_EQ(request->top_logprobs(), 12);
 }
 
 TEST_F(RequestBuilderTest, DefaultsAreLeftToTheCoordinator) {

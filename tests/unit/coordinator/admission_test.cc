@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -37,7 +38,18 @@ TEST(AdmissionTest, AcceptsAGoodRequest) {
   spec.policy.name = "dense";
   spec.sampling = {0.7f, 40, 0.95f, 1};
   spec.forced_tokens.assign(10, 255);
+  spec.top_logprobs = 256;  // the whole vocabulary
   EXPECT_TRUE(CheckRequest(spec, Limits()).ok());
+}
+
+TEST(AdmissionTest, TopLogprobsHaveALimitBesideTheVocabulary) {
+  ServingLimits limits = Limits();
+  limits.geometry.vocab_size = 128'256;
+  GenerateSpec spec = GoodSpec();
+  spec.top_logprobs = limits::kMaxTopLogprobs;
+  EXPECT_TRUE(CheckRequest(spec, limits).ok());
+  ++spec.top_logprobs;
+  EXPECT_THAT(CheckRequest(spec, limits).ToString(), HasSubstr("at most 1024"));
 }
 
 TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
@@ -58,6 +70,7 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[&](auto& s) { s.sampling.temperature = nan; }, "temperature is nan"},
       {[](auto& s) { s.sampling.top_p = 1.5f; }, "top_p is 1.5"},
       {[](auto& s) { s.sampling.top_k = 300; }, "top_k is 300"},
+      {[](auto& s) { s.top_logprobs = 257; }, "top_logprobs is 257; at most 256"},
       {[](auto& s) { s.placement.window_tokens = 32; }, "window_tokens (32)"},
       {[](auto& s) { s.placement.block_tokens = 5000; }, "block_tokens is 5000"},
       {[](auto& s) { s.placement.kv_dtype = static_cast<DType>(9); }, "kv_dtype 9"},

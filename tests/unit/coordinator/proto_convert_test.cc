@@ -30,6 +30,7 @@ TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
   message.mutable_attention_policy()->set_name("dense");
   message.set_request_id("mine");
   message.set_ignore_eos(true);
+  message.set_top_logprobs(5);
 
   const absl::StatusOr<GenerateSpec> spec = GenerateSpecFromProto(message);
   ASSERT_TRUE(spec.ok()) << spec.status();
@@ -47,7 +48,28 @@ TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
   EXPECT_THAT(start.forced_tokens(), ElementsAre(6));
   EXPECT_EQ(start.attention_policy().name(), "dense");
   EXPECT_TRUE(start.ignore_eos());
+  EXPECT_EQ(start.top_logprobs(), 5u);
   EXPECT_EQ(spec->request_id, "mine");
+}
+
+TEST(ProtoConvertTest, TokensPassWithTheirAlternatives) {
+  v1::WorkerEvent message;
+  auto& tokens = *message.mutable_step_done()->add_tokens();
+  tokens.set_sequence_id(3);
+  tokens.add_tokens(7);
+  tokens.add_logprobs(-0.5f);
+  auto& top = *tokens.add_top_logprobs();
+  for (const uint32_t token : {7u, 2u}) top.add_tokens(token);
+  for (const float logprob : {-0.5f, -1.5f}) top.add_logprobs(logprob);
+
+  absl::StatusOr<Event> event = WorkerEventFromProto(StreamId(2), message);
+  ASSERT_TRUE(event.ok()) << event.status();
+  const TokenChunk& chunk = std::get<event::WorkerStepDone>(*event).tokens.at(0);
+  const v1::GenerateEvent sent = ToProto(action::Tokens{.call = CallId(1), .tokens = chunk});
+  EXPECT_THAT(sent.tokens().tokens(), ElementsAre(7));
+  EXPECT_THAT(sent.tokens().logprobs(), ElementsAre(-0.5f));
+  ASSERT_EQ(sent.tokens().top_logprobs_size(), 1);
+  EXPECT_EQ(sent.tokens().top_logprobs(0).SerializeAsString(), top.SerializeAsString());
 }
 
 TEST(ProtoConvertTest, UnknownEnumsAreRefusedWithTheirValue) {

@@ -1,10 +1,12 @@
 #include "gpu_worker/sampler.h"
 
 #include <cmath>
+#include <random>
 #include <set>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/testutil/test_seed.h"
 
 namespace tributary {
 namespace {
@@ -62,6 +64,46 @@ TEST(SamplerTest, BadParametersAreNamed) {
   EXPECT_FALSE(Validate(SamplingParams{.temperature = NAN}).ok());
   EXPECT_FALSE(Validate(SamplingParams{.top_p = 1.5f}).ok());
   EXPECT_TRUE(Validate(SamplingParams{.temperature = 1, .top_k = 5, .top_p = 1}).ok());
+}
+
+// Against a softmax that is worked out the long way round.
+TEST(SamplerTest, LikeliestTokensCarryTheLogSoftmax) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(SeedTrace(seed));
+  std::mt19937_64 random(seed);
+  std::vector<float> logits(RandomInt<size_t>(random, 1, 3000));
+  const float spread = std::uniform_real_distribution<float>(0.1f, 40.0f)(random);
+  for (float& logit : logits) logit = std::normal_distribution<float>(0, spread)(random);
+  logits.back() = logits.front();  // a tie
+  if (logits.size() > 9) logits[8] = -INFINITY;
+  long double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<long double>(logit));
+
+  const TopTokens all = LikeliestTokens(logits, static_cast<uint32_t>(logits.size() + 5));
+  ASSERT_EQ(all.tokens.size(), logits.size());
+  ASSERT_EQ(all.logprobs.size(), logits.size());
+  EXPECT_EQ(std::set<uint32_t>(all.tokens.begin(), all.tokens.end()).size(), logits.size());
+  double mass = 0;
+  for (size_t i = 0; i < all.tokens.size(); ++i) {
+    const uint32_t token = all.tokens[i];
+    if (i > 0 && logits[all.tokens[i - 1]] == logits[token]) {
+      EXPECT_LT(all.tokens[i - 1], token);
+    } else if (i > 0) {
+      EXPECT_GT(logits[all.tokens[i - 1]], logits[token]);
+    }
+    EXPECT_EQ(all.logprobs[i], static_cast<float>(LogProb(logits, token)));
+    mass += std::exp(double{all.logprobs[i]});
+    if (std::isinf(logits[token])) continue;
+    const double expected = static_cast<double>(logits[token] - std::log(sum));
+    EXPECT_NEAR(all.logprobs[i], expected, 1e-6 * (1 + std::abs(expected)));
+  }
+  EXPECT_NEAR(mass, 1, 1e-4);
+  EXPECT_EQ(all.tokens[0], Sample(logits, {}, 0).token);
+
+  const auto count = RandomInt<uint32_t>(random, 0, static_cast<uint32_t>(logits.size()));
+  const TopTokens some = LikeliestTokens(logits, count);
+  EXPECT_EQ(some.tokens, std::vector<uint32_t>(all.tokens.begin(), all.tokens.begin() + count));
+  EXPECT_EQ(some.logprobs, std::vector<float>(all.logprobs.begin(), all.logprobs.begin() + count));
 }
 
 TEST(SamplerTest, LogitsThatAreNotFiniteGiveANanLogProb) {

@@ -25,6 +25,7 @@ v1::WorkerCommand::StartSequence StartMessage() {
   start.add_stop_tokens(1);
   start.add_forced_tokens(2);
   start.mutable_attention_policy()->set_name("dense");
+  start.set_top_logprobs(12);
   return start;
 }
 
@@ -54,6 +55,7 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
   EXPECT_THAT(plan->stop_tokens, ElementsAre(1, 0));
   EXPECT_THAT(plan->forced_tokens, ElementsAre(2));
   EXPECT_EQ(plan->policy, PolicyParams{});
+  EXPECT_EQ(plan->top_logprobs, 12u);
   ASSERT_EQ(plan->routes.size(), 1u);
   EXPECT_EQ(plan->routes[0].shard.shard_id, ShardId(77));
   EXPECT_EQ(plan->routes[0].node, (NodeEndpoint{"cpu-0", 8, "host:9"}));
@@ -81,13 +83,17 @@ TEST(WorkerConvertTest, StepsAndTheirAnswers) {
   EXPECT_EQ(step.timeout_ns, 123);
   EXPECT_THAT(step.sequence_ids, ElementsAre(SequenceId(3)));
 
-  const std::vector<SequenceTokens> tokens = {{SequenceId(3), {9}, {-0.5f}}};
+  const std::vector<SequenceTokens> tokens = {
+      {SequenceId(3), {9}, {-0.5f}, {{{9, 4}, {-0.5f, -2.0f}}}}};
   const v1::WorkerEvent done = StepDoneToProto(StepId(5), tokens, 0.25);
   EXPECT_EQ(done.step_done().step_id(), 5u);
   ASSERT_EQ(done.step_done().tokens_size(), 1);
   EXPECT_EQ(done.step_done().tokens(0).sequence_id(), 3u);
   EXPECT_THAT(done.step_done().tokens(0).tokens(), ElementsAre(9));
   EXPECT_THAT(done.step_done().tokens(0).logprobs(), ElementsAre(-0.5f));
+  ASSERT_EQ(done.step_done().tokens(0).top_logprobs_size(), 1);
+  EXPECT_THAT(done.step_done().tokens(0).top_logprobs(0).tokens(), ElementsAre(9, 4));
+  EXPECT_THAT(done.step_done().tokens(0).top_logprobs(0).logprobs(), ElementsAre(-0.5f, -2.0f));
 }
 
 TEST(WorkerConvertTest, AnEndKeepsWhoIsToBlame) {
