@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Draws the figures of `tributary eval --json FILE` (client/eval/README.md has the schema).
 
-    tools/eval_figures.py FILE --out FOLDER [--format svg|png]
+    tools/eval_figures.py FILE --out FOLDER [--format svg,png] [--window W]
 
-quality:   perplexity against dense, and needles found, over the share of remote KV that was read; one line per window
-needles:   needle accuracy by length and depth, one panel per setting
-retention: share of remote KV that each KV head of each layer read, one panel per setting that reports it
+quality:    perplexity, KL divergence and needles found against dense, over the share of remote KV that was read
+needles:    needle accuracy by length and depth, one panel per setting
+retention:  share of the remote KV that each KV head of each layer read, one panel per setting
+kept_mass:  softmax mass that what was read holds, likewise, where it was measured
 
 Prints the files it wrote. A figure without data is not drawn, and said so. Needs matplotlib (python3-matplotlib).
 """
@@ -19,6 +20,8 @@ import sys
 SCHEMA = "tributary.eval/1"
 DEPTH_BINS = 5
 MAX_PANELS = 12
+MAX_LABELLED_CELLS = 64  # of a heat map; beyond, numbers would run into each other
+MIN_KL = 1e-7  # a logarithmic axis has no 0
 
 
 class FigureError(Exception):
@@ -40,22 +43,50 @@ def is_dense(setting):
     return setting["policy"] == "dense"
 
 
-def parameters(setting):
-    """The parameters that were given, for labels: "beta=1, alpha=0.5"."""
-    names = ("beta", "alpha", "keep_min", "keep_next", "min_kept_mass")
-    return ", ".join(f"{name}={setting[name]:g}" for name in names if setting.get(name) is not None)
+NAMES = ("policy", "beta", "alpha", "keep_min", "keep_next", "group_aggregate", "max_cache_tokens", "min_kept_mass",
+         "dense_layers", "dense_heads", "window_tokens")
 
 
-def quality_lines(settings, measure):
-    """{line label: [(remote read share, value, point label)]}, ascending; `measure` gives (share, value) or None."""
+def words(setting):
+    """{name: "name value"} of what was given."""
+    found = {}
+    for name in NAMES:
+        value = setting.get(name)
+        if value is None or value == []:
+            continue
+        if isinstance(value, list):
+            value = " ".join(str(v) for v in value)
+        text = f"{value:,}" if name == "window_tokens" else f"{value:g}" if isinstance(value, float) else str(value)
+        found[name] = text if name == "policy" else f"{name.removesuffix('_tokens').replace('_', ' ')} {text}"
+    return found
+
+
+def common_words(settings):
+    """What all of them have: it goes into the heading, once."""
+    first = words(settings[0])
+    return {name: word for name, word in first.items() if all(words(s).get(name) == word for s in settings)}
+
+
+def title(setting, common=(), without=()):
+    return ", ".join(word for name, word in words(setting).items() if name not in common and name not in without)
+
+
+def heading(text, data, common):
+    return ", ".join([f"{text}: {data['model']['name']}", *common.values()])
+
+
+def quality_lines(settings, measure, common=()):
+    """{line label: [(remote read share, value, beta or None)]}, ascending; `measure` gives (share, value) or None.
+
+    Dense reads everything and differs from itself in nothing: it is the axis, not a line.
+    """
     lines = {}
     for setting in settings:
-        point = measure(setting)
-        if point is None:
-            continue
-        line = f"{setting['policy']}, window {setting['window_tokens']}"
-        lines.setdefault(line, []).append((*point, parameters(setting)))
-    return {line: sorted(points) for line, points in lines.items()}
+        point = None if is_dense(setting) else measure(setting)
+        if point is not None:
+            line = title(setting, common, without=("beta",)) or title(setting, without=("beta",))
+            lines.setdefault(line, []).append((*point, setting.get("beta")))
+    return {line: sorted(points, key=lambda p: p[:2]) for line, points in lines.items()}
 
 
 def perplexity_point(setting):
@@ -65,11 +96,23 @@ def perplexity_point(setting):
     return result["remote_read_share"], 100 * (result["perplexity_ratio"] - 1)
 
 
+def kl_point(setting):
+    result = setting["perplexity"]
+    if result is None or result.get("kl_mean") is None:
+        return None
+    return result["remote_read_share"], max(result["kl_mean"], MIN_KL)
+
+
 def needle_point(setting):
     result = setting["needles"]
     if result is None or result["baseline_found"] == 0:
         return None
     return result["remote_read_share_mean"], 100 * result["found_where_baseline"] / result["baseline_found"]
+
+
+def kl_label(data):
+    exact = all(s["perplexity"].get("kl_is_exact", True) for s in data["settings"] if s["perplexity"])
+    return "KL divergence from dense (nats)" if exact else "KL divergence from dense, lower bound (nats)"
 
 
 def depth_bin(depth):
@@ -85,15 +128,20 @@ def needle_grid(questions):
     return lengths, [[sum(cell) / len(cell) if cell else math.nan for cell in row] for row in found]
 
 
-def title(setting):
-    words = [setting["policy"], parameters(setting), f"window {setting['window_tokens']}"]
-    return ", ".join(word for word in words if word)
+def head_grid(setting, field):
+    """Per cent by layer and KV head, NaN where nothing was measured; None if the setting has none of it."""
+    rows = (setting.get("heads") or {}).get(field)
+    if is_dense(setting) or not rows:
+        return None
+    grid = [[math.nan if value is None else 100 * value for value in row] for row in rows]
+    return grid if any(not math.isnan(value) for row in grid for value in row) else None
 
 
-def panels(plt, count):
-    columns = min(4, count)
+def panels(plt, count, width=3.2, height=2.9):
+    columns = min(4, count) if count != 6 else 3
     rows = math.ceil(count / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 3.2 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False,
+                                layout="constrained")
     flat = [axis for row in axes for axis in row]
     for axis in flat[count:]:
         axis.set_visible(False)
@@ -102,41 +150,78 @@ def panels(plt, count):
 
 def limited(settings, what):
     if len(settings) > MAX_PANELS:
-        print(f"{what}: the first {MAX_PANELS} of {len(settings)} settings are drawn", file=sys.stderr)
+        print(f"{what}: the first {MAX_PANELS} of {len(settings)} settings are drawn; --window W picks others",
+              file=sys.stderr)
     return settings[:MAX_PANELS]
 
 
+def draw_line(axis, number, line, points):
+    """Points are labelled with beta, above and below the line in turn, so that labels of neighbours keep apart."""
+    xs, ys = [100 * x for x, _, _ in points], [y for _, y, _ in points]
+    marker = "osD^vPX*"[number % 8]
+    axis.plot(xs, ys, marker=marker, markersize=4.5, linewidth=1.1, label=line, color=f"C{number % 10}", clip_on=False)
+    for i, (x, y, (_, _, beta)) in enumerate(zip(xs, ys, points)):
+        if beta is None:
+            continue
+        up = (i + number) % 2 == 0
+        axis.annotate(f"{beta:g}", (x, y), textcoords="offset points", xytext=(0, 5 if up else -5), ha="center",
+                      va="bottom" if up else "top", fontsize=6, color=f"C{number % 10}")
+
+
 def draw_quality(plt, data):
+    settings = [s for s in data["settings"] if not is_dense(s)]
+    if not settings:
+        return None
+    common = common_words(settings)
     measures = [
-        ("perplexity above dense (%)", quality_lines(data["settings"], perplexity_point)),
-        ("needles found, % of dense's", quality_lines(data["settings"], needle_point)),
+        ("Perplexity", "above dense (%)", quality_lines(settings, perplexity_point, common), 0),
+        ("Distributions", kl_label(data), quality_lines(settings, kl_point, common), None),
+        ("Needles", "found, of those that dense found (%)", quality_lines(settings, needle_point, common), 100),
     ]
-    measures = [(label, lines) for label, lines in measures if lines]
+    measures = [measure for measure in measures if measure[2]]
     if not measures:
         return None
-    figure, axes = panels(plt, len(measures))
-    for axis, (label, lines) in zip(axes, measures):
-        for line, points in sorted(lines.items()):
-            xs, ys = [100 * x for x, _, _ in points], [y for _, y, _ in points]
-            axis.plot(xs, ys, marker="o", markersize=4, linewidth=1, label=line)
-            for x, y, (_, _, name) in zip(xs, ys, points):
-                axis.annotate(name, (x, y), textcoords="offset points", xytext=(3, 3), fontsize=6)
+    figure, axes = panels(plt, len(measures), 3.9, 3.7)
+    names = sorted({line for _, _, lines, _ in measures for line in lines}, key=lambda n: (len(n), n))
+    for axis, (name, label, lines, dense) in zip(axes, measures):
+        for line, points in lines.items():
+            draw_line(axis, names.index(line), line, points)
+        if dense is not None:
+            axis.axhline(dense, color="grey", linewidth=0.8, linestyle="--", label="dense")
+        else:
+            axis.set_yscale("log")
+        axis.set_xscale("log")
+        axis.set_xticks([ten * digit for ten in (0.01, 0.1, 1, 10, 100) for digit in (1, 2, 5)], minor=False)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_xlim(0.8 * min(100 * x for points in lines.values() for x, _, _ in points), 110)
         axis.set_xlabel("remote KV read (%)")
         axis.set_ylabel(label)
+        axis.set_title(name)
+        axis.margins(0.08, 0.12)
         axis.grid(True, linewidth=0.3)
-        axis.legend(fontsize=7)
+    handles = dict(sorted(zip(*reversed(axes[0].get_legend_handles_labels())), key=lambda item: item[0] == "dense"))
+    # Below the axes, where it covers nothing; the saved figure grows by it.
+    figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.01),
+                  ncols=min(4, len(handles)), fontsize=8)
+    numbers = any(point[2] is not None for _, _, lines, _ in measures for points in lines.values() for point in points)
+    figure.suptitle(heading("Quality against remote KV read", data, common) + (" (numbers: beta)" if numbers else ""))
     return figure
 
 
-def draw_grid(axis, values, x_labels, y_labels, vmax=100):
-    image = axis.imshow(values, vmin=0, vmax=vmax, cmap="viridis", aspect="auto")
+def draw_grid(axis, values, x_labels, y_labels, norm, colours):
+    image = axis.imshow(values, norm=norm, cmap=colours, aspect="auto")
     axis.set_xticks(range(len(x_labels)), x_labels)
     axis.set_yticks(range(len(y_labels)), y_labels)
+    if len(x_labels) * len(y_labels) > MAX_LABELLED_CELLS:
+        axis.locator_params(nbins=9, integer=True)
+        return image
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             if not math.isnan(value):
-                colour = "black" if value > 0.6 * vmax else "white"
-                axis.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=6, color=colour)
+                red, green, blue, _ = image.cmap(norm(value))
+                bright = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
+                axis.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=7,
+                          color="black" if bright else "white")
     return image
 
 
@@ -145,68 +230,114 @@ def draw_needles(plt, data):
     if not settings:
         return None
     settings = limited(settings, "needles")
+    common = common_words(settings)
     figure, axes = panels(plt, len(settings))
+    norm = plt.Normalize(0, 100)
     for axis, setting in zip(axes, settings):
         lengths, grid = needle_grid(setting["needles"]["questions"])
-        depths = [f"{i / DEPTH_BINS:.1f} to {(i + 1) / DEPTH_BINS:.1f}" for i in range(DEPTH_BINS)]
-        draw_grid(axis, [[100 * v for v in row] for row in grid], [f"{n:,}" for n in lengths], depths)
-        axis.set_title(title(setting), fontsize=8)
+        depths = [f"{100 * i // DEPTH_BINS}-{100 * (i + 1) // DEPTH_BINS} %" for i in range(DEPTH_BINS)]
+        image = draw_grid(axis, [[100 * v for v in row] for row in grid], [f"{n:,}" for n in lengths], depths, norm,
+                          "viridis")
+        axis.set_title(title(setting, common), fontsize=8)
         axis.set_xlabel("prompt (tokens)")
-        axis.set_ylabel("depth")
-    figure.suptitle("needles found (%)", fontsize=10)
+        axis.set_ylabel("depth of the needle")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="found (%)")
+    figure.suptitle(heading("Needles found", data, common))
+    return figure
+
+
+def draw_heads(plt, data, field, name, text, label, norm_of, colours):
+    """Heat maps by layer and KV head on one scale, so that settings can be compared."""
+    settings = [(s, grid) for s in data["settings"] if (grid := head_grid(s, field)) is not None]
+    if not settings:
+        return None
+    settings = limited(settings, name)
+    norm = norm_of([value for _, grid in settings for row in grid for value in row if not math.isnan(value)])
+    common = common_words([setting for setting, _ in settings])
+    num_layers, num_heads = len(settings[0][1]), len(settings[0][1][0])
+    figure, axes = panels(plt, len(settings), max(2.4, 0.3 * num_heads), max(2.4, min(5.0, 0.42 * num_layers)))
+    for axis, (setting, grid) in zip(axes, settings):
+        image = draw_grid(axis, grid, range(len(grid[0])), range(len(grid)), norm, colours)
+        axis.set_title(title(setting, common), fontsize=8)
+        axis.set_xlabel("KV head")
+        axis.set_ylabel("layer")
+    figure.colorbar(image, ax=axes, shrink=0.8, label=label, format="%g")
+    figure.suptitle(heading(text, data, common))
     return figure
 
 
 def draw_retention(plt, data):
-    settings = [s for s in data["settings"] if s.get("heads") is not None and not is_dense(s)]
-    if not settings:
-        return None
-    settings = limited(settings, "retention")
-    figure, axes = panels(plt, len(settings))
-    for axis, setting in zip(axes, settings):
-        grid = [[100 * v for v in row] for row in setting["heads"]["remote_read_share"]]
-        largest = max(max(row) for row in grid) or 1
-        image = draw_grid(axis, grid, range(len(grid[0])), range(len(grid)), largest)
-        figure.colorbar(image, ax=axis)
-        axis.set_title(title(setting), fontsize=8)
-        axis.set_xlabel("KV head")
-        axis.set_ylabel("layer")
-    figure.suptitle("remote KV read by each head (%)", fontsize=10)
-    return figure
+    from matplotlib.colors import LogNorm
+
+    def norm_of(values):
+        positive = [value for value in values if value > 0] or [100]
+        return LogNorm(min(min(positive), 99), 100, clip=True)
+
+    return draw_heads(plt, data, "remote_read_share", "retention", "Remote KV read by each head",
+                      "of the remote tokens (%)", norm_of, "viridis")
 
 
-FIGURES = {"quality": draw_quality, "needles": draw_needles, "retention": draw_retention}
+def draw_kept_mass(plt, data):
+    def norm_of(values):
+        return plt.Normalize(min(*values, 99), 100)
+
+    return draw_heads(plt, data, "kept_mass_mean", "kept_mass", "Softmax mass kept by each head",
+                      "of the whole softmax, mean (%)", norm_of, "cividis")
+
+
+FIGURES = {"quality": draw_quality, "needles": draw_needles, "retention": draw_retention, "kept_mass": draw_kept_mass}
+
+
+def set_style(matplotlib):
+    matplotlib.use("Agg")
+    matplotlib.rcParams["font.size"] = 8
+    matplotlib.rcParams["axes.titlesize"] = 9
+    matplotlib.rcParams["svg.hashsalt"] = "tributary"  # the same data gives the same file
 
 
 def run(arguments):
     data = load(arguments.file)
+    if arguments.window:
+        data["settings"] = [s for s in data["settings"] if s["window_tokens"] in arguments.window]
     try:
         import matplotlib
     except ImportError:
         raise FigureError("matplotlib is missing; install it: apt-get install python3-matplotlib") from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams["font.size"] = 8
-    matplotlib.rcParams["svg.hashsalt"] = "tributary"  # the same data gives the same file
+    set_style(matplotlib)
     import matplotlib.pyplot as plt
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in FIGURES.items():
-        figure = draw(plt, data)
+    for name in arguments.figures or FIGURES:
+        figure = FIGURES[name](plt, data)
         if figure is None:
             print(f"{name}: the file has no data for it", file=sys.stderr)
             continue
-        path = arguments.out / f"{name}.{arguments.format}"
-        figure.tight_layout()
-        figure.savefig(path, dpi=150, metadata={"Date": None} if arguments.format == "svg" else None)
+        for kind in arguments.format:
+            path = arguments.out / f"{name}.{kind}"
+            figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
+            print(path)
         plt.close(figure)
-        print(path)
+
+
+def listed(kind, allowed=None):
+    """An argparse type: a comma-separated list."""
+    def parse(text):
+        values = [kind(word) for word in text.split(",")]
+        bad = [str(value) for value in values if allowed is not None and value not in allowed]
+        if bad:
+            raise argparse.ArgumentTypeError(f"'{bad[0]}' is none of {', '.join(allowed)}")
+        return values
+    return parse
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=pathlib.Path, help="what `tributary eval --json` wrote")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the figures")
-    parser.add_argument("--format", choices=("svg", "png"), default="svg")
+    parser.add_argument("--format", type=listed(str, ("svg", "png")), default=["svg"],
+                        help="svg (default), png or both")
+    parser.add_argument("--window", type=listed(int), help="only settings with these windows")
+    parser.add_argument("--figures", type=listed(str, tuple(FIGURES)), help="only these (default: all)")
     try:
         run(parser.parse_args())
     except FigureError as error:

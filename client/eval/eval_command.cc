@@ -47,8 +47,7 @@ absl::StatusOr<GenerateResult> Ask(Client& client, const v1::GenerateRequest& re
     on_progress(prefill_share * progress.fraction());
   };
   handlers.on_tokens = [&](const v1::GenerateEvent::TokenChunk& chunk) {
-    result.tokens.insert(result.tokens.end(), chunk.tokens().begin(), chunk.tokens().end());
-    result.logprobs.insert(result.logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
+    Append(chunk, &result);
     const double done = static_cast<double>(result.tokens.size()) / request.max_tokens();
     on_progress(prefill_share + (1 - prefill_share) * done);
   };
@@ -68,14 +67,14 @@ absl::Status CheckOutputs(const EvalOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status EvalOnCluster(Client& client, const EvalPlan& plan, Interrupt& stop) {
+absl::Status EvalOnCluster(Client& client, EvalPlan plan, Interrupt& stop) {
   EvalReport report;
   TRIBUTARY_ASSIGN_OR_RETURN(report.cluster, client.Status());
   if (report.cluster.geometry().vocab_size() == 0) {
     return absl::UnavailableError(fmt::format(
         "the cluster at {} has no GPU worker yet; see 'tributary status'", client.address()));
   }
-  TRIBUTARY_RETURN_IF_ERROR(CheckModel(plan, report.cluster.geometry().vocab_size()));
+  TRIBUTARY_RETURN_IF_ERROR(FitToModel(report.cluster.geometry(), &plan));
   stop.SetHandler([&client] { client.CancelAll(); });
   const RealClock clock;
   RunEval(

@@ -13,6 +13,6 @@ absl::Status CheckOutputs(const EvalOptions& options);
 
 // Runs the plan; prints the table, writes the files of the options, after every setting. When it is interrupted or fails
 // halfway, what was found is still printed and written (JSON: complete = false), and the error returned.
-absl::Status EvalOnCluster(Client& client, const EvalPlan& plan, Interrupt& stop);
+absl::Status EvalOnCluster(Client& client, EvalPlan plan, Interrupt& stop);
 
 }  // namespace tributary

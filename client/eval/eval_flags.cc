@@ -30,12 +30,28 @@ void AddGridFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--keep-next", options.keep_nexts, "hgca: tokens kept behind each salient one")
       ->delimiter(',')
       ->group(kGridGroup);
+  app.add_option("--group-aggregate", options.group_aggregates,
+                 "hgca: salience of a KV head from its query heads: mean, max")
+      ->delimiter(',')
+      ->group(kGridGroup);
+  app.add_option("--max-cache-tokens", options.max_cache_tokens,
+                 "hgca: selected tokens of a KV head beyond which they are distilled; 0: never")
+      ->delimiter(',')
+      ->group(kGridGroup);
   app.add_option("--min-kept-mass", options.min_kept_masses,
                  "Sparse policies: a head that keeps less of the softmax reads everything")
       ->delimiter(',')
       ->group(kGridGroup);
   app.add_option("--quality-sample-rate", options.quality_sample_rate,
                  "Sparse policies: share of the steps whose kept mass is measured")
+      ->group(kGridGroup);
+  app.add_option("--dense-layers", options.dense_layers,
+                 "Sparse policies: these layers read everything, in every setting")
+      ->delimiter(',')
+      ->group(kGridGroup);
+  app.add_option("--dense-heads", options.dense_heads,
+                 "Sparse policies: these KV heads (LAYER:KV_HEAD) read everything")
+      ->delimiter(',')
       ->group(kGridGroup);
 }
 
@@ -86,6 +102,10 @@ void AddEvalFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--decode-tokens", options.decode_tokens,
                  "Tokens to decode one by one and to score (default: 0, no perplexity)")
       ->check(CLI::Range(0u, 1u << 30))
+      ->group(kPerplexityGroup);
+  app.add_option("--top-logprobs", options.top_logprobs,
+                 "Tokens per position whose probabilities are compared with dense's (default: all "
+                 "of a byte vocabulary, else 64; 0: none)")
       ->group(kPerplexityGroup);
   AddNeedleFlags(app, options);
   AddGridFlags(app, options);

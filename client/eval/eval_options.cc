@@ -1,6 +1,7 @@
 #include "client/eval/eval_options.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "base/limits.h"
 #include "base/status.h"
@@ -38,12 +39,33 @@ PolicyRequest GivenParameters(const EvalOptions& options) {
   if (!options.betas.empty()) given.beta = options.betas[0];
   if (!options.keep_mins.empty()) given.keep_min = options.keep_mins[0];
   if (!options.keep_nexts.empty()) given.keep_next = options.keep_nexts[0];
+  if (!options.group_aggregates.empty()) given.group_aggregate = options.group_aggregates[0];
+  if (!options.max_cache_tokens.empty()) given.max_cache_tokens = options.max_cache_tokens[0];
   if (!options.min_kept_masses.empty()) given.min_kept_mass = options.min_kept_masses[0];
   given.quality_sample_rate = options.quality_sample_rate;
+  given.dense_layers = options.dense_layers;
+  given.dense_heads.resize(options.dense_heads.size());
   return given;
 }
 
-std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& options) {
+absl::StatusOr<std::vector<LayerHead>> ParseLayerHeads(const std::vector<std::string>& names) {
+  std::vector<LayerHead> heads;
+  for (const std::string& name : names) {
+    LayerHead head;
+    const char* const end = name.data() + name.size();
+    const auto [colon, layer_error] = std::from_chars(name.data(), end, head.layer);
+    const bool has_colon = layer_error == std::errc() && colon != end && *colon == ':';
+    const auto [stop, head_error] = std::from_chars(has_colon ? colon + 1 : end, end, head.kv_head);
+    if (!has_colon || head_error != std::errc() || stop != end) {
+      return Invalid("--dense-heads has '{}'; use LAYER:KV_HEAD, such as 2:0", name);
+    }
+    heads.push_back(head);
+  }
+  return heads;
+}
+
+std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& options,
+                                      const std::vector<LayerHead>& dense_heads) {
   std::vector<PolicyRequest> grid{{.name = std::string(PolicyName(kind))}};
   if (HasParameter(kind, "alpha")) Multiply(options.alphas, &PolicyRequest::alpha, &grid);
   if (HasParameter(kind, "beta")) Multiply(options.betas, &PolicyRequest::beta, &grid);
@@ -51,11 +73,21 @@ std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& option
   if (HasParameter(kind, "keep_next")) {
     Multiply(options.keep_nexts, &PolicyRequest::keep_next, &grid);
   }
+  if (HasParameter(kind, "group_aggregate")) {
+    Multiply(options.group_aggregates, &PolicyRequest::group_aggregate, &grid);
+  }
+  if (HasParameter(kind, "max_cache_tokens")) {
+    Multiply(options.max_cache_tokens, &PolicyRequest::max_cache_tokens, &grid);
+  }
   if (HasParameter(kind, "min_kept_mass")) {
     Multiply(options.min_kept_masses, &PolicyRequest::min_kept_mass, &grid);
   }
-  if (HasParameter(kind, "quality_sample_rate")) {
-    for (PolicyRequest& request : grid) request.quality_sample_rate = options.quality_sample_rate;
+  for (PolicyRequest& request : grid) {
+    if (HasParameter(kind, "quality_sample_rate")) {
+      request.quality_sample_rate = options.quality_sample_rate;
+    }
+    if (HasParameter(kind, "dense_layers")) request.dense_layers = options.dense_layers;
+    if (HasParameter(kind, "dense_heads")) request.dense_heads = dense_heads;
   }
   return grid;
 }
@@ -107,6 +139,8 @@ absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) 
     if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckParametersHaveAPolicy(kinds, options));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<LayerHead> dense_heads,
+                             ParseLayerHeads(options.dense_heads));
   if (options.window_tokens.empty()) return Invalid("--window-tokens is empty; give at least one");
   // Dense comes first; without it in the list there is one dense run to compare with.
   std::vector<EvalSetting> settings;
@@ -118,7 +152,7 @@ absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) 
   }
   for (const PolicyKind kind : kinds) {
     for (const uint32_t window_tokens : options.window_tokens) {
-      for (const PolicyRequest& request : PolicyGrid(kind, options)) {
+      for (const PolicyRequest& request : PolicyGrid(kind, options, dense_heads)) {
         TRIBUTARY_RETURN_IF_ERROR(
             ResolvePolicy(request, {.block_tokens = options.layout.block_tokens}).status());
         settings.push_back({request, window_tokens});
@@ -135,6 +169,10 @@ absl::Status CheckEval(const EvalOptions& options) {
   }
   if (options.decode_tokens == 0 && options.needles == 0) {
     return Invalid("nothing is asked for; give --decode-tokens D, or --needles N with --lengths");
+  }
+  if (options.top_logprobs.value_or(0) > limits::kMaxTopLogprobs) {
+    return Invalid("--top-logprobs is {}; use at most {}", *options.top_logprobs,
+                   limits::kMaxTopLogprobs);
   }
   if (options.prefill_tokens == 0) return Invalid("--prefill-tokens is 0; use at least 1");
   for (const uint32_t window_tokens : options.window_tokens) {

@@ -24,13 +24,20 @@ struct EvalOptions {
   std::vector<double> betas;
   std::vector<uint32_t> keep_mins;
   std::vector<uint32_t> keep_nexts;
+  std::vector<std::string> group_aggregates;
+  std::vector<uint64_t> max_cache_tokens;
   std::vector<double> min_kept_masses;
   std::optional<double> quality_sample_rate;
+  // Of every sparse setting; no axes of the grid.
+  std::vector<uint32_t> dense_layers;
+  std::vector<std::string> dense_heads;  // "LAYER:KV_HEAD"
 
   std::string text_file;         // byte for byte: perplexity, and the needles' haystack
   std::string text_tokens_file;  // ids, for models without a byte vocabulary: perplexity only
   uint32_t prefill_tokens = 4096;
   uint32_t decode_tokens = 0;  // 0: no perplexity
+  // Tokens per position whose probabilities are compared with dense's; 0: none. Absent: see FitToModel().
+  std::optional<uint32_t> top_logprobs;
 
   uint32_t needles = 0;  // per prompt; 0: none are asked for
   std::vector<uint32_t> lengths;

@@ -100,11 +100,22 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options) {
   return plan;
 }
 
-absl::Status CheckModel(const EvalPlan& plan, uint32_t vocab_size) {
-  if (!plan.is_byte_text) return absl::OkStatus();
-  return CheckByteVocab(vocab_size,
-                        "give token ids with --text-tokens-file FILE, which measures perplexity "
-                        "(needles need a byte vocabulary)");
+absl::Status FitToModel(const v1::ModelGeometry& geometry, EvalPlan* plan) {
+  plan->vocab_size = geometry.vocab_size();
+  if (plan->is_byte_text) {
+    TRIBUTARY_RETURN_IF_ERROR(
+        CheckByteVocab(plan->vocab_size,
+                       "give token ids with --text-tokens-file FILE, which measures perplexity "
+                       "(needles need a byte vocabulary)"));
+  }
+  for (const EvalSetting& setting : plan->settings) {
+    const PolicyContext context{.num_layers = geometry.num_layers(),
+                                .num_kv_heads = geometry.num_kv_heads()};
+    TRIBUTARY_RETURN_IF_ERROR(ResolvePolicy(setting.policy, context).status());
+  }
+  const uint32_t by_default = plan->vocab_size == kByteVocab ? kByteVocab : kDefaultTopLogprobs;
+  plan->top_logprobs = std::min(plan->options.top_logprobs.value_or(by_default), plan->vocab_size);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const EvalJob& job) {
@@ -120,6 +131,7 @@ absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const
     request.mutable_prompt_tokens()->Add(plan.text_tokens.begin(), split);
     request.mutable_forced_tokens()->Add(split, plan.text_tokens.end());
     request.set_max_tokens(plan.options.decode_tokens);
+    request.set_top_logprobs(plan.top_logprobs);
   } else {
     FillQuestion(plan.questions[job.question].prompt, plan.options.decode_question, request);
   }

@@ -30,6 +30,9 @@ struct EvalPlan {
   std::vector<EvalSetting> settings;
   bool is_byte_text = false;
   std::vector<uint32_t> text_tokens;  // of the perplexity: prefill_tokens + decode_tokens
+  // Of the perplexity, once the model is known.
+  uint32_t vocab_size = 0;
+  uint32_t top_logprobs = 0;
   std::vector<EvalQuestion> questions;
   std::vector<EvalJob> jobs;  // setting by setting
 };
@@ -37,8 +40,12 @@ struct EvalPlan {
 // NOT_FOUND or INVALID_ARGUMENT: the text cannot be read, or is too short for what is asked.
 absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options);
 
-// INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are not.
-absl::Status CheckModel(const EvalPlan& plan, uint32_t vocab_size);
+// To be called before any request is built. INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are not, or
+// if a setting names layers or heads that the model has not. Decides how many alternatives are asked for: what the options
+// say, at most the vocabulary; by default all of a byte vocabulary, which makes the KL divergence exact, else
+// kDefaultTopLogprobs.
+inline constexpr uint32_t kDefaultTopLogprobs = 64;
+absl::Status FitToModel(const v1::ModelGeometry& geometry, EvalPlan* plan);
 
 absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const EvalJob& job);
 

@@ -15,6 +15,15 @@ Json OrNull(const std::optional<T>& value) {
   return value.has_value() ? Json(*value) : Json(nullptr);
 }
 
+// "2:0": layer 2, KV head 0.
+std::vector<std::string> HeadNames(const std::vector<LayerHead>& heads) {
+  std::vector<std::string> names;
+  for (const LayerHead& head : heads) {
+    names.push_back(fmt::format("{}:{}", head.layer, head.kv_head));
+  }
+  return names;
+}
+
 Json UsageJson(const KvUsage& usage) {
   Json object;
   object["context_tokens_mean"] = usage.context_tokens_mean;
@@ -25,17 +34,33 @@ Json UsageJson(const KvUsage& usage) {
   return object;
 }
 
-Json PerplexityJson(const PerplexityResult& result, const SettingResult& baseline) {
+void AddAgreement(const Agreement& agreement, Json& object) {
+  object["logprob_abs_diff_mean"] = agreement.logprob_abs_diff_mean;
+  object["logprob_abs_diff_max"] = agreement.logprob_abs_diff_max;
+  if (agreement.kl.empty()) return;
+  object["kl_mean"] = agreement.kl_mean;
+  object["kl_max"] = agreement.kl_max;
+  object["kl_is_exact"] = agreement.kl_is_exact;
+  object["top1_agreement"] = agreement.top1_agreement;
+  object["kl"] = agreement.kl;
+}
+
+Agreement AgreementOf(const PerplexityResult& result, const PerplexityResult& baseline,
+                      uint32_t vocab_size) {
+  return Compare({result.logprobs, result.distributions},
+                 {baseline.logprobs, baseline.distributions}, vocab_size);
+}
+
+Json PerplexityJson(const EvalPlan& plan, const PerplexityResult& result,
+                    const SettingResult& baseline) {
   Json object = UsageJson(result.usage);
   object["nll_mean"] = result.nll_mean;
   object["perplexity"] = result.perplexity;
   object["prefill_s"] = result.prefill_s;
   object["decode_s"] = result.decode_s;
   if (baseline.perplexity.has_value()) {
-    const Agreement agreement = CompareLogprobs(result.logprobs, baseline.perplexity->logprobs);
     object["perplexity_ratio"] = result.perplexity / baseline.perplexity->perplexity;
-    object["logprob_abs_diff_mean"] = agreement.logprob_abs_diff_mean;
-    object["logprob_abs_diff_max"] = agreement.logprob_abs_diff_max;
+    AddAgreement(AgreementOf(result, *baseline.perplexity, plan.vocab_size), object);
   }
   object["logprobs"] = result.logprobs;
   return object;
@@ -81,15 +106,30 @@ Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const Setting
   object["beta"] = OrNull(setting.policy.beta);
   object["keep_min"] = OrNull(setting.policy.keep_min);
   object["keep_next"] = OrNull(setting.policy.keep_next);
+  object["group_aggregate"] = OrNull(setting.policy.group_aggregate);
+  object["max_cache_tokens"] = OrNull(setting.policy.max_cache_tokens);
   object["min_kept_mass"] = OrNull(setting.policy.min_kept_mass);
   object["quality_sample_rate"] = OrNull(setting.policy.quality_sample_rate);
-  object["perplexity"] =
-      result.perplexity.has_value() ? PerplexityJson(*result.perplexity, baseline) : Json(nullptr);
+  object["dense_layers"] = setting.policy.dense_layers;
+  object["dense_heads"] = HeadNames(setting.policy.dense_heads);
+  object["perplexity"] = result.perplexity.has_value()
+                             ? PerplexityJson(plan, *result.perplexity, baseline)
+                             : Json(nullptr);
   object["needles"] = result.needles.empty() ? Json(nullptr) : NeedlesJson(plan, result, baseline);
   return object;
 }
 
-std::string CsvCell(const Json& value) { return value.is_null() ? "" : value.dump(); }
+// Lists as their elements with blanks between.
+std::string CsvCell(const Json& value) {
+  if (value.is_null()) return "";
+  if (!value.is_array()) return value.dump();
+  std::string text;
+  for (const Json& element : value) {
+    text += text.empty() ? "" : " ";
+    text += element.is_string() ? element.get<std::string>() : element.dump();
+  }
+  return text;
+}
 
 // "-" where there is nothing.
 template <typename... Args>
@@ -106,8 +146,20 @@ std::string SettingName(const EvalSetting& setting) {
   if (policy.beta.has_value()) name += fmt::format(" beta={}", *policy.beta);
   if (policy.keep_min.has_value()) name += fmt::format(" keep_min={}", *policy.keep_min);
   if (policy.keep_next.has_value()) name += fmt::format(" keep_next={}", *policy.keep_next);
+  if (policy.group_aggregate.has_value()) {
+    name += fmt::format(" group_aggregate={}", *policy.group_aggregate);
+  }
+  if (policy.max_cache_tokens.has_value()) {
+    name += fmt::format(" max_cache_tokens={}", *policy.max_cache_tokens);
+  }
   if (policy.min_kept_mass.has_value()) {
     name += fmt::format(" min_kept_mass={}", *policy.min_kept_mass);
+  }
+  if (!policy.dense_layers.empty()) {
+    name += fmt::format(" dense_layers={}", fmt::join(policy.dense_layers, ","));
+  }
+  if (!policy.dense_heads.empty()) {
+    name += fmt::format(" dense_heads={}", fmt::join(HeadNames(policy.dense_heads), ","));
   }
   return name;
 }
@@ -139,15 +191,13 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
 }
 
 std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
-  constexpr const char* kSettingColumns[] = {"policy",   "window_tokens", "alpha",        "beta",
-                                             "keep_min", "keep_next",     "min_kept_mass"};
-  constexpr const char* kPerplexityColumns[] = {"nll_mean",
-                                                "perplexity",
-                                                "perplexity_ratio",
-                                                "logprob_abs_diff_mean",
-                                                "logprob_abs_diff_max",
-                                                "kv_read_share",
-                                                "remote_read_share"};
+  constexpr const char* kSettingColumns[] = {
+      "policy",        "window_tokens",       "alpha",           "beta",
+      "keep_min",      "keep_next",           "group_aggregate", "max_cache_tokens",
+      "min_kept_mass", "quality_sample_rate", "dense_layers",    "dense_heads"};
+  constexpr const char* kPerplexityColumns[] = {
+      "nll_mean", "perplexity", "perplexity_ratio", "logprob_abs_diff_mean", "logprob_abs_diff_max",
+      "kl_mean",  "kl_max",     "top1_agreement",   "kv_read_share",         "remote_read_share"};
   constexpr const char* kNeedleColumns[] = {"asked", "found", "baseline_found",
                                             "found_where_baseline", "remote_read_share_mean"};
   std::string text;
@@ -175,9 +225,9 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
 }
 
 std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
-  std::string text =
-      fmt::format("{:<36} {:>7} {:>11} {:>9} {:>11} {:>8} {:>13}\n", "setting", "window",
-                  "perplexity", "to dense", "remote read", "needles", "of dense's");
+  constexpr const char* kRow = "{:<36} {:>7} {:>11} {:>9} {:>9} {:>8} {:>11} {:>8} {:>13}\n";
+  std::string text = fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense",
+                                 "KL", "top-1", "remote read", "needles", "of dense's");
   for (size_t i = 0; i < report.results.size(); ++i) {
     const SettingResult& result = report.results[i];
     const SettingResult& baseline = report.results[0];
@@ -186,13 +236,17 @@ std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
     const NeedleScore score = ScoreNeedles(result.needles, baseline.needles);
     const bool asked = score.asked > 0;
     const double read = scored ? perplexity.usage.remote_read_share : score.remote_read_share_mean;
-    const double ratio = scored && baseline.perplexity.has_value()
-                             ? perplexity.perplexity / baseline.perplexity->perplexity
-                             : 1;
+    const bool compared = scored && baseline.perplexity.has_value();
+    const double ratio = compared ? perplexity.perplexity / baseline.perplexity->perplexity : 1;
+    const Agreement agreement =
+        compared ? AgreementOf(perplexity, *baseline.perplexity, plan.vocab_size) : Agreement{};
+    const bool has_kl = !agreement.kl.empty();
     text += fmt::format(
-        "{:<36} {:>7} {:>11} {:>9} {:>11} {:>8} {:>13}\n", SettingName(plan.settings[i]),
-        plan.settings[i].window_tokens, Cell(scored, "{:.4f}", perplexity.perplexity),
-        Cell(scored, "{:+.2f} %", (ratio - 1) * 100), Cell(scored || asked, "{:.1f} %", read * 100),
+        fmt::runtime(kRow), SettingName(plan.settings[i]), plan.settings[i].window_tokens,
+        Cell(scored, "{:.4f}", perplexity.perplexity), Cell(scored, "{:+.2f} %", (ratio - 1) * 100),
+        Cell(has_kl, "{}{:.2g}", agreement.kl_is_exact ? "" : ">= ", agreement.kl_mean),
+        Cell(has_kl, "{:.1f} %", agreement.top1_agreement * 100),
+        Cell(scored || asked, "{:.1f} %", read * 100),
         Cell(asked, "{}/{}", score.found, score.asked),
         Cell(asked, "{}/{}", score.found_where_baseline, score.baseline_found));
   }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/check.h"
+#include "base/status.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
 
@@ -17,6 +17,30 @@ absl::Status CheckAnswer(const GenerateResult& result, size_t num_tokens) {
   return absl::InternalError(
       fmt::format("the cluster answered {} tokens and {} log-probabilities where {} were asked for",
                   result.tokens.size(), result.logprobs.size(), num_tokens));
+}
+
+absl::StatusOr<std::vector<TokenDistribution>> ReadDistributions(const EvalPlan& plan,
+                                                                 const GenerateResult& result) {
+  const size_t asked = plan.top_logprobs == 0 ? 0 : result.tokens.size();
+  if (result.top_logprobs.size() != asked) {
+    return absl::InternalError(
+        fmt::format("the cluster answered alternatives to {} tokens where {} were asked for; is "
+                    "it of the same release?",
+                    result.top_logprobs.size(), asked));
+  }
+  std::vector<TokenDistribution> distributions;
+  for (size_t i = 0; i < asked; ++i) {
+    const auto distribution = DistributionFromProto(result.top_logprobs[i]);
+    const std::string error(distribution.status().message());
+    const int count = result.top_logprobs[i].tokens_size();
+    if (!distribution.ok() || count != static_cast<int>(plan.top_logprobs)) {
+      return absl::InternalError(
+          fmt::format("the cluster answered {} alternatives to token {} where {} were asked for{}",
+                      count, i, plan.top_logprobs, error.empty() ? "" : ": " + error));
+    }
+    distributions.push_back(*distribution);
+  }
+  return distributions;
 }
 
 }  // namespace
@@ -45,6 +69,7 @@ absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan,
   }
   PerplexityResult read;
   read.logprobs = result.logprobs;
+  TRIBUTARY_ASSIGN_OR_RETURN(read.distributions, ReadDistributions(plan, result));
   read.nll_mean = MeanNll(result);
   read.perplexity = std::exp(read.nll_mean);
   read.usage = UsageOf(result.summary);
@@ -66,17 +91,6 @@ absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question,
   read.found = read.answer == prompt.answer;
   read.usage = UsageOf(result.summary);
   return read;
-}
-
-Agreement CompareLogprobs(std::span<const float> logprobs, std::span<const float> baseline) {
-  TRIBUTARY_CHECK_EQ(logprobs.size(), baseline.size());
-  Agreement agreement{.positions = logprobs.size()};
-  for (size_t i = 0; i < logprobs.size(); ++i) {
-    const double difference = std::abs(double{logprobs[i]} - baseline[i]);
-    agreement.logprob_abs_diff_mean += difference / static_cast<double>(logprobs.size());
-    agreement.logprob_abs_diff_max = std::max(agreement.logprob_abs_diff_max, difference);
-  }
-  return agreement;
 }
 
 NeedleScore ScoreNeedles(std::span<const NeedleResult> results,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/eval/agreement.h"
 #include "client/eval/eval_plan.h"
 #include "client/report.h"
 
@@ -27,7 +28,8 @@ struct KvUsage {
 KvUsage UsageOf(const v1::GenerateEvent::Summary& summary);
 
 struct PerplexityResult {
-  std::vector<float> logprobs;  // natural log, of each scored token
+  std::vector<float> logprobs;                   // natural log, of each scored token
+  std::vector<TokenDistribution> distributions;  // of each position; empty if not asked for
   double nll_mean = 0;
   double perplexity = 0;
   KvUsage usage;
@@ -51,15 +53,6 @@ struct SettingResult {
 absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan, const GenerateResult& result);
 absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question,
                                         const GenerateResult& result);
-
-// Position by position against the baseline, on the same forced tokens.
-struct Agreement {
-  size_t positions = 0;
-  double logprob_abs_diff_mean = 0;
-  double logprob_abs_diff_max = 0;
-};
-// REQUIRES (checked): equal sizes.
-Agreement CompareLogprobs(std::span<const float> logprobs, std::span<const float> baseline);
 
 struct NeedleScore {
   size_t asked = 0;

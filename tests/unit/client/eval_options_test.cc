@@ -43,6 +43,9 @@ TEST(EvalOptionsTest, BadFlagsAreNamed) {
       {{"--policy", "hgca"}, "policy 'hgca' cannot be decoded with yet; this build has: dense"},
       {{"--beta", "1,2"}, "beta is no parameter of dense"},
       {{"--min-kept-mass", "0.9"}, "min_kept_mass is no parameter of dense"},
+      {{"--dense-heads", "2:0"}, "dense_heads is no parameter of dense"},
+      {{"--group-aggregate", "max"}, "group_aggregate is no parameter of dense"},
+      {{"--top-logprobs", "1025"}, "--top-logprobs is 1025; use at most 1024"},
       {{"--window-tokens", "1024,0"}, "--window-tokens has 0"},
       {{"--needles", "4"}, "--needles 4 needs --lengths"},
       {{"--lengths", "4"}, "--needles is 0"},
@@ -86,6 +89,15 @@ TEST(EvalOptionsTest, TheGridBeginsWithDense) {
 TEST(EvalOptionsTest, SettingsAreNamedByWhatWasGiven) {
   EXPECT_EQ(SettingName({{.name = "hgca", .alpha = 0.5, .beta = 1, .min_kept_mass = 0.9}, 256}),
             "hgca alpha=0.5 beta=1 min_kept_mass=0.9");
+  EXPECT_EQ(SettingName({{.name = "hgca",
+                          .keep_next = 8,
+                          .group_aggregate = "max",
+                          .max_cache_tokens = 512,
+                          .dense_layers = {0, 3},
+                          .dense_heads = {{2, 0}, {3, 1}}},
+                         256}),
+            "hgca keep_next=8 group_aggregate=max max_cache_tokens=512 dense_layers=0,3 "
+            "dense_heads=2:0,3:1");
 }
 
 }  // namespace

@@ -40,6 +40,9 @@ class FakeCluster {
       result.tokens.insert(result.tokens.end(), tokens.begin(), tokens.end());
     }
     result.logprobs.assign(result.tokens.size(), static_cast<float>(std::log(0.25)));
+    for (size_t i = 0; i < result.tokens.size() && request.top_logprobs() > 0; ++i) {
+      result.top_logprobs.push_back(Alternatives(result.tokens[i], request.top_logprobs()));
+    }
     auto& summary = result.summary;
     summary.set_prompt_tokens(static_cast<uint32_t>(prompt.size()));
     summary.set_generated_tokens(request.max_tokens());
@@ -48,7 +51,19 @@ class FakeCluster {
     return result;
   }
 
+  // 0.25 for the token, less than its share of the rest for each of the others.
+  v1::TopLogprobs Alternatives(uint32_t token, uint32_t count) const {
+    v1::TopLogprobs top;
+    for (uint32_t i = 0; i < count; ++i) {
+      top.add_tokens((token + i) % 256);
+      top.add_logprobs(static_cast<float>(std::log(i == 0 ? 0.25 : 0.75 / 255)));
+    }
+    if (spoil_alternatives) top.set_logprobs(0, NAN);
+    return top;
+  }
+
   std::vector<v1::GenerateRequest> requests;
+  bool spoil_alternatives = false;
   size_t sees = 1 << 20;
   size_t fail_after = 1 << 20;
 };
@@ -71,9 +86,20 @@ class EvalRunnerTest : public ::testing::Test {
   }
   ~EvalRunnerTest() override { std::filesystem::remove(path_); }
 
+  static v1::ModelGeometry Geometry(uint32_t vocab_size) {
+    v1::ModelGeometry geometry;
+    geometry.set_num_layers(6);
+    geometry.set_num_q_heads(8);
+    geometry.set_num_kv_heads(2);
+    geometry.set_vocab_size(vocab_size);
+    return geometry;
+  }
+
   EvalPlan Plan() {
     auto plan = MakeEvalPlan(options_);
     EXPECT_TRUE(plan.ok()) << plan.status();
+    const absl::Status fits = FitToModel(Geometry(256), &*plan);
+    EXPECT_TRUE(fits.ok()) << fits;
     return *std::move(plan);
   }
 
@@ -224,12 +250,16 @@ TEST_F(EvalRunnerTest, JsonAndCsvSayTheSame) {
   EXPECT_EQ(setting["perplexity"]["logprob_abs_diff_max"], 0.0);
   EXPECT_EQ(setting["perplexity"]["remote_read_share"], 1.0);
   EXPECT_EQ(setting["perplexity"]["logprobs"].size(), 20u);
+  EXPECT_EQ(setting["perplexity"]["kl"].size(), 20u);
+  EXPECT_EQ(setting["perplexity"]["kl_max"], 0.0);
+  EXPECT_TRUE(setting["perplexity"]["kl_is_exact"]);
+  EXPECT_EQ(setting["perplexity"]["top1_agreement"], 1.0);
   const auto& question = setting["needles"]["questions"][1];
   EXPECT_EQ(question["kind"], "single");
   EXPECT_GT(question["depth"], 0.9);
   const std::string csv = EvalCsv(plan, report);
   EXPECT_THAT(csv, HasSubstr("policy,window_tokens,alpha,"));
-  EXPECT_THAT(csv, HasSubstr("\n\"dense\",512,,,,,,"));
+  EXPECT_THAT(csv, HasSubstr("\n\"dense\",512,,,,,,,,,,,"));
   const size_t columns =
       static_cast<size_t>(std::count(csv.begin(), csv.begin() + csv.find('\n'), ','));
   EXPECT_EQ(static_cast<size_t>(std::count(csv.begin(), csv.end(), ',')), 3 * columns);
@@ -248,8 +278,47 @@ TEST_F(EvalRunnerTest, ATextTooShortIsRefusedBeforeAnythingRuns) {
 
 TEST_F(EvalRunnerTest, BytesNeedAByteVocabulary) {
   const EvalPlan plan = Plan();
-  EXPECT_TRUE(CheckModel(plan, 256).ok());
-  EXPECT_THAT(std::string(CheckModel(plan, 128'256).message()), HasSubstr("--text-tokens-file"));
+  EXPECT_EQ(plan.top_logprobs, 256u);
+  EvalPlan other = plan;
+  EXPECT_THAT(std::string(FitToModel(Geometry(128'256), &other).message()),
+              HasSubstr("--text-tokens-file"));
+}
+
+TEST_F(EvalRunnerTest, AlternativesAreAskedForAsTheModelAllows) {
+  options_.needles = 0;
+  options_.lengths.clear();
+  options_.text_tokens_file = path_;
+  options_.text_file.clear();
+  std::ofstream file(path_, std::ios::binary);
+  for (int i = 0; i < 1500; ++i) file << i % 40 << " ";
+  file.close();
+  auto plan = MakeEvalPlan(options_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  ASSERT_TRUE(FitToModel(Geometry(128'256), &*plan).ok());
+  EXPECT_EQ(plan->top_logprobs, kDefaultTopLogprobs);
+  EXPECT_EQ(BuildEvalRequest(*plan, plan->jobs[0])->top_logprobs(), kDefaultTopLogprobs);
+  ASSERT_TRUE(FitToModel(Geometry(50), &*plan).ok());
+  EXPECT_EQ(plan->top_logprobs, 50u);
+  plan->options.top_logprobs = 0;
+  ASSERT_TRUE(FitToModel(Geometry(128'256), &*plan).ok());
+  EXPECT_EQ(plan->top_logprobs, 0u);
+}
+
+TEST_F(EvalRunnerTest, LayersThatTheModelHasNotAreRefused) {
+  EvalPlan plan = Plan();
+  plan.settings.push_back({{.name = "hgca", .dense_heads = {{6, 0}}}, 256});
+  EXPECT_THAT(std::string(FitToModel(Geometry(256), &plan).message()),
+              HasSubstr("dense_heads names 6:0"));
+}
+
+TEST_F(EvalRunnerTest, AnswersThatAreNoDistributionsAreAnError) {
+  cluster_.spoil_alternatives = true;
+  const EvalPlan plan = Plan();
+  const EvalReport report = Run(plan);
+  EXPECT_EQ(report.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(report.status.message()),
+              HasSubstr("the cluster answered 256 alternatives to token 0 where 256 were asked "
+                        "for: the log-probability of token"));
 }
 
 TEST(EvalResultsTest, SharesFollowWhatWasAttended) {
@@ -280,14 +349,6 @@ TEST(EvalResultsTest, NeedlesAreComparedWithTheBaselines) {
   EXPECT_EQ(score.found, 2u);
   EXPECT_EQ(score.baseline_found, 2u);
   EXPECT_EQ(score.found_where_baseline, 1u);
-}
-
-TEST(EvalResultsTest, LogprobsAreComparedPositionByPosition) {
-  const Agreement agreement = CompareLogprobs(std::vector<float>{-1.0f, -2.0f, -3.0f},
-                                              std::vector<float>{-1.0f, -2.5f, -2.0f});
-  EXPECT_EQ(agreement.positions, 3u);
-  EXPECT_DOUBLE_EQ(agreement.logprob_abs_diff_mean, 0.5);
-  EXPECT_DOUBLE_EQ(agreement.logprob_abs_diff_max, 1.0);
 }
 
 TEST(EvalProgressTest, TheEtaFollowsTheWeights) {

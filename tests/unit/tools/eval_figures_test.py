@@ -27,7 +27,9 @@ def setting(policy, window, share, beta=None):
     found = sum(q["found"] for q in questions)
     return {
         "policy": policy, "window_tokens": window, "alpha": None, "beta": beta, "keep_min": None, "min_kept_mass": None,
-        "perplexity": {"remote_read_share": share, "perplexity_ratio": 1 + random.random() / 50},
+        "keep_next": 8 if policy == "hgca" else None, "dense_heads": [],
+        "perplexity": {"remote_read_share": share, "perplexity_ratio": 1 + random.random() / 50,
+                       "kl_mean": random.random() / 100, "kl_is_exact": True},
         "needles": {"baseline_found": len(questions), "found_where_baseline": found,
                     "remote_read_share_mean": share, "questions": questions},
     }
@@ -38,18 +40,52 @@ def results():
     for window in (256, 1024):
         for beta in (0.5, 1, 2):
             settings.append(setting("hgca", window, 0.1 / beta, beta))
-            settings[-1]["heads"] = {"remote_read_share": [[random.random() for _ in range(2)] for _ in range(6)]}
-    return {"schema": eval_figures.SCHEMA, "settings": settings}
+            settings[-1]["heads"] = {"remote_read_share": [[random.random() for _ in range(2)] for _ in range(6)],
+                                     "kept_mass_mean": [[random.random(), None] for _ in range(6)]}
+    return {"schema": eval_figures.SCHEMA, "model": {"name": "probe"}, "settings": settings}
 
 
 class SeriesTest(unittest.TestCase):
     def test_quality_has_a_line_per_policy_and_window(self):
         lines = eval_figures.quality_lines(results()["settings"], eval_figures.perplexity_point)
-        names = {f"{policy}, window {window}" for policy in ("dense", "hgca") for window in (256, 1024)}
-        self.assertEqual(set(lines), names)
-        points = lines["hgca, window 256"]
-        self.assertEqual([p[2] for p in points], ["beta=2", "beta=1", "beta=0.5"])
+        self.assertEqual(set(lines), {"hgca, keep next 8, window 256", "hgca, keep next 8, window 1,024"})
+        points = lines["hgca, keep next 8, window 256"]
+        self.assertEqual([p[2] for p in points], [2, 1, 0.5])
         self.assertEqual(points, sorted(points))
+
+    def test_what_all_settings_have_is_said_once(self):
+        settings = [s for s in results()["settings"] if s["policy"] == "hgca"]
+        common = eval_figures.common_words(settings)
+        self.assertEqual(set(common), {"policy", "keep_next"})
+        self.assertEqual(eval_figures.title(settings[0], common), "beta 0.5, window 256")
+        settings[0]["dense_heads"] = ["2:0", "3:1"]
+        self.assertEqual(eval_figures.title(settings[0], without=("beta",)),
+                         "hgca, keep next 8, dense heads 2:0 3:1, window 256")
+        same = settings[0:1] * 2
+        self.assertEqual(eval_figures.title(same[0], eval_figures.common_words(same)), "")
+
+    def test_a_lower_bound_is_called_one(self):
+        data = results()
+        self.assertEqual(eval_figures.kl_label(data), "KL divergence from dense (nats)")
+        data["settings"][3]["perplexity"]["kl_is_exact"] = False
+        self.assertIn("lower bound", eval_figures.kl_label(data))
+
+    def test_a_divergence_of_zero_or_none_can_be_drawn(self):
+        one = setting("hgca", 256, 0.5, 1)
+        one["perplexity"]["kl_mean"] = 0
+        self.assertEqual(eval_figures.kl_point(one), (0.5, eval_figures.MIN_KL))
+        one["perplexity"]["kl_mean"] = None  # infinite
+        self.assertIsNone(eval_figures.kl_point(one))
+
+    def test_heads_without_a_measurement_stay_empty(self):
+        one = setting("hgca", 256, 0.5, 1)
+        self.assertIsNone(eval_figures.head_grid(one, "kept_mass_mean"))
+        one["heads"] = {"kept_mass_mean": [[None, 0.5], [None, 1]]}
+        grid = eval_figures.head_grid(one, "kept_mass_mean")
+        self.assertTrue(math.isnan(grid[0][0]))
+        self.assertEqual(grid[1][1], 100)
+        one["heads"] = {"kept_mass_mean": [[None, None]]}
+        self.assertIsNone(eval_figures.head_grid(one, "kept_mass_mean"))
 
     def test_what_was_not_measured_has_no_point(self):
         one = setting("dense", 256, 1.0)
@@ -83,12 +119,25 @@ class ToolTest(unittest.TestCase):
 
     @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
     def test_draws_every_figure(self):
-        done = self.run_tool(json.dumps(results()))
+        done = self.run_tool(json.dumps(results()), "--format", "svg,png")
         self.assertEqual(done.returncode, 0, done.stderr)
-        for name in ("quality", "needles", "retention"):
+        self.assertEqual(done.stderr, "")
+        for name in eval_figures.FIGURES:
             text = (self.folder / "figures" / f"{name}.svg").read_text()
             self.assertIn("<svg", text)
             self.assertGreater(len(text), 5000)
+            self.assertTrue((self.folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"))
+
+    @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
+    def test_draws_what_is_chosen(self):
+        done = self.run_tool(json.dumps(results()), "--window", "256", "--figures", "retention,quality")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        names = sorted(path.name for path in (self.folder / "figures").iterdir())
+        self.assertEqual(names, ["quality.svg", "retention.svg"])
+        self.assertNotIn("window 1,024", (self.folder / "figures" / "retention.svg").read_text())
+        done = self.run_tool(json.dumps(results()), "--figures", "frob")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("'frob' is none of quality, needles", done.stderr)
 
     @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
     def test_says_what_it_cannot_draw(self):
