@@ -44,7 +44,7 @@ struct SequencePlan {
   // stops the sequence.
   std::vector<uint32_t> forced_tokens;
   PolicyParams policy;
-  uint32_t top_logprobs = 0;  // alternatives reported with each token
+  uint32_t top_logprobs = 0;          // alternatives reported with each token
   std::vector<SequenceRoute> routes;  // empty: all resident
 
   // Tokens that the KV may grow to: the last token of the answer is never fed back.

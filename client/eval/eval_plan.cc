@@ -7,6 +7,7 @@
 #include "client/request_builder.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
+#include "proto/convert.h"
 
 namespace tributary {
 namespace {
@@ -122,10 +123,10 @@ absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const
   const EvalSetting& setting = plan.settings[job.setting];
   RequestOptions options = plan.options.layout;
   options.window_tokens = setting.window_tokens;
-  options.policy = setting.policy.name;
   options.ignore_eos = true;
   v1::GenerateRequest request;
   TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, request));
+  *request.mutable_attention_policy() = PolicyToProto(setting.policy);
   if (job.question == EvalJob::kPerplexity) {
     const auto split = plan.text_tokens.begin() + plan.options.prefill_tokens;
     request.mutable_prompt_tokens()->Add(plan.text_tokens.begin(), split);
