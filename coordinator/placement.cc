@@ -5,7 +5,7 @@
 
 #include "base/limits.h"
 #include "fmt/format.h"
-#include "kv_store/kv_shard.h"
+#include "kv_store/context_cache.h"
 
 namespace tributary {
 namespace {
@@ -73,8 +73,7 @@ std::vector<PlannedShard> MakeShards(const Demand& demand, CutPlan cut) {
 
 // Whether the node's extents are large enough for this geometry and dtypes.
 absl::Status ExtentsFit(const NodeRoom& node, const Demand& demand) {
-  return KvShard::ReservedBytes(MakeShards(demand, CutPlan()).front().spec, node.extent_bytes)
-      .status();
+  return ShardReservedBytes(MakeShards(demand, CutPlan()).front().spec, node.extent_bytes).status();
 }
 
 // Gives shard i to nodes[i % num_nodes]; nullopt if one has no room.
@@ -86,8 +85,7 @@ std::optional<std::vector<PlannedShard>> Assign(std::vector<PlannedShard> shards
     const NodeRoom& node = *nodes[i % num_nodes];
     shards[i].node_id = node.node_id;
     shards[i].control_address = node.control_address;
-    const absl::StatusOr<uint64_t> bytes =
-        KvShard::ReservedBytes(shards[i].spec, node.extent_bytes);
+    const absl::StatusOr<uint64_t> bytes = ShardReservedBytes(shards[i].spec, node.extent_bytes);
     if (!bytes.ok()) return std::nullopt;
     shards[i].bytes = *bytes;
     used_bytes[i % num_nodes] += shards[i].bytes;
@@ -174,7 +172,7 @@ PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uin
     capacity_bytes += node.capacity_bytes;
     uint64_t bytes = 0;
     for (const PlannedShard& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
-      bytes += KvShard::ReservedBytes(shard.spec, node.extent_bytes).value_or(0);
+      bytes += ShardReservedBytes(shard.spec, node.extent_bytes).value_or(0);
     }
     needed_bytes = std::min(needed_bytes, bytes);
   }

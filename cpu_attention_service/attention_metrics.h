@@ -26,7 +26,14 @@ struct AttentionMetrics {
   Histogram compute_seconds;
   Histogram batch_queries;
   Counter attended_tokens;
+  Counter covered_tokens;
   Counter quantised_tokens;
+  Histogram kept_mass;
+  Gauge fallback_heads;
+  Histogram selection_seconds;
+  Histogram reselection_seconds;
+  Histogram salience_update_seconds;
+  Gauge context_cache_bytes;
   Counter ingest_bytes;
   Gauge kv_capacity_bytes;
   Gauge kv_used_bytes;

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "cpu_attention_service/answer_sender.h"
 #include "cpu_attention_service/attention_metrics.h"
+#include "cpu_attention_service/attention_step.h"
 #include "cpu_attention_service/frame_queue.h"
 #include "cpu_attention_service/session_table.h"
 #include "cpu_attention_service/shard_executor.h"
@@ -48,8 +49,8 @@ struct AttentionServer::Impl {
         shards(std::move(shard_registry)),
         sessions(Epoch(server_options.incarnation)),
         sender(plane, &sessions),
-        executor(ExecutorOptions(server_options, kernel, [this] { PollWhileAttending(); })) {
-    queries.reserve(limits::kMaxEntriesPerFrame);
+        executor(ExecutorOptions(server_options, kernel, [this] { PollWhileAttending(); })),
+        step(&executor, time, metrics) {
     entries.reserve(limits::kMaxEntriesPerFrame);
     query_shards.reserve(limits::kMaxEntriesPerFrame);
   }
@@ -60,7 +61,7 @@ struct AttentionServer::Impl {
   void OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload,
                int64_t received_ns);
   PartialEntry CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
-                          const KvShard** shard) const;
+                          NodeShard** shard) const;
   void Attend(const QueryView& view, uint32_t layer, PartialPayloadWriter& writer,
               int64_t received_ns);
   void OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
@@ -72,6 +73,7 @@ struct AttentionServer::Impl {
   void RemoveSession(const Session& session);
   void Housekeeping();
   void SetKvGauges();
+  void SetSelectionGauges();
 
   const AttentionServerOptions options;
   DataPlane* const data_plane;
@@ -82,6 +84,7 @@ struct AttentionServer::Impl {
   SessionTable sessions;
   AnswerSender sender;
   ShardExecutor executor;
+  AttentionStep step;
   std::vector<PeerId> lost_peers;  // to be forgotten outside the data plane's handlers
   int64_t next_housekeeping_ns = 0;
   FrameHandler* handler = nullptr;  // the server
@@ -90,8 +93,7 @@ struct AttentionServer::Impl {
 
   // Of the query frame in work; members so that their memory is reused.
   std::vector<PartialEntry> entries;
-  std::vector<const KvShard*> query_shards;
-  std::vector<ShardQuery> queries;
+  std::vector<NodeShard*> query_shards;
 };
 
 absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(
@@ -181,11 +183,11 @@ const Arena& AttentionServer::arena() const { return impl_->shards->arena(); }
 
 std::vector<ShardUsageInfo> AttentionServer::shards() const {
   std::vector<ShardUsageInfo> usage;
-  for (const KvShard* shard : impl_->shards->shards()) {
-    const ShardSpec& spec = shard->spec();
+  for (const NodeShard* shard : impl_->shards->shards()) {
+    const ShardSpec& spec = shard->kv->spec();
     uint64_t tokens = 0;
     for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
-      tokens += shard->stored_tokens(layer);
+      tokens += shard->kv->stored_tokens(layer);
     }
     usage.push_back({spec.shard_id, spec.sequence_id, tokens / spec.num_layers_held(),
                      shard->reserved_bytes()});
@@ -201,6 +203,17 @@ void AttentionServer::Impl::RemoveSession(const Session& session) {
 void AttentionServer::Impl::SetKvGauges() {
   metrics->kv_used_bytes.Set(static_cast<double>(shards->capacity_bytes() - shards->free_bytes()));
   metrics->kv_shards.Set(static_cast<double>(shards->size()));
+}
+
+void AttentionServer::Impl::SetSelectionGauges() {
+  uint64_t cache_bytes = 0, fallback_heads = 0;
+  for (const NodeShard* shard : shards->shards()) {
+    if (shard->selection == nullptr) continue;
+    cache_bytes += shard->selection->cache().filled_bytes();
+    fallback_heads += shard->selection->num_fallback_heads();
+  }
+  metrics->context_cache_bytes.Set(static_cast<double>(cache_bytes));
+  metrics->fallback_heads.Set(static_cast<double>(fallback_heads));
 }
 
 // ---- frames ----
@@ -244,6 +257,7 @@ void AttentionServer::Impl::Housekeeping() {
   if (now_ns < next_housekeeping_ns) return;
   next_housekeeping_ns = now_ns + kHousekeepingIntervalNs;
   metrics->transport.AdvanceTo(data_plane->counters());
+  SetSelectionGauges();
   if (options.session_idle_ns == 0) return;
   for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
     const Session* session = sessions.Find(id);
@@ -324,7 +338,7 @@ void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
   entries.clear();
   query_shards.clear();
   for (uint32_t i = 0; i < view.body().num_entries; ++i) {
-    const KvShard* shard = nullptr;
+    NodeShard* shard = nullptr;
     entries.push_back(CheckEntry(view.entry(i), header.layer, head_dim, &shard));
     query_shards.push_back(shard);
     metrics->CountRequest(static_cast<FrameError>(entries.back().status));
@@ -343,22 +357,25 @@ void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
   if (Session* asker = sessions.Find(session_id); asker != nullptr) {
     sender.Send(*asker, header, FrameType::kPartial, *std::move(answer));
   }
+  attending = true;
+  step.Select();
+  attending = false;
 }
 
 // The answer's entry, without data. `shard` is set if the status is kOk.
 PartialEntry AttentionServer::Impl::CheckEntry(const QueryEntry& query, uint32_t layer,
-                                               uint32_t head_dim, const KvShard** shard) const {
+                                               uint32_t head_dim, NodeShard** shard) const {
   PartialEntry entry;
   entry.shard_id = query.shard_id;
   FrameError error = FrameError::kOk;
-  const KvShard* found = shards->Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), &error);
+  NodeShard* found = shards->Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), &error);
   if (found != nullptr) {
-    const ShardSpec& spec = found->spec();
+    const ShardSpec& spec = found->kv->spec();
     if (head_dim != spec.model.head_dim || query.num_q_heads != spec.num_q_heads_held()) {
       error = FrameError::kBadGeometry;
     } else if (layer < spec.layer_begin || layer >= spec.layer_end) {
       error = FrameError::kOutOfRange;
-    } else if (spec.stripe.LocalIndex(query.visible_end) > found->stored_tokens(layer)) {
+    } else if (spec.stripe.LocalIndex(query.visible_end) > found->kv->stored_tokens(layer)) {
       error = FrameError::kNotStored;
     }
   }
@@ -367,34 +384,29 @@ PartialEntry AttentionServer::Impl::CheckEntry(const QueryEntry& query, uint32_t
   *shard = found;
   entry.num_q_heads = query.num_q_heads;
   entry.n_q = query.n_q;
-  entry.covered_tokens = found->spec().stripe.CountIn({query.visible_begin, query.visible_end});
-  entry.num_kv_heads = found->spec().num_kv_heads_held();
+  const ShardSpec& spec = found->kv->spec();
+  entry.covered_tokens = spec.stripe.CountIn({query.visible_begin, query.visible_end});
+  entry.num_kv_heads = spec.num_kv_heads_held();
+  if ((query.flags & kQueryMeasure) != 0) entry.flags = kPartialMeasured;
   entry.attended_head_tokens = entry.covered_tokens * entry.num_kv_heads;
   return entry;
 }
 
 void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
                                    PartialPayloadWriter& writer, int64_t received_ns) {
-  queries.clear();
-  uint64_t attended_tokens = 0;
-  uint64_t quantised_tokens = 0;
-  for (uint32_t i = 0; i < entries.size(); ++i) {
-    const AttentionPartialView partial = writer.Add(entries[i]);
-    if (query_shards[i] == nullptr) continue;
-    const QueryEntry query = view.entry(i);
-    const TokenStripe& stripe = query_shards[i]->spec().stripe;
-    const TokenRange local{stripe.LocalIndex(query.visible_begin),
-                           stripe.LocalIndex(query.visible_end)};
-    queries.push_back({query_shards[i], layer, local, query.n_q, view.q(query), partial});
-    attended_tokens += local.size();
-    const ShardSpec& spec = query_shards[i]->spec();
-    if (IsQuantisedDType(spec.k_dtype) || IsQuantisedDType(spec.v_dtype)) {
-      quantised_tokens += local.size();
-    }
-  }
   const int64_t start_ns = clock->NowNs();
   attending = true;
-  executor.Execute(queries, view.body().softmax_scale);
+  step.Begin(layer, view.body().softmax_scale);
+  for (uint32_t i = 0; i < entries.size(); ++i) {
+    if (query_shards[i] == nullptr) {
+      writer.Add(entries[i]);
+      continue;
+    }
+    const QueryEntry query = view.entry(i);
+    step.Plan(query_shards[i], query, view.q(query), &entries[i]);
+    step.SetData(writer.Add(entries[i]));
+  }
+  step.Run();
   attending = false;
   const int64_t end_ns = clock->NowNs();
   writer.SetTimes(static_cast<uint64_t>(start_ns - received_ns),
@@ -402,8 +414,6 @@ void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer,
   metrics->queue_wait_seconds.Observe(SecondsFromNs(start_ns - received_ns));
   metrics->compute_seconds.Observe(SecondsFromNs(end_ns - start_ns));
   metrics->batch_queries.Observe(static_cast<double>(entries.size()));
-  metrics->attended_tokens.Increment(static_cast<double>(attended_tokens));
-  metrics->quantised_tokens.Increment(static_cast<double>(quantised_tokens));
 }
 
 void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header,
@@ -434,18 +444,26 @@ FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t la
                                              uint64_t* stored_tokens) {
   const SpillBody& body = spill.body();
   FrameError error = FrameError::kOk;
-  KvShard* shard = shards->Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
+  NodeShard* shard = shards->Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
   if (shard == nullptr) return error;
-  const ShardSpec& spec = shard->spec();
+  const ShardSpec& spec = shard->kv->spec();
   if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim) {
     return FrameError::kBadGeometry;
   }
+  if (!spill.maw().empty() && shard->needs.spill_bytes_per_token == 0)
+    return FrameError::kMalformed;
   const KvExchangeRows rows{spill.k(), spill.v(), static_cast<DType>(body.k_dtype),
                             static_cast<DType>(body.v_dtype)};
-  error = shard->Store(layer, body.token_begin, body.num_tokens, rows);
+  error = shard->kv->Store(layer, body.token_begin, body.num_tokens, rows);
   if (error != FrameError::kOk) return error;
-  *stored_tokens = shard->stored_tokens(layer);
+  *stored_tokens = shard->kv->stored_tokens(layer);
   metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
+  if (shard->selection == nullptr) return FrameError::kOk;
+  const int64_t start_ns = clock->NowNs();
+  const uint64_t local_begin = spec.stripe.LocalIndex(body.token_begin);
+  shard->selection->OnStored(layer, {local_begin, local_begin + body.num_tokens}, spill.maw(),
+                             body.resident_tokens);
+  metrics->selection_seconds.Observe(SecondsFromNs(clock->NowNs() - start_ns));
   return FrameError::kOk;
 }
 

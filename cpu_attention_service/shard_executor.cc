@@ -21,6 +21,38 @@ void WriteEmpty(const AttentionPartialView& partial) {
   std::fill(partial.lse_ln.begin(), partial.lse_ln.end(), kEmptyLse);
 }
 
+// Of one KV head, for all query tokens.
+void WriteEmptyHead(const ShardQuery& query, uint32_t kv_head) {
+  const ShardSpec& spec = query.shard->spec();
+  const uint32_t group_size = spec.model.group_size();
+  const size_t head_dim = spec.model.head_dim;
+  for (uint32_t i = 0; i < query.n_q; ++i) {
+    const size_t head = size_t{i} * spec.num_q_heads_held() + size_t{kv_head} * group_size;
+    WriteEmpty({query.partial.out.subspan(head * head_dim, group_size * head_dim),
+                query.partial.lse_ln.subspan(head, group_size)});
+  }
+}
+
+HeadRead ReadOf(const ShardQuery& query, uint32_t kv_head) {
+  return query.heads.empty() ? HeadRead{} : query.heads[kv_head];
+}
+
+// What is read: tokens of the shard, or rows of the cache.
+TokenRange RangeOf(const ShardQuery& query, const HeadRead& head) {
+  return head.source == HeadRead::Source::kShard ? query.local : head.rows;
+}
+
+uint64_t RunTokens(const ShardQuery& query, const HeadRead& head) {
+  return head.source == HeadRead::Source::kShard ? query.shard->tokens_per_run()
+                                                 : query.cache->rows_per_run();
+}
+
+KvRun RunOf(const ShardQuery& query, uint32_t kv_head, uint64_t begin, uint64_t end) {
+  return ReadOf(query, kv_head).source == HeadRead::Source::kShard
+             ? query.shard->RunAt(query.layer, kv_head, begin, end)
+             : query.cache->RunAt(query.layer, kv_head, begin, end);
+}
+
 }  // namespace
 
 ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
@@ -41,18 +73,33 @@ ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
 
 void ShardExecutor::Execute(std::span<const ShardQuery> queries, float softmax_scale) {
   softmax_scale_ = softmax_scale;
+  weighing_ = false;
   Cursor cursor;
   while (cursor.query < queries.size()) {
     PlanWave(queries, cursor);
-    if (items_.empty()) continue;
-    if (wave_bytes_ < options_.min_parallel_bytes) {
-      SplitOverThreads(1);
-      RunItems(0);
-    } else {
-      SplitOverThreads(pool_.num_threads());
-      pool_.RunWithHelpers(run_items_);
-    }
+    RunWave();
     std::swap(carry_in_, carry_out_);
+  }
+}
+
+void ShardExecutor::AddWeights(std::span<const ShardQuery> queries, float softmax_scale) {
+  softmax_scale_ = softmax_scale;
+  weighing_ = true;
+  Cursor cursor;
+  while (cursor.query < queries.size()) {
+    PlanWeights(queries, cursor);
+    RunWave();
+  }
+}
+
+void ShardExecutor::RunWave() {
+  if (items_.empty()) return;
+  if (wave_bytes_ < options_.min_parallel_bytes) {
+    SplitOverThreads(1);
+    RunItems(0);
+  } else {
+    SplitOverThreads(pool_.num_threads());
+    pool_.RunWithHelpers(run_items_);
   }
 }
 
@@ -77,6 +124,14 @@ void ShardExecutor::PlanWave(std::span<const ShardQuery> queries, Cursor& cursor
 bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
   const ShardSpec& spec = query.shard->spec();
   const uint32_t head_dim = spec.model.head_dim;
+  const HeadRead head = ReadOf(query, cursor.kv_head);
+  const TokenRange range = RangeOf(query, head);
+  if (range.empty() || head.source == HeadRead::Source::kNothing) {
+    if (head.source != HeadRead::Source::kNothing) WriteEmptyHead(query, cursor.kv_head);
+    cursor.q_begin = query.n_q;  // of all its query tokens
+    NextTask(query, cursor);
+    return true;
+  }
   Task task{};
   task.query = &query;
   task.kv_head = cursor.kv_head;
@@ -84,16 +139,16 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
   task.q_count = std::min(kMaxQueriesPerTask, query.n_q - cursor.q_begin);
   task.first_item = static_cast<uint32_t>(items_.size());
   task.begins = !cursor.in_task;
-  if (task.begins) cursor.pos = query.local.begin;
+  if (task.begins) cursor.pos = range.begin;
   cursor.in_task = true;
 
   const size_t partial_floats = size_t{task.q_count} * spec.model.group_size() * (head_dim + 1);
   const uint32_t num_rows = task.q_count * spec.model.group_size();
   const uint64_t tile_reads = (num_rows + kRowsPerRead - 1) / kRowsPerRead;
-  const uint64_t run_tokens = query.shard->tokens_per_run();
-  while (cursor.pos < query.local.end && items_.size() < options_.max_items_per_wave &&
+  const uint64_t run_tokens = RunTokens(query, head);
+  while (cursor.pos < range.end && items_.size() < options_.max_items_per_wave &&
          scratch_used_ + partial_floats <= scratch_.size()) {
-    const uint64_t run_end = std::min(query.local.end, (cursor.pos / run_tokens + 1) * run_tokens);
+    const uint64_t run_end = std::min(range.end, (cursor.pos / run_tokens + 1) * run_tokens);
     const uint32_t num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
     const uint64_t bytes =
         num_tokens * tile_reads * query.shard->tile_layout().record_bytes / kKvTileTokens;
@@ -104,7 +159,7 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
     cursor.pos = run_end;
   }
   task.num_items = static_cast<uint32_t>(items_.size()) - task.first_item;
-  task.ends = cursor.pos == query.local.end;
+  task.ends = cursor.pos == range.end;
   if (task.num_items > 0) {
     pending_items_[tasks_.size()].store(task.num_items, std::memory_order_relaxed);
     tasks_.push_back(task);
@@ -114,6 +169,46 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
   if (!task.ends) return false;
   NextTask(query, cursor);
   return true;
+}
+
+// Items of as many heads with weights as fit into a wave. One item does all query tokens, since they add to the same
+// weights.
+void ShardExecutor::PlanWeights(std::span<const ShardQuery> queries, Cursor& cursor) {
+  tasks_.clear();
+  items_.clear();
+  wave_bytes_ = 0;
+  for (; cursor.query < queries.size(); ++cursor.query, cursor.kv_head = 0) {
+    const ShardQuery& query = queries[cursor.query];
+    for (; cursor.kv_head < query.heads.size(); ++cursor.kv_head, cursor.in_task = false) {
+      const HeadRead& head = query.heads[cursor.kv_head];
+      if (head.weights.empty()) continue;
+      const TokenRange range = RangeOf(query, head);
+      TRIBUTARY_CHECK_EQ(head.weights.size(), range.size());
+      if (!cursor.in_task) cursor.pos = range.begin;
+      cursor.in_task = true;
+      AddWeightItems(query, range, cursor);
+      if (cursor.pos < range.end) return;  // the wave is full
+    }
+  }
+}
+
+void ShardExecutor::AddWeightItems(const ShardQuery& query, TokenRange range, Cursor& cursor) {
+  const uint64_t run_tokens = RunTokens(query, query.heads[cursor.kv_head]);
+  const uint32_t num_rows = query.n_q * query.shard->spec().model.group_size();
+  const uint64_t tile_reads = (num_rows + kRowsPerRead - 1) / kRowsPerRead;
+  const uint64_t token_bytes = query.shard->tile_layout().v_begin / kKvTileTokens * tile_reads;
+  const auto task = static_cast<uint32_t>(tasks_.size());
+  while (cursor.pos < range.end && items_.size() < options_.max_items_per_wave) {
+    const uint64_t run_end = std::min(range.end, (cursor.pos / run_tokens + 1) * run_tokens);
+    const auto num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
+    items_.push_back({task, num_tokens, cursor.pos, wave_bytes_, num_tokens * token_bytes, 0});
+    wave_bytes_ += items_.back().bytes;
+    cursor.pos = run_end;
+  }
+  Task added{};
+  added.query = &query;
+  added.kv_head = cursor.kv_head;
+  tasks_.push_back(added);
 }
 
 void ShardExecutor::NextTask(const ShardQuery& query, Cursor& cursor) const {
@@ -167,11 +262,15 @@ void ShardExecutor::RunItems(int thread_idx) {
   float* q_buffer = q_buffers_.data() + thread * kQBufferFloats;
   uint64_t bytes = 0;
   for (uint32_t i; TakeItem(thread, &i);) {
-    RunItem(items_[i], q_buffer);
-    // The release half publishes this item's partial, the acquire half shows the others' to who
-    // folds.
-    if (pending_items_[items_[i].task].fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      FoldTask(tasks_[items_[i].task]);
+    if (weighing_) {
+      WeighItem(items_[i], q_buffer);
+    } else {
+      RunItem(items_[i], q_buffer);
+      // The release half publishes this item's partial, the acquire half shows the others' to who
+      // folds.
+      if (pending_items_[items_[i].task].fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        FoldTask(tasks_[items_[i].task]);
+      }
     }
     if (thread != 0 || !options_.between_items) continue;
     bytes += items_[i].bytes;
@@ -181,39 +280,80 @@ void ShardExecutor::RunItems(int thread_idx) {
   }
 }
 
-void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
-  const Task& task = tasks_[item.task];
-  const ShardQuery& query = *task.query;
-  const ShardSpec& spec = query.shard->spec();
+// The query rows of the task's KV head.
+void ShardExecutor::CopyQuery(const Task& task, float* q_buffer) const {
+  const ShardSpec& spec = task.query->shard->spec();
   const uint32_t group_size = spec.model.group_size();
   const size_t group_floats = size_t{group_size} * spec.model.head_dim;
-  const KvRun run = query.shard->RunAt(query.layer, task.kv_head, item.local_begin,
-                                       item.local_begin + item.num_tokens);
-  uint64_t visible_end[kMaxQueriesPerTask];
   for (uint32_t i = 0; i < task.q_count; ++i) {
     const size_t first_head =
         size_t{task.q_begin + i} * spec.num_q_heads_held() + size_t{task.kv_head} * group_size;
     std::memcpy(q_buffer + i * group_floats,
-                query.q.data() + first_head * spec.model.head_dim * sizeof(float),
+                task.query->q.data() + first_head * spec.model.head_dim * sizeof(float),
                 group_floats * sizeof(float));
-    if (query.visible_end.empty()) continue;
-    const uint64_t local_end = std::max(query.visible_end[task.q_begin + i], run.first_token);
-    visible_end[i] = std::min<uint64_t>(local_end - run.first_token, run.token_end);
   }
+}
+
+// All but q, out, lse_ln and visible_end.
+DecodeAttentionArgs ShardExecutor::ArgsOf(const Task& task, const KvRun& run) const {
   DecodeAttentionArgs args;
-  args.q = q_buffer;
   args.n_q = task.q_count;
-  args.group_size = group_size;
-  args.layout = &query.shard->tile_layout();
+  args.group_size = task.query->shard->spec().model.group_size();
+  args.layout = &task.query->shard->tile_layout();
   args.tiles = run.tiles;
   args.token_begin = run.token_begin;
   args.token_end = run.token_end;
-  args.visible_end = query.visible_end.empty() ? nullptr : visible_end;
   args.prefetch_bytes = cpu_kernels::RunPrefetchBytes(args.layout->k_storage);
   args.softmax_scale = softmax_scale_;
+  return args;
+}
+
+void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
+  const Task& task = tasks_[item.task];
+  const ShardQuery& query = *task.query;
+  const KvRun run =
+      RunOf(query, task.kv_head, item.local_begin, item.local_begin + item.num_tokens);
+  CopyQuery(task, q_buffer);
+  DecodeAttentionArgs args = ArgsOf(task, run);
+  uint64_t visible_end[kMaxQueriesPerTask];
+  if (!query.visible_end.empty()) {
+    for (uint32_t i = 0; i < task.q_count; ++i) {
+      const uint64_t local_end = std::max(query.visible_end[task.q_begin + i], run.first_token);
+      visible_end[i] = std::min<uint64_t>(local_end - run.first_token, run.token_end);
+    }
+    args.visible_end = visible_end;
+  }
+  args.q = q_buffer;
   args.out = scratch_.data() + item.scratch_begin;
-  args.lse_ln = args.out + task.q_count * group_floats;
+  args.lse_ln =
+      args.out + size_t{task.q_count} * args.group_size * query.shard->spec().model.head_dim;
   options_.kernel->fn(args);
+}
+
+void ShardExecutor::WeighItem(const Item& item, float* q_buffer) {
+  Task task = tasks_[item.task];
+  const ShardQuery& query = *task.query;
+  const ShardSpec& spec = query.shard->spec();
+  const uint32_t group_size = spec.model.group_size();
+  const HeadRead& head = query.heads[task.kv_head];
+  const KvRun run =
+      RunOf(query, task.kv_head, item.local_begin, item.local_begin + item.num_tokens);
+  float lse_ln[kMaxQueriesPerTask * limits::kMaxGroupSize];
+  for (task.q_begin = 0; task.q_begin < query.n_q; task.q_begin += kMaxQueriesPerTask) {
+    task.q_count = std::min(kMaxQueriesPerTask, query.n_q - task.q_begin);
+    CopyQuery(task, q_buffer);
+    for (uint32_t i = 0; i < task.q_count; ++i) {
+      const size_t first_head =
+          size_t{task.q_begin + i} * spec.num_q_heads_held() + size_t{task.kv_head} * group_size;
+      std::copy_n(query.partial.lse_ln.data() + first_head, group_size, lse_ln + i * group_size);
+    }
+    DecodeAttentionArgs args = ArgsOf(task, run);
+    args.q = q_buffer;
+    args.lse_ln = lse_ln;
+    args.token_weights = head.weights.data() + (item.local_begin - RangeOf(query, head).begin);
+    args.max_over_group = query.max_over_group;
+    options_.kernel->fn(args);
+  }
 }
 
 void ShardExecutor::FoldTask(const Task& task) {

@@ -1,8 +1,8 @@
 // Attention of a batch of queries over shards, spread over the cores.
 //
 // The work of one query is cut at fixed places: per KV head, and per run of the shard
-// (KvShard::RunAt), an extent. The partials of one head's runs are folded in the order of their positions. So
-// a result depends on the shard's contents and the visible range alone: not on the number of
+// (KvShard::RunAt) or of its context cache, an extent. The partials of one head's runs are folded in the order of their
+// positions. So a result depends on the shard's contents, the visible range and the selections alone: not on the number of
 // threads, nor on what else is in the batch.
 //
 // Each thread has a share of the items, equal in bytes and contiguous in memory; who is done first
@@ -27,9 +27,24 @@
 #include "base/thread_pool.h"
 #include "cpu_attention_service/item_range.h"
 #include "cpu_attention_service/kernels/kernels.h"
+#include "kv_store/context_cache.h"
 #include "kv_store/kv_shard.h"
 
 namespace tributary {
+
+// What one KV head reads for a query.
+struct HeadRead {
+  enum class Source : uint8_t {
+    kShard,    // the query's `local` tokens
+    kCache,    // `rows` of its context cache
+    kNothing,  // its part of the partial is not touched
+  };
+  Source source = Source::kShard;
+  TokenRange rows;
+  // If not empty, AddWeights() adds the softmax weight of each token read, aggregated over the head's group and summed over
+  // the query tokens; [tokens read]. Unshared.
+  std::span<float> weights;
+};
 
 // One sequence's query against one layer of one shard. Borrowed memory, until Execute() returns.
 struct ShardQuery {
@@ -42,6 +57,10 @@ struct ShardQuery {
       partial;  // out [n_q][num_q_heads held][head_dim], lse_ln [n_q][num_q_heads held]
   // Query token i attends to local tokens [local.begin, visible_end[i]), cut at local.end; empty: each to all of `local`.
   std::span<const uint64_t> visible_end;
+  // [KV head held]; empty: each reads the shard. With caches visible_end is empty.
+  std::span<const HeadRead> heads;
+  const ContextCache* cache = nullptr;
+  bool max_over_group = false;  // of the weights: the maximum over the group's heads, else the mean
 };
 
 struct ShardExecutorOptions {
@@ -76,6 +95,10 @@ class ShardExecutor {
   // Fills the partial of each query. REQUIRES: spans of the sizes above; shards that the kernel
   // serves (cpu_kernels::ValidateKernelShape).
   void Execute(std::span<const ShardQuery> queries, float softmax_scale);
+
+  // Adds to the `weights` of each query's heads, after Execute() has filled its partial (lse_ln; q as it was). Reads K
+  // again, and nothing else. As deterministic as Execute().
+  void AddWeights(std::span<const ShardQuery> queries, float softmax_scale);
 
   const CpuKernel& kernel() const { return *options_.kernel; }
   int num_threads() const { return pool_.num_threads(); }
@@ -112,18 +135,25 @@ class ShardExecutor {
   };
 
   void PlanWave(std::span<const ShardQuery> queries, Cursor& cursor);
+  void PlanWeights(std::span<const ShardQuery> queries, Cursor& cursor);
+  void AddWeightItems(const ShardQuery& query, TokenRange range, Cursor& cursor);
+  void RunWave();
   bool PlanTask(const ShardQuery& query, Cursor& cursor);
   void NextTask(const ShardQuery& query, Cursor& cursor) const;
   void SplitOverThreads(int num_threads);
   void RunItems(int thread_idx);
   bool TakeItem(size_t thread, uint32_t* item);
   void RunItem(const Item& item, float* q_buffer);
+  void WeighItem(const Item& item, float* q_buffer);
+  void CopyQuery(const Task& task, float* q_buffer) const;
+  DecodeAttentionArgs ArgsOf(const Task& task, const KvRun& run) const;
   void FoldTask(const Task& task);
 
   const ShardExecutorOptions options_;
   ThreadPool pool_;
   const std::function<void(int)> run_items_;
   float softmax_scale_ = 0;
+  bool weighing_ = false;  // AddWeights() is under way
 
   std::vector<Task> tasks_;
   std::vector<Item> items_;

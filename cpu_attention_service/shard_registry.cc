@@ -29,13 +29,20 @@ absl::StatusOr<std::unique_ptr<ShardRegistry>> ShardRegistry::Create(
 
 absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
   if (const auto it = shards_.find(spec.shard_id); it != shards_.end()) {
-    if (it->second->spec() == spec) return it->second->reserved_bytes();
+    const ShardSpec& open = it->second->kv->spec();
+    if (open == spec) return it->second->reserved_bytes();
     return absl::AlreadyExistsError(fmt::format(
         "shard {} is open for sequence {} at epoch {} with another spec; close it first, or take "
         "another id",
-        spec.shard_id.value, it->second->spec().sequence_id.value, it->second->spec().epoch.value));
+        spec.shard_id.value, open.sequence_id.value, open.epoch.value));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<KvShard> shard, KvShard::Open(spec, &pool_, pack_));
+  auto shard = std::make_unique<NodeShard>();
+  shard->needs = MakePolicy(spec.policy)->needs();
+  TRIBUTARY_ASSIGN_OR_RETURN(shard->kv, KvShard::Open(spec, &pool_, pack_));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ContextCache> cache, ContextCache::Open(spec, &pool_));
+  if (cache != nullptr) {
+    shard->selection = std::make_unique<ShardSelection>(shard->kv.get(), std::move(cache));
+  }
   const uint64_t reserved_bytes = shard->reserved_bytes();
   shards_.emplace(spec.shard_id, std::move(shard));
   return reserved_bytes;
@@ -44,22 +51,22 @@ absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
 absl::Status ShardRegistry::Close(ShardId id, Epoch epoch) {
   const auto it = shards_.find(id);
   if (it == shards_.end()) return absl::OkStatus();
-  if (epoch < it->second->spec().epoch) {
+  if (epoch < it->second->kv->spec().epoch) {
     return absl::FailedPreconditionError(
         fmt::format("shard {} is of epoch {}, newer than {}: its placement has moved on", id.value,
-                    it->second->spec().epoch.value, epoch.value));
+                    it->second->kv->spec().epoch.value, epoch.value));
   }
   shards_.erase(it);
   return absl::OkStatus();
 }
 
-KvShard* ShardRegistry::Find(ShardId id, Epoch sequence_epoch, FrameError* error) const {
+NodeShard* ShardRegistry::Find(ShardId id, Epoch sequence_epoch, FrameError* error) const {
   const auto it = shards_.find(id);
   if (it == shards_.end()) {
     *error = FrameError::kUnknownShard;
     return nullptr;
   }
-  if (it->second->spec().epoch != sequence_epoch) {
+  if (it->second->kv->spec().epoch != sequence_epoch) {
     *error = FrameError::kStaleEpoch;
     return nullptr;
   }
@@ -67,8 +74,8 @@ KvShard* ShardRegistry::Find(ShardId id, Epoch sequence_epoch, FrameError* error
   return it->second.get();
 }
 
-std::vector<const KvShard*> ShardRegistry::shards() const {
-  std::vector<const KvShard*> shards;
+std::vector<const NodeShard*> ShardRegistry::shards() const {
+  std::vector<const NodeShard*> shards;
   shards.reserve(shards_.size());
   for (const auto& [id, shard] : shards_) shards.push_back(shard.get());
   return shards;

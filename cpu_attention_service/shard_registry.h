@@ -9,11 +9,24 @@
 #include "absl/status/statusor.h"
 #include "attention/frame.h"
 #include "attention/shard_spec.h"
+#include "cpu_attention_service/shard_selection.h"
 #include "kv_store/arena.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/kv_shard.h"
 
 namespace tributary {
+
+// One shard on this node.
+struct NodeShard {
+  PolicyNeeds needs;
+  std::unique_ptr<KvShard> kv;
+  std::unique_ptr<ShardSelection>
+      selection;  // null: the policy reads everything. Destroyed before kv
+
+  uint64_t reserved_bytes() const {
+    return kv->reserved_bytes() + (selection == nullptr ? 0 : selection->cache().reserved_bytes());
+  }
+};
 
 // Thread-compatible.
 class ShardRegistry {
@@ -24,20 +37,20 @@ class ShardRegistry {
                                                                size_t extent_bytes, KvPackFn pack);
 
   // The reserved bytes. The same spec again is OK; ALREADY_EXISTS: the id with another spec; else
-  // errors of KvShard::Open.
+  // errors of KvShard::Open and ContextCache::Open.
   absl::StatusOr<uint64_t> Open(const ShardSpec& spec);
   // An unknown shard is OK. FAILED_PRECONDITION: the shard is of a newer epoch.
   absl::Status Close(ShardId id, Epoch epoch);
   bool Drop(ShardId id) { return shards_.erase(id) != 0; }
 
   // Null, with the reason in `error`: kUnknownShard, kStaleEpoch (any epoch but the shard's).
-  KvShard* Find(ShardId id, Epoch sequence_epoch, FrameError* error) const;
+  NodeShard* Find(ShardId id, Epoch sequence_epoch, FrameError* error) const;
 
   uint64_t free_bytes() const { return pool_.free_bytes(); }
   uint64_t capacity_bytes() const { return pool_.capacity_bytes(); }
   const Arena& arena() const { return arena_; }
   size_t size() const { return shards_.size(); }
-  std::vector<const KvShard*> shards() const;
+  std::vector<const NodeShard*> shards() const;
 
  private:
   ShardRegistry(Arena arena, size_t extent_bytes, KvPackFn pack)
@@ -46,7 +59,7 @@ class ShardRegistry {
   Arena arena_;
   BlockPool pool_;
   const KvPackFn pack_;
-  absl::flat_hash_map<ShardId, std::unique_ptr<KvShard>> shards_;  // destroyed before the pool
+  absl::flat_hash_map<ShardId, std::unique_ptr<NodeShard>> shards_;  // destroyed before the pool
 };
 
 }  // namespace tributary

@@ -21,6 +21,8 @@ enum class MetricScope { kAll, kDataPlane, kCoordinator, kGpuWorker, kCpuAttenti
 inline constexpr double kSecondsBuckets[] = {10e-6,  25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3,
                                              2.5e-3, 5e-3,  10e-3, 25e-3,  50e-3,  0.1,    0.25,
                                              0.5,    1.0,   2.5,   5.0,    10.0,   30.0,   60.0};
+inline constexpr double kShareBuckets[] = {0.1,  0.25, 0.5,  0.75,  0.9,
+                                           0.95, 0.98, 0.99, 0.995, 0.999};
 inline constexpr double kCountBuckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 
 inline constexpr size_t kMaxMetricLabels = 4;
@@ -260,10 +262,48 @@ inline constexpr MetricSpec kAttentionBatchQueries{"tributary_attention_batch_qu
                                                    kCountBuckets};
 inline constexpr MetricSpec kAttendedTokens{
     "tributary_attention_attended_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
-    "Tokens read by attention, once per query entry and layer."};
+    "Tokens that answers rest on, once per query entry and layer; the mean over the KV heads."};
+inline constexpr MetricSpec kCoveredTokens{
+    "tributary_attention_covered_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
+    "Visible tokens that answers are for; those attended to are a part of them."};
 inline constexpr MetricSpec kQuantisedTokens{
     "tributary_attention_quantised_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
     "Those of them whose K or V the shard stores quantised."};
+inline constexpr MetricSpec kKeptMass{
+    "tributary_attention_kept_mass",
+    MetricType::kHistogram,
+    MetricScope::kCpuAttention,
+    "Share of a shard's softmax that a selection kept, per query head, on sampled steps.",
+    {},
+    kShareBuckets};
+inline constexpr MetricSpec kFallbackHeads{
+    "tributary_attention_fallback_heads", MetricType::kGauge, MetricScope::kCpuAttention,
+    "KV heads, over all layers, that read everything since their last sample kept too little."};
+inline constexpr MetricSpec kSelectionDuration{
+    "tributary_attention_selection_seconds",
+    MetricType::kHistogram,
+    MetricScope::kCpuAttention,
+    "Choosing and copying the kept tokens of a stored block, all KV heads of a layer.",
+    {},
+    kSecondsBuckets};
+inline constexpr MetricSpec kReselectionDuration{
+    "tributary_attention_reselection_seconds",
+    MetricType::kHistogram,
+    MetricScope::kCpuAttention,
+    "Choosing anew, all KV heads of a layer: weights of a dense query, selection, copies; after "
+    "the answer.",
+    {},
+    kSecondsBuckets};
+inline constexpr MetricSpec kSalienceUpdateDuration{
+    "tributary_attention_salience_update_seconds",
+    MetricType::kHistogram,
+    MetricScope::kCpuAttention,
+    "Weights of the tokens that a query read, where caches have a limit; after the answer.",
+    {},
+    kSecondsBuckets};
+inline constexpr MetricSpec kContextCacheBytes{
+    "tributary_context_cache_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
+    "Filled of the context caches; what is reserved for them is part of tributary_kv_used_bytes."};
 inline constexpr MetricSpec kKvCapacity{"tributary_kv_capacity_bytes", MetricType::kGauge,
                                         MetricScope::kCpuAttention, "Size of the KV pool."};
 inline constexpr MetricSpec kKvUsed{"tributary_kv_used_bytes", MetricType::kGauge,
@@ -326,7 +366,14 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kAttentionCompute,
     &metrics::kAttentionBatchQueries,
     &metrics::kAttendedTokens,
+    &metrics::kCoveredTokens,
     &metrics::kQuantisedTokens,
+    &metrics::kKeptMass,
+    &metrics::kFallbackHeads,
+    &metrics::kSelectionDuration,
+    &metrics::kReselectionDuration,
+    &metrics::kSalienceUpdateDuration,
+    &metrics::kContextCacheBytes,
     &metrics::kKvCapacity,
     &metrics::kKvUsed,
     &metrics::kKvShards,

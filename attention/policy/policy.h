@@ -23,6 +23,10 @@ struct PolicyNeeds {
   uint32_t spill_bytes_per_token = 0;
   // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
   bool context_cache = false;
+  // Selected tokens of one KV head of one shard at most; 0: as many as the rules keep.
+  uint64_t max_cache_tokens = 0;
+  // Of queries that read a selection, the node wants the weights of the tokens read, for their saliences (HeadSelection).
+  bool cached_salience = false;
   // How weights become saliences (attention/policy/maw.h).
   float salience_alpha = 0;
   GroupAggregate group_aggregate = GroupAggregate::kMean;

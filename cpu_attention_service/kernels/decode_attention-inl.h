@@ -11,6 +11,7 @@
 #include "cpu_attention_service/kernels/mask_values-inl.h"
 #include "cpu_attention_service/kernels/softmax-inl.h"
 #include "cpu_attention_service/kernels/step_source-inl.h"
+#include "cpu_attention_service/kernels/token_weights-inl.h"
 
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
@@ -175,6 +176,27 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
   WriteRows(batch, scratch);
 }
 
+// In place of attention, where args.token_weights asks for it.
+inline void AddTokenWeights(RowBatch batch, Scratch& scratch) {
+  const DecodeAttentionArgs& args = *batch.args;
+  const uint32_t queries_at_once = kMaxKernelRows / args.group_size;
+  for (uint32_t query = 0; query < args.n_q; query += queries_at_once) {
+    const uint32_t rest = args.n_q - query;
+    const uint32_t num_queries = rest < queries_at_once ? rest : queries_at_once;
+    batch.first_row = query * args.group_size;
+    batch.rows = {num_queries * args.group_size, args.layout->padded_dim, args.layout};
+    PrepareRows(batch, scratch);
+    const TokenWeightRows rows = {batch.scale, args.lse_ln + batch.first_row, num_queries,
+                                  args.group_size, args.max_over_group};
+    StepSource source = BeginSteps(args);
+    for (PlannedStep planned; NextStep(&source, &planned);) {
+      if (args.prefetch_bytes != 0) PrefetchRun(args.prefetch_bytes, &planned);
+      batch.k->score(batch.rows, scratch.prepared, planned.step, scratch.scores);
+      AddStepWeights(rows, planned, scratch.scores, args.token_begin, args.token_weights);
+    }
+  }
+}
+
 inline void DecodeAttention(const DecodeAttentionArgs& args, const KPrimitive* k,
                             const VPrimitive* v) {
   Scratch scratch;
@@ -184,6 +206,10 @@ inline void DecodeAttention(const DecodeAttentionArgs& args, const KPrimitive* k
   batch.k = k;
   batch.v = v;
   batch.scale = MakeScoreScale(args.softmax_scale, args.soft_cap);
+  if (args.token_weights != nullptr) {
+    AddTokenWeights(batch, scratch);
+    return;
+  }
   for (uint32_t row = 0; row < num_rows; row += kMaxKernelRows) {
     const uint32_t rest = num_rows - row;
     batch.first_row = row;

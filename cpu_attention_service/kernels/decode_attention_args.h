@@ -52,6 +52,13 @@ struct DecodeAttentionArgs {
 
   float* out = nullptr;  // [n_q][group_size][head_dim], normalised; zeros where nothing is visible
   float* lse_ln = nullptr;  // [n_q][group_size]; -inf where nothing is visible
+
+  // If not null, the call gives the weights of a run's tokens in place of attention: `lse_ln` is read, of a call before over
+  // any tokens that include these, `out` is not touched, and of the tokens K alone is read. `pieces` and `visible_end` are
+  // null. To each token's weight is added, summed over the query tokens, the maximum or the mean over the group of
+  // exp(score - lse_ln); NaN if any of them is.
+  float* token_weights = nullptr;  // [token_end - token_begin]
+  bool max_over_group = false;
 };
 
 // Reads each visible subgroup of 16 tokens once (for n_q * group_size above 64: once per 64 of them). Allocates nothing;

@@ -43,6 +43,10 @@ absl::Status CheckNumbers(const DecodeAttentionArgs& args) {
     return Invalid(fmt::format("soft_cap is {}; it must be finite and not negative, 0 for none",
                                args.soft_cap));
   }
+  if (args.token_weights != nullptr && (args.pieces != nullptr || args.visible_end != nullptr)) {
+    return Invalid(
+        "token_weights are of a run that all query tokens see: no pieces, no visible_end");
+  }
   if (args.q == nullptr || args.out == nullptr || args.lse_ln == nullptr) {
     return Invalid("q, out and lse_ln must not be null");
   }
