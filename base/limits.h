@@ -23,6 +23,10 @@ inline constexpr uint32_t kMaxBlockTokens = 1024;
 // Alternatives reported with each token: all of a byte vocabulary's, and 2 MiB for a step of kMaxBatch sequences.
 inline constexpr uint32_t kMaxTopLogprobs = 1024;
 
+// Kept sequences: a day, and ends that are remembered to tell late comers why.
+inline constexpr int64_t kMaxLeaseNs = int64_t{24 * 3600} * 1'000'000'000;
+inline constexpr uint32_t kMaxRememberedLeases = 1024;
+
 // One decode step.
 inline constexpr uint32_t kMaxBatch = 256;
 inline constexpr uint32_t kMaxStepsInFlight = 2;

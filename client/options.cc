@@ -1,6 +1,7 @@
 #include "client/options.h"
 
 #include "CLI/CLI.hpp"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "client/common_flags.h"
@@ -58,6 +59,25 @@ void AddRequestFlags(CLI::App& app, RequestOptions& request) {
   AddPlacementFlags(app, request);
 }
 
+void AddTurnFlags(CLI::App& app, RequestOptions& request) {
+  app.add_option("--request-id", request.request_id,
+                 "Name of the request (default: the coordinator makes one)")
+      ->group(kRequestGroup);
+  app.add_option("--keep-s", request.keep_s,
+                 "Keep the sequence for so many seconds after its answer, for --continue")
+      ->check(CLI::Range(0.001, SecondsFromNs(limits::kMaxLeaseNs)))
+      ->group(kRequestGroup);
+  app.add_option("--keep-context-tokens", request.keep_context_tokens,
+                 "With the first --keep-s: what prompts and answers of all turns may have "
+                 "together; memory for it "
+                 "is reserved")
+      ->group(kRequestGroup);
+  app.add_option(
+         "--continue", request.continue_request_id,
+         "Append the prompt, of which there may be none, to the kept sequence of this request id")
+      ->group(kRequestGroup);
+}
+
 void AddScoreFlags(CLI::App& app, RequestOptions& request) {
   app.add_option("--text-file", request.text_file, "Text to score, byte for byte; - is stdin")
       ->required()
@@ -71,8 +91,8 @@ void AddScoreFlags(CLI::App& app, RequestOptions& request) {
 }
 
 absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
-  if (!is_score && request.prompt.empty() && request.prompt_file.empty() &&
-      request.prompt_tokens_file.empty()) {
+  if (!is_score && request.continue_request_id.empty() && request.prompt.empty() &&
+      request.prompt_file.empty() && request.prompt_tokens_file.empty()) {
     return absl::InvalidArgumentError(
         "there is no prompt; give --prompt TEXT, --prompt-file FILE or --prompt-tokens-file FILE");
   }
@@ -80,6 +100,21 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
     return absl::InvalidArgumentError(
         "--all-resident keeps everything on the worker, so --window-tokens has no meaning; drop "
         "one of them");
+  }
+  const bool continues = !request.continue_request_id.empty();
+  if (request.keep_s > 0 && !continues && request.keep_context_tokens == 0) {
+    return absl::InvalidArgumentError(
+        "--keep-s needs --keep-context-tokens N: how many tokens the prompts and answers of all "
+        "turns may have, so "
+        "that memory for them can be reserved");
+  }
+  if (request.keep_s == 0 && request.keep_context_tokens != 0) {
+    return absl::InvalidArgumentError(
+        "--keep-context-tokens has no meaning without --keep-s SECONDS; add it or drop this");
+  }
+  if (continues && !request.request_id.empty()) {
+    return absl::InvalidArgumentError(
+        "a continued sequence keeps its name; drop --request-id or --continue");
   }
   return absl::OkStatus();
 }
@@ -117,6 +152,7 @@ void AddCommands(CLI::App& app, ParsedCommands& parsed) {
   CLI::App* generate = app.add_subcommand("generate", "Ask a running cluster");
   AddCoordinatorFlag(*generate, parsed.generate.coordinator, true);
   AddRequestFlags(*generate, parsed.generate.request);
+  AddTurnFlags(*generate, parsed.generate.request);
 
   CLI::App* run = app.add_subcommand("run", "Start a cluster, generate, stop it");
   AddClusterFlags(*run, parsed.run.cluster, true);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/clock.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
 #include "proto/convert.h"
@@ -46,6 +47,12 @@ void AddPlacement(const v1::GenerateEvent::Summary& summary, Json& object) {
     object["remote_v_dtype"] = NameOf(summary.remote_v_dtype());
   }
   object["nodes"] = NodesJson(summary);
+  if (summary.has_kept()) {
+    object["kept"] = {{"request_id", summary.kept().request_id()},
+                      {"lease_s", SecondsFromNs(summary.kept().lease_ns())},
+                      {"max_context_tokens", summary.kept().max_context_tokens()},
+                      {"growth_tokens", summary.kept().growth_tokens()}};
+  }
 }
 
 // [token, logprob] pairs of each position, likeliest first; nothing if they were not asked for.
@@ -154,6 +161,18 @@ Json StatusJson(const v1::StatusResponse& status) {
          {"heartbeat_age_s", node.heartbeat_age_s()}});
   }
   object["nodes"] = std::move(nodes);
+  Json kept_sequences = Json::array();
+  for (const auto& kept : status.kept_sequences()) {
+    kept_sequences.push_back({{"request_id", kept.request_id()},
+                              {"sequence_id", kept.sequence_id()},
+                              {"worker", kept.worker_id()},
+                              {"lease_left_s", kept.lease_left_s()},
+                              {"context_tokens", kept.context_tokens()},
+                              {"max_context_tokens", kept.max_context_tokens()},
+                              {"resident_bytes", kept.resident_bytes()},
+                              {"shard_bytes", kept.shard_bytes()}});
+  }
+  object["kept_sequences"] = std::move(kept_sequences);
   return object;
 }
 
@@ -194,6 +213,14 @@ std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
     text +=
         fmt::format("    {:<18} {:>8}   per step\n", stage.stage(), FormatSeconds(stage.seconds()));
   }
+  if (summary.has_kept()) {
+    const auto& kept = summary.kept();
+    text += fmt::format(
+        "kept for {}: --continue {} may add {} tokens of prompts and answers ({} of {} used)\n",
+        FormatSeconds(SecondsFromNs(kept.lease_ns())), kept.request_id(),
+        FormatCount(kept.growth_tokens()), FormatCount(context),
+        FormatCount(kept.max_context_tokens()));
+  }
   return text;
 }
 
@@ -212,6 +239,16 @@ std::string StatusTable(const v1::StatusResponse& status) {
                         FormatBytes(node.free_bytes()), FormatBytes(node.capacity_bytes()),
                         node.shards(), node.sequences(), FormatSeconds(node.heartbeat_age_s()),
                         node.endpoint().control_address());
+  }
+  if (status.kept_sequences().empty()) return text;
+  text += fmt::format("{:<24} {:<16} {:>10} {:>21} {:>10} {:>10}\n", "kept sequence", "worker",
+                      "lease left", "tokens", "resident", "shards");
+  for (const auto& kept : status.kept_sequences()) {
+    const std::string tokens = fmt::format("{} of {}", FormatCount(kept.context_tokens()),
+                                           FormatCount(kept.max_context_tokens()));
+    text += fmt::format("{:<24} {:<16} {:>10} {:>21} {:>10} {:>10}\n", kept.request_id(),
+                        kept.worker_id(), FormatSeconds(kept.lease_left_s()), tokens,
+                        FormatBytes(kept.resident_bytes()), FormatBytes(kept.shard_bytes()));
   }
   return text;
 }

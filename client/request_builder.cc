@@ -9,6 +9,7 @@
 #include <iterator>
 #include <sstream>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -33,7 +34,7 @@ absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options
   if (!options.prompt_tokens_file.empty()) {
     TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.prompt_tokens_file));
     TRIBUTARY_ASSIGN_OR_RETURN(tokens, ParseTokenIds(text));
-  } else {
+  } else if (!options.prompt.empty() || !options.prompt_file.empty()) {
     TRIBUTARY_RETURN_IF_ERROR(
         CheckByteVocab(vocab_size, "give token ids with --prompt-tokens-file FILE"));
     std::string text = options.prompt;
@@ -42,7 +43,7 @@ absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options
     }
     tokens = TokensFromBytes(text);
   }
-  if (tokens.empty())
+  if (tokens.empty() && options.continue_request_id.empty())
     return absl::InvalidArgumentError("the prompt is empty; it needs at least one token");
   return tokens;
 }
@@ -82,6 +83,13 @@ absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& requ
   request.mutable_attention_policy()->set_name(options.policy);
   request.set_ignore_eos(options.ignore_eos);
   request.set_top_logprobs(options.top_logprobs);
+  request.set_request_id(options.request_id);
+  request.set_continue_request_id(options.continue_request_id);
+  if (options.keep_s > 0) {
+    v1::Keep& keep = *request.mutable_keep();
+    keep.set_lease_ns(static_cast<int64_t>(options.keep_s * static_cast<double>(kNsPerS)));
+    keep.set_max_context_tokens(options.keep_context_tokens);
+  }
   return absl::OkStatus();
 }
 

@@ -19,7 +19,7 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 // input.
 absl::Status CheckInputFiles(const RequestOptions& options);
 
-// Sampling, placement, policy and ignore_eos.
+// Sampling, placement, policy, ignore_eos, and what is kept and continued.
 absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& request);
 
 // INVALID_ARGUMENT, with `instead` for advice, unless the vocabulary is the 256 bytes.

@@ -32,6 +32,10 @@ struct RequestOptions {
   std::string policy;
   bool ignore_eos = false;
   uint32_t top_logprobs = 0;
+  std::string request_id;            // "": the coordinator makes one
+  std::string continue_request_id;   // generate: the kept sequence that the prompt is appended to
+  double keep_s = 0;                 // generate: 0 = the sequence is not kept
+  uint64_t keep_context_tokens = 0;  // prompts and answers of all turns
   bool json = false;
 };
 

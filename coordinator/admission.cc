@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "attention/policy/policy_params.h"
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 
 namespace tributary {
 namespace {
@@ -29,6 +31,19 @@ absl::Status CheckTokens(const char* what, const std::vector<uint32_t>& tokens, 
   return absl::OkStatus();
 }
 
+uint64_t MaxContextTokens(const ServingLimits& limits) {
+  if (limits.max_context_tokens == 0) return limits::kMaxContextTokens;
+  return std::min(limits::kMaxContextTokens, limits.max_context_tokens);
+}
+
+absl::Status CheckForced(const GenerateSpec& spec) {
+  if (spec.forced_tokens.size() > spec.max_tokens) {
+    return Invalid("{} forced_tokens for max_tokens {}; raise max_tokens to at least their number",
+                   spec.forced_tokens.size(), spec.max_tokens);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckLengths(const GenerateSpec& spec, const ServingLimits& limits) {
   const uint64_t prompt = spec.prompt_tokens.size();
   if (prompt == 0) return Invalid("the prompt is empty; give at least one token");
@@ -39,18 +54,46 @@ absl::Status CheckLengths(const GenerateSpec& spec, const ServingLimits& limits)
         "the worker with a larger --max-prefill-tokens",
         prompt, limits.max_prompt_tokens);
   }
-  uint64_t max_context = limits::kMaxContextTokens;
-  if (limits.max_context_tokens != 0)
-    max_context = std::min(max_context, limits.max_context_tokens);
+  const uint64_t max_context = MaxContextTokens(limits);
   if (prompt + spec.max_tokens - 1 > max_context) {
     return Invalid(
         "a prompt of {} tokens and max_tokens {} need a context of {}; the model's is {}: "
         "shorten one of them",
         prompt, spec.max_tokens, prompt + spec.max_tokens - 1, max_context);
   }
-  if (spec.forced_tokens.size() > spec.max_tokens) {
-    return Invalid("{} forced_tokens for max_tokens {}; raise max_tokens to at least their number",
-                   spec.forced_tokens.size(), spec.max_tokens);
+  return CheckForced(spec);
+}
+
+absl::Status CheckLease(const KeepOptions& keep) {
+  if (keep.lease_ns < 0 || keep.lease_ns > limits::kMaxLeaseNs) {
+    return Invalid("keep.lease_ns is {}; allowed are 0 (not kept) to {} ({:.0f} s)", keep.lease_ns,
+                   limits::kMaxLeaseNs, SecondsFromNs(limits::kMaxLeaseNs));
+  }
+  if (!keep.asked() && keep.max_context_tokens != 0) {
+    return Invalid("keep.max_context_tokens is {} without a lease; state keep.lease_ns, too",
+                   keep.max_context_tokens);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckKeep(const GenerateSpec& spec, const ServingLimits& limits) {
+  const KeepOptions& keep = spec.keep;
+  TRIBUTARY_RETURN_IF_ERROR(CheckLease(keep));
+  if (!keep.asked()) return absl::OkStatus();
+  const uint64_t turn = spec.prompt_tokens.size() + spec.max_tokens;
+  if (keep.max_context_tokens < turn) {
+    return Invalid(
+        "keep.max_context_tokens is {}, but this request alone has {} (a prompt of {} and "
+        "max_tokens "
+        "{}); state what prompts and answers of all turns may have together",
+        keep.max_context_tokens, turn, spec.prompt_tokens.size(), spec.max_tokens);
+  }
+  if (const uint64_t max = MaxContextTokens(limits); keep.max_context_tokens - 1 > max) {
+    return Invalid(
+        "keep.max_context_tokens is {}; the model's context allows {} (its {} and the last token "
+        "of "
+        "an answer)",
+        keep.max_context_tokens, max + 1, max);
   }
   return absl::OkStatus();
 }
@@ -75,6 +118,85 @@ absl::Status CheckTopLogprobs(uint32_t top_logprobs, uint32_t vocab) {
   return Invalid(
       "top_logprobs is {}; at most {} can be had with a vocabulary of {} (0 asks for none)",
       top_logprobs, most, vocab);
+}
+
+absl::Status CheckTurnTokens(const GenerateSpec& spec, uint32_t vocab) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens("prompt_tokens", spec.prompt_tokens, vocab));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens("forced_tokens", spec.forced_tokens, vocab));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens("stop_tokens", spec.stop_tokens, vocab));
+  TRIBUTARY_RETURN_IF_ERROR(CheckSampling(spec.sampling, vocab));
+  return CheckTopLogprobs(spec.top_logprobs, vocab);
+}
+
+std::string LayersText(const std::vector<uint32_t>& layers) {
+  return fmt::format("[{}]", fmt::join(layers, ", "));
+}
+
+std::string HeadsText(const std::vector<LayerHead>& heads) {
+  std::string text;
+  for (const LayerHead& head : heads) {
+    text += fmt::format("{}{}/{}", text.empty() ? "" : ", ", head.layer, head.kv_head);
+  }
+  return fmt::format("[{}]", text);
+}
+
+template <typename T>
+absl::Status Differs(const char* what, const T& asked, const T& kept) {
+  return absl::FailedPreconditionError(fmt::format(
+      "{} is {}, but the kept sequence has {}, and that cannot change; leave it out, or "
+      "send all tokens as a new request",
+      what, asked, kept));
+}
+
+// What the continuation states must be what is; the rest is open.
+absl::Status CheckSamePlacement(const PlacementOptions& asked, const PlacementOptions& kept) {
+  const auto differs = [](auto stated, auto value) {
+    return stated != decltype(stated){} && stated != value;
+  };
+  if (asked.all_resident && !kept.all_resident) return Differs("all_resident", true, false);
+  if (differs(asked.window_tokens, kept.window_tokens))
+    return Differs("window_tokens", asked.window_tokens, kept.window_tokens);
+  if ((asked.has_sink_tokens || asked.sink_tokens != 0) && asked.sink_tokens != kept.sink_tokens)
+    return Differs("sink_tokens", asked.sink_tokens, kept.sink_tokens);
+  if (differs(asked.block_tokens, kept.block_tokens))
+    return Differs("block_tokens", asked.block_tokens, kept.block_tokens);
+  if (differs(asked.max_nodes, kept.max_nodes))
+    return Differs("max_nodes", asked.max_nodes, kept.max_nodes);
+  if (differs(asked.cut, kept.cut)) return Differs("cut", CutName(asked.cut), CutName(kept.cut));
+  for (const auto& [what, stated, value] :
+       {std::tuple("kv_dtype", asked.kv_dtype, kept.kv_dtype),
+        std::tuple("remote_k_dtype", asked.remote_k_dtype, kept.remote_k_dtype),
+        std::tuple("remote_v_dtype", asked.remote_v_dtype, kept.remote_v_dtype)}) {
+    if (differs(stated, value)) return Differs(what, DTypeName(stated), DTypeName(value));
+  }
+  return absl::OkStatus();
+}
+
+// Likewise.
+absl::Status CheckSamePolicy(const PolicyRequest& asked, const PolicyParams& kept) {
+  const PolicyRequest has = CompleteRequest(kept);
+  if (!asked.name.empty() && asked.name != has.name)
+    return Differs("the policy", asked.name, has.name);
+  absl::Status status;
+  const auto compare = [&](const char* what, const auto& stated, const auto& value) {
+    if (!status.ok() || !stated.has_value() || stated == value) return;
+    const std::string kept_value = value.has_value() ? fmt::format("{}", *value) : "none";
+    status = Differs(what, fmt::format("{}", *stated), kept_value);
+  };
+  compare("alpha", asked.alpha, has.alpha);
+  compare("beta", asked.beta, has.beta);
+  compare("keep_min", asked.keep_min, has.keep_min);
+  compare("keep_next", asked.keep_next, has.keep_next);
+  compare("group_aggregate", asked.group_aggregate, has.group_aggregate);
+  compare("max_cache_tokens", asked.max_cache_tokens, has.max_cache_tokens);
+  compare("min_kept_mass", asked.min_kept_mass, has.min_kept_mass);
+  compare("quality_sample_rate", asked.quality_sample_rate, has.quality_sample_rate);
+  if (!status.ok()) return status;
+  if (!asked.dense_layers.empty() && asked.dense_layers != has.dense_layers)
+    return Differs("dense_layers", LayersText(asked.dense_layers), LayersText(has.dense_layers));
+  if (!asked.dense_heads.empty() && asked.dense_heads != has.dense_heads)
+    return Differs("dense_heads", HeadsText(asked.dense_heads), HeadsText(has.dense_heads));
+  return absl::OkStatus();
 }
 
 absl::Status CheckPlacement(const PlacementOptions& placement, const ModelGeometry& geometry) {
@@ -151,14 +273,41 @@ absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec,
 
 absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits) {
   TRIBUTARY_RETURN_IF_ERROR(CheckLengths(spec, limits));
-  const uint32_t vocab = limits.geometry.vocab_size;
-  TRIBUTARY_RETURN_IF_ERROR(CheckTokens("prompt_tokens", spec.prompt_tokens, vocab));
-  TRIBUTARY_RETURN_IF_ERROR(CheckTokens("forced_tokens", spec.forced_tokens, vocab));
-  TRIBUTARY_RETURN_IF_ERROR(CheckTokens("stop_tokens", spec.stop_tokens, vocab));
-  TRIBUTARY_RETURN_IF_ERROR(CheckSampling(spec.sampling, vocab));
-  TRIBUTARY_RETURN_IF_ERROR(CheckTopLogprobs(spec.top_logprobs, vocab));
+  TRIBUTARY_RETURN_IF_ERROR(CheckKeep(spec, limits));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTurnTokens(spec, limits.geometry.vocab_size));
   TRIBUTARY_RETURN_IF_ERROR(CheckPlacement(spec.placement, limits.geometry));
   return ResolveRequestPolicy(spec, limits).status();
+}
+
+absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept) {
+  if (spec.max_tokens == 0) return Invalid("max_tokens is 0; ask for at least 1");
+  TRIBUTARY_RETURN_IF_ERROR(CheckForced(spec));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTurnTokens(spec, kept.geometry.vocab_size));
+  TRIBUTARY_RETURN_IF_ERROR(CheckLease(spec.keep));
+  if (!spec.request_id.empty() && spec.request_id != spec.continue_request_id) {
+    return Invalid(
+        "request_id is '{}' and continue_request_id '{}'; a sequence keeps its id: leave "
+        "request_id empty",
+        spec.request_id, spec.continue_request_id);
+  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckSamePlacement(spec.placement, kept.placement));
+  TRIBUTARY_RETURN_IF_ERROR(CheckSamePolicy(spec.policy, kept.policy));
+  const KeepOptions& keep = spec.keep;
+  if (keep.max_context_tokens != 0 && keep.max_context_tokens != kept.reserved_context_tokens) {
+    return Differs("keep.max_context_tokens", keep.max_context_tokens,
+                   kept.reserved_context_tokens);
+  }
+  const uint64_t growth = kept.reserved_context_tokens - kept.context_tokens;
+  if (spec.prompt_tokens.size() + spec.max_tokens > growth) {
+    return absl::OutOfRangeError(fmt::format(
+        "{} prompt tokens and max_tokens {} are {}, but the kept sequence may grow by {} (it has "
+        "{} "
+        "tokens of the {} reserved by keep.max_context_tokens); ask for less, or send all of it as "
+        "a new request with a larger reservation",
+        spec.prompt_tokens.size(), spec.max_tokens, spec.prompt_tokens.size() + spec.max_tokens,
+        growth, kept.context_tokens, kept.reserved_context_tokens));
+  }
+  return absl::OkStatus();
 }
 
 int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running) {

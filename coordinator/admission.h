@@ -16,6 +16,7 @@ namespace tributary {
 struct AdmissionLimits {
   uint32_t max_running = 64;  // sequences that have been placed
   uint32_t max_queue = 256;   // sequences that wait for a place
+  uint32_t max_kept = 32;     // of the placed ones: those that are kept, or will be
 };
 
 // Of the workers that the request could go to: a request must suit each of them.
@@ -37,6 +38,20 @@ absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec,
                                                   const ServingLimits& limits);
 
 absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits);
+
+// A kept sequence, as far as a continuation is checked against it.
+struct KeptState {
+  ModelGeometry geometry;
+  PlacementOptions placement;  // resolved
+  PolicyParams policy;
+  uint64_t context_tokens = 0;           // prompts and answers that are there
+  uint64_t reserved_context_tokens = 0;  // that there may be
+};
+
+// INVALID_ARGUMENT for what is wrong by itself; OUT_OF_RANGE: more tokens than were reserved;
+// FAILED_PRECONDITION: another placement, policy or reservation than the sequence has, with both
+// values. Only what `spec.placement` states is compared; it is not resolved.
+absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept);
 
 // When a refused request should come back, from how long requests have taken.
 int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running);

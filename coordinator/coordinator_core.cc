@@ -33,6 +33,22 @@ std::string_view action::OutcomeName(Outcome outcome) {
   return "unknown";
 }
 
+std::string_view action::LeaseEndName(LeaseEnd end) {
+  switch (end) {
+    case LeaseEnd::kContinued:
+      return "continued";
+    case LeaseEnd::kExpired:
+      return "expired";
+    case LeaseEnd::kCancelled:
+      return "cancelled";
+    case LeaseEnd::kLost:
+      return "lost";
+    case LeaseEnd::kDrained:
+      return "drained";
+  }
+  return "unknown";
+}
+
 CoordinatorCore::CoordinatorCore(const CoordinatorConfig& config)
     : config_(config),
       membership_(MembershipOptionsOf(config)),
@@ -122,6 +138,7 @@ void CoordinatorCore::On(event::Tick& e) {
   membership_.Tick(now_ns_, &changes);
   ApplyChanges(changes);
   GiveUpStalledWorkers();
+  EndExpired();
   for (const ShardId shard : ledger_.TakeDueCloses(now_ns_)) SendClose(shard);
   for (const SequenceId id : sequences_.Ids()) {
     SequenceEntry* sequence = sequences_.Find(id);
@@ -138,6 +155,7 @@ void CoordinatorCore::ApplyChanges(const std::vector<MemberChange>& changes) {
     const NodeDescription& node = change.node;
     Log(change.state == MemberState::kAlive ? Level::kInfo : Level::kWarn, "{} '{}' is {}",
         NodeRoleName(node.role), node.node_id, MemberStateName(change.state));
+    if (change.state == MemberState::kDraining) EndDraining();
     if (change.state != MemberState::kDead) continue;
     if (node.role == NodeRole::kCpuAttention) {
       DropNode(node);
@@ -164,11 +182,8 @@ void CoordinatorCore::DropNode(const NodeDescription& node) {
           return route.node_id == node.node_id && route.incarnation == node.incarnation;
         });
     if (!affected) continue;
-    Fail(*sequence,
-         absl::UnavailableError(fmt::format(
-             "CPU attention node '{}' holds KV of this request and is dead; send the request again",
-             node.node_id)),
-         action::Outcome::kFailed);
+    FailLost(*sequence, fmt::format("CPU attention node '{}' holds KV of this request and is dead",
+                                    node.node_id));
   }
 }
 
@@ -181,11 +196,15 @@ void CoordinatorCore::DropWorker(StreamId stream, const std::string& why) {
   for (const SequenceId id : ids) {
     SequenceEntry* sequence = sequences_.Find(id);
     sequence->worker.reset();
-    Fail(*sequence,
-         absl::UnavailableError(
-             fmt::format("GPU worker '{}' {}; send the request again", node_id, why)),
-         action::Outcome::kFailed);
+    FailLost(*sequence, fmt::format("GPU worker '{}' {}", node_id, why));
   }
+}
+
+void CoordinatorCore::FailLost(SequenceEntry& sequence, const std::string& why) {
+  EndLease(sequence, action::LeaseEnd::kLost, absl::UnavailableError(why));
+  const char* what = sequence.num_turns > 1 ? "all tokens as a new request" : "the request again";
+  Fail(sequence, absl::UnavailableError(fmt::format("{}; send {}", why, what)),
+       action::Outcome::kFailed);
 }
 
 bool CoordinatorCore::HangsInPrefill(const Worker& worker) {
@@ -263,7 +282,8 @@ ClusterStatus CoordinatorCore::status() const {
   ClusterStatus status;
   status.membership_epoch = membership_.epoch();
   status.geometry = membership_.geometry();
-  status.running = NumRunning();
+  status.kept = KeptStatuses();
+  status.running = NumPlaced() - static_cast<uint32_t>(status.kept.size());
   status.waiting = static_cast<uint32_t>(queue_.size());
   status.shards = static_cast<uint32_t>(ledger_.size());
   status.finished = num_finished_;

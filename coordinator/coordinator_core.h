@@ -9,6 +9,7 @@
 //   or died;
 //   - a client gets exactly one Finish, and nothing after it;
 //   - at most two steps are in flight per worker;
+//   - a kept sequence holds its memory until it is continued or its lease ends;
 //   - a sequence's shards are closed only once its worker let go of it (or is gone, or stayed
 //   silent).
 #pragma once
@@ -23,6 +24,7 @@
 
 #include "coordinator/admission.h"
 #include "coordinator/coordinator_events.h"
+#include "coordinator/ended_leases.h"
 #include "coordinator/membership.h"
 #include "coordinator/placement.h"
 #include "coordinator/sequence_table.h"
@@ -56,6 +58,17 @@ struct MemberStatus {
   uint64_t available_bytes = 0;
 };
 
+struct KeptStatus {
+  std::string request_id;
+  SequenceId sequence_id;
+  std::string worker_id;
+  int64_t kept_until_ns = 0;
+  uint64_t context_tokens = 0;
+  uint64_t reserved_context_tokens = 0;
+  uint64_t resident_bytes = 0;
+  uint64_t shard_bytes = 0;
+};
+
 struct ClusterStatus {
   uint64_t membership_epoch = 0;
   std::vector<MemberStatus> members;
@@ -65,6 +78,7 @@ struct ClusterStatus {
   uint32_t shards = 0;
   uint64_t finished = 0;
   uint64_t failed = 0;
+  std::vector<KeptStatus> kept;  // in none of the counts above
 };
 
 // Thread-compatible.
@@ -99,12 +113,30 @@ class CoordinatorCore {
   void ApplyChanges(const std::vector<MemberChange>& changes);
   void DropNode(const NodeDescription& node);
   void DropWorker(StreamId stream, const std::string& why);
+  // Ends a sequence of which something is lost.
+  void FailLost(SequenceEntry& sequence, const std::string& why);
   void GiveUpStalledWorkers();
   // True if it prefills and has said nothing about any sequence for too long.
   bool HangsInPrefill(const Worker& worker);
   void HeardOf(StreamId stream);
   ClusterRoom Room() const;
   std::optional<ServingLimits> Limits() const;
+
+  // coordinator_turns.cc: kept sequences.
+  void Continue(event::Generate& e);
+  // NOT_FOUND, FAILED_PRECONDITION or what CheckContinuation says; else *sequence.
+  absl::Status FindContinued(const GenerateSpec& spec, SequenceEntry** sequence);
+  // The sequence will not be continued any more: remembers why.
+  void EndLease(SequenceEntry& sequence, action::LeaseEnd end, const absl::Status& why);
+  // Lets go of a kept sequence.
+  void EndKept(SequenceEntry& sequence, action::LeaseEnd end, const absl::Status& why);
+  void EndExpired();
+  // Those whose worker or nodes finish what they have and take nothing new.
+  void EndDraining();
+  // OK, or who drains.
+  absl::Status Drains(const SequenceEntry& sequence) const;
+  uint32_t NumKept() const;  // kept now, or will be
+  std::vector<KeptStatus> KeptStatuses() const;
 
   // coordinator_requests.cc: sequences, from Generate to release.
   void On(event::Generate& e);
@@ -116,6 +148,7 @@ class CoordinatorCore {
   void On(event::WorkerTokens& e);
   void On(event::WorkerStepDone& e);
   void On(event::WorkerEnded& e);
+  void On(event::WorkerKept& e);
   void On(event::Drain& e);
   void On(event::Abort& e);
   absl::Status Admit(GenerateSpec& spec, std::string_view* reason);
@@ -125,13 +158,15 @@ class CoordinatorCore {
   void StartOnWorker(SequenceEntry& sequence);
   void DeliverTokens(StreamId stream, TokenChunk tokens);
   void SendSteps();
+  // Answers the client of a turn that ended well.
+  void FinishTurn(SequenceEntry& sequence, RequestSummary summary);
   void FinishClient(SequenceEntry& sequence, action::Finish finish);
   // Ends a sequence early; its client, if any, gets `status`.
   void Fail(SequenceEntry& sequence, const absl::Status& status, action::Outcome outcome);
   void Release(SequenceEntry& sequence);
   void SendClose(ShardId shard);
   SequenceEntry* FindOf(StreamId stream, SequenceId id);
-  uint32_t NumRunning() const;
+  uint32_t NumPlaced() const;  // running or kept
   int64_t RetryDelay() const;
 
   template <typename... Args>
@@ -144,6 +179,7 @@ class CoordinatorCore {
   ShardLedger ledger_;
   SequenceTable sequences_;
   std::deque<SequenceId> queue_;
+  EndedLeases ended_leases_;
   std::map<StreamId, Worker> workers_;
   bool draining_ = false;
   uint64_t next_sequence_id_;

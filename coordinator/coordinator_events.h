@@ -89,6 +89,12 @@ struct WorkerEnded {
   std::string failed_node_id;
   RequestSummary summary;
 };
+// A turn has ended well, and the worker keeps the sequence.
+struct WorkerKept {
+  StreamId stream;
+  SequenceId sequence_id;
+  RequestSummary summary;
+};
 struct WorkerLost {
   StreamId stream;
 };
@@ -117,9 +123,9 @@ struct Abort {};
 using Event =
     std::variant<event::Register, event::Heartbeat, event::ShardOpened, event::ShardClosed,
                  event::WorkerHello, event::WorkerHeartbeat, event::WorkerPrefill,
-                 event::WorkerTokens, event::WorkerStepDone, event::WorkerEnded, event::WorkerLost,
-                 event::Generate, event::ClientGone, event::Cancel, event::Tick, event::Drain,
-                 event::Abort>;
+                 event::WorkerTokens, event::WorkerStepDone, event::WorkerEnded, event::WorkerKept,
+                 event::WorkerLost, event::Generate, event::ClientGone, event::Cancel, event::Tick,
+                 event::Drain, event::Abort>;
 
 namespace action {
 
@@ -164,6 +170,13 @@ struct StartSequence {
   Epoch epoch;
   GenerateSpec spec;  // placement resolved
   std::vector<ShardRoute> routes;
+};
+// The next turn of a kept sequence.
+struct ContinueSequence {
+  StreamId stream;
+  SequenceId sequence_id;
+  Epoch epoch;
+  GenerateSpec spec;
 };
 struct StepCommand {
   StreamId stream;
@@ -211,6 +224,16 @@ struct Finish {
   uint64_t prompt_tokens = 0;
 };
 
+// A sequence is not kept any more.
+enum class LeaseEnd { kContinued, kExpired, kCancelled, kLost, kDrained };
+inline constexpr size_t kNumLeaseEnds = 5;
+std::string_view LeaseEndName(LeaseEnd end);  // "continued" ...
+struct EndLease {
+  std::string request_id;
+  SequenceId sequence_id;
+  LeaseEnd end = LeaseEnd::kExpired;
+};
+
 struct Log {
   enum class Level { kInfo, kWarn } level = Level::kInfo;
   std::string text;
@@ -221,7 +244,8 @@ struct Log {
 using Action =
     std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel,
                  action::OpenShard, action::CloseShard, action::Welcome, action::CloseStream,
-                 action::StartSequence, action::StepCommand, action::StopSequence, action::Accepted,
-                 action::Prefill, action::Tokens, action::Finish, action::Log>;
+                 action::StartSequence, action::ContinueSequence, action::StepCommand,
+                 action::StopSequence, action::Accepted, action::Prefill, action::Tokens,
+                 action::Finish, action::EndLease, action::Log>;
 
 }  // namespace tributary

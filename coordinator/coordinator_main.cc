@@ -1,6 +1,7 @@
 // tributary-coordinator: flags, and the parts put together.
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
@@ -28,6 +29,7 @@ struct Flags {
   std::string remote_v_dtype;
   uint32_t max_running = 64;
   uint32_t max_queue = 256;
+  std::optional<uint32_t> max_kept;
   uint32_t heartbeat_interval_ms = 500;
   uint32_t node_timeout_ms = 5000;
   uint32_t step_timeout_ms = 10000;
@@ -51,6 +53,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1u, 1u << 16));
   app.add_option("--max-queue", flags.max_queue, "requests that may wait for a place")
       ->capture_default_str();
+  app.add_option("--max-kept", flags.max_kept,
+                 "of --max-running: sequences that may be kept between two turns; default: half");
   app.add_option("--heartbeat-interval-ms", flags.heartbeat_interval_ms,
                  "asked of nodes and workers")
       ->capture_default_str()
@@ -94,13 +98,19 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
         "--window-tokens {} must be at least --block-tokens {}, which must be at least 1",
         flags.window_tokens, flags.block_tokens));
   }
+  if (flags.max_kept.value_or(0) >= flags.max_running) {
+    return absl::InvalidArgumentError(fmt::format(
+        "--max-kept {} must be less than --max-running {}: kept sequences would take all places",
+        *flags.max_kept, flags.max_running));
+  }
   CoordinatorServiceOptions options;
   options.listen = flags.listen;
   options.heartbeat_interval_ns = int64_t{flags.heartbeat_interval_ms} * kNsPerMs;
   options.shard_call_timeout_ns = 5 * kNsPerS;
   CoordinatorConfig& core = options.core;
   core.protocol_version = kProtocolVersion;
-  core.admission = {flags.max_running, flags.max_queue};
+  core.admission = {flags.max_running, flags.max_queue,
+                    flags.max_kept.value_or(flags.max_running / 2)};
   core.defaults.window_tokens = flags.window_tokens;
   core.defaults.sink_tokens = flags.sink_tokens;
   core.defaults.has_sink_tokens = true;

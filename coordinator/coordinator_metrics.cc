@@ -17,7 +17,14 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& registry)
       running_(registry.gauge(metrics::kRequestsRunning)),
       waiting_(registry.gauge(metrics::kRequestsWaiting)),
       membership_epoch_(registry.gauge(metrics::kMembershipEpoch)),
-      shards_(registry.gauge(metrics::kCoordinatorShards)) {
+      shards_(registry.gauge(metrics::kCoordinatorShards)),
+      kept_sequences_(registry.gauge(metrics::kKeptSequences)),
+      kept_resident_bytes_(registry.gauge(metrics::kKeptBytes, {"gpu_worker"})),
+      kept_shard_bytes_(registry.gauge(metrics::kKeptBytes, {"cpu_attention"})) {
+  for (size_t i = 0; i < leases_ended_.size(); ++i) {
+    leases_ended_[i] =
+        registry.counter(metrics::kLeasesEnded, {LeaseEndName(static_cast<action::LeaseEnd>(i))});
+  }
   for (size_t i = 0; i < requests_.size(); ++i) {
     requests_[i] =
         registry.counter(metrics::kRequests, {OutcomeName(static_cast<action::Outcome>(i))});
@@ -50,7 +57,19 @@ void CoordinatorMetrics::Observe(const action::Finish& finish) {
   if (finish.reject_reason == "draining") rejected_draining_.Increment();
 }
 
+void CoordinatorMetrics::Observe(const action::EndLease& lease) {
+  leases_ended_[static_cast<size_t>(lease.end)].Increment();
+}
+
 void CoordinatorMetrics::Observe(const ClusterStatus& status) {
+  uint64_t resident_bytes = 0, shard_bytes = 0;
+  for (const KeptStatus& kept : status.kept) {
+    resident_bytes += kept.resident_bytes;
+    shard_bytes += kept.shard_bytes;
+  }
+  kept_sequences_.Set(static_cast<double>(status.kept.size()));
+  kept_resident_bytes_.Set(static_cast<double>(resident_bytes));
+  kept_shard_bytes_.Set(static_cast<double>(shard_bytes));
   running_.Set(status.running);
   waiting_.Set(status.waiting);
   shards_.Set(status.shards);

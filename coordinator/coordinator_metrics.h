@@ -14,6 +14,7 @@ class CoordinatorMetrics {
 
   void Observe(const action::Tokens& tokens);
   void Observe(const action::Finish& finish);
+  void Observe(const action::EndLease& lease);
   void Observe(const ClusterStatus& status);
 
  private:
@@ -25,6 +26,8 @@ class CoordinatorMetrics {
   Histogram request_duration_, time_to_first_token_, inter_token_latency_;
   Counter prompt_tokens_, generated_tokens_;
   Gauge running_, waiting_, membership_epoch_, shards_;
+  Gauge kept_sequences_, kept_resident_bytes_, kept_shard_bytes_;
+  std::array<Counter, action::kNumLeaseEnds> leases_ended_;
   std::array<std::array<Gauge, kNumStates>, kNumRoles> members_;
 };
 

@@ -39,7 +39,9 @@ absl::Status CoordinatorCore::Admit(GenerateSpec& spec, std::string_view* reason
   spec.resolved_policy = *std::move(policy);
   if (!spec.request_id.empty() && sequences_.FindByRequest(spec.request_id) != nullptr) {
     return absl::AlreadyExistsError(fmt::format(
-        "request_id '{}' is in use by a running request; choose another", spec.request_id));
+        "request_id '{}' is in use by a running request or a kept sequence; choose another, or "
+        "continue the sequence with continue_request_id",
+        spec.request_id));
   }
   return absl::OkStatus();
 }
@@ -53,15 +55,29 @@ void CoordinatorCore::Reject(CallId call, absl::Status status, std::string_view 
 }
 
 void CoordinatorCore::On(event::Generate& e) {
+  if (!e.spec.continue_request_id.empty()) return Continue(e);
   std::string_view reason;
   if (absl::Status status = Admit(e.spec, &reason); !status.ok()) {
     Reject(e.call, std::move(status), reason, false);
     return;
   }
+  if (e.spec.keep.asked() && NumKept() >= config_.admission.max_kept) {
+    Reject(e.call,
+           absl::ResourceExhaustedError(fmt::format(
+               "{} sequences are kept or will be, which is all that may be; try again later, "
+               "without keep, or let go of one with Cancel",
+               NumKept())),
+           "exhausted", true);
+    return;
+  }
   SequenceEntry sequence;
+  sequence.keep = e.spec.keep;
+  sequence.context_tokens = e.spec.prompt_tokens.size();
+  sequence.reserved_context_tokens = std::max<uint64_t>(
+      e.spec.keep.max_context_tokens, e.spec.prompt_tokens.size() + e.spec.max_tokens);
   sequence.demand.geometry = Limits()->geometry;
   sequence.demand.prompt_tokens = e.spec.prompt_tokens.size();
-  sequence.demand.max_context_tokens = e.spec.prompt_tokens.size() + e.spec.max_tokens - 1;
+  sequence.demand.max_context_tokens = sequence.reserved_context_tokens - 1;
   sequence.demand.placement = e.spec.placement;
   sequence.demand.policy = e.spec.resolved_policy;
   PlacementResult placed = Place(Room(), sequence.demand);
@@ -70,12 +86,12 @@ void CoordinatorCore::On(event::Generate& e) {
     return;
   }
   const bool starts_now =
-      placed.status.ok() && queue_.empty() && NumRunning() < config_.admission.max_running;
+      placed.status.ok() && queue_.empty() && NumPlaced() < config_.admission.max_running;
   if (!starts_now && queue_.size() >= config_.admission.max_queue) {
     Reject(e.call,
            absl::ResourceExhaustedError(fmt::format(
                "{} requests run and {} wait, which is all the queue takes; try again later",
-               NumRunning(), queue_.size())),
+               NumPlaced(), queue_.size())),
            "exhausted", true);
     return;
   }
@@ -91,7 +107,7 @@ void CoordinatorCore::On(event::Generate& e) {
 
 // Strictly in order of arrival: a large request is never overtaken for ever by small ones.
 void CoordinatorCore::StartQueued() {
-  while (!queue_.empty() && NumRunning() < config_.admission.max_running) {
+  while (!queue_.empty() && NumPlaced() < config_.admission.max_running) {
     SequenceEntry& sequence = *sequences_.Find(queue_.front());
     PlacementResult placed = Place(Room(), sequence.demand);
     if (!placed.status.ok() && placed.may_wait) return;
@@ -229,24 +245,28 @@ void CoordinatorCore::On(event::WorkerEnded& e) {
     membership_.Suspect(e.failed_node_id, &changes);
     ApplyChanges(changes);
   }
-  if (sequence->client && e.status.ok()) {
-    action::Finish finish{*sequence->client, absl::OkStatus(), Outcome::kOk};
-    finish.summary = std::move(e.summary);
-    RequestSummary& summary = finish.summary;
-    summary.queue_s = SecondsFromNs(sequence->placed_ns - sequence->received_ns);
-    if (sequence->first_token_ns != 0) {
-      summary.ttft_s = SecondsFromNs(sequence->first_token_ns - sequence->received_ns);
-    }
-    if (summary.policy.empty()) {
-      summary.policy = PolicyName(sequence->spec.resolved_policy.kind);
-    }
-    FinishClient(*sequence, std::move(finish));
-  } else if (sequence->client) {
+  if (e.status.ok()) {
+    if (sequence->client) FinishTurn(*sequence, std::move(e.summary));
+    EndLease(*sequence, action::LeaseEnd::kLost,
+             absl::NotFoundError("its last request did not ask to keep it"));
+  } else if (sequence->state != SequencePhase::kStopping) {
     Log(Level::kWarn, "sequence {} failed on worker '{}': {}", sequence->id.value,
         sequence->worker_id, e.status.ToString());
-    FinishClient(*sequence, {*sequence->client, e.status, Outcome::kFailed});
+    if (sequence->client) FinishClient(*sequence, {*sequence->client, e.status, Outcome::kFailed});
+    EndLease(*sequence, action::LeaseEnd::kLost, e.status);
   }
   Release(*sequence);
+}
+
+void CoordinatorCore::FinishTurn(SequenceEntry& sequence, RequestSummary summary) {
+  summary.queue_s = SecondsFromNs(sequence.placed_ns - sequence.received_ns);
+  if (sequence.first_token_ns != 0) {
+    summary.ttft_s = SecondsFromNs(sequence.first_token_ns - sequence.received_ns);
+  }
+  if (summary.policy.empty()) summary.policy = PolicyName(sequence.spec.resolved_policy.kind);
+  action::Finish finish{*sequence.client, absl::OkStatus(), Outcome::kOk};
+  finish.summary = std::move(summary);
+  FinishClient(sequence, std::move(finish));
 }
 
 void CoordinatorCore::On(event::ClientGone& e) {
@@ -260,8 +280,8 @@ void CoordinatorCore::On(event::Cancel& e) {
   SequenceEntry* sequence = sequences_.FindByRequest(e.request_id);
   if (sequence == nullptr) {
     actions_.push_back(action::ReplyCancel{
-        e.call,
-        absl::NotFoundError(fmt::format("no running request is named '{}'", e.request_id))});
+        e.call, absl::NotFoundError(fmt::format("no running request or kept sequence is named '{}'",
+                                                e.request_id))});
     return;
   }
   Fail(*sequence, absl::CancelledError("cancelled by a Cancel call"), Outcome::kCancelled);
@@ -275,6 +295,12 @@ void CoordinatorCore::On(event::Drain& e) {
     Fail(*sequences_.Find(id),
          absl::UnavailableError("this coordinator is shutting down; send the request elsewhere"),
          Outcome::kFailed);
+  }
+  for (const SequenceId id : sequences_.Ids()) {
+    SequenceEntry& sequence = *sequences_.Find(id);
+    if (sequence.state != SequencePhase::kKept) continue;
+    EndKept(sequence, action::LeaseEnd::kDrained,
+            absl::UnavailableError("the coordinator is shutting down"));
   }
 }
 
@@ -302,6 +328,9 @@ void CoordinatorCore::FinishClient(SequenceEntry& sequence, action::Finish finis
 
 void CoordinatorCore::Fail(SequenceEntry& sequence, const absl::Status& status, Outcome outcome) {
   if (sequence.client) FinishClient(sequence, {*sequence.client, status, outcome});
+  EndLease(sequence,
+           outcome == Outcome::kCancelled ? action::LeaseEnd::kCancelled : action::LeaseEnd::kLost,
+           status);
   switch (sequence.state) {
     case SequencePhase::kQueued:
       std::erase(queue_, sequence.id);
@@ -312,6 +341,7 @@ void CoordinatorCore::Fail(SequenceEntry& sequence, const absl::Status& status, 
       return;
     case SequencePhase::kPrefilling:
     case SequencePhase::kDecoding:
+    case SequencePhase::kKept:
       if (!sequence.worker) break;
       actions_.push_back(action::StopSequence{*sequence.worker, sequence.id, sequence.epoch});
       workers_.at(*sequence.worker).scheduler.Leave(sequence.id);
@@ -360,12 +390,12 @@ SequenceEntry* CoordinatorCore::FindOf(StreamId stream, SequenceId id) {
   return sequence != nullptr && sequence->worker == stream ? sequence : nullptr;
 }
 
-uint32_t CoordinatorCore::NumRunning() const {
+uint32_t CoordinatorCore::NumPlaced() const {
   return static_cast<uint32_t>(sequences_.size() - queue_.size());
 }
 
 int64_t CoordinatorCore::RetryDelay() const {
-  return RetryDelayNs(mean_duration_s_, queue_.size(), NumRunning());
+  return RetryDelayNs(mean_duration_s_, queue_.size(), NumPlaced());
 }
 
 }  // namespace tributary

@@ -265,6 +265,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
     ToWorker(a.stream, ToProto(a, options.heartbeat_interval_ns));
   }
   void Execute(action::StartSequence& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::ContinueSequence& a) { ToWorker(a.stream, ToProto(a)); }
   void Execute(action::StepCommand& a) { ToWorker(a.stream, ToProto(a)); }
   void Execute(action::StopSequence& a) { ToWorker(a.stream, ToProto(a)); }
   void Execute(action::CloseStream& a) {
@@ -291,6 +292,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
         a.retry_delay_ns > 0 ? ToGrpcStatus(a.status, a.retry_delay_ns) : ToGrpcStatus(a.status);
     generate_streams.With(a.call, [&](GenerateStream& stream) { stream.End(status); });
   }
+  void Execute(action::EndLease& a) { metrics.Observe(a); }
   void Execute(action::Log& a) {
     if (a.level == action::Log::Level::kWarn) {
       LOG_WARN("{}", a.text);

@@ -1,5 +1,7 @@
 #include "coordinator/proto_convert.h"
 
+#include <algorithm>
+
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/version.h"
@@ -79,6 +81,15 @@ absl::StatusOr<Cut> CutFromProto(v1::Placement::Cut cut) {
       return absl::InvalidArgumentError(fmt::format(
           "cut {} is not known; use auto, tokens, heads or both", static_cast<int>(cut)));
   }
+}
+
+v1::Sampling SamplingToProto(const SamplingOptions& sampling) {
+  v1::Sampling message;
+  message.set_temperature(sampling.temperature);
+  message.set_top_k(sampling.top_k);
+  message.set_top_p(sampling.top_p);
+  message.set_seed(sampling.seed);
+  return message;
 }
 
 v1::Placement PlacementToProto(const PlacementOptions& placement) {
@@ -162,6 +173,8 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.request_id = message.request_id();
   spec.ignore_eos = message.ignore_eos();
   spec.top_logprobs = message.top_logprobs();
+  spec.keep = {message.keep().lease_ns(), message.keep().max_context_tokens()};
+  spec.continue_request_id = message.continue_request_id();
   return spec;
 }
 
@@ -192,6 +205,9 @@ absl::StatusOr<Event> WorkerEventFromProto(StreamId stream, v1::WorkerEvent& mes
       return event::WorkerEnded{stream, SequenceId(message.ended().sequence_id()),
                                 StatusFromProto(message.ended()), message.ended().failed_node_id(),
                                 SummaryFromProto(message.ended().summary())};
+    case v1::WorkerEvent::kKept:
+      return event::WorkerKept{stream, SequenceId(message.kept().sequence_id()),
+                               SummaryFromProto(message.kept().summary())};
     case v1::WorkerEvent::EVENT_NOT_SET:
       break;
   }
@@ -273,6 +289,13 @@ v1::GenerateEvent ToProto(const RequestSummary& summary) {
   }
   event.set_remote_k_dtype(DTypeToProto(summary.remote_k_dtype));
   event.set_remote_v_dtype(DTypeToProto(summary.remote_v_dtype));
+  if (summary.kept) {
+    auto& kept = *event.mutable_kept();
+    kept.set_request_id(summary.kept->request_id);
+    kept.set_lease_ns(summary.kept->lease_ns);
+    kept.set_max_context_tokens(summary.kept->max_context_tokens);
+    kept.set_growth_tokens(summary.kept->growth_tokens());
+  }
   return message;
 }
 
@@ -291,17 +314,15 @@ v1::WorkerCommand ToProto(const action::StartSequence& start) {
   command.set_epoch(start.epoch.value);
   command.mutable_prompt_tokens()->Add(spec.prompt_tokens.begin(), spec.prompt_tokens.end());
   command.set_max_tokens(spec.max_tokens);
-  v1::Sampling& sampling = *command.mutable_sampling();
-  sampling.set_temperature(spec.sampling.temperature);
-  sampling.set_top_k(spec.sampling.top_k);
-  sampling.set_top_p(spec.sampling.top_p);
-  sampling.set_seed(spec.sampling.seed);
+  *command.mutable_sampling() = SamplingToProto(spec.sampling);
   *command.mutable_placement() = PlacementToProto(spec.placement);
   command.mutable_stop_tokens()->Add(spec.stop_tokens.begin(), spec.stop_tokens.end());
   command.mutable_forced_tokens()->Add(spec.forced_tokens.begin(), spec.forced_tokens.end());
   *command.mutable_attention_policy() = PolicyToProto(CompleteRequest(spec.resolved_policy));
   command.set_ignore_eos(spec.ignore_eos);
   command.set_top_logprobs(spec.top_logprobs);
+  command.set_reserved_context_tokens(spec.keep.max_context_tokens);
+  command.set_keep(spec.keep.asked());
   for (const ShardRoute& route : start.routes) {
     v1::ShardRoute& added = *command.add_routes();
     *added.mutable_shard() = ShardSpecToProto(route.shard);
@@ -309,6 +330,23 @@ v1::WorkerCommand ToProto(const action::StartSequence& start) {
     added.mutable_node()->set_incarnation(route.incarnation);
     added.mutable_node()->set_control_address(route.control_address);
   }
+  return message;
+}
+
+v1::WorkerCommand ToProto(const action::ContinueSequence& turn) {
+  v1::WorkerCommand message;
+  auto& command = *message.mutable_continue_sequence();
+  const GenerateSpec& spec = turn.spec;
+  command.set_sequence_id(turn.sequence_id.value);
+  command.set_epoch(turn.epoch.value);
+  command.mutable_prompt_tokens()->Add(spec.prompt_tokens.begin(), spec.prompt_tokens.end());
+  command.set_max_tokens(spec.max_tokens);
+  *command.mutable_sampling() = SamplingToProto(spec.sampling);
+  command.mutable_stop_tokens()->Add(spec.stop_tokens.begin(), spec.stop_tokens.end());
+  command.mutable_forced_tokens()->Add(spec.forced_tokens.begin(), spec.forced_tokens.end());
+  command.set_ignore_eos(spec.ignore_eos);
+  command.set_keep(spec.keep.asked());
+  command.set_top_logprobs(spec.top_logprobs);
   return message;
 }
 
@@ -352,6 +390,17 @@ v1::StatusResponse ToProto(const ClusterStatus& status, int64_t now_ns) {
     added.set_sequences(member.sequences);
     added.set_heartbeat_age_s(SecondsFromNs(now_ns - member.member.last_heard_ns));
     added.set_metrics_address(node.metrics_address);
+  }
+  for (const KeptStatus& kept : status.kept) {
+    v1::KeptSequence& added = *message.add_kept_sequences();
+    added.set_request_id(kept.request_id);
+    added.set_sequence_id(kept.sequence_id.value);
+    added.set_worker_id(kept.worker_id);
+    added.set_lease_left_s(SecondsFromNs(std::max<int64_t>(0, kept.kept_until_ns - now_ns)));
+    added.set_context_tokens(kept.context_tokens);
+    added.set_max_context_tokens(kept.reserved_context_tokens);
+    added.set_resident_bytes(kept.resident_bytes);
+    added.set_shard_bytes(kept.shard_bytes);
   }
   return message;
 }

@@ -23,6 +23,7 @@ v1::GenerateEvent ToProto(const RequestSummary& summary);
 
 v1::WorkerCommand ToProto(const action::Welcome& welcome, int64_t heartbeat_interval_ns);
 v1::WorkerCommand ToProto(const action::StartSequence& start);
+v1::WorkerCommand ToProto(const action::ContinueSequence& turn);
 v1::WorkerCommand ToProto(const action::StepCommand& step);
 v1::WorkerCommand ToProto(const action::StopSequence& stop);
 

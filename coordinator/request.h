@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,15 @@ struct PlacementOptions {
   bool all_resident = false;
 };
 
+// Whether a sequence stays after its answer.
+struct KeepOptions {
+  int64_t lease_ns = 0;  // from the end of an answer on; 0: it does not stay
+  uint64_t max_context_tokens =
+      0;  // prompts and answers of all turns; of a continuation: 0 or as it was
+
+  bool asked() const { return lease_ns != 0; }
+};
+
 struct GenerateSpec {
   std::vector<uint32_t> prompt_tokens;
   uint32_t max_tokens = 0;
@@ -49,6 +59,8 @@ struct GenerateSpec {
   std::string request_id;
   bool ignore_eos = false;
   uint32_t top_logprobs = 0;  // alternatives reported with each token
+  KeepOptions keep;
+  std::string continue_request_id;  // "" = a new sequence
 };
 
 struct TokenChunk {
@@ -77,6 +89,16 @@ struct RequestSummary {
     double seconds = 0;  // per decode step, mean
   };
 
+  struct Kept {
+    std::string request_id;
+    int64_t lease_ns = 0;
+    uint64_t context_tokens = 0;
+    uint64_t max_context_tokens = 0;
+
+    // What new prompts and answers may have together.
+    uint64_t growth_tokens() const { return max_context_tokens - context_tokens; }
+  };
+
   std::string finish_reason;
   uint32_t prompt_tokens = 0;
   uint32_t generated_tokens = 0;
@@ -95,6 +117,7 @@ struct RequestSummary {
   std::vector<StageTime> stages;
   DType remote_k_dtype = DType::kUnset;  // unset: nothing was remote
   DType remote_v_dtype = DType::kUnset;
+  std::optional<Kept> kept;
 };
 
 }  // namespace tributary

@@ -17,6 +17,8 @@ std::string_view SequencePhaseName(SequencePhase state) {
       return "prefilling";
     case SequencePhase::kDecoding:
       return "decoding";
+    case SequencePhase::kKept:
+      return "kept";
     case SequencePhase::kStopping:
       return "stopping";
   }
@@ -37,6 +39,7 @@ void SequenceTable::Erase(SequenceId id) {
   const auto it = sequences_.find(id);
   TRIBUTARY_CHECK(it != sequences_.end());
   DetachClient(*it->second);
+  ForgetName(*it->second);
   sequences_.erase(it);
 }
 
@@ -68,10 +71,20 @@ size_t SequenceTable::CountIf(SequencePhase state) const {
                     [&](const auto& item) { return item.second->state == state; }));
 }
 
-void SequenceTable::DetachClient(SequenceEntry& sequence) {
+void SequenceTable::AttachClient(SequenceEntry& sequence, CallId client) {
+  TRIBUTARY_CHECK(!sequence.client.has_value());
+  sequence.client = client;
+  by_client_[client] = sequence.id;
+}
+
+void SequenceTable::ForgetName(const SequenceEntry& sequence) {
   // A later request may have taken the name once this client was answered.
   const auto it = by_request_.find(sequence.request_id);
   if (it != by_request_.end() && it->second == sequence.id) by_request_.erase(it);
+}
+
+void SequenceTable::DetachClient(SequenceEntry& sequence) {
+  if (sequence.state != SequencePhase::kKept) ForgetName(sequence);
   if (sequence.client) by_client_.erase(*sequence.client);
   sequence.client.reset();
 }

@@ -1,8 +1,11 @@
 // The sequences that the coordinator knows, from arrival to release. Thread-compatible.
 //
 //   queued -> opening (shards) -> prefilling -> decoding -> (gone)
+//                                     ^            |
+//                                     +-- kept <---+
 //                 any of them -> stopping -> (gone)
 //
+// `prefilling` is the wait for a turn's first token: of a later turn, while its tokens are appended.
 // `stopping` waits for the worker's word that it has let go, so that no shard is closed under a
 // step that reads it.
 #pragma once
@@ -24,7 +27,7 @@
 
 namespace tributary {
 
-enum class SequencePhase { kQueued, kOpening, kPrefilling, kDecoding, kStopping };
+enum class SequencePhase { kQueued, kOpening, kPrefilling, kDecoding, kKept, kStopping };
 std::string_view SequencePhaseName(SequencePhase state);
 
 struct SequenceEntry {
@@ -42,6 +45,15 @@ struct SequenceEntry {
   std::vector<ShardRoute> routes;  // ledger has the shards' state
   uint32_t shards_opening = 0;
 
+  // Of all turns.
+  KeepOptions keep;                      // as asked for the turn that runs or ran last
+  uint64_t reserved_context_tokens = 0;  // what the memory is for: prompts and answers
+  uint64_t context_tokens = 0;           // prompts and answers that are there
+  uint64_t num_turns = 1;
+  int64_t kept_until_ns = 0;  // while it is kept
+  bool lease_ended = false;   // it is not to be continued any more
+
+  // Of the turn that runs or ran last.
   uint64_t generated_tokens = 0;
   int64_t received_ns = 0;
   int64_t placed_ns = 0;
@@ -67,8 +79,12 @@ class SequenceTable {
   size_t size() const { return sequences_.size(); }
   size_t CountIf(SequencePhase state) const;
 
-  // The client gets nothing any more.
+  // A client takes up a kept sequence.
+  void AttachClient(SequenceEntry& sequence, CallId client);
+  // The client gets nothing any more. A sequence that is not kept loses its name, too.
   void DetachClient(SequenceEntry& sequence);
+  // FindByRequest does not find it any more.
+  void ForgetName(const SequenceEntry& sequence);
 
  private:
   std::map<SequenceId, std::unique_ptr<SequenceEntry>> sequences_;

@@ -52,15 +52,21 @@ absl::StatusOr<std::unique_ptr<DecodeEngine>> DecodeEngine::Create(
                                                   options.spill_frame_bytes,
                                                   limits::kMaxFramePayloadBytes / 2));
   }
+  if (options.append_chunk_tokens == 0) {
+    return absl::InvalidArgumentError("append_chunk_tokens is 0, must be at least 1");
+  }
   EngineOptions complete = options;
+  complete.append_chunk_tokens = std::min(options.append_chunk_tokens, device->limits().max_batch);
   complete.model.max_partial_slots = device->limits().max_partial_slots;
   return std::unique_ptr<DecodeEngine>(new DecodeEngine(std::make_unique<Impl>(
       complete, device, data_plane, connector, clock, events, metrics, trace)));
 }
 
 void DecodeEngine::Start(SequencePlan plan) { impl_->Start(std::move(plan)); }
+void DecodeEngine::Continue(ContinuePlan plan) { impl_->Continue(std::move(plan)); }
 void DecodeEngine::Step(const StepCommand& command) { impl_->Step(command); }
 void DecodeEngine::Stop(SequenceId sequence, Epoch epoch) { impl_->Stop(sequence, epoch); }
+void DecodeEngine::StopAll() { impl_->StopAll(); }
 bool DecodeEngine::RunOnce() { return impl_->RunOnce(); }
 uint32_t DecodeEngine::num_sequences() const {
   return static_cast<uint32_t>(impl_->sequences.size());
@@ -149,6 +155,10 @@ void DecodeEngine::Impl::Stop(SequenceId id, Epoch epoch) {
       /*report=*/true);
 }
 
+void DecodeEngine::Impl::StopAll() {
+  while (!sequences.empty()) Stop(sequences.begin()->first, Epoch{});
+}
+
 bool DecodeEngine::Impl::RunOnce() {
   bool worked = nodes.Poll() > 0;
   FailOverdue();
@@ -156,6 +166,7 @@ bool DecodeEngine::Impl::RunOnce() {
   worked |= FinishDraining();
   EndDone();
   worked |= RunPrefill();
+  worked |= RunAppends();
   EndDone();
   UpdateGauges();
   return worked;
@@ -243,15 +254,17 @@ void DecodeEngine::Impl::EndDone() {
     for (auto& [id, sequence] : sequences) sequence->Fail(status, kNoNode);
   }
   for (auto it = sequences.begin(); it != sequences.end();) {
-    const Sequence& sequence = *it->second;
+    Sequence& sequence = *it->second;
     const SequenceId id = it->first;
     ++it;
     const bool complete =
         sequence.state == SequenceState::kDecoding && sequence.FinishReason()[0] != '\0';
-    if (complete) {
+    if (complete && !sequence.plan.keep) {
       End(id, absl::OkStatus(), kNoNode, /*report=*/true);
     } else if (!sequence.failure.ok()) {
       End(id, absl::Status(sequence.failure), sequence.failed_node, /*report=*/true);
+    } else if (complete) {
+      Keep(sequence);
     }
   }
 }
@@ -262,9 +275,7 @@ void DecodeEngine::Impl::End(SequenceId id, const absl::Status& status, NodeIdx 
   if (!prefill_queue.empty() && prefill_queue.front() == id) prefill.reset();
   std::erase(prefill_queue, id);
   Sequence& sequence = *it->second;
-  const SpillSender::Traffic traffic = spill.TakeTraffic(id);
-  sequence.bytes_sent += traffic.sent;
-  sequence.bytes_received += traffic.received;
+  TakeTraffic(sequence);
   spill.Drop(id);
   device->ReleaseResident(sequence.resident);
   const std::unique_ptr<Sequence> ended = std::move(it->second);
@@ -276,6 +287,12 @@ void DecodeEngine::Impl::End(SequenceId id, const absl::Status& status, NodeIdx 
   events->OnEnded(id, NameNode(status, node_id), node_id, MakeSummary(*ended, nodes));
 }
 
+void DecodeEngine::Impl::TakeTraffic(Sequence& sequence) {
+  const SpillSender::Traffic traffic = spill.TakeTraffic(sequence.id());
+  sequence.bytes_sent += traffic.sent;
+  sequence.bytes_received += traffic.received;
+}
+
 void DecodeEngine::Impl::CountFailure(const absl::Status& status) {
   // Not raw_code(): a status may have come over the wire with a code that nobody knows.
   if (metrics != nullptr) metrics->sequences_failed[static_cast<size_t>(status.code())].Increment();
@@ -284,6 +301,10 @@ void DecodeEngine::Impl::CountFailure(const absl::Status& status) {
 void DecodeEngine::Impl::UpdateGauges() {
   if (metrics == nullptr) return;
   metrics->sequences.Set(static_cast<double>(sequences.size()));
+  const auto kept = std::count_if(sequences.begin(), sequences.end(), [](const auto& entry) {
+    return entry.second->state == SequenceState::kKept;
+  });
+  metrics->kept_sequences.Set(static_cast<double>(kept));
   const DeviceMemory memory = device->memory();
   metrics->resident_capacity.Set(static_cast<double>(memory.resident_pool_bytes));
   metrics->resident_used.Set(static_cast<double>(memory.resident_used_bytes));

@@ -1,5 +1,5 @@
 // Internals of DecodeEngine: decode_engine.cc has a sequence's life, engine_step.cc its decode
-// steps.
+// steps, engine_append.cc its later turns.
 #pragma once
 
 #include <deque>
@@ -26,6 +26,7 @@ struct DecodeEngine::Impl final : NodeListener {
   // Everything that may refuse a sequence. Sets *blamed to the node if one is to blame.
   absl::StatusOr<std::unique_ptr<Sequence>> Admit(SequencePlan plan, std::string* blamed);
   void Stop(SequenceId id, Epoch epoch);
+  void StopAll();
   bool RunOnce();
   bool RunPrefill();
   void ReportProgress(SequenceId id);
@@ -34,22 +35,38 @@ struct DecodeEngine::Impl final : NodeListener {
   // Ends the sequences that have failed or are complete.
   void EndDone();
   void End(SequenceId id, const absl::Status& status, NodeIdx node, bool report);
+  // Adds the bytes of its spills.
+  void TakeTraffic(Sequence& sequence);
   void CountFailure(const absl::Status& status);
   void UpdateGauges();
 
   // Spills of blocks that leave their windows (engine_step.cc).
   void BeginSpills();
   bool PumpSpills();
-  // Waits until the sequence can append, i.e. its oldest block is acknowledged; fails it at the
-  // deadline.
+  // Makes room in the window if its oldest block is acknowledged. False if there is none.
+  bool TryMakeRoom(Sequence& sequence);
+  // Waits until the sequence can append; fails it at the deadline.
   void MakeRoom(Sequence& sequence, int64_t deadline_ns);
 
   // Decode steps (engine_step.cc).
   void Step(const StepCommand& command);
+  // Some successive tokens of a sequence, in one step.
+  struct BatchEntry {
+    Sequence* sequence = nullptr;
+    uint32_t num_tokens = 1;
+  };
   std::vector<Sequence*> PickRows(const StepCommand& command);
-  void RunBatch(std::span<Sequence* const> batch, int64_t timeout_ns,
+  // In batches that the device takes; the tokens of one entry stay together.
+  void RunBatches(std::span<const BatchEntry> entries, int64_t timeout_ns,
+                  std::vector<SequenceTokens>* tokens);
+  void RunBatch(std::span<const BatchEntry> batch, int64_t timeout_ns,
                 std::vector<SequenceTokens>* tokens);
+  void AddRows(const BatchEntry& entry, std::vector<StepRow>* rows);
+  // Takes a token from what the device made of the row, which is number row_idx of the batch.
+  bool TakeRow(Sequence& sequence, const StepRow& row, size_t row_idx,
+               std::span<const float> logits);
   void AccountRow(Sequence& sequence, const StepRow& row);
+  void AccountStages(std::span<const BatchEntry> batch);
   // Takes the sequence's next token from these logits. False if they are not finite: the sequence
   // has failed then.
   bool TakeToken(Sequence& sequence, std::span<const float> logits);
@@ -57,6 +74,17 @@ struct DecodeEngine::Impl final : NodeListener {
   bool TakeSample(Sequence& sequence, const DeviceSample& sample);
   bool Take(Sequence& sequence, const SampledToken& sampled);
   SequenceTokens LatestToken(const Sequence& sequence) const;
+
+  // Later turns (engine_append.cc).
+  void Keep(Sequence& sequence);
+  void Continue(ContinuePlan plan);
+  // The next chunk of each sequence that has tokens to append and room for one.
+  void AddAppends(std::vector<BatchEntry>* entries);
+  // A step of appended tokens alone. False if there were none.
+  bool RunAppends();
+  // `num_tokens` have been appended; the last of all gives the answer's first token.
+  void FinishAppend(Sequence& sequence, uint32_t num_tokens, const StepRow& row, size_t row_idx,
+                    std::span<const float> logits);
 
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) override;
   void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack) override;
@@ -81,6 +109,7 @@ struct DecodeEngine::Impl final : NodeListener {
   int64_t progress_ns = 0;       // of the last progress event
   uint32_t progress_layers = 0;  // likewise
   int64_t housekeeping_ns = 0;
+  bool has_appended = false;  // in a step since the last RunOnce
 };
 
 }  // namespace tributary

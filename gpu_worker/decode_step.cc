@@ -1,7 +1,6 @@
 #include "gpu_worker/decode_step.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "attention/frame_builder.h"
@@ -101,15 +100,15 @@ void DecodeStep::Plan(uint32_t layer) {
     const StepRow& row = rows_[r];
     if (row.status.ok() && !row.remote.empty())
       num_slots_[r] = row.shards.front().spec.stripe.num_stripes;
-    gather_rows_.push_back(
-        {row.context_tokens, row.resident_tokens, num_slots_[r], row.status.ok()});
-    if (num_slots_[r] == 0) continue;
+    gather_rows_.push_back({row.context_tokens, row.resident_tokens, num_slots_[r], row.status.ok(),
+                            /*follows=*/row.query_rows == 0});
+    if (num_slots_[r] == 0 || row.query_rows == 0) continue;
     for (const BoundShard& shard : row.shards) {
       const ShardSpec& spec = shard.spec;
       const uint64_t tokens = spec.stripe.CountIn(row.remote);
       if (layer < spec.layer_begin || layer >= spec.layer_end || tokens == 0) continue;
       expected_.push_back({shard.node, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin,
-                           spec.kv_head_end, tokens});
+                           spec.kv_head_end, tokens, row.query_rows});
     }
   }
   std::stable_sort(
@@ -126,8 +125,8 @@ size_t DecodeStep::EndOfFrame(size_t begin) const {
   for (; end < expected_.size() && expected_[end].node == expected_[begin].node; ++end) {
     const ExpectedPartial& e = expected_[end];
     const uint32_t heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size();
-    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = 1}, head_dim);
-    partial_bytes += PartialEntryBytes({.num_q_heads = heads, .n_q = 1}, head_dim);
+    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = e.num_rows}, head_dim);
+    partial_bytes += PartialEntryBytes({.num_q_heads = heads, .n_q = e.num_rows}, head_dim);
     const bool fits = std::max(query_bytes, partial_bytes) <= limits::kMaxFramePayloadBytes &&
                       end - begin < limits::kMaxEntriesPerFrame;
     if (!fits) break;
@@ -167,7 +166,7 @@ void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<c
                         .visible_begin = row.remote.begin,
                         .visible_end = row.remote.end,
                         .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
-                        .n_q = 1});
+                        .n_q = e.num_rows});
   }
   const size_t payload_bytes = QueryPayloadBytes(entries_, shape.head_dim);
   absl::StatusOr<FrameBuffer> frame = AllocateFrame(payload_bytes);
@@ -180,9 +179,12 @@ void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<c
   for (size_t i = begin; i < end; ++i) {
     const ExpectedPartial& e = expected_[i];
     const std::span<float> to = writer.Add(entries_[i - begin]);
-    const size_t head =
-        size_t{e.row} * shape.num_q_heads + size_t{e.kv_head_begin} * shape.group_size();
-    std::memcpy(to.data(), q.data() + head * shape.head_dim, to.size_bytes());
+    const size_t row_floats = to.size() / e.num_rows;
+    for (uint32_t j = 0; j < e.num_rows; ++j) {
+      const size_t head =
+          (size_t{e.row} + j) * shape.num_q_heads + size_t{e.kv_head_begin} * shape.group_size();
+      std::copy_n(q.data() + head * shape.head_dim, row_floats, to.data() + j * row_floats);
+    }
     rows_[e.row].bytes_sent += QueryEntryBytes(entries_[i - begin], shape.head_dim) +
                                (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
@@ -225,10 +227,11 @@ void DecodeStep::Gather() {
 
 void DecodeStep::CollectFailures() {
   for (const RowFailure& failure : gather_.Finish()) {
-    StepRow& row = rows_[failure.row];
-    row.status = failure.status;
-    row.failed_node = failure.node;
-    num_slots_[failure.row] = 0;
+    for (uint32_t r = failure.row; r < failure.row + rows_[failure.row].query_rows; ++r) {
+      rows_[r].status = failure.status;
+      rows_[r].failed_node = failure.node;
+      num_slots_[r] = 0;
+    }
   }
 }
 

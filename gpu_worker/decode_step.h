@@ -35,6 +35,9 @@ namespace tributary {
 struct StepRow {
   // In.
   DecodeRow device;
+  // Successive tokens of one sequence, in rows that follow each other, ask the nodes together and
+  // share shards, `remote` and fate: the first row says how many there are, the others 0.
+  uint32_t query_rows = 1;
   std::span<const BoundShard> shards;  // of the sequence; alive until the step is done
   TokenRange remote;
   uint64_t context_tokens = 0;   // this token included
@@ -43,6 +46,7 @@ struct StepRow {
   // Out.
   absl::Status status;  // without the node's name
   NodeIdx failed_node = kNoNode;
+  // Of all query_rows together.
   uint64_t attended_head_tokens = 0;  // remote tokens attended, times KV heads, summed over layers
   uint64_t bytes_sent = 0;
   uint64_t bytes_received = 0;

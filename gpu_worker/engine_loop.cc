@@ -85,17 +85,16 @@ bool EngineLoop::RunCommand() {
   return true;
 }
 
-void EngineLoop::Run(SequencePlan& plan) {
-  started_.push_back(plan.sequence_id);
-  engine_->Start(std::move(plan));
-}
+void EngineLoop::Run(SequencePlan& plan) { engine_->Start(std::move(plan)); }
+
+void EngineLoop::Run(ContinuePlan& plan) { engine_->Continue(std::move(plan)); }
 
 void EngineLoop::Run(StepCommand& step) { engine_->Step(step); }
 
 void EngineLoop::Run(StopCommand& stop) { engine_->Stop(stop.sequence_id, stop.epoch); }
 
 void EngineLoop::Run(StopAllCommand& stop) {
-  for (const SequenceId sequence : std::exchange(started_, {})) engine_->Stop(sequence);
+  engine_->StopAll();
   stop.done();
 }
 
@@ -105,9 +104,7 @@ void EngineLoop::CheckDevice() {
 }
 
 void EngineLoop::Publish() {
-  const uint32_t num_sequences = engine_->num_sequences();
-  if (num_sequences == 0) started_.clear();
-  num_sequences_.store(num_sequences, std::memory_order_relaxed);
+  num_sequences_.store(engine_->num_sequences(), std::memory_order_relaxed);
   const DeviceMemory memory = device_->memory();
   resident_free_bytes_.store(memory.resident_pool_bytes - memory.resident_used_bytes,
                              std::memory_order_relaxed);

@@ -28,7 +28,8 @@ struct StopAllCommand {
   std::function<void()> done;
 };
 
-using EngineCommand = std::variant<SequencePlan, StepCommand, StopCommand, StopAllCommand>;
+using EngineCommand =
+    std::variant<SequencePlan, ContinuePlan, StepCommand, StopCommand, StopAllCommand>;
 
 class EngineLoop {
  public:
@@ -61,6 +62,7 @@ class EngineLoop {
   void ThreadMain();
   bool RunCommand();
   void Run(SequencePlan& plan);
+  void Run(ContinuePlan& plan);
   void Run(StepCommand& step);
   void Run(StopCommand& stop);
   void Run(StopAllCommand& stop);
@@ -72,7 +74,6 @@ class EngineLoop {
   DataPlane* const data_plane_;
   const Clock* const clock_;
   std::function<void(const absl::Status&)> on_device_failed_;  // null once called
-  std::vector<SequenceId> started_;  // of the loop's thread; those that ended leave in time
   std::atomic<uint32_t> num_sequences_{0};
   std::atomic<uint64_t> resident_free_bytes_{0};
   std::atomic<bool> stopping_{false};

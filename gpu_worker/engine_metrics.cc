@@ -22,6 +22,8 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
       batch_size(registry.histogram(metrics::kBatchSize)),
       prefill_duration(registry.histogram(metrics::kPrefillDuration)),
       sequences(registry.gauge(metrics::kSequences)),
+      kept_sequences(registry.gauge(metrics::kIdleSequences)),
+      appended_tokens(registry.counter(metrics::kAppendedTokens)),
       resident_capacity(registry.gauge(metrics::kResidentPoolCapacity)),
       resident_used(registry.gauge(metrics::kResidentPoolUsed)),
       spill_queue_blocks(registry.gauge(metrics::kSpillQueueBlocks)),

@@ -28,7 +28,8 @@ struct EngineMetrics {
   Counter partials_ok, partials_late, partials_invalid, partials_missing;
   Histogram batch_size;
   Histogram prefill_duration;
-  Gauge sequences;
+  Gauge sequences, kept_sequences;
+  Counter appended_tokens;
   std::array<Counter, 17> sequences_failed;  // by absl::StatusCode
   Gauge resident_capacity, resident_used;
   Gauge spill_queue_blocks;

@@ -20,10 +20,11 @@ void DecodeEngine::Impl::Step(const StepCommand& command) {
 
   std::vector<SequenceTokens> tokens;
   step.set_trace_id(command.step_id.value);
-  const size_t max_batch = device->limits().max_batch;
-  for (size_t i = 0; i < rows.size(); i += max_batch) {
-    RunBatch(std::span(rows).subspan(i, std::min(max_batch, rows.size() - i)), timeout_ns, &tokens);
-  }
+  std::vector<BatchEntry> entries;
+  for (Sequence* sequence : rows) entries.push_back({sequence, 1});
+  AddAppends(&entries);
+  has_appended |= entries.size() > rows.size();
+  RunBatches(entries, timeout_ns, &tokens);
   BeginSpills();
   const double step_s = SecondsFromNs(clock->NowNs() - begin_ns);
   if (metrics != nullptr && !rows.empty()) {
@@ -49,14 +50,17 @@ std::vector<Sequence*> DecodeEngine::Impl::PickRows(const StepCommand& command) 
   return rows;
 }
 
+bool DecodeEngine::Impl::TryMakeRoom(Sequence& sequence) {
+  if (sequence.cache.CanAppend()) return true;
+  if (!sequence.spill->all_sent || spill.in_flight(sequence.id()) != 0) return false;
+  sequence.cache.Release();
+  sequence.spill.reset();
+  return true;
+}
+
 void DecodeEngine::Impl::MakeRoom(Sequence& sequence, int64_t deadline_ns) {
   IdleStrategy idle(options.idle, clock);
-  while (sequence.failure.ok() && !sequence.cache.CanAppend()) {
-    if (sequence.spill->all_sent && spill.in_flight(sequence.id()) == 0) {
-      sequence.cache.Release();
-      sequence.spill.reset();
-      break;
-    }
+  while (sequence.failure.ok() && !TryMakeRoom(sequence)) {
     const int events_handled = nodes.Poll() + (PumpSpills() ? 1 : 0);
     if (events_handled == 0 && clock->NowNs() >= deadline_ns) {
       const NodeIdx node = spill.SlowestNode(sequence.id());
@@ -70,43 +74,84 @@ void DecodeEngine::Impl::MakeRoom(Sequence& sequence, int64_t deadline_ns) {
   }
 }
 
-void DecodeEngine::Impl::RunBatch(std::span<Sequence* const> batch, int64_t timeout_ns,
+void DecodeEngine::Impl::RunBatches(std::span<const BatchEntry> entries, int64_t timeout_ns,
+                                    std::vector<SequenceTokens>* tokens) {
+  const size_t max_batch = device->limits().max_batch;
+  for (size_t begin = 0; begin < entries.size();) {
+    size_t end = begin;
+    for (size_t rows = 0; end < entries.size(); ++end) {
+      rows += entries[end].num_tokens;
+      if (rows > max_batch) break;
+    }
+    RunBatch(entries.subspan(begin, end - begin), timeout_ns, tokens);
+    begin = end;
+  }
+}
+
+void DecodeEngine::Impl::RunBatch(std::span<const BatchEntry> batch, int64_t timeout_ns,
                                   std::vector<SequenceTokens>* tokens) {
-  std::vector<StepRow> rows(batch.size());
-  for (size_t i = 0; i < batch.size(); ++i) {
-    Sequence& sequence = *batch[i];
-    StepRow& row = rows[i];
-    row.device.token = sequence.sampled.token;
+  std::vector<StepRow> rows;
+  for (const BatchEntry& entry : batch) AddRows(entry, &rows);
+  const std::span<const float> logits = step.Run(rows, timeout_ns);
+
+  size_t row_idx = 0;
+  for (const BatchEntry& entry : batch) {
+    Sequence& sequence = *entry.sequence;
+    const StepRow& row = rows[row_idx];
+    const size_t last_idx = row_idx + entry.num_tokens - 1;
+    AccountRow(sequence, row);
+    if (!row.status.ok()) {
+      sequence.Fail(row.status, row.failed_node);
+    } else if (sequence.state == SequenceState::kAppending) {
+      FinishAppend(sequence, entry.num_tokens, rows[last_idx], last_idx, logits);
+    } else if (TakeRow(sequence, row, row_idx, logits)) {
+      sequence.last_token_ns = clock->NowNs();
+      tokens->push_back(LatestToken(sequence));
+    }
+    row_idx += entry.num_tokens;
+  }
+  step.EndSample();
+  AccountStages(batch);
+}
+
+void DecodeEngine::Impl::AddRows(const BatchEntry& entry, std::vector<StepRow>* rows) {
+  Sequence& sequence = *entry.sequence;
+  const bool appends = sequence.state == SequenceState::kAppending;
+  const size_t num_left = appends ? sequence.append.size() - sequence.num_appended : 1;
+  for (uint32_t i = 0; i < entry.num_tokens; ++i) {
+    StepRow& row = rows->emplace_back();
+    row.device.token =
+        appends ? sequence.append[sequence.num_appended + i] : sequence.sampled.token;
     row.device.pos = sequence.cache.context_tokens();
     row.device.resident = sequence.resident;
     row.device.append_slot = sequence.cache.Append();
     row.device.attend = sequence.cache.AttendRanges();
     row.device.wants_logits =
-        !device->samples() || options.logits_observer != nullptr || sequence.next_needs_logits();
+        i + 1 == num_left &&
+        (!device->samples() || options.logits_observer != nullptr || sequence.next_needs_logits());
     row.device.sampling = sequence.device_sampling();
+    row.query_rows = i == 0 ? entry.num_tokens : 0;
     row.shards = sequence.shards;
     row.remote = sequence.cache.remote();
     row.context_tokens = sequence.cache.context_tokens();
     row.resident_tokens = sequence.cache.resident_tokens();
   }
-  const std::span<const float> logits = step.Run(rows, timeout_ns);
+}
 
+bool DecodeEngine::Impl::TakeRow(Sequence& sequence, const StepRow& row, size_t row_idx,
+                                 std::span<const float> logits) {
   const size_t vocab = options.model.vocab_size;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    Sequence& sequence = *batch[i];
-    AccountRow(sequence, rows[i]);
-    if (!rows[i].status.ok()) {
-      sequence.Fail(rows[i].status, rows[i].failed_node);
-    } else if (rows[i].device.wants_logits ? TakeToken(sequence, logits.subspan(i * vocab, vocab))
-                                           : TakeSample(sequence, device->sampled()[i])) {
-      sequence.last_token_ns = clock->NowNs();
-      tokens->push_back(LatestToken(sequence));
-    }
-  }
-  step.EndSample();
+  return row.device.wants_logits ? TakeToken(sequence, logits.subspan(row_idx * vocab, vocab))
+                                 : TakeSample(sequence, device->sampled()[row_idx]);
+}
+
+void DecodeEngine::Impl::AccountStages(std::span<const BatchEntry> batch) {
   const StageTimes& times = step.stage_times();
   for (size_t stage = 0; stage < kNumStages; ++stage) {
-    for (Sequence* sequence : batch) sequence->stage_sums_ns[stage] += times[stage];
+    for (const BatchEntry& entry : batch) {
+      if (entry.sequence->num_steps == 0) continue;  // it appended
+      entry.sequence->stage_sums_ns[stage] += times[stage];
+    }
     if (metrics != nullptr) metrics->stage_duration[stage].Observe(SecondsFromNs(times[stage]));
   }
   if (metrics != nullptr) {
@@ -118,10 +163,11 @@ void DecodeEngine::Impl::AccountRow(Sequence& sequence, const StepRow& row) {
   const double per_head =
       static_cast<double>(row.attended_head_tokens) /
       (static_cast<double>(options.model.num_layers) * options.model.shape.num_kv_heads);
-  ++sequence.num_steps;
-  sequence.attended_tokens_sum += static_cast<double>(row.resident_tokens) + per_head;
   sequence.bytes_sent += row.bytes_sent;
   sequence.bytes_received += row.bytes_received;
+  if (sequence.state != SequenceState::kDecoding) return;
+  ++sequence.num_steps;
+  sequence.attended_tokens_sum += static_cast<double>(row.resident_tokens) + per_head;
 }
 
 bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> logits) {
@@ -161,9 +207,10 @@ SequenceTokens DecodeEngine::Impl::LatestToken(const Sequence& sequence) const {
 
 void DecodeEngine::Impl::BeginSpills() {
   for (auto& [id, sequence] : sequences) {
-    if (sequence->state != SequenceState::kDecoding || sequence->spill || !sequence->failure.ok())
-      continue;
-    if (sequence->FinishReason()[0] != '\0') continue;
+    const bool grows =
+        sequence->state == SequenceState::kAppending ||
+        (sequence->state == SequenceState::kDecoding && sequence->FinishReason()[0] == '\0');
+    if (!grows || sequence->spill || !sequence->failure.ok()) continue;
     if (const auto block = sequence->cache.next_spill())
       sequence->spill = BlockSpill{.block = *block};
   }

@@ -76,11 +76,11 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected,
   const uint32_t num_kv_heads = expected.kv_head_end - expected.kv_head_begin;
   const uint32_t num_q_heads = num_kv_heads * shape_.group_size();
   if (partial.body().head_dim != shape_.head_dim || entry.num_q_heads != num_q_heads ||
-      entry.n_q != 1) {
+      entry.n_q != expected.num_rows) {
     return absl::InternalError(fmt::format(
-        "layer {}: shard {} answered with {} queries of {} heads of {}, asked for 1 of {} of {}",
+        "layer {}: shard {} answered with {} queries of {} heads of {}, asked for {} of {} of {}",
         layer_, expected.shard.value, entry.n_q, entry.num_q_heads, partial.body().head_dim,
-        num_q_heads, shape_.head_dim));
+        expected.num_rows, num_q_heads, shape_.head_dim));
   }
   if (entry.covered_tokens != expected.tokens) {
     return absl::InternalError(fmt::format("layer {}: shard {} covers {} tokens, was asked for {}",
@@ -93,7 +93,7 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected,
         expected.shard.value, entry.attended_head_tokens, num_kv_heads, expected.tokens));
   }
   const std::span<const std::byte> lse_bytes = partial.lse_ln(entry);
-  for (uint32_t head = 0; head < num_q_heads; ++head) {
+  for (size_t head = 0; head < size_t{expected.num_rows} * num_q_heads; ++head) {
     const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));
     // It covers tokens; only where a policy left some out may a head have read none.
     const bool may_be_empty = entry.attended_head_tokens < expected.tokens * num_kv_heads;
@@ -107,13 +107,17 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected,
 
 void PartialGather::CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial,
                             const PartialEntry& entry) {
-  const size_t slot = size_t{expected.row} * slots_->max_slots + expected.slot;
-  const size_t head =
-      slot * shape_.num_q_heads + size_t{expected.kv_head_begin} * shape_.group_size();
-  const auto out = partial.out(entry);
-  const auto lse_ln = partial.lse_ln(entry);
-  std::memcpy(slots_->out.data() + head * shape_.head_dim, out.data(), out.size());
-  std::memcpy(slots_->lse_ln.data() + head, lse_ln.data(), lse_ln.size());
+  const size_t out_bytes = partial.out(entry).size() / expected.num_rows;
+  const size_t lse_bytes = partial.lse_ln(entry).size() / expected.num_rows;
+  for (uint32_t i = 0; i < expected.num_rows; ++i) {
+    const size_t slot = (size_t{expected.row} + i) * slots_->max_slots + expected.slot;
+    const size_t head =
+        slot * shape_.num_q_heads + size_t{expected.kv_head_begin} * shape_.group_size();
+    std::memcpy(slots_->out.data() + head * shape_.head_dim,
+                partial.out(entry).data() + i * out_bytes, out_bytes);
+    std::memcpy(slots_->lse_ln.data() + head, partial.lse_ln(entry).data() + i * lse_bytes,
+                lse_bytes);
+  }
 }
 
 void PartialGather::FailRow(uint32_t row, NodeIdx node, const absl::Status& status) {
@@ -148,13 +152,16 @@ std::span<const RowFailure> PartialGather::Finish() {
   for (size_t i = 0; i < expected_.size(); ++i) {
     const ExpectedPartial& e = expected_[i];
     if (states_[i] != EntryState::kArrived) continue;
-    coverage_[e.row].push_back({e.kv_head_begin, e.kv_head_end, covered_[i]});
+    for (uint32_t q = 0; q < e.num_rows; ++q)
+      coverage_[e.row + q].push_back({e.kv_head_begin, e.kv_head_end, covered_[i]});
   }
+  uint32_t asking_row = 0;
   for (uint32_t row = 0; row < rows_.size(); ++row) {
-    if (row_failed_[row] || !rows_[row].live) continue;
+    if (!rows_[row].follows) asking_row = row;
+    if (row_failed_[asking_row] || !rows_[row].live) continue;
     absl::Status status = CheckCoverage(rows_[row].context_tokens, rows_[row].resident_tokens,
                                         shape_.num_kv_heads, coverage_[row]);
-    if (!status.ok()) FailRow(row, kNoNode, status);
+    if (!status.ok()) FailRow(asking_row, kNoNode, status);
   }
   return failures_;
 }

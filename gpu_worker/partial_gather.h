@@ -25,7 +25,7 @@
 
 namespace tributary {
 
-// One shard's answer for one row of the batch.
+// One shard's answer for one row of the batch, or for several of one sequence.
 struct ExpectedPartial {
   NodeIdx node = kNoNode;
   ShardId shard;
@@ -33,7 +33,8 @@ struct ExpectedPartial {
   uint32_t slot = 0;  // token stripe
   uint32_t kv_head_begin = 0;
   uint32_t kv_head_end = 0;
-  uint64_t tokens = 0;  // visible ones of the shard: what it must cover
+  uint64_t tokens = 0;    // visible ones of the shard: what it must cover
+  uint32_t num_rows = 1;  // query tokens of the entry: row, row + 1, ...
 };
 
 // What a row's coverage must add up to.
@@ -41,11 +42,12 @@ struct GatherRow {
   uint64_t context_tokens = 0;
   uint64_t resident_tokens = 0;
   uint32_t num_slots = 0;
-  bool live = true;  // false: failed in an earlier layer
+  bool live = true;      // false: failed in an earlier layer
+  bool follows = false;  // its queries go with those of the row before, and so does its fate
 };
 
 struct RowFailure {
-  uint32_t row = 0;
+  uint32_t row = 0;        // and those that follow it
   NodeIdx node = kNoNode;  // to blame; kNoNode for our own mistakes
   absl::Status status;     // without the node's name
 };

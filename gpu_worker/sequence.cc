@@ -2,17 +2,36 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "base/check.h"
 
 namespace tributary {
+
+void Sequence::BeginTurn(TurnPlan turn, int64_t now_ns) {
+  history_tokens = context_tokens();
+  append = {sampled.token};
+  append.insert(append.end(), turn.prompt_tokens.begin(), turn.prompt_tokens.end());
+  num_appended = 0;
+  // Memory was reserved for the sequence as it was planned, whatever this turn asks for.
+  plan.reserved_context_tokens = plan.max_context_tokens() + 1;
+  static_cast<TurnPlan&>(plan) = std::move(turn);
+  generated_tokens = 0;
+  state = SequenceState::kAppending;
+  started_ns = progress_ns = now_ns;
+  first_token_ns = last_token_ns = 0;
+  num_steps = 0;
+  attended_tokens_sum = 0;
+  stage_sums_ns = {};
+  bytes_sent = bytes_received = 0;
+}
 
 SampledToken Sequence::Choose(std::span<const float> logits) const {
   if (next_is_forced()) {
     const uint32_t token = plan.forced_tokens[generated_tokens];
     return {token, LogProb(logits, token)};
   }
-  return Sample(logits, plan.sampling, plan.prompt_tokens.size() + generated_tokens);
+  return Sample(logits, plan.sampling, context_tokens());
 }
 
 DeviceSampling Sequence::device_sampling() const {
@@ -20,7 +39,7 @@ DeviceSampling Sequence::device_sampling() const {
           .top_p = plan.sampling.top_p,
           .top_k = plan.sampling.top_k,
           .seed = plan.sampling.seed,
-          .position = plan.prompt_tokens.size() + generated_tokens};
+          .position = context_tokens()};
 }
 
 const char* Sequence::FinishReason() const {
@@ -121,14 +140,15 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
     summary.prefill_s = SecondsFromNs(sequence.first_token_ns - sequence.started_ns);
     summary.decode_s = SecondsFromNs(sequence.last_token_ns - sequence.first_token_ns);
   }
-  summary.context_tokens = plan.prompt_tokens.size() + sequence.generated_tokens;
+  summary.context_tokens = sequence.context_tokens();
   const TokenRange remote = sequence.cache.remote();
   summary.remote_tokens = remote.size();
   summary.resident_tokens = summary.context_tokens - summary.remote_tokens;
   const auto num_steps = static_cast<double>(sequence.num_steps);
-  summary.attended_tokens_mean = sequence.num_steps == 0
-                                     ? static_cast<double>(summary.prompt_tokens)
-                                     : sequence.attended_tokens_sum / num_steps;
+  summary.attended_tokens_mean =
+      sequence.num_steps == 0
+          ? static_cast<double>(summary.context_tokens - summary.generated_tokens)
+          : sequence.attended_tokens_sum / num_steps;
   summary.policy = PolicyName(plan.policy.kind);
   summary.bytes_sent = sequence.bytes_sent;
   summary.bytes_received = sequence.bytes_received;

@@ -30,6 +30,8 @@ enum class SequenceState {
   kPrefilling,
   kDraining,  // prefilled; waits for the shards' acknowledgements
   kDecoding,
+  kKept,       // the answer has ended; a Continue may follow
+  kAppending,  // a later turn's tokens
 };
 
 struct Sequence {
@@ -39,17 +41,22 @@ struct Sequence {
   std::vector<BoundShard> shards;
   SequenceState state = SequenceState::kQueued;
 
-  SampledToken sampled;  // the latest token; fed by the next step
-  TopTokens top;         // of the latest token, if the plan asks for them
-  uint32_t generated_tokens = 0;
+  SampledToken sampled;           // the latest token; fed by the next step
+  TopTokens top;                  // of the latest token, if the plan asks for them
+  uint32_t generated_tokens = 0;  // in this turn
   std::optional<BlockSpill> spill;
+
+  uint64_t history_tokens = 0;   // prompts and answers of earlier turns
+  std::vector<uint32_t> append;  // tokens of this turn whose KV is not there yet
+  size_t num_appended = 0;       // of them
 
   // Once not OK, the sequence ends as soon as nobody is looking at it.
   absl::Status failure;
   NodeIdx failed_node = kNoNode;
 
   // For the summary.
-  int64_t started_ns = 0;
+  int64_t started_ns = 0;  // this and all below: of this turn
+  int64_t progress_ns = 0;
   int64_t first_token_ns = 0;
   int64_t last_token_ns = 0;
   uint64_t num_steps = 0;
@@ -59,6 +66,12 @@ struct Sequence {
   uint64_t bytes_received = 0;
 
   SequenceId id() const { return plan.sequence_id; }
+  // Prompts and answers, the latest token included.
+  uint64_t context_tokens() const {
+    return history_tokens + plan.prompt_tokens.size() + generated_tokens;
+  }
+  // The next turn: the last token of the answer, which has no KV yet, is the first to append.
+  void BeginTurn(TurnPlan turn, int64_t now_ns);
   void Fail(const absl::Status& status, NodeIdx node) {
     if (!failure.ok()) return;
     failure = status;

@@ -10,34 +10,46 @@
 namespace tributary {
 namespace {
 
-absl::Status Invalid(const SequencePlan& plan, const std::string& what) {
-  return absl::InvalidArgumentError(fmt::format("sequence {}: {}", plan.sequence_id.value, what));
+absl::Status Invalid(SequenceId sequence, const std::string& what) {
+  return absl::InvalidArgumentError(fmt::format("sequence {}: {}", sequence.value, what));
 }
 
-absl::Status CheckTokens(const SequencePlan& plan, const ModelLimits& model) {
-  if (plan.prompt_tokens.empty())
-    return Invalid(plan, "the prompt is empty, it needs at least one token");
-  if (plan.max_tokens == 0) return Invalid(plan, "max_tokens is 0, must be at least 1");
+absl::Status Invalid(const SequencePlan& plan, const std::string& what) {
+  return Invalid(plan.sequence_id, what);
+}
+
+absl::Status CheckTurn(SequenceId sequence, const TurnPlan& turn, const ModelLimits& model) {
+  if (turn.max_tokens == 0) return Invalid(sequence, "max_tokens is 0, must be at least 1");
   const auto check = [&](const std::vector<uint32_t>& tokens, const char* what) {
     const auto bad = std::find_if(tokens.begin(), tokens.end(),
                                   [&](uint32_t t) { return t >= model.vocab_size; });
     if (bad == tokens.end()) return absl::OkStatus();
-    return Invalid(plan, fmt::format("{} token {} is {}, the vocabulary has {}", what,
-                                     bad - tokens.begin(), *bad, model.vocab_size));
+    return Invalid(sequence, fmt::format("{} token {} is {}, the vocabulary has {}", what,
+                                         bad - tokens.begin(), *bad, model.vocab_size));
   };
-  TRIBUTARY_RETURN_IF_ERROR(check(plan.prompt_tokens, "prompt"));
-  TRIBUTARY_RETURN_IF_ERROR(check(plan.forced_tokens, "forced"));
+  TRIBUTARY_RETURN_IF_ERROR(check(turn.prompt_tokens, "prompt"));
+  TRIBUTARY_RETURN_IF_ERROR(check(turn.forced_tokens, "forced"));
   const uint32_t most = std::min(model.vocab_size, limits::kMaxTopLogprobs);
-  if (plan.top_logprobs > most) {
-    return Invalid(plan, fmt::format("top_logprobs is {}, must be at most {} (vocabulary of {})",
-                                     plan.top_logprobs, most, model.vocab_size));
+  if (turn.top_logprobs > most) {
+    return Invalid(sequence,
+                   fmt::format("top_logprobs is {}, must be at most {} (vocabulary of {})",
+                               turn.top_logprobs, most, model.vocab_size));
   }
+  const absl::Status sampling = Validate(turn.sampling);
+  return sampling.ok() ? sampling : Invalid(sequence, std::string(sampling.message()));
+}
+
+absl::Status CheckContext(const SequencePlan& plan, const ModelLimits& model) {
+  if (plan.prompt_tokens.empty())
+    return Invalid(plan, "the prompt is empty, it needs at least one token");
   uint64_t max_context = limits::kMaxContextTokens;
   if (model.max_context_tokens != 0) max_context = std::min(max_context, model.max_context_tokens);
   if (plan.max_context_tokens() > max_context) {
     return Invalid(
-        plan, fmt::format("prompt of {} tokens and max_tokens {} exceed the model's {} positions",
-                          plan.prompt_tokens.size(), plan.max_tokens, max_context));
+        plan, fmt::format("prompt of {} tokens, max_tokens {} and {} tokens reserved for all turns "
+                          "exceed the model's {} positions",
+                          plan.prompt_tokens.size(), plan.max_tokens, plan.reserved_context_tokens,
+                          max_context));
   }
   return absl::OkStatus();
 }
@@ -126,13 +138,14 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
     return absl::Status(served.code(), fmt::format("sequence {}: {}", plan.sequence_id.value,
                                                    std::string(served.message())));
   }
-  TRIBUTARY_RETURN_IF_ERROR(CheckTokens(plan, model));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, plan, model));
+  TRIBUTARY_RETURN_IF_ERROR(CheckContext(plan, model));
   if (!IsValidDType(plan.kv_dtype)) {
     return Invalid(plan, fmt::format("kv_dtype {} is none of f32, bf16, f16",
                                      static_cast<int>(plan.kv_dtype)));
   }
-  for (absl::Status status : {Validate(plan.layout), Validate(plan.sampling)}) {
-    if (!status.ok()) return Invalid(plan, std::string(status.message()));
+  if (const absl::Status status = Validate(plan.layout); !status.ok()) {
+    return Invalid(plan, std::string(status.message()));
   }
   if (plan.layout.all_resident || plan.routes.empty()) return absl::OkStatus();
   if (plan.routes.size() > limits::kMaxShardsPerSequence) {
@@ -147,6 +160,19 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
     TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, route.shard));
   }
   return CheckCover(plan, model);
+}
+
+absl::Status Validate(const ContinuePlan& plan, uint64_t context_tokens,
+                      uint64_t max_context_tokens, const ModelLimits& model) {
+  const TurnPlan& turn = plan.turn;
+  TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, turn, model));
+  const uint64_t needed = context_tokens + turn.prompt_tokens.size() + turn.max_tokens - 1;
+  if (needed <= max_context_tokens) return absl::OkStatus();
+  return Invalid(plan.sequence_id,
+                 fmt::format("{} tokens, {} more and max_tokens {} need a context of {}; {} are "
+                             "reserved",
+                             context_tokens, turn.prompt_tokens.size(), turn.max_tokens, needed,
+                             max_context_tokens));
 }
 
 }  // namespace tributary

@@ -2,6 +2,7 @@
 // the coordinator, carried by StartSequence, checked here.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -31,24 +32,43 @@ struct SequenceRoute {
   NodeEndpoint node;
 };
 
-struct SequencePlan {
-  SequenceId sequence_id;
-  Epoch epoch;
-  std::vector<uint32_t> prompt_tokens;
+// One turn of a sequence: what is added to it, and what answer is asked for.
+struct TurnPlan {
+  std::vector<uint32_t> prompt_tokens;  // of a later turn: may be empty, the answer goes on
   uint32_t max_tokens = 0;
   SamplingParams sampling;
-  WindowLayout layout;
-  DType kv_dtype = DType::kUnset;  // resident, and on the way to shards; those may store another
   std::vector<uint32_t> stop_tokens;
   // Token i of the answer is forced_tokens[i], whatever the model would pick; a forced token never
   // stops the sequence.
   std::vector<uint32_t> forced_tokens;
+  uint32_t top_logprobs = 0;  // alternatives reported with each token
+  bool keep = false;  // the sequence stays when the answer has ended, for a ContinuePlan or a Stop
+};
+
+// The first turn, and what holds for all of them.
+struct SequencePlan : TurnPlan {
+  SequenceId sequence_id;
+  Epoch epoch;
+  WindowLayout layout;
+  DType kv_dtype = DType::kUnset;  // resident, and on the way to shards; those may store another
   PolicyParams policy;
-  uint32_t top_logprobs = 0;          // alternatives reported with each token
   std::vector<SequenceRoute> routes;  // empty: all resident
 
-  // Tokens that the KV may grow to: the last token of the answer is never fed back.
-  uint64_t max_context_tokens() const { return prompt_tokens.size() + max_tokens - 1; }
+  // Prompts and answers of all turns together, for which memory is reserved; no more than this turn
+  // needs: for this turn only.
+  uint64_t reserved_context_tokens = 0;
+
+  // Tokens that the KV may grow to: the last token of the last answer is never fed back.
+  uint64_t max_context_tokens() const {
+    return std::max<uint64_t>(reserved_context_tokens, prompt_tokens.size() + max_tokens) - 1;
+  }
+};
+
+// A later turn of a sequence that was kept.
+struct ContinuePlan {
+  SequenceId sequence_id;
+  Epoch epoch;
+  TurnPlan turn;
 };
 
 // What of the model a plan is checked against.
@@ -63,5 +83,10 @@ struct ModelLimits {
 // INVALID_ARGUMENT or UNIMPLEMENTED (policy), with the offending values. When it is OK, every
 // remote token of every layer and KV head has exactly one shard with room for it.
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model);
+
+// A turn that begins when `context_tokens` (prompts and answers) are there, in a sequence that was
+// planned for `max_context_tokens` of KV. INVALID_ARGUMENT with the offending values.
+absl::Status Validate(const ContinuePlan& plan, uint64_t context_tokens,
+                      uint64_t max_context_tokens, const ModelLimits& model);
 
 }  // namespace tributary

@@ -60,9 +60,9 @@ void WindowCache::Prefilled(uint64_t prompt_tokens) {
   TRIBUTARY_CHECK_LE(resident_tokens(), capacity_tokens_);
 }
 
-bool WindowCache::CanAppend() const {
-  if (context_tokens_ < layout_.sink_tokens) return true;
-  return context_tokens_ - remote_end_ < ring_tokens();
+uint64_t WindowCache::append_room() const {
+  // remote_end_ is where the ring begins, also while the context ends inside the sinks.
+  return remote_end_ + ring_tokens() - context_tokens_;
 }
 
 uint32_t WindowCache::Append() {

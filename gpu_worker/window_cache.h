@@ -56,8 +56,10 @@ class WindowCache {
   // REQUIRES: empty.
   void Prefilled(uint64_t prompt_tokens);
 
+  // So many Append() have a slot; remote() does not change meanwhile.
+  uint64_t append_room() const;
   // True if the next Append() has a slot. If not, the block in next_spill() must be released first.
-  bool CanAppend() const;
+  bool CanAppend() const { return append_room() > 0; }
   // Takes the next position into the cache and returns its slot. REQUIRES: CanAppend().
   uint32_t Append();
 

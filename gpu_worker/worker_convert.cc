@@ -47,6 +47,24 @@ void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* mes
   message->set_remote_v_dtype(DTypeToProto(summary.remote_v_dtype));
 }
 
+// What StartSequence and ContinueSequence have in common.
+template <typename Message>
+TurnPlan TurnFromProto(const Message& message, const std::vector<uint32_t>& eos_tokens) {
+  TurnPlan turn;
+  turn.prompt_tokens.assign(message.prompt_tokens().begin(), message.prompt_tokens().end());
+  turn.max_tokens = message.max_tokens();
+  turn.sampling = {message.sampling().temperature(), message.sampling().top_k(),
+                   message.sampling().top_p(), message.sampling().seed()};
+  turn.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
+  if (!message.ignore_eos()) {
+    turn.stop_tokens.insert(turn.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());
+  }
+  turn.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
+  turn.top_logprobs = message.top_logprobs();
+  turn.keep = message.keep();
+  return turn;
+}
+
 }  // namespace
 
 absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequence& message,
@@ -54,10 +72,8 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   SequencePlan plan;
   plan.sequence_id = SequenceId(message.sequence_id());
   plan.epoch = Epoch(message.epoch());
-  plan.prompt_tokens.assign(message.prompt_tokens().begin(), message.prompt_tokens().end());
-  plan.max_tokens = message.max_tokens();
-  plan.sampling = {message.sampling().temperature(), message.sampling().top_k(),
-                   message.sampling().top_p(), message.sampling().seed()};
+  static_cast<TurnPlan&>(plan) = TurnFromProto(message, eos_tokens);
+  plan.reserved_context_tokens = message.reserved_context_tokens();
   const v1::Placement& placement = message.placement();
   plan.layout = {placement.sink_tokens(), placement.window_tokens(), placement.block_tokens(),
                  placement.all_resident()};
@@ -67,14 +83,8 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
         fmt::format("kv_dtype {}: the worker keeps KV in f32, bf16 or f16; use one of these",
                     std::string(DTypeName(plan.kv_dtype))));
   }
-  plan.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
-  if (!message.ignore_eos()) {
-    plan.stop_tokens.insert(plan.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());
-  }
-  plan.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
   TRIBUTARY_ASSIGN_OR_RETURN(plan.policy,
                              ParseComplete(PolicyFromProto(message.attention_policy()), {}));
-  plan.top_logprobs = message.top_logprobs();
   for (const v1::ShardRoute& route : message.routes()) {
     SequenceRoute& added = plan.routes.emplace_back();
     TRIBUTARY_ASSIGN_OR_RETURN(added.shard, ShardSpecFromProto(route.shard()));
@@ -82,6 +92,12 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
                   route.node().control_address()};
   }
   return plan;
+}
+
+ContinuePlan ContinueFromProto(const v1::WorkerCommand::ContinueSequence& message,
+                               const std::vector<uint32_t>& eos_tokens) {
+  return {SequenceId(message.sequence_id()), Epoch(message.epoch()),
+          TurnFromProto(message, eos_tokens)};
 }
 
 StepCommand StepFromProto(const v1::WorkerCommand::Step& message) {
@@ -116,6 +132,13 @@ v1::WorkerEvent EndedToProto(SequenceId sequence, const absl::Status& status,
   ended.set_message(std::string(status.message()));
   ended.set_failed_node_id(failed_node_id);
   FillSummary(summary, ended.mutable_summary());
+  return message;
+}
+
+v1::WorkerEvent KeptToProto(SequenceId sequence, const SequenceSummary& summary) {
+  v1::WorkerEvent message;
+  message.mutable_kept()->set_sequence_id(sequence.value);
+  FillSummary(summary, message.mutable_kept()->mutable_summary());
   return message;
 }
 

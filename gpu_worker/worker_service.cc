@@ -156,6 +156,11 @@ absl::Status WorkerService::Handle(const v1::WorkerCommand& command) {
     }
     case v1::WorkerCommand::kStart:
       return Begin(command.start());
+    case v1::WorkerCommand::kContinueSequence:
+      if (loop_->Post(ContinueFromProto(command.continue_sequence(), options_.eos_tokens))) {
+        return absl::OkStatus();
+      }
+      break;
     case v1::WorkerCommand::kStep:
       if (loop_->Post(StepFromProto(command.step()))) return absl::OkStatus();
       break;
@@ -232,6 +237,10 @@ void WorkerService::OnTokens(const SequenceTokens& tokens) { Send(TokensToProto(
 
 void WorkerService::OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
   Send(StepDoneToProto(step, tokens, step_s));
+}
+
+void WorkerService::OnKept(SequenceId sequence, const SequenceSummary& summary) {
+  Send(KeptToProto(sequence, summary));
 }
 
 void WorkerService::OnEnded(SequenceId sequence, const absl::Status& status,

@@ -49,6 +49,7 @@ class WorkerService final : public EngineEvents {
   void OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) override;
   void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
                const SequenceSummary& summary) override;
+  void OnKept(SequenceId sequence, const SequenceSummary& summary) override;
 
  private:
   using Stream = grpc::ClientReaderWriter<v1::WorkerEvent, v1::WorkerCommand>;

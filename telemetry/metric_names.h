@@ -146,6 +146,22 @@ inline constexpr MetricSpec kCoordinatorShards{"tributary_shards", MetricType::k
                                                MetricScope::kCoordinator,
                                                "Shards of live sequences, over all nodes."};
 
+inline constexpr MetricSpec kKeptSequences{
+    "tributary_kept_sequences", MetricType::kGauge, MetricScope::kCoordinator,
+    "Sequences that are kept between two turns; not in tributary_requests_running."};
+inline constexpr MetricSpec kKeptBytes{"tributary_kept_reserved_bytes",
+                                       MetricType::kGauge,
+                                       MetricScope::kCoordinator,
+                                       "KV memory reserved for them; role is where.",
+                                       {"role"}};
+inline constexpr MetricSpec kLeasesEnded{
+    "tributary_leases_ended_total",
+    MetricType::kCounter,
+    MetricScope::kCoordinator,
+    "Kept sequences that are not kept any more; end is continued, expired, cancelled, lost (a node "
+    "or worker) or drained.",
+    {"end"}};
+
 // ---- GPU worker ----
 inline constexpr MetricSpec kDecodeStepDuration{"tributary_decode_step_duration_seconds",
                                                 MetricType::kHistogram,
@@ -208,6 +224,12 @@ inline constexpr MetricSpec kPrefillDuration{"tributary_prefill_duration_seconds
                                              kSecondsBuckets};
 inline constexpr MetricSpec kSequences{"tributary_sequences", MetricType::kGauge,
                                        MetricScope::kGpuWorker, "Sequences that the worker holds."};
+inline constexpr MetricSpec kIdleSequences{
+    "tributary_sequences_idle", MetricType::kGauge, MetricScope::kGpuWorker,
+    "Of tributary_sequences: those that are kept between two turns."};
+inline constexpr MetricSpec kAppendedTokens{
+    "tributary_appended_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
+    "Tokens appended to kept sequences, the last one of the answer before included."};
 inline constexpr MetricSpec kSequencesFailed{
     "tributary_sequences_failed_total",
     MetricType::kCounter,
@@ -344,6 +366,9 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kMembers,
     &metrics::kMembershipEpoch,
     &metrics::kCoordinatorShards,
+    &metrics::kKeptSequences,
+    &metrics::kKeptBytes,
+    &metrics::kLeasesEnded,
     &metrics::kDecodeStepDuration,
     &metrics::kDecodePhaseDuration,
     &metrics::kRemoteExposed,
@@ -355,6 +380,8 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kBatchSize,
     &metrics::kPrefillDuration,
     &metrics::kSequences,
+    &metrics::kIdleSequences,
+    &metrics::kAppendedTokens,
     &metrics::kSequencesFailed,
     &metrics::kResidentPoolCapacity,
     &metrics::kResidentPoolUsed,

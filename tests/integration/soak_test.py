@@ -33,8 +33,27 @@ class SoakTest(unittest.TestCase):
             request.process.kill()
             request.finish()
             return
+        if index % 4 == 1:
+            return self.one_conversation(cluster, text, f"chat-{index}", index)
         answer = cluster.generate(text, "--max-tokens", "8", "--ignore-eos", *PLACEMENT)
         self.assertEqual(len(answer["tokens"]), 8)
+
+    def one_conversation(self, cluster, text, name, index):
+        """Two turns. Some sequences are not kept after the second, some are cancelled by a client that leaves, and
+        some leases expire."""
+        cluster.generate(text, "--max-tokens", "4", "--ignore-eos", *PLACEMENT, "--request-id", name, "--keep-s", "60",
+                         "--keep-context-tokens", "30000")
+        more = bytes(self.rng.randrange(32, 127) for _ in range(self.rng.randint(1, 200)))
+        flags = ["--ignore-eos", "--continue", name]
+        if index % 12 == 1:
+            request = cluster.start(more, "--max-tokens", "20000", *flags)
+            request.wait_for_output()
+            request.process.kill()
+            request.finish()
+            return
+        keep = ["--keep-s", "0.05"] if index % 12 == 5 else []
+        answer = cluster.generate(more, "--max-tokens", "4", *flags, *keep)
+        self.assertEqual(answer["context_tokens"], len(text) + len(more) + 8)
 
     def test_pools_empty_and_memory_flat(self):
         with self.subTest(seed=self.seed), Cluster(cpu_nodes=2) as cluster:

@@ -74,6 +74,7 @@ SimCluster::SimCluster(const SimOptions& options)
   engine.spill_window_bytes = options.spill_window_bytes;
   engine.spill_frame_bytes = options.spill_frame_bytes;
   engine.spill_timeout_ns = 4 * kNsPerS;
+  engine.append_chunk_tokens = options.append_chunk_tokens;
   if (!options.threaded) engine.idle.spin_ns = 0;
   const auto observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
     auto& seen = results_.at(id).logits;
@@ -142,16 +143,32 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.forced_tokens = request.forced_tokens;
   plan.stop_tokens = request.stop_tokens;
   plan.top_logprobs = request.top_logprobs;
+  plan.keep = request.keep;
+  plan.reserved_context_tokens = request.max_context_tokens;
   if (!request.layout.all_resident) plan.routes = routes_[id] = OpenShards(id, request);
   engine_->Start(std::move(plan));
   return id;
+}
+
+void SimCluster::Continue(SequenceId id, const SimTurn& turn) {
+  TRIBUTARY_CHECK(results_.at(id).kept);
+  results_[id] = {};
+  engine_->Continue({.sequence_id = id,
+                     .epoch = Epoch(id.value + 100),
+                     .turn = {.prompt_tokens = turn.prompt,
+                              .max_tokens = turn.max_tokens,
+                              .sampling = turn.sampling,
+                              .stop_tokens = turn.stop_tokens,
+                              .forced_tokens = turn.forced_tokens,
+                              .keep = turn.keep}});
 }
 
 std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimRequest& request) {
   const SimCut& cut = request.cut;
   const TinyModel& model = options_.model;
   std::vector<SequenceRoute> routes;
-  const uint64_t max_context = request.prompt.size() + request.max_tokens;
+  const uint64_t max_context =
+      std::max<uint64_t>(request.max_context_tokens, request.prompt.size() + request.max_tokens);
   for (uint32_t stripe = 0; stripe < cut.num_stripes; ++stripe) {
     for (uint32_t part = 0; part < cut.head_parts; ++part) {
       for (uint32_t slice = 0; slice < cut.layer_parts; ++slice) {
@@ -207,7 +224,7 @@ void SimCluster::Turn() {
   StepCommand step{
       .step_id = StepId(++last_step_), .timeout_ns = step_timeout_ns, .sequence_ids = {}};
   for (const auto& [id, result] : results_) {
-    if (!result.ended && !result.tokens.empty()) step.sequence_ids.push_back(id);
+    if (!result.ended && !result.kept && !result.tokens.empty()) step.sequence_ids.push_back(id);
   }
   if (!step.sequence_ids.empty()) engine_->Step(step);
   if (!engine_->RunOnce()) plane_->WaitForEvent(kNsPerMs);
@@ -215,8 +232,8 @@ void SimCluster::Turn() {
 
 bool SimCluster::RunUntilEnded() {
   for (int turn = 0; turn < 200'000; ++turn) {
-    const bool done =
-        std::all_of(results_.begin(), results_.end(), [](const auto& r) { return r.second.ended; });
+    const bool done = std::all_of(results_.begin(), results_.end(),
+                                  [](const auto& r) { return r.second.ended || r.second.kept; });
     if (done) return true;
     Turn();
   }
@@ -312,10 +329,17 @@ void SimCluster::OnEnded(SequenceId sequence, const absl::Status& status,
   SimResult& result = results_.at(sequence);
   TRIBUTARY_CHECK(!result.ended);
   result.ended = true;
+  result.kept = false;
   result.status = status;
   result.failed_node = failed_node_id;
   result.summary = summary;
   CloseShards(sequence);
+}
+void SimCluster::OnKept(SequenceId sequence, const SequenceSummary& summary) {
+  SimResult& result = results_.at(sequence);
+  TRIBUTARY_CHECK(!result.ended && !result.kept);
+  result.kept = true;
+  result.summary = summary;
 }
 
 absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint,

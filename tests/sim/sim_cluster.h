@@ -36,6 +36,7 @@ struct SimOptions {
   uint32_t max_prefill_tokens = 4096;
   uint32_t max_frames_in_flight = 256;
   uint32_t max_batch = 8;
+  uint32_t append_chunk_tokens = 8;
   // Null: a TinyDevice of `model`. Otherwise `model` need state heads, layers and vocabulary only.
   std::function<std::unique_ptr<Device>(const DeviceLimits& limits)> make_device;
   bool observe_logits = true;  // false: a device that samples keeps them
@@ -63,13 +64,27 @@ struct SimRequest {
   std::vector<uint32_t> forced_tokens;
   std::vector<uint32_t> stop_tokens;
   uint32_t top_logprobs = 0;
+  bool keep = false;                // after the answer, for Continue() or Stop()
+  uint64_t max_context_tokens = 0;  // of all turns together, if they need more than this one
 };
 
+// A later turn.
+struct SimTurn {
+  std::vector<uint32_t> prompt;
+  uint32_t max_tokens = 1;
+  SamplingParams sampling;
+  std::vector<uint32_t> forced_tokens;
+  std::vector<uint32_t> stop_tokens;
+  bool keep = false;
+};
+
+// Of a sequence's last turn.
 struct SimResult {
   std::vector<uint32_t> tokens;
   std::vector<float> logprobs;
   std::vector<TopTokens> top;              // as asked for
   std::vector<std::vector<float>> logits;  // per token, as the engine saw them
+  bool kept = false;                       // between two turns
   bool ended = false;
   absl::Status status;
   std::string failed_node;
@@ -122,7 +137,9 @@ class SimCluster final : private EngineEvents, private NodeConnector {
 
   // Opens the request's shards on the nodes and starts it on the worker.
   SequenceId Submit(const SimRequest& request);
-  // Runs until these (or all) sequences have ended. False if that takes implausibly long.
+  // The next turn of a kept sequence; its result begins anew.
+  void Continue(SequenceId id, const SimTurn& turn);
+  // Runs until all sequences have ended or are kept. False if that takes implausibly long.
   bool RunUntilEnded();
   // One turn of the coordinator's loop: a step if any sequence decodes, and a piece of prefill.
   void Turn();
@@ -178,6 +195,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   void OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) override;
   void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
                const SequenceSummary& summary) override;
+  void OnKept(SequenceId sequence, const SequenceSummary& summary) override;
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
                                       const TransportInfo& local) override;
 

@@ -64,6 +64,29 @@ TEST(OptionsTest, GenerateTakesTheSameRequestFlags) {
   EXPECT_TRUE(generate.request.ignore_eos);
 }
 
+TEST(OptionsTest, GenerateKeepsAndContinues) {
+  const auto first =
+      ParseAs<GenerateCommand>({"generate", "--coordinator", "h:1", "--prompt", "x", "--request-id",
+                                "chat", "--keep-s", "1.5", "--keep-context-tokens", "5000"});
+  EXPECT_EQ(first.request.request_id, "chat");
+  EXPECT_EQ(first.request.keep_s, 1.5);
+  EXPECT_EQ(first.request.keep_context_tokens, 5000u);
+  const auto next =
+      ParseAs<GenerateCommand>({"generate", "--coordinator", "h:1", "--continue", "chat"});
+  EXPECT_EQ(next.request.continue_request_id, "chat");
+  ExpectUsageError({"generate", "--coordinator", "h:1", "--prompt", "x", "--keep-s", "5"},
+                   "--keep-context-tokens N");
+  ExpectUsageError(
+      {"generate", "--coordinator", "h:1", "--prompt", "x", "--keep-context-tokens", "5"},
+      "--keep-s SECONDS");
+  ExpectUsageError({"generate", "--coordinator", "h:1", "--prompt", "x", "--keep-s", "-1"},
+                   "--keep-s");
+  ExpectUsageError({"generate", "--coordinator", "h:1", "--prompt", "x", "--keep-s", "86401"},
+                   "--keep-s");
+  ExpectUsageError({"generate", "--coordinator", "h:1", "--continue", "a", "--request-id", "b"},
+                   "--request-id");
+}
+
 TEST(OptionsTest, ClusterUpTakesSizesWithUnits) {
   const auto up = ParseAs<ClusterUpCommand>({"cluster", "up", "--model", "m", "--kv-pool-bytes",
                                              "64MB", "--max-prefill-tokens", "131072"});

@@ -9,6 +9,7 @@ namespace tributary {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 GenerateResult Example() {
   GenerateResult result;
@@ -133,6 +134,31 @@ TEST(ReportTest, StatusNamesMembers) {
   node.set_state("suspect");
   EXPECT_EQ(StatusJson(status).at("nodes")[0].at("state"), "suspect");
   EXPECT_THAT(StatusTable(status), HasSubstr("suspect"));
+}
+
+TEST(ReportTest, KeptSequencesAndTheirLeases) {
+  GenerateResult result = Example();
+  EXPECT_FALSE(GenerateJson(result).contains("kept"));
+  auto& kept = *result.summary.mutable_kept();
+  kept.set_request_id("chat");
+  kept.set_lease_ns(90'000'000'000);
+  kept.set_max_context_tokens(10000);
+  kept.set_growth_tokens(1805);
+  EXPECT_EQ(GenerateJson(result).at("kept").at("request_id"), "chat");
+  EXPECT_EQ(GenerateJson(result).at("kept").at("lease_s"), 90.0);
+  EXPECT_EQ(GenerateJson(result).at("kept").at("growth_tokens"), 1805);
+  EXPECT_THAT(SummaryTable(result.summary),
+              HasSubstr("kept for 90.00 s: --continue chat may add 1,805 tokens"));
+
+  v1::StatusResponse status;
+  EXPECT_THAT(StatusTable(status), Not(HasSubstr("kept")));
+  auto& sequence = *status.add_kept_sequences();
+  sequence.set_request_id("chat");
+  sequence.set_lease_left_s(12.5);
+  sequence.set_context_tokens(8195);
+  sequence.set_max_context_tokens(10000);
+  EXPECT_EQ(StatusJson(status).at("kept_sequences")[0].at("lease_left_s"), 12.5);
+  EXPECT_THAT(StatusTable(status), HasSubstr("8,195 of 10,000"));
 }
 
 TEST(ReportTest, Units) {

@@ -60,6 +60,18 @@ TEST_F(RequestBuilderTest, PlacementAndSamplingReachTheRequest) {
   EXPECT_EQ(request->top_logprobs(), 12);
 }
 
+TEST_F(RequestBuilderTest, ATurnNeedsNoPrompt) {
+  RequestOptions options;
+  EXPECT_FALSE(BuildGenerateRequest(options, 256).ok());
+  options.continue_request_id = "chat";
+  options.keep_s = 0.25;
+  const auto request = BuildGenerateRequest(options, 1000);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->prompt_tokens_size(), 0);
+  EXPECT_EQ(request->continue_request_id(), "chat");
+  EXPECT_EQ(request->keep().lease_ns(), 250'000'000);
+}
+
 TEST_F(RequestBuilderTest, DefaultsAreLeftToTheCoordinator) {
   RequestOptions options;
   options.prompt = "x";

@@ -53,6 +53,15 @@ struct Printer {
                        a.stream.value, a.sequence_id.value, a.epoch.value,
                        a.spec.prompt_tokens.size(), a.spec.max_tokens, a.routes.size());
   }
+  std::string operator()(const action::ContinueSequence& a) const {
+    return fmt::format("continue stream={} sequence={} epoch={} prompt={} max={}{}", a.stream.value,
+                       a.sequence_id.value, a.epoch.value, a.spec.prompt_tokens.size(),
+                       a.spec.max_tokens, a.spec.keep.asked() ? " keep" : "");
+  }
+  std::string operator()(const action::EndLease& a) const {
+    return fmt::format("end-lease request={} sequence={} {}", a.request_id, a.sequence_id.value,
+                       LeaseEndName(a.end));
+  }
   std::string operator()(const action::StepCommand& a) const {
     return fmt::format("step stream={} step={} sequences={}", a.stream.value, a.step_id.value,
                        IdsText(a.sequences));
@@ -75,6 +84,11 @@ struct Printer {
   std::string operator()(const action::Finish& a) const {
     std::string text = fmt::format("finish call={} {}", a.call.value, OutcomeName(a.outcome));
     if (!a.reject_reason.empty()) text += fmt::format(" reason={}", a.reject_reason);
+    if (a.summary.kept) {
+      text += fmt::format(" kept={} lease={}ms tokens={}/{}", a.summary.kept->request_id,
+                          a.summary.kept->lease_ns / 1'000'000, a.summary.kept->context_tokens,
+                          a.summary.kept->max_context_tokens);
+    }
     if (a.retry_delay_ns != 0) text += fmt::format(" retry={}ms", a.retry_delay_ns / 1'000'000);
     return text + " " + StatusText(a.status);
   }

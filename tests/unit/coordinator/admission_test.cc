@@ -77,6 +77,26 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[](auto& s) { s.placement.kv_dtype = DType::kInt8; }, "kv_dtype 4"},
       {[](auto& s) { s.placement.remote_v_dtype = static_cast<DType>(9); }, "remote_v_dtype 9"},
       {[](auto& s) { s.policy.name = "fluxion"; }, "'fluxion'"},
+      {[](auto& s) {
+         s.keep = {-1, 0};
+       },
+       "keep.lease_ns is -1"},
+      {[](auto& s) {
+         s.keep = {86'401 * kNsPerS, 200};
+       },
+       "86400 s"},
+      {[](auto& s) {
+         s.keep = {kNsPerS, 109};
+       },
+       "109, but this request alone has 110"},
+      {[](auto& s) {
+         s.keep = {kNsPerS, 4098};
+       },
+       "4098; the model's context allows 4097"},
+      {[](auto& s) {
+         s.keep = {0, 200};
+       },
+       "200 without a lease"},
   };
   for (const Case& c : cases) {
     GenerateSpec spec = GoodSpec();
@@ -126,6 +146,99 @@ TEST(AdmissionTest, StorageDTypesOfShards) {
   requested.remote_v_dtype = DType::kInt4;
   EXPECT_EQ(ResolvePlacement(requested, defaults).remote_k_dtype, DType::kInt8);
   EXPECT_EQ(ResolvePlacement(requested, defaults).remote_v_dtype, DType::kInt4);
+}
+
+KeptState Kept() {
+  KeptState kept{.geometry = Limits().geometry, .placement = GoodSpec().placement};
+  kept.context_tokens = 500;
+  kept.reserved_context_tokens = 600;
+  return kept;
+}
+
+TEST(AdmissionTest, AContinuationMayRepeatWhatTheSequenceHas) {
+  GenerateSpec spec;
+  spec.continue_request_id = spec.request_id = "chat";
+  spec.prompt_tokens.assign(90, 1);
+  spec.max_tokens = 10;  // all that is left
+  EXPECT_TRUE(CheckContinuation(spec, Kept()).ok());
+  spec.placement = Kept().placement;
+  spec.policy.name = "dense";
+  spec.keep = {kNsPerS, 600};
+  EXPECT_TRUE(CheckContinuation(spec, Kept()).ok());
+  spec.prompt_tokens.clear();
+  EXPECT_TRUE(CheckContinuation(spec, Kept()).ok());
+}
+
+TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
+  using Spoil = std::function<void(GenerateSpec&)>;
+  struct Case {
+    Spoil spoil;
+    absl::StatusCode code;
+    const char* words;
+  };
+  constexpr auto kDiffers = absl::StatusCode::kFailedPrecondition;
+  constexpr auto kWrong = absl::StatusCode::kInvalidArgument;
+  const std::vector<Case> cases = {
+      {[](auto& s) { s.max_tokens = 0; }, kWrong, "max_tokens is 0"},
+      {[](auto& s) { s.max_tokens = 96; }, absl::StatusCode::kOutOfRange,
+       "5 prompt tokens and max_tokens 96 are 101, but the kept sequence may grow by 100"},
+      {[](auto& s) { s.prompt_tokens[0] = 256; }, kWrong, "prompt_tokens[0] is 256"},
+      {[](auto& s) { s.forced_tokens.assign(11, 1); }, kWrong, "11 forced_tokens"},
+      {[](auto& s) { s.sampling.top_p = 2; }, kWrong, "top_p is 2"},
+      {[](auto& s) { s.keep.lease_ns = -5; }, kWrong, "keep.lease_ns is -5"},
+      {[](auto& s) { s.request_id = "other"; }, kWrong, "'other' and continue_request_id 'chat'"},
+      {[](auto& s) { s.placement.window_tokens = 512; }, kDiffers,
+       "window_tokens is 512, but the kept sequence has 1024"},
+      {[](auto& s) { s.placement.has_sink_tokens = true; }, kDiffers,
+       "sink_tokens is 0, but the kept sequence has 64"},
+      {[](auto& s) { s.placement.block_tokens = 32; }, kDiffers, "block_tokens is 32"},
+      {[](auto& s) { s.placement.kv_dtype = DType::kF32; }, kDiffers,
+       "kv_dtype is f32, but the kept sequence has bf16"},
+      {[](auto& s) { s.placement.remote_v_dtype = DType::kInt8; }, kDiffers,
+       "remote_v_dtype is int8, but the kept sequence has bf16"},
+      {[](auto& s) { s.placement.cut = Cut::kHeads; }, kDiffers,
+       "cut is heads, but the kept sequence has auto"},
+      {[](auto& s) { s.placement.all_resident = true; }, kDiffers,
+       "all_resident is true, but the kept sequence has false"},
+      {[](auto& s) { s.placement.max_nodes = 2; }, kDiffers,
+       "max_nodes is 2, but the kept sequence has 0"},
+      {[](auto& s) { s.policy.name = "hgca"; }, kDiffers,
+       "the policy is hgca, but the kept sequence has dense"},
+      {[](auto& s) { s.policy.beta = 2; }, kDiffers, "beta is 2, but the kept sequence has none"},
+      {[](auto& s) {
+         s.keep = {kNsPerS, 601};
+       },
+       kDiffers, "keep.max_context_tokens is 601, but the kept sequence has 600"},
+  };
+  for (const Case& c : cases) {
+    GenerateSpec spec;
+    spec.continue_request_id = "chat";
+    spec.prompt_tokens.assign(5, 1);
+    spec.max_tokens = 10;
+    c.spoil(spec);
+    const absl::Status status = CheckContinuation(spec, Kept());
+    EXPECT_EQ(status.code(), c.code) << status;
+    EXPECT_THAT(status.ToString(), HasSubstr(c.words));
+  }
+}
+
+TEST(AdmissionTest, ParametersOfAPolicyDoNotChange) {
+  KeptState kept = Kept();
+  kept.policy.kind = PolicyKind::kHgca;
+  kept.policy.hgca.beta = 0.5;
+  kept.policy.sparse.dense_layers = {0, 3};
+  GenerateSpec spec;
+  spec.continue_request_id = "chat";
+  spec.max_tokens = 1;
+  spec.policy.beta = 0.5;
+  spec.policy.dense_layers = {0, 3};
+  EXPECT_TRUE(CheckContinuation(spec, kept).ok());
+  spec.policy.dense_layers = {0};
+  EXPECT_THAT(CheckContinuation(spec, kept).ToString(),
+              HasSubstr("dense_layers is [0], but the kept sequence has [0, 3]"));
+  spec.policy.beta = 1;
+  EXPECT_THAT(CheckContinuation(spec, kept).ToString(),
+              HasSubstr("beta is 1, but the kept sequence has 0.5"));
 }
 
 TEST(AdmissionTest, TheRetryDelayGrowsWithTheQueueAndIsBounded) {

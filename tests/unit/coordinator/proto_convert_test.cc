@@ -1,5 +1,6 @@
 #include "coordinator/proto_convert.h"
 
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -31,6 +32,9 @@ TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
   message.set_request_id("mine");
   message.set_ignore_eos(true);
   message.set_top_logprobs(5);
+  message.mutable_keep()->set_lease_ns(12);
+  message.mutable_keep()->set_max_context_tokens(345);
+  message.set_continue_request_id("chat");
 
   const absl::StatusOr<GenerateSpec> spec = GenerateSpecFromProto(message);
   ASSERT_TRUE(spec.ok()) << spec.status();
@@ -49,7 +53,61 @@ TEST(ProtoConvertTest, AGenerateRequestKeepsEveryField) {
   EXPECT_EQ(start.attention_policy().name(), "dense");
   EXPECT_TRUE(start.ignore_eos());
   EXPECT_EQ(start.top_logprobs(), 5u);
+  EXPECT_EQ(start.reserved_context_tokens(), 345u);
+  EXPECT_TRUE(start.keep());
   EXPECT_EQ(spec->request_id, "mine");
+  EXPECT_EQ(spec->continue_request_id, "chat");
+  EXPECT_EQ(spec->keep.lease_ns, 12);
+
+  const v1::WorkerCommand next =
+      ToProto(action::ContinueSequence{StreamId(1), SequenceId(8), Epoch(9), *spec});
+  const auto& turn = next.continue_sequence();
+  EXPECT_EQ(turn.sequence_id(), 8u);
+  EXPECT_EQ(turn.epoch(), 9u);
+  EXPECT_THAT(turn.prompt_tokens(), ElementsAre(3, 4));
+  EXPECT_EQ(turn.max_tokens(), 7u);
+  EXPECT_EQ(turn.sampling().SerializeAsString(), message.sampling().SerializeAsString());
+  EXPECT_THAT(turn.stop_tokens(), ElementsAre(5));
+  EXPECT_THAT(turn.forced_tokens(), ElementsAre(6));
+  EXPECT_TRUE(turn.ignore_eos());
+  EXPECT_TRUE(turn.keep());
+  EXPECT_EQ(turn.top_logprobs(), 5u);
+}
+
+TEST(ProtoConvertTest, WhatIsKeptReachesTheClientAndTheStatus) {
+  RequestSummary summary;
+  summary.kept = {"chat", 60 * kNsPerS, 100, 1000};
+  const v1::GenerateEvent event = ToProto(summary);
+  EXPECT_EQ(event.summary().kept().request_id(), "chat");
+  EXPECT_EQ(event.summary().kept().lease_ns(), 60 * kNsPerS);
+  EXPECT_EQ(event.summary().kept().max_context_tokens(), 1000u);
+  EXPECT_EQ(event.summary().kept().growth_tokens(), 900u);
+  EXPECT_FALSE(ToProto(RequestSummary()).summary().has_kept());
+
+  ClusterStatus status;
+  status.kept = {{"chat", SequenceId(3), "gpu-0", 61 * kNsPerS, 100, 1000, 4096, 8192}};
+  const v1::StatusResponse response = ToProto(status, kNsPerS);
+  ASSERT_EQ(response.kept_sequences_size(), 1);
+  const v1::KeptSequence& kept = response.kept_sequences(0);
+  EXPECT_EQ(kept.request_id(), "chat");
+  EXPECT_EQ(kept.worker_id(), "gpu-0");
+  EXPECT_NEAR(kept.lease_left_s(), 60.0, 1e-9);
+  EXPECT_EQ(kept.context_tokens(), 100u);
+  EXPECT_EQ(kept.max_context_tokens(), 1000u);
+  EXPECT_EQ(kept.resident_bytes(), 4096u);
+  EXPECT_EQ(kept.shard_bytes(), 8192u);
+}
+
+TEST(ProtoConvertTest, AKeptSequenceIsAnEvent) {
+  v1::WorkerEvent message;
+  message.mutable_kept()->set_sequence_id(3);
+  message.mutable_kept()->mutable_summary()->set_generated_tokens(5);
+  const absl::StatusOr<Event> event = WorkerEventFromProto(StreamId(2), message);
+  ASSERT_TRUE(event.ok()) << event.status();
+  const auto& kept = std::get<event::WorkerKept>(*event);
+  EXPECT_EQ(kept.stream, StreamId(2));
+  EXPECT_EQ(kept.sequence_id, SequenceId(3));
+  EXPECT_EQ(kept.summary.generated_tokens, 5u);
 }
 
 TEST(ProtoConvertTest, TokensPassWithTheirAlternatives) {

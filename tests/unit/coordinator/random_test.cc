@@ -25,7 +25,7 @@ uint64_t TestSeed() {
 CoordinatorConfig RandomTestConfig() {
   CoordinatorConfig config;
   config.protocol_version = 1;
-  config.admission = {6, 4};
+  config.admission = {6, 4, 4};
   config.defaults.window_tokens = 32;
   config.defaults.block_tokens = 16;
   config.defaults.kv_dtype = DType::kBf16;
@@ -45,6 +45,8 @@ class World {
  public:
   explicit World(uint64_t seed) : random_(seed) {}
   const std::array<int, 4>& outcomes() const { return outcomes_; }
+  int num_continued() const { return num_continued_; }
+  const std::array<int, action::kNumLeaseEnds>& leases_ended() const { return leases_ended_; }
 
   void Run(int num_events) {
     for (int i = 0; i < num_events && !testing::Test::HasFailure(); ++i) RandomEvent();
@@ -58,7 +60,8 @@ class World {
   };
   struct Worker {
     StreamId stream;
-    std::map<SequenceId, uint32_t> left;  // tokens to give
+    std::map<SequenceId, uint32_t> left;  // tokens to give; of a kept sequence: 0
+    std::set<SequenceId> keeps;           // asked to keep it when it has given them
     std::vector<action::StepCommand> steps;
   };
 
@@ -83,8 +86,25 @@ class World {
   void Apply(action::CloseStream& a) { ForgetStream(a.stream); }
   void Apply(action::StartSequence& a) {
     for (auto& [id, worker] : workers_) {
-      if (worker.stream == a.stream) worker.left[a.sequence_id] = a.spec.max_tokens;
+      if (worker.stream != a.stream) continue;
+      worker.left[a.sequence_id] = a.spec.max_tokens;
+      if (a.spec.keep.asked()) worker.keeps.insert(a.sequence_id);
     }
+  }
+  void Apply(action::ContinueSequence& a) {
+    for (auto& [id, worker] : workers_) {
+      if (worker.stream != a.stream) continue;
+      const auto it = worker.left.find(a.sequence_id);
+      ASSERT_NE(it, worker.left.end()) << "continued a sequence that is not there";
+      EXPECT_EQ(it->second, 0u) << "continued during a turn";
+      it->second = a.spec.max_tokens;
+      if (!a.spec.keep.asked()) worker.keeps.erase(a.sequence_id);
+      started_.erase(a.sequence_id);
+      ++num_continued_;
+    }
+  }
+  void Apply(action::EndLease& a) {
+    if (a.end != action::LeaseEnd::kContinued) ++leases_ended_[static_cast<size_t>(a.end)];
   }
   void Apply(action::StepCommand& a) {
     EXPECT_FALSE(a.sequences.empty());
@@ -102,6 +122,7 @@ class World {
   void Apply(action::Tokens& a) { EXPECT_TRUE(calls_.contains(a.call)) << "token after Finish"; }
   void Apply(action::Finish& a) {
     EXPECT_EQ(calls_.erase(a.call), 1u) << "second Finish";
+    if (a.summary.kept) names_.push_back(a.summary.kept->request_id);
     ++outcomes_[static_cast<size_t>(a.outcome)];
   }
 
@@ -125,7 +146,7 @@ class World {
   }
 
   void RandomEvent() {
-    switch (Pick(14)) {
+    switch (Pick(16)) {
       case 0:
         return RegisterNode(fmt::format("cpu-{}", Pick(3)));
       case 1:
@@ -148,6 +169,9 @@ class World {
       case 11:
         return Heartbeats(90);
       case 12:
+      case 13:
+        return Continue();
+      case 14:
         now_ns_ += static_cast<int64_t>(Pick(400)) * kNsPerMs;
         return Step(event::Tick{});
       default:
@@ -166,7 +190,7 @@ class World {
     if (workers_.contains(id) && Chance(90)) return;
     const StreamId stream(++last_stream_);
     Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, ++incarnations_)});
-    workers_[id] = {stream, {}, {}};
+    workers_[id] = {stream, {}, {}, {}};
   }
 
   void Generate() {
@@ -177,6 +201,24 @@ class World {
     e.spec.max_tokens = static_cast<uint32_t>(Pick(8));
     e.spec.placement.cut = static_cast<Cut>(Pick(4));
     e.spec.placement.all_resident = Chance(10);
+    if (Chance(60)) {
+      e.spec.keep.lease_ns = static_cast<int64_t>(Pick(4000)) * kNsPerMs;
+      e.spec.keep.max_context_tokens = e.spec.prompt_tokens.size() + Pick(200);
+    }
+    Step(std::move(e));
+  }
+
+  // Of one that was kept once, and may be so still.
+  void Continue() {
+    if (names_.empty()) return;
+    const CallId call(++last_call_);
+    calls_.insert(call);
+    event::Generate e{call, {}};
+    const size_t recent = std::min<size_t>(names_.size(), 4);
+    e.spec.continue_request_id = names_[names_.size() - 1 - Pick(recent)];
+    e.spec.prompt_tokens.assign(Pick(60), 1);
+    e.spec.max_tokens = static_cast<uint32_t>(Pick(8));
+    if (Chance(60)) e.spec.keep.lease_ns = static_cast<int64_t>(1 + Pick(4000)) * kNsPerMs;
     Step(std::move(e));
   }
 
@@ -226,15 +268,28 @@ class World {
     }
     Worker* worker = AnyWorker();
     if (worker == nullptr || worker->left.empty()) return;
-    const auto [id, left] = *worker->left.begin();
+    auto it = worker->left.begin();
+    std::advance(it, static_cast<long>(Pick(worker->left.size())));
+    const auto [id, left] = *it;
     const StreamId stream = worker->stream;
     if (Chance(5)) return End(stream, id, absl::UnavailableError("a node failed"));
+    if (left == 0) return;  // kept
     if (std::any_of(started_.begin(), started_.end(), [&](SequenceId s) { return s == id; }))
       return;
     started_.insert(id);
     worker->left[id] = left - 1;
     Step(event::WorkerTokens{stream, {id, {1}, {0}}});
-    if (left == 1) End(stream, id, absl::OkStatus());
+    if (left == 1) EndTurn(stream, id);
+  }
+
+  // Keeps the sequence if that was asked for.
+  void EndTurn(StreamId stream, SequenceId id) {
+    for (auto& [name, worker] : workers_) {
+      if (worker.stream != stream || !worker.keeps.contains(id)) continue;
+      worker.left[id] = 0;
+      return Step(event::WorkerKept{stream, id, {}});
+    }
+    End(stream, id, absl::OkStatus());
   }
 
   void WorkerStep() {
@@ -247,24 +302,29 @@ class World {
     std::vector<SequenceId> ended;
     for (const SequenceId id : step.sequences) {
       const auto it = worker->left.find(id);
-      if (it == worker->left.end()) continue;
+      // A step that was sent before the sequence ended its turn may name it still.
+      if (it == worker->left.end() || it->second == 0 || !started_.contains(id)) continue;
       done.tokens.push_back({id, {1}, {0}});
-      EXPECT_GT(it->second, 0u) << "stepped beyond max_tokens";
       if (--it->second == 0 || Chance(5)) ended.push_back(id);
     }
     Step(std::move(done));
-    for (const SequenceId id : ended) End(stream, id, absl::OkStatus());
+    for (const SequenceId id : ended) EndTurn(stream, id);
   }
 
   void End(StreamId stream, SequenceId id, absl::Status status) {
     for (auto& [name, worker] : workers_) {
-      if (worker.stream == stream) worker.left.erase(id);
+      if (worker.stream != stream) continue;
+      worker.left.erase(id);
+      worker.keeps.erase(id);
     }
     const std::string blamed = absl::IsUnavailable(status) ? "cpu-0" : "";
     Step(event::WorkerEnded{stream, id, std::move(status), blamed, {}});
   }
 
   void ClientLeaves() {
+    if (!names_.empty() && Chance(10)) {
+      return Step(event::Cancel{CallId(++last_call_), names_.back()});
+    }
     if (calls_.empty() || Chance(50)) return;
     auto it = calls_.begin();
     std::advance(it, static_cast<long>(Pick(calls_.size())));
@@ -290,7 +350,9 @@ class World {
   void Disturb() {
     const StreamId stream(Pick(last_stream_ + 2));
     const SequenceId sequence(Pick(50));
-    switch (Pick(9)) {
+    switch (Pick(10)) {
+      case 8:
+        return Step(event::WorkerKept{StreamId(9999), sequence, {}});
       case 0:
         return Step(event::WorkerTokens{StreamId(9999), {sequence, {1}, {0}}});
       case 1:
@@ -333,7 +395,7 @@ class World {
     EXPECT_TRUE(core_.idle());
     EXPECT_TRUE(calls_.empty()) << calls_.size() << " clients never got an end";
     const ClusterStatus status = core_.status();
-    EXPECT_EQ(status.running + status.waiting + status.shards, 0u);
+    EXPECT_EQ(status.running + status.waiting + status.shards + status.kept.size(), 0u);
     for (const MemberStatus& member : status.members) {
       EXPECT_EQ(member.shards, 0u) << member.member.node.node_id;
       EXPECT_EQ(member.sequences, 0u) << member.member.node.node_id;
@@ -365,19 +427,28 @@ class World {
   std::vector<std::pair<StreamId, SequenceId>> stops_;
   std::vector<std::string> history_;
   std::array<int, 4> outcomes_{};
+  std::vector<std::string> names_;  // of sequences that were kept
+  int num_continued_ = 0;
+  std::array<int, action::kNumLeaseEnds> leases_ended_{};
 };
 
 TEST(CoordinatorRandomTest, NothingIsLostOrLeftOver) {
   const uint64_t seed = TestSeed();
   std::array<int, 4> outcomes{};
+  std::array<int, action::kNumLeaseEnds> leases_ended{};
   for (uint64_t round = 0; round < 60 && !HasFailure(); ++round) {
     SCOPED_TRACE(fmt::format("TRIBUTARY_TEST_SEED={} (round {})", seed, round));
     World world(seed + round);
     world.Run(1500);
     for (size_t i = 0; i < outcomes.size(); ++i) outcomes[i] += world.outcomes()[i];
+    for (size_t i = 0; i < leases_ended.size(); ++i) leases_ended[i] += world.leases_ended()[i];
+    leases_ended[0] += world.num_continued();
   }
   // The world must be rough, but not so rough that nothing ever ends well.
   for (const int count : outcomes) EXPECT_GT(count, 60);
+  for (size_t i = 0; i < leases_ended.size(); ++i) {
+    EXPECT_GT(leases_ended[i], 5) << LeaseEndName(static_cast<action::LeaseEnd>(i));
+  }
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 CoordinatorConfig ScenarioConfig() {
   CoordinatorConfig config;
   config.protocol_version = 1;
-  config.admission = {2, 2};
+  config.admission = {2, 2, 1};
   config.defaults.window_tokens = 64;
   config.defaults.sink_tokens = 16;
   config.defaults.block_tokens = 16;
@@ -187,6 +187,7 @@ class Scenario {
     if (c.verb == "ended") {
       return event::WorkerEnded{stream, sequence, StatusOf(c), c.Text("node"), {}};
     }
+    if (c.verb == "kept") return event::WorkerKept{stream, sequence, {}};
     if (c.verb == "drain") return event::Drain{};
     if (c.verb == "abort") return event::Abort{};
     ADD_FAILURE() << "unknown verb " << c.verb;
@@ -203,6 +204,9 @@ class Scenario {
     e.spec.placement.window_tokens = static_cast<uint32_t>(c.Number("window", 0));
     e.spec.placement.cut = static_cast<Cut>(c.Number("cut", 0));
     e.spec.placement.all_resident = c.Has("all-resident");
+    e.spec.keep.lease_ns = static_cast<int64_t>(c.Number("keep-ms", 0)) * kNsPerMs;
+    e.spec.keep.max_context_tokens = c.Number("keep-tokens", 0);
+    e.spec.continue_request_id = c.Text("continue");
     return e;
   }
 
@@ -211,6 +215,12 @@ class Scenario {
     std::string out = fmt::format("running={} waiting={} shards={} finished={} failed={} idle={}\n",
                                   status.running, status.waiting, status.shards, status.finished,
                                   status.failed, core_.idle());
+    for (const KeptStatus& kept : status.kept) {
+      out += fmt::format("kept {} sequence={} on {} left={}ms tokens={}/{} resident={} shards={}\n",
+                         kept.request_id, kept.sequence_id.value, kept.worker_id,
+                         (kept.kept_until_ns - now_ns_) / kNsPerMs, kept.context_tokens,
+                         kept.reserved_context_tokens, kept.resident_bytes, kept.shard_bytes);
+    }
     for (const MemberStatus& m : status.members) {
       out += fmt::format("{} {} shards={} sequences={} available={}\n", m.member.node.node_id,
                          MemberStateName(m.member.state), m.shards, m.sequences, m.available_bytes);

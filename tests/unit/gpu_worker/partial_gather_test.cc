@@ -21,6 +21,7 @@ struct Answer {
   FrameError status = FrameError::kOk;
   uint64_t unread = 0;  // covered tokens of KV heads that were not attended to
   uint32_t num_kv_heads = num_q_heads / 2;
+  uint32_t n_q = 1;  // query token i has value + i
 };
 
 // One partial frame's payload. The view points into it.
@@ -35,7 +36,7 @@ class Frame {
            .num_q_heads = answer.num_q_heads,
            .covered_tokens = answer.covered,
            .attended_head_tokens = answer.covered * answer.num_kv_heads - answer.unread,
-           .n_q = 1,
+           .n_q = answer.n_q,
            .num_kv_heads = answer.num_kv_heads});
     }
     words_.resize(PartialPayloadBytes(entries, head_dim) / 8 + 1);
@@ -44,8 +45,14 @@ class Frame {
     PartialPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim);
     for (size_t i = 0; i < entries.size(); ++i) {
       const AttentionPartialView data = writer.Add(entries[i]);
-      std::fill(data.out.begin(), data.out.end(), answers[i].value);
-      std::fill(data.lse_ln.begin(), data.lse_ln.end(), answers[i].value / 10);
+      if (data.lse_ln.empty()) continue;  // refused
+      const size_t out_floats = data.out.size() / answers[i].n_q;
+      const size_t lse_floats = data.lse_ln.size() / answers[i].n_q;
+      for (uint32_t q = 0; q < answers[i].n_q; ++q) {
+        const float value = answers[i].value + static_cast<float>(q);
+        std::fill_n(data.out.begin() + q * out_floats, out_floats, value);
+        std::fill_n(data.lse_ln.begin() + q * lse_floats, lse_floats, value / 10);
+      }
     }
     EXPECT_EQ(PartialFrameView::Decode(payload, &view), FrameError::kOk);
   }
@@ -205,6 +212,63 @@ TEST_F(PartialGatherTest, AnUncoveredTokenIsAnInternalError) {
   EXPECT_EQ(failures[0].status.code(), absl::StatusCode::kInternal);
   Begin({}, {{60, 10, 0, /*live=*/false}});
   EXPECT_TRUE(gather_.Finish().empty()) << "a row that failed before is not checked again";
+}
+
+// Rows 0 and 1 are successive tokens of one sequence over two head cuts, row 2 is another's.
+const std::vector<ExpectedPartial> kChunk = {{0, ShardId(10), 0, 0, 0, 1, 30, 2},
+                                             {1, ShardId(11), 0, 0, 1, 2, 30, 2},
+                                             {1, ShardId(20), 2, 0, 0, 2, 40, 1}};
+const std::vector<GatherRow> kChunkRows = {
+    {40, 10, 1, true, false}, {41, 11, 1, true, true}, {45, 5, 1, true, false}};
+
+Answer AnswerOfTwo(uint64_t shard, float value) {
+  return {.shard = shard, .num_q_heads = 2, .covered = 30, .value = value, .n_q = 2};
+}
+
+TEST_F(PartialGatherTest, TheRowsOfAChunkGetTheirOwnPartials) {
+  Begin(kChunk, kChunkRows);
+  Arrive(1, Frame({AnswerOfTwo(11, 3), {20, 4, 40, 7}}));
+  EXPECT_FALSE(gather_.done());
+  Arrive(0, Frame({AnswerOfTwo(10, 5)}));
+  EXPECT_TRUE(gather_.done());
+  EXPECT_TRUE(gather_.Finish().empty());
+  EXPECT_EQ(Out(0, 0, 0), 5);
+  EXPECT_EQ(Out(1, 0, 1), 6);
+  EXPECT_EQ(Out(0, 0, 2), 3);
+  EXPECT_EQ(Out(1, 0, 3), 4);
+  EXPECT_FLOAT_EQ(Lse(1, 0, 0), 0.6f);
+  EXPECT_EQ(Out(2, 0, 0), 7);
+}
+
+TEST_F(PartialGatherTest, AChunkFailsAsOneRow) {
+  Begin(kChunk, kChunkRows);
+  Arrive(1, Frame({AnswerOfTwo(11, 3), {20, 4, 40, 7}}));
+  gather_.FailNode(0, absl::UnavailableError("gone"));
+  EXPECT_TRUE(gather_.done());
+  ASSERT_EQ(gather_.Finish().size(), 1u);
+  EXPECT_EQ(gather_.Finish()[0].row, 0u);
+  EXPECT_EQ(gather_.Finish()[0].node, 0u);
+}
+
+TEST_F(PartialGatherTest, AnAnswerForTooFewQueriesFailsTheChunk) {
+  Begin(kChunk, kChunkRows);
+  Arrive(0, Frame({{10, 2, 30, 1}}));
+  Arrive(1, Frame({{20, 4, 40, 7}}));
+  ASSERT_TRUE(gather_.done());
+  ASSERT_EQ(gather_.Finish().size(), 1u);
+  EXPECT_NE(gather_.Finish()[0].status.message().find("1 queries of 2 heads of 8, asked for 2"),
+            std::string::npos)
+      << gather_.Finish()[0].status;
+}
+
+TEST_F(PartialGatherTest, TheCoverageOfEachRowOfAChunkIsChecked) {
+  std::vector<GatherRow> rows = kChunkRows;
+  rows[1].resident_tokens = 10;  // one token is covered by nobody
+  Begin(kChunk, rows);
+  Arrive(1, Frame({AnswerOfTwo(11, 3), {20, 4, 40, 7}}));
+  Arrive(0, Frame({AnswerOfTwo(10, 5)}));
+  ASSERT_EQ(gather_.Finish().size(), 1u);
+  EXPECT_EQ(gather_.Finish()[0].row, 0u);
 }
 
 }  // namespace

@@ -41,6 +41,38 @@ SequencePlan GoodPlan() {
   return plan;
 }
 
+TEST(SequencePlanTest, ShardsMustHoldWhatIsReservedForLaterTurns) {
+  SequencePlan plan = GoodPlan();
+  plan.reserved_context_tokens = 203;  // no more than this turn
+  EXPECT_EQ(plan.max_context_tokens(), 202u);
+  EXPECT_TRUE(Validate(plan, kModel).ok());
+  plan.reserved_context_tokens = 400;
+  EXPECT_EQ(plan.max_context_tokens(), 399u);
+  EXPECT_NE(Validate(plan, kModel).message().find("has room for 128 tokens, needs"),
+            std::string::npos);
+  plan.reserved_context_tokens = 1002;
+  EXPECT_NE(Validate(plan, kModel).message().find("1002 tokens reserved"), std::string::npos);
+}
+
+TEST(SequencePlanTest, ATurnIsCheckedAgainstWhatIsReserved) {
+  ContinuePlan plan{.sequence_id = SequenceId(7), .epoch = Epoch(3)};
+  plan.turn.max_tokens = 10;
+  const auto check = [&] { return Validate(plan, 50, 100, kModel); };
+  EXPECT_TRUE(check().ok());  // no prompt: the answer goes on
+  plan.turn.prompt_tokens.assign(41, 1);
+  EXPECT_TRUE(check().ok());
+  plan.turn.prompt_tokens.push_back(1);
+  EXPECT_NE(check().message().find("need a context of 101; 100 are reserved"), std::string::npos)
+      << check();
+  plan.turn.prompt_tokens = {100};
+  EXPECT_NE(check().message().find("prompt token 0 is 100"), std::string::npos) << check();
+  plan.turn.prompt_tokens.clear();
+  plan.turn.sampling.top_p = 7;
+  EXPECT_NE(check().message().find("top_p is 7"), std::string::npos) << check();
+  plan.turn = {};
+  EXPECT_NE(check().message().find("max_tokens is 0"), std::string::npos) << check();
+}
+
 TEST(SequencePlanTest, AGoodPlanIsAccepted) {
   EXPECT_TRUE(Validate(GoodPlan(), kModel).ok()) << Validate(GoodPlan(), kModel);
   SequencePlan resident = GoodPlan();

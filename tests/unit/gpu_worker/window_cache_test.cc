@@ -89,8 +89,15 @@ TEST(WindowCacheTest, EveryResidentTokenIsReadOnceAndInOrder) {
         ASSERT_EQ(block->size(), layout.block_tokens);
       }
       if (context == max_context) break;
-      if (!cache.CanAppend()) cache.Release();
+      if (!cache.CanAppend()) {
+        cache.Release();
+        ASSERT_EQ(cache.append_room(), layout.block_tokens);
+      }
+      const uint64_t room = cache.append_room();
+      const TokenRange remote = cache.remote();
       oracle.Write(cache.Append(), context);
+      ASSERT_EQ(cache.append_room(), room - 1);
+      ASSERT_EQ(cache.remote(), remote);
     }
   }
 }

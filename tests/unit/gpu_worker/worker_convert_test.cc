@@ -61,6 +61,44 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
   EXPECT_EQ(plan->routes[0].node, (NodeEndpoint{"cpu-0", 8, "host:9"}));
 }
 
+TEST(WorkerConvertTest, ASequenceMayBeKept) {
+  v1::WorkerCommand::StartSequence start = StartMessage();
+  EXPECT_FALSE(PlanFromProto(start, {})->keep);
+  start.set_keep(true);
+  start.set_reserved_context_tokens(100);
+  const absl::StatusOr<SequencePlan> plan = PlanFromProto(start, {});
+  EXPECT_TRUE(plan->keep);
+  EXPECT_EQ(plan->max_context_tokens(), 99u);  // the last token has no KV
+  SequenceSummary summary;
+  summary.generated_tokens = 7;
+  const v1::WorkerEvent kept = KeptToProto(SequenceId(3), summary);
+  EXPECT_EQ(kept.kept().sequence_id(), 3u);
+  EXPECT_EQ(kept.kept().summary().generated_tokens(), 7u);
+}
+
+TEST(WorkerConvertTest, ATurnKeepsEveryField) {
+  v1::WorkerCommand::ContinueSequence message;
+  message.set_sequence_id(3);
+  message.set_epoch(4);
+  message.add_prompt_tokens(10);
+  message.set_max_tokens(5);
+  message.mutable_sampling()->set_temperature(0.5f);
+  message.add_stop_tokens(1);
+  message.add_forced_tokens(2);
+  message.set_top_logprobs(3);
+  message.set_keep(true);
+  const ContinuePlan plan = ContinueFromProto(message, {0});
+  EXPECT_EQ(plan.sequence_id, SequenceId(3));
+  EXPECT_EQ(plan.epoch, Epoch(4));
+  EXPECT_THAT(plan.turn.prompt_tokens, ElementsAre(10));
+  EXPECT_EQ(plan.turn.max_tokens, 5u);
+  EXPECT_EQ(plan.turn.sampling.temperature, 0.5f);
+  EXPECT_THAT(plan.turn.stop_tokens, ElementsAre(1, 0));
+  EXPECT_THAT(plan.turn.forced_tokens, ElementsAre(2));
+  EXPECT_EQ(plan.turn.top_logprobs, 3u);
+  EXPECT_TRUE(plan.turn.keep);
+}
+
 TEST(WorkerConvertTest, ARequestMayIgnoreTheEndToken) {
   v1::WorkerCommand::StartSequence start = StartMessage();
   start.set_ignore_eos(true);

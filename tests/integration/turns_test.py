@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Kept sequences over several processes: a conversation in turns, and the ends of its lease."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+import unittest
+
+from cluster import BIN, Cluster, wait_until
+
+SEED = random.SystemRandom().randrange(1 << 32)
+FLAGS = ["--ignore-eos"]
+PLACEMENT = ["--window-tokens", "128", "--sink-tokens", "16", "--block-tokens", "16", "--kv-dtype", "f32"]
+KEEP = ["--keep-s", "60", "--keep-context-tokens", "4000"]
+
+
+def random_text(length, rng):
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(60)]
+    return " ".join(rng.choice(words) for _ in range(length))[:length].encode()
+
+
+def finish(request):
+    status, output, errors = request.finish()
+    assert status == 0, errors
+    return json.loads(output)
+
+
+class TurnsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        print(f"seed {SEED}")
+        cls.rng = random.Random(SEED)
+        cls.cluster = Cluster(cpu_nodes=3).__enter__()
+        cls.addClassCleanup(cls.cluster.__exit__, None, None, None)
+
+    def tearDown(self):
+        wait_until(self.cluster.is_empty, f"pools are empty: {self.cluster.status()}")
+
+    def kept(self):
+        return {kept["request_id"]: kept for kept in self.cluster.status()["kept_sequences"]}
+
+    def test_a_conversation_has_the_tokens_of_one_request_with_all_of_it(self):
+        for cut in ("tokens", "heads"):
+            text = random_text(900, self.rng)
+            answer = self.cluster.generate(text, "--max-tokens", "12", *FLAGS, *PLACEMENT, "--shard-cut", cut,
+                                           "--request-id", "chat", *KEEP)
+            self.assertEqual(answer["kept"]["request_id"], "chat")
+            self.assertEqual(answer["kept"]["growth_tokens"], 4000 - 912)
+            whole = text + bytes(answer["tokens"])
+            for turn, length in enumerate((1, 0, 300, 40)):
+                self.assertIn("chat", self.kept())
+                self.assertEqual(self.kept()["chat"]["context_tokens"], len(whole))
+                more = random_text(length, self.rng)
+                last = turn == 3
+                answer = self.cluster.generate(more, "--max-tokens", "10", *FLAGS, "--continue", "chat",
+                                               *([] if last else ["--keep-s", "60"]))
+                whole += more
+                expected = self.cluster.generate(whole, "--max-tokens", "10", *FLAGS, *PLACEMENT)
+                self.assertEqual(answer["tokens"], expected["tokens"])
+                for ours, theirs in zip(answer["logprobs"], expected["logprobs"]):
+                    self.assertAlmostEqual(ours, theirs, delta=2e-3)
+                self.assertEqual(answer["prompt_tokens"], len(more))
+                whole += bytes(answer["tokens"])
+                self.assertEqual(answer["context_tokens"], len(whole))
+            self.assertNotIn("kept", answer)
+            self.assertEqual(self.kept(), {})
+
+    def test_turns_of_several_at_once(self):
+        texts = [random_text(self.rng.randint(100, 700), self.rng) for _ in range(4)]
+        more = [random_text(self.rng.randint(1, 300), self.rng) for _ in texts]
+        first = [self.cluster.start(text, "--json", "--max-tokens", "8", *FLAGS, *PLACEMENT, "--request-id",
+                                    f"chat-{i}", *KEEP) for i, text in enumerate(texts)]
+        answers = [finish(request) for request in first]
+        second = [self.cluster.start(text, "--json", "--max-tokens", "8", *FLAGS, "--continue", f"chat-{i}")
+                  for i, text in enumerate(more)]
+        for i, request in enumerate(second):
+            whole = texts[i] + bytes(answers[i]["tokens"]) + more[i]
+            expected = self.cluster.generate(whole, "--max-tokens", "8", *FLAGS, *PLACEMENT)
+            self.assertEqual(finish(request)["tokens"], expected["tokens"])
+
+    def test_what_cannot_be_continued_says_why(self):
+        self.cluster.generate(b"hello", "--max-tokens", "2", *FLAGS, *PLACEMENT, "--request-id", "why", *KEEP)
+        for flags, words in (
+                (["--continue", "nobody"], "no kept sequence is named 'nobody'"),
+                (["--continue", "why", "--max-tokens", "5000"], "may grow by 3993"),
+                (["--continue", "why", "--window-tokens", "256"], "is 256, but the kept sequence has 128"),
+                (["--continue", "why", "--policy", "hgca"], "the policy is hgca, but the kept sequence has dense"),
+        ):
+            with self.subTest(flags=flags):
+                self.assertIn(words, self.cluster.generate_error(b"more", *flags))
+        # It is as it was.
+        answer = self.cluster.generate(b"more", "--max-tokens", "2", *FLAGS, "--continue", "why", "--keep-s", "0.3")
+        self.assertEqual(answer["context_tokens"], 13)
+        wait_until(lambda: self.kept() == {}, "the lease has ended", 10)
+        self.assertIn("its lease of 0.300 s has expired", self.cluster.generate_error(b"x", "--continue", "why"))
+
+    def test_status_and_metrics_show_what_is_kept(self):
+        self.cluster.generate(random_text(600, self.rng), "--max-tokens", "2", *FLAGS, *PLACEMENT, "--request-id",
+                              "seen", "--keep-s", "3", "--keep-context-tokens", "700")
+        kept = self.kept()["seen"]
+        self.assertLess(kept["lease_left_s"], 3)
+        self.assertGreater(kept["resident_bytes"], 0)
+        self.assertGreater(kept["shard_bytes"], 0)
+        self.assertEqual(self.cluster.status()["requests_running"], 0)
+        table = subprocess.run([BIN / "tributary", "status", "--coordinator", self.cluster.coordinator],
+                               capture_output=True, text=True, check=True, timeout=30).stdout
+        self.assertRegex(table, r"seen +\S+ +\S+ m?s +602 of 700")
+        wait_until(lambda: self.cluster.scrape("coordinator")["tributary_kept_sequences"] == 1, "the gauge follows", 2)
+        worker = self.cluster.scrape(next(name for name in self.cluster.pids if "gpu" in name))
+        self.assertEqual(worker["tributary_sequences_idle"], 1)
+        wait_until(lambda: self.kept() == {}, "the lease has ended", 10)
+        ended = self.cluster.scrape("coordinator")['tributary_leases_ended_total{end="expired"}']
+        self.assertGreaterEqual(ended, 1)
+
+
+class LossTest(unittest.TestCase):
+    def test_a_node_that_dies_ends_what_it_holds(self):
+        with Cluster(cpu_nodes=2) as cluster:
+            cluster.check_exit = False
+            cluster.generate(random_text(600, random.Random(SEED)), "--max-tokens", "2", *FLAGS, *PLACEMENT,
+                             "--request-id", "lost", *KEEP)
+            cluster.generate(b"small", "--max-tokens", "2", *FLAGS, *PLACEMENT, "--request-id", "small",
+                             "--keep-s", "60", "--keep-context-tokens", "20")
+            cluster.signal("cpu-1", signal.SIGKILL)
+            wait_until(lambda: [kept["request_id"] for kept in cluster.status()["kept_sequences"]] == ["small"],
+                       "the sequence is given up", 30)
+            self.assertIn("cpu-1", cluster.generate_error(b"x", "--continue", "lost"))
+            answer = cluster.generate(b"x", "--max-tokens", "2", *FLAGS, "--continue", "small")
+            self.assertEqual(len(answer["tokens"]), 2)
+
+    def test_a_cluster_that_stops_does_not_wait_for_leases(self):
+        with Cluster(cpu_nodes=1) as cluster:
+            cluster.generate(random_text(600, random.Random(SEED)), "--max-tokens", "2", *FLAGS, *PLACEMENT, *KEEP)
+            begin = time.monotonic()
+            self.assertEqual(cluster.stop(), 0)
+            self.assertLess(time.monotonic() - begin, 15)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
