@@ -166,7 +166,8 @@ void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<c
                         .visible_begin = row.remote.begin,
                         .visible_end = row.remote.end,
                         .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
-                        .n_q = e.num_rows});
+                        .n_q = e.num_rows,
+                        .flags = row.query_flags});
   }
   const size_t payload_bytes = QueryPayloadBytes(entries_, shape.head_dim);
   absl::StatusOr<FrameBuffer> frame = AllocateFrame(payload_bytes);

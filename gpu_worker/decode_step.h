@@ -38,6 +38,7 @@ struct StepRow {
   // Successive tokens of one sequence, in rows that follow each other, ask the nodes together and
   // share shards, `remote` and fate: the first row says how many there are, the others 0.
   uint32_t query_rows = 1;
+  uint32_t query_flags = 0;            // QueryEntry::flags (attention/frame.h)
   std::span<const BoundShard> shards;  // of the sequence; alive until the step is done
   TokenRange remote;
   uint64_t context_tokens = 0;   // this token included

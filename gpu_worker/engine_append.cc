@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "attention/policy/policy.h"
 #include "fmt/format.h"
 #include "gpu_worker/decode_engine_impl.h"
 
@@ -52,10 +53,13 @@ void DecodeEngine::Impl::AddAppends(std::vector<BatchEntry>* entries) {
     if (sequence->state != SequenceState::kAppending || !sequence->failure.ok()) continue;
     // Others do not wait for a block of this one to be acknowledged.
     if (!TryMakeRoom(*sequence)) continue;
+    // A device averages the attention weights of a sequence once in a step, for one query.
+    const bool one_by_one = MakePolicy(sequence->plan.policy)->needs().resident_salience;
     const uint64_t num_left = sequence->append.size() - sequence->num_appended;
-    entries->push_back({sequence.get(), static_cast<uint32_t>(std::min<uint64_t>(
-                                            {options.append_chunk_tokens, num_left,
-                                             sequence->cache.append_room()}))});
+    entries->push_back({sequence.get(), one_by_one ? 1
+                                                   : static_cast<uint32_t>(std::min<uint64_t>(
+                                                         {options.append_chunk_tokens, num_left,
+                                                          sequence->cache.append_room()}))});
   }
 }
 

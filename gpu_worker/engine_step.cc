@@ -131,6 +131,7 @@ void DecodeEngine::Impl::AddRows(const BatchEntry& entry, std::vector<StepRow>* 
         (!device->samples() || options.logits_observer != nullptr || sequence.next_needs_logits());
     row.device.sampling = sequence.device_sampling();
     row.query_rows = i == 0 ? entry.num_tokens : 0;
+    if (appends) row.query_flags = sequence.AppendFlags(entry.num_tokens);
     row.shards = sequence.shards;
     row.remote = sequence.cache.remote();
     row.context_tokens = sequence.cache.context_tokens();

@@ -26,6 +26,12 @@ void Sequence::BeginTurn(TurnPlan turn, int64_t now_ns) {
   bytes_sent = bytes_received = 0;
 }
 
+uint32_t Sequence::AppendFlags(size_t num_tokens) const {
+  if (plan.policy.kind == PolicyKind::kDense) return 0;
+  const bool is_last = num_appended + num_tokens == append.size();
+  return is_last ? kQueryAppend | kQueryAppendEnd : kQueryAppend;
+}
+
 SampledToken Sequence::Choose(std::span<const float> logits) const {
   if (next_is_forced()) {
     const uint32_t token = plan.forced_tokens[generated_tokens];

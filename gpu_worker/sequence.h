@@ -70,6 +70,9 @@ struct Sequence {
   uint64_t context_tokens() const {
     return history_tokens + plan.prompt_tokens.size() + generated_tokens;
   }
+  // Of the query that appends the next num_tokens: a sparse policy reads everything then, and selects anew after the last
+  // one. Such a step is not measured.
+  uint32_t AppendFlags(size_t num_tokens) const;
   // The next turn: the last token of the answer, which has no KV yet, is the first to append.
   void BeginTurn(TurnPlan turn, int64_t now_ns);
   void Fail(const absl::Status& status, NodeIdx node) {
