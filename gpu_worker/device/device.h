@@ -76,6 +76,10 @@ struct DecodeRow {
   bool may_have_partials = true;
   // False: a device that samples may keep the logits to itself, which are 0.5 MB per row of a large vocabulary.
   bool wants_logits = true;
+  // If `resident` has a MAW: how many of the newest tokens attended over are new to it. Rows of one sequence in one step,
+  // successive tokens of it, are not averaged one by one: the last row says how many there are, the others 0, and only it
+  // averages.
+  uint32_t maw_new_tokens = 1;
   DeviceSampling sampling;
 };
 

@@ -138,7 +138,7 @@ class TinyDevice : public Device {
       }
       resident_[r] = Attend(q_.data() + r * q_dim(), slots, resident.dtype,
                             resident.k[layer].data(), resident.v[layer].data());
-      UpdateMaw(resident, layer, slots);
+      if (rows_[r].maw_new_tokens != 0) UpdateMaw(resident, layer, slots);
     }
   }
   PartialSlots& partial_slots() override { return slots_; }

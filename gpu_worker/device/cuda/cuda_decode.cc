@@ -81,10 +81,12 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
     to.append_slot = from.append_slot;
     to.token = from.token;
     to.kv_dtype = regions.dtype(from.resident);
-    if (const std::optional<MawParams>& maw = regions.maw(from.resident)) {
+    const std::optional<MawParams>& maw = regions.maw(from.resident);
+    if (maw.has_value() && from.maw_new_tokens != 0) {
       to.maw = resident_->Maw(from.resident, 0);
       to.scores = resident_->Scores(from.resident);
       to.maw_params = *maw;
+      to.maw_new_tokens = from.maw_new_tokens;
       key.maw = true;
     }
     for (size_t i = 0; i < from.attend.size(); ++i) {

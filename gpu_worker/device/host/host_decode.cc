@@ -135,7 +135,7 @@ void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, 
   const size_t first_q_head = kv_head * shape.group_size();
   const size_t q_offset = row_idx * weights_.q_dim() + first_q_head * shape.head_dim;
   const DecodeRow& row = rows_[row_idx];
-  const bool keeps_maw = cache_.maw(row.resident).has_value();
+  const bool keeps_maw = cache_.maw(row.resident).has_value() && row.maw_new_tokens != 0;
   scratch.attend.Reset(shape.group_size());
   if (keeps_maw) scratch.weights.Begin();
   for (const SlotRange& range : row.attend) {

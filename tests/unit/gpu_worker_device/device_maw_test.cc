@@ -41,7 +41,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     TempDir dir;
     WriteRandomModel(dir.path(), options);
     weights_ = *LoadModelWeights(dir.path());
-    const DeviceLimits limits{.max_batch = 4,
+    const DeviceLimits limits{.max_batch = 16,
                               .max_partial_slots = 1,
                               .resident_pool_bytes = 8 << 20,
                               .max_prefill_tokens = kMaxContext};
@@ -105,15 +105,29 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     return slots;
   }
 
-  void Step() {
+  // Rows of up to max_tokens successive tokens of a sequence. All of them share one window: none leaves it meanwhile.
+  std::vector<DecodeRow> RowsOf(Tracked& s, uint32_t max_tokens) {
+    if (!s.cache.CanAppend()) s.cache.Release();
     std::vector<DecodeRow> rows;
-    for (Tracked& s : sequences_) {
-      if (!s.cache.CanAppend()) s.cache.Release();
+    do {
       DecodeRow row{
           .token = RandomToken(), .pos = s.cache.context_tokens(), .resident = s.resident};
       row.append_slot = s.cache.Append();
       row.attend = s.cache.AttendRanges();
+      row.maw_new_tokens = 0;
       rows.push_back(row);
+    } while (rows.size() < max_tokens && s.cache.CanAppend());
+    rows.back().maw_new_tokens = static_cast<uint32_t>(rows.size());
+    return rows;
+  }
+
+  void Step(uint32_t max_tokens = 1) {
+    std::vector<DecodeRow> rows;
+    std::vector<size_t> last_rows;
+    for (Tracked& s : sequences_) {
+      const std::vector<DecodeRow> of_sequence = RowsOf(s, RandomInt(random_, 1u, max_tokens));
+      rows.insert(rows.end(), of_sequence.begin(), of_sequence.end());
+      last_rows.push_back(rows.size() - 1);
     }
     std::vector<std::vector<float>> queries;
     const std::vector<uint32_t> no_slots(rows.size(), 0);
@@ -126,13 +140,14 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     }
     device_->EndStep();
     ASSERT_TRUE(device_->step_status().ok()) << device_->step_status();
-    for (size_t r = 0; r < rows.size(); ++r) {
-      if (!sequences_[r].maw) continue;
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      if (!sequences_[i].maw) continue;
+      const size_t r = last_rows[i];
       for (uint32_t layer = 0; layer < kLayers; ++layer) {
         const size_t q_dim = size_t{shape().num_q_heads} * shape().head_dim;
-        Expect(sequences_[r], rows[r], layer, std::span(queries[layer]).subspan(r * q_dim, q_dim));
+        Expect(sequences_[i], rows[r], layer, std::span(queries[layer]).subspan(r * q_dim, q_dim));
       }
-      Compare(sequences_[r], rows[r]);
+      Compare(sequences_[i], rows[r]);
     }
   }
 
@@ -221,6 +236,17 @@ TEST_P(DeviceMawTest, FollowsTheOracleOverWrappingRings) {
   Start(MawParams{share(), GroupAggregate::kMax});
   for (int step = 0; step < 60; ++step) {
     Step();
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Appended tokens: the last of a step's rows averages for all.
+TEST_P(DeviceMawTest, SeveralRowsOfASequenceAreAveragedOnce) {
+  Start(MawParams{0.5f, GroupAggregate::kMean});
+  Start(std::nullopt);
+  Start(MawParams{0.25f, GroupAggregate::kMax});
+  for (int step = 0; step < 30; ++step) {
+    Step(/*max_tokens=*/4);
     if (HasFatalFailure()) return;
   }
 }

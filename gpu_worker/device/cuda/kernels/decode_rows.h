@@ -32,6 +32,8 @@ struct alignas(16) DecodeRowDesc {
   float* maw = nullptr;
   float* scores = nullptr;
   MawParams maw_params;
+  uint32_t maw_new_tokens =
+      0;  // the newest of those attended over start anew, as the one in append_slot does
 };
 
 struct KvGeometry {

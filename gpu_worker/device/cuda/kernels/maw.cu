@@ -52,8 +52,9 @@ __global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs 
     for (uint32_t i = 1; i < group; ++i) {
       a = AddGroupHead(how, a, exp2f(scores[size_t{i} * row.capacity_tokens + slot] - lse2[i]));
     }
-    // The slot that this step appended to held another token before.
-    const float before = slot == row.append_slot ? NAN : maw[slot];
+    // The slots that this step appended to held other tokens before.
+    const bool is_new = slot == row.append_slot || t + row.maw_new_tokens >= plan.tokens;
+    const float before = is_new ? NAN : maw[slot];
     maw[slot] = NextMaw(row.maw_params.alpha, FinishGroup(how, a, group), before);
   }
 }
