@@ -147,7 +147,7 @@ void AttentionStep::SelectBy(bool anew, Histogram& seconds) {
   executor_->AddWeights(queries_, softmax_scale_);
   for (size_t i = num_selected_; i < num_planned_; ++i) {
     const Work& work = works_[i];
-    if (is_due(work)) work.shard->selection->OnWeights(layer_, work.n_q, work.read);
+    if (is_due(work)) work.shard->selection->OnWeights(layer_, work.n_q, work.read, *executor_);
   }
   seconds.Observe(SecondsFromNs(clock_->NowNs() - start_ns));
 }

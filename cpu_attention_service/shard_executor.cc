@@ -240,6 +240,16 @@ void ShardExecutor::SplitOverThreads(int num_threads) {
   }
 }
 
+void ShardExecutor::ForEach(uint32_t count, const std::function<void(uint32_t)>& work) {
+  const auto threads = static_cast<uint32_t>(thread_items_.size());
+  for (uint32_t thread = 0; thread < threads; ++thread) {
+    thread_items_[thread].Set(count * thread / threads, count * (thread + 1) / threads);
+  }
+  pool_.RunWithHelpers([&](int thread_idx) {
+    for (uint32_t i; TakeItem(static_cast<size_t>(thread_idx), &i);) work(i);
+  });
+}
+
 // The thread's own next item, or else the last one of who has most left.
 bool ShardExecutor::TakeItem(size_t thread, uint32_t* item) {
   if (thread_items_[thread].TakeFirst(item)) return true;

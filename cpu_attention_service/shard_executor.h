@@ -100,6 +100,9 @@ class ShardExecutor {
   // again, and nothing else. As deterministic as Execute().
   void AddWeights(std::span<const ShardQuery> queries, float softmax_scale);
 
+  // Calls work(i) for i in [0, count), spread over the threads; different i touch different things. Allocates.
+  void ForEach(uint32_t count, const std::function<void(uint32_t)>& work);
+
   const CpuKernel& kernel() const { return *options_.kernel; }
   int num_threads() const { return pool_.num_threads(); }
 

@@ -209,7 +209,8 @@ void ShardSelection::OnSampled(uint32_t layer, const SelectionRead& read,
   }
 }
 
-void ShardSelection::OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead& read) {
+void ShardSelection::OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead& read,
+                               ShardExecutor& executor) {
   using Weights = SelectionRead::Weights;
   Layer& state = LayerOf(layer);
   if (read.weights == Weights::kUpdate) {
@@ -220,32 +221,36 @@ void ShardSelection::OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead
     }
   } else if (read.weights != Weights::kNone) {
     state.num_queries += n_q;
-    if (read.weights != Weights::kAppend) Reselect(layer);
+    if (read.weights != Weights::kAppend) Reselect(layer, executor);
   }
 }
 
-void ShardSelection::Reselect(uint32_t layer) {
+void ShardSelection::Reselect(uint32_t layer, ShardExecutor& executor) {
   Layer& state = LayerOf(layer);
   uint64_t num_tokens = state.judged_tokens;
-  for (uint32_t head = 0; head < state.heads.size(); ++head) {
-    if (!state.heads[head].has_value()) continue;
-    std::vector<float>& weights = state.sums[head];
-    const std::optional<SelectionRule> rule =
-        policy_->RuleAt(SelectionMoment::kAppend, weights.size());
-    TRIBUTARY_CHECK(rule.has_value());
-    FinishQueryMean(state.num_queries, weights);
-    // Blocks that the prompt's queries did not see yet: what nobody can judge is kept.
-    if (weights.size() < state.judged_tokens) {
-      weights.resize(state.judged_tokens, std::numeric_limits<float>::quiet_NaN());
-    }
-    num_tokens = weights.size();
-    state.heads[head]->OnAppend(*rule, weights);
-    cache_->Clear(layer, head);
-    FillCache(layer, head);
+  for (const std::vector<float>& sums : state.sums) {
+    num_tokens = std::max<uint64_t>(num_tokens, sums.size());
   }
+  executor.ForEach(static_cast<uint32_t>(state.heads.size()), [&](uint32_t head) {
+    if (state.heads[head].has_value()) ReselectHead(layer, head, num_tokens);
+  });
   state.judged_tokens = num_tokens;
   ForgetSums(state);
   JudgeWaiting(layer);
+}
+
+void ShardSelection::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens) {
+  Layer& state = LayerOf(layer);
+  std::vector<float>& weights = state.sums[kv_head];
+  const std::optional<SelectionRule> rule =
+      policy_->RuleAt(SelectionMoment::kAppend, weights.size());
+  TRIBUTARY_CHECK(rule.has_value());
+  FinishQueryMean(state.num_queries, weights);
+  // Blocks that the prompt's queries did not see yet: what nobody can judge is kept.
+  weights.resize(num_tokens, std::numeric_limits<float>::quiet_NaN());
+  state.heads[kv_head]->OnAppend(*rule, weights);
+  cache_->Clear(layer, kv_head);
+  FillCache(layer, kv_head);
 }
 
 void ShardSelection::ForgetSums(Layer& state) {

@@ -73,8 +73,9 @@ class ShardSelection {
                  std::span<const float> sample_lse_ln, std::span<float> lse_dense_ln,
                  std::vector<float>* kept_mass);
 
-  // The weights that `read` asked for are there, of `n_q` query tokens.
-  void OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead& read);
+  // The weights that `read` asked for are there, of `n_q` query tokens. KV heads that select anew do so on the executor's
+  // threads.
+  void OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead& read, ShardExecutor& executor);
 
   const ContextCache& cache() const { return *cache_; }
   GroupAggregate group_aggregate() const { return policy_->needs().group_aggregate; }
@@ -109,7 +110,8 @@ class ShardSelection {
   void PlanSparse(Layer& state, uint32_t layer, TokenRange local, SelectionRead* read);
   void JudgeWaiting(uint32_t layer);
   void JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row);
-  void Reselect(uint32_t layer);
+  void Reselect(uint32_t layer, ShardExecutor& executor);
+  void ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens);
   void Distil(uint32_t layer, uint32_t kv_head);
   void FillCache(uint32_t layer, uint32_t kv_head);
   void ForgetSums(Layer& state);
