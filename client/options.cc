@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "client/common_flags.h"
 #include "client/eval/eval_flags.h"
+#include "client/policy_flags.h"
 #include "fmt/format.h"
 #include "telemetry/build_info.h"
 
@@ -21,8 +22,9 @@ void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
   AddLayoutFlags(app, request);
   app.add_flag("--all-resident", request.all_resident, "Keep the whole context on the worker")
       ->group(kPlacementGroup);
-  app.add_option("--policy", request.policy, "Attention policy (default: dense)")
-      ->group(kPlacementGroup);
+  AddPolicyFlags(app, request.policy);
+  app.add_flag("--report-attention-heads", request.report_attention_heads,
+               "Say for each layer and KV head what it read and kept (sparse policies)");
   app.add_option("--top-logprobs", request.top_logprobs,
                  "Report so many of the likeliest tokens with each token (with --json; default: 0)")
       ->check(CLI::Range(0u, limits::kMaxTopLogprobs))
@@ -116,7 +118,8 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
     return absl::InvalidArgumentError(
         "a continued sequence keeps its name; drop --request-id or --continue");
   }
-  return absl::OkStatus();
+  // What the cluster decides (block size, geometry) is checked there.
+  return ResolvePolicy(request.policy, {.block_tokens = request.block_tokens}).status();
 }
 
 absl::Status NoCommandError(int argc, const char* const* argv) {

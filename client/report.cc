@@ -34,12 +34,36 @@ std::string NameOf(v1::DType dtype) {
   return std::string(DTypeName(DTypeFromProto(dtype).value_or(DType::kUnset)));
 }
 
+Json AttentionJson(const v1::GenerateEvent::AttentionQuality& attention) {
+  Json object;
+  object["remote_read_share"] = attention.remote_read_share();
+  object["samples"] = attention.samples();
+  object["kept_mass_mean"] = nullptr;
+  object["kept_mass_min"] = nullptr;
+  if (attention.samples() == 0) return object;
+  object["kept_mass_mean"] = attention.kept_mass_mean();
+  object["kept_mass_min"] = attention.kept_mass_min();
+  object["fallback_heads"] = attention.fallback_heads();
+  if (attention.heads().empty()) return object;
+  Json heads = Json::array();
+  for (const auto& head : attention.heads()) {
+    heads.push_back({{"layer", head.layer()},
+                     {"kv_head", head.kv_head()},
+                     {"read_share", head.read_share()},
+                     {"kept_mass_mean", head.kept_mass_mean()},
+                     {"kept_mass_min", head.kept_mass_min()}});
+  }
+  object["heads"] = std::move(heads);
+  return object;
+}
+
 void AddPlacement(const v1::GenerateEvent::Summary& summary, Json& object) {
   object["context_tokens"] = summary.context_tokens();
   object["resident_tokens"] = summary.resident_tokens();
   object["remote_tokens"] = summary.remote_tokens();
   object["attended_tokens_mean"] = summary.attended_tokens_mean();
   object["policy"] = summary.policy();
+  if (summary.has_attention()) object["attention"] = AttentionJson(summary.attention());
   object["bytes_sent"] = summary.bytes_sent();
   object["bytes_received"] = summary.bytes_received();
   if (summary.remote_k_dtype() != v1::DTYPE_UNSET) {
@@ -66,6 +90,30 @@ void AddTopLogprobs(const GenerateResult& result, Json& object) {
     positions.push_back(std::move(pairs));
   }
   object["top_logprobs"] = std::move(positions);
+}
+
+// Empty for a dense run.
+std::string AttentionTable(const v1::GenerateEvent::Summary& summary) {
+  if (!summary.has_attention()) return "";
+  const auto& attention = summary.attention();
+  std::string text =
+      fmt::format("  read of the remote KV {:.2f} %", 100 * attention.remote_read_share());
+  if (attention.samples() == 0) return text + "; what it kept was not measured\n";
+  text += fmt::format("; kept of its softmax mass {:.2f} % (least {:.2f} %), measured in {} {}\n",
+                      100 * attention.kept_mass_mean(), 100 * attention.kept_mass_min(),
+                      attention.samples(), attention.samples() == 1 ? "step" : "steps");
+  if (attention.fallback_heads() > 0) {
+    text +=
+        fmt::format("  {} heads kept too little and read everything\n", attention.fallback_heads());
+  }
+  for (const auto& head : attention.heads()) {
+    text += fmt::format(
+        "    layer {:>3} KV head {:>3}   read {:>6.2f} %   kept {:>6.2f} % (least "
+        "{:>6.2f} %)\n",
+        head.layer(), head.kv_head(), 100 * head.read_share(), 100 * head.kept_mass_mean(),
+        100 * head.kept_mass_min());
+  }
+  return text;
 }
 
 std::string_view RoleName(v1::NodeRole role) {
@@ -201,6 +249,7 @@ std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
   text += fmt::format("  attended per token {:.1f} ({}); {} sent, {} received\n",
                       summary.attended_tokens_mean(), summary.policy(),
                       FormatBytes(summary.bytes_sent()), FormatBytes(summary.bytes_received()));
+  text += AttentionTable(summary);
   text += "how long it took\n";
   text += fmt::format("  {:<16} {:>10}\n", "queue", FormatSeconds(summary.queue_s()));
   text += fmt::format("  {:<16} {:>10}   {} tokens\n", "prefill",

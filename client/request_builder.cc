@@ -80,7 +80,8 @@ absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& requ
   placement.set_cut(cut);
   placement.set_max_nodes(options.max_nodes);
   placement.set_all_resident(options.all_resident);
-  request.mutable_attention_policy()->set_name(options.policy);
+  *request.mutable_attention_policy() = PolicyToProto(options.policy);
+  request.set_report_attention_heads(options.report_attention_heads);
   request.set_ignore_eos(options.ignore_eos);
   request.set_top_logprobs(options.top_logprobs);
   request.set_request_id(options.request_id);

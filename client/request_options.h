@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
+
+#include "attention/policy/policy_params.h"
 
 namespace tributary {
 
@@ -29,7 +32,8 @@ struct RequestOptions {
   std::string shard_cut = "auto";
   uint32_t max_nodes = 0;
   bool all_resident = false;
-  std::string policy;
+  PolicyRequest policy;
+  bool report_attention_heads = false;
   bool ignore_eos = false;
   uint32_t top_logprobs = 0;
   std::string request_id;            // "": the coordinator makes one

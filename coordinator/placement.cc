@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "attention/policy/policy.h"
 #include "base/limits.h"
 #include "fmt/format.h"
 #include "kv_store/context_cache.h"
@@ -118,7 +119,14 @@ std::optional<std::vector<PlannedShard>> PlaceShards(const std::vector<NodeRoom>
 }
 
 uint64_t ResidentBytes(const Demand& demand) {
-  return MaxResidentTokens(demand) * demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
+  uint64_t token_bytes = demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
+  // A worker keeps saliences only for sequences that can have shards.
+  if (MaxRemoteTokens(demand) > 0 && MakePolicy(demand.policy)->needs().resident_salience) {
+    const AttentionShape& shape = demand.geometry.attention;
+    token_bytes +=
+        MawBytesPerToken(demand.geometry.num_layers, shape.num_kv_heads, shape.num_q_heads);
+  }
+  return MaxResidentTokens(demand) * token_bytes;
 }
 
 // The worker with the fewest sequences that has room, or nullptr.

@@ -41,6 +41,35 @@ TokenChunk TokensFromProto(const v1::WorkerEvent::SequenceTokens& message) {
   return chunk;
 }
 
+RequestSummary::AttentionQuality AttentionFromProto(
+    const v1::GenerateEvent::AttentionQuality& message) {
+  RequestSummary::AttentionQuality attention{message.remote_read_share(), message.samples(),
+                                             message.kept_mass_mean(),    message.kept_mass_min(),
+                                             message.fallback_heads(),    {}};
+  for (const auto& head : message.heads()) {
+    attention.heads.push_back({head.layer(), head.kv_head(), head.read_share(),
+                               head.kept_mass_mean(), head.kept_mass_min()});
+  }
+  return attention;
+}
+
+void FillAttention(const RequestSummary::AttentionQuality& attention,
+                   v1::GenerateEvent::AttentionQuality& message) {
+  message.set_remote_read_share(attention.remote_read_share);
+  message.set_samples(attention.samples);
+  message.set_kept_mass_mean(attention.kept_mass_mean);
+  message.set_kept_mass_min(attention.kept_mass_min);
+  message.set_fallback_heads(attention.fallback_heads);
+  for (const RequestSummary::HeadQuality& head : attention.heads) {
+    auto& added = *message.add_heads();
+    added.set_layer(head.layer);
+    added.set_kv_head(head.kv_head);
+    added.set_read_share(head.read_share);
+    added.set_kept_mass_mean(head.kept_mass_mean);
+    added.set_kept_mass_min(head.kept_mass_min);
+  }
+}
+
 RequestSummary SummaryFromProto(const v1::GenerateEvent::Summary& message) {
   RequestSummary summary;
   summary.finish_reason = message.finish_reason();
@@ -64,6 +93,7 @@ RequestSummary SummaryFromProto(const v1::GenerateEvent::Summary& message) {
   }
   summary.remote_k_dtype = DTypeFromProto(message.remote_k_dtype()).value_or(DType::kUnset);
   summary.remote_v_dtype = DTypeFromProto(message.remote_v_dtype()).value_or(DType::kUnset);
+  if (message.has_attention()) summary.attention = AttentionFromProto(message.attention());
   return summary;
 }
 
@@ -170,6 +200,7 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
   spec.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
   spec.policy = PolicyFromProto(message.attention_policy());
+  spec.report_attention_heads = message.report_attention_heads();
   spec.request_id = message.request_id();
   spec.ignore_eos = message.ignore_eos();
   spec.top_logprobs = message.top_logprobs();
@@ -296,6 +327,7 @@ v1::GenerateEvent ToProto(const RequestSummary& summary) {
     kept.set_max_context_tokens(summary.kept->max_context_tokens);
     kept.set_growth_tokens(summary.kept->growth_tokens());
   }
+  if (summary.attention.has_value()) FillAttention(*summary.attention, *event.mutable_attention());
   return message;
 }
 
@@ -319,6 +351,7 @@ v1::WorkerCommand ToProto(const action::StartSequence& start) {
   command.mutable_stop_tokens()->Add(spec.stop_tokens.begin(), spec.stop_tokens.end());
   command.mutable_forced_tokens()->Add(spec.forced_tokens.begin(), spec.forced_tokens.end());
   *command.mutable_attention_policy() = PolicyToProto(CompleteRequest(spec.resolved_policy));
+  command.set_report_attention_heads(spec.report_attention_heads);
   command.set_ignore_eos(spec.ignore_eos);
   command.set_top_logprobs(spec.top_logprobs);
   command.set_reserved_context_tokens(spec.keep.max_context_tokens);

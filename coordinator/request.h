@@ -61,6 +61,7 @@ struct GenerateSpec {
   uint32_t top_logprobs = 0;  // alternatives reported with each token
   KeepOptions keep;
   std::string continue_request_id;  // "" = a new sequence
+  bool report_attention_heads = false;
 };
 
 struct TokenChunk {
@@ -98,6 +99,22 @@ struct RequestSummary {
     // What new prompts and answers may have together.
     uint64_t growth_tokens() const { return max_context_tokens - context_tokens; }
   };
+  // As the message of this name.
+  struct HeadQuality {
+    uint32_t layer = 0;
+    uint32_t kv_head = 0;
+    double read_share = 1;
+    double kept_mass_mean = 1;
+    double kept_mass_min = 1;
+  };
+  struct AttentionQuality {
+    double remote_read_share = 1;
+    uint64_t samples = 0;
+    double kept_mass_mean = 1;
+    double kept_mass_min = 1;
+    uint32_t fallback_heads = 0;
+    std::vector<HeadQuality> heads;
+  };
 
   std::string finish_reason;
   uint32_t prompt_tokens = 0;
@@ -111,6 +128,7 @@ struct RequestSummary {
   uint64_t remote_tokens = 0;
   double attended_tokens_mean = 0;
   std::string policy;
+  std::optional<AttentionQuality> attention;  // of a sparse policy
   uint64_t bytes_sent = 0;
   uint64_t bytes_received = 0;
   std::vector<NodeShare> nodes;

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "gpu_worker/attention_quality.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/remote_nodes.h"
 #include "gpu_worker/sequence_plan.h"
@@ -90,6 +92,8 @@ struct SequenceSummary {
   uint64_t remote_tokens = 0;
   double attended_tokens_mean = 0;  // per decode step; the context's if there was none
   std::string policy;
+  std::optional<AttentionQualitySummary>
+      attention;  // of a sparse policy with remote tokens to come
   uint64_t bytes_sent = 0;
   uint64_t bytes_received = 0;
   std::vector<NodeShare> nodes;

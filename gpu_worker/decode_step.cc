@@ -30,7 +30,8 @@ std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_
   mark_ns_ = clock_->NowNs();
   deadline_ns_ = mark_ns_ + timeout_ns;
   device_rows_.clear();
-  for (const StepRow& row : rows) {
+  for (StepRow& row : rows) {
+    row.measured = row.quality != nullptr && !row.remote.empty() && row.quality->BeginStep();
     device_rows_.push_back(row.device);
     device_rows_.back().may_have_partials = !row.remote.empty();
   }
@@ -88,6 +89,7 @@ void DecodeStep::RunLayer(uint32_t layer) {
   Gather();
   Mark(Stage::kRemoteWait, layer);
   CollectFailures();
+  TakeMeasurements();
   device_->FinishLayer(layer, num_slots_);
   Mark(Stage::kMergeMlp, layer);
 }
@@ -101,14 +103,14 @@ void DecodeStep::Plan(uint32_t layer) {
     if (row.status.ok() && !row.remote.empty())
       num_slots_[r] = row.shards.front().spec.stripe.num_stripes;
     gather_rows_.push_back({row.context_tokens, row.resident_tokens, num_slots_[r], row.status.ok(),
-                            /*follows=*/row.query_rows == 0});
+                            /*follows=*/row.query_rows == 0, row.measured});
     if (num_slots_[r] == 0 || row.query_rows == 0) continue;
     for (const BoundShard& shard : row.shards) {
       const ShardSpec& spec = shard.spec;
       const uint64_t tokens = spec.stripe.CountIn(row.remote);
       if (layer < spec.layer_begin || layer >= spec.layer_end || tokens == 0) continue;
       expected_.push_back({shard.node, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin,
-                           spec.kv_head_end, tokens, row.query_rows});
+                           spec.kv_head_end, tokens, row.query_rows, row.measured});
     }
   }
   std::stable_sort(
@@ -124,9 +126,14 @@ size_t DecodeStep::EndOfFrame(size_t begin) const {
   size_t end = begin;
   for (; end < expected_.size() && expected_[end].node == expected_[begin].node; ++end) {
     const ExpectedPartial& e = expected_[end];
-    const uint32_t heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size();
+    const uint32_t kv_heads = e.kv_head_end - e.kv_head_begin;
+    const uint32_t heads = kv_heads * options_.shape.group_size();
     query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = e.num_rows}, head_dim);
-    partial_bytes += PartialEntryBytes({.num_q_heads = heads, .n_q = e.num_rows}, head_dim);
+    partial_bytes += PartialEntryBytes({.num_q_heads = heads,
+                                        .n_q = e.num_rows,
+                                        .flags = e.measured ? kPartialMeasured : 0,
+                                        .num_kv_heads = kv_heads},
+                                       head_dim);
     const bool fits = std::max(query_bytes, partial_bytes) <= limits::kMaxFramePayloadBytes &&
                       end - begin < limits::kMaxEntriesPerFrame;
     if (!fits) break;
@@ -167,7 +174,7 @@ void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<c
                         .visible_end = row.remote.end,
                         .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
                         .n_q = e.num_rows,
-                        .flags = row.query_flags});
+                        .flags = row.query_flags | (e.measured ? kQueryMeasure : 0)});
   }
   const size_t payload_bytes = QueryPayloadBytes(entries_, shape.head_dim);
   absl::StatusOr<FrameBuffer> frame = AllocateFrame(payload_bytes);
@@ -233,6 +240,13 @@ void DecodeStep::CollectFailures() {
       rows_[r].failed_node = failure.node;
       num_slots_[r] = 0;
     }
+  }
+}
+
+void DecodeStep::TakeMeasurements() {
+  for (uint32_t r = 0; r < rows_.size(); ++r) {
+    if (!rows_[r].measured || num_slots_[r] == 0) continue;  // failed rows have no slots
+    rows_[r].quality->AddLayer(gather_.measured(r));
   }
 }
 

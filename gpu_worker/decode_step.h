@@ -41,10 +41,12 @@ struct StepRow {
   uint32_t query_flags = 0;            // QueryEntry::flags (attention/frame.h)
   std::span<const BoundShard> shards;  // of the sequence; alive until the step is done
   TokenRange remote;
-  uint64_t context_tokens = 0;   // this token included
-  uint64_t resident_tokens = 0;  // likewise
+  uint64_t context_tokens = 0;          // this token included
+  uint64_t resident_tokens = 0;         // likewise
+  AttentionQuality* quality = nullptr;  // of a sparse policy: says whether the step is measured
 
   // Out.
+  bool measured = false;
   absl::Status status;  // without the node's name
   NodeIdx failed_node = kNoNode;
   // Of all query_rows together.
@@ -103,6 +105,8 @@ class DecodeStep {
   size_t EndOfFrame(size_t begin) const;
   void Gather();
   void CollectFailures();
+  // Of measured rows: what the nodes' selections kept of this layer.
+  void TakeMeasurements();
   // Metrics and trace of a device that runs ahead.
   void TakeDeviceTimes();
   // Ends a stage: adds the time since the last one ended.

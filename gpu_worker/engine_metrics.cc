@@ -28,6 +28,10 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
       resident_used(registry.gauge(metrics::kResidentPoolUsed)),
       spill_queue_blocks(registry.gauge(metrics::kSpillQueueBlocks)),
       spill_bytes(registry.counter(metrics::kSpillBytes)),
+      sparse_covered(registry.counter(metrics::kSparseCoveredTokens)),
+      sparse_attended(registry.counter(metrics::kSparseAttendedTokens)),
+      kept_mass_mean(registry.histogram(metrics::kKeptMassMean)),
+      kept_mass_min(registry.histogram(metrics::kKeptMassMin)),
       transport(registry) {
   for (size_t i = 0; i < kNumStages; ++i) {
     stage_duration[i] = registry.histogram(metrics::kDecodePhaseDuration, {kStageNames[i]});

@@ -34,6 +34,8 @@ struct EngineMetrics {
   Gauge resident_capacity, resident_used;
   Gauge spill_queue_blocks;
   Counter spill_bytes;
+  Counter sparse_covered, sparse_attended;
+  Histogram kept_mass_mean, kept_mass_min;
   std::array<Counter, kNumFrameErrors> spill_acks;
   std::array<Counter, kNumFrameErrors> frames_rejected;
   TransportMetrics transport;

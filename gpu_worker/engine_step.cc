@@ -136,6 +136,7 @@ void DecodeEngine::Impl::AddRows(const BatchEntry& entry, std::vector<StepRow>* 
     row.remote = sequence.cache.remote();
     row.context_tokens = sequence.cache.context_tokens();
     row.resident_tokens = sequence.cache.resident_tokens();
+    if (!appends) row.quality = sequence.quality.get();
   }
 }
 
@@ -166,9 +167,23 @@ void DecodeEngine::Impl::AccountRow(Sequence& sequence, const StepRow& row) {
       (static_cast<double>(options.model.num_layers) * options.model.shape.num_kv_heads);
   sequence.bytes_sent += row.bytes_sent;
   sequence.bytes_received += row.bytes_received;
+  if (row.status.ok()) sequence.softmax_tokens = row.resident_tokens;
   if (sequence.state != SequenceState::kDecoding) return;
   ++sequence.num_steps;
   sequence.attended_tokens_sum += static_cast<double>(row.resident_tokens) + per_head;
+  if (!row.status.ok()) return;
+  if (row.quality == nullptr || row.remote.empty()) return;
+  const uint64_t covered =
+      row.remote.size() * options.model.num_layers * options.model.shape.num_kv_heads;
+  row.quality->EndStep(row.attended_head_tokens, covered);
+  if (metrics == nullptr) return;
+  const auto heads =
+      static_cast<double>(options.model.num_layers) * options.model.shape.num_kv_heads;
+  metrics->sparse_covered.Increment(static_cast<double>(covered) / heads);
+  metrics->sparse_attended.Increment(static_cast<double>(row.attended_head_tokens) / heads);
+  if (!row.measured) return;
+  metrics->kept_mass_mean.Observe(row.quality->step_kept_mass().mean());
+  metrics->kept_mass_min.Observe(row.quality->step_kept_mass().minimum());
 }
 
 bool DecodeEngine::Impl::TakeToken(Sequence& sequence, std::span<const float> logits) {
@@ -212,8 +227,10 @@ void DecodeEngine::Impl::BeginSpills() {
         sequence->state == SequenceState::kAppending ||
         (sequence->state == SequenceState::kDecoding && sequence->FinishReason()[0] == '\0');
     if (!grows || sequence->spill || !sequence->failure.ok()) continue;
-    if (const auto block = sequence->cache.next_spill())
-      sequence->spill = BlockSpill{.block = *block};
+    if (const auto block = sequence->cache.next_spill()) {
+      sequence->spill =
+          BeginBlockSpill(*sequence, *block, options.model.shape, options.model.num_layers, device);
+    }
   }
   PumpSpills();
 }

@@ -38,6 +38,17 @@ void PartialGather::ClearSlots(std::span<const GatherRow> rows) {
     const size_t begin = row * slots_->max_slots * shape_.num_q_heads;
     std::fill_n(slots_->lse_ln.begin() + begin, size_t{rows[row].num_slots} * shape_.num_q_heads,
                 kEmptyLse);
+    if (!rows[row].measured) continue;
+    const size_t slot = row * slots_->max_slots;
+    const size_t slots_end = slot + rows[row].num_slots;
+    if (lse_dense_ln_.size() < slots_end * shape_.num_q_heads) {
+      lse_dense_ln_.resize(slots_end * shape_.num_q_heads);
+      attended_tokens_.resize(slots_end * shape_.num_kv_heads);
+    }
+    std::fill_n(lse_dense_ln_.begin() + begin, size_t{rows[row].num_slots} * shape_.num_q_heads,
+                kEmptyLse);
+    std::fill_n(attended_tokens_.begin() + slot * shape_.num_kv_heads,
+                size_t{rows[row].num_slots} * shape_.num_kv_heads, 0u);
   }
 }
 
@@ -102,6 +113,28 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected,
                                              expected.shard.value, lse_ln));
     }
   }
+  return CheckMeasured(expected, partial, entry);
+}
+
+absl::Status PartialGather::CheckMeasured(const ExpectedPartial& expected,
+                                          const PartialFrameView& partial,
+                                          const PartialEntry& entry) const {
+  const uint32_t num_kv_heads = expected.kv_head_end - expected.kv_head_begin;
+  const bool is_measured = (entry.flags & kPartialMeasured) != 0;
+  if (is_measured != expected.measured || entry.num_kv_heads != num_kv_heads) {
+    return absl::InternalError(fmt::format(
+        "layer {}: shard {} answered for {} KV heads, {}, asked for {}, {}", layer_,
+        expected.shard.value, entry.num_kv_heads, is_measured ? "measured" : "not measured",
+        num_kv_heads, expected.measured ? "measured" : "not measured"));
+  }
+  if (!is_measured) return absl::OkStatus();
+  const std::span<const std::byte> lse_bytes = partial.lse_dense_ln(entry);
+  for (uint32_t head = 0; head < entry.num_q_heads; ++head) {
+    const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));
+    if (std::isfinite(lse_ln)) continue;
+    return absl::InternalError(fmt::format("layer {}: shard {} measured a dense lse_ln of {}",
+                                           layer_, expected.shard.value, lse_ln));
+  }
   return absl::OkStatus();
 }
 
@@ -118,6 +151,30 @@ void PartialGather::CopyOut(const ExpectedPartial& expected, const PartialFrameV
     std::memcpy(slots_->lse_ln.data() + head, partial.lse_ln(entry).data() + i * lse_bytes,
                 lse_bytes);
   }
+  if (!expected.measured) return;
+  const size_t slot = size_t{expected.row} * slots_->max_slots + expected.slot;
+  const size_t head =
+      slot * shape_.num_q_heads + size_t{expected.kv_head_begin} * shape_.group_size();
+  const auto lse_dense_ln = partial.lse_dense_ln(entry);
+  std::memcpy(lse_dense_ln_.data() + head, lse_dense_ln.data(), lse_dense_ln.size());
+  const auto attended = partial.attended_tokens(entry);
+  std::memcpy(attended_tokens_.data() + slot * shape_.num_kv_heads + expected.kv_head_begin,
+              attended.data(), attended.size());
+}
+
+MeasuredLayer PartialGather::measured(uint32_t row) const {
+  TRIBUTARY_CHECK(rows_[row].measured);
+  const size_t slot = size_t{row} * slots_->max_slots;
+  const size_t num_slots = rows_[row].num_slots;
+  const size_t heads = slot * shape_.num_q_heads, num_heads = num_slots * shape_.num_q_heads;
+  return {
+      .layer = layer_,
+      .remote_tokens = rows_[row].context_tokens - rows_[row].resident_tokens,
+      .num_slots = rows_[row].num_slots,
+      .lse_ln = slots_->lse_ln.subspan(heads, num_heads),
+      .lse_dense_ln = std::span(lse_dense_ln_).subspan(heads, num_heads),
+      .attended_tokens = std::span(attended_tokens_)
+                             .subspan(slot * shape_.num_kv_heads, num_slots * shape_.num_kv_heads)};
 }
 
 void PartialGather::FailRow(uint32_t row, NodeIdx node, const absl::Status& status) {

@@ -20,6 +20,7 @@
 #include "attention/merge_all.h"
 #include "attention/shape.h"
 #include "base/ids.h"
+#include "gpu_worker/attention_quality.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/remote_nodes.h"
 
@@ -35,6 +36,7 @@ struct ExpectedPartial {
   uint32_t kv_head_end = 0;
   uint64_t tokens = 0;    // visible ones of the shard: what it must cover
   uint32_t num_rows = 1;  // query tokens of the entry: row, row + 1, ...
+  bool measured = false;  // the query asked for a measurement
 };
 
 // What a row's coverage must add up to.
@@ -44,6 +46,7 @@ struct GatherRow {
   uint32_t num_slots = 0;
   bool live = true;      // false: failed in an earlier layer
   bool follows = false;  // its queries go with those of the row before, and so does its fate
+  bool measured = false;
 };
 
 struct RowFailure {
@@ -97,6 +100,8 @@ class PartialGather {
   // once; those that do not fail (INTERNAL). REQUIRES: done(). The failures of this layer are valid
   // until the next Begin().
   std::span<const RowFailure> Finish();
+  // What was measured of a row that did not fail, after Finish(), until the next Begin(). REQUIRES: the row is measured.
+  MeasuredLayer measured(uint32_t row) const;
 
  private:
   enum class EntryState : uint8_t { kWaiting, kArrived, kDropped };
@@ -106,6 +111,9 @@ class PartialGather {
   // Why an entry is no answer to what was asked; OK if it is.
   absl::Status CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
                           const PartialEntry& entry) const;
+  // Likewise, of what was measured. That the heads' tokens add up is the decoder's to check.
+  absl::Status CheckMeasured(const ExpectedPartial& expected, const PartialFrameView& partial,
+                             const PartialEntry& entry) const;
   void CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial,
                const PartialEntry& entry);
   void ClearSlots(std::span<const GatherRow> rows);
@@ -122,6 +130,9 @@ class PartialGather {
   std::vector<bool> row_failed_;
   std::vector<std::vector<RouteCoverage>> coverage_;  // [row]
   std::vector<RowFailure> failures_;
+  // As the device's slots; of measured rows only.
+  std::vector<float> lse_dense_ln_;        // [row][max_slots][num_q_heads]
+  std::vector<uint32_t> attended_tokens_;  // [row][max_slots][num_kv_heads]
   uint32_t num_missing_ = 0;
 };
 

@@ -1,6 +1,8 @@
 #include "gpu_worker/sequence.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -22,6 +24,7 @@ void Sequence::BeginTurn(TurnPlan turn, int64_t now_ns) {
   first_token_ns = last_token_ns = 0;
   num_steps = 0;
   attended_tokens_sum = 0;
+  if (quality != nullptr) quality->BeginTurn();
   stage_sums_ns = {};
   bytes_sent = bytes_received = 0;
 }
@@ -81,6 +84,17 @@ class ResidentReader final : public KvReader {
     TRIBUTARY_CHECK_EQ(offset, k.size());
     return ticket;
   }
+  uint32_t resident_tokens() const override { return sequence_.spill->resident_tokens; }
+  void CopyMaw(HeadRange heads, std::span<std::byte> maw) const override {
+    const BlockSpill& spill = *sequence_.spill;
+    const size_t num_kv_heads = sequence_.shards.front().spec.model.num_kv_heads;
+    const size_t bytes = (heads.end - heads.begin) * sizeof(float);
+    TRIBUTARY_CHECK_EQ(maw.size(), tokens_.size() * bytes);
+    for (uint64_t i = 0; i < tokens_.size(); ++i) {
+      const size_t token = layer_ * spill.block.size() + tokens_.begin + i - spill.block.begin;
+      std::memcpy(maw.data() + i * bytes, &spill.maw[token * num_kv_heads + heads.begin], bytes);
+    }
+  }
 
  private:
   const Sequence& sequence_;
@@ -115,6 +129,33 @@ bool SendBlock(const Sequence& sequence, const BoundShard& shard, Device* device
 }
 
 }  // namespace
+
+BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block, const AttentionShape& shape,
+                           uint32_t num_layers, Device* device) {
+  BlockSpill spill{.block = block};
+  if (!sequence.keeps_maw || sequence.softmax_tokens == 0) return spill;
+  spill.resident_tokens = static_cast<uint32_t>(sequence.softmax_tokens);
+  const size_t heads = shape.num_kv_heads;
+  spill.maw.resize(num_layers * block.size() * heads);
+  std::vector<float> piece;  // [layer][kv_head][slot]
+  size_t first = 0;          // of the block's tokens
+  for (const SlotRange slots : sequence.cache.SlotsOf(block)) {
+    const size_t count = slots.end - slots.begin;
+    if (count == 0) continue;
+    piece.resize(num_layers * heads * count);
+    device->ReadMaw(sequence.resident, slots, piece);
+    for (size_t i = 0; i < piece.size(); ++i) {
+      const size_t layer = i / (heads * count), head = i / count % heads;
+      const size_t token = layer * block.size() + first + i % count;
+      spill.maw[token * heads + head] = piece[i];
+    }
+    first += count;
+  }
+  // Tokens that no step has attended over: the node judges them itself, as what prefill sends.
+  const bool is_known =
+      std::none_of(spill.maw.begin(), spill.maw.end(), [](float maw) { return std::isnan(maw); });
+  return is_known ? spill : BlockSpill{.block = block};
+}
 
 bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes) {
   BlockSpill& spill = *sequence.spill;
@@ -156,6 +197,10 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
           ? static_cast<double>(summary.context_tokens - summary.generated_tokens)
           : sequence.attended_tokens_sum / num_steps;
   summary.policy = PolicyName(plan.policy.kind);
+  if (sequence.quality != nullptr) {
+    summary.attention = sequence.quality->Summary();
+    if (!plan.report_attention_heads) summary.attention->heads.clear();
+  }
   summary.bytes_sent = sequence.bytes_sent;
   summary.bytes_received = sequence.bytes_received;
   for (size_t i = 0; i < kNumStages && sequence.num_steps != 0; ++i) {

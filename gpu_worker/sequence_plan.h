@@ -52,7 +52,8 @@ struct SequencePlan : TurnPlan {
   WindowLayout layout;
   DType kv_dtype = DType::kUnset;  // resident, and on the way to shards; those may store another
   PolicyParams policy;
-  std::vector<SequenceRoute> routes;  // empty: all resident
+  bool report_attention_heads = false;  // the summary says what each KV head read and kept
+  std::vector<SequenceRoute> routes;    // empty: all resident
 
   // Prompts and answers of all turns together, for which memory is reserved; no more than this turn
   // needs: for this turn only.

@@ -46,7 +46,8 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .num_kv_heads = spec.num_kv_heads_held(),
                        .head_dim = spec.model.head_dim,
                        .k_dtype = static_cast<uint8_t>(shard.exchange_dtype),
-                       .v_dtype = static_cast<uint8_t>(shard.exchange_dtype)};
+                       .v_dtype = static_cast<uint8_t>(shard.exchange_dtype),
+                       .resident_tokens = reader.resident_tokens()};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
   if (!Fits(shard.node, frame_bytes)) return Sent::kNoRoom;
@@ -56,7 +57,9 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
   const SpillSpans spans = WriteSpill(body, frame->payload());
   frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kSpill),
                                 .layer = static_cast<uint16_t>(layer)};
-  const CopyTicket ticket = reader.Read({spec.kv_head_begin, spec.kv_head_end}, spans.k, spans.v);
+  const HeadRange heads{spec.kv_head_begin, spec.kv_head_end};
+  const CopyTicket ticket = reader.Read(heads, spans.k, spans.v);
+  if (body.resident_tokens > 0) reader.CopyMaw(heads, spans.maw);
 
   const Key key{shard.node, spec.shard_id.value, layer, token_begin};
   const Frame entry{spec.sequence_id, num_tokens, frame_bytes, kUnsent, nodes_->patient_now_ns()};

@@ -54,6 +54,10 @@ class KvReader {
   virtual ~KvReader() = default;
   virtual CopyTicket Read(HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v) const = 0;
+  // The tokens of the softmax that these tokens' MAW was taken over; 0: they have no MAW.
+  virtual uint32_t resident_tokens() const { return 0; }
+  // f32 [token][heads], unaligned; done on return.
+  virtual void CopyMaw(HeadRange heads, std::span<std::byte> maw) const {}
 };
 
 class SpillSender {

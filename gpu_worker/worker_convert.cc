@@ -18,6 +18,23 @@ void FillTokens(const SequenceTokens& tokens, v1::WorkerEvent::SequenceTokens* m
   }
 }
 
+void FillAttention(const AttentionQualitySummary& attention,
+                   v1::GenerateEvent::AttentionQuality* message) {
+  message->set_remote_read_share(attention.remote_read_share);
+  message->set_samples(attention.num_samples);
+  message->set_kept_mass_mean(attention.kept_mass_mean);
+  message->set_kept_mass_min(attention.kept_mass_min);
+  message->set_fallback_heads(attention.fallback_heads);
+  for (const HeadQuality& head : attention.heads) {
+    auto& added = *message->add_heads();
+    added.set_layer(head.layer);
+    added.set_kv_head(head.kv_head);
+    added.set_read_share(head.read_share);
+    added.set_kept_mass_mean(head.kept_mass_mean);
+    added.set_kept_mass_min(head.kept_mass_min);
+  }
+}
+
 void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* message) {
   message->set_finish_reason(summary.finish_reason);
   message->set_prompt_tokens(summary.prompt_tokens);
@@ -42,6 +59,9 @@ void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* mes
     auto& stage = *message->add_stages();
     stage.set_stage(time.stage);
     stage.set_seconds(time.seconds);
+  }
+  if (summary.attention.has_value()) {
+    FillAttention(*summary.attention, message->mutable_attention());
   }
   message->set_remote_k_dtype(DTypeToProto(summary.remote_k_dtype));
   message->set_remote_v_dtype(DTypeToProto(summary.remote_v_dtype));
@@ -85,6 +105,7 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   }
   TRIBUTARY_ASSIGN_OR_RETURN(plan.policy,
                              ParseComplete(PolicyFromProto(message.attention_policy()), {}));
+  plan.report_attention_heads = message.report_attention_heads();
   for (const v1::ShardRoute& route : message.routes()) {
     SequenceRoute& added = plan.routes.emplace_back();
     TRIBUTARY_ASSIGN_OR_RETURN(added.shard, ShardSpecFromProto(route.shard()));

@@ -254,6 +254,26 @@ inline constexpr MetricSpec kSpillAcks{
     MetricScope::kGpuWorker,
     "Acknowledgements of spill frames; status is ok or a FrameError name.",
     {"status"}};
+inline constexpr MetricSpec kSparseCoveredTokens{
+    "tributary_sparse_covered_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
+    "Remote tokens that decode steps of sequences with a sparse policy could have read."};
+inline constexpr MetricSpec kSparseAttendedTokens{
+    "tributary_sparse_attended_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
+    "Of these, what was read: mean over layers and KV heads."};
+inline constexpr MetricSpec kKeptMassMean{"tributary_kept_mass_mean_ratio",
+                                          MetricType::kHistogram,
+                                          MetricScope::kGpuWorker,
+                                          "Share of the remote softmax mass that a measured step "
+                                          "of a sequence kept: mean over layers and "
+                                          "query heads.",
+                                          {},
+                                          kShareBuckets};
+inline constexpr MetricSpec kKeptMassMin{"tributary_kept_mass_min_ratio",
+                                         MetricType::kHistogram,
+                                         MetricScope::kGpuWorker,
+                                         "The same of the layer and query head that kept least.",
+                                         {},
+                                         kShareBuckets};
 
 // ---- CPU attention service ----
 inline constexpr MetricSpec kAttentionRequests{
@@ -388,6 +408,10 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kSpillQueueBlocks,
     &metrics::kSpillBytes,
     &metrics::kSpillAcks,
+    &metrics::kSparseCoveredTokens,
+    &metrics::kSparseAttendedTokens,
+    &metrics::kKeptMassMean,
+    &metrics::kKeptMassMin,
     &metrics::kAttentionRequests,
     &metrics::kAttentionQueueWait,
     &metrics::kAttentionCompute,

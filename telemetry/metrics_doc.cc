@@ -57,6 +57,8 @@ std::string MetricsMarkdown() {
   }
   text += "\nBuckets of `_seconds` histograms (s):";
   for (const double bound : kSecondsBuckets) text += fmt::format(" {}", bound);
+  text += ".\nBuckets of shares:";
+  for (const double bound : kShareBuckets) text += fmt::format(" {}", bound);
   text += ".\nBuckets of the others:";
   for (const double bound : kCountBuckets) text += fmt::format(" {}", bound);
   text += ".\n";

@@ -21,6 +21,12 @@ struct MawParams {
   friend bool operator==(const MawParams&, const MawParams&) = default;
 };
 
+// Device memory that a MAW takes for each resident slot: the averages, and one layer's scores.
+constexpr uint64_t MawBytesPerToken(uint32_t num_layers, uint32_t num_kv_heads,
+                                    uint32_t num_q_heads) {
+  return (uint64_t{num_layers} * num_kv_heads + num_q_heads) * sizeof(float);
+}
+
 // `aggregate` of the heads before, and one head more. NaN of any head shows.
 TRIBUTARY_HOST_DEVICE inline float AddGroupHead(GroupAggregate how, float aggregate, float weight) {
   const bool has_nan = aggregate != aggregate || weight != weight;

@@ -9,6 +9,7 @@ namespace {
 class DensePolicy final : public AttentionPolicy {
  public:
   const PolicyNeeds& needs() const override { return needs_; }
+  bool is_sparse() const override { return false; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override { return true; }
   uint32_t keep_next() const override { return 0; }
   std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const override {

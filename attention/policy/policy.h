@@ -50,6 +50,8 @@ class AttentionPolicy {
   virtual ~AttentionPolicy() = default;
 
   virtual const PolicyNeeds& needs() const = 0;
+  // False: every remote token is read, always.
+  virtual bool is_sparse() const { return true; }
   // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
   virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
   // Tokens behind a salient one that count as salient, too (HeadSelection).

@@ -2,6 +2,7 @@
 
 #include "CLI/CLI.hpp"
 #include "client/common_flags.h"
+#include "client/policy_flags.h"
 
 namespace tributary {
 namespace {
@@ -18,39 +19,30 @@ void AddGridFlags(CLI::App& app, EvalOptions& options) {
                  "Most recent tokens that stay on the worker (default: 1024)")
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--alpha", options.alphas, "hgca: weight of the newest step in the MAW")
+  app.add_option("--alpha", options.alphas, policy_help::kAlpha)->delimiter(',')->group(kGridGroup);
+  app.add_option("--beta", options.betas, policy_help::kBeta)->delimiter(',')->group(kGridGroup);
+  app.add_option("--keep-min", options.keep_mins, policy_help::kKeepMin)
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--beta", options.betas, "hgca: threshold, times the uniform weight; 0 reads all")
+  app.add_option("--keep-next", options.keep_nexts, policy_help::kKeepNext)
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--keep-min", options.keep_mins, "hgca: tokens kept of each block and KV head")
+  app.add_option("--group-aggregate", options.group_aggregates, policy_help::kGroupAggregate)
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--keep-next", options.keep_nexts, "hgca: tokens kept behind each salient one")
+  app.add_option("--max-cache-tokens", options.max_cache_tokens, policy_help::kMaxCacheTokens)
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--group-aggregate", options.group_aggregates,
-                 "hgca: salience of a KV head from its query heads: mean, max")
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--max-cache-tokens", options.max_cache_tokens,
-                 "hgca: selected tokens of a KV head beyond which they are distilled; 0: never")
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--min-kept-mass", options.min_kept_masses,
-                 "Sparse policies: a head that keeps less of the softmax reads everything")
+  app.add_option("--min-kept-mass", options.min_kept_masses, policy_help::kMinKeptMass)
       ->delimiter(',')
       ->group(kGridGroup);
   app.add_option("--quality-sample-rate", options.quality_sample_rate,
-                 "Sparse policies: share of the steps whose kept mass is measured")
+                 policy_help::kQualitySampleRate)
       ->group(kGridGroup);
-  app.add_option("--dense-layers", options.dense_layers,
-                 "Sparse policies: these layers read everything, in every setting")
+  app.add_option("--dense-layers", options.dense_layers, policy_help::kDenseLayers)
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--dense-heads", options.dense_heads,
-                 "Sparse policies: these KV heads (LAYER:KV_HEAD) read everything")
+  app.add_option("--dense-heads", options.dense_heads, policy_help::kDenseHeads)
       ->delimiter(',')
       ->group(kGridGroup);
 }

@@ -1,12 +1,12 @@
 #include "client/eval/eval_options.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/limits.h"
 #include "base/status.h"
 #include "client/common_flags.h"
 #include "client/eval/needle_prompt.h"
+#include "client/policy_flags.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -46,22 +46,6 @@ PolicyRequest GivenParameters(const EvalOptions& options) {
   given.dense_layers = options.dense_layers;
   given.dense_heads.resize(options.dense_heads.size());
   return given;
-}
-
-absl::StatusOr<std::vector<LayerHead>> ParseLayerHeads(const std::vector<std::string>& names) {
-  std::vector<LayerHead> heads;
-  for (const std::string& name : names) {
-    LayerHead head;
-    const char* const end = name.data() + name.size();
-    const auto [colon, layer_error] = std::from_chars(name.data(), end, head.layer);
-    const bool has_colon = layer_error == std::errc() && colon != end && *colon == ':';
-    const auto [stop, head_error] = std::from_chars(has_colon ? colon + 1 : end, end, head.kv_head);
-    if (!has_colon || head_error != std::errc() || stop != end) {
-      return Invalid("--dense-heads has '{}'; use LAYER:KV_HEAD, such as 2:0", name);
-    }
-    heads.push_back(head);
-  }
-  return heads;
 }
 
 std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& options,

@@ -35,7 +35,7 @@ absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DT
       uint64_t{2} * num_layers_ * shape_.num_kv_heads * shape_.head_dim * DTypeBytes(kv_dtype);
   const uint64_t kv_bytes = AlignUp(token_bytes * capacity_tokens);
   const uint64_t maw_token_bytes =
-      (uint64_t{num_layers_} * shape_.num_kv_heads + shape_.num_q_heads) * sizeof(float);
+      MawBytesPerToken(num_layers_, shape_.num_kv_heads, shape_.num_q_heads);
   const uint64_t bytes =
       kv_bytes + (maw.has_value() ? AlignUp(maw_token_bytes * capacity_tokens) : 0);
   const auto extent =

@@ -145,6 +145,8 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.top_logprobs = request.top_logprobs;
   plan.keep = request.keep;
   plan.reserved_context_tokens = request.max_context_tokens;
+  plan.policy = request.policy;
+  plan.report_attention_heads = request.report_attention_heads;
   if (!request.layout.all_resident) plan.routes = routes_[id] = OpenShards(id, request);
   engine_->Start(std::move(plan));
   return id;
@@ -193,6 +195,7 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
         };
         spec.k_dtype = or_kv_dtype(request.remote_k_dtype);
         spec.v_dtype = or_kv_dtype(request.remote_v_dtype);
+        spec.policy = request.policy;
         Node& node = nodes_[routes.size() % nodes_.size()];
         if (node.alive) {
           std::lock_guard lock(node.mutex);

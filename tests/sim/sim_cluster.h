@@ -66,6 +66,8 @@ struct SimRequest {
   uint32_t top_logprobs = 0;
   bool keep = false;                // after the answer, for Continue() or Stop()
   uint64_t max_context_tokens = 0;  // of all turns together, if they need more than this one
+  PolicyParams policy;
+  bool report_attention_heads = false;
 };
 
 // A later turn.

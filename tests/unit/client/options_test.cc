@@ -87,6 +87,72 @@ TEST(OptionsTest, GenerateKeepsAndContinues) {
                    "--request-id");
 }
 
+TEST(OptionsTest, PolicyFlagsAreTheRequestsPolicy) {
+  const std::vector<const char*> flags = {"--policy",
+                                          "hgca",
+                                          "--beta",
+                                          "0.5",
+                                          "--alpha",
+                                          "0.25",
+                                          "--keep-min",
+                                          "3",
+                                          "--keep-next",
+                                          "4",
+                                          "--group-aggregate",
+                                          "max",
+                                          "--max-cache-tokens",
+                                          "512",
+                                          "--min-kept-mass",
+                                          "0.9",
+                                          "--quality-sample-rate",
+                                          "0.125",
+                                          "--dense-layers",
+                                          "0,2",
+                                          "--dense-heads",
+                                          "1:0,3:1",
+                                          "--report-attention-heads"};
+  const PolicyRequest expected{.name = "hgca",
+                               .alpha = 0.25,
+                               .beta = 0.5,
+                               .keep_min = 3,
+                               .keep_next = 4,
+                               .group_aggregate = "max",
+                               .max_cache_tokens = 512,
+                               .min_kept_mass = 0.9,
+                               .quality_sample_rate = 0.125,
+                               .dense_layers = {0, 2},
+                               .dense_heads = {{1, 0}, {3, 1}}};
+  const auto with = [&](std::vector<const char*> line) {
+    line.insert(line.end(), flags.begin(), flags.end());
+    return line;
+  };
+  const auto run = ParseAs<RunCommand>(with({"run", "--model", "m", "--prompt", "x"}));
+  EXPECT_EQ(run.request.policy, expected);
+  EXPECT_TRUE(run.request.report_attention_heads);
+  EXPECT_EQ(ParseAs<GenerateCommand>(with({"generate", "--coordinator", "h:1", "--prompt", "x"}))
+                .request.policy,
+            expected);
+  EXPECT_EQ(ParseAs<ScoreCommand>(
+                with({"score", "--model", "m", "--text-file", "t", "--prefill-tokens", "9"}))
+                .request.policy,
+            expected);
+}
+
+TEST(OptionsTest, BadPoliciesAreToldBeforeAClusterStarts) {
+  const auto expect = [](std::vector<const char*> flags, const char* words) {
+    std::vector<const char*> line = {"run", "--model", "m", "--prompt", "x"};
+    line.insert(line.end(), flags.begin(), flags.end());
+    ExpectUsageError(line, words);
+  };
+  expect({"--policy", "fluxion"}, "policy 'fluxion' is not known");
+  expect({"--beta", "1"}, "beta is a parameter of policy hgca");
+  expect({"--policy", "hgca", "--alpha", "1.5"}, "alpha is 1.5");
+  expect({"--policy", "hgca", "--beta", "-1"}, "beta is -1");
+  expect({"--policy", "hgca", "--beta", "nan"}, "beta is nan");
+  expect({"--policy", "hgca", "--dense-heads", "3"}, "--dense-heads has '3'");
+  expect({"--policy", "hgca", "--keep-min", "65", "--block-tokens", "64"}, "keep_min");
+}
+
 TEST(OptionsTest, ClusterUpTakesSizesWithUnits) {
   const auto up = ParseAs<ClusterUpCommand>({"cluster", "up", "--model", "m", "--kv-pool-bytes",
                                              "64MB", "--max-prefill-tokens", "131072"});

@@ -124,6 +124,40 @@ TEST(ReportTest, TableShowsWhereTheContextLay) {
   EXPECT_THAT(table, HasSubstr("4.0 tokens/s"));
 }
 
+TEST(ReportTest, SparsePoliciesSayWhatTheyReadAndKept) {
+  EXPECT_FALSE(GenerateJson(Example()).contains("attention")) << "dense";
+  GenerateResult result = Example();
+  result.summary.set_policy("hgca");
+  auto& attention = *result.summary.mutable_attention();
+  attention.set_remote_read_share(0.081);
+  EXPECT_TRUE(GenerateJson(result).at("attention").at("kept_mass_mean").is_null());
+  EXPECT_THAT(SummaryTable(result.summary), HasSubstr("8.10 %; what it kept was not measured"));
+  attention.set_samples(3);
+  attention.set_kept_mass_mean(0.97);
+  attention.set_kept_mass_min(0.5);
+  attention.set_fallback_heads(2);
+  auto& head = *attention.add_heads();
+  head.set_layer(4);
+  head.set_kv_head(1);
+  head.set_read_share(0.25);
+  head.set_kept_mass_mean(0.75);
+  head.set_kept_mass_min(0.5);
+  const auto object = GenerateJson(result).at("attention");
+  EXPECT_EQ(object.at("remote_read_share"), 0.081);
+  EXPECT_EQ(object.at("samples"), 3);
+  EXPECT_EQ(object.at("kept_mass_mean"), 0.97);
+  EXPECT_EQ(object.at("kept_mass_min"), 0.5);
+  EXPECT_EQ(object.at("fallback_heads"), 2);
+  EXPECT_EQ(object.at("heads")[0].at("layer"), 4);
+  EXPECT_EQ(object.at("heads")[0].at("kv_head"), 1);
+  EXPECT_EQ(object.at("heads")[0].at("read_share"), 0.25);
+  EXPECT_EQ(ScoreJson(result).at("attention"), object);
+  const std::string table = SummaryTable(result.summary);
+  EXPECT_THAT(table, HasSubstr("97.00 % (least 50.00 %), measured in 3 steps"));
+  EXPECT_THAT(table, HasSubstr("2 heads kept too little"));
+  EXPECT_THAT(table, HasSubstr("layer   4 KV head   1   read  25.00 %"));
+}
+
 TEST(ReportTest, StatusNamesMembers) {
   v1::StatusResponse status;
   status.set_version("0.1.0");

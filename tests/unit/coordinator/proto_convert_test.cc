@@ -159,6 +159,18 @@ TEST(ProtoConvertTest, AnEndedSequenceKeepsStatusAndSummary) {
   auto& stage = *summary.add_stages();
   stage.set_stage("qkv");
   stage.set_seconds(0.25);
+  auto& attention = *summary.mutable_attention();
+  attention.set_remote_read_share(0.125);
+  attention.set_samples(2);
+  attention.set_kept_mass_mean(0.75);
+  attention.set_kept_mass_min(0.5);
+  attention.set_fallback_heads(1);
+  auto& head = *attention.add_heads();
+  head.set_layer(3);
+  head.set_kv_head(1);
+  head.set_read_share(0.25);
+  head.set_kept_mass_mean(0.5);
+  head.set_kept_mass_min(0.375);
 
   absl::StatusOr<Event> event = WorkerEventFromProto(StreamId(2), message);
   ASSERT_TRUE(event.ok()) << event.status();

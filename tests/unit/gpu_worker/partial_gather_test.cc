@@ -22,6 +22,9 @@ struct Answer {
   uint64_t unread = 0;  // covered tokens of KV heads that were not attended to
   uint32_t num_kv_heads = num_q_heads / 2;
   uint32_t n_q = 1;  // query token i has value + i
+  bool measured = false;
+  float dense_value = value;                           // lse_dense_ln is a tenth of it
+  uint32_t per_head = static_cast<uint32_t>(covered);  // attended_tokens of each KV head
 };
 
 // One partial frame's payload. The view points into it.
@@ -37,6 +40,7 @@ class Frame {
            .covered_tokens = answer.covered,
            .attended_head_tokens = answer.covered * answer.num_kv_heads - answer.unread,
            .n_q = answer.n_q,
+           .flags = answer.measured ? kPartialMeasured : 0,
            .num_kv_heads = answer.num_kv_heads});
     }
     words_.resize(PartialPayloadBytes(entries, head_dim) / 8 + 1);
@@ -44,7 +48,7 @@ class Frame {
                                        PartialPayloadBytes(entries, head_dim));
     PartialPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim);
     for (size_t i = 0; i < entries.size(); ++i) {
-      const AttentionPartialView data = writer.Add(entries[i]);
+      const PartialSpans data = writer.Add(entries[i]);
       if (data.lse_ln.empty()) continue;  // refused
       const size_t out_floats = data.out.size() / answers[i].n_q;
       const size_t lse_floats = data.lse_ln.size() / answers[i].n_q;
@@ -53,6 +57,8 @@ class Frame {
         std::fill_n(data.out.begin() + q * out_floats, out_floats, value);
         std::fill_n(data.lse_ln.begin() + q * lse_floats, lse_floats, value / 10);
       }
+      std::fill(data.lse_dense_ln.begin(), data.lse_dense_ln.end(), answers[i].dense_value / 10);
+      std::fill(data.attended_tokens.begin(), data.attended_tokens.end(), answers[i].per_head);
     }
     EXPECT_EQ(PartialFrameView::Decode(payload, &view), FrameError::kOk);
   }
@@ -201,6 +207,71 @@ TEST_F(PartialGatherTest, AHeadOfASparsePartialMayHaveReadNothing) {
   Arrive(0, Frame({{10, 4, 30, -INFINITY, FrameError::kOk, 30}}));
   EXPECT_TRUE(gather_.Finish().empty());
   EXPECT_EQ(Lse(0, 0, 0), kEmptyLse);
+}
+
+std::vector<ExpectedPartial> Measured(std::vector<ExpectedPartial> expected) {
+  for (ExpectedPartial& e : expected) e.measured = e.row < 2;
+  return expected;
+}
+
+TEST_F(PartialGatherTest, MeasurementsLieInTheSlotsOfTheirStripesAndHeads) {
+  auto rows = kRows;
+  rows[0].measured = rows[1].measured = true;
+  Begin(Measured(kExpected), rows);
+  const auto answer = [](uint64_t shard, uint32_t heads, uint64_t covered, uint32_t per_head) {
+    return Answer{.shard = shard,
+                  .num_q_heads = heads,
+                  .covered = covered,
+                  .value = static_cast<float>(shard),
+                  .unread = (covered - per_head) * heads / 2,
+                  .measured = true,
+                  .dense_value = static_cast<float>(shard) + 5,
+                  .per_head = per_head};
+  };
+  Arrive(1, Frame({answer(21, 2, 40, 8), answer(11, 4, 20, 20)}));
+  Arrive(0, Frame({answer(10, 4, 30, 3), answer(20, 2, 40, 7)}));
+  ASSERT_TRUE(gather_.done());
+  ASSERT_TRUE(gather_.Finish().empty());
+  const MeasuredLayer first = gather_.measured(0);
+  EXPECT_EQ(first.layer, kLayer);
+  EXPECT_EQ(first.remote_tokens, 50u);
+  EXPECT_EQ(first.num_slots, 2u);
+  EXPECT_FLOAT_EQ(first.lse_ln[3], 1.0f);
+  EXPECT_FLOAT_EQ(first.lse_dense_ln[3], 1.5f);
+  EXPECT_FLOAT_EQ(first.lse_dense_ln[4], 1.6f) << "stripe 1, head 0";
+  EXPECT_EQ(std::vector<uint32_t>(first.attended_tokens.begin(), first.attended_tokens.end()),
+            (std::vector<uint32_t>{3, 3, 20, 20}));
+  const MeasuredLayer second = gather_.measured(1);
+  EXPECT_EQ(second.num_slots, 1u);
+  EXPECT_FLOAT_EQ(second.lse_dense_ln[1], 2.5f);
+  EXPECT_FLOAT_EQ(second.lse_dense_ln[2], 2.6f);
+  EXPECT_EQ(std::vector<uint32_t>(second.attended_tokens.begin(), second.attended_tokens.end()),
+            (std::vector<uint32_t>{7, 8}));
+}
+
+TEST_F(PartialGatherTest, WrongMeasurementsFailTheirRow) {
+  const Answer good{.shard = 10, .num_q_heads = 4, .covered = 30, .value = 1, .measured = true};
+  struct Case {
+    Answer answer;
+    std::string text;
+  };
+  std::vector<Case> cases(3, {good, ""});
+  cases[0].answer.measured = false;
+  cases[0].text = "not measured, asked for 2, measured";
+  cases[1].answer.dense_value = -INFINITY;
+  cases[1].text = "a dense lse_ln of -inf";
+  cases[2].answer.dense_value = std::numeric_limits<float>::quiet_NaN();
+  cases[2].text = "a dense lse_ln of nan";
+  for (const Case& c : cases) {
+    Begin(Measured({kExpected[0]}), {{40, 10, 1, true, false, true}});
+    Arrive(0, Frame({c.answer}));
+    const auto failures = gather_.Finish();
+    ASSERT_EQ(failures.size(), 1u) << c.text;
+    EXPECT_NE(failures[0].status.message().find(c.text), std::string::npos) << failures[0].status;
+  }
+  Begin({kExpected[0]}, {{40, 10, 1}});
+  Arrive(0, Frame({good}));
+  EXPECT_EQ(gather_.Finish().size(), 1u) << "measured, but nobody asked";
 }
 
 TEST_F(PartialGatherTest, AnUncoveredTokenIsAnInternalError) {

@@ -1,6 +1,8 @@
 #include "gpu_worker/spill.h"
 
+#include <map>
 #include <numeric>
+#include <tuple>
 #include <vector>
 
 #include "base/limits.h"
@@ -24,7 +26,7 @@ class SpillSink final : public FrameHandler {
   struct Spill {
     FrameHeader header;
     SpillBody body;
-    std::vector<std::byte> k, v;
+    std::vector<std::byte> k, v, maw;
   };
   void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
     FrameHeader decoded;
@@ -35,7 +37,8 @@ class SpillSink final : public FrameHandler {
     spills.push_back({decoded,
                       view.body(),
                       {view.k().begin(), view.k().end()},
-                      {view.v().begin(), view.v().end()}});
+                      {view.v().begin(), view.v().end()},
+                      {view.maw().begin(), view.maw().end()}});
   }
   void OnPeerError(PeerId, const absl::Status&) override {}
   std::vector<Spill> spills;
@@ -346,6 +349,102 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
     EXPECT_EQ(spill.body.token_begin, begin + i % 3 * 23);
     EXPECT_EQ(spill.body.num_tokens, i % 3 == 2 ? 18u : 23u);
     EXPECT_LE(spill.k.size() + spill.v.size(), kFrameBytes);
+  }
+}
+
+// A sequence on a device with a MAW, stepped without any remote tokens.
+struct SteppedSequence {
+  SteppedSequence() {
+    sequence.plan.kv_dtype = DType::kF32;
+    sequence.cache = WindowCache({.sink_tokens = 4, .window_tokens = 8, .block_tokens = 8}, 400);
+    sequence.resident =
+        *device.ReserveResidentWithMaw(sequence.cache.capacity_tokens(), DType::kF32, {0.5f});
+    sequence.keeps_maw = true;
+    sequence.cache.Prefilled(1);
+    device.BeginPrefill(std::vector<uint32_t>{3}, DType::kF32).IgnoreError();
+    for (uint32_t layer = 0; layer < kNumLayers; ++layer) {
+      device.PrefillProject(layer, 0, 1);
+      device.PrefillAttend(layer, 0, 1);
+      device.PrefillKeep(layer, sequence.resident, 0, {0, 1});
+    }
+    device.DropPrefill();
+  }
+  void Step() {
+    const uint64_t pos = sequence.cache.context_tokens();
+    const DecodeRow row{.token = static_cast<uint32_t>(pos % 50),
+                        .pos = pos,
+                        .resident = sequence.resident,
+                        .append_slot = sequence.cache.Append(),
+                        .attend = sequence.cache.AttendRanges()};
+    device.BeginStep({&row, 1});
+    const uint32_t no_slots = 0;
+    for (uint32_t layer = 0; layer < kNumLayers; ++layer) {
+      device.AwaitQuery(layer);
+      device.AttendResident(layer);
+      device.FinishLayer(layer, {&no_slots, 1});
+    }
+    device.EndStep();
+    sequence.softmax_tokens = sequence.cache.resident_tokens();
+  }
+  // By layer, token and KV head.
+  using Maw = std::map<std::tuple<uint32_t, uint64_t, uint32_t>, float>;
+  Maw MawOf(TokenRange block) {
+    Maw maw;
+    uint64_t token = block.begin;
+    for (const SlotRange slots : sequence.cache.SlotsOf(block)) {
+      for (uint32_t slot = slots.begin; slot < slots.end; ++slot, ++token) {
+        std::vector<float> of_slot(kNumLayers * 2);
+        device.ReadMaw(sequence.resident, {slot, slot + 1}, of_slot);
+        for (uint32_t i = 0; i < of_slot.size(); ++i) maw[{i / 2, token, i % 2}] = of_slot[i];
+      }
+    }
+    return maw;
+  }
+
+  TinyDevice device{TinyModel{},
+                    {.max_batch = 1,
+                     .max_partial_slots = 1,
+                     .resident_pool_bytes = 1 << 20,
+                     .max_prefill_tokens = 4096}};
+  Sequence sequence;
+};
+
+// The MAW travels as it was when the block began to leave, whatever steps come before its frames go out.
+TEST_F(SpillTest, ABlocksMawTravelsAsItWasWhenTheBlockBeganToLeave) {
+  SteppedSequence stepped;
+  Sequence& sequence = stepped.sequence;
+  sequence.shards = {Shard(1, 0, 1), Shard(2, 1, 2)};
+  EXPECT_TRUE(BeginBlockSpill(sequence, {0, 1}, kShape, kNumLayers, &stepped.device).maw.empty())
+      << "no step has looked at it yet";
+  size_t delivered = 0;
+  for (int block_idx = 0; block_idx < 5; ++block_idx) {  // the ring wraps, and blocks with it
+    while (!sequence.cache.next_spill()) stepped.Step();
+    const TokenRange block = *sequence.cache.next_spill();
+    sequence.spill = BeginBlockSpill(sequence, block, kShape, kNumLayers, &stepped.device);
+    const uint64_t softmax_tokens = sequence.softmax_tokens;
+    SteppedSequence::Maw expected = stepped.MawOf(block);
+    stepped.Step();
+    while (!sequence.spill->all_sent) {
+      PumpSpill(sequence, &stepped.device, sender_.get(), 300);
+      Deliver();
+      for (; delivered < sink_.spills.size(); ++delivered) {
+        const auto& spill = sink_.spills[delivered];
+        EXPECT_FALSE(sender_->OnAck(node_, spill.header.layer, Ack(spill)).has_value());
+        EXPECT_EQ(spill.body.resident_tokens, softmax_tokens);
+        const auto head = static_cast<uint32_t>(spill.body.shard_id - 1);
+        ASSERT_EQ(spill.maw.size(), spill.body.num_tokens * sizeof(float));
+        for (uint32_t i = 0; i < spill.body.num_tokens; ++i) {
+          const auto key =
+              std::tuple(uint32_t{spill.header.layer}, spill.body.token_begin + i, head);
+          EXPECT_EQ(ReadAt<float>(spill.maw, i * sizeof(float)), expected.at(key));
+          expected.erase(key);
+        }
+      }
+    }
+    EXPECT_TRUE(expected.empty());
+    while (sequence.cache.CanAppend()) stepped.Step();
+    sequence.cache.Release();
+    sequence.spill.reset();
   }
 }
 

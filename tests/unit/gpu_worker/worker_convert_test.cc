@@ -138,12 +138,22 @@ TEST(WorkerConvertTest, AnEndKeepsWhoIsToBlame) {
   SequenceSummary summary;
   summary.finish_reason = "length";
   summary.nodes.push_back({"cpu-0", 1, 100, 2000});
+  summary.attention = AttentionQualitySummary{0.125, 4, 0.75, 0.5, 1, {{3, 1, 0.25, 0.5, 0.375}}};
   const v1::WorkerEvent message =
       EndedToProto(SequenceId(3), absl::DeadlineExceededError("too slow"), "cpu-0", summary);
   EXPECT_EQ(message.ended().status_code(), 4u);
   EXPECT_EQ(message.ended().message(), "too slow");
   EXPECT_EQ(message.ended().failed_node_id(), "cpu-0");
   EXPECT_EQ(message.ended().summary().nodes(0).kv_bytes(), 2000u);
+  const auto& attention = message.ended().summary().attention();
+  EXPECT_EQ(attention.remote_read_share(), 0.125);
+  EXPECT_EQ(attention.samples(), 4u);
+  EXPECT_EQ(attention.kept_mass_mean(), 0.75);
+  EXPECT_EQ(attention.kept_mass_min(), 0.5);
+  EXPECT_EQ(attention.fallback_heads(), 1u);
+  EXPECT_EQ(attention.heads(0).layer(), 3u);
+  EXPECT_EQ(attention.heads(0).kv_head(), 1u);
+  EXPECT_EQ(attention.heads(0).kept_mass_min(), 0.375);
 }
 
 }  // namespace
