@@ -18,7 +18,7 @@ struct PolicyEntry {
 };
 constexpr std::array<PolicyEntry, 2> kPolicies{{
     {PolicyKind::kDense, "dense", true},
-    {PolicyKind::kHgca, "hgca", false},
+    {PolicyKind::kHgca, "hgca", true},
 }};
 
 constexpr std::array<std::string_view, 6> kHgcaParameters{

@@ -56,6 +56,51 @@ class TokensTest(unittest.TestCase):
                     self.assertGreater(answer["remote_tokens"], 1200)
                     self.assertEqual(answer["remote_tokens"] + answer["resident_tokens"], answer["context_tokens"])
 
+    def test_hgca_that_selects_everything_is_dense(self):
+        text = random_text(1500, self.rng)
+        flags = ["--max-tokens", "40", "--ignore-eos", *SMALL]
+        for cut, nodes in (("tokens", "1"), ("heads", "2"), ("both", "4")):
+            with self.subTest(cut=cut, nodes=nodes):
+                where = ["--shard-cut", cut, "--max-nodes", nodes]
+                dense = self.cluster.generate(text, *flags, *where)
+                hgca = self.cluster.generate(text, *flags, *where, "--policy", "hgca", "--beta", "0",
+                                             "--quality-sample-rate", "0.5")
+                self.assertEqual(hgca["tokens"], dense["tokens"])
+                self.assertEqual(hgca["logprobs"], dense["logprobs"])
+                self.assertNotIn("attention", dense)
+                self.assertEqual(hgca["attention"]["remote_read_share"], 1)
+                self.assertEqual(hgca["attention"]["kept_mass_min"], 1)
+
+    def test_hgca_says_what_it_read_and_kept(self):
+        text = random_text(3000, self.rng)
+        flags = ["--max-tokens", "60", "--ignore-eos", *SMALL, "--policy", "hgca", "--beta", "2", "--alpha", "0.25",
+                 "--keep-min", "1", "--quality-sample-rate", "1"]
+        answer = self.cluster.generate(text, *flags)
+        self.assertEqual(answer["policy"], "hgca")
+        attention = answer["attention"]
+        self.assertGreater(attention["remote_read_share"], 0)
+        self.assertLess(attention["remote_read_share"], 0.9)
+        self.assertEqual(attention["samples"], 58)  # of 59 steps; the first reads everything
+        self.assertLessEqual(attention["kept_mass_min"], attention["kept_mass_mean"])
+        self.assertLess(attention["kept_mass_mean"], 1)
+        self.assertNotIn("heads", attention)
+        self.assertLess(answer["attended_tokens_mean"], 0.9 * answer["context_tokens"])
+        heads = self.cluster.generate(text, *flags, "--report-attention-heads")["attention"]["heads"]
+        self.assertEqual(len(heads), 6 * 2)
+        self.assertAlmostEqual(sum(head["kept_mass_mean"] for head in heads) / len(heads),
+                               attention["kept_mass_mean"], places=6)
+        # A floor that nothing misses makes every head read everything.
+        exact = self.cluster.generate(text, *flags, "--min-kept-mass", "1")["attention"]
+        self.assertGreater(exact["remote_read_share"], attention["remote_read_share"])
+        self.assertGreater(exact["fallback_heads"], 0)
+
+    def test_bad_policies_are_refused_by_the_coordinator(self):
+        text = random_text(300, self.rng)
+        for flags, words in ((["--policy", "hgca", "--dense-layers", "99"], "99"),
+                             (["--policy", "hgca", "--keep-min", "17"], "keep_min")):
+            with self.subTest(flags=flags):
+                self.assertIn(words, self.cluster.generate_error(text, *SMALL, *flags))
+
     def test_shards_store_the_dtypes_that_were_asked_for(self):
         text = random_text(1500, self.rng)
         flags = ["--max-tokens", "8", "--ignore-eos", *SMALL]
@@ -121,6 +166,13 @@ class TokensTest(unittest.TestCase):
                 metrics = self.cluster.scrape(name)
                 self.assertGreater(metrics["process_resident_memory_bytes"], 1e6)
                 self.assertTrue(any(key.startswith("tributary_build_info{") for key in metrics))
+        self.cluster.generate(random_text(1000, self.rng), "--max-tokens", "8", "--ignore-eos", *SMALL, "--policy",
+                              "hgca", "--quality-sample-rate", "1")
+        sparse = self.cluster.scrape("gpu-0")
+        self.assertGreater(sparse["tributary_sparse_attended_tokens_total"], 0)
+        self.assertGreaterEqual(sparse["tributary_sparse_covered_tokens_total"],
+                                sparse["tributary_sparse_attended_tokens_total"])
+        self.assertGreater(sparse["tributary_kept_mass_mean_ratio_count"], 5)
         self.assertGreater(self.cluster.scrape("coordinator")["tributary_generated_tokens_total"], 7)
         self.assertGreater(self.cluster.scrape("gpu-0")["tributary_decode_step_duration_seconds_count"], 6)
         self.assertGreater(self.cluster.scrape("cpu-0")['tributary_transport_bytes_total{direction="received"}'], 1000)
@@ -299,6 +351,14 @@ class StartTest(unittest.TestCase):
         answer = json.loads(text)
         self.assertEqual(len(answer["tokens"]), 8)
         self.assertEqual(len(answer["nodes"]), 2)
+
+    def test_run_with_hgca_prints_what_was_read_and_kept(self):
+        status, text = self.run_binary("tributary", "run", "--model", MODEL, "--cpu-nodes", "2", "--prompt",
+                                       "It was the best of times, it was the worst of times. " * 20, "--max-tokens",
+                                       "30", "--ignore-eos", *SMALL, "--policy", "hgca", "--beta", "1", "--alpha",
+                                       "0.5", "--keep-min", "2", "--min-kept-mass", "0", "--quality-sample-rate", "1")
+        self.assertEqual(status, 0, text)
+        self.assertRegex(text, r"read of the remote KV +\d+\.\d\d %; kept of its softmax mass \d+\.\d\d %")
 
 
 if __name__ == "__main__":

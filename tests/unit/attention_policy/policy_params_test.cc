@@ -108,12 +108,15 @@ TEST(PolicyParamsTest, ParametersGivenAreListed) {
   EXPECT_FALSE(HasParameter(PolicyKind::kHgca, "tau"));
 }
 
-TEST(PolicyParamsTest, HgcaIsKnownButNotServed) {
-  const auto kind = ParsePolicyName("hgca");
-  ASSERT_TRUE(kind.ok());
-  const absl::Status served = CheckServed(*kind);
-  EXPECT_EQ(served.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(served.message()), HasSubstr("this build has: dense"));
+TEST(PolicyParamsTest, WhatIsKnownIsServed) {
+  for (const char* name : {"dense", "hgca"}) {
+    const auto kind = ParsePolicyName(name);
+    ASSERT_TRUE(kind.ok());
+    EXPECT_TRUE(CheckServed(*kind).ok());
+  }
+  const absl::Status other = CheckServed(static_cast<PolicyKind>(77));
+  EXPECT_EQ(other.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(other.message()), HasSubstr("this build has: dense, hgca"));
 }
 
 TEST(PolicyParamsTest, ACompleteRequestAsksForTheSame) {

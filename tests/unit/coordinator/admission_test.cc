@@ -107,12 +107,49 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
   }
 }
 
-TEST(AdmissionTest, PoliciesThatCannotBeDecodedWithAreRefused) {
+TEST(AdmissionTest, RefusesEachBadPolicyByNameAndValue) {
+  struct Case {
+    std::function<void(PolicyRequest&)> spoil;
+    const char* words;
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<Case> cases = {
+      {[](auto& p) { p.name = "hcattention"; }, "policy 'hcattention' is not known"},
+      {[](auto& p) { p.alpha = 1.01; }, "alpha is 1.01"},
+      {[](auto& p) { p.alpha = -0.5; }, "alpha is -0.5"},
+      {[&](auto& p) { p.alpha = nan; }, "alpha is nan"},
+      {[](auto& p) { p.beta = -1; }, "beta is -1"},
+      {[&](auto& p) { p.beta = nan; }, "beta is nan"},
+      {[](auto& p) { p.keep_min = 100'000; }, "keep_min is 100000"},
+      {[](auto& p) { p.group_aggregate = "median"; }, "group_aggregate 'median'"},
+      {[](auto& p) { p.min_kept_mass = 1.5; }, "min_kept_mass is 1.5"},
+      {[](auto& p) { p.quality_sample_rate = -1; }, "quality_sample_rate is -1"},
+      {[](auto& p) { p.dense_layers = {10'000}; }, "10000"},
+      {[](auto& p) {
+         p.dense_heads = {{0, 999}};
+       },
+       "999"},
+      {[](auto& p) { p = {.name = "dense", .beta = 1}; }, "beta is a parameter of policy hgca"},
+  };
+  for (const Case& c : cases) {
+    GenerateSpec spec = GoodSpec();
+    spec.policy.name = "hgca";
+    ASSERT_TRUE(CheckRequest(spec, Limits()).ok());
+    c.spoil(spec.policy);
+    const absl::Status status = CheckRequest(spec, Limits());
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.words;
+    EXPECT_THAT(status.ToString(), HasSubstr(c.words));
+  }
+}
+
+TEST(AdmissionTest, ResolvedPoliciesAreComplete) {
   GenerateSpec spec = GoodSpec();
-  spec.policy.name = "hgca";
-  const absl::Status status = CheckRequest(spec, Limits());
-  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(status.ToString(), HasSubstr("this build has: dense"));
+  spec.policy = {.name = "hgca", .beta = 2};
+  const absl::StatusOr<PolicyParams> policy = ResolveRequestPolicy(spec, Limits());
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->kind, PolicyKind::kHgca);
+  EXPECT_EQ(policy->hgca.beta, 2);
+  EXPECT_EQ(policy->hgca.alpha, HgcaParams().alpha);
 }
 
 TEST(AdmissionTest, HeadCutsNeedHeads) {
