@@ -58,15 +58,15 @@ void ShardSelection::OnStored(uint32_t layer, TokenRange local, std::span<const 
   std::memcpy(waiting.values.data(), maw.data(), maw.size());
   waiting.resident_tokens = resident_tokens;
   waiting.num_tokens = local.size();
-  JudgeWaiting(layer);
 }
 
-// Blocks may come in any order, and twice.
-void ShardSelection::JudgeWaiting(uint32_t layer) {
+// Blocks may come in any order, and twice. Not before a query sees them: whether a selection fits the cache, and so what is
+// read, may not depend on when a block came.
+void ShardSelection::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
   Layer& state = LayerOf(layer);
   while (!state.waiting.empty()) {
     const auto first = state.waiting.begin();
-    if (first->first > state.judged_tokens) return;
+    if (first->first > state.judged_tokens || first->first >= visible_end) return;
     const uint64_t end = first->first + first->second.num_tokens;
     if (end > state.judged_tokens) {
       JudgeBlock(layer, first->second, state.judged_tokens - first->first);
@@ -138,6 +138,7 @@ void ShardSelection::Plan(uint32_t layer, TokenRange local, uint32_t flags, Sele
   if (local.empty()) return;
   const bool is_append = (flags & kQueryAppend) != 0;
   if (!is_append) ForgetSums(state);  // of a prompt that was never ended
+  JudgeWaiting(layer, local.end);
   if (is_append || local.end > state.judged_tokens) {
     if (state.has_sparse_heads && local.begin == 0) PlanDense(state, local, flags, read);
   } else {
@@ -236,7 +237,6 @@ void ShardSelection::Reselect(uint32_t layer, ShardExecutor& executor) {
   });
   state.judged_tokens = num_tokens;
   ForgetSums(state);
-  JudgeWaiting(layer);
 }
 
 void ShardSelection::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens) {

@@ -108,7 +108,7 @@ class ShardSelection {
   bool ReadsCache(uint32_t layer, uint32_t kv_head) const;
   void PlanDense(Layer& state, TokenRange local, uint32_t flags, SelectionRead* read);
   void PlanSparse(Layer& state, uint32_t layer, TokenRange local, SelectionRead* read);
-  void JudgeWaiting(uint32_t layer);
+  void JudgeWaiting(uint32_t layer, uint64_t visible_end);
   void JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row);
   void Reselect(uint32_t layer, ShardExecutor& executor);
   void ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens);
