@@ -97,7 +97,7 @@ class TokensTest(unittest.TestCase):
     def test_bad_policies_are_refused_by_the_coordinator(self):
         text = random_text(300, self.rng)
         for flags, words in ((["--policy", "hgca", "--dense-layers", "99"], "99"),
-                             (["--policy", "hgca", "--keep-min", "17"], "keep_min")):
+                             (["--policy", "hgca", "--dense-heads", "0:7"], "7")):
             with self.subTest(flags=flags):
                 self.assertIn(words, self.cluster.generate_error(text, *SMALL, *flags))
 
@@ -154,7 +154,7 @@ class TokensTest(unittest.TestCase):
         for text, flags, words in (
                 (b"", [], "empty"),
                 (b"hello", ["--window-tokens", "8", "--block-tokens", "64"], "window"),
-                (b"hello", ["--policy", "frob"], "frob"),
+                (b"hello", ["--policy", "hgca", "--dense-layers", "99"], "dense_layers"),
         ):
             with self.subTest(flags=flags):
                 self.assertIn(words, self.cluster.generate_error(text, *flags))
