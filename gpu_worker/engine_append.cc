@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "attention/policy/policy.h"
 #include "fmt/format.h"
 #include "gpu_worker/decode_engine_impl.h"
 
@@ -53,13 +52,10 @@ void DecodeEngine::Impl::AddAppends(std::vector<BatchEntry>* entries) {
     if (sequence->state != SequenceState::kAppending || !sequence->failure.ok()) continue;
     // Others do not wait for a block of this one to be acknowledged.
     if (!TryMakeRoom(*sequence)) continue;
-    // A device averages the attention weights of a sequence once in a step, for one query.
-    const bool one_by_one = MakePolicy(sequence->plan.policy)->needs().resident_salience;
     const uint64_t num_left = sequence->append.size() - sequence->num_appended;
-    entries->push_back({sequence.get(), one_by_one ? 1
-                                                   : static_cast<uint32_t>(std::min<uint64_t>(
-                                                         {options.append_chunk_tokens, num_left,
-                                                          sequence->cache.append_room()}))});
+    entries->push_back({sequence.get(), static_cast<uint32_t>(std::min<uint64_t>(
+                                            {options.append_chunk_tokens, num_left,
+                                             sequence->cache.append_room()}))});
   }
 }
 
@@ -78,6 +74,7 @@ bool DecodeEngine::Impl::RunAppends() {
 void DecodeEngine::Impl::FinishAppend(Sequence& sequence, uint32_t num_tokens, const StepRow& row,
                                       size_t row_idx, std::span<const float> logits) {
   sequence.num_appended += num_tokens;
+  sequence.softmax_tokens = row.resident_tokens;  // the last row is the one that a device averages
   if (metrics != nullptr) metrics->appended_tokens.Increment(num_tokens);
   const int64_t now_ns = clock->NowNs();
   if (sequence.num_appended < sequence.append.size()) {

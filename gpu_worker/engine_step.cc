@@ -130,6 +130,7 @@ void DecodeEngine::Impl::AddRows(const BatchEntry& entry, std::vector<StepRow>* 
         i + 1 == num_left &&
         (!device->samples() || options.logits_observer != nullptr || sequence.next_needs_logits());
     row.device.sampling = sequence.device_sampling();
+    row.device.maw_new_tokens = i + 1 == entry.num_tokens ? entry.num_tokens : 0;
     row.query_rows = i == 0 ? entry.num_tokens : 0;
     if (appends) row.query_flags = sequence.AppendFlags(entry.num_tokens);
     row.shards = sequence.shards;

@@ -250,6 +250,80 @@ TEST_F(TurnsTest, ConversationsBesideOthersAreBitwiseTheSameAsAlone) {
   }
 }
 
+// A policy that selects everything reads what dense reads, whatever it does when tokens are appended.
+TEST_F(TurnsTest, HgcaThatKeepsEverythingHasTheBitsOfDense) {
+  for (int round = 0; round < kRounds; ++round) {
+    const SimOptions options = RandomOptions();
+    Conversation talk = RandomConversation();
+    const Conversation dense = TalkAlone(options, talk);
+    talk.first.policy.kind = PolicyKind::kHgca;
+    talk.first.policy.hgca.beta = 0;
+    talk.first.policy.sparse.quality_sample_rate = 0.5;
+    const Conversation hgca = TalkAlone(options, talk);
+    for (size_t t = 0; t < talk.num_turns(); ++t) {
+      ASSERT_EQ(hgca.results[t].tokens, dense.results[t].tokens);
+      ASSERT_EQ(hgca.results[t].logits, dense.results[t].logits);
+    }
+  }
+}
+
+// What a sparse conversation reads does not depend on what runs beside it, nor on the network; and an appended prompt
+// changes what is selected.
+TEST_F(TurnsTest, SparseConversationsAreBitwiseTheSameBesideOthers) {
+  for (int round = 0; round < kRounds / 3; ++round) {
+    SimOptions options = RandomOptions();
+    options.faults.max_delay_ns = Draw(0, 3) * kNsPerMs;
+    std::vector<Conversation> talks(Draw(2, 5));
+    for (Conversation& talk : talks) {
+      talk = RandomConversation();
+      talk.first.policy.kind = PolicyKind::kHgca;
+      talk.first.policy.hgca.beta = 1.5;
+      talk.first.policy.hgca.keep_min = 1;
+    }
+    SimOptions calm = options;
+    calm.faults = {};
+    std::vector<Conversation> alone;
+    for (const Conversation& talk : talks) alone.push_back(TalkAlone(calm, talk));
+    SimCluster cluster(options);
+    Talk(cluster, talks);
+    for (size_t i = 0; i < talks.size(); ++i) {
+      for (size_t t = 0; t < talks[i].num_turns(); ++t) {
+        ASSERT_EQ(talks[i].results[t].tokens, alone[i].results[t].tokens);
+        ASSERT_EQ(talks[i].results[t].logits, alone[i].results[t].logits);
+      }
+    }
+  }
+}
+
+// The first token of a turn comes from dense attention, all of it: as dense, of the same tokens before.
+TEST_F(TurnsTest, AnAppendedPromptReadsEverything) {
+  SimOptions options = RandomOptions();
+  SimRequest request{.prompt = RandomTokens(150), .max_tokens = 1};
+  request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
+  request.cut.num_stripes = 2;
+  request.keep = true;
+  request.max_context_tokens = 400;
+  request.forced_tokens = {7};
+  const SimTurn turn{.prompt = RandomTokens(90), .max_tokens = 6, .forced_tokens = RandomTokens(6)};
+  std::vector<SimResult> results;
+  for (const PolicyKind kind : {PolicyKind::kDense, PolicyKind::kHgca}) {
+    request.policy.kind = kind;
+    request.policy.hgca.beta = 4;
+    request.policy.hgca.keep_min = 1;
+    SimCluster cluster(options);
+    const SequenceId id = cluster.Submit(request);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    cluster.Continue(id, turn);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    results.push_back(cluster.result(id));
+    ASSERT_TRUE(results.back().status.ok()) << results.back().status;
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+  EXPECT_EQ(results[1].logits[0], results[0].logits[0]);
+  EXPECT_NE(results[1].logits[1], results[0].logits[1]) << "the next token reads the selection";
+  EXPECT_LT(results[1].summary.attended_tokens_mean, results[0].summary.attended_tokens_mean);
+}
+
 TEST_F(TurnsTest, ALongAppendStarvesNobody) {
   SimOptions options = RandomOptions();
   options.append_chunk_tokens = 4;
