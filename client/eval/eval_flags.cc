@@ -73,6 +73,9 @@ void AddNeedleFlags(CLI::App& app, EvalOptions& options) {
   app.add_flag("--decode-question", options.decode_question,
                "Feed the question through the policy, not with the prefill")
       ->group(kNeedleGroup);
+  app.add_flag("--turns", options.turns,
+               "multi-query: keep the sequence and append each question to it, as a turn")
+      ->group(kNeedleGroup);
   app.add_option("--seed", options.seed, "Of needles, places and texts (default: 1)")
       ->group(kNeedleGroup);
 }

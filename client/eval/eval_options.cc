@@ -107,8 +107,16 @@ absl::Status CheckNeedles(const EvalOptions& options) {
   for (const double depth : options.depths) {
     if (!(depth >= 0 && depth <= 1)) return Invalid("--depths has {}; use 0 to 1", depth);
   }
-  for (const std::string& kind : options.needle_kinds) {
-    TRIBUTARY_RETURN_IF_ERROR(ParseNeedleKind(kind).status());
+  bool has_multi_query = false;
+  for (const std::string& name : options.needle_kinds) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const NeedleKind kind, ParseNeedleKind(name));
+    has_multi_query |= kind == NeedleKind::kMultiQuery;
+  }
+  if (options.turns && !has_multi_query) {
+    return Invalid("--turns is for multi-query needles; add multi-query to --needle-kinds");
+  }
+  if (options.turns && options.decode_question) {
+    return Invalid("--turns appends questions, --decode-question does not; drop one of them");
   }
   return absl::OkStatus();
 }

@@ -46,7 +46,8 @@ struct EvalOptions {
   uint32_t queries = 4;    // of a multi-query prompt, at most as many as needles
   uint32_t questions = 1;  // prompts per kind, length and depth
   bool decode_question =
-      false;  // the question comes token by token through the policy, not with the prefill
+      false;           // the question comes token by token through the policy, not with the prefill
+  bool turns = false;  // multi-query: one kept sequence, to which each question is appended
   uint64_t seed = 1;
 
   std::string json_file;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "client/eval/eval_random.h"
 #include "client/request_builder.h"
@@ -16,6 +17,8 @@ namespace {
 // dearer. Measured with the probe model on two cores; the ETA corrects itself by what jobs really take.
 constexpr double kDecodeWeight = 290;
 constexpr double kPrefillGrowthTokens = 400;
+// For how long a sequence waits for its next question.
+constexpr int64_t kTurnLeaseNs = 120 * kNsPerS;
 
 absl::StatusOr<std::vector<NeedleSpec>> NeedleSpecs(const EvalOptions& options) {
   std::vector<NeedleSpec> specs;
@@ -64,8 +67,19 @@ void AddTokens(std::string_view text, google::protobuf::RepeatedField<uint32_t>*
   tokens->Add(added.begin(), added.end());
 }
 
-void FillQuestion(const NeedlePrompt& prompt, bool decode_question, v1::GenerateRequest& request) {
-  AddTokens(prompt.text, request.mutable_prompt_tokens());
+void FillQuestion(const EvalQuestion& question, bool decode_question,
+                  v1::GenerateRequest& request) {
+  const NeedlePrompt& prompt = question.prompt;
+  if (question.is_continued) request.mutable_keep()->set_lease_ns(kTurnLeaseNs);
+  if (question.continues) {  // layout and policy are the sequence's
+    request.clear_placement();
+    request.clear_attention_policy();
+  } else {
+    AddTokens(prompt.text, request.mutable_prompt_tokens());
+    // The last question has the full length.
+    const uint64_t max_context_tokens = question.spec.length_tokens + prompt.answer.size();
+    if (question.is_continued) request.mutable_keep()->set_max_context_tokens(max_context_tokens);
+  }
   AddTokens(prompt.question,
             decode_question ? request.mutable_forced_tokens() : request.mutable_prompt_tokens());
   request.set_max_tokens(
@@ -91,7 +105,13 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options) {
     for (const NeedleSpec& spec : specs) {
       TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<NeedlePrompt> prompts,
                                  MakeNeedlePrompts(spec, text));
-      for (const NeedlePrompt& prompt : prompts) plan.questions.push_back({spec, prompt});
+      const bool turns = options.turns && spec.kind == NeedleKind::kMultiQuery;
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        plan.questions.push_back({.spec = spec,
+                                  .prompt = prompts[i],
+                                  .continues = turns && i > 0,
+                                  .is_continued = turns && i + 1 < prompts.size()});
+      }
     }
   }
   for (size_t setting = 0; setting < plan.settings.size(); ++setting) {
@@ -127,6 +147,7 @@ absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const
   v1::GenerateRequest request;
   TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, request));
   *request.mutable_attention_policy() = PolicyToProto(setting.policy);
+  request.set_report_attention_heads(true);
   if (job.question == EvalJob::kPerplexity) {
     const auto split = plan.text_tokens.begin() + plan.options.prefill_tokens;
     request.mutable_prompt_tokens()->Add(plan.text_tokens.begin(), split);
@@ -134,7 +155,7 @@ absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const
     request.set_max_tokens(plan.options.decode_tokens);
     request.set_top_logprobs(plan.top_logprobs);
   } else {
-    FillQuestion(plan.questions[job.question].prompt, plan.options.decode_question, request);
+    FillQuestion(plan.questions[job.question], plan.options.decode_question, request);
   }
   return request;
 }

@@ -16,6 +16,9 @@ namespace tributary {
 struct EvalQuestion {
   NeedleSpec spec;
   NeedlePrompt prompt;
+  // With --turns: it is appended to the sequence of the question before it, and that of this one stays for the next.
+  bool continues = false;
+  bool is_continued = false;
 };
 
 struct EvalJob {
@@ -47,6 +50,7 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options);
 inline constexpr uint32_t kDefaultTopLogprobs = 64;
 absl::Status FitToModel(const v1::ModelGeometry& geometry, EvalPlan* plan);
 
+// A question that continues has no continue_request_id yet: the answer before it says which.
 absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const EvalJob& job);
 
 // About how long a request takes, in units of one short prefill token: for progress and ETA.

@@ -31,6 +31,8 @@ Json UsageJson(const KvUsage& usage) {
   object["remote_tokens"] = usage.remote_tokens;
   object["kv_read_share"] = usage.kv_read_share;
   object["remote_read_share"] = usage.remote_read_share;
+  object["kept_mass_mean"] = OrNull(usage.kept_mass_mean);
+  object["kept_mass_min"] = OrNull(usage.kept_mass_min);
   return object;
 }
 
@@ -88,12 +90,39 @@ Json NeedlesJson(const EvalPlan& plan, const SettingResult& result, const Settin
   object["baseline_found"] = score.baseline_found;
   object["found_where_baseline"] = score.found_where_baseline;
   object["remote_read_share_mean"] = score.remote_read_share_mean;
+  object["kept_mass_mean"] = OrNull(score.kept_mass_mean);
+  object["kept_mass_min"] = OrNull(score.kept_mass_min);
   Json questions = Json::array();
   for (const NeedleResult& needle : result.needles) {
     questions.push_back(QuestionJson(plan.questions[needle.question], needle));
   }
   object["questions"] = std::move(questions);
   return object;
+}
+
+Json HeadsJson(const HeadUsage& usage, double HeadUsage::Head::*field) {
+  Json layers = Json::array();
+  for (const std::vector<HeadUsage::Head>& heads : usage.heads()) {
+    Json row = Json::array();
+    for (const HeadUsage::Head& head : heads) {
+      row.push_back(head.samples == 0 ? Json(nullptr) : Json(head.*field));
+    }
+    layers.push_back(std::move(row));
+  }
+  return layers;
+}
+
+// Of the perplexity; of the needles where there is none.
+void AddHeads(const SettingResult& result, Json& object) {
+  if (!result.perplexity.has_value() && result.needles.empty()) return;
+  const HeadUsage& usage =
+      result.perplexity.has_value() ? result.perplexity->heads : result.needle_heads;
+  if (usage.empty()) return;
+  Json heads;
+  heads["remote_read_share"] = HeadsJson(usage, &HeadUsage::Head::read_share);
+  heads["kept_mass_mean"] = HeadsJson(usage, &HeadUsage::Head::kept_mass_mean);
+  heads["kept_mass_min"] = HeadsJson(usage, &HeadUsage::Head::kept_mass_min);
+  object["heads"] = std::move(heads);
 }
 
 Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const SettingResult& result,
@@ -116,6 +145,7 @@ Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const Setting
                              ? PerplexityJson(plan, *result.perplexity, baseline)
                              : Json(nullptr);
   object["needles"] = result.needles.empty() ? Json(nullptr) : NeedlesJson(plan, result, baseline);
+  AddHeads(result, object);
   return object;
 }
 
@@ -182,6 +212,7 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
   object["prefill_tokens"] = options.prefill_tokens;
   object["decode_tokens"] = options.decode_tokens;
   object["decode_question"] = options.decode_question;
+  object["turns"] = options.turns;
   Json settings = Json::array();
   for (size_t i = 0; i < report.results.size(); ++i) {
     settings.push_back(SettingJson(plan, plan.settings[i], report.results[i], report.results[0]));
@@ -195,11 +226,25 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
       "policy",        "window_tokens",       "alpha",           "beta",
       "keep_min",      "keep_next",           "group_aggregate", "max_cache_tokens",
       "min_kept_mass", "quality_sample_rate", "dense_layers",    "dense_heads"};
-  constexpr const char* kPerplexityColumns[] = {
-      "nll_mean", "perplexity", "perplexity_ratio", "logprob_abs_diff_mean", "logprob_abs_diff_max",
-      "kl_mean",  "kl_max",     "top1_agreement",   "kv_read_share",         "remote_read_share"};
-  constexpr const char* kNeedleColumns[] = {"asked", "found", "baseline_found",
-                                            "found_where_baseline", "remote_read_share_mean"};
+  constexpr const char* kPerplexityColumns[] = {"nll_mean",
+                                                "perplexity",
+                                                "perplexity_ratio",
+                                                "logprob_abs_diff_mean",
+                                                "logprob_abs_diff_max",
+                                                "kl_mean",
+                                                "kl_max",
+                                                "top1_agreement",
+                                                "kv_read_share",
+                                                "remote_read_share",
+                                                "kept_mass_mean",
+                                                "kept_mass_min"};
+  constexpr const char* kNeedleColumns[] = {"asked",
+                                            "found",
+                                            "baseline_found",
+                                            "found_where_baseline",
+                                            "remote_read_share_mean",
+                                            "kept_mass_mean",
+                                            "kept_mass_min"};
   std::string text;
   for (const char* column : kSettingColumns) text += fmt::format("{},", column);
   for (const char* column : kPerplexityColumns) text += fmt::format("{},", column);
@@ -225,9 +270,10 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
 }
 
 std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
-  constexpr const char* kRow = "{:<36} {:>7} {:>11} {:>9} {:>9} {:>8} {:>11} {:>8} {:>13}\n";
-  std::string text = fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense",
-                                 "KL", "top-1", "remote read", "needles", "of dense's");
+  constexpr const char* kRow = "{:<36} {:>7} {:>10} {:>9} {:>9} {:>8} {:>11} {:>9} {:>8} {:>10}\n";
+  std::string text =
+      fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense", "KL", "top-1",
+                  "remote read", "mass kept", "needles", "of dense's");
   for (size_t i = 0; i < report.results.size(); ++i) {
     const SettingResult& result = report.results[i];
     const SettingResult& baseline = report.results[0];
@@ -236,6 +282,8 @@ std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
     const NeedleScore score = ScoreNeedles(result.needles, baseline.needles);
     const bool asked = score.asked > 0;
     const double read = scored ? perplexity.usage.remote_read_share : score.remote_read_share_mean;
+    const std::optional<double> kept =
+        scored ? perplexity.usage.kept_mass_mean : score.kept_mass_mean;
     const bool compared = scored && baseline.perplexity.has_value();
     const double ratio = compared ? perplexity.perplexity / baseline.perplexity->perplexity : 1;
     const Agreement agreement =
@@ -247,6 +295,7 @@ std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
         Cell(has_kl, "{}{:.2g}", agreement.kl_is_exact ? "" : ">= ", agreement.kl_mean),
         Cell(has_kl, "{:.1f} %", agreement.top1_agreement * 100),
         Cell(scored || asked, "{:.1f} %", read * 100),
+        Cell(kept.has_value(), "{:.2f} %", kept.value_or(0) * 100),
         Cell(asked, "{}/{}", score.found, score.asked),
         Cell(asked, "{}/{}", score.found_where_baseline, score.baseline_found));
   }

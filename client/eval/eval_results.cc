@@ -49,13 +49,21 @@ KvUsage UsageOf(const v1::GenerateEvent::Summary& summary) {
   KvUsage usage;
   usage.remote_tokens = summary.remote_tokens();
   usage.attended_tokens_mean = summary.attended_tokens_mean();
-  usage.context_tokens_mean = summary.prompt_tokens();
+  // What was there before the answer: the prompt, and earlier turns.
+  usage.context_tokens_mean =
+      static_cast<double>(summary.context_tokens()) - summary.generated_tokens();
   if (summary.generated_tokens() < 2) return usage;
-  // The first token comes from the prefill; step i of the others sees the prompt and i tokens.
+  // The first token comes from the prefill; step i of the others sees what was there and i tokens.
   usage.context_tokens_mean += summary.generated_tokens() / 2.0;
   const double unread = std::max(0.0, usage.context_tokens_mean - summary.attended_tokens_mean());
   usage.kv_read_share = 1 - unread / usage.context_tokens_mean;
-  if (summary.remote_tokens() > 0) {
+  if (summary.has_attention()) {
+    usage.remote_read_share = summary.attention().remote_read_share();
+    if (summary.attention().samples() > 0) {
+      usage.kept_mass_mean = summary.attention().kept_mass_mean();
+      usage.kept_mass_min = summary.attention().kept_mass_min();
+    }
+  } else if (summary.remote_tokens() > 0) {
     usage.remote_read_share =
         std::max(0.0, 1 - unread / static_cast<double>(summary.remote_tokens()));
   }
@@ -73,6 +81,7 @@ absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan,
   read.nll_mean = MeanNll(result);
   read.perplexity = std::exp(read.nll_mean);
   read.usage = UsageOf(result.summary);
+  read.heads.Add(result.summary);
   read.prefill_s = result.summary.prefill_s();
   read.decode_s = result.summary.decode_s();
   return read;
@@ -98,14 +107,23 @@ NeedleScore ScoreNeedles(std::span<const NeedleResult> results,
   NeedleScore score{.asked = results.size()};
   if (results.empty()) return score;
   double read = 0;
+  double kept = 0;
+  size_t num_measured = 0;
   for (size_t i = 0; i < results.size(); ++i) {
     score.found += results[i].found ? 1 : 0;
-    read += results[i].usage.remote_read_share;
+    const KvUsage& usage = results[i].usage;
+    read += usage.remote_read_share;
+    if (usage.kept_mass_mean.has_value()) {
+      kept += *usage.kept_mass_mean;
+      ++num_measured;
+      score.kept_mass_min = std::min(score.kept_mass_min.value_or(1), *usage.kept_mass_min);
+    }
     if (i >= baseline.size() || !baseline[i].found) continue;
     ++score.baseline_found;
     score.found_where_baseline += results[i].found ? 1 : 0;
   }
   score.remote_read_share_mean = read / static_cast<double>(results.size());
+  if (num_measured > 0) score.kept_mass_mean = kept / static_cast<double>(num_measured);
   return score;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "client/eval/agreement.h"
 #include "client/eval/eval_plan.h"
+#include "client/eval/head_usage.h"
 #include "client/report.h"
 
 namespace tributary {
@@ -20,9 +21,12 @@ struct KvUsage {
   double attended_tokens_mean = 0;
   uint64_t remote_tokens = 0;  // at the end
   double kv_read_share = 1;
-  // Of the remote KV. What was not read is remote (sinks and window are always exact); the remote part is taken as it was at
-  // the end, which is off by what spilled during the answer.
+  // Of the remote KV, as the cluster says. Where it does not: what was not read is remote (sinks and window are always
+  // exact), and the remote part is taken as it was at the end, which is off by what spilled during the answer.
   double remote_read_share = 1;
+  // Share of the softmax that was kept, over sampled steps, layers and query heads; absent: not measured.
+  std::optional<double> kept_mass_mean;
+  std::optional<double> kept_mass_min;
 };
 // Without a decode step (one token of answer, which the prefill gives) the shares are 1.
 KvUsage UsageOf(const v1::GenerateEvent::Summary& summary);
@@ -33,6 +37,7 @@ struct PerplexityResult {
   double nll_mean = 0;
   double perplexity = 0;
   KvUsage usage;
+  HeadUsage heads;
   double prefill_s = 0;
   double decode_s = 0;
 };
@@ -47,6 +52,7 @@ struct NeedleResult {
 struct SettingResult {
   std::optional<PerplexityResult> perplexity;
   std::vector<NeedleResult> needles;
+  HeadUsage needle_heads;  // over all questions
 };
 
 // INTERNAL if the cluster answered with other tokens or counts than were asked for.
@@ -60,6 +66,9 @@ struct NeedleScore {
   size_t baseline_found = 0;        // of the questions asked here
   size_t found_where_baseline = 0;  // of those, found here too
   double remote_read_share_mean = 1;
+  // Of the questions where it was measured.
+  std::optional<double> kept_mass_mean;
+  std::optional<double> kept_mass_min;
 };
 // Results of the same questions in the same order; a setting that was cut short has fewer.
 NeedleScore ScoreNeedles(std::span<const NeedleResult> results,

@@ -23,18 +23,28 @@ std::string JobName(const EvalPlan& plan, const EvalJob& job) {
                             question.spec.length_tokens);
 }
 
-// One job's request, answer and place in the results. Returns the result in words.
+// One job's request, answer and place in the results. Returns the result in words. `kept_id`: of the sequence that the job
+// before it left, and of the one that this one leaves.
 absl::StatusOr<std::string> RunJob(const EvalPlan& plan, const EvalJob& job,
-                                   const v1::GenerateRequest& request, const EvalAsk& ask,
-                                   EvalProgress& progress, SettingResult& results) {
+                                   v1::GenerateRequest request, const EvalAsk& ask,
+                                   EvalProgress& progress, std::string& kept_id,
+                                   SettingResult& results) {
+  if (job.question != EvalJob::kPerplexity && plan.questions[job.question].continues) {
+    if (kept_id.empty()) {
+      return absl::InternalError("the cluster did not keep the sequence of the question before");
+    }
+    request.set_continue_request_id(kept_id);
+  }
   TRIBUTARY_ASSIGN_OR_RETURN(const GenerateResult answer,
                              ask(request, [&](double fraction) { progress.Show(fraction); }));
+  kept_id = answer.summary.kept().request_id();
   if (job.question == EvalJob::kPerplexity) {
     TRIBUTARY_ASSIGN_OR_RETURN(results.perplexity, ReadPerplexity(plan, answer));
     return fmt::format("{:.4f}", results.perplexity->perplexity);
   }
   TRIBUTARY_ASSIGN_OR_RETURN(NeedleResult needle, ReadNeedle(plan, job.question, answer));
   results.needles.push_back(std::move(needle));
+  results.needle_heads.Add(answer.summary);
   return std::string(results.needles.back().found ? "found" : "missed");
 }
 
@@ -94,6 +104,7 @@ void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, 
     if (request.ok()) total_weight += JobWeight(*request);
   }
   EvalProgress progress(progress_out, clock, total_weight);
+  std::string kept_id;
   for (size_t i = 0; i < plan.jobs.size(); ++i) {
     const EvalJob& job = plan.jobs[i];
     report->results.resize(job.setting + 1);
@@ -101,7 +112,8 @@ void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, 
     absl::Status status = request.status();
     if (status.ok()) {
       progress.BeginJob(JobName(plan, job), JobWeight(*request));
-      const auto result = RunJob(plan, job, *request, ask, progress, report->results.back());
+      const auto result =
+          RunJob(plan, job, *request, ask, progress, kept_id, report->results.back());
       if (result.ok()) progress.EndJob(*result);
       status = result.status();
     }

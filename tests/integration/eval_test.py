@@ -60,6 +60,37 @@ class EvalTest(unittest.TestCase):
             self.assertRegex(question["expected"], rf"^[0-9]{{{needles.CODE_DIGITS}}}\.$")
         self.assertIn("100 %", done.stderr)
 
+    def test_hgca_against_dense(self):
+        with Cluster() as cluster:
+            folder = pathlib.Path(cluster.folder.name)
+            done = self.run_eval("--coordinator", cluster.coordinator, "--text-file", SOURCE, "--policy", "hgca",
+                                 "--beta", "0,8", "--keep-next", "8", "--quality-sample-rate", "1",
+                                 "--window-tokens", "256", "--prefill-tokens", "2000", "--decode-tokens", "100",
+                                 "--needles", "4", "--queries", "4", "--lengths", "2500", "--turns",
+                                 "--needle-kinds", "multi-query", "--json", folder / "out.json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            status = subprocess.run([BIN / "tributary", "status", "--coordinator", cluster.coordinator, "--json"],
+                                    capture_output=True, text=True, check=True, timeout=60)
+            result = json.loads((folder / "out.json").read_text())
+        dense, everything, sparse = result["settings"]
+        self.assertEqual(json.loads(status.stdout)["kept_sequences"], [])  # the last question lets go
+        # beta 0 selects everything, so it is dense bit for bit, in turns too.
+        self.assertEqual(everything["perplexity"]["logprobs"], dense["perplexity"]["logprobs"])
+        self.assertEqual(everything["perplexity"]["kl_max"], 0)
+        self.assertEqual(everything["perplexity"]["kept_mass_min"], 1)
+        self.assertEqual([q["answer"] for q in everything["needles"]["questions"]],
+                         [q["answer"] for q in dense["needles"]["questions"]])
+        self.assertEqual(len(sparse["needles"]["questions"]), 4)
+        self.assertLess(sparse["perplexity"]["remote_read_share"], 0.6)
+        self.assertLess(sparse["perplexity"]["perplexity_ratio"], 1.05)
+        self.assertGreater(sparse["perplexity"]["kl_mean"], 0)
+        self.assertEqual([len(row) for row in sparse["heads"]["remote_read_share"]], [2] * 6)
+        for name in ("remote_read_share", "kept_mass_mean", "kept_mass_min"):
+            for share in (value for row in sparse["heads"][name] for value in row):
+                self.assertTrue(0 <= share <= 1, share)
+        mean = sum(value for row in sparse["heads"]["remote_read_share"] for value in row) / 12
+        self.assertAlmostEqual(mean, sparse["perplexity"]["remote_read_share"], delta=0.02)
+
     def test_what_cannot_be_run_is_said_before_a_cluster_starts(self):
         common = ("--model", MODEL, "--text-file", SOURCE, "--decode-tokens", "10")
         for flags, status, words in (

@@ -24,8 +24,13 @@ class FakeCluster {
     requests.push_back(request);
     on_progress(0.5);
     if (requests.size() > fail_after) return absl::UnavailableError("the node has gone");
-    const std::vector<uint32_t> prompt(request.prompt_tokens().begin(),
-                                       request.prompt_tokens().end());
+    std::vector<uint32_t> prompt(request.prompt_tokens().begin(), request.prompt_tokens().end());
+    if (!request.continue_request_id().empty()) {
+      EXPECT_EQ(request.continue_request_id(), "kept");
+      EXPECT_FALSE(request.has_placement());
+      EXPECT_FALSE(request.has_attention_policy());
+      prompt.insert(prompt.begin(), history.begin(), history.end());
+    }
     const std::vector<uint32_t> forced(request.forced_tokens().begin(),
                                        request.forced_tokens().end());
     const std::string said = BytesFromTokens(prompt) + BytesFromTokens(forced);
@@ -39,6 +44,17 @@ class FakeCluster {
       const std::vector<uint32_t> tokens = TokensFromBytes(answer);
       result.tokens.insert(result.tokens.end(), tokens.begin(), tokens.end());
     }
+    history = prompt;
+    history.insert(history.end(), result.tokens.begin(), result.tokens.end());
+    if (request.has_keep() && keeps) {
+      EXPECT_GE(request.keep().max_context_tokens() == 0 ? kept_context_tokens
+                                                         : request.keep().max_context_tokens(),
+                history.size());
+      if (request.continue_request_id().empty()) {
+        kept_context_tokens = request.keep().max_context_tokens();
+      }
+      result.summary.mutable_kept()->set_request_id("kept");
+    }
     result.logprobs.assign(result.tokens.size(), static_cast<float>(std::log(0.25)));
     for (size_t i = 0; i < result.tokens.size() && request.top_logprobs() > 0; ++i) {
       result.top_logprobs.push_back(Alternatives(result.tokens[i], request.top_logprobs()));
@@ -46,8 +62,10 @@ class FakeCluster {
     auto& summary = result.summary;
     summary.set_prompt_tokens(static_cast<uint32_t>(prompt.size()));
     summary.set_generated_tokens(request.max_tokens());
+    summary.set_context_tokens(history.size());
     summary.set_remote_tokens(prompt.size() / 2);
     summary.set_attended_tokens_mean(prompt.size() + request.max_tokens() / 2.0);
+    if (attention.ByteSizeLong() > 0) *summary.mutable_attention() = attention;
     return result;
   }
 
@@ -63,10 +81,28 @@ class FakeCluster {
   }
 
   std::vector<v1::GenerateRequest> requests;
+  v1::GenerateEvent::AttentionQuality attention;  // of every answer; empty: none is told
   bool spoil_alternatives = false;
+  bool keeps = true;
+  std::vector<uint32_t> history;  // of the latest request: what it was asked, and the answer
+  uint64_t kept_context_tokens = 0;
   size_t sees = 1 << 20;
   size_t fail_after = 1 << 20;
 };
+
+v1::GenerateEvent::Summary HeadSummary(uint64_t samples, double share, double mean, double min) {
+  v1::GenerateEvent::Summary summary;
+  summary.mutable_attention()->set_samples(samples);
+  for (const uint32_t layer : {0u, 2u}) {
+    auto& head = *summary.mutable_attention()->add_heads();
+    head.set_layer(layer);
+    head.set_kv_head(1);
+    head.set_read_share(share);
+    head.set_kept_mass_mean(mean);
+    head.set_kept_mass_min(min);
+  }
+  return summary;
+}
 
 class EvalRunnerTest : public ::testing::Test {
  protected:
@@ -195,6 +231,41 @@ TEST_F(EvalRunnerTest, TheQuestionCanBeFedTokenByToken) {
   EXPECT_EQ(request.forced_tokens(0), static_cast<uint32_t>('\n'));
 }
 
+TEST_F(EvalRunnerTest, QuestionsCanBeTurnsOfOneSequence) {
+  options_.decode_tokens = 0;
+  options_.needle_kinds = {"multi-query"};
+  options_.queries = 4;
+  options_.window_tokens = {256};
+  const EvalReport fresh = Run(Plan());
+  const std::vector<v1::GenerateRequest> apart = std::move(cluster_.requests);
+  cluster_.requests.clear();
+  options_.turns = true;
+  const EvalPlan plan = Plan();
+  const EvalReport report = Run(plan);
+  ASSERT_TRUE(report.status.ok()) << report.status;
+  ASSERT_EQ(cluster_.requests.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    const v1::GenerateRequest& request = cluster_.requests[i];
+    EXPECT_TRUE(report.results[0].needles[i].found);
+    EXPECT_EQ(request.has_keep(), i < 3);
+    EXPECT_EQ(request.continue_request_id(), i == 0 ? "" : "kept");
+    EXPECT_EQ(request.keep().max_context_tokens(), i == 0 ? 2007u : 0u);
+    if (i == 0) {
+      EXPECT_EQ(request.prompt_tokens_size(), apart[0].prompt_tokens_size());
+    } else {
+      EXPECT_LT(request.prompt_tokens_size(), 60);
+    }
+  }
+  // The same context as with prompts of their own, since every answer is right.
+  EXPECT_EQ(cluster_.history.size(), apart[3].prompt_tokens_size() + 7u);
+  EXPECT_EQ(fresh.results[0].needles[3].answer, report.results[0].needles[3].answer);
+
+  cluster_.keeps = false;
+  const EvalReport lost = Run(plan);
+  EXPECT_EQ(lost.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(lost.status.message()), HasSubstr("did not keep the sequence"));
+}
+
 TEST_F(EvalRunnerTest, AFailureKeepsWhatWasFound) {
   cluster_.fail_after = 8;  // the perplexity of the second setting is there
   const EvalPlan plan = Plan();
@@ -264,6 +335,31 @@ TEST_F(EvalRunnerTest, JsonAndCsvSayTheSame) {
       static_cast<size_t>(std::count(csv.begin(), csv.begin() + csv.find('\n'), ','));
   EXPECT_EQ(static_cast<size_t>(std::count(csv.begin(), csv.end(), ',')), 3 * columns);
   EXPECT_THAT(EvalTable(plan, report), HasSubstr("6/6"));
+}
+
+TEST_F(EvalRunnerTest, JsonHasWhatTheHeadsKept) {
+  cluster_.attention = HeadSummary(5, 0.25, 0.75, 0.5).attention();
+  cluster_.attention.set_remote_read_share(0.125);
+  cluster_.attention.set_kept_mass_mean(0.9);
+  cluster_.attention.set_kept_mass_min(0.6);
+  const EvalPlan plan = Plan();
+  auto json = EvalJson(plan, Run(plan));
+  const auto& setting = json["settings"][1];
+  EXPECT_EQ(setting["perplexity"]["remote_read_share"], 0.125);
+  EXPECT_EQ(setting["perplexity"]["kept_mass_mean"], 0.9);
+  EXPECT_EQ(setting["needles"]["kept_mass_min"], 0.6);
+  EXPECT_NEAR(setting["needles"]["kept_mass_mean"], 0.9, 1e-12);
+  const auto expected = nlohmann::ordered_json::parse("[[null,0.25],[null,null],[null,0.25]]");
+  EXPECT_EQ(setting["heads"]["remote_read_share"], expected);
+  EXPECT_EQ(setting["heads"]["kept_mass_mean"][2][1], 0.75);
+  EXPECT_EQ(setting["heads"]["kept_mass_min"][0][1], 0.5);
+  for (const v1::GenerateRequest& request : cluster_.requests) {
+    EXPECT_TRUE(request.report_attention_heads());
+  }
+  cluster_.attention.set_samples(0);
+  json = EvalJson(plan, Run(plan));
+  EXPECT_FALSE(json["settings"][1].contains("heads"));
+  EXPECT_TRUE(json["settings"][1]["perplexity"]["kept_mass_mean"].is_null());
 }
 
 TEST_F(EvalRunnerTest, ATextTooShortIsRefusedBeforeAnythingRuns) {
@@ -340,7 +436,7 @@ TEST_F(EvalRunnerTest, AnswersThatAreNoDistributionsAreAnError) {
 
 TEST(EvalResultsTest, SharesFollowWhatWasAttended) {
   v1::GenerateEvent::Summary summary;
-  summary.set_prompt_tokens(1000);
+  summary.set_context_tokens(1021);
   summary.set_generated_tokens(21);  // 20 steps, over 1001 to 1020 tokens
   summary.set_remote_tokens(800);
   summary.set_attended_tokens_mean(1010.5);
@@ -350,8 +446,51 @@ TEST(EvalResultsTest, SharesFollowWhatWasAttended) {
   EXPECT_DOUBLE_EQ(UsageOf(summary).context_tokens_mean, 1010.5);
   EXPECT_DOUBLE_EQ(UsageOf(summary).remote_read_share, 0.1);
   EXPECT_NEAR(UsageOf(summary).kv_read_share, 290.5 / 1010.5, 1e-12);
+  summary.set_context_tokens(1001);
   summary.set_generated_tokens(1);
   EXPECT_DOUBLE_EQ(UsageOf(summary).remote_read_share, 1.0);
+}
+
+TEST(EvalResultsTest, WhatTheClusterSaysOfItsReadsIsTaken) {
+  v1::GenerateEvent::Summary summary;
+  summary.set_context_tokens(1021);
+  summary.set_generated_tokens(21);
+  summary.set_remote_tokens(800);
+  summary.set_attended_tokens_mean(600);
+  auto& attention = *summary.mutable_attention();
+  attention.set_remote_read_share(0.3);
+  EXPECT_DOUBLE_EQ(UsageOf(summary).remote_read_share, 0.3);
+  EXPECT_FALSE(UsageOf(summary).kept_mass_mean.has_value());  // no step was measured
+  attention.set_samples(4);
+  attention.set_kept_mass_mean(0.9);
+  attention.set_kept_mass_min(0.5);
+  EXPECT_EQ(UsageOf(summary).kept_mass_mean, 0.9);
+  EXPECT_EQ(UsageOf(summary).kept_mass_min, 0.5);
+}
+
+TEST(EvalResultsTest, HeadsAreAveragedBySamples) {
+  HeadUsage usage;
+  usage.Add({});
+  usage.Add(HeadSummary(0, 1, 1, 1));  // measured nowhere
+  EXPECT_TRUE(usage.empty());
+  usage.Add(HeadSummary(30, 0.1, 0.8, 0.5));
+  usage.Add(HeadSummary(10, 0.3, 0.6, 0.2));
+  ASSERT_EQ(usage.heads().size(), 3u);
+  for (const auto& row : usage.heads()) ASSERT_EQ(row.size(), 2u);
+  EXPECT_EQ(usage.heads()[1][1].samples, 0u);
+  EXPECT_EQ(usage.heads()[0][0].samples, 0u);
+  for (const size_t layer : {0, 2}) {
+    const HeadUsage::Head& head = usage.heads()[layer][1];
+    EXPECT_EQ(head.samples, 40u);
+    EXPECT_NEAR(head.read_share, 0.15, 1e-12);
+    EXPECT_NEAR(head.kept_mass_mean, 0.75, 1e-12);
+    EXPECT_EQ(head.kept_mass_min, 0.2);
+  }
+  v1::GenerateEvent::Summary mad = HeadSummary(1, 0, 0, 0);
+  mad.mutable_attention()->mutable_heads(0)->set_layer(4'000'000'000u);
+  mad.mutable_attention()->mutable_heads(1)->set_kv_head(4'000'000'000u);
+  usage.Add(mad);
+  EXPECT_EQ(usage.heads().size(), 3u);
 }
 
 TEST(EvalResultsTest, NeedlesAreComparedWithTheBaselines) {
