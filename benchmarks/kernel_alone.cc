@@ -91,7 +91,8 @@ void KernelAlone::RunShare(int thread_idx) {
   args.group_size = options_.group_size;
   args.layout = &options_.layout;
   args.token_end = options_.tokens_per_stream;
-  args.prefetch_bytes = cpu_kernels::RunPrefetchBytes(args.layout->k_storage);
+  args.prefetch_bytes =
+      cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size);
   args.softmax_scale = 0.1f;
   args.out = out_.data() + thread * (out_.size() / static_cast<size_t>(options_.num_threads));
   args.lse_ln = args.out + q_.size();

@@ -313,7 +313,8 @@ DecodeAttentionArgs ShardExecutor::ArgsOf(const Task& task, const KvRun& run) co
   args.tiles = run.tiles;
   args.token_begin = run.token_begin;
   args.token_end = run.token_end;
-  args.prefetch_bytes = cpu_kernels::RunPrefetchBytes(args.layout->k_storage);
+  args.prefetch_bytes =
+      cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size);
   args.softmax_scale = softmax_scale_;
   return args;
 }

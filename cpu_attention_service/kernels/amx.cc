@@ -19,15 +19,16 @@ const KPrimitive* KPrimitiveOf(KvStorage storage, bool few_rows) {
 }
 
 const VPrimitive* VPrimitiveOf(KvStorage storage, bool few_rows) {
-  if (storage != KvStorage::kBf16) return DotVPrimitiveOf(storage);
-  return few_rows ? &kFloatV<KvStorage::kBf16> : &kBf16TilesV;
+  if (storage != KvStorage::kBf16 || few_rows) return DotVPrimitiveOf(storage, few_rows);
+  return &kBf16TilesV;
 }
 
 }  // namespace
 }  // namespace amx
 
 void DecodeAttentionAmx(const DecodeAttentionArgs& args) {
-  const bool few_rows = args.n_q * args.group_size < amx::kAmxMinRows;
+  static_assert(amx::kManyRows == amx::kAmxMinRows);
+  const bool few_rows = amx::HasFewRows(args);
   amx::DecodeAttention(args, amx::KPrimitiveOf(args.layout->k_storage, few_rows),
                        amx::VPrimitiveOf(args.layout->v_storage, few_rows));
 }

@@ -31,12 +31,18 @@ const KPrimitive* DotKPrimitiveOf(KvStorage storage) {
   }
 }
 
-const VPrimitive* DotVPrimitiveOf(KvStorage storage) {
+// Calls with fewer rows wait for memory, not for arithmetic: V in bf16 is widened to f32, and no weight is rounded.
+constexpr uint32_t kManyRows = 8;
+inline bool HasFewRows(const DecodeAttentionArgs& args) {
+  return args.n_q * args.group_size < kManyRows;
+}
+
+const VPrimitive* DotVPrimitiveOf(KvStorage storage, bool few_rows) {
   switch (storage) {
     case KvStorage::kF32:
       return &kFloatV<KvStorage::kF32>;
     case KvStorage::kBf16:
-      return &kBf16DotV;
+      return few_rows ? &kFloatV<KvStorage::kBf16> : &kBf16DotV;
     case KvStorage::kF16:
       return &kFloatV<KvStorage::kF16>;
     case KvStorage::kInt8:

@@ -64,7 +64,8 @@ absl::StatusOr<const CpuKernel*> Select(std::string_view name);
 
 // The best DecodeAttentionArgs::prefetch_bytes on this machine, as measured per CPU family: some stream a run at full speed
 // only if told where it goes on, others are slower for being told.
-uint32_t RunPrefetchBytes(KvStorage k_storage);
+// num_rows: n_q * group_size.
+uint32_t RunPrefetchBytes(KvStorage k_storage, uint32_t num_rows);
 
 // The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers, sizes
 // outside the limits, a layout that MakeKvTileLayout did not make, a run that ends outside the `tile_bytes` bytes from

@@ -60,115 +60,157 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
   static_cast<Bf16Q*>(prepared)->num_parts = NumBf16Parts(any_lo);
 }
 
-// What to prefetch while a slot is read, a line for a line. One run of memory is fetched front to back. Slots of a piece
-// list that lie in several places are fetched two by two in turn, so that two streams are under way: 0.64 of the read
+// What to prefetch while a step is read, a line for a line, in an order of its own: one run of memory front to back, slots
+// of a piece list that lie in several places two by two in turn, so that two streams are under way: 0.64 of the read
 // ceiling for blocks of 32 tokens instead of 0.55, but 0.63 instead of 0.76 for blocks of 64 (AMD Zen 5).
-struct NoLines {
-  void Prefetch(uint32_t line) const {}
-};
-struct LinesOfOneStream {
-  const unsigned char* first;
-  void Prefetch(uint32_t line) const { PrefetchCodeLine(first + line * 64); }
-};
-struct LinesOfTwoStreams {
-  const unsigned char* even;  // of the slot's even lines
-  ptrdiff_t odd_distance;     // from there to the odd line after it
-  void Prefetch(uint32_t line) const {
-    PrefetchCodeLine(even + (line >> 1) * 64 + (line & 1) * odd_distance);
+struct LinesAhead {
+  const unsigned char* line;   // the next one
+  const unsigned char* after;  // the one after it
+  ptrdiff_t step_bytes;        // from a line to the next but one
+  uint32_t left;               // lines until `line` and `after` become these:
+  const unsigned char* then[2];
+
+  template <uint32_t kCount>
+  void Prefetch() {
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < kCount; ++i) {
+      PrefetchCodeLine(line);
+      const unsigned char* next = line + step_bytes;
+      line = after;
+      after = next;
+    }
+  }
+  // After calls of Prefetch for `count` lines in all; some sum of counts is half of a step's lines.
+  void Count(uint32_t count) {
+    left -= count;
+    if (left != 0) return;
+    line = then[0];
+    after = then[1];
   }
 };
+struct NoLines {
+  template <uint32_t kCount>
+  void Prefetch() const {}
+  void Count(uint32_t) const {}
+};
 
-inline bool IsOneStream(const unsigned char* const* next, uint32_t slot_bytes) {
+// The lines of `next`, a step's slots of `slot_bytes`.
+inline LinesAhead LinesOf(const unsigned char* const* next, uint32_t slot_bytes) {
   constexpr uint32_t kHalf = kKvTileSubgroups / 2;
-  return next[kHalf] == next[0] + kHalf * slot_bytes;
-}
-inline LinesOfTwoStreams TwoStreams(const unsigned char* const* next, uint32_t slot,
-                                    uint32_t slot_bytes) {
-  constexpr uint32_t kHalf = kKvTileSubgroups / 2;
-  const unsigned char* even = next[slot / 2] + slot % 2 * (slot_bytes / 2);
-  return {even, next[kHalf + slot / 2] - next[slot / 2]};
+  const uint32_t half_bytes = kHalf * slot_bytes;
+  if (next[kHalf] == next[0] + half_bytes) {
+    return {next[0], next[0] + 64, 128, half_bytes / 64, {next[kHalf], next[kHalf] + 64}};
+  }
+  return {next[0], next[kHalf], 64, half_bytes / 64, {next[1], next[kHalf + 1]}};
 }
 
-// Scores of kRows rows for one slot, both parts of q in one pass: a second pass over K would leave the memory idle.
-// kPhases accumulators per row hide the latency of the dot product. K is read front to back: four slots at once would
-// share the broadcasts of q, but four streams of 4 KiB reach 0.65 of the read ceiling where one reaches 0.85.
-template <uint32_t kRows, uint32_t kPhases, uint32_t kParts, typename Lines>
-inline void ScoreBf16Slot(const KernelRows& rows, const uint32_t* q, const unsigned char* k,
-                          const Lines& next, float* scores) {
+// Scores of kRows rows for kSlots slots, both parts of q in one pass: a second pass over K would leave the memory idle.
+// There are 16 sums (of one row 8): the dot product takes 6 cycles and two start per cycle (AMD Zen 5), so that 12 must be
+// under way. Two slots share what is loaded of q, which with one slot keeps the two load ports as busy as the dot products.
+template <uint32_t kRows, uint32_t kSlots, uint32_t kPhases, uint32_t kParts, typename Lines>
+[[gnu::noinline]] void ScoreBf16Slots(const KernelRows& rows, const uint32_t* q,
+                                      const unsigned char* const* k, Lines* ahead, float* scores) {
   const uint32_t num_pairs = rows.padded_dim / 2;
   const uint32_t lo = num_pairs * rows.num_rows;
-  __m512 sums[kPhases][kRows];
+  Lines lines = *ahead;
+  const unsigned char* at[kSlots];
+  __m512 sums[kPhases][kSlots][kRows];
 #pragma GCC unroll 16
-  for (uint32_t i = 0; i < kPhases; ++i) {
+  for (uint32_t s = 0; s < kSlots; ++s) {
+    at[s] = k[s];
 #pragma GCC unroll 16
-    for (uint32_t row = 0; row < kRows; ++row) sums[i][row] = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < kPhases; ++i) {
+#pragma GCC unroll 16
+      for (uint32_t row = 0; row < kRows; ++row) sums[i][s][row] = _mm512_setzero_ps();
+    }
   }
 #pragma GCC unroll 1
   for (uint32_t pair = 0; pair < num_pairs; pair += kPhases) {
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kPhases; ++i, q += rows.num_rows) {
-      next.Prefetch(pair + i);
-      const __m512bh k_pair = LoadPairs(k + (pair + i) * 64);
+      __m512bh k_pair[kSlots];
 #pragma GCC unroll 16
-      for (uint32_t row = 0; row < kRows; ++row) {
-        sums[i][row] = _mm512_dpbf16_ps(sums[i][row], k_pair, BroadcastPair(q[row]));
+      for (uint32_t s = 0; s < kSlots; ++s) {
+        lines.template Prefetch<1>();
+        k_pair[s] = LoadPairs(at[s] + (pair + i) * 64);
       }
-      if constexpr (kParts == 2) {
+#pragma GCC unroll 16
+      for (uint32_t part = 0; part < kParts; ++part) {
 #pragma GCC unroll 16
         for (uint32_t row = 0; row < kRows; ++row) {
-          sums[i][row] = _mm512_dpbf16_ps(sums[i][row], k_pair, BroadcastPair(q[lo + row]));
+          const __m512bh of_q = BroadcastPair(q[part * lo + row]);
+#pragma GCC unroll 16
+          for (uint32_t s = 0; s < kSlots; ++s) {
+            sums[i][s][row] = _mm512_dpbf16_ps(sums[i][s][row], k_pair[s], of_q);
+          }
         }
       }
     }
   }
 #pragma GCC unroll 16
-  for (uint32_t row = 0; row < kRows; ++row) {
-    __m512 sum = sums[0][row];
+  for (uint32_t s = 0; s < kSlots; ++s) {
 #pragma GCC unroll 16
-    for (uint32_t i = 1; i < kPhases; ++i) sum = _mm512_add_ps(sum, sums[i][row]);
-    _mm512_storeu_ps(scores + row * kKvTileTokens, sum);
+    for (uint32_t row = 0; row < kRows; ++row) {
+      __m512 sum = sums[0][s][row];
+#pragma GCC unroll 16
+      for (uint32_t i = 1; i < kPhases; ++i) sum = _mm512_add_ps(sum, sums[i][s][row]);
+      _mm512_storeu_ps(scores + row * kKvTileTokens + s * kKvSubgroupTokens, sum);
+    }
+  }
+  lines.Count(num_pairs * kSlots);
+  *ahead = lines;
+}
+
+// kRows rows, all slots. Eight rows compute about as long as the memory takes, and go two slots at a time; for fewer, K is
+// read front to back: two streams of 4 KiB reach 0.85 of the read ceiling where one reaches 0.95 (AMD Zen 5).
+template <uint32_t kRows, uint32_t kParts, typename Lines>
+inline void ScoreBf16Rows(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
+                          Lines ahead, float* scores) {
+  uint32_t slot = 0;
+  if constexpr (kRows == 8) {
+    for (; slot + 2 <= step.num_slots; slot += 2) {
+      ScoreBf16Slots<kRows, 2, 1, kParts>(rows, q, step.k + slot, &ahead,
+                                          scores + slot * kKvSubgroupTokens);
+    }
+  }
+  constexpr uint32_t kPhases = kRows == 1 ? 8 : 16 / kRows;
+  for (; slot < step.num_slots; ++slot) {
+    ScoreBf16Slots<kRows, 1, kPhases, kParts>(rows, q, step.k + slot, &ahead,
+                                              scores + slot * kKvSubgroupTokens);
   }
 }
 
 // The next of `num_rows` rows, as many as one block takes; returns how many.
 template <uint32_t kParts, typename Lines>
 inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, const uint32_t* q,
-                               const unsigned char* k, const Lines& next, float* scores) {
+                               const KernelStep& step, const Lines& ahead, float* scores) {
   if (num_rows >= 8) {
-    ScoreBf16Slot<8, 2, kParts>(rows, q, k, next, scores);
+    ScoreBf16Rows<8, kParts>(rows, q, step, ahead, scores);
     return 8;
   }
   if (num_rows >= 4) {
-    ScoreBf16Slot<4, 4, kParts>(rows, q, k, next, scores);
+    ScoreBf16Rows<4, kParts>(rows, q, step, ahead, scores);
     return 4;
   }
   if (num_rows >= 2) {
-    ScoreBf16Slot<2, 8, kParts>(rows, q, k, next, scores);
+    ScoreBf16Rows<2, kParts>(rows, q, step, ahead, scores);
     return 2;
   }
-  ScoreBf16Slot<1, 8, kParts>(rows, q, k, next, scores);
+  ScoreBf16Rows<1, kParts>(rows, q, step, ahead, scores);
   return 1;
 }
 
 template <uint32_t kParts>
 inline void ScoreBf16Parts(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
                            float* scores) {
-  const uint32_t slot_bytes = rows.layout->k_subgroup_bytes;
-  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    float* to = scores + slot * kKvSubgroupTokens;
-    const unsigned char* k = step.k[slot];
-    uint32_t row = 0;
-    if (step.prefetch && IsOneStream(step.next_k, slot_bytes)) {
-      const LinesOfOneStream next = {step.next_k[slot]};
-      row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, k, next, to);
-    } else if (step.prefetch) {
-      const LinesOfTwoStreams next = TwoStreams(step.next_k, slot, slot_bytes);
-      row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, k, next, to);
-    }
-    while (row < rows.num_rows) {
-      row += ScoreBf16Block<kParts>(rows, rows.num_rows - row, q + row, k, NoLines(),
-                                    to + row * kKvTileTokens);
-    }
+  uint32_t row = 0;
+  if (step.prefetch) {
+    row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, step,
+                                 LinesOf(step.next_k, rows.layout->k_subgroup_bytes), scores);
+  }
+  while (row < rows.num_rows) {
+    row += ScoreBf16Block<kParts>(rows, rows.num_rows - row, q + row, step, NoLines(),
+                                  scores + row * kKvTileTokens);
   }
 }
 
@@ -209,11 +251,13 @@ inline void RoundWeights(const KernelRows& rows, uint32_t num_slots, const float
   }
 }
 
-// 16 * kVecs dims of one chunk of a slot, for kRows rows. `pairs` are of the slot's first token and the block's first row.
+// 16 * kVecs dims of `num_slots` slots, for kRows rows, with the sums in registers. `v_offset` is where these dims of a
+// slot's first pair of tokens lie, `pair_bytes` the distance to the next pair.
 template <uint32_t kRows, uint32_t kVecs, typename Lines>
-inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint32_t chunk_dims,
-                               const unsigned char* v, const Lines& next, uint32_t first_line,
-                               float* acc) {
+[[gnu::noinline]] void AccumulateBf16Dims(const uint32_t* pairs, const unsigned char* const* slots,
+                                          uint32_t num_slots, size_t v_offset, size_t pair_bytes,
+                                          size_t padded_dim, Lines* ahead, float* acc) {
+  Lines lines = *ahead;
   __m512 sums[kRows][kVecs];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
@@ -222,24 +266,30 @@ inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint3
       sums[row][i] = _mm512_loadu_ps(acc + row * padded_dim + i * 16);
     }
   }
-  const uint32_t pair_bytes = chunk_dims * 4;
 #pragma GCC unroll 1
-  for (uint32_t pair = 0; pair < kKvSubgroupTokens / 2; ++pair) {
-    __m512bh values[kVecs];
-#pragma GCC unroll 16
-    for (uint32_t i = 0; i < kVecs; ++i) {
-      next.Prefetch(first_line + pair * (chunk_dims / 16) + i);
-      values[i] = LoadPairs(v + pair * pair_bytes + i * 64);
-    }
-#pragma GCC unroll 16
-    for (uint32_t row = 0; row < kRows; ++row) {
-      const __m512bh weight = BroadcastPair(pairs[row * (kKvTileTokens / 2) + pair]);
+  for (uint32_t slot = 0; slot < num_slots; ++slot) {
+    const unsigned char* v = slots[slot] + v_offset;
+#pragma GCC unroll 2
+    for (uint32_t pair = 0; pair < kKvSubgroupTokens / 2; ++pair, ++pairs, v += pair_bytes) {
+      __m512bh values[kVecs];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kVecs; ++i) {
-        sums[row][i] = _mm512_dpbf16_ps(sums[row][i], values[i], weight);
+        lines.template Prefetch<1>();
+        values[i] = LoadPairs(v + i * 64);
+      }
+#pragma GCC unroll 16
+      for (uint32_t row = 0; row < kRows; ++row) {
+        const __m512bh weight = BroadcastPair(pairs[row * (kKvTileTokens / 2)]);
+#pragma GCC unroll 16
+        for (uint32_t i = 0; i < kVecs; ++i) {
+          sums[row][i] = _mm512_dpbf16_ps(sums[row][i], values[i], weight);
+        }
       }
     }
+    lines.Count(kKvSubgroupTokens / 2 * kVecs);
   }
+  *ahead = lines;
+  asm("" : "+r"(acc), "+r"(padded_dim));  // else the addresses of the sums are kept, and spilled
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
@@ -249,45 +299,50 @@ inline void AccumulateBf16Dims(const uint32_t* pairs, uint32_t padded_dim, uint3
   }
 }
 
-// All dims of a slot for kRows rows, chunk by chunk; 16 sums in registers.
+// All dims of kRows rows, chunk by chunk; 16 sums in registers. Two slots at a time: with one, sums go to memory and back
+// twice as often; four compute less still, but read 16 KiB out of order, which costs as much.
 template <uint32_t kRows, typename Lines>
-inline void AccumulateBf16Slot(const uint32_t* pairs, uint32_t padded_dim, const unsigned char* v,
-                               const Lines& next, float* acc) {
+inline void AccumulateBf16Rows(const uint32_t* pairs, const KernelStep& step, uint32_t padded_dim,
+                               Lines ahead, float* acc) {
+  constexpr uint32_t kSlots = 2;
   constexpr uint32_t kVecs = kRows == 8 ? 2 : 4;
-  uint32_t first_line = 0;
-  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = padded_dim - chunk;
-    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-    uint32_t dim = 0;
-    for (; dim + kVecs * 16 <= dims; dim += kVecs * 16) {
-      AccumulateBf16Dims<kRows, kVecs>(pairs, padded_dim, dims, v + dim * 4, next,
-                                       first_line + dim / 16, acc + chunk + dim);
+  for (uint32_t slot = 0; slot < step.num_slots; slot += kSlots) {
+    const uint32_t num_slots = step.num_slots - slot < kSlots ? step.num_slots - slot : kSlots;
+    const uint32_t* of_slots = pairs + slot * kKvSubgroupTokens / 2;
+    for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
+      const uint32_t rest = padded_dim - chunk;
+      const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+      const uint32_t chunk_bytes = chunk * kKvSubgroupTokens * 2;
+      uint32_t dim = 0;
+      for (; dim + kVecs * 16 <= dims; dim += kVecs * 16) {
+        AccumulateBf16Dims<kRows, kVecs>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4,
+                                         dims * 4, padded_dim, &ahead, acc + chunk + dim);
+      }
+      for (; dim < dims; dim += 16) {
+        AccumulateBf16Dims<kRows, 1>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4,
+                                     dims * 4, padded_dim, &ahead, acc + chunk + dim);
+      }
     }
-    for (; dim < dims; dim += 16) {
-      AccumulateBf16Dims<kRows, 1>(pairs, padded_dim, dims, v + dim * 4, next,
-                                   first_line + dim / 16, acc + chunk + dim);
-    }
-    v += dims * kKvSubgroupTokens * 2;
-    first_line += dims * kKvSubgroupTokens * 2 / 64;
   }
 }
 
 template <typename Lines>
-inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs, uint32_t padded_dim,
-                                    const unsigned char* v, const Lines& next, float* acc) {
+inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs,
+                                    const KernelStep& step, uint32_t padded_dim, const Lines& ahead,
+                                    float* acc) {
   if (num_rows >= 8) {
-    AccumulateBf16Slot<8>(pairs, padded_dim, v, next, acc);
+    AccumulateBf16Rows<8>(pairs, step, padded_dim, ahead, acc);
     return 8;
   }
   if (num_rows >= 4) {
-    AccumulateBf16Slot<4>(pairs, padded_dim, v, next, acc);
+    AccumulateBf16Rows<4>(pairs, step, padded_dim, ahead, acc);
     return 4;
   }
   if (num_rows >= 2) {
-    AccumulateBf16Slot<2>(pairs, padded_dim, v, next, acc);
+    AccumulateBf16Rows<2>(pairs, step, padded_dim, ahead, acc);
     return 2;
   }
-  AccumulateBf16Slot<1>(pairs, padded_dim, v, next, acc);
+  AccumulateBf16Rows<1>(pairs, step, padded_dim, ahead, acc);
   return 1;
 }
 
@@ -296,21 +351,14 @@ inline void AccumulateBf16Dot(const KernelRows& rows, const KernelStep& step, fl
   Bf16Weights rounded;
   RoundWeights(rows, step.num_slots, weights, weight_sum, &rounded);
   const uint32_t dims = rows.padded_dim;
-  const uint32_t slot_bytes = rows.layout->v_subgroup_bytes;
-  for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    const uint32_t* pairs = rounded.pairs[0] + slot * kKvSubgroupTokens / 2;
-    uint32_t row = 0;
-    if (step.prefetch && IsOneStream(step.next_v, slot_bytes)) {
-      const LinesOfOneStream next = {step.next_v[slot]};
-      row = AccumulateBf16Block(rows.num_rows, pairs, dims, step.v[slot], next, acc);
-    } else if (step.prefetch) {
-      const LinesOfTwoStreams next = TwoStreams(step.next_v, slot, slot_bytes);
-      row = AccumulateBf16Block(rows.num_rows, pairs, dims, step.v[slot], next, acc);
-    }
-    while (row < rows.num_rows) {
-      row += AccumulateBf16Block(rows.num_rows - row, pairs + row * (kKvTileTokens / 2), dims,
-                                 step.v[slot], NoLines(), acc + row * dims);
-    }
+  uint32_t row = 0;
+  if (step.prefetch) {
+    row = AccumulateBf16Block(rows.num_rows, rounded.pairs[0], step, dims,
+                              LinesOf(step.next_v, rows.layout->v_subgroup_bytes), acc);
+  }
+  while (row < rows.num_rows) {
+    row += AccumulateBf16Block(rows.num_rows - row, rounded.pairs[row], step, dims, NoLines(),
+                               acc + row * dims);
   }
 }
 
