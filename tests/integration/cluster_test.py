@@ -259,8 +259,8 @@ class FaultsTest(unittest.TestCase):
         rng = random.Random(SEED)
         with Cluster(cpu_nodes=1) as cluster:
             text = random_text(300, rng)
-            expected = cluster.generate(text, "--max-tokens", "200", "--ignore-eos")["tokens"]
-            request = cluster.start(text, "--json", "--max-tokens", "200", "--ignore-eos")
+            expected = cluster.generate(text, "--max-tokens", "1500", "--ignore-eos")["tokens"]
+            request = cluster.start(text, "--json", "--max-tokens", "1500", "--ignore-eos")
             wait_until(lambda: cluster.status()["requests_running"] == 1, "the request runs")
             self.assertEqual(cluster.stop(), 0, cluster.errors)
             status, output, errors = request.finish()
