@@ -29,7 +29,8 @@ struct Answer {
 
   friend bool operator==(const Answer& a, const Answer& b) {
     const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
-      return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * 4) == 0;
+      return x.size() == y.size() &&
+             (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0);
     };
     for (size_t i = 0; i < a.weights.size(); ++i) {
       if (!same(a.weights[i], b.weights[i])) return false;
