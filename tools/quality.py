@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Measures what HGCA costs in quality on the probe model, and rewrites the tables and figures of docs/quality.md.
+
+`./dev quality` builds and then runs this. It downloads nothing: model and text are in models/probe. Everything follows
+from the seed; only times differ from run to run. What is outside of the marked blocks of docs/quality.md is left alone.
+
+    tools/quality.py            measure (about 25 minutes on two idle cores), draw, rewrite
+    tools/quality.py --reuse    draw and rewrite from the results of the last run, in build/quality
+    tools/quality.py --quick    a small version of everything, into build/quality-quick, to see whether it works
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import eval_figures
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRIBUTARY = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin")) / "tributary"
+MODEL = ROOT / "models" / "probe"
+TEXT = MODEL / "persuasion.txt"
+PAGE = ROOT / "docs" / "quality.md"
+RESULTS = ROOT / "build" / "quality"
+BETAS = "0.25,0.5,0.75,1,2,4"
+WINDOWS = "256,1024,4096"
+WINDOW = 1024  # of everything but the grid
+DOCUMENTED_BETA = "8"  # of the documented setting, with keep_next 8
+# Run -> calls of tools/eval_figures.py.
+FIGURES = {
+    "grid": [["--figures", "quality"], ["--figures", "retention,kept_mass", "--window", str(WINDOW)]],
+    "settings": [["--figures", "quality,retention"]],
+    "lengths": [["--figures", "needles"]],
+}
+
+# What the documented setting has to hold.
+MAX_REMOTE_READ = 0.10
+MIN_NEEDLES = 0.98
+MAX_PERPLEXITY_RATIO = 1.01
+
+
+class QualityError(Exception):
+    """Something that the reader of the terminal must know."""
+
+
+def runs(quick):
+    """{name: flags of `tributary eval`}. Turns are many questions to one sequence, which cost one prefill."""
+    prompt, decode, queries = (2048, 64, 4) if quick else (16384, 2048, 16)
+    common = ["--policy", "hgca", "--quality-sample-rate", "0.0625"]
+    text = ["--prefill-tokens", str(prompt), "--decode-tokens", str(decode)]
+    one = ["--window-tokens", str(WINDOW), "--keep-next", "8"]
+    single = ["--lengths", str(prompt), "--needles", "8", "--needle-kinds", "multi-key",
+              "--depths", "0.1,0.3,0.5,0.7,0.9"]
+
+    def turns(count, lengths):
+        return ["--needle-kinds", "multi-query", "--needles", str(count), "--queries", str(count), "--turns",
+                "--lengths", lengths]
+
+    return {
+        "grid": [*common, *text, "--window-tokens", "256,1024" if quick else WINDOWS,
+                 "--beta", "1" if quick else BETAS, *turns(queries, str(prompt))],
+        "settings": [*common, *text, *one, "--beta", "8" if quick else "2,4,8,16", *turns(2 * queries, str(prompt)),
+                     "--questions", "1" if quick else "2"],
+        # The documented setting, each question a prompt of its own.
+        "prompts": [*common, *one, "--beta", DOCUMENTED_BETA, *single, "--questions", "1" if quick else "5"],
+        # The selection is made before the question is seen.
+        "unseen": [*common, *one, "--beta", DOCUMENTED_BETA, *single, "--decode-question"],
+        "lengths": [*common, *one, "--beta", DOCUMENTED_BETA,
+                    *turns(2 * queries, "1024,2048" if quick else "4096,8192,16384")],
+    }
+
+
+def measure(name, flags, folder):
+    command = [TRIBUTARY, "eval", "--model", MODEL, "--text-file", TEXT, *flags, "--json", folder / f"{name}.json",
+               "--csv", folder / f"{name}.csv"]
+    print(f"== {name}: {' '.join(str(word) for word in flags)}", flush=True)
+    if subprocess.run(command, check=False).returncode != 0:
+        raise QualityError(f"'tributary eval' of {name} failed; what it said is above")
+
+
+def percent(value, digits=1):
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def needles_cell(result):
+    return "-" if result is None else f"{result['found_where_baseline']}/{result['baseline_found']}"
+
+
+def number(value):
+    return "-" if value is None else f"{value:.2g}"
+
+
+def row_of(setting):
+    scored, needles = setting["perplexity"], setting["needles"]
+    return [
+        f"{100 * (scored['perplexity_ratio'] - 1):+.2f} %",
+        number(scored.get("kl_mean")),
+        percent(scored.get("top1_agreement")),
+        percent(scored["remote_read_share"]),
+        percent(scored.get("kept_mass_mean")),
+        percent(scored.get("kept_mass_min")),
+        needles_cell(needles),
+        percent(needles["remote_read_share_mean"] if needles else None),
+    ]
+
+
+MEASURES = ["perplexity", "KL (nats)", "same top-1", "remote KV read", "mass kept, mean", "least",
+            "needles, of dense's", "remote KV read for them"]
+
+
+def markdown_table(header, rows, left=1):
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def grid_table(data):
+    settings = [s for s in data["settings"] if not eval_figures.is_dense(s)]
+    rows = [[f"{s['window_tokens']:,}", f"{s['beta']:g}", *row_of(s)] for s in settings]
+    return markdown_table(["window", "beta", *MEASURES], rows, left=0)
+
+
+def settings_table(data):
+    settings = [s for s in data["settings"] if not eval_figures.is_dense(s)]
+    rows = [[f"{s['beta']:g}", f"{s['keep_next']:g}", *row_of(s)] for s in settings]
+    return markdown_table(["beta", "keep_next", *MEASURES], rows, left=0)
+
+
+def verdict(scored, turns, single):
+    """Three requirements, what was measured, and whether it is enough: rows of a table. The reads of single prompts are
+    not among them: see documented_block()."""
+    read = max(scored["remote_read_share"], turns["remote_read_share_mean"])
+    found = turns["found_where_baseline"] + single["found_where_baseline"]
+    of = turns["baseline_found"] + single["baseline_found"]
+    raised = scored["perplexity_ratio"] - 1
+    rows = [
+        ["remote KV read: text, turns", f"<= {percent(MAX_REMOTE_READ, 0)}",
+         f"{percent(scored['remote_read_share'])}, {percent(turns['remote_read_share_mean'])}",
+         read <= MAX_REMOTE_READ],
+        ["needles found, of those that dense found: single prompts and turns", f">= {percent(MIN_NEEDLES, 0)}",
+         f"{percent(found / of)} ({needles_cell(single)} and {needles_cell(turns)})", found >= MIN_NEEDLES * of],
+        ["perplexity raised by", f"< {percent(MAX_PERPLEXITY_RATIO - 1, 0)}", f"{100 * raised:+.2f} %",
+         raised < MAX_PERPLEXITY_RATIO - 1],
+    ]
+    return [[*row[:-1], "yes" if row[-1] else "NO"] for row in rows]
+
+
+def documented_block(settings, prompts):
+    """The documented setting: text and turns of one run, single prompts of the other."""
+    single = next(s for s in prompts["settings"] if not eval_figures.is_dense(s))
+    same = ("beta", "keep_next", "window_tokens")
+    turns = next(s for s in settings["settings"] if all(s[name] == single[name] for name in same))
+    rows = verdict(turns["perplexity"], turns["needles"], single["needles"])
+    steps = len(single["needles"]["questions"][0]["expected"]) - 1  # the first token comes from the prefill
+    return (markdown_table(["", "asked for", "measured", "holds"], rows) + "\n\n"
+            "The first decode step after a prefill reads everything, for that is when prefilled KV is selected: over "
+            f"the {steps} steps of an answer in a single prompt, {percent(single['needles']['remote_read_share_mean'])} is "
+            f"read. In turns the appended question selects.")
+
+
+def retention_table(data):
+    """By layer and KV head, at beta = 1 and the window of the documented setting."""
+    found = [s for s in data["settings"] if s["beta"] == 1 and s["window_tokens"] == WINDOW and s.get("heads")]
+    if not found:
+        return "Not reported by this cluster."
+    grid = found[0]["heads"]["remote_read_share"]
+    header = ["layer", *(f"KV head {head}" for head in range(len(grid[0])))]
+    return markdown_table(header, [[str(layer), *(percent(v) for v in row)] for layer, row in enumerate(grid)], left=0)
+
+
+def unseen_line(data):
+    asked = next(s for s in data["settings"] if not eval_figures.is_dense(s))["needles"]
+    return (f"With questions fed token by token behind the text (`--decode-question`), the setting above finds "
+            f"{asked['found_where_baseline']} of the {asked['baseline_found']} needles that dense finds.")
+
+
+def source_line(data):
+    scored, needles = data["settings"][0]["perplexity"], data["settings"][0]["needles"]
+    return (f"{data['prefill_tokens']:,} tokens prefilled, {data['decode_tokens']:,} decoded. Dense: perplexity "
+            f"{scored['perplexity']:.4f} per byte, {needles['found']} of {needles['asked']} needles found.")
+
+
+def replace_block(page, name, text):
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
+    if len(pattern.findall(page)) != 1:
+        raise QualityError(f"{PAGE.name} must have one block '{begin} ... {end}'")
+    filled = f"{begin}\n{text}\n{end}" if "\n" in text else f"{begin}{text}{end}"
+    return pattern.sub(lambda _: filled, page)
+
+
+def rewrite_page(page, results):
+    grid, settings = results["grid"], results["settings"]
+    blocks = {"documented": documented_block(settings, results["prompts"]),
+              "grid": source_line(grid) + "\n\n" + grid_table(grid),
+              "settings": source_line(settings) + "\n\n" + settings_table(settings),
+              "retention": retention_table(grid),
+              "unseen": unseen_line(results["unseen"])}
+    for name, text in blocks.items():
+        page = replace_block(page, name, text)
+    return page
+
+
+def draw(folder, figures):
+    for name, calls in FIGURES.items():
+        tool = [sys.executable, ROOT / "tools" / "eval_figures.py", folder / f"{name}.json", "--out", figures / name]
+        for flags in calls:
+            if subprocess.run([*tool, *flags, "--format", "svg,png"], check=False).returncode != 0:
+                raise QualityError("tools/eval_figures.py failed; what it said is above")
+
+
+def run(arguments):
+    folder = RESULTS.with_name("quality-quick") if arguments.quick else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = runs(arguments.quick)
+    if not arguments.reuse:
+        for name, flags in planned.items():
+            measure(name, flags, folder)
+    results = {name: eval_figures.load(folder / f"{name}.json") for name in planned}
+    incomplete = [name for name, data in results.items() if not data["complete"]]
+    if incomplete:
+        raise QualityError(f"the results of {', '.join(incomplete)} are not complete; run without --reuse")
+    page = rewrite_page(PAGE.read_text(), results)
+    draw(folder, folder if arguments.quick else PAGE.parent / "figures")
+    target = folder / PAGE.name if arguments.quick else PAGE
+    target.write_text(page)
+    print(target)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reuse", action="store_true", help="do not measure again")
+    parser.add_argument("--quick", action="store_true", help="a small version, which leaves docs alone")
+    try:
+        run(parser.parse_args())
+    except (QualityError, eval_figures.FigureError) as error:
+        sys.exit(f"quality: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
