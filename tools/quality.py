@@ -156,7 +156,8 @@ def documented_block(settings, prompts):
     steps = len(single["needles"]["questions"][0]["expected"]) - 1  # the first token comes from the prefill
     return (markdown_table(["", "asked for", "measured", "holds"], rows) + "\n\n"
             "The first decode step after a prefill reads everything, for that is when prefilled KV is selected: over "
-            f"the {steps} steps of an answer in a single prompt, {percent(single['needles']['remote_read_share_mean'])} is "
+            f"the {steps} steps of an answer in a single prompt, "
+            f"{percent(single['needles']['remote_read_share_mean'])} is "
             f"read. In turns the appended question selects.")
 
 
