@@ -6,7 +6,7 @@
 quality:    perplexity, KL divergence and needles found against dense, over the share of remote KV that was read
 needles:    needle accuracy by length and depth, one panel per setting
 retention:  share of the remote KV that each KV head of each layer read, one panel per setting
-kept_mass:  softmax mass that what was read holds, likewise, where it was measured
+kept_mass:  share of the remote softmax that lies on what was read, likewise, where it was measured
 
 Prints the files it wrote. A figure without data is not drawn, and said so. Needs matplotlib (python3-matplotlib).
 """
@@ -168,6 +168,15 @@ def draw_line(axis, number, line, points):
                       va="bottom" if up else "top", fontsize=6, color=f"C{number % 10}")
 
 
+def widen(axis, name, values):
+    """No axis makes much of little: a decade of KL at least, and needles from 90 % on."""
+    if name == "Needles":
+        axis.set_ylim(min(*values, 90) - 2, 102)
+    elif name == "Distributions" and max(values) < 10 * min(values):
+        middle = math.sqrt(max(values) * min(values))
+        axis.set_ylim(middle / 10**0.6, middle * 10**0.6)
+
+
 def draw_quality(plt, data):
     settings = [s for s in data["settings"] if not is_dense(s)]
     if not settings:
@@ -198,6 +207,7 @@ def draw_quality(plt, data):
         axis.set_ylabel(label)
         axis.set_title(name)
         axis.margins(0.08, 0.12)
+        widen(axis, name, [y for points in lines.values() for _, y, _ in points])
         axis.grid(True, linewidth=0.3)
     handles = dict(sorted(zip(*reversed(axes[0].get_legend_handles_labels())), key=lambda item: item[0] == "dense"))
     # Below the axes, where it covers nothing; the saved figure grows by it.
@@ -282,7 +292,7 @@ def draw_kept_mass(plt, data):
         return plt.Normalize(min(*values, 99), 100)
 
     return draw_heads(plt, data, "kept_mass_mean", "kept_mass", "Softmax mass kept by each head",
-                      "of the whole softmax, mean (%)", norm_of, "cividis")
+                      "of the remote softmax, mean (%)", norm_of, "cividis")
 
 
 FIGURES = {"quality": draw_quality, "needles": draw_needles, "retention": draw_retention, "kept_mass": draw_kept_mass}

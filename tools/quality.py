@@ -4,7 +4,7 @@
 `./dev quality` builds and then runs this. It downloads nothing: model and text are in models/probe. Everything follows
 from the seed; only times differ from run to run. What is outside of the marked blocks of docs/quality.md is left alone.
 
-    tools/quality.py            measure (about 25 minutes on two idle cores), draw, rewrite
+    tools/quality.py            measure (about 20 minutes on two idle cores), draw, rewrite
     tools/quality.py --reuse    draw and rewrite from the results of the last run, in build/quality
     tools/quality.py --quick    a small version of everything, into build/quality-quick, to see whether it works
 """
@@ -155,10 +155,9 @@ def documented_block(settings, prompts):
     rows = verdict(turns["perplexity"], turns["needles"], single["needles"])
     steps = len(single["needles"]["questions"][0]["expected"]) - 1  # the first token comes from the prefill
     return (markdown_table(["", "asked for", "measured", "holds"], rows) + "\n\n"
-            "The first decode step after a prefill reads everything, for that is when prefilled KV is selected: over "
+            f"The first decode step after a prefill reads everything, for that is when prefilled KV is selected: over "
             f"the {steps} steps of an answer in a single prompt, "
-            f"{percent(single['needles']['remote_read_share_mean'])} is "
-            f"read. In turns the appended question selects.")
+            f"{percent(single['needles']['remote_read_share_mean'])} is read. In turns the appended question selects.")
 
 
 def retention_table(data):
@@ -169,6 +168,15 @@ def retention_table(data):
     grid = found[0]["heads"]["remote_read_share"]
     header = ["layer", *(f"KV head {head}" for head in range(len(grid[0])))]
     return markdown_table(header, [[str(layer), *(percent(v) for v in row)] for layer, row in enumerate(grid)], left=0)
+
+
+def lengths_line(data):
+    asked = next(s for s in data["settings"] if not eval_figures.is_dense(s))["needles"]["questions"]
+    cells = []
+    for length in sorted({q["length_tokens"] for q in asked}):
+        found = [q["found"] for q in asked if q["length_tokens"] == length]
+        cells.append(f"{sum(found)} of {len(found)} in {length:,} tokens")
+    return f"Needles of the setting by length and depth, as turns: {', '.join(cells)}."
 
 
 def unseen_line(data):
@@ -198,6 +206,7 @@ def rewrite_page(page, results):
               "grid": source_line(grid) + "\n\n" + grid_table(grid),
               "settings": source_line(settings) + "\n\n" + settings_table(settings),
               "retention": retention_table(grid),
+              "lengths": lengths_line(results["lengths"]),
               "unseen": unseen_line(results["unseen"])}
     for name, text in blocks.items():
         page = replace_block(page, name, text)
@@ -208,7 +217,7 @@ def draw(folder, figures):
     for name, calls in FIGURES.items():
         tool = [sys.executable, ROOT / "tools" / "eval_figures.py", folder / f"{name}.json", "--out", figures / name]
         for flags in calls:
-            if subprocess.run([*tool, *flags, "--format", "svg,png"], check=False).returncode != 0:
+            if subprocess.run([*tool, *flags], check=False).returncode != 0:
                 raise QualityError("tools/eval_figures.py failed; what it said is above")
 
 

@@ -24,7 +24,7 @@ struct KvUsage {
   // Of the remote KV, as the cluster says. Where it does not: what was not read is remote (sinks and window are always
   // exact), and the remote part is taken as it was at the end, which is off by what spilled during the answer.
   double remote_read_share = 1;
-  // Share of the softmax that was kept, over sampled steps, layers and query heads; absent: not measured.
+  // Share of the remote softmax that was kept, over sampled steps, layers and query heads; absent: not measured.
   std::optional<double> kept_mass_mean;
   std::optional<double> kept_mass_min;
 };

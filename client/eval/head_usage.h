@@ -1,4 +1,4 @@
-// What each KV head of each layer read of the remote tokens, and how much of the softmax it kept, over one or several
+// What each KV head of each layer read of the remote tokens, and how much of their softmax it kept, over one or several
 // requests. Pure.
 #pragma once
 

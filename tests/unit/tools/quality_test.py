@@ -14,7 +14,8 @@ def setting(policy="hgca", window=1024, beta=1.0, **changes):
               "perplexity": {"perplexity": 3.0, "perplexity_ratio": 1.002, "kl_mean": 0.0012, "top1_agreement": 0.987,
                              "remote_read_share": 0.05, "kept_mass_mean": 0.97, "kept_mass_min": None},
               "needles": {"asked": 50, "found": 49, "baseline_found": 50, "found_where_baseline": 49,
-                          "remote_read_share_mean": 0.08, "questions": [{"expected": "123456."}]}}
+                          "remote_read_share_mean": 0.08,
+                          "questions": [{"expected": "123456.", "length_tokens": 4096, "found": True}]}}
     result["keep_next"] = changes.pop("keep_next", None)
     for name, value in changes.items():
         part = "perplexity" if name in result["perplexity"] else "needles"
@@ -54,6 +55,12 @@ class TableTest(unittest.TestCase):
         self.assertIn("| 99.0 % (50/50 and 49/50) | yes |", table)
         self.assertIn("8 | 8 |", quality.settings_table(results(one)))
 
+    def test_lengths_are_counted_apart(self):
+        one = setting()
+        one["needles"]["questions"] = [{"length_tokens": length, "found": found}
+                                       for length, found in ((8192, True), (4096, False), (8192, False))]
+        self.assertIn("0 of 1 in 4,096 tokens, 1 of 2 in 8,192 tokens.", quality.lengths_line(results(one)))
+
     def test_retention_is_that_of_beta_1(self):
         one = setting()
         one["heads"] = {"remote_read_share": [[0.005, 0.3], [0.1, 0.02]]}
@@ -86,7 +93,7 @@ class PageTest(unittest.TestCase):
     def test_the_page_has_every_block(self):
         one = results(setting(beta=8, keep_next=8))
         quality.rewrite_page(quality.PAGE.read_text(), {"grid": results(setting()), "settings": one, "prompts": one,
-                                                         "unseen": one})
+                                                         "unseen": one, "lengths": one})
 
 
 if __name__ == "__main__":
