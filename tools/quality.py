@@ -4,7 +4,7 @@
 `./dev quality` builds and then runs this. It downloads nothing: model and text are in models/probe. Everything follows
 from the seed; only times differ from run to run. What is outside of the marked blocks of docs/quality.md is left alone.
 
-    tools/quality.py            measure (about 20 minutes on two idle cores), draw, rewrite
+    tools/quality.py            measure (about 18 minutes on two idle cores), draw, rewrite
     tools/quality.py --reuse    draw and rewrite from the results of the last run, in build/quality
     tools/quality.py --quick    a small version of everything, into build/quality-quick, to see whether it works
 """
