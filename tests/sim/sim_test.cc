@@ -367,6 +367,7 @@ TEST_F(SimTest, LogitsThatAreNoNumbersAreAnErrorEvenIfTheyLookLikeAStopToken) {
 
 TEST_F(SimTest, RefusedPlansAreNamedAndHarmNobody) {
   SimOptions options = RandomOptions();
+  options.node_pool_bytes = 16u << 20;  // the worker refuses, not the nodes, which may be one
   SimCluster cluster(options);
   SimRequest good = RandomRequest(random_, options.model);
   const SequenceId id = cluster.Submit(good);
