@@ -17,7 +17,7 @@ class DensePolicy final : public AttentionPolicy {
   }
 
  private:
-  const PolicyNeeds needs_;
+  const PolicyNeeds needs_{};
 };
 
 }  // namespace
