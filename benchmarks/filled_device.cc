@@ -25,6 +25,20 @@ FilledDevice::FilledDevice(std::unique_ptr<Device> inner, const ModelConfig& con
 absl::StatusOr<ResidentId> FilledDevice::ReserveResident(uint32_t capacity_tokens, DType kv_dtype) {
   TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id,
                              inner_->ReserveResident(capacity_tokens, kv_dtype));
+  TRIBUTARY_RETURN_IF_ERROR(Fill(id, capacity_tokens, kv_dtype));
+  return id;
+}
+
+absl::StatusOr<ResidentId> FilledDevice::ReserveResidentWithMaw(uint32_t capacity_tokens,
+                                                                DType kv_dtype,
+                                                                const MawParams& maw) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id,
+                             inner_->ReserveResidentWithMaw(capacity_tokens, kv_dtype, maw));
+  TRIBUTARY_RETURN_IF_ERROR(Fill(id, capacity_tokens, kv_dtype));
+  return id;
+}
+
+absl::Status FilledDevice::Fill(ResidentId id, uint32_t capacity_tokens, DType kv_dtype) {
   // KV as the model's first products give it; a layer's attention is not needed for that.
   std::vector<uint32_t> tokens(kFillTokens);
   for (uint32_t& token : tokens) token = static_cast<uint32_t>(random_() % config_.vocab_size);
@@ -38,7 +52,7 @@ absl::StatusOr<ResidentId> FilledDevice::ReserveResident(uint32_t capacity_token
     }
   }
   inner_->DropPrefill();
-  return id;
+  return absl::OkStatus();
 }
 
 absl::Status FilledDevice::BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) {

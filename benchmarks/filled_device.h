@@ -27,7 +27,12 @@ class FilledDevice final : public Device {
   }
   // With random KV in every slot.
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
+  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
+                                                    const MawParams& maw) override;
   void ReleaseResident(ResidentId id) override { inner_->ReleaseResident(id); }
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
+    inner_->ReadMaw(id, slots, maw);
+  }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
                           std::span<std::byte> k, std::span<std::byte> v) override {
     return inner_->ReadResident(id, layer, slots, heads, k, v);
@@ -69,6 +74,8 @@ class FilledDevice final : public Device {
   }
 
  private:
+  absl::Status Fill(ResidentId id, uint32_t capacity_tokens, DType kv_dtype);
+
   const std::unique_ptr<Device> inner_;
   const ModelConfig config_;
   DeviceLimits limits_;

@@ -1,6 +1,7 @@
 // Whole decode steps on the GPU with dummy weights of a real geometry, through the same engine, data plane and CPU nodes as
 // in a cluster:
 //   resident   all KV on the GPU, against the bytes of weights and KV at the speed of a plain read
+//   maw        what HGCA's average of attention weights adds to such a step, and what reading a block of it takes
 //   exchange   what a layer's exchange with 4 nodes costs when these have next to nothing to attend over
 //   remote     a long context in the memory of CPU nodes, against its bytes at the CPUs' read bandwidth, and against
 //              copying it to the GPU in every step
@@ -21,6 +22,7 @@
 #include "benchmarks/gpu_bench_support.h"
 #include "benchmarks/pcie_bandwidth.h"
 #include "benchmarks/read_bandwidth.h"
+#include "benchmarks/resident_steps.h"
 #include "fmt/format.h"
 #include "gpu_worker/decode_engine.h"
 #include "gpu_worker/device/cuda/cuda_device.h"
@@ -34,7 +36,7 @@ namespace {
 struct Flags {
   std::string config = "benchmarks/configs/llama3-8b";
   std::string device = "cuda";
-  std::vector<std::string> parts = {"resident", "exchange", "remote", "prefill", "longest"};
+  std::vector<std::string> parts = {"resident", "maw", "exchange", "remote", "prefill", "longest"};
   std::vector<uint32_t> batches = {1, 8};
   std::vector<uint32_t> contexts = {4096, 32768};
   uint32_t steps = 24;
@@ -50,12 +52,6 @@ struct Flags {
   uint32_t spin_us = 1000;
   bool json = false;
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 class Recorder final : public EngineEvents {
  public:
@@ -155,12 +151,13 @@ class StepBench {
 
   absl::Status Run(const std::string& part) {
     if (part == "resident") return Resident();
+    if (part == "maw") return Maw();
     if (part == "exchange") return Exchange();
     if (part == "remote") return Remote();
     if (part == "prefill") return Prefill();
     if (part == "longest") return Longest();
     return absl::InvalidArgumentError(fmt::format(
-        "unknown part '{}'; there are resident, exchange, remote, prefill, longest", part));
+        "unknown part '{}'; there are resident, maw, exchange, remote, prefill, longest", part));
   }
   std::vector<GpuBenchRow>& rows() { return rows_; }
 
@@ -171,8 +168,15 @@ class StepBench {
   bool on_gpu() const { return flags_.device == "cuda"; }
 
   double WeightBytes() const;
-  absl::StatusOr<double> ResidentStepUs(uint32_t batch, uint32_t context, bool exchange);
+  ResidentSteps StepsOf(uint32_t batch, uint32_t context) const {
+    return {.batch = batch,
+            .context_tokens = context,
+            .num_layers = config().num_layers,
+            .num_kv_heads = config().attention.num_kv_heads,
+            .steps = flags_.steps};
+  }
   absl::Status Resident();
+  absl::Status Maw();
   absl::StatusOr<SequencePlan> MakePlan(const RunSpec& spec, uint64_t id);
   absl::StatusOr<RunResult> RunEngine(const RunSpec& spec);
   absl::Status Exchange();
@@ -211,50 +215,14 @@ double StepBench::WeightBytes() const {
   return static_cast<double>(elements) * 2;
 }
 
-// Steps of the device alone. With `exchange` the host answers each layer's q at once, with empty partials.
-absl::StatusOr<double> StepBench::ResidentStepUs(uint32_t batch, uint32_t context, bool exchange) {
-  std::vector<DecodeRow> rows(batch);
-  for (uint32_t i = 0; i < batch; ++i) {
-    TRIBUTARY_ASSIGN_OR_RETURN(rows[i].resident, device_->ReserveResident(context, DType::kBf16));
-    rows[i].token = 100 + i;
-    rows[i].pos = context - 1;
-    rows[i].append_slot = context - 1;
-    rows[i].attend[0] = {0, context};
-    rows[i].may_have_partials = exchange;
-    rows[i].wants_logits = !device_->samples();
-  }
-  const uint32_t slots = exchange ? static_cast<uint32_t>(flags_.nodes) : 0;
-  const std::vector<uint32_t> num_slots(batch, slots);
-  std::fill(device_->partial_slots().lse_ln.begin(), device_->partial_slots().lse_ln.end(),
-            -std::numeric_limits<float>::infinity());
-  const RealClock clock;
-  std::vector<double> step_us;
-  constexpr uint32_t kWarmUps = 4;
-  for (uint32_t i = 0; i < flags_.steps + kWarmUps; ++i) {
-    const int64_t begin_ns = clock.NowNs();
-    device_->BeginStep(rows);
-    for (uint32_t layer = 0; layer < config().num_layers; ++layer) {
-      device_->AwaitQuery(layer);
-      device_->AttendResident(layer);
-      device_->FinishLayer(layer, num_slots);
-    }
-    const std::span<const float> logits = device_->EndStep();
-    if (i >= kWarmUps) step_us.push_back(static_cast<double>(clock.NowNs() - begin_ns) * 1e-3);
-    TRIBUTARY_RETURN_IF_ERROR(device_->step_status());
-    const double result = device_->samples() ? device_->sampled()[0].logprob : logits[0];
-    if (!std::isfinite(result)) return absl::InternalError("the logits are not finite");
-  }
-  for (const DecodeRow& row : rows) device_->ReleaseResident(row.resident);
-  return Median(std::move(step_us));
-}
-
 absl::Status StepBench::Resident() {
   const double read_gb_per_s = on_gpu() ? MeasureDeviceReadGbPerS() : MeasureReadBandwidthGbPerS(1);
   Add({.name = "device memory, plain read", .value = read_gb_per_s, .unit = "GB/s"});
   for (const uint32_t context : flags_.contexts) {
     for (const uint32_t batch : flags_.batches) {
-      TRIBUTARY_ASSIGN_OR_RETURN(const double us,
-                                 ResidentStepUs(batch, context, /*exchange=*/false));
+      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes times,
+                                 RunResidentSteps(StepsOf(batch, context), device_.get()));
+      const double us = times.step_us;
       const double bytes =
           WeightBytes() + static_cast<double>(batch) * context *
                               static_cast<double>(device_->KvBytesPerToken(DType::kBf16));
@@ -267,6 +235,25 @@ absl::Status StepBench::Resident() {
            .ratio = floor_us / us,
            .bar = "<= 1.2x",
            .ok = us <= 1.2 * floor_us});
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepBench::Maw() {
+  for (const uint32_t context : flags_.contexts) {
+    for (const uint32_t batch : flags_.batches) {
+      ResidentSteps spec = StepsOf(batch, context);
+      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes without,
+                                 RunResidentSteps(spec, device_.get()));
+      spec.maw = MawParams{};
+      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes with, RunResidentSteps(spec, device_.get()));
+      const std::string name = fmt::format("MAW, {} tokens, batch {}", context, batch);
+      Add({.name = name + ": added to a step",
+           .value = 100 * (with.step_us / without.step_us - 1),
+           .unit = "%"});
+      Add({.name = name + ": first step", .value = with.first_step_us * 1e-3, .unit = "ms"});
+      Add({.name = name + ": reading 256 tokens", .value = with.read_maw_us, .unit = "us"});
     }
   }
   return absl::OkStatus();
@@ -338,18 +325,20 @@ absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
     TRIBUTARY_RETURN_IF_ERROR(
         clusters_->Of(spec.null_nodes).CloseShard(node, route.shard.shard_id));
   }
-  result.step_us = Median(recorder_->step_us);
-  if (!recorder_->idle_shares.empty()) result.idle_share = Median(recorder_->idle_shares);
+  result.step_us = MedianOf(recorder_->step_us);
+  if (!recorder_->idle_shares.empty()) result.idle_share = MedianOf(recorder_->idle_shares);
   result.summary = recorder_->last;
   return result;
 }
 
 absl::Status StepBench::Exchange() {
   const double layers = config().num_layers;
-  TRIBUTARY_ASSIGN_OR_RETURN(const double plain_us, ResidentStepUs(1, 4096, /*exchange=*/false));
-  TRIBUTARY_ASSIGN_OR_RETURN(const double doorbell_us, ResidentStepUs(1, 4096, /*exchange=*/true));
+  ResidentSteps steps = StepsOf(1, 4096);
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes plain, RunResidentSteps(steps, device_.get()));
+  steps.exchange_slots = static_cast<uint32_t>(flags_.nodes);
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes doorbell, RunResidentSteps(steps, device_.get()));
   Add({.name = "exchange of a layer: doorbells and merge, batch 1",
-       .value = (doorbell_us - plain_us) / layers,
+       .value = (doorbell.step_us - plain.step_us) / layers,
        .unit = "us"});
   // So few remote tokens that a node attends to them on the spot.
   constexpr uint32_t kBlock = 16;

@@ -10,12 +10,9 @@ namespace tributary {
 namespace amx {
 namespace {
 
-// With fewer rows than tiles pay for, bf16 is widened to f32: on the CPUs that have AMX, vdpbf16ps takes as long as two
-// fused multiply-adds of f32, of which two start per cycle (Sapphire Rapids, group 4, 16 threads: the kernels avx512 and
-// avx512_bf16 read at 0.89 and 0.78 of the ceiling).
 const KPrimitive* KPrimitiveOf(KvStorage storage, bool few_rows) {
-  if (storage != KvStorage::kBf16) return DotKPrimitiveOf(storage);
-  return few_rows ? &kFloatK<KvStorage::kBf16> : &kBf16TilesK;
+  if (storage != KvStorage::kBf16 || few_rows) return DotKPrimitiveOf(storage, few_rows);
+  return &kBf16TilesK;
 }
 
 const VPrimitive* VPrimitiveOf(KvStorage storage, bool few_rows) {

@@ -7,9 +7,9 @@
 namespace tributary {
 
 void DecodeAttentionAvx512Bf16(const DecodeAttentionArgs& args) {
-  avx512_bf16::DecodeAttention(
-      args, avx512_bf16::DotKPrimitiveOf(args.layout->k_storage),
-      avx512_bf16::DotVPrimitiveOf(args.layout->v_storage, avx512_bf16::HasFewRows(args)));
+  const bool few_rows = avx512_bf16::HasFewRows(args);
+  avx512_bf16::DecodeAttention(args, avx512_bf16::DotKPrimitiveOf(args.layout->k_storage, few_rows),
+                               avx512_bf16::DotVPrimitiveOf(args.layout->v_storage, few_rows));
 }
 
 }  // namespace tributary

@@ -162,10 +162,11 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
     now ^= 1;
     more = NextStep(&source, &planned[now]);
     if (args.pieces == nullptr) {
-      if (args.prefetch_bytes != 0) PrefetchRun(args.prefetch_bytes, &current);
+      if (args.prefetch_bytes != 0) PrefetchRun(*args.layout, args.prefetch_bytes, &current);
     } else if (more) {
-      PrefetchNext(planned[now], &current);
+      PrefetchNext(*args.layout, planned[now], &current);
     }
+    PrefetchParamLines(current);
     batch.k->score(batch.rows, scratch.prepared, current.step, scratch.scores);
     if (IsWhole(current, visible_to_all)) {
       AttendWhole(batch, current.step, scratch);
@@ -190,7 +191,8 @@ inline void AddTokenWeights(RowBatch batch, Scratch& scratch) {
                                   args.group_size, args.max_over_group};
     StepSource source = BeginSteps(args);
     for (PlannedStep planned; NextStep(&source, &planned);) {
-      if (args.prefetch_bytes != 0) PrefetchRun(args.prefetch_bytes, &planned);
+      if (args.prefetch_bytes != 0) PrefetchRun(*args.layout, args.prefetch_bytes, &planned);
+      PrefetchParamLines(planned);
       batch.k->score(batch.rows, scratch.prepared, planned.step, scratch.scores);
       AddStepWeights(rows, planned, scratch.scores, args.token_begin, args.token_weights);
     }

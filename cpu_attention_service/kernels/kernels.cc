@@ -105,20 +105,19 @@ uint32_t SupportedIsa() {
 uint32_t RunPrefetchBytes(KvStorage k_storage, uint32_t num_rows) {
   static const bool prefetches = RunsWantPrefetch();
   if (!prefetches) return 0;
-  // The best of a sweep on AMD Zen 5, where the share of the read ceiling varies by a tenth over 4 to 16 KiB; a multiple
-  // of 4 KiB is worse for bf16. On Intel Sapphire Rapids it hardly matters.
+  // The best of a sweep on AMD Zen 5, medians over places of the code in memory (docs/performance.md): the share of the
+  // read ceiling varies by a tenth over 4 to 16 KiB. On Intel Sapphire Rapids it hardly matters.
   switch (k_storage) {
-    case KvStorage::kInt4:
-      return 12288;
     case KvStorage::kInt8:
+    case KvStorage::kInt4:
+      return 12800;
     case KvStorage::kFp8E4m3:
       return 10240;
     case KvStorage::kBf16:
-      // With few rows 9 KiB against 7: 0.98 and 0.95. From 8 rows on two slots of 4 KiB are read side by side
-      // (prim_bf16_dot-inl.h): of 7 to 23 KiB, 13 to 17 are alike.
+      // From 8 rows on two slots of 4 KiB are read side by side (prim_bf16_dot-inl.h): 13 to 17 KiB are alike.
       return num_rows < 8 ? 9216 : 14336;
     default:
-      return 7168;
+      return 9216;
   }
 }
 

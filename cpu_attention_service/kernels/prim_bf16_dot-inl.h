@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "cpu_attention_service/kernels/kernel_step.h"
+#include "cpu_attention_service/kernels/lines_ahead-inl.h"
 
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
@@ -58,50 +59,6 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
     }
   }
   static_cast<Bf16Q*>(prepared)->num_parts = NumBf16Parts(any_lo);
-}
-
-// What to prefetch while a step is read, a line for a line, in an order of its own: one run of memory front to back, slots
-// of a piece list that lie in several places two by two in turn, so that two streams are under way: 0.64 of the read
-// ceiling for blocks of 32 tokens instead of 0.55, but 0.63 instead of 0.76 for blocks of 64 (AMD Zen 5).
-struct LinesAhead {
-  const unsigned char* line;   // the next one
-  const unsigned char* after;  // the one after it
-  ptrdiff_t step_bytes;        // from a line to the next but one
-  uint32_t left;               // lines until `line` and `after` become these:
-  const unsigned char* then[2];
-
-  template <uint32_t kCount>
-  void Prefetch() {
-#pragma GCC unroll 16
-    for (uint32_t i = 0; i < kCount; ++i) {
-      PrefetchCodeLine(line);
-      const unsigned char* next = line + step_bytes;
-      line = after;
-      after = next;
-    }
-  }
-  // After calls of Prefetch for `count` lines in all; some sum of counts is half of a step's lines.
-  void Count(uint32_t count) {
-    left -= count;
-    if (left != 0) return;
-    line = then[0];
-    after = then[1];
-  }
-};
-struct NoLines {
-  template <uint32_t kCount>
-  void Prefetch() const {}
-  void Count(uint32_t) const {}
-};
-
-// The lines of `next`, a step's slots of `slot_bytes`.
-inline LinesAhead LinesOf(const unsigned char* const* next, uint32_t slot_bytes) {
-  constexpr uint32_t kHalf = kKvTileSubgroups / 2;
-  const uint32_t half_bytes = kHalf * slot_bytes;
-  if (next[kHalf] == next[0] + half_bytes) {
-    return {next[0], next[0] + 64, 128, half_bytes / 64, {next[kHalf], next[kHalf] + 64}};
-  }
-  return {next[0], next[kHalf], 64, half_bytes / 64, {next[1], next[kHalf + 1]}};
 }
 
 // Scores of kRows rows for kSlots slots, both parts of q in one pass: a second pass over K would leave the memory idle.

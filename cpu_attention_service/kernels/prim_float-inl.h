@@ -1,6 +1,7 @@
 // Primitives of f32, bf16 and f16 for any vec_*.h: elements are widened to f32 as they are loaded, products are f32
 // fused multiply-adds, weights stay f32. Included after decode_attention-inl.h.
 #include "cpu_attention_service/kernels/kernel_step.h"
+#include "cpu_attention_service/kernels/lines_ahead-inl.h"
 
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
@@ -33,22 +34,20 @@ inline Vec LoadK(const unsigned char* k, uint32_t dim, uint32_t vec) {
 }
 
 // Scores of kRows rows for one slot.
-template <KvStorage kStorage, uint32_t kRows>
-inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* k,
-                      const unsigned char* next_k, float* scores) {
+template <KvStorage kStorage, uint32_t kRows, typename Lines>
+inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* k, Lines* ahead,
+                      float* scores) {
+  constexpr uint32_t kPairLines =
+      2 * kKvSubgroupTokens * (kStorage == KvStorage::kF32 ? 4 : 2) / 64;
+  Lines lines = *ahead;
   Vec even[kRows][kSubgroupVecs], odd[kRows][kSubgroupVecs];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kSubgroupVecs; ++i) even[row][i] = odd[row][i] = Vec::Zero();
   }
-  constexpr uint32_t kPairBytes = 2 * kKvSubgroupTokens * (kStorage == KvStorage::kF32 ? 4 : 2);
   for (uint32_t dim = 0; dim < padded_dim; dim += 2) {
-    if (next_k != nullptr) {
-      for (uint32_t line = 0; line < kPairBytes; line += 64) {
-        PrefetchCodeLine(next_k + dim / 2 * kPairBytes + line);
-      }
-    }
+    lines.template Prefetch<kPairLines>();
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kSubgroupVecs; ++i) {
       const Vec k_even = LoadK<kStorage, false>(k, dim, i);
@@ -68,6 +67,26 @@ inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* 
       Add(even[row][i], odd[row][i]).Store(scores + row * kKvTileTokens + i * Vec::kLanes);
     }
   }
+  lines.Count(padded_dim / 2 * kPairLines);
+  *ahead = lines;
+}
+
+// As many of `num_rows` rows as one block takes; returns how many.
+template <KvStorage kStorage, typename Lines>
+inline uint32_t ScoreSlotRows(uint32_t num_rows, const float* q, uint32_t padded_dim,
+                              const unsigned char* k, Lines* ahead, float* scores) {
+  if (num_rows >= kScoreRows) {
+    ScoreSlot<kStorage, kScoreRows>(q, padded_dim, k, ahead, scores);
+    return kScoreRows;
+  }
+  if constexpr (kScoreRows > 4) {
+    if (num_rows >= 4) {
+      ScoreSlot<kStorage, 4>(q, padded_dim, k, ahead, scores);
+      return 4;
+    }
+  }
+  ScoreSlot<kStorage, 1>(q, padded_dim, k, ahead, scores);
+  return 1;
 }
 
 template <KvStorage kStorage>
@@ -75,31 +94,29 @@ void ScoreFloat(const KernelRows& rows, const void* prepared, const KernelStep& 
                 float* scores) {
   const float* q = static_cast<const float*>(prepared);
   const uint32_t dims = rows.padded_dim;
+  LinesAhead lines = {};
+  if (step.prefetch) lines = LinesOf(step.next_k, rows.layout->k_subgroup_bytes);
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     const unsigned char* k = step.k[slot];
     float* to = scores + slot * kKvSubgroupTokens;
     uint32_t row = 0;
-    const auto next_k = [&] { return step.prefetch && row == 0 ? step.next_k[slot] : nullptr; };
-    for (; row + kScoreRows <= rows.num_rows; row += kScoreRows) {
-      ScoreSlot<kStorage, kScoreRows>(q + row * dims, dims, k, next_k(), to + row * kKvTileTokens);
-    }
-    if constexpr (kScoreRows > 4) {
-      for (; row + 4 <= rows.num_rows; row += 4) {
-        ScoreSlot<kStorage, 4>(q + row * dims, dims, k, next_k(), to + row * kKvTileTokens);
-      }
-    }
-    for (; row < rows.num_rows; ++row) {
-      ScoreSlot<kStorage, 1>(q + row * dims, dims, k, next_k(), to + row * kKvTileTokens);
+    if (step.prefetch) row = ScoreSlotRows<kStorage>(rows.num_rows, q, dims, k, &lines, to);
+    while (row < rows.num_rows) {
+      NoLines none;
+      row += ScoreSlotRows<kStorage>(rows.num_rows - row, q + row * dims, dims, k, &none,
+                                     to + row * kKvTileTokens);
     }
   }
 }
 
 // Dims [first_dim, first_dim + kVecs * kLanes) of one chunk of a slot, for kRows rows.
-template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs>
+template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, typename Lines>
 inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsigned char* v,
-                           uint32_t chunk_dims, const unsigned char* next_v, float* acc) {
+                           uint32_t chunk_dims, Lines* ahead, float* acc) {
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
+  constexpr uint32_t kLines = kVecs * Vec::kLanes * kPack * kElementBytes / 64;
+  Lines lines = *ahead;
   Vec sums[kRows][kVecs];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
@@ -111,11 +128,7 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
 #pragma GCC unroll 1  // unrolled, the sums no longer fit the registers
   for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
     const unsigned char* at = v + token * chunk_dims * kElementBytes;
-    if (next_v != nullptr) {
-      for (uint32_t line = 0; line < kVecs * Vec::kLanes * kPack * kElementBytes; line += 64) {
-        PrefetchCodeLine(next_v + token * chunk_dims * kElementBytes + line);
-      }
-    }
+    lines.template Prefetch<kLines>();
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
       const uint32_t dim = i * Vec::kLanes;
@@ -145,48 +158,62 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
       sums[row][i].Store(acc + row * padded_dim + i * Vec::kLanes);
     }
   }
+  lines.Count(kKvSubgroupTokens / kPack * kLines);
+  *ahead = lines;
 }
 
-template <KvStorage kStorage, uint32_t kRows>
+template <KvStorage kStorage, uint32_t kRows, typename Lines>
 inline void AccumulateSlot(const float* weights, uint32_t padded_dim, const unsigned char* v,
-                           const unsigned char* next_v, float* acc) {
+                           Lines* ahead, float* acc) {
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
   constexpr uint32_t kWide = kValueVecs * Vec::kLanes;
   for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
     const uint32_t rest = padded_dim - chunk;
     const uint32_t chunk_dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-    const uint64_t chunk_begin = uint64_t{chunk} * kKvSubgroupTokens * kElementBytes;
+    const unsigned char* v_chunk = v + uint64_t{chunk} * kKvSubgroupTokens * kElementBytes;
     uint32_t dim = 0;
-    const auto at = [&](const unsigned char* codes) {
-      return codes == nullptr ? nullptr : codes + chunk_begin + dim * kPack * kElementBytes;
-    };
     for (; dim + kWide <= chunk_dims; dim += kWide) {
-      AccumulateDims<kStorage, kRows, kValueVecs>(weights, padded_dim, at(v), chunk_dims,
-                                                  at(next_v), acc + chunk + dim);
+      AccumulateDims<kStorage, kRows, kValueVecs>(weights, padded_dim,
+                                                  v_chunk + dim * kPack * kElementBytes, chunk_dims,
+                                                  ahead, acc + chunk + dim);
     }
     for (; dim < chunk_dims; dim += Vec::kLanes) {
-      AccumulateDims<kStorage, kRows, 1>(weights, padded_dim, at(v), chunk_dims, at(next_v),
-                                         acc + chunk + dim);
+      AccumulateDims<kStorage, kRows, 1>(weights, padded_dim, v_chunk + dim * kPack * kElementBytes,
+                                         chunk_dims, ahead, acc + chunk + dim);
     }
   }
+}
+
+// As many of `num_rows` rows as one block takes; returns how many.
+template <KvStorage kStorage, typename Lines>
+inline uint32_t AccumulateSlotRows(uint32_t num_rows, const float* weights, uint32_t padded_dim,
+                                   const unsigned char* v, Lines* ahead, float* acc) {
+  if (num_rows >= kValueRows) {
+    AccumulateSlot<kStorage, kValueRows>(weights, padded_dim, v, ahead, acc);
+    return kValueRows;
+  }
+  AccumulateSlot<kStorage, 1>(weights, padded_dim, v, ahead, acc);
+  return 1;
 }
 
 template <KvStorage kStorage>
 void AccumulateFloat(const KernelRows& rows, const KernelStep& step, float* weights,
                      float* weight_sum, float* acc) {
   const uint32_t dims = rows.padded_dim;
+  LinesAhead lines = {};
+  if (step.prefetch) lines = LinesOf(step.next_v, rows.layout->v_subgroup_bytes);
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     const float* of_slot = weights + slot * kKvSubgroupTokens;
+    const unsigned char* v = step.v[slot];
     uint32_t row = 0;
-    const auto next_v = [&] { return step.prefetch && row == 0 ? step.next_v[slot] : nullptr; };
-    for (; row + kValueRows <= rows.num_rows; row += kValueRows) {
-      AccumulateSlot<kStorage, kValueRows>(of_slot + row * kKvTileTokens, dims, step.v[slot],
-                                           next_v(), acc + row * dims);
+    if (step.prefetch) {
+      row = AccumulateSlotRows<kStorage>(rows.num_rows, of_slot, dims, v, &lines, acc);
     }
-    for (; row < rows.num_rows; ++row) {
-      AccumulateSlot<kStorage, 1>(of_slot + row * kKvTileTokens, dims, step.v[slot], next_v(),
-                                  acc + row * dims);
+    while (row < rows.num_rows) {
+      NoLines none;
+      row += AccumulateSlotRows<kStorage>(rows.num_rows - row, of_slot + row * kKvTileTokens, dims,
+                                          v, &none, acc + row * dims);
     }
   }
 }

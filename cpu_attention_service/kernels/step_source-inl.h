@@ -15,6 +15,9 @@ struct PlannedStep {
   KernelStep step;
   uint32_t tokens[kKvTileSubgroups];    // which tokens of the slot take part, at all
   uint64_t position[kKvTileSubgroups];  // of the slot's first token
+  // Lines of params to prefetch, which lie between the codes that the primitives prefetch.
+  uint32_t num_param_lines;
+  const unsigned char* param_lines[2 * kKvTileSubgroups];
 };
 
 struct StepSource {
@@ -82,12 +85,23 @@ inline bool NextPieces(StepSource* source, PlannedStep* planned) {
 inline bool NextStep(StepSource* source, PlannedStep* planned) {
   planned->step.num_slots = 0;
   planned->step.prefetch = false;
+  planned->num_param_lines = 0;
   return source->args->pieces != nullptr ? NextPieces(source, planned)
                                          : NextTileOfRun(source, planned);
 }
 
+inline void AddParamLine(const unsigned char* param, PlannedStep* planned) {
+  const uint32_t count = planned->num_param_lines;
+  if (count != 0 && (reinterpret_cast<uintptr_t>(param) ^
+                     reinterpret_cast<uintptr_t>(planned->param_lines[count - 1])) < 64) {
+    return;  // the line of the slot before
+  }
+  planned->param_lines[planned->num_param_lines++] = param;
+}
+
 // Lets the primitives fetch `next` while they work on `step`.
-inline void PrefetchNext(const PlannedStep& next, PlannedStep* planned) {
+inline void PrefetchNext(const KvTileLayout& layout, const PlannedStep& next,
+                         PlannedStep* planned) {
   KernelStep& step = planned->step;
   step.prefetch = true;
   for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
@@ -95,10 +109,18 @@ inline void PrefetchNext(const PlannedStep& next, PlannedStep* planned) {
     step.next_k[slot] = next.step.k[from];
     step.next_v[slot] = next.step.v[from];
   }
+  const uint32_t k_bytes = kKvSubgroupTokens * KvParamBytesPerToken(layout.k_storage);
+  const uint32_t v_bytes = kKvSubgroupTokens * KvParamBytesPerToken(layout.v_storage);
+  for (uint32_t slot = 0; k_bytes != 0 && slot < next.step.num_slots; ++slot) {
+    AddParamLine(next.step.k_params[slot] + next.step.subgroup[slot] * k_bytes, planned);
+  }
+  for (uint32_t slot = 0; v_bytes != 0 && slot < next.step.num_slots; ++slot) {
+    AddParamLine(next.step.v_params[slot] + next.step.subgroup[slot] * v_bytes, planned);
+  }
 }
 
 // Lets the primitives fetch what lies `bytes` ahead in a run. May reach beyond the run's end: prefetching reads nothing.
-inline void PrefetchRun(uint32_t bytes, PlannedStep* planned) {
+inline void PrefetchRun(const KvTileLayout& layout, uint32_t bytes, PlannedStep* planned) {
   KernelStep& step = planned->step;
   step.prefetch = true;
   for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
@@ -106,6 +128,14 @@ inline void PrefetchRun(uint32_t bytes, PlannedStep* planned) {
     step.next_k[slot] = step.k[from] + bytes;
     step.next_v[slot] = step.v[from] + bytes;
   }
+  for (uint32_t at = layout.k_params_begin; at < layout.record_bytes; at += 64) {
+    planned->param_lines[planned->num_param_lines++] =
+        step.k_params[0] - layout.k_params_begin + at + bytes;
+  }
+}
+
+inline void PrefetchParamLines(const PlannedStep& planned) {
+  for (uint32_t i = 0; i < planned.num_param_lines; ++i) PrefetchCodeLine(planned.param_lines[i]);
 }
 
 // The tokens of a slot at positions below visible_end.

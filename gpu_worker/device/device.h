@@ -150,9 +150,9 @@ class Device {
   }
   virtual void ReleaseResident(ResidentId id) = 0;
 
-  // The MAW of some slots of all layers as the last step left it, f32 [layer][kv_head][slot]; NaN for a slot that no step
-  // has attended over. Between steps; done on return: unlike K and V, the MAW of a slot changes with every step, and what is
-  // read may not depend on when a copy gets its turn. REQUIRES (checked): reserved with a MAW.
+  // The MAW of some slots of all layers as the last step left it, f32 [layer][kv_head][slot]; NaN for a slot that was filled
+  // and that no step has attended over since. Between steps; done on return: unlike K and V, the MAW of a slot changes
+  // with every step, and what is read may not depend on when a copy gets its turn. REQUIRES (checked): reserved with a MAW.
   virtual void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) {}
 
   // Copies of KV out of the device, which go on beside everything else it does. k and v receive [token][heads][head_dim]

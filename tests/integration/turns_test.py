@@ -67,6 +67,34 @@ class TurnsTest(unittest.TestCase):
             self.assertNotIn("kept", answer)
             self.assertEqual(self.kept(), {})
 
+    def converse(self, turns, *policy):
+        """The answers of one conversation; turns[0] is its first prompt."""
+        answers = [self.cluster.generate(turns[0], "--max-tokens", "20", *FLAGS, *PLACEMENT, *policy,
+                                         "--request-id", "chat", *KEEP)]
+        for i, text in enumerate(turns[1:], start=2):
+            keep = ["--keep-s", "60"] if i < len(turns) else []
+            answers.append(self.cluster.generate(text, "--max-tokens", "20", *FLAGS, "--continue", "chat", *keep))
+        return answers
+
+    def test_a_conversation_in_hgca(self):
+        turns = [random_text(length, self.rng) for length in (1200, 1, 250, 30)]
+        dense = self.converse(turns)
+        everything = self.converse(turns, "--policy", "hgca", "--beta", "0")
+        for answer, exact in zip(everything, dense):
+            self.assertEqual(answer["policy"], "hgca")
+            self.assertEqual(answer["tokens"], exact["tokens"])
+            self.assertEqual(answer["logprobs"], exact["logprobs"])
+        sparse = ["--policy", "hgca", "--beta", "4", "--keep-min", "1", "--quality-sample-rate", "1"]
+        some = self.converse(turns, *sparse)
+        self.assertEqual(some[0]["tokens"][0], dense[0]["tokens"][0])  # the prompt reads everything
+        for answer in some:
+            self.assertEqual(answer["policy"], "hgca")
+            self.assertGreater(answer["attention"]["remote_read_share"], 0)
+            self.assertLess(answer["attention"]["remote_read_share"], 0.9)
+            self.assertLess(answer["attention"]["kept_mass_mean"], 1)
+        again = self.converse(turns, *sparse)
+        self.assertEqual([answer["tokens"] for answer in again], [answer["tokens"] for answer in some])
+
     def test_turns_of_several_at_once(self):
         texts = [random_text(self.rng.randint(100, 700), self.rng) for _ in range(4)]
         more = [random_text(self.rng.randint(1, 300), self.rng) for _ in texts]

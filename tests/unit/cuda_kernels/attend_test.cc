@@ -78,6 +78,9 @@ struct Batch {
     row.maw_params = {0.25f * static_cast<float>(RandomInt(random, 0, 4)),
                       RandomInt(random, 0, 1) == 0 ? GroupAggregate::kMax : GroupAggregate::kMean};
     row.append_slot = row.attend[1].end - 1;  // one that is attended over, if there are any
+    uint32_t num_tokens = 0;
+    for (const DecodeRowDesc::Range& range : row.attend) num_tokens += range.end - range.begin;
+    row.maw_new_tokens = RandomInt(random, 0u, std::min(num_tokens, 20u));
   }
 
   const Case c;
@@ -257,7 +260,9 @@ class AttendTest : public KernelTest {
         float a = 0;
         AggregateGroup(row.maw_params.group_aggregate, weights, static_cast<uint32_t>(group.size()),
                        {&a, 1});
-        const size_t is_known = slot == row.append_slot ? 0 : 1;
+        const bool is_new =
+            slot == row.append_slot || t + row.maw_new_tokens >= group[0].scores.size();
+        const size_t is_known = is_new ? 0 : 1;
         tributary::UpdateMaw(row.maw_params.alpha, {&a, 1}, is_known, {&expected[begin + slot], 1});
       }
     }
@@ -378,6 +383,14 @@ TEST_F(AttendTest, RowsDoNotSeeEachOther) {
   EXPECT_EQ(std::memcmp(all.out.data() + row, alone.out.data() + row, row * sizeof(float)), 0);
   EXPECT_EQ(alone.resident_lse_ln[0], -INFINITY);
   EXPECT_EQ(alone.out[0], 0.0f);
+}
+
+// The MAW of more tokens than its blocks of threads take at once.
+TEST_F(AttendTest, LongRows) {
+  for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
+    Check({{4, 2, 64}, dtype, {5000, 3, 2049, 1, 2048, 2, 4097}, {128, 64}}, false, DType::kF32);
+    Check({{16, 1, 128}, dtype, {2600, 3, 257, 1, 256}, {256, 64}}, true, DType::kF32);
+  }
 }
 
 TEST_F(AttendTest, RefusesWhatItDoesNotServe) {

@@ -37,13 +37,17 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     options.seed = seed_;
     options.num_layers = kLayers;
     options.num_kv_heads = RandomInt(random_, 1u, 2u);
-    options.num_q_heads = options.num_kv_heads * RandomInt(random_, 1u, 3u);
+    options.num_q_heads = options.num_kv_heads * RandomInt(random_, 1u, 12u);
+    options.head_dim = 16u << RandomInt(random_, 0, 3);
     TempDir dir;
     WriteRandomModel(dir.path(), options);
     weights_ = *LoadModelWeights(dir.path());
-    const DeviceLimits limits{.max_batch = 16,
+    MakeDevice();
+  }
+  void MakeDevice() {
+    const DeviceLimits limits{.max_batch = 32,
                               .max_partial_slots = 1,
-                              .resident_pool_bytes = 8 << 20,
+                              .resident_pool_bytes = 64 << 20,
                               .max_prefill_tokens = kMaxContext};
     device_ = *MakeTestDevice(std::get<0>(GetParam()), weights_, limits);
   }
@@ -129,6 +133,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
       rows.insert(rows.end(), of_sequence.begin(), of_sequence.end());
       last_rows.push_back(rows.size() - 1);
     }
+    for (DecodeRow& row : rows) row.may_have_partials = may_have_partials_;
     std::vector<std::vector<float>> queries;
     const std::vector<uint32_t> no_slots(rows.size(), 0);
     device_->BeginStep(rows);
@@ -221,11 +226,24 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     EXPECT_TRUE(of_part[last] == whole || (std::isnan(of_part[last]) && std::isnan(whole)));
   }
 
+  // Of the resident tokens, in their order: [layer][KV head][token].
+  std::vector<float> Averages(const Tracked& s) {
+    const uint32_t capacity = s.cache.capacity_tokens();
+    std::vector<float> maw(size_t{kLayers} * shape().num_kv_heads * capacity), averages;
+    device_->ReadMaw(s.resident, {0, capacity}, maw);
+    const DecodeRow row{.attend = s.cache.AttendRanges()};
+    for (size_t head = 0; head < size_t{kLayers} * shape().num_kv_heads; ++head) {
+      for (const uint32_t slot : Slots(row)) averages.push_back(maw[head * capacity + slot]);
+    }
+    return averages;
+  }
+
   const uint64_t seed_ = TestSeed();
   ::testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
   std::mt19937_64 random_{seed_};
   std::shared_ptr<const ModelWeights> weights_;
   std::unique_ptr<Device> device_;
+  bool may_have_partials_ = true;  // a device may do without an exchange if no row has
   std::vector<Tracked> sequences_;
 };
 
@@ -249,6 +267,29 @@ TEST_P(DeviceMawTest, SeveralRowsOfASequenceAreAveragedOnce) {
     Step(/*max_tokens=*/4);
     if (HasFatalFailure()) return;
   }
+}
+
+// Before a sequence's first remote token, steps need no exchange with the host: the averages are the same bits.
+TEST_P(DeviceMawTest, WithAndWithoutExchangeTheSameBits) {
+  std::vector<std::vector<float>> maws[2];
+  for (const bool exchange : {false, true}) {
+    MakeDevice();
+    random_.seed(seed_);
+    sequences_.clear();
+    may_have_partials_ = exchange;
+    Start(MawParams{0.5f, GroupAggregate::kMean});
+    Start(std::nullopt);
+    Start(MawParams{0.25f, GroupAggregate::kMax});
+    for (int step = 0; step < 12; ++step) {
+      Step(/*max_tokens=*/8);
+      if (HasFatalFailure()) return;
+      for (const Tracked& s : sequences_) {
+        if (s.maw) maws[exchange].push_back(Averages(s));
+      }
+    }
+  }
+  ASSERT_FALSE(maws[0].empty());
+  EXPECT_EQ(maws[0], maws[1]);
 }
 
 // What a sequence leaves behind in the pool is nothing to the next one.

@@ -1,0 +1,37 @@
+// Decode steps of a device alone, of sequences that are resident as a whole.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "attention/policy/maw.h"
+#include "gpu_worker/device/device.h"
+
+namespace tributary {
+
+struct ResidentSteps {
+  uint32_t batch = 1;
+  uint32_t context_tokens = 0;
+  uint32_t num_layers = 0;
+  uint32_t num_kv_heads = 0;
+  uint32_t exchange_slots =
+      0;  // > 0: the host answers each layer's q at once, with so many empty partials
+  std::optional<MawParams> maw;  // as HGCA asks for
+  uint32_t steps = 24;           // timed, after a few more
+};
+
+struct ResidentTimes {
+  double step_us = 0;        // median
+  double first_step_us = 0;  // the very first one: a graph may have to be recorded
+  double read_maw_us = 0;    // of a block of 256 tokens, with a MAW
+};
+
+// Bf16 KV. INTERNAL if a step's result is not finite; else the device's errors.
+absl::StatusOr<ResidentTimes> RunResidentSteps(const ResidentSteps& spec, Device* device);
+
+// The value in the middle. REQUIRES: there is one.
+double MedianOf(std::vector<double> values);
+
+}  // namespace tributary
