@@ -146,6 +146,31 @@ inline void WriteRows(const RowBatch& batch, Scratch& scratch) {
   }
 }
 
+inline void AttendStep(const RowBatch& batch, const PlannedStep& planned, uint64_t visible_to_all,
+                       Scratch& scratch) {
+  PrefetchParamLines(planned);
+  batch.k->score(batch.rows, scratch.prepared, planned.step, scratch.scores);
+  if (IsWhole(planned, visible_to_all)) {
+    AttendWhole(batch, planned.step, scratch);
+  } else {
+    AttendMasked(batch, planned, scratch);
+  }
+}
+
+inline void AttendPieces(const RowBatch& batch, uint64_t visible_to_all, Scratch& scratch) {
+  StepSource source = BeginSteps(*batch.args);
+  PlannedStep planned[2];
+  uint32_t now = 0;
+  bool more = NextPieces(&source, &planned[now]);
+  while (more) {
+    PlannedStep& current = planned[now];
+    now ^= 1;
+    more = NextPieces(&source, &planned[now]);
+    if (more) PrefetchNext(*batch.args->layout, planned[now], &current);
+    AttendStep(batch, current, visible_to_all, scratch);
+  }
+}
+
 inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
   const DecodeAttentionArgs& args = *batch.args;
   uint64_t visible_to_all = ~uint64_t{0};
@@ -153,26 +178,12 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
     if (args.visible_end[i] < visible_to_all) visible_to_all = args.visible_end[i];
   }
   PrepareRows(batch, scratch);
-  StepSource source = BeginSteps(args);
-  PlannedStep planned[2];
-  uint32_t now = 0;
-  bool more = NextStep(&source, &planned[now]);
-  while (more) {
-    PlannedStep& current = planned[now];
-    now ^= 1;
-    more = NextStep(&source, &planned[now]);
-    if (args.pieces == nullptr) {
-      if (args.prefetch_bytes != 0) PrefetchRun(*args.layout, args.prefetch_bytes, &current);
-    } else if (more) {
-      PrefetchNext(*args.layout, planned[now], &current);
-    }
-    PrefetchParamLines(current);
-    batch.k->score(batch.rows, scratch.prepared, current.step, scratch.scores);
-    if (IsWhole(current, visible_to_all)) {
-      AttendWhole(batch, current.step, scratch);
-    } else {
-      AttendMasked(batch, current, scratch);
-    }
+  if (args.pieces != nullptr) {
+    AttendPieces(batch, visible_to_all, scratch);
+  } else {
+    StepSource source = BeginSteps(args);
+    PlannedStep planned;
+    while (NextTileOfRun(&source, &planned)) AttendStep(batch, planned, visible_to_all, scratch);
   }
   WriteRows(batch, scratch);
 }
@@ -190,8 +201,7 @@ inline void AddTokenWeights(RowBatch batch, Scratch& scratch) {
     const TokenWeightRows rows = {batch.scale, args.lse_ln + batch.first_row, num_queries,
                                   args.group_size, args.max_over_group};
     StepSource source = BeginSteps(args);
-    for (PlannedStep planned; NextStep(&source, &planned);) {
-      if (args.prefetch_bytes != 0) PrefetchRun(*args.layout, args.prefetch_bytes, &planned);
+    for (PlannedStep planned; NextTileOfRun(&source, &planned);) {
       PrefetchParamLines(planned);
       batch.k->score(batch.rows, scratch.prepared, planned.step, scratch.scores);
       AddStepWeights(rows, planned, scratch.scores, args.token_begin, args.token_weights);

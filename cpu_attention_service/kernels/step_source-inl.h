@@ -22,13 +22,15 @@ struct PlannedStep {
 
 struct StepSource {
   const DecodeAttentionArgs* args;
-  uint64_t next_tile;   // of the run
+  uint64_t next_tile;  // of the run
+  bool
+      is_whole;  // the last tile of the run was: what was planned for it holds for the next, a record further
   uint32_t next_piece;  // of the list
   uint32_t next_subgroup;
 };
 
 inline StepSource BeginSteps(const DecodeAttentionArgs& args) {
-  return {&args, args.token_begin / kKvTileTokens, 0, 0};
+  return {&args, args.token_begin / kKvTileTokens, false, 0, 0};
 }
 
 inline void AddSlot(const KvTileLayout& layout, const void* tile_record, uint32_t subgroup,
@@ -49,10 +51,52 @@ inline uint64_t TokensBelow(uint64_t count) {  // a mask
   return count >= kKvTileTokens ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
 
+// Lets the primitives fetch what lies `bytes` ahead in a run. May reach beyond the run's end: prefetching reads nothing.
+inline void PrefetchRun(const KvTileLayout& layout, uint32_t bytes, PlannedStep* planned) {
+  KernelStep& step = planned->step;
+  step.prefetch = true;
+  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+    const uint32_t from = slot < step.num_slots ? slot : 0;
+    step.next_k[slot] = step.k[from] + bytes;
+    step.next_v[slot] = step.v[from] + bytes;
+  }
+  for (uint32_t at = layout.k_params_begin; at < layout.record_bytes; at += 64) {
+    planned->param_lines[planned->num_param_lines++] =
+        step.k_params[0] - layout.k_params_begin + at + bytes;
+  }
+}
+
+inline void MoveByTile(uint32_t record_bytes, PlannedStep* planned) {
+  KernelStep& step = planned->step;
+  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+    step.k[slot] += record_bytes;
+    step.v[slot] += record_bytes;
+    step.k_params[slot] += record_bytes;
+    step.v_params[slot] += record_bytes;
+    planned->position[slot] += kKvTileTokens;
+  }
+  if (!step.prefetch) return;
+  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
+    step.next_k[slot] += record_bytes;
+    step.next_v[slot] += record_bytes;
+  }
+  for (uint32_t i = 0; i < planned->num_param_lines; ++i) planned->param_lines[i] += record_bytes;
+}
+
+// `planned` is what the call before made, if there was one.
 inline bool NextTileOfRun(StepSource* source, PlannedStep* planned) {
   const DecodeAttentionArgs& args = *source->args;
   const uint64_t begin = source->next_tile++ * kKvTileTokens;
   if (begin >= args.token_end || args.token_begin == args.token_end) return false;
+  const bool is_whole = args.token_begin <= begin && begin + kKvTileTokens <= args.token_end;
+  if (is_whole && source->is_whole) {
+    MoveByTile(args.layout->record_bytes, planned);
+    return true;
+  }
+  source->is_whole = is_whole;
+  planned->step.num_slots = 0;
+  planned->step.prefetch = false;
+  planned->num_param_lines = 0;
   const void* tile = static_cast<const unsigned char*>(args.tiles) +
                      begin / kKvTileTokens * args.layout->record_bytes;
   uint64_t mask = TokensBelow(args.token_end - begin);
@@ -61,11 +105,15 @@ inline bool NextTileOfRun(StepSource* source, PlannedStep* planned) {
     const uint32_t tokens = (mask >> (subgroup * kKvSubgroupTokens)) & kAllTokens;
     if (tokens != 0) AddSlot(*args.layout, tile, subgroup, tokens, begin, planned);
   }
+  if (args.prefetch_bytes != 0) PrefetchRun(*args.layout, args.prefetch_bytes, planned);
   return true;
 }
 
 inline bool NextPieces(StepSource* source, PlannedStep* planned) {
   const DecodeAttentionArgs& args = *source->args;
+  planned->step.num_slots = 0;
+  planned->step.prefetch = false;
+  planned->num_param_lines = 0;
   while (planned->step.num_slots < kKvTileSubgroups && source->next_piece < args.num_pieces) {
     const KvPiece& piece = args.pieces[source->next_piece];
     const uint32_t subgroup = source->next_subgroup;
@@ -79,15 +127,6 @@ inline bool NextPieces(StepSource* source, PlannedStep* planned) {
     }
   }
   return planned->step.num_slots != 0;
-}
-
-// False at the end.
-inline bool NextStep(StepSource* source, PlannedStep* planned) {
-  planned->step.num_slots = 0;
-  planned->step.prefetch = false;
-  planned->num_param_lines = 0;
-  return source->args->pieces != nullptr ? NextPieces(source, planned)
-                                         : NextTileOfRun(source, planned);
 }
 
 inline void AddParamLine(const unsigned char* param, PlannedStep* planned) {
@@ -116,21 +155,6 @@ inline void PrefetchNext(const KvTileLayout& layout, const PlannedStep& next,
   }
   for (uint32_t slot = 0; v_bytes != 0 && slot < next.step.num_slots; ++slot) {
     AddParamLine(next.step.v_params[slot] + next.step.subgroup[slot] * v_bytes, planned);
-  }
-}
-
-// Lets the primitives fetch what lies `bytes` ahead in a run. May reach beyond the run's end: prefetching reads nothing.
-inline void PrefetchRun(const KvTileLayout& layout, uint32_t bytes, PlannedStep* planned) {
-  KernelStep& step = planned->step;
-  step.prefetch = true;
-  for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
-    const uint32_t from = slot < step.num_slots ? slot : 0;
-    step.next_k[slot] = step.k[from] + bytes;
-    step.next_v[slot] = step.v[from] + bytes;
-  }
-  for (uint32_t at = layout.k_params_begin; at < layout.record_bytes; at += 64) {
-    planned->param_lines[planned->num_param_lines++] =
-        step.k_params[0] - layout.k_params_begin + at + bytes;
   }
 }
 
