@@ -23,8 +23,8 @@ struct PlannedStep {
 struct StepSource {
   const DecodeAttentionArgs* args;
   uint64_t next_tile;  // of the run
-  bool
-      is_whole;  // the last tile of the run was: what was planned for it holds for the next, a record further
+  // Whether the last tile of the run was; then its plan holds for the next, moved by a record.
+  bool is_whole;
   uint32_t next_piece;  // of the list
   uint32_t next_subgroup;
 };
