@@ -145,6 +145,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     }
     device_->EndStep();
     ASSERT_TRUE(device_->step_status().ok()) << device_->step_status();
+    if (!may_have_partials_) return;  // there is no q to judge by
     for (size_t i = 0; i < sequences_.size(); ++i) {
       if (!sequences_[i].maw) continue;
       const size_t r = last_rows[i];
