@@ -5,6 +5,7 @@
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "base/status.h"
@@ -66,7 +67,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--step-timeout-ms", flags.step_timeout_ms,
                  "a worker's deadline for one decode step")
       ->capture_default_str()
-      ->check(CLI::Range(10u, 3'600'000u));
+      ->check(CLI::Range(10u, limits::kMaxStepTimeoutMs));
   app.add_option("--window-tokens", flags.window_tokens,
                  "resident window of requests that state none")
       ->capture_default_str();

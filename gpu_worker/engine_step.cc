@@ -3,6 +3,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/limits.h"
 #include "fmt/format.h"
 #include "gpu_worker/decode_engine_impl.h"
 
@@ -10,7 +11,8 @@ namespace tributary {
 
 void DecodeEngine::Impl::Step(const StepCommand& command) {
   const int64_t begin_ns = clock->NowNs();
-  const int64_t timeout_ns = command.timeout_ns > 0 ? command.timeout_ns : options.step_timeout_ns;
+  const int64_t asked_ns = command.timeout_ns > 0 ? command.timeout_ns : options.step_timeout_ns;
+  const int64_t timeout_ns = std::min(asked_ns, int64_t{limits::kMaxStepTimeoutMs} * kNsPerMs);
   nodes.Poll();
   FailOverdue();
   FinishDraining();

@@ -65,7 +65,7 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
       "Network devices of the data plane, e.g. eth0; UCX opens a TCP port on each: name one");
   app.add_option("--step-timeout-ms", flags->step_timeout_ms,
                  "Deadline of a step for which the coordinator states none")
-      ->check(CLI::Range(10u, 3'600'000u))
+      ->check(CLI::Range(10u, limits::kMaxStepTimeoutMs))
       ->capture_default_str();
   app.add_option("--node-silence-timeout-ms", flags->node_silence_timeout_ms,
                  "A CPU node that is silent on the data plane for this long has failed")

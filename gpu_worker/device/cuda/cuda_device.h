@@ -27,7 +27,7 @@ struct CudaDeviceOptions {
   // A row's results do not depend on the other rows of its batch, bit for bit; large batches are slower.
   bool deterministic = false;
   // How long the GPU waits in a layer for the host's partials before it gives the step up. A safety net against a host
-  // that has stopped: the host itself fails rows at the step's deadline, long before.
+  // that has stopped: the host itself fails rows at the step's deadline, at most limits::kMaxStepTimeoutMs.
   int64_t max_wait_ns = int64_t{60} * 1'000'000'000;
 };
 
