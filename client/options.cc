@@ -118,6 +118,8 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
     return absl::InvalidArgumentError(
         "a continued sequence keeps its name; drop --request-id or --continue");
   }
+  // The sequence has the policy that goes with these; the coordinator checks.
+  if (continues && request.policy.name.empty()) return absl::OkStatus();
   // What the cluster decides (block size, geometry) is checked there.
   return ResolvePolicy(request.policy, {.block_tokens = request.block_tokens}).status();
 }

@@ -15,6 +15,7 @@ AttentionMetrics::AttentionMetrics(MetricRegistry& registry)
       fallback_heads(registry.gauge(metrics::kFallbackHeads)),
       selection_seconds(registry.histogram(metrics::kSelectionDuration)),
       reselection_seconds(registry.histogram(metrics::kReselectionDuration)),
+      append_weights_seconds(registry.histogram(metrics::kAppendWeightsDuration)),
       salience_update_seconds(registry.histogram(metrics::kSalienceUpdateDuration)),
       context_cache_bytes(registry.gauge(metrics::kContextCacheBytes)),
       ingest_bytes(registry.counter(metrics::kKvIngestBytes)),

@@ -32,6 +32,7 @@ struct AttentionMetrics {
   Gauge fallback_heads;
   Histogram selection_seconds;
   Histogram reselection_seconds;
+  Histogram append_weights_seconds;
   Histogram salience_update_seconds;
   Gauge context_cache_bytes;
   Counter ingest_bytes;

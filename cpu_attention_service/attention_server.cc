@@ -459,11 +459,9 @@ FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t la
   *stored_tokens = shard->kv->stored_tokens(layer);
   metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
   if (shard->selection == nullptr) return FrameError::kOk;
-  const int64_t start_ns = clock->NowNs();
   const uint64_t local_begin = spec.stripe.LocalIndex(body.token_begin);
   shard->selection->OnStored(layer, {local_begin, local_begin + body.num_tokens}, spill.maw(),
                              body.resident_tokens);
-  metrics->selection_seconds.Observe(SecondsFromNs(clock->NowNs() - start_ns));
   return FrameError::kOk;
 }
 

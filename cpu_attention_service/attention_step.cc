@@ -10,7 +10,7 @@ namespace {
 using Weights = SelectionRead::Weights;
 
 bool SelectsAnew(Weights weights) {
-  return weights != Weights::kNone && weights != Weights::kUpdate;
+  return weights == Weights::kReselect || weights == Weights::kAppendEnd;
 }
 
 }  // namespace
@@ -43,7 +43,13 @@ void AttentionStep::Plan(NodeShard* shard, const QueryEntry& query, std::span<co
   work.read.sample.clear();
   work.read.weights = Weights::kNone;
   if (selection == nullptr) return;
-  selection->Plan(layer_, work.local, query.flags, &work.read);
+  if (selection->HasBlocksToJudge(layer_, work.local.end)) {
+    const int64_t start_ns = clock_->NowNs();
+    selection->Plan(layer_, work.local, query.flags, &work.read);
+    metrics_->selection_seconds.Observe(SecondsFromNs(clock_->NowNs() - start_ns));
+  } else {
+    selection->Plan(layer_, work.local, query.flags, &work.read);
+  }
   entry->attended_head_tokens = 0;
   for (uint32_t head = 0; head < entry->num_kv_heads; ++head) {
     entry->attended_head_tokens += work.read.AttendedTokens(head, work.local);
@@ -127,15 +133,14 @@ void AttentionStep::Count(const Work& work) {
 
 void AttentionStep::Select() {
   TRIBUTARY_CHECK_EQ(num_run_, num_planned_);
-  SelectBy(/*anew=*/false, metrics_->salience_update_seconds);
-  SelectBy(/*anew=*/true, metrics_->reselection_seconds);
+  SelectBy([](Weights w) { return w == Weights::kUpdate; }, metrics_->salience_update_seconds);
+  SelectBy([](Weights w) { return w == Weights::kAppend; }, metrics_->append_weights_seconds);
+  SelectBy(&SelectsAnew, metrics_->reselection_seconds);
   num_selected_ = num_planned_;
 }
 
-void AttentionStep::SelectBy(bool anew, Histogram& seconds) {
-  const auto is_due = [&](const Work& work) {
-    return work.read.weights != Weights::kNone && SelectsAnew(work.read.weights) == anew;
-  };
+void AttentionStep::SelectBy(bool (*includes)(SelectionRead::Weights), Histogram& seconds) {
+  const auto is_due = [&](const Work& work) { return includes(work.read.weights); };
   queries_.clear();
   for (size_t i = num_selected_; i < num_planned_; ++i) {
     if (!is_due(works_[i])) continue;

@@ -56,7 +56,7 @@ class AttentionStep {
   void AddQueries(Work& work);
   void Measure(Work& work);
   void Count(const Work& work);
-  void SelectBy(bool anew, Histogram& seconds);
+  void SelectBy(bool (*includes)(SelectionRead::Weights), Histogram& seconds);
 
   ShardExecutor* const executor_;
   const Clock* const clock_;

@@ -76,6 +76,13 @@ void ShardSelection::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
   }
 }
 
+bool ShardSelection::HasBlocksToJudge(uint32_t layer, uint64_t visible_end) const {
+  const Layer& state = layers_[layer - shard_->spec().layer_begin];
+  if (state.waiting.empty()) return false;
+  const uint64_t first = state.waiting.begin()->first;
+  return first <= state.judged_tokens && first < visible_end;
+}
+
 void ShardSelection::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row) {
   Layer& state = LayerOf(layer);
   const size_t num_heads = state.heads.size();

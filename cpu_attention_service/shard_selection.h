@@ -62,6 +62,9 @@ class ShardSelection {
   void OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> maw,
                 uint64_t resident_tokens);
 
+  // Whether a query that sees the tokens below `visible_end` has blocks to judge first, which takes its time.
+  bool HasBlocksToJudge(uint32_t layer, uint64_t visible_end) const;
+
   // What a query of `layer` over the stored tokens `local` reads; flags as of QueryEntry. Valid until the next call of the
   // same layer, or OnStored().
   void Plan(uint32_t layer, TokenRange local, uint32_t flags, SelectionRead* read);

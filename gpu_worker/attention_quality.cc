@@ -24,12 +24,13 @@ AttentionQuality::AttentionQuality(const PolicyParams& policy, const AttentionSh
                                    uint32_t num_layers)
     : shape_(shape),
       sample_rate_(policy.sparse.quality_sample_rate),
-      has_floor_(policy.sparse.min_kept_mass > 0),
+      min_kept_mass_(policy.sparse.min_kept_mass),
       policy_(MakePolicy(policy)),
       heads_(size_t{num_layers} * shape.num_kv_heads) {}
 
 void AttentionQuality::BeginTurn() {
   heads_.assign(heads_.size(), {});
+  num_steps_ = 1;  // the next step reads what the appended prompt selected, and is a sample
   num_samples_ = 0;
   attended_head_tokens_ = covered_head_tokens_ = 0;
 }
@@ -47,12 +48,14 @@ void AttentionQuality::AddLayer(const MeasuredLayer& measured) {
   for (uint32_t kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     Head& head = heads_[size_t{measured.layer} * shape_.num_kv_heads + kv_head];
     const uint32_t first = kv_head * shape_.group_size();
+    float worst_kept = 1;
     for (uint32_t q_head = first; q_head < first + shape_.group_size(); ++q_head) {
       const float kept = KeptMass(
           FoldSlots(measured.lse_ln, measured.num_slots, shape_.num_q_heads, q_head),
           FoldSlots(measured.lse_dense_ln, measured.num_slots, shape_.num_q_heads, q_head));
       head.kept.Add(kept);
       step_.Add(kept);
+      worst_kept = std::min(worst_kept, kept);
     }
     uint64_t attended = 0;
     for (uint32_t slot = 0; slot < measured.num_slots; ++slot) {
@@ -60,7 +63,7 @@ void AttentionQuality::AddLayer(const MeasuredLayer& measured) {
     }
     head.read_share_sum +=
         static_cast<double>(attended) / static_cast<double>(measured.remote_tokens);
-    head.read_all = attended == measured.remote_tokens;
+    head.is_dense = attended == measured.remote_tokens || worst_kept < min_kept_mass_;
   }
 }
 
@@ -77,13 +80,16 @@ AttentionQualitySummary AttentionQuality::Summary() const {
   }
   summary.num_samples = num_samples_;
   if (num_samples_ == 0) return summary;
+  // With a threshold of 0 everything is selected, and nobody has to fall back.
+  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kSpill, 1);
+  const bool may_fall_back = min_kept_mass_ > 0 && (!rule.has_value() || rule->threshold > 0);
   KeptMassStats all;
   for (size_t i = 0; i < heads_.size(); ++i) {
     const Head& head = heads_[i];
     const auto layer = static_cast<uint32_t>(i / shape_.num_kv_heads);
     const auto kv_head = static_cast<uint32_t>(i % shape_.num_kv_heads);
     all.Merge(head.kept);
-    if (has_floor_ && head.read_all && !policy_->IsAlwaysDense(layer, kv_head)) {
+    if (may_fall_back && head.is_dense && !policy_->IsAlwaysDense(layer, kv_head)) {
       ++summary.fallback_heads;
     }
     // A step that failed halfway may have left samples of some layers.

@@ -49,7 +49,8 @@ class AttentionQuality {
   // REQUIRES: a sparse policy, resolved.
   AttentionQuality(const PolicyParams& policy, const AttentionShape& shape, uint32_t num_layers);
 
-  // What follows is reported apart from what was before.
+  // A continued sequence: what follows is reported apart from what was before, and sampled from its first step on, because
+  // the appended prompt has replaced the selections and what was known of them.
   void BeginTurn();
   // Begins a step that has remote tokens. True if it is to be measured: IsQualitySample(), counted from the second such step
   // on, because in the first one the nodes read everything that prefill left without salience.
@@ -68,12 +69,13 @@ class AttentionQuality {
   struct Head {
     KeptMassStats kept;
     double read_share_sum = 0;  // one addend for each sample
-    bool read_all = false;      // at the last one
+    bool is_dense =
+        false;  // at the last one it read everything, or missed the floor and will from then on
   };
 
   const AttentionShape shape_;
   const double sample_rate_;
-  const bool has_floor_;
+  const double min_kept_mass_;
   const std::unique_ptr<const AttentionPolicy> policy_;
   std::vector<Head> heads_;  // [layer][kv_head]
   uint64_t num_steps_ = 0;

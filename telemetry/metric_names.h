@@ -325,7 +325,8 @@ inline constexpr MetricSpec kSelectionDuration{
     "tributary_attention_selection_seconds",
     MetricType::kHistogram,
     MetricScope::kCpuAttention,
-    "Choosing and copying the kept tokens of a stored block, all KV heads of a layer.",
+    "Choosing and copying the kept tokens of the blocks that a query is the first to see, all KV "
+    "heads of a layer; before the answer.",
     {},
     kSecondsBuckets};
 inline constexpr MetricSpec kReselectionDuration{
@@ -334,6 +335,14 @@ inline constexpr MetricSpec kReselectionDuration{
     MetricScope::kCpuAttention,
     "Choosing anew, all KV heads of a layer: weights of a dense query, selection, copies; after "
     "the answer.",
+    {},
+    kSecondsBuckets};
+inline constexpr MetricSpec kAppendWeightsDuration{
+    "tributary_attention_append_weights_seconds",
+    MetricType::kHistogram,
+    MetricScope::kCpuAttention,
+    "Weights of a part of an appended prompt, all KV heads of a layer; after the answer. The last "
+    "part chooses anew.",
     {},
     kSecondsBuckets};
 inline constexpr MetricSpec kSalienceUpdateDuration{
@@ -423,6 +432,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kFallbackHeads,
     &metrics::kSelectionDuration,
     &metrics::kReselectionDuration,
+    &metrics::kAppendWeightsDuration,
     &metrics::kSalienceUpdateDuration,
     &metrics::kContextCacheBytes,
     &metrics::kKvCapacity,

@@ -157,7 +157,9 @@ def documented_block(settings, prompts):
     return (markdown_table(["", "asked for", "measured", "holds"], rows) + "\n\n"
             f"The first decode step after a prefill reads everything, for that is when prefilled KV is selected: over "
             f"the {steps} steps of an answer in a single prompt, "
-            f"{percent(single['needles']['remote_read_share_mean'])} is read. In turns the appended question selects.")
+            f"{percent(single['needles']['remote_read_share_mean'])} is read. In turns the appended "
+            "question selects; its own queries attend to everything, as those of any prompt do, and no share here "
+            "counts them.")
 
 
 def retention_table(data):

@@ -174,7 +174,7 @@ TEST_F(SparseServerTest, ADroppedTokenReturnsWhenAnAppendedPromptAttendsToIt) {
   const PartialFrameView two = Ask(first, 400, kQueryAppend, 2);
   ExpectOver(two, first, all, 0);
   ExpectOver(two, first, all, 1);
-  EXPECT_EQ(metrics_.reselection_seconds.count(), 1u) << "weights of a part";
+  EXPECT_EQ(metrics_.append_weights_seconds.count(), 1u) << "weights of a part";
   ExpectOver(Ask(last, 400, kQueryAppend | kQueryAppendEnd), last, all);
   const PartialFrameView view = Ask(other_q, 400, kQueryMeasure);
   EXPECT_LT(view.entry(0).attended_head_tokens, 400u);

@@ -97,16 +97,51 @@ TEST(AttentionQualityTest, KeptMassIsThatOfAllSlotsTogether) {
 TEST(AttentionQualityTest, HeadsThatReadEverythingHaveFallenBackUnlessConfigured) {
   const std::vector<float> lse(4, 0.0f);
   const std::vector<uint32_t> attended = {10, 4};
-  for (const double floor : {0.0, 0.5}) {
-    AttentionQuality quality(Hgca(1, floor, {{1, 0}}), kShape, kLayers);
-    quality.BeginStep();
-    quality.EndStep(1, 1);
-    ASSERT_TRUE(quality.BeginStep());
-    for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      quality.AddLayer({layer, 10, 1, lse, lse, attended});
+  for (const double beta : {0.0, 1.0}) {
+    for (const double floor : {0.0, 0.5}) {
+      PolicyParams policy = Hgca(1, floor, {{1, 0}});
+      policy.hgca.beta = beta;
+      AttentionQuality quality(policy, kShape, kLayers);
+      quality.BeginStep();
+      quality.EndStep(1, 1);
+      ASSERT_TRUE(quality.BeginStep());
+      for (uint32_t layer = 0; layer < kLayers; ++layer) {
+        quality.AddLayer({layer, 10, 1, lse, lse, attended});
+      }
+      quality.EndStep(1, 1);
+      EXPECT_EQ(quality.Summary().fallback_heads, floor > 0 && beta > 0 ? 2u : 0u);
     }
+  }
+}
+
+// The sample itself makes a head fall back, before it has read everything.
+TEST(AttentionQualityTest, HeadsBelowTheFloorFallBack) {
+  AttentionQuality quality(Hgca(1, 0.5, {}), kShape, kLayers);
+  quality.BeginStep();
+  quality.EndStep(1, 1);
+  ASSERT_TRUE(quality.BeginStep());
+  const std::vector<float> dense(4, 0.0f),
+      sparse = {0, -0.1f, 0, -1};  // of KV head 1: e^-1 is kept
+  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    quality.AddLayer({layer, 10, 1, sparse, dense, std::vector<uint32_t>{5, 5}});
+  }
+  quality.EndStep(1, 1);
+  EXPECT_EQ(quality.Summary().fallback_heads, kLayers);
+}
+
+TEST(AttentionQualityTest, EachTurnIsSampledFromItsFirstStepOn) {
+  AttentionQuality quality(Hgca(1.0 / 256, 0, {}), kShape, kLayers);
+  for (int step = 0; step < 20; ++step) {
+    EXPECT_EQ(quality.BeginStep(), step == 1) << step;
     quality.EndStep(1, 1);
-    EXPECT_EQ(quality.Summary().fallback_heads, floor > 0 ? 2u : 0u);
+  }
+  for (int turn = 0; turn < 3; ++turn) {
+    quality.BeginTurn();
+    for (int step = 0; step < 5; ++step) {
+      EXPECT_EQ(quality.BeginStep(), step == 0) << "turn " << turn << " step " << step;
+      quality.EndStep(1, 1);
+    }
+    EXPECT_EQ(quality.Summary().num_samples, 1u);
   }
 }
 
