@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "benchmarks/bench_cluster.h"
 #include "benchmarks/kernel_alone.h"
+#include "benchmarks/median.h"
 #include "benchmarks/read_bandwidth.h"
 #include "benchmarks/synthetic_device.h"
 #include "fmt/format.h"
@@ -153,12 +154,6 @@ absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& mod
   return plan;
 }
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
-}
-
 absl::StatusOr<KernelAlone> MakeKernelAlone(const Flags& flags, const ModelLimits& model,
                                             const DTypes& dtypes) {
   KernelAloneOptions options;
@@ -219,7 +214,7 @@ double RatioToKernel(const Recorder& recorder, uint64_t kv_bytes) {
     const double kernel_us = recorder.kernel_us_per_mb[i] * static_cast<double>(kv_bytes) * 1e-6;
     ratios.push_back(recorder.step_us[i] / kernel_us);
   }
-  return ratios.empty() ? 0 : Median(std::move(ratios));
+  return ratios.empty() ? 0 : MedianOf(std::move(ratios));
 }
 
 void PrintRow(const Flags& flags, const nlohmann::json& row, const SequenceSummary& summary) {
@@ -271,7 +266,7 @@ absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t 
   cluster.reset();
   const double ceiling_gb_per_s = MeasureReadBandwidthGbPerS(std::min<int>(
       flags.nodes * flags.node_threads, static_cast<int>(std::thread::hardware_concurrency())));
-  const double step_us = Median(recorder.step_us);
+  const double step_us = MedianOf(recorder.step_us);
   const uint64_t kv_bytes = RemoteKvBytes(recorder, batch);
   nlohmann::json row = {
       {"workload", workload},
@@ -286,7 +281,7 @@ absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t 
   if (bench.is_synthetic) {
     row["ratio_to_kernel"] = RatioToKernel(recorder, kv_bytes);
     row["kernel_us_median"] =
-        Median(recorder.kernel_us_per_mb) * static_cast<double>(kv_bytes) * 1e-6;
+        MedianOf(recorder.kernel_us_per_mb) * static_cast<double>(kv_bytes) * 1e-6;
   }
   for (const StageTime& stage : recorder.last.stages) {
     row["stages_us"][stage.stage] = stage.seconds * 1e6;

@@ -20,6 +20,7 @@
 #include "benchmarks/filled_device.h"
 #include "benchmarks/fork_cluster.h"
 #include "benchmarks/gpu_bench_support.h"
+#include "benchmarks/median.h"
 #include "benchmarks/pcie_bandwidth.h"
 #include "benchmarks/read_bandwidth.h"
 #include "benchmarks/resident_steps.h"
@@ -480,7 +481,7 @@ int Main(int argc, char** argv) {
   app.add_option("--device", flags.device, "cuda, or host: to try the benchmark itself")
       ->check(CLI::IsMember({"cuda", "host"}))
       ->capture_default_str();
-  app.add_option("--part", flags.parts, "resident, exchange, remote, prefill, longest")
+  app.add_option("--part", flags.parts, "resident, maw, exchange, remote, prefill, longest")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--batch", flags.batches, "Batches of `resident`")

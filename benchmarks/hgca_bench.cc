@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "benchmarks/median.h"
 #include "cpu_attention_service/attention_step.h"
 #include "fmt/format.h"
 
@@ -38,11 +39,6 @@ struct Flags {
   std::string dtype = "bf16";
   int steps = 15;
 };
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Some blocks of rows that all of the context is made of, in the exchange layout, and their MAW.
 struct Blocks {
@@ -137,7 +133,7 @@ class HgcaBench {
     std::vector<double> us;
     while (shard_->kv->stored_tokens(0) < num_tokens_) us.push_back(Spill(with_maw));
     us.erase(us.begin(), us.end() - static_cast<ptrdiff_t>(std::min<size_t>(us.size(), 101)));
-    return Median(us);
+    return MedianOf(us);
   }
 
   StepTimes Step(uint32_t flags = 0) {
@@ -208,7 +204,7 @@ void PrintSteps(const Flags& flags, HgcaBench& bench, const char* name, double s
     answer.push_back(times.answer_us);
     after.push_back(times.after_us);
   }
-  const double dense_us = Median(dense), answer_us = Median(answer), after_us = Median(after);
+  const double dense_us = MedianOf(dense), answer_us = MedianOf(answer), after_us = MedianOf(after);
   const double spill_share_us = spill_us / kBlockTokens;
   fmt::print(
       "  {:28} dense {:9.1f} us, step {:8.1f} us, after the answer {:7.1f} us, spill of a block "
@@ -246,7 +242,8 @@ absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& b
       "  choosing anew by weights     first: answer {:.1f} us, after it {:.1f} us; again: {:.1f} "
       "and "
       "{:.1f} us; then {:.2f} % are read\n",
-      first.answer_us, first.after_us, Median(answer), Median(after), 100 * bench.attended_share());
+      first.answer_us, first.after_us, MedianOf(answer), MedianOf(after),
+      100 * bench.attended_share());
   return absl::OkStatus();
 }
 

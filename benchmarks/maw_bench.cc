@@ -9,6 +9,7 @@
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
 #include "base/thread_pool.h"
+#include "benchmarks/median.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/host/host_device.h"
 #include "tests/testutil/random_model.h"
@@ -56,11 +57,6 @@ StepSeconds RunStep(Device& device, uint32_t num_layers, ResidentId resident, ui
   return seconds;
 }
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
 absl::Status Measure(Device& device, const RandomModelOptions& model, uint32_t tokens, int steps,
                      DType kv_dtype) {
   const auto plain = device.ReserveResident(tokens, kv_dtype);
@@ -76,7 +72,7 @@ absl::Status Measure(Device& device, const RandomModelOptions& model, uint32_t t
     step[i % 2].push_back(seconds.step);
   }
   for (const auto& [name, seconds] : {std::pair{"attention", attend}, {"step", step}}) {
-    const double without_us = Median(seconds[0]) * 1e6, with_us = Median(seconds[1]) * 1e6;
+    const double without_us = MedianOf(seconds[0]) * 1e6, with_us = MedianOf(seconds[1]) * 1e6;
     fmt::print("{:>6} tokens, {} {:<10} {:8.1f} us, with a MAW {:8.1f} us ({:+.1f} %)\n", tokens,
                DTypeName(kv_dtype), name, without_us, with_us,
                100 * (with_us - without_us) / without_us);

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "benchmarks/median.h"
 
 namespace tributary {
 namespace {
@@ -51,12 +52,6 @@ absl::Status Step(const ResidentSteps& spec, std::span<const DecodeRow> rows,
 }
 
 }  // namespace
-
-double MedianOf(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 absl::StatusOr<ResidentTimes> RunResidentSteps(const ResidentSteps& spec, Device* device) {
   TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<DecodeRow> rows, Reserve(spec, device));

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "attention/policy/maw.h"
@@ -30,8 +29,5 @@ struct ResidentTimes {
 
 // Bf16 KV. INTERNAL if a step's result is not finite; else the device's errors.
 absl::StatusOr<ResidentTimes> RunResidentSteps(const ResidentSteps& spec, Device* device);
-
-// The value in the middle. REQUIRES: there is one.
-double MedianOf(std::vector<double> values);
 
 }  // namespace tributary

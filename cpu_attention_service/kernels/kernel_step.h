@@ -36,9 +36,9 @@ struct KernelStep {
   const unsigned char* v_params[kKvTileSubgroups];
   uint32_t subgroup[kKvTileSubgroups];
   // If `prefetch`: what to fetch into the caches, slot by slot: of a piece list the codes of the next step's slots, of a run
-  // what lies some distance ahead. A primitive prefetches (PrefetchCodeLine) line i of next_k[s] when it reads line i of
-  // k[s] for the first time, so that requests are spread evenly over the step; likewise next_v. Not to be read: may lie
-  // beyond the memory there is.
+  // what lies some distance ahead. A primitive prefetches (PrefetchCodeLine) about a line for a line that it reads for
+  // the first time, so that requests are spread evenly over the step, in an order of its own (lines_ahead-inl.h); K's of
+  // next_k, V's of next_v. Not to be read: may lie beyond the memory there is. Params are the driver's to prefetch.
   bool prefetch;
   const unsigned char* next_k[kKvTileSubgroups];
   const unsigned char* next_v[kKvTileSubgroups];
