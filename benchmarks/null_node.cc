@@ -36,12 +36,13 @@ void NullNode::AnswerQuery(const FrameHeader& header, std::span<const std::byte>
   for (uint32_t i = 0; i < query.body().num_entries; ++i) {
     const QueryEntry entry = query.entry(i);
     const uint64_t tokens = entry.visible_end - entry.visible_begin;
+    const uint32_t num_kv_heads = num_kv_heads_.at(entry.shard_id);
     entries_.push_back({.shard_id = entry.shard_id,
                         .num_q_heads = entry.num_q_heads,
                         .covered_tokens = tokens,
-                        .attended_head_tokens = tokens,
+                        .attended_head_tokens = tokens * num_kv_heads,
                         .n_q = entry.n_q,
-                        .num_kv_heads = 1});
+                        .num_kv_heads = num_kv_heads});
   }
   const uint32_t head_dim = query.body().head_dim;
   auto frame = plane_->AllocateFrame(PartialPayloadBytes(entries_, head_dim));
@@ -58,6 +59,7 @@ void NullNode::AnswerQuery(const FrameHeader& header, std::span<const std::byte>
 void NullNode::AnswerSpill(const FrameHeader& header, std::span<const std::byte> payload) {
   SpillView spill;
   TRIBUTARY_CHECK(SpillView::Decode(payload, &spill) == FrameError::kOk);
+  num_kv_heads_[spill.body().shard_id] = spill.body().num_kv_heads;
   auto frame = plane_->AllocateFrame(kAckPayloadBytes);
   TRIBUTARY_CHECK(frame.ok());
   WriteAck({.shard_id = spill.body().shard_id,

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "attention/frame_builder.h"
 #include "base/siphash.h"
@@ -40,6 +41,7 @@ class NullNode final : public FrameHandler {
   const SipKey key_;
   PeerId peer_;
   uint64_t next_frame_seq_ = 1;
+  absl::flat_hash_map<uint64_t, uint32_t> num_kv_heads_;  // by shard, from its spills
   std::vector<PartialEntry> entries_;
 };
 

@@ -133,13 +133,18 @@ struct KernelCall {
   DecodeAttentionArgs args;
 };
 
+// A rounded weight moves `out` in proportion to the values that it weighs, which may cancel: errors are held to this size.
+struct ExpectedPartial : ReferencePartial {
+  std::vector<double> out_size;  // [head]: the weighted mean of |v| of its largest dimension
+};
+
 // What query token `query` must get from the tokens that are `seen`: [token of rows k and v].
-inline ReferencePartial ExpectedOfQuery(const KernelCall& call, uint32_t query,
+inline ExpectedPartial ExpectedOfQuery(const KernelCall& call, uint32_t query,
                                         const std::vector<float>& k, const std::vector<float>& v,
                                         const std::vector<bool>& seen) {
   const uint32_t head_dim = call.args.layout->head_dim;
   const uint32_t group = call.args.group_size;
-  ReferencePartial result;
+  ExpectedPartial result;
   for (uint32_t h = 0; h < group; ++h) {
     const float* q = call.q.data() + (size_t{query} * group + h) * head_dim;
     std::vector<double> scores;
@@ -155,24 +160,29 @@ inline ReferencePartial ExpectedOfQuery(const KernelCall& call, uint32_t query,
     }
     double sum = 0;
     std::vector<double> out(head_dim, 0.0);
+    std::vector<double> size(head_dim, 0.0);
     for (size_t t = 0; t < seen.size(); ++t) {
       if (!seen[t]) continue;
       const double weight = std::exp(scores[t] - max);
       sum += weight;
-      for (uint32_t d = 0; d < head_dim; ++d) out[d] += weight * v[t * head_dim + d];
+      for (uint32_t d = 0; d < head_dim; ++d) {
+        out[d] += weight * v[t * head_dim + d];
+        size[d] += weight * std::abs(v[t * head_dim + d]);
+      }
     }
     for (double& value : out) result.out.push_back(sum == 0 ? 0 : value / sum);
+    result.out_size.push_back(sum == 0 ? 0 : *std::max_element(size.begin(), size.end()) / sum);
     result.lse_ln.push_back(sum == 0 ? -INFINITY : max + std::log(sum));
   }
   return result;
 }
 
 struct KernelBounds {
-  double out;     // relative to max |out| of the head, or to 0.25 if that is more
+  double out;     // relative to out_size
   double lse_ln;  // relative to max(1, |lse_ln|)
 };
 
-inline void ExpectNear(const ReferencePartial& expected, const float* out, const float* lse_ln,
+inline void ExpectNear(const ExpectedPartial& expected, const float* out, const float* lse_ln,
                        uint32_t head_dim, const KernelBounds& bounds) {
   for (size_t h = 0; h < expected.lse_ln.size(); ++h) {
     if (std::isinf(expected.lse_ln[h])) {
@@ -182,12 +192,9 @@ inline void ExpectNear(const ReferencePartial& expected, const float* out, const
                   bounds.lse_ln * std::max(1.0, std::abs(expected.lse_ln[h])))
           << "head " << h;
     }
-    double largest = 0.25;  // values are about 1: what cancels is held to their size
     for (uint32_t d = 0; d < head_dim; ++d) {
-      largest = std::max(largest, std::abs(expected.out[h * head_dim + d]));
-    }
-    for (uint32_t d = 0; d < head_dim; ++d) {
-      ASSERT_NEAR(out[h * head_dim + d], expected.out[h * head_dim + d], bounds.out * largest)
+      ASSERT_NEAR(out[h * head_dim + d], expected.out[h * head_dim + d],
+                  bounds.out * expected.out_size[h])
           << "head " << h << " dim " << d;
     }
   }
