@@ -66,8 +66,8 @@ class AttentionWorkload : public Workload {
     args.group_size = case_.group_size;
     args.layout = &region_.layout();
     args.softmax_scale = 1.0f / std::sqrt(static_cast<float>(region_.layout().head_dim));
-    args.prefetch_bytes =
-        cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size);
+    args.prefetch_bytes = case_.prefetch_bytes.value_or(
+        cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size));
     args.out = thread.out.data();
     args.lse_ln = thread.lse_ln.data();
     return args;

@@ -39,6 +39,7 @@ struct Flags {
   std::vector<int> threads;
   uint32_t kv_heads = 8;
   uint32_t n_q = 1;
+  std::optional<uint32_t> prefetch_bytes;
   double selected_share = 0.05;
   bool ascending = false;
   uint64_t resident_kib = 512;
@@ -85,6 +86,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1u, limits::kMaxHeads))
       ->capture_default_str();
   app.add_option("--queries", flags.n_q, "query tokens per head")->capture_default_str();
+  app.add_option("--prefetch-bytes", flags.prefetch_bytes,
+                 "how far ahead dense rows prefetch; 0: not at all; default: the best of this machine");
   app.add_option("--share", flags.selected_share, "share of the tokens that blocks and tokens read")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
@@ -206,6 +209,7 @@ Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, D
   c.kernel = &kernel;
   c.group_size = shape.group_size;
   c.n_q = flags.n_q;
+  c.prefetch_bytes = flags.prefetch_bytes;
   c.kv_heads = flags.kv_heads;
   c.batch = shape.batch;
   c.block_tokens = block_tokens;

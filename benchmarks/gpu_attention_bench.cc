@@ -102,7 +102,7 @@ struct Partials {
     for (float& x : host.span<float>()) x = normal(random);
     const std::vector<uint32_t> counts(num_rows, kSlots);
     std::memcpy(host.data() + out_bytes + lse_bytes, counts.data(), num_rows * 4);
-    flag.as<uint32_t>()[0] = 1;
+    flag.as<uint64_t>()[0] = gpu::HostFlag(1, gpu::EvenSlots(num_rows, kSlots));
     CheckCuda(cudaMemcpy(words.data(), flag.data(), 4, cudaMemcpyDefault), "step number");
     CheckCuda(cudaMemcpy(device.data(), host.data(), host.bytes(), cudaMemcpyDefault), "partials");
   }
@@ -111,11 +111,11 @@ struct Partials {
     return reinterpret_cast<T*>(base + offset);
   }
   gpu::FetchArgs fetch(uint32_t num_rows) const {
-    return {.await = {.flag = flag.as<uint32_t>(),
+    return {.await = {.flag = flag.as<uint64_t>(),
                       .value = words.as<uint32_t>(),
                       .error = flag.as<uint32_t>() + 32,
                       .timeout_ns = 1'000'000'000},
-            .go = words.as<uint32_t>() + 32,
+            .go = words.as<uint64_t>() + 16,
             .num_rows = num_rows,
             .max_slots = kSlots,
             .geometry = kGeometry,

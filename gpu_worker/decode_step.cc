@@ -78,11 +78,12 @@ void DecodeStep::TakeDeviceTimes() {
 }
 
 void DecodeStep::RunLayer(uint32_t layer) {
-  Plan(layer);  // while a device that runs ahead works on q
+  Plan(layer);  // this and the frames while a device that runs ahead works on q
+  PrepareQueries(layer);
   const std::span<const float> q = device_->AwaitQuery(layer);
   Mark(Stage::kQkv, layer);
   gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
-  Scatter(layer, q);
+  Scatter(q);
   Mark(Stage::kQuerySend, layer);
   device_->AttendResident(layer);
   Mark(Stage::kLocalAttention, layer);
@@ -141,12 +142,12 @@ size_t DecodeStep::EndOfFrame(size_t begin) const {
   return std::max(end, begin + 1);
 }
 
-void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
-  sent_.clear();
-  sent_ns_ = clock_->NowNs();
+void DecodeStep::PrepareQueries(uint32_t layer) {
+  queries_.clear();
+  q_targets_.assign(expected_.size(), {});
   for (size_t begin = 0; begin < expected_.size();) {
     const size_t end = EndOfFrame(begin);
-    SendQuery(layer, begin, end, q);
+    PrepareQuery(layer, begin, end);
     begin = end;
   }
 }
@@ -161,9 +162,8 @@ absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
   }
 }
 
-void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<const float> q) {
+void DecodeStep::PrepareQuery(uint32_t layer, size_t begin, size_t end) {
   const AttentionShape& shape = options_.shape;
-  const NodeIdx node = expected_[begin].node;
   entries_.clear();
   for (size_t i = begin; i < end; ++i) {
     const ExpectedPartial& e = expected_[i];
@@ -177,36 +177,53 @@ void DecodeStep::SendQuery(uint32_t layer, size_t begin, size_t end, std::span<c
                         .flags = row.query_flags | (e.measured ? kQueryMeasure : 0)});
   }
   const size_t payload_bytes = QueryPayloadBytes(entries_, shape.head_dim);
-  absl::StatusOr<FrameBuffer> frame = AllocateFrame(payload_bytes);
-  if (!frame.ok()) {
-    for (size_t i = begin; i < end; ++i) gather_.FailRow(expected_[i].row, node, frame.status());
-    return;
-  }
+  PreparedQuery& query =
+      queries_.emplace_back(expected_[begin].node, begin, end, AllocateFrame(payload_bytes));
+  if (!query.frame.ok()) return;
+  absl::StatusOr<FrameBuffer>& frame = query.frame;
   QueryPayloadWriter writer(frame->payload(), static_cast<uint32_t>(entries_.size()),
                             shape.head_dim, options_.softmax_scale);
   for (size_t i = begin; i < end; ++i) {
-    const ExpectedPartial& e = expected_[i];
-    const std::span<float> to = writer.Add(entries_[i - begin]);
-    const size_t row_floats = to.size() / e.num_rows;
-    for (uint32_t j = 0; j < e.num_rows; ++j) {
-      const size_t head =
-          (size_t{e.row} + j) * shape.num_q_heads + size_t{e.kv_head_begin} * shape.group_size();
-      std::copy_n(q.data() + head * shape.head_dim, row_floats, to.data() + j * row_floats);
-    }
-    rows_[e.row].bytes_sent += QueryEntryBytes(entries_[i - begin], shape.head_dim) +
+    q_targets_[i] = writer.Add(entries_[i - begin]);
+    rows_[expected_[i].row].bytes_sent += QueryEntryBytes(entries_[i - begin], shape.head_dim) +
                                (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
-  frame->header() = FrameHeader{
-      .type = static_cast<uint8_t>(FrameType::kQuery),
-      .step_id = exchange_id_,
-      .layer = static_cast<uint16_t>(layer),
-      .timeout_ns = static_cast<uint64_t>(std::max<int64_t>(1, deadline_ns_ - sent_ns_))};
-  const absl::StatusOr<uint64_t> frame_seq =
-      nodes_->Send(node, *std::move(frame), SendClass::kEager);
-  if (frame_seq.ok()) {
-    sent_.push_back({node, *frame_seq, begin, end});
-  } else {
-    gather_.FailNode(node, frame_seq.status());  // it may have failed before this step began
+  frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
+                                .step_id = exchange_id_,
+                                .layer = static_cast<uint16_t>(layer)};
+}
+
+void DecodeStep::Scatter(std::span<const float> q) {
+  sent_.clear();
+  sent_ns_ = clock_->NowNs();
+  for (PreparedQuery& query : queries_) {
+    if (!query.frame.ok()) {
+      for (size_t i = query.begin; i < query.end; ++i)
+        gather_.FailRow(expected_[i].row, query.node, query.frame.status());
+      continue;
+    }
+    for (size_t i = query.begin; i < query.end; ++i) CopyQ(i, q);
+    query.frame->header().timeout_ns =
+        static_cast<uint64_t>(std::max<int64_t>(1, deadline_ns_ - sent_ns_));
+    const absl::StatusOr<uint64_t> frame_seq =
+        nodes_->Send(query.node, *std::move(query.frame), SendClass::kEager);
+    if (frame_seq.ok()) {
+      sent_.push_back({query.node, *frame_seq, query.begin, query.end});
+    } else {
+      // It may have failed before this step began.
+      gather_.FailNode(query.node, frame_seq.status());
+    }
+  }
+}
+
+void DecodeStep::CopyQ(size_t expected_idx, std::span<const float> q) {
+  const ExpectedPartial& e = expected_[expected_idx];
+  const std::span<float> to = q_targets_[expected_idx];
+  const size_t row_floats = to.size() / e.num_rows;
+  for (uint32_t j = 0; j < e.num_rows; ++j) {
+    const size_t head = (size_t{e.row} + j) * options_.shape.num_q_heads +
+                        size_t{e.kv_head_begin} * options_.shape.group_size();
+    std::copy_n(q.data() + head * options_.shape.head_dim, row_floats, to.data() + j * row_floats);
   }
 }
 

@@ -97,10 +97,13 @@ class DecodeStep {
   void RunLayer(uint32_t layer);
   // Fills expected_ and gather_rows_ with what this layer's live rows need.
   void Plan(uint32_t layer);
-  void Scatter(uint32_t layer, std::span<const float> q);
-  // One frame with expected_[begin, end), which are of one node. Fails their rows if it cannot be
-  // sent.
-  void SendQuery(uint32_t layer, size_t begin, size_t end, std::span<const float> q);
+  // Fills queries_ with frames that lack only q: what can be done before q is there.
+  void PrepareQueries(uint32_t layer);
+  // One frame for expected_[begin, end), which are of one node.
+  void PrepareQuery(uint32_t layer, size_t begin, size_t end);
+  // Sends queries_. Fails the rows of those that cannot be sent.
+  void Scatter(std::span<const float> q);
+  void CopyQ(size_t expected_idx, std::span<const float> q);
   absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes);
   size_t EndOfFrame(size_t begin) const;
   void Gather();
@@ -121,6 +124,11 @@ class DecodeStep {
   StepTrace* const trace_;
   PartialGather gather_;
 
+  struct PreparedQuery {
+    NodeIdx node;
+    size_t begin, end;  // of expected_
+    absl::StatusOr<FrameBuffer> frame;
+  };
   struct SentQuery {
     NodeIdx node;
     uint64_t frame_seq;
@@ -141,6 +149,8 @@ class DecodeStep {
   std::vector<ExpectedPartial> expected_;  // sorted by node, then row
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;
+  std::vector<PreparedQuery> queries_;
+  std::vector<std::span<float>> q_targets_;  // in the frames of queries_, by index of expected_
   std::vector<SentQuery> sent_;
   std::vector<QueryEntry> entries_;  // scratch: of one frame
   std::vector<DecodeRow> device_rows_;

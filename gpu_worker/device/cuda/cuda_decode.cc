@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "gpu_worker/device/cuda/kernels/fetch.h"
 
 namespace tributary {
 namespace {
@@ -162,12 +163,19 @@ std::span<const float> CudaDecode::AwaitQuery(uint32_t layer) {
 
 void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) {
   TRIBUTARY_CHECK_EQ(num_slots.size(), num_rows_);
+  bool even = true;
   for (size_t r = 0; r < num_slots.size(); ++r) {
     TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
     TRIBUTARY_CHECK(exchange_ || num_slots[r] == 0 || !context_->sticky.ok());
     buffers_->host_num_slots[r] = num_slots[r];
+    even &= num_slots[r] == num_slots[0];
   }
-  if (exchange_) Store(&buffers_->partial_flags[layer], step_number_);
+  if (!exchange_) return;
+  const uint32_t word = even
+                            ? gpu::EvenSlots(static_cast<uint32_t>(num_slots.size()), num_slots[0])
+                            : gpu::kUnevenSlots;
+  std::atomic_ref<uint64_t>(buffers_->partial_flags[layer].value)
+      .store(gpu::HostFlag(step_number_, word), std::memory_order_release);
 }
 
 std::span<const float> CudaDecode::EndStep() {

@@ -56,7 +56,7 @@ uint64_t PlaceDevice(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->gate_up, floats * 2 * c.intermediate_size);
   arena.Place(&b->mlp, floats * c.intermediate_size);
   arena.Place(&b->logits, floats * c.vocab_size);
-  arena.Place(&b->go, s.layers * sizeof(uint32_t));
+  arena.Place(&b->go, s.layers * sizeof(uint64_t));
   arena.Place(&b->num_slots, s.rows * sizeof(uint32_t));
   arena.Place(&b->slot_out, floats * s.slots * s.q_dim);
   arena.Place(&b->slot_lse_ln, floats * s.slots * c.attention.num_q_heads);
@@ -84,7 +84,7 @@ uint64_t PlacePinned(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->host_slot_out, floats * s.slots * s.q_dim);
   arena.Place(&b->host_slot_lse_ln, floats * s.slots * c.attention.num_q_heads);
   arena.Place(&b->query_flags, s.layers * sizeof(StepFlag));
-  arena.Place(&b->partial_flags, s.layers * sizeof(StepFlag));
+  arena.Place(&b->partial_flags, s.layers * sizeof(HostRungFlag));
   arena.Place(&b->started_flag, sizeof(StepFlag));
   arena.Place(&b->done_flag, sizeof(StepFlag));
   arena.Place(&b->error, sizeof(StepFlag));

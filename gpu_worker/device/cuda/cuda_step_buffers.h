@@ -23,6 +23,11 @@ struct alignas(128) StepFlag {
   uint32_t value = 0;
 };
 
+// One that the host rings, with a word for the GPU (kernels/doorbell.h).
+struct alignas(128) HostRungFlag {
+  uint64_t value = 0;
+};
+
 // GPU clock (ns) of one layer, in pinned memory.
 struct LayerStamps {
   uint64_t query_ns = 0;       // q was handed to the host
@@ -57,7 +62,7 @@ struct StepBuffers {
   float* gate_up = nullptr;       // [max_rows][2 intermediate]
   void* mlp = nullptr;            // [max_rows][intermediate] of the compute dtype
   float* logits = nullptr;        // [max_rows][vocab]
-  uint32_t* go = nullptr;         // [num_layers]: of FetchPartials
+  uint64_t* go = nullptr;         // [num_layers]: of FetchPartials
   uint32_t* num_slots = nullptr;  // [max_rows]
   float* slot_out = nullptr;      // [max_rows][max_slots][q_dim]
   float* slot_lse_ln = nullptr;   // [max_rows][max_slots][num_q_heads]
@@ -73,13 +78,13 @@ struct StepBuffers {
   uint32_t* host_num_slots = nullptr;         // as their namesakes above
   float* host_slot_out = nullptr;
   float* host_slot_lse_ln = nullptr;
-  StepFlag* query_flags = nullptr;    // [num_layers]; GPU to host
-  StepFlag* partial_flags = nullptr;  // [num_layers]; host to GPU
-  StepFlag* started_flag = nullptr;   // GPU to host: the step has begun
-  StepFlag* done_flag = nullptr;      // GPU to host: the step is over
-  StepFlag* error = nullptr;          // not 0: the GPU gave up waiting
-  LayerStamps* stamps = nullptr;      // [num_layers]
-  uint64_t* step_stamps = nullptr;    // [2]: begin and end of the step, GPU clock
+  StepFlag* query_flags = nullptr;        // [num_layers]; GPU to host
+  HostRungFlag* partial_flags = nullptr;  // [num_layers]; host to GPU
+  StepFlag* started_flag = nullptr;       // GPU to host: the step has begun
+  StepFlag* done_flag = nullptr;          // GPU to host: the step is over
+  StepFlag* error = nullptr;              // not 0: the GPU gave up waiting
+  LayerStamps* stamps = nullptr;          // [num_layers]
+  uint64_t* step_stamps = nullptr;        // [2]: begin and end of the step, GPU clock
 
   DeviceBuffer device_memory;
   PinnedBuffer pinned_memory;

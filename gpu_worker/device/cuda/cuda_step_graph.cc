@@ -163,9 +163,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   Note(gpu::FinishQkv(finish, launch()));
   RecordAttend(key, layer, rule);
   if (key.exchange) RecordFetch(key.rows, layer);
-  // What follows a wait for the host starts after it: overlapping kernels would fill the multiprocessors with blocks that
-  // wait, each kernel for the one before, and a prefill or a copy of KV could not use the GPU meanwhile.
-  Note(gpu::MergePartials(merge, {context_->decode_stream.get(), overlap_ && !key.exchange}));
+  Note(gpu::MergePartials(merge, launch()));
   AddResidual(key.rows, {.weight = w.o,
                          .x = b.normed,
                          .y = b.hidden,

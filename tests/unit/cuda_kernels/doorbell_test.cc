@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <type_traits>
 
 #include "gpu_worker/device/cuda/kernels/fetch.h"
 #include "gpu_worker/device/cuda/kernels/merge.h"
@@ -16,7 +17,8 @@ namespace {
 constexpr uint64_t kLongNs = 5'000'000'000;  // no wait of a passing test ends by it
 
 struct Pinned {
-  uint32_t query_flag, partial_flag, error;
+  uint64_t partial_flag;
+  uint32_t query_flag, error;
 };
 
 class DoorbellTest : public KernelTest {
@@ -45,7 +47,8 @@ class DoorbellTest : public KernelTest {
   static uint32_t Load(uint32_t& word) {
     return std::atomic_ref(word).load(std::memory_order_acquire);
   }
-  static void Store(uint32_t& word, uint32_t value) {
+  template <typename T>
+  static void Store(T& word, std::type_identity_t<T> value) {
     std::atomic_ref(word).store(value, std::memory_order_release);
   }
   // True when the flag was rung before the deadline.
@@ -69,7 +72,7 @@ TEST_F(DoorbellTest, RingsAndWaits) {
     ExpectCudaOk(AwaitFlag(MakeAwait(kLongNs), launch_));
     ASSERT_TRUE(Poll(pinned_->query_flag, step));
     EXPECT_EQ(cudaStreamQuery(stream_.get()), cudaErrorNotReady);
-    Store(pinned_->partial_flag, step);
+    Store(pinned_->partial_flag, HostFlag(step, 123));
     ExpectCudaOk(cudaStreamSynchronize(stream_.get()));
     EXPECT_EQ(pinned_->error, 0u);
     EXPECT_EQ(arrivals_->Fetch()[0], 0u);
@@ -149,16 +152,17 @@ struct Exchange {
                                launch));
   }
 
-  // One slot for each row, with q + `add`; none if `filled` is false.
-  void Answer(bool filled, float add) {
+  // One slot for each of the first `filled` rows, with q + `add`. The word to ring with.
+  uint32_t Answer(uint32_t filled, float add, bool by_array) {
     for (uint32_t r = 0; r < kRows; ++r) {
-      host->num_slots[r] = filled ? 1 : 0;
+      host->num_slots[r] = !by_array ? 77 : r < filled ? 1 : 0;  // 77: nobody may read it
       const size_t row_size = kQSize / kRows;
       for (uint32_t h = 0; h < 4; ++h) host->slot_lse_ln[r * kMaxSlots * 4 + h] = 1.0f;
       for (size_t i = 0; i < row_size; ++i) {
         host->slot_out[r * kMaxSlots * row_size + i] = host->q[r * row_size + i] + add;
       }
     }
+    return by_array ? kUnevenSlots : EvenSlots(filled, 1);
   }
 
   struct Host {
@@ -174,7 +178,8 @@ struct Exchange {
   DeviceArray<float> qkv, q{kQSize}, out{kQSize}, slot_out{kQSize * kMaxSlots}, slot_lse_ln{kHeads};
   DeviceArray<float> ones{std::vector<float>(kRows * 16, 1.0f)};
   DeviceArray<float> zeros{std::vector<float>(kRows * 16, 0.0f)};
-  DeviceArray<uint32_t> num_slots{kRows}, go{1};
+  DeviceArray<uint32_t> num_slots{kRows};
+  DeviceArray<uint64_t> go{1};
 };
 
 TEST_F(DoorbellTest, AnExchangeInAGraph) {
@@ -191,14 +196,15 @@ TEST_F(DoorbellTest, AnExchangeInAGraph) {
     SetStep(step);
     ExpectCudaOk(cudaGraphLaunch(executable, stream_.get()));
     ASSERT_TRUE(Poll(pinned_->query_flag, step));
-    const bool filled = step % 7 != 0;  // no partials at all now and then
-    exchange.Answer(filled, static_cast<float>(step));
-    Store(pinned_->partial_flag, step);
+    const uint32_t filled = step % (Exchange::kRows + 1);  // none at all now and then
+    const uint32_t word = exchange.Answer(filled, static_cast<float>(step), step % 3 == 0);
+    Store(pinned_->partial_flag, HostFlag(step, word));
     ExpectCudaOk(cudaStreamSynchronize(stream_.get()));
     ASSERT_EQ(pinned_->error, 0u);
     const std::vector<float>&merged = exchange.out.Fetch(), &query = exchange.q.Fetch();
     for (size_t i = 0; i < Exchange::kQSize; ++i) {
-      ASSERT_EQ(merged[i], filled ? query[i] + static_cast<float>(step) : 0.0f)
+      const bool has_partial = i < filled * Exchange::kQSize / Exchange::kRows;
+      ASSERT_EQ(merged[i], has_partial ? query[i] + static_cast<float>(step) : 0.0f)
           << "step " << step << ", " << i;
     }
   }

@@ -97,6 +97,11 @@ __device__ inline uint32_t LoadAcquireSystem(const uint32_t* address) {
   asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
   return value;
 }
+__device__ inline uint64_t LoadAcquireSystem(const uint64_t* address) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+  return value;
+}
 __device__ inline void StoreReleaseSystem(uint32_t* address, uint32_t value) {
   asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
@@ -106,25 +111,31 @@ __device__ inline uint64_t NowNs() {
   return now;
 }
 
-// One thread; a barrier of the block after it passes the order on to the others.
-__device__ inline void AwaitOneThread(const Await& await) {
+// One thread; a barrier of the block after it passes the order on to the others. The host's word; 0 after an error.
+__device__ inline uint32_t AwaitOneThread(const Await& await) {
+  // Looks at the flag take a trip over the bus each, and so do those at the error: they are rare.
+  constexpr uint32_t kLooksPerErrorLook = 32;
   const bool is_first_block = (blockIdx.x | blockIdx.y | blockIdx.z) == 0;
   const uint32_t value = *await.value;
   if (is_first_block && await.begin_ns != nullptr) *await.begin_ns = NowNs();
-  uint64_t begin_ns = 0;
-  while (LoadAcquireSystem(await.flag) != value) {
-    if (begin_ns == 0) begin_ns = NowNs();
-    if (LoadAcquireSystem(await.error) != 0) break;
-    if (NowNs() - begin_ns > await.timeout_ns) {
-      StoreReleaseSystem(await.error, await.error_code);
-      break;
+  const uint64_t begin_ns = NowNs();
+  uint64_t seen = LoadAcquireSystem(await.flag);
+  for (uint32_t looks = 1; static_cast<uint32_t>(seen) != value; ++looks) {
+    if (looks % kLooksPerErrorLook == 1) {
+      if (LoadAcquireSystem(await.error) != 0) return 0;
+      if (NowNs() - begin_ns > await.timeout_ns) {
+        StoreReleaseSystem(await.error, await.error_code);
+        return 0;
+      }
     }
+    seen = LoadAcquireSystem(await.flag);
   }
   if (is_first_block && await.end_ns != nullptr) *await.end_ns = NowNs();
+  return static_cast<uint32_t>(seen >> 32);
 }
 
 // Called by all threads of all blocks after their last write. Each block releases to the GPU, and the last one, which has
-// seen them all, to the system: a fence of the whole system takes most of a microsecond, one block after the other.
+// seen them all, to the system: its store's release is the only fence of the whole system, which takes most of a microsecond.
 __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks) {
   if (ring.flag == nullptr) return;
   __syncthreads();
@@ -133,7 +144,6 @@ __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks)
   if (atomicAdd(ring.arrivals, 1u) != num_blocks - 1) return;
   *ring.arrivals = 0;
   if (ring.rung_ns != nullptr) *ring.rung_ns = NowNs();
-  __threadfence_system();
   StoreReleaseSystem(ring.flag, *ring.value);
 }
 

@@ -11,7 +11,7 @@ __global__ void RingFlagKernel(const Ring ring) {
 
 __global__ void AwaitFlagKernel(const Await await) {
   BeginKernel();
-  AwaitOneThread(await);
+  (void)AwaitOneThread(await);
   __threadfence();
 }
 

@@ -1,5 +1,5 @@
-// GPU and host tell each other that something is ready, inside a running graph, by 32-bit flags in pinned host memory.
-// A flag holds the number of the step it was last rung for, so nobody has to reset it; numbers differ from step to step.
+// GPU and host tell each other that something is ready, inside a running graph, by flags in pinned host memory. A flag
+// holds the number of the step it was last rung for, so nobody has to reset it; numbers differ from step to step.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,16 @@ struct Ring {
   uint64_t* rung_ns = nullptr;  // pinned host memory or null: when it was rung, by the GPU's clock
 };
 
-// Host to GPU. Waits until *flag == *value, *error != 0 or timeout_ns has passed; in the last case *error becomes
+// What the host stores at once: the number of the step, and a word for who waits, which saves it a trip over the bus.
+inline constexpr uint64_t HostFlag(uint32_t step_number, uint32_t word = 0) {
+  return uint64_t{word} << 32 | step_number;
+}
+
+// Host to GPU. Waits until *flag == HostFlag(*value, ..), *error != 0 or timeout_ns has passed; in the last case *error becomes
 // `error_code`. After an error all later waits fall through, so a graph always ends; its results are then worthless, and
 // whoever owns the graph looks at *error before it uses them. The host may set *error itself to release the GPU.
 struct Await {
-  const uint32_t* flag = nullptr;   // pinned host memory; null: nothing is awaited
+  const uint64_t* flag = nullptr;   // pinned host memory; null: nothing is awaited
   const uint32_t* value = nullptr;  // device memory
   uint32_t* error = nullptr;        // pinned host memory
   uint32_t error_code = 1;

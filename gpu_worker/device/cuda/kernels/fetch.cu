@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
 #include "gpu_worker/device/cuda/kernels/fetch.h"
 
@@ -9,46 +11,62 @@ constexpr uint32_t kLoadsInFlight = 4;
 // All must be on the GPU at once: they wait for block 0.
 constexpr uint32_t kMaxBlocks = 64;
 
-__device__ uint32_t LoadAcquireGpu(const uint32_t* address) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+__device__ uint64_t LoadAcquireGpu(const uint64_t* address) {
+  uint64_t value;
+  asm volatile("ld.acquire.gpu.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
   return value;
 }
-__device__ void StoreReleaseGpu(uint32_t* address, uint32_t value) {
-  asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+__device__ void StoreReleaseGpu(uint64_t* address, uint64_t value) {
+  asm volatile("st.release.gpu.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }
 
-// Block 0 waits for the host and says how many slots each row has; the others wait for block 0.
-__device__ void AwaitHost(const FetchArgs& args) {
+// Slots of a row, as the host's word says, or else the array.
+__device__ uint32_t SlotsOf(uint32_t word, const uint32_t* num_slots, uint32_t row,
+                            uint32_t max_slots) {
+  if (word == kUnevenSlots) return min(__ldcv(num_slots + row), max_slots);
+  return row < word >> 16 ? min(word & 0xffff, max_slots) : 0;
+}
+
+// Block 0 waits for the host and passes its word on, and the number of slots if that is not in it; the others wait for block
+// 0. The host's word.
+__device__ uint32_t AwaitHost(const FetchArgs& args) {
+  __shared__ uint32_t word;
   if (blockIdx.x == 0) {
-    if (threadIdx.x == 0) AwaitOneThread(args.await);
+    if (threadIdx.x == 0) word = AwaitOneThread(args.await);
     __syncthreads();
-    for (uint32_t r = threadIdx.x; r < args.num_rows; r += kThreads) {
-      args.num_slots[r] = min(__ldcv(args.host_num_slots + r), args.max_slots);
+    if (word == kUnevenSlots) {
+      for (uint32_t r = threadIdx.x; r < args.num_rows; r += kThreads) {
+        args.num_slots[r] = SlotsOf(word, args.host_num_slots, r, args.max_slots);
+      }
+      __syncthreads();
     }
-    __syncthreads();
-    if (threadIdx.x == 0) StoreReleaseGpu(args.go, *args.await.value);
+    if (threadIdx.x == 0) StoreReleaseGpu(args.go, uint64_t{word} << 32 | *args.await.value);
   } else if (threadIdx.x == 0) {
-    while (LoadAcquireGpu(args.go) != *args.await.value) {
-    }
+    const uint32_t step_number = *args.await.value;
+    uint64_t seen = LoadAcquireGpu(args.go);
+    while (static_cast<uint32_t>(seen) != step_number) seen = LoadAcquireGpu(args.go);
+    word = static_cast<uint32_t>(seen >> 32);
   }
   __syncthreads();
+  return word;
 }
 
-// Of each row's max_slots slots of `slot_items` items of T, the first num_slots[row].
+// Of each row's max_slots slots of `slot_items` items of T, those that it has. By `num_blocks` blocks, of which this is one.
 template <typename T>
-__device__ void CopySlots(const T* from, T* to, uint32_t slot_items, const FetchArgs& args) {
+__device__ void CopySlots(const T* from, T* to, uint32_t slot_items, uint32_t word,
+                          uint32_t block_idx, uint32_t num_blocks, const FetchArgs& args) {
   const uint32_t row_items = slot_items * args.max_slots;
   const uint32_t items = row_items * args.num_rows;
-  const uint32_t stride = gridDim.x * kThreads;
-  for (uint32_t begin = blockIdx.x * kThreads + threadIdx.x; begin < items;
+  const uint32_t stride = num_blocks * kThreads;
+  for (uint32_t begin = block_idx * kThreads + threadIdx.x; begin < items;
        begin += stride * kLoadsInFlight) {
     T item[kLoadsInFlight];
     bool wanted[kLoadsInFlight];
 #pragma unroll
     for (uint32_t j = 0; j < kLoadsInFlight; ++j) {
       const uint32_t i = begin + j * stride;
-      wanted[j] = i < items && i % row_items < args.num_slots[i / row_items] * slot_items;
+      wanted[j] = i < items && i % row_items < slot_items * SlotsOf(word, args.num_slots,
+                                                                    i / row_items, args.max_slots);
       if (wanted[j]) item[j] = __ldcv(from + i);
     }
 #pragma unroll
@@ -58,18 +76,25 @@ __device__ void CopySlots(const T* from, T* to, uint32_t slot_items, const Fetch
   }
 }
 
+// The last block copies lse_ln, the others `out`, so that both are under way at once.
 __global__ void __launch_bounds__(kThreads) FetchKernel(const FetchArgs args) {
-  BeginKernel();
-  AwaitHost(args);
+  WaitForPredecessor();
+  const uint32_t word = AwaitHost(args);
+  // Not before: blocks of the next kernels would fill the multiprocessors for as long as the host takes, and a prefill or a
+  // copy of KV could not use the GPU meanwhile.
+  LetSuccessorStart();
   const uint32_t heads = args.geometry.num_q_heads;
-  const uint32_t slot_floats = heads * args.geometry.head_dim;
-  if (slot_floats % 4 == 0) {
-    CopySlots(reinterpret_cast<const float4*>(args.host_out), reinterpret_cast<float4*>(args.out),
-              slot_floats / 4, args);
+  const uint32_t out_blocks = gridDim.x - 1;
+  if (blockIdx.x == out_blocks) {
+    for (uint32_t r = threadIdx.x; word != kUnevenSlots && r < args.num_rows; r += kThreads) {
+      args.num_slots[r] = SlotsOf(word, nullptr, r, args.max_slots);
+    }
+    CopySlots(args.host_lse_ln, args.lse_ln, heads, word, 0, 1, args);
   } else {
-    CopySlots(args.host_out, args.out, slot_floats, args);
+    const uint32_t vectors = heads * args.geometry.head_dim / 4;
+    CopySlots(reinterpret_cast<const float4*>(args.host_out), reinterpret_cast<float4*>(args.out),
+              vectors, word, blockIdx.x, out_blocks, args);
   }
-  CopySlots(args.host_lse_ln, args.lse_ln, heads, args);
 }
 
 }  // namespace
@@ -83,8 +108,8 @@ cudaError_t FetchPartials(const FetchArgs& args, const Launch& launch) {
   const uint32_t floats =
       args.num_rows * args.max_slots * args.geometry.num_q_heads * args.geometry.head_dim;
   const uint32_t blocks = CeilDiv(floats, 4 * kThreads);
-  return LaunchKernel(launch, FetchKernel, dim3(blocks < kMaxBlocks ? blocks : kMaxBlocks),
-                      kThreads, 0, args);
+  return LaunchKernel(launch, FetchKernel, dim3(std::min(blocks, kMaxBlocks - 1) + 1), kThreads, 0,
+                      args);
 }
 
 }  // namespace tributary::gpu

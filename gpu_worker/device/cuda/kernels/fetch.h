@@ -10,19 +10,24 @@
 
 namespace tributary::gpu {
 
-// Waits, then copies num_slots, and of each row the partials of the first num_slots[row] slots. All arrays are aligned to
-// 16 bytes; the host's are pinned.
+// The word of HostFlag() for FetchPartials: the first `num_rows` rows have `num_slots` slots each, and all others none.
+inline constexpr uint32_t EvenSlots(uint32_t num_rows, uint32_t num_slots) {
+  return num_rows << 16 | num_slots;
+}
+inline constexpr uint32_t kUnevenSlots = ~0u;  // it is host_num_slots that says so
+
+// Waits, then copies of each row the partials of its slots. All arrays are aligned to 16 bytes; the host's are pinned.
 struct FetchArgs {
-  Await await;
-  uint32_t* go =
-      nullptr;  // device memory of this launch's own, never equal to *await.value before it
+  Await await;  // its word is EvenSlots() or kUnevenSlots
+  // Device memory of this launch's own, no HostFlag of *await.value before it.
+  uint64_t* go = nullptr;
   uint32_t num_rows = 0;  // at most kMaxDecodeRows
   uint32_t max_slots = 0;
   KvGeometry geometry;
   const uint32_t* host_num_slots = nullptr;  // [num_rows]
   const float* host_out = nullptr;           // [num_rows][max_slots][num_q_heads][head_dim]
   const float* host_lse_ln = nullptr;        // [num_rows][max_slots][num_q_heads]
-  uint32_t* num_slots = nullptr;             // device memory: the same
+  uint32_t* num_slots = nullptr;             // device memory, as are `out` and `lse_ln`; at most max_slots
   float* out = nullptr;
   float* lse_ln = nullptr;
 };

@@ -20,26 +20,6 @@ struct Shared {
   float slot_lse_ln[kMaxSlots];
 };
 
-// Plain loads that the compiler leaves where they are: behind the wait for what they read.
-__device__ inline float LoadOnce(const float* address) {
-  float x;
-  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(address) : "memory");
-  return x;
-}
-__device__ inline uint32_t LoadOnce(const uint32_t* address) {
-  uint32_t x;
-  asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(address) : "memory");
-  return x;
-}
-__device__ inline float4 LoadOnce(const float4* address) {
-  float4 x;
-  asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];"
-               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-               : "l"(address)
-               : "memory");
-  return x;
-}
-
 // Each warp folds every kWarps-th split; lane l has the vectors l and, for head_dim above 128, l + 32.
 template <uint32_t kVectors>
 __device__ void FoldSplits(const MergeArgs& args, uint32_t num_splits, size_t head,
@@ -99,18 +79,7 @@ __device__ float CombineWarps(const Shared& shared, uint32_t d, float* lse_ln) {
   return out / sum;
 }
 
-// Waits for the host, and learns how many slots it has filled. Ends with a barrier.
-__device__ void AwaitSlots(const MergeArgs& args, uint32_t row, Shared& shared) {
-  if (threadIdx.x == 0) {
-    if (args.await.flag != nullptr) AwaitOneThread(args.await);
-    const uint32_t asked = args.num_slots == nullptr ? 0 : LoadOnce(args.num_slots + row);
-    shared.num_slots = min(asked, args.max_slots);
-  }
-  __syncthreads();
-}
-
-// Brings the slots from `begin` on, one for each warp, into shared memory: so that many loads from the host's memory are
-// under way at once, of 512 contiguous bytes each.
+// Brings the slots from `begin` on, one for each warp, into shared memory.
 __device__ void LoadSlots(const MergeArgs& args, uint32_t row, uint32_t q_head, uint32_t begin,
                           Shared& shared) {
   const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -118,8 +87,8 @@ __device__ void LoadSlots(const MergeArgs& args, uint32_t row, uint32_t q_head, 
   if (slot >= shared.num_slots) return;
   const size_t head = (size_t{row} * args.max_slots + slot) * args.geometry.num_q_heads + q_head;
   const auto* const out = reinterpret_cast<const float4*>(args.slot_out) + head * vectors;
-  if (lane == 0) shared.slot_lse_ln[slot] = LoadOnce(args.slot_lse_ln + head);
-  for (uint32_t i = lane; i < vectors; i += kWarpSize) shared.out[warp][i] = LoadOnce(out + i);
+  if (lane == 0) shared.slot_lse_ln[slot] = args.slot_lse_ln[head];
+  for (uint32_t i = lane; i < vectors; i += kWarpSize) shared.out[warp][i] = out[i];
 }
 
 // One block for each (query head, row).
@@ -131,6 +100,9 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
   const size_t head = size_t{row} * args.geometry.num_q_heads + q_head;
   const SplitPlan plan = PlanSplits(args.rows[row], args.rule);
   WaitForPredecessor();
+  if (threadIdx.x == 0) {
+    shared.num_slots = args.num_slots == nullptr ? 0 : min(args.num_slots[row], args.max_slots);
+  }
   FoldSplits<kVectors>(args, plan.num_splits, head, shared);
   __syncthreads();
   const bool has_element = d < args.geometry.head_dim;
@@ -139,8 +111,8 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
 
   MergeState state;
   state.Fold(resident_lse_ln);
-  AwaitSlots(args, row, shared);
   for (uint32_t begin = 0; begin < shared.num_slots; begin += kWarps) {
+    __syncthreads();  // shared.out has been read
     LoadSlots(args, row, q_head, begin, shared);
     __syncthreads();
     const uint32_t end = min(begin + kWarps, shared.num_slots);
@@ -150,7 +122,6 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
       const float add = reinterpret_cast<const float*>(shared.out[s - begin])[d];
       out = out * weights.keep + add * weights.add;
     }
-    __syncthreads();
   }
   if (!has_element) return;
   StoreAs(args.out, args.out_dtype, head * args.geometry.head_dim + d, out * state.Normaliser());
@@ -168,11 +139,9 @@ cudaError_t LaunchMerge(const MergeArgs& args, const Launch& launch) {
 }  // namespace
 
 cudaError_t MergePartials(const MergeArgs& args, const Launch& launch) {
-  const bool awaits = args.await.flag != nullptr;
   if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
       args.rule.split_tokens == 0 || args.rule.max_splits == 0 || !IsFloatDType(args.out_dtype) ||
-      (args.num_slots != nullptr && (args.max_slots == 0 || args.max_slots > kMaxSlots)) ||
-      (awaits && (args.await.value == nullptr || args.await.error == nullptr))) {
+      (args.num_slots != nullptr && (args.max_slots == 0 || args.max_slots > kMaxSlots))) {
     return cudaErrorInvalidValue;
   }
   if (args.geometry.head_dim <= 128) return LaunchMerge<1>(args, launch);

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "gpu_worker/device/cuda/kernels/attend.h"
-#include "gpu_worker/device/cuda/kernels/doorbell.h"
 
 namespace tributary::gpu {
 
@@ -16,9 +15,7 @@ struct MergeArgs {
   SplitRule rule;  // as in Attend()
   AttendWorkspace workspace;
 
-  // Before any partial is read. A decode step leaves it empty: FetchPartials() has waited.
-  Await await;
-  // Remote partials, as Device::PartialSlots, in device memory or pinned. num_slots null: none.
+  // Remote partials, as Device::PartialSlots, in device memory. num_slots null: none.
   const uint32_t* num_slots = nullptr;  // [num_rows], at most max_slots each
   const float* slot_out = nullptr;      // [num_rows][max_slots][num_q_heads][head_dim]
   const float* slot_lse_ln = nullptr;   // [num_rows][max_slots][num_q_heads]
