@@ -22,7 +22,8 @@ struct AttentionCase {
   uint32_t block_tokens = 0;
   double selected_share = 0.05;
   bool ascending = false;  // the blocks in the order of their ids, else in random order
-  std::optional<uint32_t> prefetch_bytes;  // DecodeAttentionArgs's; absent: the best of this machine
+  std::optional<uint32_t>
+      prefetch_bytes;                    // DecodeAttentionArgs's; absent: the best of this machine
   uint64_t resident_bytes = 512u << 10;  // what a thread works on when only computing is measured
 };
 

@@ -86,8 +86,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1u, limits::kMaxHeads))
       ->capture_default_str();
   app.add_option("--queries", flags.n_q, "query tokens per head")->capture_default_str();
-  app.add_option("--prefetch-bytes", flags.prefetch_bytes,
-                 "how far ahead dense rows prefetch; 0: not at all; default: the best of this machine");
+  app.add_option(
+      "--prefetch-bytes", flags.prefetch_bytes,
+      "how far ahead dense rows prefetch; 0: not at all; default: the best of this machine");
   app.add_option("--share", flags.selected_share, "share of the tokens that blocks and tokens read")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();

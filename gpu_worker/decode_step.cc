@@ -186,7 +186,7 @@ void DecodeStep::PrepareQuery(uint32_t layer, size_t begin, size_t end) {
   for (size_t i = begin; i < end; ++i) {
     q_targets_[i] = writer.Add(entries_[i - begin]);
     rows_[expected_[i].row].bytes_sent += QueryEntryBytes(entries_[i - begin], shape.head_dim) +
-                               (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
+                                          (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
   frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
                                 .step_id = exchange_id_,

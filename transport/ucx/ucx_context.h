@@ -15,7 +15,7 @@
 namespace tributary {
 
 // Rises when a setting changes on which both ends of a connection must agree (the segment size of shared memory).
-inline constexpr uint32_t kUcxSettingsVersion = 1;
+inline constexpr uint32_t kUcxSettingsVersion = 2;
 
 // Move-only.
 class UcxContext {

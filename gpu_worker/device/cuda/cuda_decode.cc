@@ -171,9 +171,8 @@ void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
     even &= num_slots[r] == num_slots[0];
   }
   if (!exchange_) return;
-  const uint32_t word = even
-                            ? gpu::EvenSlots(static_cast<uint32_t>(num_slots.size()), num_slots[0])
-                            : gpu::kUnevenSlots;
+  const uint32_t word = even ? gpu::EvenSlots(static_cast<uint32_t>(num_slots.size()), num_slots[0])
+                             : gpu::kUnevenSlots;
   std::atomic_ref<uint64_t>(buffers_->partial_flags[layer].value)
       .store(gpu::HostFlag(step_number_, word), std::memory_order_release);
 }

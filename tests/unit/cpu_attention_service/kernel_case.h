@@ -140,8 +140,8 @@ struct ExpectedPartial : ReferencePartial {
 
 // What query token `query` must get from the tokens that are `seen`: [token of rows k and v].
 inline ExpectedPartial ExpectedOfQuery(const KernelCall& call, uint32_t query,
-                                        const std::vector<float>& k, const std::vector<float>& v,
-                                        const std::vector<bool>& seen) {
+                                       const std::vector<float>& k, const std::vector<float>& v,
+                                       const std::vector<bool>& seen) {
   const uint32_t head_dim = call.args.layout->head_dim;
   const uint32_t group = call.args.group_size;
   ExpectedPartial result;

@@ -107,6 +107,7 @@ struct Exchange {
   static constexpr uint32_t kRows = 3, kMaxSlots = 2;
   static constexpr size_t kQSize = size_t{kRows} * 4 * 32, kQkvSize = 2 * kQSize;
   static constexpr size_t kHeads = size_t{kRows} * kMaxSlots * 4;
+  static constexpr size_t kNextFloats = 1'000'003;
 
   explicit Exchange(std::mt19937_64& random) : qkv(RandomNormal(random, kQkvSize)) {
     auto memory = PinnedBuffer::Make(sizeof(Host), "a test");
@@ -137,7 +138,9 @@ struct Exchange {
                                 .host_lse_ln = host->slot_lse_ln,
                                 .num_slots = num_slots.get(),
                                 .out = slot_out.get(),
-                                .lse_ln = slot_lse_ln.get()},
+                                .lse_ln = slot_lse_ln.get(),
+                                .next = next.get(),
+                                .next_bytes = kNextFloats * sizeof(float)},
                                launch));
     ExpectCudaOk(MergePartials({.rows = rows.get(),
                                 .num_rows = kRows,
@@ -180,6 +183,7 @@ struct Exchange {
   DeviceArray<float> zeros{std::vector<float>(kRows * 16, 0.0f)};
   DeviceArray<uint32_t> num_slots{kRows};
   DeviceArray<uint64_t> go{1};
+  DeviceArray<float> next{kNextFloats};
 };
 
 TEST_F(DoorbellTest, AnExchangeInAGraph) {

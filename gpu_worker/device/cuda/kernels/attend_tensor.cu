@@ -1,9 +1,9 @@
 // Decode attention on tensor cores.
 //
-// A warp takes 16 tokens at a time. Lane (g, t) = (lane / 4, lane % 4) copies 16 bytes, elements 8t to 8t + 7 of each chunk
-// of 32, of tokens g and g + 8, into shared memory of its own, some tiles ahead (cp.async), and reads back what it copied:
-// whole 64-byte segments of each token, no exchange, no barrier. The order of elements inside a product's k does not
-// matter as long as both operands agree, so registers hold them as they come:
+// A warp takes 16 tokens at a time and copies them to shared memory of its own, some tiles ahead (cp.async), 512
+// contiguous bytes at once. Lane (g, t) = (lane / 4, lane % 4) reads 16 bytes back, elements 8t to 8t + 7 of each chunk of
+// 32, of tokens g and g + 8. The order of elements inside a product's k does not matter as long as both operands agree, so
+// registers hold them as they come:
 //   S^T [16 tokens x 8 heads] = K [16 x 32 of head_dim] q^T: K is operand A as loaded; q is laid out to fit.
 //   O^T [16 of head_dim x 8 heads] = V^T [16 x 16 tokens] P^T: movmatrix transposes V and P, 8x8 at a time, in registers.
 // Softmax: each lane has two heads in S^T and in O^T, the same two, so scaling needs no exchange.
@@ -20,11 +20,45 @@ constexpr uint32_t kHeads =
 constexpr uint32_t kChunk = 32;  // elements of head_dim in one step of 4 lanes x 16 bytes
 constexpr float kLog2E = 1.44269504088896341f;
 
-// Shared memory of a block. A tile in `ring` is [K, V][chunk][token g, g + 8] of 16 bytes for each lane; the stage that was
-// used last serves to put the warps' out together, [head][head_dim] in f32.
+// A tile of K or V: [token][head_dim], in 16-byte units, whose order UnitOf() knows.
+template <uint32_t kChunks>
+struct Tile {
+  static constexpr uint32_t kRowUnits = kChunks * 4;
+  static constexpr uint32_t kUnits = kTileTokens * kRowUnits;
+  uint4 units[kUnits];
+};
+template <uint32_t kChunks>
+struct TilePair {
+  Tile<kChunks> k, v;
+};
+
+// Place of the n-th unit. Eight lanes read two tokens, 64 bytes of each, at once: where a token takes a multiple of 128
+// bytes, every other token has the halves of each 128 swapped, so that the two lie in different banks.
+template <uint32_t kChunks>
+__device__ uint32_t UnitOf(uint32_t n) {
+  if (kChunks % 2 != 0) return n;
+  return n ^ (n / Tile<kChunks>::kRowUnits % 2 * 4);
+}
+
+// What lane (g, t) has of chunk i: unit 4i + t of token g, and of token g + 8.
+template <uint32_t kChunks>
+struct LaneUnits {
+  uint32_t even, odd;  // of chunk 0, and where chunk 0 would be for odd chunks
+  __device__ explicit LaneUnits(uint32_t lane) {
+    const uint32_t g = lane / 4, n = g * Tile<kChunks>::kRowUnits + lane % 4;
+    const uint32_t swap = kChunks % 2 != 0 ? 0 : g % 2 * 4;
+    even = n + swap;
+    odd = n - swap;
+  }
+  __device__ uint32_t At(uint32_t chunk, uint32_t half) const {
+    return (chunk % 2 == 0 ? even : odd) + 4 * chunk + half * 8 * Tile<kChunks>::kRowUnits;
+  }
+};
+
+// Shared memory of a block. The stage that was used last serves to put the warps' out together, [head][head_dim] in f32.
 template <uint32_t kChunks, uint32_t kStages>
 struct Shared {
-  uint4 ring[kStages][kWarps][2 * kChunks * 2][kWarpSize];
+  TilePair<kChunks> ring[kStages][kWarps];
   uint4 q[kChunks][2][kWarpSize];  // operand B of each chunk: high parts, low parts
   float max_sum[kWarps][kHeads][2];
   ItemTable table;
@@ -81,12 +115,13 @@ __device__ void ShareQuery(const QueryPart<kChunks>& part, float scale, uint32_t
 
 // Scores of a tile: c[0], c[1] of token g, c[2], c[3] of token g + 8.
 template <typename T, uint32_t kChunks>
-__device__ void Scores(const uint4 (*tile)[kWarpSize], const uint4 (&q)[kChunks][2][kWarpSize],
+__device__ void Scores(const Tile<kChunks>& tile, const uint4 (&q)[kChunks][2][kWarpSize],
                        uint32_t lane, float (&c)[4]) {
+  const LaneUnits<kChunks> at(lane);
   float low_part[4] = {};
 #pragma unroll
   for (uint32_t i = 0; i < kChunks; ++i) {
-    const uint4 k0 = tile[2 * i][lane], k1 = tile[2 * i + 1][lane];
+    const uint4 k0 = tile.units[at.At(i, 0)], k1 = tile.units[at.At(i, 1)];
     const uint4 high = q[i][0][lane], low = q[i][1][lane];
     Mma<T>(c, k0.x, k1.x, k0.y, k1.y, high.x, high.y);
     Mma<T>(low_part, k0.x, k1.x, k0.y, k1.y, low.x, low.y);
@@ -125,8 +160,9 @@ __device__ void Soften(float (&c)[4], TensorState<kChunks>& state) {
 }
 
 template <typename T, uint32_t kChunks>
-__device__ void AddValues(const uint4 (*tile)[kWarpSize], uint32_t lane, const float (&p)[4],
+__device__ void AddValues(const Tile<kChunks>& tile, uint32_t lane, const float (&p)[4],
                           TensorState<kChunks>& state) {
+  const LaneUnits<kChunks> at(lane);
   uint32_t high[2], low[2];
   SplitPair<T>(p[0], p[1], high[0], low[0]);
   SplitPair<T>(p[2], p[3], high[1], low[1]);
@@ -137,7 +173,7 @@ __device__ void AddValues(const uint4 (*tile)[kWarpSize], uint32_t lane, const f
   }
 #pragma unroll
   for (uint32_t i = 0; i < kChunks; ++i) {
-    const uint4 v0 = tile[2 * i][lane], v1 = tile[2 * i + 1][lane];
+    const uint4 v0 = tile.units[at.At(i, 0)], v1 = tile.units[at.At(i, 1)];
     const uint32_t first[4] = {v0.x, v0.y, v0.z, v0.w};
     const uint32_t second[4] = {v1.x, v1.y, v1.z, v1.w};
 #pragma unroll
@@ -206,20 +242,27 @@ __device__ void PrefetchToL2(const Work<T>& work) {
 }
 
 // Starts the copy of the warp's tile of a round, if it has one: tokens beyond the item's end read the last one instead.
+// Every lane has read what was in the tile before (__syncwarp).
 template <typename T, uint32_t kChunks>
 __device__ void StartTile(const Work<T>& work, bool wanted, uint32_t round, uint32_t warp,
-                          uint32_t lane, uint4 (*tile)[kWarpSize]) {
-  const uint32_t begin = TileBegin(work, round, warp);
-  if (wanted && begin < work.item.token_end) {
+                          uint32_t lane, TilePair<kChunks>& tile) {
+  constexpr uint32_t kRowUnits = Tile<kChunks>::kRowUnits, kUnitElements = 8;
+  const uint32_t begin = TileBegin(work, round, warp), end = work.item.token_end;
+  if (wanted && begin < end) {
+    const SlotRun run = SlotRunOf(work.row, begin);
+    const bool is_one_run = begin + kTileTokens <= min(end, begin + run.num_tokens);
 #pragma unroll
-    for (uint32_t half = 0; half < 2; ++half) {
-      const uint32_t token = min(begin + lane / 4 + 8 * half, work.item.token_end - 1);
-      const size_t offset = size_t{SlotOf(work.row, token)} * (kChunks * kChunk) + lane % 4 * 8;
-#pragma unroll
-      for (uint32_t i = 0; i < kChunks; ++i) {
-        CopyAsync(&tile[2 * i + half][lane], work.k + offset + i * kChunk);
-        CopyAsync(&tile[2 * kChunks + 2 * i + half][lane], work.v + offset + i * kChunk);
+    for (uint32_t j = 0; j < Tile<kChunks>::kUnits / kWarpSize; ++j) {
+      const uint32_t n = j * kWarpSize + lane;
+      size_t offset;
+      if (is_one_run) {
+        offset = (size_t{run.slot} * kRowUnits + n) * kUnitElements;
+      } else {
+        const uint32_t token = min(begin + n / kRowUnits, end - 1);
+        offset = (size_t{SlotOf(work.row, token)} * kRowUnits + n % kRowUnits) * kUnitElements;
       }
+      CopyAsync(&tile.k.units[UnitOf<kChunks>(n)], work.k + offset);
+      CopyAsync(&tile.v.units[UnitOf<kChunks>(n)], work.v + offset);
     }
   }
   CommitCopies();
@@ -233,23 +276,23 @@ __device__ void AttendTile(const AttendArgs& args, const Work<T>& work, uint32_t
   const uint32_t end = work.item.token_end;
   if (begin >= end) return;
   const uint32_t token = begin + lane / 4;
-  const uint4(*tile)[kWarpSize] = shared.ring[stage][warp];
+  const TilePair<kChunks>& tile = shared.ring[stage][warp];
   float c[4] = {};
-  Scores<T, kChunks>(tile, shared.q, lane, c);
+  Scores<T, kChunks>(tile.k, shared.q, lane, c);
   if (args.keep_scores && work.row.scores != nullptr) {
     WriteScores(work.row, work.item, token, lane, c);
   }
   if (token >= end) c[0] = c[1] = -INFINITY;
   if (token + 8 >= end) c[2] = c[3] = -INFINITY;
   Soften<kChunks>(c, state);
-  AddValues<T, kChunks>(tile + 2 * kChunks, lane, c, state);
+  AddValues<T, kChunks>(tile.v, lane, c, state);
 }
 
 // Where a warp leaves its out, [head][head_dim].
 template <uint32_t kChunks, uint32_t kStages>
 __device__ float* SharedOut(Shared<kChunks, kStages>& shared, uint32_t stage, uint32_t warp) {
   static_assert(kHeads * kChunks * kChunk * sizeof(float) <= sizeof(shared.ring[0][0]));
-  return reinterpret_cast<float*>(shared.ring[stage][warp]);
+  return reinterpret_cast<float*>(&shared.ring[stage][warp]);
 }
 
 template <uint32_t kChunks, uint32_t kStages>
@@ -348,6 +391,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) AttendTensorKernel(const At
     TensorState<kChunks> state;
     for (uint32_t round = 0; round < work.rounds; ++round) {
       const uint32_t ahead = round + kStages - 1, ahead_stage = (stage + kStages - 1) % kStages;
+      __syncwarp();
       if (ahead < work.rounds) {
         StartTile<T, kChunks>(work, true, ahead, warp, lane, shared.ring[ahead_stage][warp]);
       } else {
@@ -355,6 +399,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) AttendTensorKernel(const At
                               shared.ring[ahead_stage][warp]);
       }
       AwaitCopies<kStages - 1>();
+      __syncwarp();  // the other lanes' copies, too
       AttendTile<T, kChunks, kStages>(args, work, round, stage, warp, lane, shared, state);
       stage = (stage + 1) % kStages;
     }

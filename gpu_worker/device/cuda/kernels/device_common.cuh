@@ -135,7 +135,8 @@ __device__ inline uint32_t AwaitOneThread(const Await& await) {
 }
 
 // Called by all threads of all blocks after their last write. Each block releases to the GPU, and the last one, which has
-// seen them all, to the system: its store's release is the only fence of the whole system, which takes most of a microsecond.
+// seen them all, to the system: its store's release is the only fence of the whole system, which takes most of a
+// microsecond.
 __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks) {
   if (ring.flag == nullptr) return;
   __syncthreads();
@@ -145,6 +146,22 @@ __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks)
   *ring.arrivals = 0;
   if (ring.rung_ns != nullptr) *ring.rung_ns = NowNs();
   StoreReleaseSystem(ring.flag, *ring.value);
+}
+
+// Where the idx-th attended token lies, and how many, it included, lie one behind the other from there.
+struct SlotRun {
+  uint32_t slot;
+  uint32_t num_tokens;
+};
+__device__ inline SlotRun SlotRunOf(const DecodeRowDesc& row, uint32_t idx) {
+  uint32_t left = idx;
+  for (uint32_t i = 0; i + 1 < kMaxSlotRanges; ++i) {
+    const uint32_t size = row.attend[i].end - row.attend[i].begin;
+    if (left < size) return {row.attend[i].begin + left, size - left};
+    left -= size;
+  }
+  const DecodeRowDesc::Range& last = row.attend[kMaxSlotRanges - 1];
+  return {last.begin + left, last.end - last.begin - left};
 }
 
 // Slot of the idx-th attended token. REQUIRES: idx < the row's number of attended tokens.

@@ -23,9 +23,10 @@ inline constexpr uint64_t HostFlag(uint32_t step_number, uint32_t word = 0) {
   return uint64_t{word} << 32 | step_number;
 }
 
-// Host to GPU. Waits until *flag == HostFlag(*value, ..), *error != 0 or timeout_ns has passed; in the last case *error becomes
-// `error_code`. After an error all later waits fall through, so a graph always ends; its results are then worthless, and
-// whoever owns the graph looks at *error before it uses them. The host may set *error itself to release the GPU.
+// Host to GPU. Waits until *flag == HostFlag(*value, ..), *error != 0 or timeout_ns has passed; in the last case
+// *error becomes `error_code`. After an error all later waits fall through, so a graph always ends; its results are
+// then worthless, and whoever owns the graph looks at *error before it uses them. The host may set *error itself to
+// release the GPU.
 struct Await {
   const uint64_t* flag = nullptr;   // pinned host memory; null: nothing is awaited
   const uint32_t* value = nullptr;  // device memory

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
 #include "gpu_worker/device/cuda/kernels/fetch.h"
@@ -10,6 +11,7 @@ constexpr uint32_t kThreads = 256;
 constexpr uint32_t kLoadsInFlight = 4;
 // All must be on the GPU at once: they wait for block 0.
 constexpr uint32_t kMaxBlocks = 64;
+constexpr uint32_t kPrefetchBytes = 8192;
 
 __device__ uint64_t LoadAcquireGpu(const uint64_t* address) {
   uint64_t value;
@@ -18,6 +20,22 @@ __device__ uint64_t LoadAcquireGpu(const uint64_t* address) {
 }
 __device__ void StoreReleaseGpu(uint64_t* address, uint64_t value) {
   asm volatile("st.release.gpu.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
+__device__ void PrefetchToL2(const std::byte* from, uint32_t bytes) {  // multiples of 16
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+// One thread of each block but block 0: front to back, until *stop.
+__device__ void PrefetchNext(const FetchArgs& args, const volatile bool* stop) {
+  const auto* const from = static_cast<const std::byte*>(args.next);
+  const uint64_t stride = uint64_t{gridDim.x - 1} * kPrefetchBytes;
+  for (uint64_t at = uint64_t{blockIdx.x - 1} * kPrefetchBytes;
+       at + kPrefetchBytes <= args.next_bytes && !*stop; at += stride) {
+    PrefetchToL2(from + at, kPrefetchBytes);
+  }
 }
 
 // Slots of a row, as the host's word says, or else the array.
@@ -31,6 +49,9 @@ __device__ uint32_t SlotsOf(uint32_t word, const uint32_t* num_slots, uint32_t r
 // 0. The host's word.
 __device__ uint32_t AwaitHost(const FetchArgs& args) {
   __shared__ uint32_t word;
+  __shared__ volatile bool is_there;
+  if (threadIdx.x == 0) is_there = false;
+  __syncthreads();
   if (blockIdx.x == 0) {
     if (threadIdx.x == 0) word = AwaitOneThread(args.await);
     __syncthreads();
@@ -46,6 +67,9 @@ __device__ uint32_t AwaitHost(const FetchArgs& args) {
     uint64_t seen = LoadAcquireGpu(args.go);
     while (static_cast<uint32_t>(seen) != step_number) seen = LoadAcquireGpu(args.go);
     word = static_cast<uint32_t>(seen >> 32);
+    is_there = true;
+  } else if (threadIdx.x == kWarpSize) {
+    PrefetchNext(args, &is_there);
   }
   __syncthreads();
   return word;
@@ -102,14 +126,17 @@ __global__ void __launch_bounds__(kThreads) FetchKernel(const FetchArgs args) {
 cudaError_t FetchPartials(const FetchArgs& args, const Launch& launch) {
   if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
       args.max_slots == 0 || args.await.flag == nullptr || args.await.value == nullptr ||
-      args.await.error == nullptr || args.go == nullptr) {
+      args.await.error == nullptr || args.go == nullptr ||
+      reinterpret_cast<uintptr_t>(args.next) % 16 != 0) {
     return cudaErrorInvalidValue;
   }
   const uint32_t floats =
       args.num_rows * args.max_slots * args.geometry.num_q_heads * args.geometry.head_dim;
   const uint32_t blocks = CeilDiv(floats, 4 * kThreads);
-  return LaunchKernel(launch, FetchKernel, dim3(std::min(blocks, kMaxBlocks - 1) + 1), kThreads, 0,
-                      args);
+  // All of them where there is something to prefetch: one multiprocessor alone does not ask fast enough.
+  const uint32_t out_blocks =
+      args.next != nullptr ? kMaxBlocks - 1 : std::min(blocks, kMaxBlocks - 1);
+  return LaunchKernel(launch, FetchKernel, dim3(out_blocks + 1), kThreads, 0, args);
 }
 
 }  // namespace tributary::gpu

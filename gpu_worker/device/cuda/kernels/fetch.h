@@ -27,9 +27,13 @@ struct FetchArgs {
   const uint32_t* host_num_slots = nullptr;  // [num_rows]
   const float* host_out = nullptr;           // [num_rows][max_slots][num_q_heads][head_dim]
   const float* host_lse_ln = nullptr;        // [num_rows][max_slots][num_q_heads]
-  uint32_t* num_slots = nullptr;             // device memory, as are `out` and `lse_ln`; at most max_slots
+  uint32_t* num_slots = nullptr;  // device memory, as are `out` and `lse_ln`; at most max_slots
   float* out = nullptr;
   float* lse_ln = nullptr;
+  // What is read after the partials, 16-byte aligned, or null: it comes into the L2 cache while the host works, as far as
+  // time allows. Hopper and later; others ignore it.
+  const void* next = nullptr;
+  uint64_t next_bytes = 0;
 };
 cudaError_t FetchPartials(const FetchArgs& args, const Launch& launch);
 
