@@ -11,7 +11,7 @@ constexpr uint32_t kThreads = 256;
 constexpr uint32_t kLoadsInFlight = 4;
 // All must be on the GPU at once: they wait for block 0.
 constexpr uint32_t kMaxBlocks = 64;
-constexpr uint32_t kPrefetchBytes = 8192;
+constexpr uint32_t kPrefetchBytes = 32768;  // at once
 
 __device__ uint64_t LoadAcquireGpu(const uint64_t* address) {
   uint64_t value;
@@ -28,16 +28,6 @@ __device__ void PrefetchToL2(const std::byte* from, uint32_t bytes) {  // multip
 #endif
 }
 
-// One thread of each block but block 0: front to back, until *stop.
-__device__ void PrefetchNext(const FetchArgs& args, const volatile bool* stop) {
-  const auto* const from = static_cast<const std::byte*>(args.next);
-  const uint64_t stride = uint64_t{gridDim.x - 1} * kPrefetchBytes;
-  for (uint64_t at = uint64_t{blockIdx.x - 1} * kPrefetchBytes;
-       at + kPrefetchBytes <= args.next_bytes && !*stop; at += stride) {
-    PrefetchToL2(from + at, kPrefetchBytes);
-  }
-}
-
 // Slots of a row, as the host's word says, or else the array.
 __device__ uint32_t SlotsOf(uint32_t word, const uint32_t* num_slots, uint32_t row,
                             uint32_t max_slots) {
@@ -45,13 +35,24 @@ __device__ uint32_t SlotsOf(uint32_t word, const uint32_t* num_slots, uint32_t r
   return row < word >> 16 ? min(word & 0xffff, max_slots) : 0;
 }
 
+// Brings what comes next into the L2 cache meanwhile, front to back over all blocks.
+__device__ uint32_t AwaitFirstBlock(const FetchArgs& args) {
+  const auto* const next = static_cast<const std::byte*>(args.next);
+  const uint32_t step_number = *args.await.value;
+  uint64_t at = uint64_t{blockIdx.x - 1} * kPrefetchBytes;
+  uint64_t seen = LoadAcquireGpu(args.go);
+  while (static_cast<uint32_t>(seen) != step_number) {
+    if (at + kPrefetchBytes <= args.next_bytes) PrefetchToL2(next + at, kPrefetchBytes);
+    at += uint64_t{gridDim.x - 1} * kPrefetchBytes;
+    seen = LoadAcquireGpu(args.go);
+  }
+  return static_cast<uint32_t>(seen >> 32);
+}
+
 // Block 0 waits for the host and passes its word on, and the number of slots if that is not in it; the others wait for block
 // 0. The host's word.
 __device__ uint32_t AwaitHost(const FetchArgs& args) {
   __shared__ uint32_t word;
-  __shared__ volatile bool is_there;
-  if (threadIdx.x == 0) is_there = false;
-  __syncthreads();
   if (blockIdx.x == 0) {
     if (threadIdx.x == 0) word = AwaitOneThread(args.await);
     __syncthreads();
@@ -63,13 +64,7 @@ __device__ uint32_t AwaitHost(const FetchArgs& args) {
     }
     if (threadIdx.x == 0) StoreReleaseGpu(args.go, uint64_t{word} << 32 | *args.await.value);
   } else if (threadIdx.x == 0) {
-    const uint32_t step_number = *args.await.value;
-    uint64_t seen = LoadAcquireGpu(args.go);
-    while (static_cast<uint32_t>(seen) != step_number) seen = LoadAcquireGpu(args.go);
-    word = static_cast<uint32_t>(seen >> 32);
-    is_there = true;
-  } else if (threadIdx.x == kWarpSize) {
-    PrefetchNext(args, &is_there);
+    word = AwaitFirstBlock(args);
   }
   __syncthreads();
   return word;
