@@ -34,7 +34,10 @@ class AttentionWorkload : public Workload {
     for (ThreadState& thread : threads_) {
       const size_t rows = size_t{c.n_q} * c.group_size;
       thread.q.resize(rows * layout.head_dim);
-      for (float& value : thread.q) value = normal(random);
+      for (float& value : thread.q) {
+        value = normal(random);
+        if (c.bf16_q) value = ToFloat(FromFloat<bf16_t>(value));
+      }
       thread.out.resize(rows * layout.head_dim);
       thread.lse_ln.resize(rows);
       thread.resident_tiles = AlignedBuffer<std::byte>(tiles.size());

@@ -16,6 +16,7 @@ struct AttentionCase {
   const CpuKernel* kernel = nullptr;
   uint32_t group_size = 4;
   uint32_t n_q = 1;
+  bool bf16_q = false;  // q rounded to bf16, as a model in bf16 may have it
   uint32_t kv_heads = 8;
   uint32_t batch = 1;
   // Of the tokens of a stream: 0 for all of them, in one run; else blocks of so many tokens (1: single tokens).

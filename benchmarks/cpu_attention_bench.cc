@@ -39,6 +39,7 @@ struct Flags {
   std::vector<int> threads;
   uint32_t kv_heads = 8;
   uint32_t n_q = 1;
+  bool bf16_q = false;
   std::optional<uint32_t> prefetch_bytes;
   double selected_share = 0.05;
   bool ascending = false;
@@ -86,6 +87,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1u, limits::kMaxHeads))
       ->capture_default_str();
   app.add_option("--queries", flags.n_q, "query tokens per head")->capture_default_str();
+  app.add_flag("--bf16-q", flags.bf16_q, "q rounded to bf16, as a model in bf16 may have it");
   app.add_option(
       "--prefetch-bytes", flags.prefetch_bytes,
       "how far ahead dense rows prefetch; 0: not at all; default: the best of this machine");
@@ -203,13 +205,15 @@ Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, D
   row.key.path = path;
   row.key.block_tokens = block_tokens;
   const std::string blocks = path == "blocks" ? std::to_string(block_tokens) : "";
-  const std::string queries = flags.n_q == 1 ? "" : fmt::format("q{}/", flags.n_q);
+  const std::string queries = (flags.n_q == 1 ? "" : fmt::format("q{}/", flags.n_q)) +
+                              (flags.bf16_q ? "bf16q/" : "");
   row.key.name = fmt::format("attend/{}/{}/{}{}/{}{}", kernel.name, dtypes.name(), path, blocks,
                              queries, Suffix(row.key));
   AttentionCase c;
   c.kernel = &kernel;
   c.group_size = shape.group_size;
   c.n_q = flags.n_q;
+  c.bf16_q = flags.bf16_q;
   c.prefetch_bytes = flags.prefetch_bytes;
   c.kv_heads = flags.kv_heads;
   c.batch = shape.batch;

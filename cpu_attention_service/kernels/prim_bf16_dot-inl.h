@@ -118,13 +118,13 @@ template <uint32_t kRows, uint32_t kSlots, uint32_t kPhases, uint32_t kParts, ty
   *ahead = lines;
 }
 
-// kRows rows, all slots. Eight rows compute about as long as the memory takes, and go two slots at a time; for fewer, K is
-// read front to back: two streams of 4 KiB reach 0.85 of the read ceiling where one reaches 0.95 (AMD Zen 5).
+// kRows rows, all slots. Eight rows of a q in two parts compute longer than the memory takes, and go two slots at a time.
+// Otherwise K is read front to back: two streams of 4 KiB reach 0.85 of the read ceiling where one reaches 0.95 (AMD Zen 5).
 template <uint32_t kRows, uint32_t kParts, typename Lines>
 inline void ScoreBf16Rows(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
                           Lines ahead, float* scores) {
   uint32_t slot = 0;
-  if constexpr (kRows == 8) {
+  if constexpr (kRows == 8 && kParts == 2) {
     for (; slot + 2 <= step.num_slots; slot += 2) {
       ScoreBf16Slots<kRows, 2, 1, kParts>(rows, q, step.k + slot, &ahead,
                                           scores + slot * kKvSubgroupTokens);
