@@ -66,11 +66,13 @@ inline __m512 DotPairs(__m512 sum, __m512bh a, __m512bh b) {
 }
 
 // Scores of kRows rows for kSlots slots from `slot` on.
-template <uint32_t kRows, uint32_t kSlots, bool kPrefetch>
+template <uint32_t kRows, uint32_t kSlots, Fetch kFetch>
 [[gnu::noinline]] void ScoreFp8Slots(const KernelRows& rows, uint32_t num_parts, const uint32_t* q,
                                      const KernelStep& step, uint32_t slot, float* scores) {
   const Fp8Decoder decoder;
   const uint32_t part_words = rows.padded_dim / 2 * rows.num_rows;
+  const unsigned char* next = nullptr;
+  if constexpr (kFetch == Fetch::kRun) next = step.next_k[0] + slot * rows.padded_dim * 16;
   __m512 sums[kRows][kSlots];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
@@ -82,7 +84,8 @@ template <uint32_t kRows, uint32_t kSlots, bool kPrefetch>
     __m512bh first[kSlots], second[kSlots];
 #pragma GCC unroll 16
     for (uint32_t s = 0; s < kSlots; ++s) {
-      if (kPrefetch) PrefetchCodeLine(step.next_k[slot + s] + at);
+      if constexpr (kFetch == Fetch::kRun) PrefetchCodeLine(next + at * kSlots + s * 64);
+      if constexpr (kFetch == Fetch::kPieces) PrefetchCodeLine(step.next_k[slot + s] + at);
       decoder.Decode(step.k[slot + s] + at, &first[s], &second[s]);
     }
     for (uint32_t part = 0; part < num_parts; ++part) {
@@ -115,7 +118,7 @@ template <uint32_t kRows, uint32_t kSlots, bool kPrefetch>
 }
 
 // kRows rows, all slots.
-template <uint32_t kRows, bool kPrefetch>
+template <uint32_t kRows, Fetch kFetch>
 inline void ScoreFp8Rows(const KernelRows& rows, const void* prepared, const KernelStep& step,
                          uint32_t row, float* scores) {
   const uint32_t num_parts = static_cast<const Bf16Q*>(prepared)->num_parts;
@@ -123,42 +126,55 @@ inline void ScoreFp8Rows(const KernelRows& rows, const void* prepared, const Ker
       reinterpret_cast<const uint32_t*>(static_cast<const Bf16Q*>(prepared) + 1) + row;
   float* to = scores + row * kKvTileTokens;
   if (step.num_slots == kKvTileSubgroups) {
-    ScoreFp8Slots<kRows, kKvTileSubgroups, kPrefetch>(rows, num_parts, q, step, 0, to);
+    ScoreFp8Slots<kRows, kKvTileSubgroups, kFetch>(rows, num_parts, q, step, 0, to);
     return;
   }
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    ScoreFp8Slots<kRows, 1, kPrefetch>(rows, num_parts, q, step, slot, to);
+    ScoreFp8Slots<kRows, 1, kFetch>(rows, num_parts, q, step, slot, to);
   }
 }
 
-template <bool kPrefetch>
+template <Fetch kFetch>
 inline uint32_t ScoreFp8Next(const KernelRows& rows, const void* prepared, const KernelStep& step,
                              uint32_t row, float* scores) {
   const uint32_t rest = rows.num_rows - row;
   if (rest >= 4) {
-    ScoreFp8Rows<4, kPrefetch>(rows, prepared, step, row, scores);
+    ScoreFp8Rows<4, kFetch>(rows, prepared, step, row, scores);
     return 4;
   }
   if (rest >= 2) {
-    ScoreFp8Rows<2, kPrefetch>(rows, prepared, step, row, scores);
+    ScoreFp8Rows<2, kFetch>(rows, prepared, step, row, scores);
     return 2;
   }
-  ScoreFp8Rows<1, kPrefetch>(rows, prepared, step, row, scores);
+  ScoreFp8Rows<1, kFetch>(rows, prepared, step, row, scores);
   return 1;
 }
 
 inline void ScoreFp8(const KernelRows& rows, const void* prepared, const KernelStep& step,
                      float* scores) {
   uint32_t row = 0;
-  if (step.prefetch) row = ScoreFp8Next<true>(rows, prepared, step, 0, scores);
-  while (row < rows.num_rows) row += ScoreFp8Next<false>(rows, prepared, step, row, scores);
+  switch (FetchOf(step, step.next_k, rows.layout->k_subgroup_bytes)) {
+    case Fetch::kRun:
+      row = ScoreFp8Next<Fetch::kRun>(rows, prepared, step, 0, scores);
+      break;
+    case Fetch::kPieces:
+      row = ScoreFp8Next<Fetch::kPieces>(rows, prepared, step, 0, scores);
+      break;
+    case Fetch::kNothing:
+      break;
+  }
+  while (row < rows.num_rows) {
+    row += ScoreFp8Next<Fetch::kNothing>(rows, prepared, step, row, scores);
+  }
 }
 
-// 16 * kVecs dims of the chunk whose codes begin at `chunk_begin` of each slot, for kRows rows.
-template <uint32_t kRows, uint32_t kVecs, bool kPrefetch>
+// 16 * kVecs dims of the chunk whose codes begin at `chunk_begin` of each slot, for kRows rows. `next`: the next line to
+// fetch of a run.
+template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
 [[gnu::noinline]] void AccumulateFp8Dims(const KernelStep& step, uint32_t chunk_begin,
                                          uint32_t chunk_dims, const uint32_t* pairs,
-                                         uint32_t padded_dim, float* acc) {
+                                         uint32_t padded_dim, const unsigned char* next,
+                                         float* acc) {
   const Fp8Decoder decoder;
   __m512 sums[kRows][kVecs];
 #pragma GCC unroll 16
@@ -176,9 +192,11 @@ template <uint32_t kRows, uint32_t kVecs, bool kPrefetch>
       __m512bh first[kVecs], second[kVecs];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kVecs; ++i) {
-        if (kPrefetch) PrefetchCodeLine(step.next_v[slot] + at + i * 64);
+        if constexpr (kFetch == Fetch::kRun) PrefetchCodeLine(next + i * 64);
+        if constexpr (kFetch == Fetch::kPieces) PrefetchCodeLine(step.next_v[slot] + at + i * 64);
         decoder.Decode(step.v[slot] + at + i * 64, &first[i], &second[i]);
       }
+      if constexpr (kFetch == Fetch::kRun) next += kVecs * 64;
 #pragma GCC unroll 16
       for (uint32_t row = 0; row < kRows; ++row) {
         const __m512bh weight = BroadcastPair(pair[row * (kKvTileTokens / 2)]);
@@ -204,36 +222,38 @@ template <uint32_t kRows, uint32_t kVecs, bool kPrefetch>
   }
 }
 
-template <uint32_t kRows, bool kPrefetch>
+template <uint32_t kRows, Fetch kFetch>
 inline void AccumulateFp8Rows(const KernelStep& step, const uint32_t* pairs, uint32_t padded_dim,
                               float* acc) {
+  const unsigned char* next = kFetch == Fetch::kRun ? step.next_v[0] : nullptr;
+  const uint32_t dim_bytes = step.num_slots * kKvSubgroupTokens;  // of a dim, over all slots
   uint32_t dim = 0;
   for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {
-    AccumulateFp8Dims<kRows, 4, kPrefetch>(step, dim * kKvSubgroupTokens, kKvChunkDims, pairs,
-                                           padded_dim, acc + dim);
+    AccumulateFp8Dims<kRows, 4, kFetch>(step, dim * kKvSubgroupTokens, kKvChunkDims, pairs,
+                                        padded_dim, next + dim * dim_bytes, acc + dim);
   }
   const uint32_t rest = padded_dim - dim;
   for (uint32_t i = 0; i < rest; i += 16) {
-    AccumulateFp8Dims<kRows, 1, kPrefetch>(step, dim * kKvSubgroupTokens + i * 4, rest, pairs,
-                                           padded_dim, acc + dim + i);
+    AccumulateFp8Dims<kRows, 1, kFetch>(step, dim * kKvSubgroupTokens + i * 4, rest, pairs,
+                                        padded_dim, next + (dim + i) * dim_bytes, acc + dim + i);
   }
 }
 
-template <bool kPrefetch>
+template <Fetch kFetch>
 inline uint32_t AccumulateFp8Next(const KernelRows& rows, const KernelStep& step,
                                   const Bf16Weights& rounded, uint32_t row, float* acc) {
   const uint32_t rest = rows.num_rows - row;
   const uint32_t* pairs = rounded.pairs[row];
   const uint32_t dims = rows.padded_dim;
   if (rest >= 4) {
-    AccumulateFp8Rows<4, kPrefetch>(step, pairs, dims, acc + row * dims);
+    AccumulateFp8Rows<4, kFetch>(step, pairs, dims, acc + row * dims);
     return 4;
   }
   if (rest >= 2) {
-    AccumulateFp8Rows<2, kPrefetch>(step, pairs, dims, acc + row * dims);
+    AccumulateFp8Rows<2, kFetch>(step, pairs, dims, acc + row * dims);
     return 2;
   }
-  AccumulateFp8Rows<1, kPrefetch>(step, pairs, dims, acc + row * dims);
+  AccumulateFp8Rows<1, kFetch>(step, pairs, dims, acc + row * dims);
   return 1;
 }
 
@@ -242,8 +262,19 @@ inline void AccumulateFp8(const KernelRows& rows, const KernelStep& step, float*
   Bf16Weights rounded;
   RoundWeights(rows, step.num_slots, weights, weight_sum, &rounded);
   uint32_t row = 0;
-  if (step.prefetch) row = AccumulateFp8Next<true>(rows, step, rounded, 0, acc);
-  while (row < rows.num_rows) row += AccumulateFp8Next<false>(rows, step, rounded, row, acc);
+  switch (FetchOf(step, step.next_v, rows.layout->v_subgroup_bytes)) {
+    case Fetch::kRun:
+      row = AccumulateFp8Next<Fetch::kRun>(rows, step, rounded, 0, acc);
+      break;
+    case Fetch::kPieces:
+      row = AccumulateFp8Next<Fetch::kPieces>(rows, step, rounded, 0, acc);
+      break;
+    case Fetch::kNothing:
+      break;
+  }
+  while (row < rows.num_rows) {
+    row += AccumulateFp8Next<Fetch::kNothing>(rows, step, rounded, row, acc);
+  }
 }
 
 constexpr KPrimitive kFp8DotK = {&PrepareBf16Q, &ScoreFp8};

@@ -106,19 +106,6 @@ void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
   }
 }
 
-// How the codes of the next slots are fetched while these are read. AMD Zen 5, share of the read ceiling:
-//   kRun     they are one run of memory: int8 front to back, in whatever order the slots are read, 0.9 instead of 0.78;
-//            int4, read four slots at a time, as it is read, 0.86 instead of 0.81
-//   kPieces  they lie in several places: two streams (LinesAhead); as it is read, blocks of 32 tokens reach 0.46 instead
-//            of 0.50 in int8, 0.34 instead of 0.45 in int4
-enum class Fetch { kNothing, kRun, kPieces };
-
-inline Fetch FetchOf(const KernelStep& step, const unsigned char* const* next,
-                     uint32_t slot_bytes) {
-  if (!step.prefetch) return Fetch::kNothing;
-  return AreOneRun(next, slot_bytes) ? Fetch::kRun : Fetch::kPieces;
-}
-
 // From the sums of kSlots slots from `slot` on, [part][row][slot].
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots>
 __attribute__((always_inline)) inline void StoreScores(const __m512i (*sums)[kRows][kSlots],
