@@ -205,8 +205,8 @@ Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, D
   row.key.path = path;
   row.key.block_tokens = block_tokens;
   const std::string blocks = path == "blocks" ? std::to_string(block_tokens) : "";
-  const std::string queries = (flags.n_q == 1 ? "" : fmt::format("q{}/", flags.n_q)) +
-                              (flags.bf16_q ? "bf16q/" : "");
+  const std::string queries =
+      (flags.n_q == 1 ? "" : fmt::format("q{}/", flags.n_q)) + (flags.bf16_q ? "bf16q/" : "");
   row.key.name = fmt::format("attend/{}/{}/{}{}/{}{}", kernel.name, dtypes.name(), path, blocks,
                              queries, Suffix(row.key));
   AttentionCase c;
