@@ -119,13 +119,18 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
   constexpr uint32_t kLines = kVecs * Vec::kLanes * kPack * kElementBytes / 64;
+  // The tokens of a pair have sums of their own, for which 16 lanes have registers: eight sums that take two products each
+  // are as late as the products are long. On Sapphire Rapids the kernel is a tenth faster so, on AMD Zen 5 as fast.
+  constexpr bool kSumsPerToken = kPack == 2 && Vec::kLanes == 16;
+  static_assert(!kSumsPerToken || 2 * kRows * kVecs <= 16);
   Lines lines = *ahead;
-  Vec sums[kRows][kVecs];
+  Vec sums[kRows][kVecs], second_sums[kRows][kVecs];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
       sums[row][i] = Vec::Load(acc + row * padded_dim + i * Vec::kLanes);
+      if constexpr (kSumsPerToken) second_sums[row][i] = Vec::Zero();
     }
   }
 #pragma GCC unroll 1  // unrolled, the sums no longer fit the registers
@@ -148,7 +153,9 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
       for (uint32_t row = 0; row < kRows; ++row) {
         const float* weight = weights + row * kKvTileTokens + token;
         sums[row][i] = MulAdd(Vec::Broadcast(weight[0]), first, sums[row][i]);
-        if constexpr (kPack == 2) {
+        if constexpr (kSumsPerToken) {
+          second_sums[row][i] = MulAdd(Vec::Broadcast(weight[1]), second, second_sums[row][i]);
+        } else if constexpr (kPack == 2) {
           sums[row][i] = MulAdd(Vec::Broadcast(weight[1]), second, sums[row][i]);
         }
       }
@@ -158,6 +165,7 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
   for (uint32_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
+      if constexpr (kSumsPerToken) sums[row][i] = Add(sums[row][i], second_sums[row][i]);
       sums[row][i].Store(acc + row * padded_dim + i * Vec::kLanes);
     }
   }
