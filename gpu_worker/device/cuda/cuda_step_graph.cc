@@ -145,6 +145,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                                       .geometry = b.geometry},
                             .rows = b.rows,
                             .layer = layer,
+                            .round_q = context_->compute_dtype != DType::kF32,  // as in prefill
                             .q = b.q};
   gpu::MergeArgs merge{.rows = b.rows,
                        .num_rows = key.rows,

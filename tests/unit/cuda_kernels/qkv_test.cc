@@ -82,7 +82,16 @@ class QkvTest : public KernelTest {
     }
   }
 
-  void CheckDecode(const QkvCase& c) {
+  // Whether rounding to `dtype` again would change nothing.
+  static bool IsRounded(DType dtype, std::span<const float> values) {
+    std::vector<std::byte> stored(values.size() * DTypeBytes(dtype));
+    std::vector<float> again(values.size());
+    ConvertFromF32(dtype, values.data(), values.size(), stored.data());
+    ConvertToF32(dtype, stored.data(), values.size(), again.data());
+    return std::equal(values.begin(), values.end(), again.begin());
+  }
+
+  void CheckDecode(const QkvCase& c, bool round_q) {
     const uint32_t num_rows = 5, layers = 3, layer = 1, capacity = 9, padding_row = 2;
     const KvGeometry& g = c.geometry;
     const QkvData data(c, num_rows, random_);
@@ -104,16 +113,19 @@ class QkvTest : public KernelTest {
     ExpectCudaOk(FinishQkv({.input = data.input,
                             .rows = rows_device.get(),
                             .layer = layer,
+                            .round_q = round_q,
                             .q = q.get(),
                             .host_q = host->as<float>()},
                            launch_));
     const std::vector<float>& q_actual = q.Fetch();
     EXPECT_EQ(std::memcmp(q_actual.data(), host->data(), host->bytes()), 0);
+    EXPECT_EQ(IsRounded(c.kv_dtype, q_actual), round_q || c.kv_dtype == DType::kF32);
     for (uint32_t r = 0; r < num_rows; ++r) {
       SCOPED_TRACE(testing::Message() << "row " << r);
       for (uint32_t head = 0; head < g.num_q_heads; ++head) {
         ExpectHead(data.Expected(r, head),
-                   q_actual.data() + (size_t{r} * g.num_q_heads + head) * g.head_dim, 0);
+                   q_actual.data() + (size_t{r} * g.num_q_heads + head) * g.head_dim,
+                   round_q ? RoundingOf(c.kv_dtype) : 0);
       }
       // What must have been written where; all else stays 7.
       std::vector<float> expected(regions[r].values.size(), 7.0f);
@@ -176,7 +188,8 @@ TEST_F(QkvTest, DecodeAndPrefill) {
   for (const QkvCase& c : cases) {
     SCOPED_TRACE(testing::Message()
                  << "head_dim " << c.geometry.head_dim << " kv " << DTypeName(c.kv_dtype));
-    CheckDecode(c);
+    CheckDecode(c, /*round_q=*/false);
+    CheckDecode(c, /*round_q=*/true);
     CheckPrefill(c);
   }
 }

@@ -117,13 +117,20 @@ __device__ HeadPairs FinishHead(const QkvInput& in, uint32_t row, uint32_t head,
   return x;
 }
 
+__device__ float RoundTo(DType dtype, float x) {
+  if (dtype == DType::kBf16) return ToF32(FromF32<__nv_bfloat16>(x));
+  if (dtype == DType::kF16) return ToF32(FromF32<__half>(x));
+  return x;
+}
+
 __device__ void StoreDecodeHead(const FinishQkvArgs& args, const DecodeRowDesc& row, uint32_t r,
                                 uint32_t head, uint32_t lane, const HeadPairs& x) {
   const KvGeometry& g = args.input.geometry;
   const uint32_t half = g.head_dim / 2;
   if (head < g.num_q_heads) {
     const size_t begin = (size_t{r} * g.num_q_heads + head) * g.head_dim;
-    StoreHead(x, half, lane, [&](uint32_t i, float value) {
+    StoreHead(x, half, lane, [&](uint32_t i, float exact) {
+      const float value = args.round_q ? RoundTo(row.kv_dtype, exact) : exact;
       args.q[begin + i] = value;
       if (args.host_q != nullptr) args.host_q[begin + i] = value;
     });

@@ -28,6 +28,8 @@ struct FinishQkvArgs {
   QkvInput input;
   const DecodeRowDesc* rows = nullptr;
   uint32_t layer = 0;
+  // Rounds each row's q to its KV's dtype, as a model in that dtype does: dot products of 16 bits then need not split it.
+  bool round_q = false;
   float* q = nullptr;       // [num_rows][num_q_heads][head_dim], device memory
   float* host_q = nullptr;  // the same in pinned host memory, or null
   Ring ring;
