@@ -83,7 +83,7 @@ void DecodeStep::RunLayer(uint32_t layer) {
   const std::span<const float> q = device_->AwaitQuery(layer);
   Mark(Stage::kQkv, layer);
   gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
-  Scatter(q);
+  Scatter(layer, q);
   Mark(Stage::kQuerySend, layer);
   device_->AttendResident(layer);
   Mark(Stage::kLocalAttention, layer);
@@ -97,6 +97,7 @@ void DecodeStep::RunLayer(uint32_t layer) {
 
 void DecodeStep::Plan(uint32_t layer) {
   expected_.clear();
+  sent_.clear();  // they count in expected_
   gather_rows_.clear();
   num_slots_.assign(rows_.size(), 0);
   for (uint32_t r = 0; r < rows_.size(); ++r) {
@@ -147,9 +148,44 @@ void DecodeStep::PrepareQueries(uint32_t layer) {
   q_targets_.assign(expected_.size(), {});
   for (size_t begin = 0; begin < expected_.size();) {
     const size_t end = EndOfFrame(begin);
-    PrepareQuery(layer, begin, end);
+    queries_.push_back(
+        {expected_[begin].node, begin, end, data_plane_->AllocateFrame(QueryPayload(begin, end))});
+    if (queries_.back().frame.ok()) FillFrame(layer, &queries_.back());
     begin = end;
   }
+}
+
+size_t DecodeStep::QueryPayload(size_t begin, size_t end) {
+  entries_.clear();
+  for (size_t i = begin; i < end; ++i) {
+    const ExpectedPartial& e = expected_[i];
+    const StepRow& row = rows_[e.row];
+    entries_.push_back(
+        {.shard_id = e.shard.value,
+         .sequence_epoch = row.shards.front().spec.epoch.value,
+         .visible_begin = row.remote.begin,
+         .visible_end = row.remote.end,
+         .num_q_heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size(),
+         .n_q = e.num_rows,
+         .flags = row.query_flags | (e.measured ? kQueryMeasure : 0)});
+  }
+  return QueryPayloadBytes(entries_, options_.shape.head_dim);
+}
+
+// entries_ are those of the frame.
+void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
+  FrameBuffer& frame = *query->frame;
+  QueryPayloadWriter writer(frame.payload(), static_cast<uint32_t>(entries_.size()),
+                            options_.shape.head_dim, options_.softmax_scale);
+  for (size_t i = query->begin; i < query->end; ++i) {
+    const QueryEntry& entry = entries_[i - query->begin];
+    q_targets_[i] = writer.Add(entry);
+    rows_[expected_[i].row].bytes_sent += QueryEntryBytes(entry, options_.shape.head_dim) +
+                                          (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
+  }
+  frame.header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
+                               .step_id = exchange_id_,
+                               .layer = static_cast<uint16_t>(layer)};
 }
 
 absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
@@ -162,41 +198,13 @@ absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
   }
 }
 
-void DecodeStep::PrepareQuery(uint32_t layer, size_t begin, size_t end) {
-  const AttentionShape& shape = options_.shape;
-  entries_.clear();
-  for (size_t i = begin; i < end; ++i) {
-    const ExpectedPartial& e = expected_[i];
-    const StepRow& row = rows_[e.row];
-    entries_.push_back({.shard_id = e.shard.value,
-                        .sequence_epoch = row.shards.front().spec.epoch.value,
-                        .visible_begin = row.remote.begin,
-                        .visible_end = row.remote.end,
-                        .num_q_heads = (e.kv_head_end - e.kv_head_begin) * shape.group_size(),
-                        .n_q = e.num_rows,
-                        .flags = row.query_flags | (e.measured ? kQueryMeasure : 0)});
-  }
-  const size_t payload_bytes = QueryPayloadBytes(entries_, shape.head_dim);
-  PreparedQuery& query =
-      queries_.emplace_back(expected_[begin].node, begin, end, AllocateFrame(payload_bytes));
-  if (!query.frame.ok()) return;
-  absl::StatusOr<FrameBuffer>& frame = query.frame;
-  QueryPayloadWriter writer(frame->payload(), static_cast<uint32_t>(entries_.size()),
-                            shape.head_dim, options_.softmax_scale);
-  for (size_t i = begin; i < end; ++i) {
-    q_targets_[i] = writer.Add(entries_[i - begin]);
-    rows_[expected_[i].row].bytes_sent += QueryEntryBytes(entries_[i - begin], shape.head_dim) +
-                                          (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
-  }
-  frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
-                                .step_id = exchange_id_,
-                                .layer = static_cast<uint16_t>(layer)};
-}
-
-void DecodeStep::Scatter(std::span<const float> q) {
-  sent_.clear();
+void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
   sent_ns_ = clock_->NowNs();
   for (PreparedQuery& query : queries_) {
+    if (!query.frame.ok()) {
+      query.frame = AllocateFrame(QueryPayload(query.begin, query.end));
+      if (query.frame.ok()) FillFrame(layer, &query);
+    }
     if (!query.frame.ok()) {
       for (size_t i = query.begin; i < query.end; ++i)
         gather_.FailRow(expected_[i].row, query.node, query.frame.status());
@@ -214,6 +222,7 @@ void DecodeStep::Scatter(std::span<const float> q) {
       gather_.FailNode(query.node, frame_seq.status());
     }
   }
+  queries_.clear();
 }
 
 void DecodeStep::CopyQ(size_t expected_idx, std::span<const float> q) {

@@ -1,7 +1,8 @@
 // READ THIS FIRST: one token for one batch.
 //
 //   for each layer:
-//     qkv               device: rmsnorm, QKV, RoPE, append to the window; q comes to the host
+//     qkv               device: rmsnorm, QKV, RoPE, append to the window; meanwhile the frames of the
+//                       queries are made; q comes to the host
 //     query_send        one query frame per CPU node, for all rows that have shards there
 //     local_attention   device: sinks and window, while the nodes attend over their shards
 //     remote_wait       until every partial is in its slot, a node is given up, or the deadline
@@ -97,12 +98,20 @@ class DecodeStep {
   void RunLayer(uint32_t layer);
   // Fills expected_ and gather_rows_ with what this layer's live rows need.
   void Plan(uint32_t layer);
-  // Fills queries_ with frames that lack only q: what can be done before q is there.
-  void PrepareQueries(uint32_t layer);
   // One frame for expected_[begin, end), which are of one node.
-  void PrepareQuery(uint32_t layer, size_t begin, size_t end);
-  // Sends queries_. Fails the rows of those that cannot be sent.
-  void Scatter(std::span<const float> q);
+  struct PreparedQuery {
+    NodeIdx node;
+    size_t begin, end;
+    absl::StatusOr<FrameBuffer> frame;
+  };
+  // Fills queries_ with frames that lack only q: what can be done before q is there. Never waits: a frame for which there is
+  // no room is left out.
+  void PrepareQueries(uint32_t layer);
+  size_t QueryPayload(size_t begin, size_t end);  // its bytes; fills entries_
+  void FillFrame(uint32_t layer, PreparedQuery* query);
+  // Sends queries_, and makes the frames that were left out once those before them are on their way. Fails the rows of those
+  // that cannot be sent.
+  void Scatter(uint32_t layer, std::span<const float> q);
   void CopyQ(size_t expected_idx, std::span<const float> q);
   absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes);
   size_t EndOfFrame(size_t begin) const;
@@ -124,11 +133,6 @@ class DecodeStep {
   StepTrace* const trace_;
   PartialGather gather_;
 
-  struct PreparedQuery {
-    NodeIdx node;
-    size_t begin, end;  // of expected_
-    absl::StatusOr<FrameBuffer> frame;
-  };
   struct SentQuery {
     NodeIdx node;
     uint64_t frame_seq;

@@ -113,7 +113,8 @@ uint32_t RunPrefetchBytes(KvStorage k_storage, uint32_t num_rows) {
     case KvStorage::kFp8E4m3:
       return 12800;
     case KvStorage::kBf16:
-      // From 8 rows on two slots of 4 KiB are read side by side (prim_bf16_dot-inl.h): 13 to 17 KiB are alike.
+      // From 8 rows on 13 to 17 KiB are alike, whether two slots of 4 KiB are read side by side
+      // (prim_bf16_dot-inl.h) or one.
       return num_rows < 8 ? 9216 : 14336;
     default:
       return 9216;

@@ -225,7 +225,7 @@ template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
 template <uint32_t kRows, Fetch kFetch>
 inline void AccumulateFp8Rows(const KernelStep& step, const uint32_t* pairs, uint32_t padded_dim,
                               float* acc) {
-  const unsigned char* next = kFetch == Fetch::kRun ? step.next_v[0] : nullptr;
+  const unsigned char* next = kFetch == Fetch::kRun ? step.next_v[0] : step.v[0];  // or not read
   const uint32_t dim_bytes = step.num_slots * kKvSubgroupTokens;  // of a dim, over all slots
   uint32_t dim = 0;
   for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {

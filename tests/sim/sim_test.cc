@@ -279,6 +279,23 @@ TEST_F(SimTest, ManySequencesInARowLeavePoolsEmpty) {
   }
 }
 
+// A layer's queries do not all fit the pool at once: some are made when others have been taken off it.
+TEST_F(SimTest, FewerFramesThanNodesChangeNoBit) {
+  for (int round = 0; round < kRounds; ++round) {
+    SimOptions options = RandomOptions();
+    options.num_nodes = 4;
+    SimRequest request = RandomRequest(random_, options.model);
+    request.cut = {.num_stripes = 4, .stripe_blocks = 1};
+    const SimResult expected = Reference(options, request);
+    options.max_frames_in_flight = RandomInt<uint32_t>(random_, 1, 3);
+    SimCluster cluster(options);
+    const SequenceId id = cluster.Submit(request);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    ExpectSame(cluster.result(id), expected);
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
 TEST_F(SimTest, StopTokensAndForcedTokens) {
   SimOptions options = RandomOptions();
   SimRequest request = RandomRequest(random_, options.model);

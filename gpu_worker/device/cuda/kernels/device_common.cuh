@@ -143,6 +143,7 @@ __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks)
   if (threadIdx.x != 0) return;
   __threadfence();
   if (atomicAdd(ring.arrivals, 1u) != num_blocks - 1) return;
+  __threadfence();  // what the others wrote before they arrived comes before the flag
   *ring.arrivals = 0;
   if (ring.rung_ns != nullptr) *ring.rung_ns = NowNs();
   StoreReleaseSystem(ring.flag, *ring.value);

@@ -28,10 +28,8 @@ __device__ void PrefetchToL2(const std::byte* from, uint32_t bytes) {  // multip
 #endif
 }
 
-// Slots of a row, as the host's word says, or else the array.
-__device__ uint32_t SlotsOf(uint32_t word, const uint32_t* num_slots, uint32_t row,
-                            uint32_t max_slots) {
-  if (word == kUnevenSlots) return min(__ldcv(num_slots + row), max_slots);
+// Slots of a row where all have as many.
+__device__ uint32_t SlotsOf(uint32_t word, uint32_t row, uint32_t max_slots) {
   return row < word >> 16 ? min(word & 0xffff, max_slots) : 0;
 }
 
@@ -58,7 +56,7 @@ __device__ uint32_t AwaitHost(const FetchArgs& args) {
     __syncthreads();
     if (word == kUnevenSlots) {
       for (uint32_t r = threadIdx.x; r < args.num_rows; r += kThreads) {
-        args.num_slots[r] = SlotsOf(word, args.host_num_slots, r, args.max_slots);
+        args.num_slots[r] = min(__ldcv(args.host_num_slots + r), args.max_slots);
       }
       __syncthreads();
     }
@@ -84,8 +82,12 @@ __device__ void CopySlots(const T* from, T* to, uint32_t slot_items, uint32_t wo
 #pragma unroll
     for (uint32_t j = 0; j < kLoadsInFlight; ++j) {
       const uint32_t i = begin + j * stride;
-      wanted[j] = i < items && i % row_items < slot_items * SlotsOf(word, args.num_slots,
-                                                                    i / row_items, args.max_slots);
+      uint32_t slots = 0;
+      if (i < items) {
+        slots = word == kUnevenSlots ? args.num_slots[i / row_items]
+                                     : SlotsOf(word, i / row_items, args.max_slots);
+      }
+      wanted[j] = i % row_items < slots * slot_items;
       if (wanted[j]) item[j] = __ldcv(from + i);
     }
 #pragma unroll
@@ -106,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) FetchKernel(const FetchArgs args) {
   const uint32_t out_blocks = gridDim.x - 1;
   if (blockIdx.x == out_blocks) {
     for (uint32_t r = threadIdx.x; word != kUnevenSlots && r < args.num_rows; r += kThreads) {
-      args.num_slots[r] = SlotsOf(word, nullptr, r, args.max_slots);
+      args.num_slots[r] = SlotsOf(word, r, args.max_slots);
     }
     CopySlots(args.host_lse_ln, args.lse_ln, heads, word, 0, 1, args);
   } else {
