@@ -272,8 +272,8 @@ TEST_P(DeviceMawTest, SeveralRowsOfASequenceAreAveragedOnce) {
   }
 }
 
-// Before a sequence's first remote token, steps need no exchange with the host: the averages are the same bits. On one device:
-// another one may find other products to be the fastest for many rows, whose sums have other bits.
+// Before a sequence's first remote token, steps need no exchange with the host: the averages are the same bits. On one
+// device: another one may find other products to be the fastest for many rows, whose sums have other bits.
 TEST_P(DeviceMawTest, WithAndWithoutExchangeTheSameBits) {
   std::vector<std::vector<float>> maws[2];
   for (const bool exchange : {false, true}) {
