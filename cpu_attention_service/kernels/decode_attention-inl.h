@@ -8,6 +8,7 @@
 // see decode_attention_args.h.
 #include <math.h>
 
+#include "cpu_attention_service/kernels/lines_ahead-inl.h"
 #include "cpu_attention_service/kernels/mask_values-inl.h"
 #include "cpu_attention_service/kernels/softmax-inl.h"
 #include "cpu_attention_service/kernels/step_source-inl.h"
@@ -67,9 +68,20 @@ inline float* WeightSums(const RowBatch& batch, Scratch& scratch) {
   return batch.v->exact_weights ? scratch.sum : scratch.weight_sum;
 }
 
+// What of VPrimitive::early_bytes is fetched before each row's softmax, from step.next_v[0] on.
+inline uint32_t EarlyBytesPerRow(const RowBatch& batch, const KernelStep& step) {
+  if (batch.v->early_bytes == nullptr || !step.prefetch) return 0;
+  if (!AreOneRun(step.next_v, batch.rows.layout->v_subgroup_bytes)) return 0;
+  return batch.v->early_bytes(batch.rows.padded_dim) / batch.rows.num_rows / 64 * 64;
+}
+
 // A step of which every row sees every token.
 inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& scratch) {
+  const uint32_t early_bytes = EarlyBytesPerRow(batch, step);
   for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
+    for (uint32_t at = 0; at < early_bytes; at += 64) {
+      PrefetchCodeLine(step.next_v[0] + row * early_bytes + at);
+    }
     float* scores = scratch.scores + row * kKvTileTokens;
     const RowState state = RowStateOf(scratch, row, batch.rows.padded_dim);
     if (step.num_slots == kKvTileSubgroups) {
