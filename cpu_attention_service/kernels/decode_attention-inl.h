@@ -68,18 +68,19 @@ inline float* WeightSums(const RowBatch& batch, Scratch& scratch) {
   return batch.v->exact_weights ? scratch.sum : scratch.weight_sum;
 }
 
-// What of VPrimitive::early_bytes is fetched before each row's softmax, from step.next_v[0] on.
+// What of VPrimitive::early_bytes is fetched for each row, from step.next_v[0] on: half before its softmax and half behind,
+// since a core can ask for few lines at once.
 inline uint32_t EarlyBytesPerRow(const RowBatch& batch, const KernelStep& step) {
   if (batch.v->early_bytes == nullptr || !step.prefetch) return 0;
   if (!AreOneRun(step.next_v, batch.rows.layout->v_subgroup_bytes)) return 0;
-  return batch.v->early_bytes(batch.rows.padded_dim) / batch.rows.num_rows / 64 * 64;
+  return batch.v->early_bytes(batch.rows.padded_dim) / batch.rows.num_rows / 128 * 128;
 }
 
 // A step of which every row sees every token.
 inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& scratch) {
   const uint32_t early_bytes = EarlyBytesPerRow(batch, step);
   for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
-    for (uint32_t at = 0; at < early_bytes; at += 64) {
+    for (uint32_t at = 0; at < early_bytes / 2; at += 64) {
       PrefetchCodeLine(step.next_v[0] + row * early_bytes + at);
     }
     float* scores = scratch.scores + row * kKvTileTokens;
@@ -90,6 +91,9 @@ inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& 
     } else {
       StepWeights<false>(batch.scale, step.num_slots, nullptr, batch.rows.padded_dim, scores,
                          state);
+    }
+    for (uint32_t at = early_bytes / 2; at < early_bytes; at += 64) {
+      PrefetchCodeLine(step.next_v[0] + row * early_bytes + at);
     }
   }
   batch.v->accumulate(batch.rows, step, scratch.scores, WeightSums(batch, scratch), scratch.acc);

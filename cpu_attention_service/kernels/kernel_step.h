@@ -77,8 +77,8 @@ struct VPrimitive {
       false;  // uses the weights as f32, or rounds them without a bias worth counting
   // Once per call, after the last step: brings acc into the basis of `out`. Null: it is.
   void (*finish)(const KernelRows& rows, float* acc) = nullptr;
-  // How many bytes from next_v[0] on the driver prefetches, a row's share before the softmax of each row, if the slots of
-  // next_v are one run and every row sees all tokens. Null: none.
+  // How many bytes from next_v[0] on the driver prefetches during the softmax, if the slots of next_v are one run and every
+  // row sees all tokens. Null: none.
   uint32_t (*early_bytes)(uint32_t padded_dim) = nullptr;
 };
 

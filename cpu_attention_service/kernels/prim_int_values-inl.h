@@ -151,7 +151,7 @@ __attribute__((always_inline)) inline void SetZero(__m512i* sums) {
 
 // Between K and V, the softmax and the rounding of the weights take a fifth of an int8 step. So that requests go on
 // meanwhile, most of a run's lines of V are prefetched then, row by row (VPrimitive::early_bytes), and one for four lines
-// of V read: 0.91 of the read ceiling, where all at once behind the softmax reach 0.87, and one for each line read 0.81
+// of V read: 0.92 of the read ceiling, where all at once behind the softmax reach 0.87, and one for each line read 0.81
 // (AMD Zen 5). Of int4, which computes as long as it reads, each line when one is read.
 constexpr uint32_t kLinesPerPrefetch = 4;
 
