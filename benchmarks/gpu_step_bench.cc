@@ -3,8 +3,8 @@
 //   resident   all KV on the GPU, against the bytes of weights and KV at the speed of a plain read
 //   maw        what HGCA's average of attention weights adds to such a step, and what reading a block of it takes
 //   exchange   what a layer's exchange with 4 nodes costs when these have next to nothing to attend over
-//   remote     a long context in the memory of CPU nodes, against its bytes at the CPUs' read bandwidth, and against
-//              copying it to the GPU in every step
+//   remote     a long context in the memory of CPU nodes, in bf16 and in int8, against its bytes at the CPUs' read
+//              bandwidth, and against copying it to the GPU as bf16 in every step
 //   prefill    a prompt that is computed, whose KV goes to the nodes meanwhile
 //   longest    the longest context that fits the host, in a smaller KV dtype
 // Prompts are not computed (benchmarks/filled_device.h); every other step of theirs is.
