@@ -55,11 +55,23 @@ class SoakTest(unittest.TestCase):
         answer = cluster.generate(more, "--max-tokens", "4", *flags, *keep)
         self.assertEqual(answer["context_tokens"], len(text) + len(more) + 8)
 
+    def crowd(self, cluster):
+        """More sequences at once than later requests can be, whose predecessors may take a moment to go: a pool keeps the
+        memory that it has touched."""
+        text = bytes(self.rng.randrange(32, 127) for _ in range(600))
+        requests = [cluster.start(text, "--max-tokens", "20000", "--ignore-eos", *PLACEMENT) for _ in range(8)]
+        for request in requests:
+            request.wait_for_output()
+        for request in requests:
+            request.process.kill()
+            request.finish()
+
     def test_pools_empty_and_memory_flat(self):
         with self.subTest(seed=self.seed), Cluster(cpu_nodes=2) as cluster:
             for index in range(REQUESTS):
                 self.one_request(cluster, index)
                 if index + 1 == WARM_UP_REQUESTS:
+                    self.crowd(cluster)
                     before = {name: resident_bytes(pid) for name, pid in cluster.pids.items()}
             wait_until(cluster.is_empty, "all pools are empty")
             for name, pid in cluster.pids.items():
