@@ -56,8 +56,8 @@ class SoakTest(unittest.TestCase):
         self.assertEqual(answer["context_tokens"], len(text) + len(more) + 8)
 
     def crowd(self, cluster):
-        """More sequences at once than later requests can be, whose predecessors may take a moment to go: a pool keeps the
-        memory that it has touched."""
+        """More sequences at once than later requests can be, whose predecessors may take a moment to go: a pool keeps
+        the memory that it has touched."""
         text = bytes(self.rng.randrange(32, 127) for _ in range(600))
         requests = [cluster.start(text, "--max-tokens", "20000", "--ignore-eos", *PLACEMENT) for _ in range(8)]
         for request in requests:
