@@ -22,9 +22,10 @@ using testing::TestSeed;
 
 constexpr KvStorage kFloats[] = {KvStorage::kF32, KvStorage::kBf16, KvStorage::kF16};
 
-// From 8 rows on, ISAs with a bf16 dot product take q in 16 bits where K is bf16 and q is not: 2^-17 of each element, which
-// moves a score by some 3e-6 of its usual size (the bounds are ten times that), and `lse_ln` of a few tokens as much; and
-// they round weights to bf16 where V is: each by up to 2^-9 of itself, and so `out` by up to 2^-9 of its size.
+// From 8 rows on, ISAs with a bf16 dot product take q in 16 bits where K is bf16 and q is not: 2^-17 of each element,
+// which moves a score by some 3e-6 of its usual size (the bounds are ten times that), and `lse_ln` of a few tokens as
+// much; and they round weights to bf16 where V is: each by up to 2^-9 of itself, and so `out`, a quotient of sums of
+// them, by up to 2^-8 of its size.
 KernelBounds BoundsOf(const CpuKernel& kernel, const KernelCase& c) {
   const bool rounds = std::string_view(kernel.name).find("bf16") != std::string_view::npos ||
                       std::string_view(kernel.name).find("amx") != std::string_view::npos;
@@ -32,7 +33,7 @@ KernelBounds BoundsOf(const CpuKernel& kernel, const KernelCase& c) {
   const bool rounds_q = rounds && many_rows && c.k_storage == KvStorage::kBf16 && !c.bf16_q;
   const bool rounds_weights = rounds && many_rows && c.v_storage == KvStorage::kBf16;
   const double score_sigma = std::max(1.0f, c.q_sigma);
-  return {(rounds_weights ? 2e-3 : 1e-5) + (rounds_q ? 1e-4 * score_sigma : 0),
+  return {(rounds_weights ? 0x1p-8 : 1e-5) + (rounds_q ? 1e-4 * score_sigma : 0),
           rounds_q ? 3e-5 * score_sigma : 2e-6};
 }
 

@@ -134,6 +134,7 @@ struct KernelCall {
 };
 
 // A rounded weight moves `out` in proportion to the values that it weighs, which may cancel: errors are held to this size.
+// Weights that are off by a share e of themselves move it by at most 2e of it, as their sum is rounded, too.
 struct ExpectedPartial : ReferencePartial {
   std::vector<double> out_size;  // [head]: the weighted mean of |v| of its largest dimension
 };
