@@ -36,9 +36,7 @@ struct MergeState {
     return {1.0f, add};
   }
 
-  TRIBUTARY_HOST_DEVICE float LseLn() const {
-    return sum == 0.0f ? -INFINITY : max_lse_ln + logf(sum);
-  }
+  TRIBUTARY_HOST_DEVICE float LseLn() const { return sum == 0.0f ? -INFINITY : max_lse_ln + logf(sum); }
   // Factor for the folded out; 0 for the empty fold, so that out stays 0.
   TRIBUTARY_HOST_DEVICE float Normaliser() const { return sum == 0.0f ? 0.0f : 1.0f / sum; }
 };

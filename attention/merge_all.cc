@@ -41,19 +41,18 @@ void MergePartials(std::span<const ConstAttentionPartialView> partials, uint32_t
 absl::Status CheckCoverage(uint64_t context_tokens, uint64_t resident_tokens, uint32_t num_kv_heads,
                            std::span<const RouteCoverage> routes) {
   if (num_kv_heads == 0 || num_kv_heads > limits::kMaxHeads) {
-    return absl::InternalError(fmt::format("coverage: num_kv_heads is {}; it must be in [1, {}]",
-                                           num_kv_heads, limits::kMaxHeads));
+    return absl::InternalError(
+        fmt::format("coverage: num_kv_heads is {}; it must be in [1, {}]", num_kv_heads, limits::kMaxHeads));
   }
   std::array<uint64_t, limits::kMaxHeads> remote;
   std::fill_n(remote.begin(), num_kv_heads, 0);
   for (const RouteCoverage& route : routes) {
     if (route.kv_head_begin >= route.kv_head_end || route.kv_head_end > num_kv_heads ||
         route.covered_tokens > limits::kMaxContextTokens) {
-      return absl::InternalError(
-          fmt::format("coverage: a route covers {} tokens of KV heads [{}, {}), but the model has "
-                      "{} KV heads and a context at most {} tokens",
-                      route.covered_tokens, route.kv_head_begin, route.kv_head_end, num_kv_heads,
-                      limits::kMaxContextTokens));
+      return absl::InternalError(fmt::format(
+          "coverage: a route covers {} tokens of KV heads [{}, {}), but the model has "
+          "{} KV heads and a context at most {} tokens",
+          route.covered_tokens, route.kv_head_begin, route.kv_head_end, num_kv_heads, limits::kMaxContextTokens));
     }
     for (uint32_t head = route.kv_head_begin; head < route.kv_head_end; ++head) {
       remote[head] += route.covered_tokens;
@@ -62,10 +61,10 @@ absl::Status CheckCoverage(uint64_t context_tokens, uint64_t resident_tokens, ui
   for (uint32_t head = 0; head < num_kv_heads; ++head) {
     const uint64_t found = resident_tokens + remote[head];
     if (found == context_tokens) continue;
-    return absl::InternalError(fmt::format(
-        "coverage of KV head {}: expected {} tokens, found {} ({} resident and {} remote from {} "
-        "routes); the answer would be wrong, so the sequence ends",
-        head, context_tokens, found, resident_tokens, remote[head], routes.size()));
+    return absl::InternalError(
+        fmt::format("coverage of KV head {}: expected {} tokens, found {} ({} resident and {} remote from {} "
+                    "routes); the answer would be wrong, so the sequence ends",
+                    head, context_tokens, found, resident_tokens, remote[head], routes.size()));
   }
   return absl::OkStatus();
 }

@@ -18,8 +18,7 @@ inline constexpr float kEmptyLse = -std::numeric_limits<float>::infinity();
 // How much of the context a partial answers for, and how much of it was really read.
 struct Coverage {
   uint64_t covered_tokens = 0;
-  uint64_t attended_head_tokens =
-      0;  // summed over the KV heads; covered_tokens times those when dense
+  uint64_t attended_head_tokens = 0;  // summed over the KV heads; covered_tokens times those when dense
 };
 
 // Borrowed memory; the caller keeps it alive and unshared while writing.
@@ -33,10 +32,8 @@ struct ConstAttentionPartialView {
   std::span<const float> lse_ln;  // [num_q_heads]
 
   ConstAttentionPartialView() = default;
-  ConstAttentionPartialView(std::span<const float> o, std::span<const float> l)
-      : out(o), lse_ln(l) {}
-  ConstAttentionPartialView(const AttentionPartialView& view)
-      : out(view.out), lse_ln(view.lse_ln) {}  // NOLINT
+  ConstAttentionPartialView(std::span<const float> o, std::span<const float> l) : out(o), lse_ln(l) {}
+  ConstAttentionPartialView(const AttentionPartialView& view) : out(view.out), lse_ln(view.lse_ln) {}  // NOLINT
 };
 
 }  // namespace tributary

@@ -40,8 +40,7 @@ ReferencePartial ReferenceAttention(const ReferenceInput& input) {
     const float* q = input.q.data() + size_t{head} * shape.head_dim;
     for (uint64_t t = visible.begin; t < visible.end; ++t) {
       double dot = 0;
-      for (uint32_t d = 0; d < shape.head_dim; ++d)
-        dot += double{q[d]} * k[t * row + kv_offset + d];
+      for (uint32_t d = 0; d < shape.head_dim; ++d) dot += double{q[d]} * k[t * row + kv_offset + d];
       scores[t - visible.begin] = input.softmax_scale * dot;
     }
     const double max_score = *std::max_element(scores.begin(), scores.end());

@@ -7,24 +7,20 @@ namespace tributary {
 
 absl::Status Validate(const TokenStripe& stripe) {
   if (stripe.origin > limits::kMaxContextTokens) {
-    return absl::InvalidArgumentError(
-        fmt::format("token stripe: origin {} is beyond the longest context of {} tokens",
-                    stripe.origin, limits::kMaxContextTokens));
+    return absl::InvalidArgumentError(fmt::format("token stripe: origin {} is beyond the longest context of {} tokens",
+                                                  stripe.origin, limits::kMaxContextTokens));
   }
   if (stripe.stripe_tokens == 0 || stripe.stripe_tokens > limits::kMaxContextTokens) {
-    return absl::InvalidArgumentError(
-        fmt::format("token stripe: stripe_tokens is {}; it must be in [1, {}]",
-                    stripe.stripe_tokens, limits::kMaxContextTokens));
+    return absl::InvalidArgumentError(fmt::format("token stripe: stripe_tokens is {}; it must be in [1, {}]",
+                                                  stripe.stripe_tokens, limits::kMaxContextTokens));
   }
   if (stripe.num_stripes == 0 || stripe.num_stripes > limits::kMaxTokenStripes) {
-    return absl::InvalidArgumentError(
-        fmt::format("token stripe: num_stripes is {}; it must be in [1, {}]", stripe.num_stripes,
-                    limits::kMaxTokenStripes));
+    return absl::InvalidArgumentError(fmt::format("token stripe: num_stripes is {}; it must be in [1, {}]",
+                                                  stripe.num_stripes, limits::kMaxTokenStripes));
   }
   if (stripe.stripe_idx >= stripe.num_stripes) {
     return absl::InvalidArgumentError(
-        fmt::format("token stripe: stripe_idx {} is not below num_stripes {}", stripe.stripe_idx,
-                    stripe.num_stripes));
+        fmt::format("token stripe: stripe_idx {} is not below num_stripes {}", stripe.stripe_idx, stripe.num_stripes));
   }
   return absl::OkStatus();
 }

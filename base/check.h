@@ -25,11 +25,10 @@ std::string CheckMessage(const char* expression, const A& a, const B& b) {
 #define TRIBUTARY_CHECK(condition) \
   ((condition) ? (void)0 : ::tributary::internal::CheckFailed(__FILE__, __LINE__, #condition))
 
-#define TRIBUTARY_CHECK_OP_(a, op, b)               \
-  (((a)op(b)) ? (void)0                             \
-              : ::tributary::internal::CheckFailed( \
-                    __FILE__, __LINE__,             \
-                    ::tributary::internal::CheckMessage(#a " " #op " " #b, (a), (b))))
+#define TRIBUTARY_CHECK_OP_(a, op, b)                                  \
+  (((a)op(b)) ? (void)0                                                \
+              : ::tributary::internal::CheckFailed(__FILE__, __LINE__, \
+                                                   ::tributary::internal::CheckMessage(#a " " #op " " #b, (a), (b))))
 
 #define TRIBUTARY_CHECK_EQ(a, b) TRIBUTARY_CHECK_OP_(a, ==, b)
 #define TRIBUTARY_CHECK_NE(a, b) TRIBUTARY_CHECK_OP_(a, !=, b)

@@ -32,13 +32,11 @@ absl::StatusOr<DType> ParseDType(std::string_view name) {
   for (DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
     if (DTypeName(dtype) == name) return dtype;
   }
-  return absl::InvalidArgumentError(
-      fmt::format("unknown dtype '{}'; use one of f32, bf16, f16", name));
+  return absl::InvalidArgumentError(fmt::format("unknown dtype '{}'; use one of f32, bf16, f16", name));
 }
 
 absl::StatusOr<DType> ParseKvDType(std::string_view name) {
-  for (DType dtype :
-       {DType::kF32, DType::kBf16, DType::kF16, DType::kInt8, DType::kInt4, DType::kFp8E4m3}) {
+  for (DType dtype : {DType::kF32, DType::kBf16, DType::kF16, DType::kInt8, DType::kInt4, DType::kFp8E4m3}) {
     if (DTypeName(dtype) == name) return dtype;
   }
   return absl::InvalidArgumentError(
@@ -71,8 +69,7 @@ f16_t FromFloat<f16_t>(float value) {
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return f16_t{static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u)
-    return f16_t{static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to inf
+  if (magnitude >= 0x477ff000u) return f16_t{static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to inf
   if (magnitude < 0x38800000u) {  // below the smallest normal f16: scale so that one ulp is 1
     const float scaled = std::bit_cast<float>(magnitude) * 16777216.0f;  // 2^24
     return f16_t{static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyintf(scaled)))};

@@ -10,17 +10,10 @@
 
 namespace tributary {
 
-// Values are on the wire (attention/frame.h) and in proto DType: never renumber. KV may be stored in any of them; rows are
-// exchanged in the first three only (the others lie in tiles, with params beside the codes: attention/kv_quantise.h).
-enum class DType : uint8_t {
-  kUnset = 0,
-  kF32 = 1,
-  kBf16 = 2,
-  kF16 = 3,
-  kInt8 = 4,
-  kInt4 = 5,
-  kFp8E4m3 = 6
-};
+// Values are on the wire (wire/frame.h) and in proto DType: never renumber. KV may be stored in any of them; rows are
+// exchanged in the first three only (the others lie in tiles, with params beside the codes:
+// attention/kv/kv_quantise.h).
+enum class DType : uint8_t { kUnset = 0, kF32 = 1, kBf16 = 2, kF16 = 3, kInt8 = 4, kInt4 = 5, kFp8E4m3 = 6 };
 
 // Bytes of one element of an exchange dtype; 0 for kUnset, a quantised dtype or a value that is no DType.
 constexpr size_t DTypeBytes(DType dtype) {
@@ -63,9 +56,7 @@ struct f16_t {
 static_assert(sizeof(bf16_t) == 2 && sizeof(f16_t) == 2);
 
 inline float ToFloat(float value) { return value; }
-inline float ToFloat(bf16_t value) {
-  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
-}
+inline float ToFloat(bf16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
 float ToFloat(f16_t value);
 
 template <typename T>

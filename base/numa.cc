@@ -22,8 +22,7 @@ constexpr size_t kPageBytes = 4096;
 
 absl::Status BadCpuList(std::string_view text) {
   return absl::InvalidArgumentError(
-      fmt::format("'{}' is no list of cores; write something like 0-7,16 with numbers below {}",
-                  text, kMaxCpus));
+      fmt::format("'{}' is no list of cores; write something like 0-7,16 with numbers below {}", text, kMaxCpus));
 }
 
 // A number at the start of `text`, which is cut off; -1 if there is none below kMaxCpus.
@@ -66,8 +65,7 @@ absl::StatusOr<std::vector<int>> ParseCpuList(std::string_view text) {
 
 int NumNumaNodes() {
   int count = 0;
-  while (count < kMaxNodes &&
-         access(fmt::format("/sys/devices/system/node/node{}", count).c_str(), F_OK) == 0) {
+  while (count < kMaxNodes && access(fmt::format("/sys/devices/system/node/node{}", count).c_str(), F_OK) == 0) {
     ++count;
   }
   return std::max(count, 1);
@@ -76,12 +74,10 @@ int NumNumaNodes() {
 std::vector<int> CpusOfNumaNode(int node) {
   const std::vector<int> allowed = AllowedCpus();
   if (node < 0 || node >= kMaxNodes) return {};
-  const auto of_node =
-      ParseCpuList(FirstLine(fmt::format("/sys/devices/system/node/node{}/cpulist", node)));
+  const auto of_node = ParseCpuList(FirstLine(fmt::format("/sys/devices/system/node/node{}/cpulist", node)));
   if (!of_node.ok()) return node == 0 && NumNumaNodes() == 1 ? allowed : std::vector<int>{};
   std::vector<int> cpus;
-  std::set_intersection(allowed.begin(), allowed.end(), of_node->begin(), of_node->end(),
-                        std::back_inserter(cpus));
+  std::set_intersection(allowed.begin(), allowed.end(), of_node->begin(), of_node->end(), std::back_inserter(cpus));
   return cpus;
 }
 

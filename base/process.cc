@@ -24,8 +24,7 @@ absl::Status WritePortFile(const std::string& path, const std::string& listen_ad
                            const std::string& metrics_address) {
   const std::string part = fmt::format("{}.{}.part", path, getpid());
   std::ofstream file(part);
-  file << fmt::format("{{\"listen\": \"{}\", \"metrics\": \"{}\"}}\n", listen_address,
-                      metrics_address);
+  file << fmt::format("{{\"listen\": \"{}\", \"metrics\": \"{}\"}}\n", listen_address, metrics_address);
   file.close();
   if (!file || std::rename(part.c_str(), path.c_str()) != 0) {
     const std::string reason = std::strerror(errno);
@@ -50,8 +49,8 @@ struct StopSignals::State {
 
 namespace {
 
-// Written by the handler: a signal handler may do little else. Masks and sigwait would not do, since libraries (OpenBLAS)
-// have threads of their own before main() begins, which take signals that only later threads block.
+// Written by the handler: a signal handler may do little else. Masks and sigwait would not do, since libraries
+// (OpenBLAS) have threads of their own before main() begins, which take signals that only later threads block.
 int signal_pipe[2] = {-1, -1};
 
 extern "C" void WriteSignal(int signal) {

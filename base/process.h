@@ -10,11 +10,13 @@
 
 namespace tributary {
 
-// Writes {"listen": ..., "metrics": ...} so that a reader sees the whole file or none. UNAVAILABLE with path and reason.
+// Writes {"listen": ..., "metrics": ...} so that a reader sees the whole file or none. UNAVAILABLE with path and
+// reason.
 absl::Status WritePortFile(const std::string& path, const std::string& listen_address,
                            const std::string& metrics_address);
 
-// A new random number for this start of the process, never 0: who answers under a known name is not who answered before.
+// A new random number for this start of the process, never 0: who answers under a known name is not who answered
+// before.
 uint64_t RandomIncarnation();
 
 // SIGTERM and SIGINT. The first one asks to stop; the second ends the process at once, with exit code 1.

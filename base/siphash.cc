@@ -33,8 +33,8 @@ struct State {
 }  // namespace
 
 uint64_t SipHash24(const SipKey& key, std::span<const std::byte> message) {
-  State state{key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du,
-              key[0] ^ 0x6c7967656e657261u, key[1] ^ 0x7465646279746573u};
+  State state{key[0] ^ 0x736f6d6570736575u, key[1] ^ 0x646f72616e646f6du, key[0] ^ 0x6c7967656e657261u,
+              key[1] ^ 0x7465646279746573u};
   const size_t whole_words = message.size() / 8;
   for (size_t i = 0; i < whole_words; ++i) {
     uint64_t word;

@@ -1,5 +1,5 @@
-// SipHash-2-4: a keyed 64-bit tag over a short message (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012).
-// It binds a frame header to its session; it hides nothing.
+// SipHash-2-4: a keyed 64-bit tag over a short message (Aumasson and Bernstein, "SipHash: a fast short-input PRF",
+// 2012). It binds a frame header to its session; it hides nothing.
 #pragma once
 
 #include <array>

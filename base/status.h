@@ -14,9 +14,8 @@
     }                                                         \
   } while (false)
 
-#define TRIBUTARY_ASSIGN_OR_RETURN(declaration, expression)                                     \
-  TRIBUTARY_ASSIGN_OR_RETURN_IMPL_(TRIBUTARY_STATUS_CONCAT_(status_or_, __LINE__), declaration, \
-                                   expression)
+#define TRIBUTARY_ASSIGN_OR_RETURN(declaration, expression) \
+  TRIBUTARY_ASSIGN_OR_RETURN_IMPL_(TRIBUTARY_STATUS_CONCAT_(status_or_, __LINE__), declaration, expression)
 
 #define TRIBUTARY_ASSIGN_OR_RETURN_IMPL_(status_or, declaration, expression) \
   auto status_or = (expression);                                             \

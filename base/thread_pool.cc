@@ -11,9 +11,7 @@
 namespace tributary {
 namespace {
 
-int64_t NowNs() {
-  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
-}
+int64_t NowNs() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 
 // Spins on `done`, first hot, then giving the core away: on an oversubscribed host the one we wait for may need it.
 template <typename Done>
@@ -51,8 +49,7 @@ bool PinThisThread(int cpu) {
   return pthread_setaffinity_np(pthread_self(), sizeof(set), &set) == 0;
 }
 
-ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus, int64_t spin_ns)
-    : spin_ns_(spin_ns) {
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus, int64_t spin_ns) : spin_ns_(spin_ns) {
   TRIBUTARY_CHECK_GE(num_threads, 1);
   for (int i = 1; i < num_threads; ++i) {
     const int cpu = cpus.empty() ? -1 : cpus[static_cast<size_t>(i) % cpus.size()];
@@ -82,9 +79,7 @@ void ThreadPool::Post(const std::function<void(int)>& work) {
 
 void ThreadPool::Run(const std::function<void(int)>& work) {
   std::atomic<size_t> num_begun{0};
-  const auto all_begun = [&] {
-    return num_begun.load(std::memory_order_acquire) == threads_.size();
-  };
+  const auto all_begun = [&] { return num_begun.load(std::memory_order_acquire) == threads_.size(); };
   const auto counted = [&](int thread_idx) {
     if (thread_idx != 0) num_begun.fetch_add(1, std::memory_order_release);
     work(thread_idx);
@@ -102,9 +97,7 @@ void ThreadPool::RunWithHelpers(const std::function<void(int)>& work) {
   Post(work);
   work(0);
   admission_.fetch_sub(kOpen, std::memory_order_acq_rel);
-  const auto all_done = [&] {
-    return (admission_.load(std::memory_order_acquire) & kThreadsMask) == 0;
-  };
+  const auto all_done = [&] { return (admission_.load(std::memory_order_acquire) & kThreadsMask) == 0; };
   while (!SpinUntil(all_done, 1'000'000)) {
   }
 }

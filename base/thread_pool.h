@@ -26,9 +26,9 @@ class ThreadPool {
   // Calls work(thread_idx) once per thread and returns when all have returned.
   void Run(const std::function<void(int thread_idx)>& work);
 
-  // Calls work(0), and work(i) on those other threads that are awake before work(0) returns; returns when all calls have
-  // returned. For work that any subset of the threads completes (they take items from a common store): the caller never
-  // waits for a thread that has not begun, as one may that waits for a core.
+  // Calls work(0), and work(i) on those other threads that are awake before work(0) returns; returns when all calls
+  // have returned. For work that any subset of the threads completes (they take items from a common store): the caller
+  // never waits for a thread that has not begun, as one may that waits for a core.
   void RunWithHelpers(const std::function<void(int thread_idx)>& work);
 
   // Calls work(i) for i in [0, count), in contiguous static ranges, one per thread.

@@ -26,8 +26,7 @@ class AttentionWorkload : public Workload {
   AttentionWorkload(const KvRegion& region, const AttentionCase& c, int num_threads)
       : region_(region), case_(c), threads_(static_cast<size_t>(num_threads)) {
     const KvTileLayout& layout = region.layout();
-    resident_tiles_ =
-        static_cast<uint32_t>(std::max<uint64_t>(1, c.resident_bytes / layout.record_bytes));
+    resident_tiles_ = static_cast<uint32_t>(std::max<uint64_t>(1, c.resident_bytes / layout.record_bytes));
     std::mt19937_64 random(1);
     std::normal_distribution<float> normal;
     const std::vector<std::byte> tiles = RandomTiles(layout, resident_tiles_, 2);
@@ -45,12 +44,8 @@ class AttentionWorkload : public Workload {
     }
   }
 
-  uint64_t step_tokens() const override {
-    return uint64_t{case_.batch} * case_.kv_heads * stream_tokens();
-  }
-  uint64_t step_bytes() const override {
-    return uint64_t{case_.batch} * case_.kv_heads * stream_bytes();
-  }
+  uint64_t step_tokens() const override { return uint64_t{case_.batch} * case_.kv_heads * stream_tokens(); }
+  uint64_t step_bytes() const override { return uint64_t{case_.batch} * case_.kv_heads * stream_bytes(); }
   uint64_t slice_bytes() const override { return threads_.size() * calls_per_slice_ * call_bytes_; }
 
  protected:
@@ -91,9 +86,8 @@ class DenseWorkload final : public AttentionWorkload {
 
   void SetSlice(uint64_t bytes_per_thread) override {
     // Ranges of one length, so that all slices are alike.
-    const uint64_t want = std::max<uint64_t>(
-        kKvTileTokens,
-        static_cast<uint64_t>(static_cast<double>(bytes_per_thread) / token_bytes()));
+    const uint64_t want =
+        std::max<uint64_t>(kKvTileTokens, static_cast<uint64_t>(static_cast<double>(bytes_per_thread) / token_bytes()));
     ranges_per_stream_ = std::max<uint64_t>(1, (region_.kv_len() + want / 2) / want);
     call_tokens_ = (region_.kv_len() / ranges_per_stream_) / kKvTileTokens * kKvTileTokens;
     if (ranges_per_stream_ == 1) call_tokens_ = region_.kv_len();
@@ -121,9 +115,7 @@ class DenseWorkload final : public AttentionWorkload {
     args.token_end = uint64_t{resident_tiles_} * kKvTileTokens;
     case_.kernel->fn(args);
   }
-  uint64_t resident_bytes() const override {
-    return threads_.size() * resident_tiles_ * region_.layout().record_bytes;
-  }
+  uint64_t resident_bytes() const override { return threads_.size() * resident_tiles_ * region_.layout().record_bytes; }
 
  private:
   uint64_t stream_tokens() const override { return region_.kv_len(); }
@@ -142,9 +134,8 @@ class BlocksWorkload final : public AttentionWorkload {
   BlocksWorkload(const KvRegion& region, const AttentionCase& c, int num_threads)
       : AttentionWorkload(region, c, num_threads) {
     const uint64_t blocks = region.kv_len() / c.block_tokens;
-    chosen_ = std::clamp<uint64_t>(
-        static_cast<uint64_t>(std::lround(c.selected_share * static_cast<double>(blocks))), 1,
-        blocks);
+    chosen_ = std::clamp<uint64_t>(static_cast<uint64_t>(std::lround(c.selected_share * static_cast<double>(blocks))),
+                                   1, blocks);
     calls_per_round_ = blocks / chosen_;
     std::mt19937_64 random(3);
     orders_.resize(region.num_streams());
@@ -195,8 +186,7 @@ class BlocksWorkload final : public AttentionWorkload {
     std::shuffle(order.begin(), order.end(), random);
     if (!case_.ascending) return order;
     for (auto begin = order.begin(); begin != order.end();) {
-      const auto end =
-          begin + std::min<ptrdiff_t>(static_cast<ptrdiff_t>(chosen_), order.end() - begin);
+      const auto end = begin + std::min<ptrdiff_t>(static_cast<ptrdiff_t>(chosen_), order.end() - begin);
       std::sort(begin, end);
       begin = end;
     }
@@ -206,15 +196,13 @@ class BlocksWorkload final : public AttentionWorkload {
   void Attend(ThreadState& thread, const std::byte* tiles, const uint32_t* blocks, uint64_t count) {
     const uint32_t record_bytes = region_.layout().record_bytes;
     const uint32_t block_tokens = case_.block_tokens;
-    const uint64_t mask =
-        block_tokens >= kKvTileTokens ? ~uint64_t{0} : (uint64_t{1} << block_tokens) - 1;
+    const uint64_t mask = block_tokens >= kKvTileTokens ? ~uint64_t{0} : (uint64_t{1} << block_tokens) - 1;
     thread.pieces.clear();
     for (uint64_t i = 0; i < count; ++i) {
       const uint64_t begin = uint64_t{blocks[i]} * block_tokens;
       for (uint64_t token = begin; token < begin + block_tokens; token += kKvTileTokens) {
         const uint64_t tile = token / kKvTileTokens;
-        thread.pieces.push_back(
-            {tiles + tile * record_bytes, mask << (token % kKvTileTokens), tile * kKvTileTokens});
+        thread.pieces.push_back({tiles + tile * record_bytes, mask << (token % kKvTileTokens), tile * kKvTileTokens});
       }
     }
     DecodeAttentionArgs args = Args(thread);
@@ -231,8 +219,7 @@ class BlocksWorkload final : public AttentionWorkload {
 
 }  // namespace
 
-std::unique_ptr<Workload> MakeAttentionWorkload(const KvRegion& region, const AttentionCase& c,
-                                                int num_threads) {
+std::unique_ptr<Workload> MakeAttentionWorkload(const KvRegion& region, const AttentionCase& c, int num_threads) {
   if (c.block_tokens == 0) return std::make_unique<DenseWorkload>(region, c, num_threads);
   return std::make_unique<BlocksWorkload>(region, c, num_threads);
 }

@@ -22,14 +22,12 @@ struct AttentionCase {
   // Of the tokens of a stream: 0 for all of them, in one run; else blocks of so many tokens (1: single tokens).
   uint32_t block_tokens = 0;
   double selected_share = 0.05;
-  bool ascending = false;  // the blocks in the order of their ids, else in random order
-  std::optional<uint32_t>
-      prefetch_bytes;                    // DecodeAttentionArgs's; absent: the best of this machine
-  uint64_t resident_bytes = 512u << 10;  // what a thread works on when only computing is measured
+  bool ascending = false;                  // the blocks in the order of their ids, else in random order
+  std::optional<uint32_t> prefetch_bytes;  // DecodeAttentionArgs's; absent: the best of this machine
+  uint64_t resident_bytes = 512u << 10;    // what a thread works on when only computing is measured
 };
 
 // The region outlives the workload.
-std::unique_ptr<Workload> MakeAttentionWorkload(const KvRegion& region, const AttentionCase& c,
-                                                int num_threads);
+std::unique_ptr<Workload> MakeAttentionWorkload(const KvRegion& region, const AttentionCase& c, int num_threads);
 
 }  // namespace tributary

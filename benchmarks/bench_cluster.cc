@@ -8,8 +8,7 @@ namespace {
 constexpr int64_t kControlTimeoutNs = 10 * kNsPerS;
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Create(
-    const BenchClusterOptions& options) {
+absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Create(const BenchClusterOptions& options) {
   auto cluster = std::make_unique<BenchCluster>();
   for (int i = 0; i < options.num_nodes; ++i) {
     Node node;
@@ -22,8 +21,8 @@ absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Create(
     server.incarnation = 1;
     server.arena.bytes = options.kv_pool_bytes;
     server.num_threads = options.threads_per_node;
-    TRIBUTARY_ASSIGN_OR_RETURN(
-        node.server, AttentionServer::Create(server, node.plane.get(), &cluster->clock_, nullptr));
+    TRIBUTARY_ASSIGN_OR_RETURN(node.server,
+                               AttentionServer::Create(server, node.plane.get(), &cluster->clock_, nullptr));
     node.loop = std::make_unique<IoLoop>(node.server.get(), node.plane.get(), &cluster->clock_);
     node.loop->Start();
     cluster->nodes_.push_back(std::move(node));
@@ -43,14 +42,12 @@ NodeEndpoint BenchCluster::endpoint(int node) const {
   return {nodes_[static_cast<size_t>(node)].id, 1, fmt::format("thread:{}", node)};
 }
 
-absl::StatusOr<NodeSession> BenchCluster::Connect(const NodeEndpoint& endpoint,
-                                                  const TransportInfo& local) {
+absl::StatusOr<NodeSession> BenchCluster::Connect(const NodeEndpoint& endpoint, const TransportInfo& local) {
   for (Node& node : nodes_) {
     if (node.id != endpoint.node_id) continue;
     absl::StatusOr<SessionGrant> grant = absl::InternalError("not run");
     TRIBUTARY_RETURN_IF_ERROR(node.loop->Run(
-        [&](AttentionServer& server) { grant = server.OpenSession("bench", local.address); },
-        kControlTimeoutNs));
+        [&](AttentionServer& server) { grant = server.OpenSession("bench", local.address); }, kControlTimeoutNs));
     TRIBUTARY_RETURN_IF_ERROR(grant.status());
     return NodeSession{node.plane->info(), grant->session_id, grant->key, grant->epoch, node.id};
   }

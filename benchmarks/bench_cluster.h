@@ -1,5 +1,5 @@
-// CPU attention nodes on threads of this process, each with its own UCX worker, and a connector that pairs an engine with
-// them without gRPC: the data path of a real cluster, and nothing of its control plane.
+// CPU attention nodes on threads of this process, each with its own UCX worker, and a connector that pairs an engine
+// with them without gRPC: the data path of a real cluster, and nothing of its control plane.
 #pragma once
 
 #include <memory>
@@ -8,9 +8,9 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "cpu_attention_service/attention_server.h"
-#include "cpu_attention_service/io_loop.h"
-#include "gpu_worker/remote_nodes.h"
+#include "cpu_attention_service/node/attention_server.h"
+#include "cpu_attention_service/node/io_loop.h"
+#include "gpu_worker/remote/remote_nodes.h"
 #include "transport/ucx/ucx_data_plane.h"
 
 namespace tributary {
@@ -27,8 +27,7 @@ class BenchCluster final : public NodeConnector {
   static absl::StatusOr<std::unique_ptr<BenchCluster>> Create(const BenchClusterOptions& options);
   ~BenchCluster() override;
 
-  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
-                                      const TransportInfo& local) override;
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
   NodeEndpoint endpoint(int node) const;
   // Opens the shard on the node and returns its route.
   absl::StatusOr<SequenceRoute> OpenShard(int node, const ShardSpec& spec);

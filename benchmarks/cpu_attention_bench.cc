@@ -1,5 +1,5 @@
-// The CPU kernels against the read ceiling of the same run: attention over dense and chosen KV, choosing blocks, storing
-// KV. --help says what can be chosen; the JSON's fields are those of ToJson (paired_rows.h) and do not change.
+// The CPU kernels against the read ceiling of the same run: attention over dense and chosen KV, choosing blocks,
+// storing KV. --help says what can be chosen; the JSON's fields are those of ToJson (paired_rows.h) and do not change.
 #include <sys/utsname.h>
 
 #include <algorithm>
@@ -67,18 +67,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
   const auto list = [&](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->delimiter(',')->capture_default_str();
   };
-  list("--what", flags.what,
-       "attend, select (score block summaries, take the top k), ingest (store KV)");
+  list("--what", flags.what, "attend, select (score block summaries, take the top k), ingest (store KV)");
   list("--isa", flags.isas, "kernels by name; 'best' of this machine, or 'all' that it supports");
   list("--dtype", flags.dtypes, "storage of K and V, or K:V: f32, bf16, f16, int8, int4, fp8");
-  list("--path", flags.paths,
-       "dense: whole streams; blocks: a share of the blocks; tokens: of the tokens");
+  list("--path", flags.paths, "dense: whole streams; blocks: a share of the blocks; tokens: of the tokens");
   list("--block-tokens", flags.block_tokens, "for blocks and select: 16, 32, 64, 128")
       ->check(CLI::IsMember({16, 32, 64, 128}));
   list("--kv-len", flags.kv_lens, "tokens of a stream; blocks and select take the longest")
       ->check(CLI::Range(uint64_t{1}, limits::kMaxContextTokens));
-  list("--group-size", flags.group_sizes, "query heads per KV head")
-      ->check(CLI::Range(1u, limits::kMaxGroupSize));
+  list("--group-size", flags.group_sizes, "query heads per KV head")->check(CLI::Range(1u, limits::kMaxGroupSize));
   list("--head-dim", flags.head_dims, "dims of a head")->check(CLI::Range(1u, limits::kMaxHeadDim));
   list("--batch", flags.batches, "sequences of a step: scales us_median and bytes")
       ->check(CLI::Range(1u, limits::kMaxEntriesPerFrame));
@@ -88,16 +85,13 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--queries", flags.n_q, "query tokens per head")->capture_default_str();
   app.add_flag("--bf16-q", flags.bf16_q, "q rounded to bf16, as a model in bf16 may have it");
-  app.add_option(
-      "--prefetch-bytes", flags.prefetch_bytes,
-      "how far ahead dense rows prefetch; 0: not at all; default: the best of this machine");
+  app.add_option("--prefetch-bytes", flags.prefetch_bytes,
+                 "how far ahead dense rows prefetch; 0: not at all; default: the best of this machine");
   app.add_option("--share", flags.selected_share, "share of the tokens that blocks and tokens read")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  app.add_flag("--ascending", flags.ascending,
-               "blocks in the order of addresses, not in random order");
-  app.add_option("--resident-kib", flags.resident_kib,
-                 "data per thread for us_compute_only: half of an L2 cache")
+  app.add_flag("--ascending", flags.ascending, "blocks in the order of addresses, not in random order");
+  app.add_option("--resident-kib", flags.resident_kib, "data per thread for us_compute_only: half of an L2 cache")
       ->capture_default_str();
   app.add_option("--working-set-mib", flags.working_set_mib,
                  "memory that rows cycle through; several times the L3 cache. The ceiling has as "
@@ -105,13 +99,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   app.add_flag("--hugetlb", flags.hugetlb, "reserved huge pages, if there are enough");
-  app.add_option("--slices", flags.options.slices, "accepted pairs of slices per row and run")
-      ->capture_default_str();
+  app.add_option("--slices", flags.options.slices, "accepted pairs of slices per row and run")->capture_default_str();
   app.add_option("--slice-us", flags.options.slice_us, "length of a slice")
       ->check(CLI::Range(1.0, 1e7))
       ->capture_default_str();
-  app.add_option("--row-seconds", flags.options.max_seconds,
-                 "a row's run ends then, whatever was accepted")
+  app.add_option("--row-seconds", flags.options.max_seconds, "a row's run ends then, whatever was accepted")
       ->capture_default_str();
   app.add_option("--runs", flags.runs, "times that all rows are measured")->capture_default_str();
   app.add_option("--rows", flags.rows, "regular expression: only rows whose name it finds")
@@ -126,8 +118,7 @@ struct Bench {
   SlicePool* pool = nullptr;
   std::span<std::byte> memory;
   std::span<std::byte> ceiling_memory;
-  std::optional<KvTileLayout>
-      filled_with;  // the layout of all of `memory`, whatever the streams' length
+  std::optional<KvTileLayout> filled_with;  // the layout of all of `memory`, whatever the streams' length
 };
 
 // A row and how to make its work; `run` keeps the region alive while `measure` runs.
@@ -136,8 +127,7 @@ struct Row {
   std::function<absl::Status(Bench&, const std::function<void(Workload&)>& measure)> run;
 };
 
-absl::StatusOr<std::vector<const CpuKernel*>> Kernels(const Flags& flags, KvStorage k,
-                                                      KvStorage v) {
+absl::StatusOr<std::vector<const CpuKernel*>> Kernels(const Flags& flags, KvStorage k, KvStorage v) {
   std::vector<const CpuKernel*> kernels;
   const uint32_t wanted = (1u << static_cast<uint32_t>(k)) | (1u << static_cast<uint32_t>(v));
   for (const std::string& isa : flags.isas) {
@@ -191,8 +181,7 @@ RowKey KeyOf(const Flags& flags, const Shape& shape, uint64_t kv_len) {
 }
 
 std::string Suffix(const RowKey& key) {
-  return fmt::format("kv{}/g{}/d{}/b{}/t{}", key.kv_len, key.group_size, key.head_dim, key.batch,
-                     key.threads);
+  return fmt::format("kv{}/g{}/d{}/b{}/t{}", key.kv_len, key.group_size, key.head_dim, key.batch, key.threads);
 }
 
 Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, DTypePair dtypes,
@@ -205,10 +194,9 @@ Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, D
   row.key.path = path;
   row.key.block_tokens = block_tokens;
   const std::string blocks = path == "blocks" ? std::to_string(block_tokens) : "";
-  const std::string queries =
-      (flags.n_q == 1 ? "" : fmt::format("q{}/", flags.n_q)) + (flags.bf16_q ? "bf16q/" : "");
-  row.key.name = fmt::format("attend/{}/{}/{}{}/{}{}", kernel.name, dtypes.name(), path, blocks,
-                             queries, Suffix(row.key));
+  const std::string queries = (flags.n_q == 1 ? "" : fmt::format("q{}/", flags.n_q)) + (flags.bf16_q ? "bf16q/" : "");
+  row.key.name =
+      fmt::format("attend/{}/{}/{}{}/{}{}", kernel.name, dtypes.name(), path, blocks, queries, Suffix(row.key));
   AttentionCase c;
   c.kernel = &kernel;
   c.group_size = shape.group_size;
@@ -224,9 +212,8 @@ Row AttendRow(const Flags& flags, const Shape& shape, const CpuKernel& kernel, D
   const KvTileLayout layout = MakeKvTileLayout(dtypes.k, dtypes.v, shape.head_dim);
   row.run = [c, layout, kv_len](Bench& bench, const auto& measure) -> absl::Status {
     TRIBUTARY_RETURN_IF_ERROR(cpu_kernels::ValidateKernelShape(*c.kernel, layout, c.group_size));
-    TRIBUTARY_ASSIGN_OR_RETURN(
-        const KvRegion region,
-        KvRegion::Create(*bench.pool, bench.memory, layout, kv_len, bench.filled_with == layout));
+    TRIBUTARY_ASSIGN_OR_RETURN(const KvRegion region, KvRegion::Create(*bench.pool, bench.memory, layout, kv_len,
+                                                                       bench.filled_with == layout));
     bench.filled_with = layout;
     measure(*MakeAttentionWorkload(region, c, bench.pool->num_threads()));
     return absl::OkStatus();
@@ -252,8 +239,7 @@ absl::Status AddAttendRows(const Flags& flags, const Shape& shape, std::vector<R
         } else if (path == "tokens") {
           rows.push_back(AttendRow(flags, shape, *kernel, pair, path, 1, longest));
         } else {
-          return absl::InvalidArgumentError(
-              fmt::format("unknown path '{}'; use dense, blocks or tokens", path));
+          return absl::InvalidArgumentError(fmt::format("unknown path '{}'; use dense, blocks or tokens", path));
         }
       }
     }
@@ -268,8 +254,7 @@ absl::StatusOr<std::vector<const BlockSelectionKernel*>> SelectionKernels(const 
     const auto named = [&](const char* name) {
       return std::find(flags.isas.begin(), flags.isas.end(), name) != flags.isas.end();
     };
-    if (named("all") || named(kernel.name) || (named("best") && kernels.empty()))
-      kernels.push_back(&kernel);
+    if (named("all") || named(kernel.name) || (named("best") && kernels.empty())) kernels.push_back(&kernel);
   }
   return kernels;
 }
@@ -298,8 +283,7 @@ absl::Status AddSelectRows(const Flags& flags, const Shape& shape, std::vector<R
         row.key.isa = kernel->name;
         row.key.path = "select";
         row.key.block_tokens = block;
-        row.key.name =
-            fmt::format("select/{}/{}/{}/{}", kernel->name, variant.name, block, Suffix(row.key));
+        row.key.name = fmt::format("select/{}/{}/{}/{}", kernel->name, variant.name, block, Suffix(row.key));
         const SelectionCase c{kernel,
                               MakeBlockSummaryLayout(variant.kind, variant.storage, shape.head_dim),
                               longest,
@@ -311,8 +295,7 @@ absl::Status AddSelectRows(const Flags& flags, const Shape& shape, std::vector<R
                               variant.only_choose};
         row.run = [c](Bench& bench, const auto& measure) -> absl::Status {
           bench.filled_with.reset();
-          TRIBUTARY_ASSIGN_OR_RETURN(const auto workload,
-                                     MakeSelectionWorkload(*bench.pool, bench.memory, c));
+          TRIBUTARY_ASSIGN_OR_RETURN(const auto workload, MakeSelectionWorkload(*bench.pool, bench.memory, c));
           measure(*workload);
           return absl::OkStatus();
         };
@@ -330,23 +313,21 @@ absl::Status AddIngestRows(const Flags& flags, const Shape& shape, std::vector<R
     TRIBUTARY_ASSIGN_OR_RETURN(const auto kernels, Kernels(flags, pair.k, pair.v));
     for (const CpuKernel* kernel : kernels) {
       // What a prefill of 16-bit activations sends; float storages store what they are sent.
-      const KvStorage source =
-          IsFloatKvStorage(pair.k) && pair.k == pair.v ? pair.k : KvStorage::kBf16;
+      const KvStorage source = IsFloatKvStorage(pair.k) && pair.k == pair.v ? pair.k : KvStorage::kBf16;
       Row row;
       row.key = KeyOf(flags, shape, kStreamTokens);
       row.key.isa = kernel->name;
       row.key.dtype_k = KvStorageName(pair.k);
       row.key.dtype_v = KvStorageName(pair.v);
       row.key.path = "ingest";
-      row.key.name = fmt::format("ingest/{}/{}-to-{}/{}", kernel->name, KvStorageName(source),
-                                 pair.name(), Suffix(row.key));
+      row.key.name =
+          fmt::format("ingest/{}/{}-to-{}/{}", kernel->name, KvStorageName(source), pair.name(), Suffix(row.key));
       const IngestCase c{kernel, source, flags.kv_heads, shape.batch};
       const KvTileLayout layout = MakeKvTileLayout(pair.k, pair.v, shape.head_dim);
       row.run = [c, layout](Bench& bench, const auto& measure) -> absl::Status {
         bench.filled_with.reset();
         // A quarter of the memory holds rows, the rest the streams that they go to.
-        const size_t rows_bytes =
-            bench.memory.size() / 4 / kArenaAlignmentBytes * kArenaAlignmentBytes;
+        const size_t rows_bytes = bench.memory.size() / 4 / kArenaAlignmentBytes * kArenaAlignmentBytes;
         const std::span<std::byte> source_rows = bench.memory.first(rows_bytes);
         TRIBUTARY_ASSIGN_OR_RETURN(
             const KvRegion region,
@@ -385,9 +366,7 @@ absl::StatusOr<std::vector<Row>> MakeRows(const Flags& flags) {
   }
   const std::regex wanted(flags.rows);
   std::erase_if(rows, [&](const Row& row) { return !std::regex_search(row.key.name, wanted); });
-  if (rows.empty())
-    return absl::InvalidArgumentError(
-        "no row is left; --list without --rows shows those there are");
+  if (rows.empty()) return absl::InvalidArgumentError("no row is left; --list without --rows shows those there are");
   return rows;
 }
 
@@ -409,8 +388,7 @@ const RowResult* Bf16Row(const std::vector<RowResult>& results, const RowResult&
   if (row.tokens == 0) return nullptr;
   for (const RowResult& other : results) {
     const RowKey& key = other.key;
-    if (key.dtype_k == "bf16" && key.dtype_v == "bf16" && key.path == row.key.path &&
-        SameGeometry(key, row.key)) {
+    if (key.dtype_k == "bf16" && key.dtype_v == "bf16" && key.path == row.key.path && SameGeometry(key, row.key)) {
       return &other;
     }
   }
@@ -424,19 +402,17 @@ void PrintSelectionShares(const std::vector<RowResult>& results) {
     if (select.key.path != "select" || select.ratios.empty()) continue;
     for (const RowResult& attend : results) {
       const RowKey& key = attend.key;
-      if (key.path != "blocks" || key.dtype_k != "bf16" || key.dtype_v != "bf16" ||
-          !SameGeometry(select.key, key) || attend.ratios.empty()) {
+      if (key.path != "blocks" || key.dtype_k != "bf16" || key.dtype_v != "bf16" || !SameGeometry(select.key, key) ||
+          attend.ratios.empty()) {
         continue;
       }
       // In units of the ceiling, since the two rows may have seen different states of the memory.
       const auto cost = [](const RowResult& row) {
         return static_cast<double>(row.bytes) / QuartilesOf(row.ratios).median;
       };
-      if (first)
-        fmt::print("\nselection as a share of the attention over the blocks that it selects\n");
+      if (first) fmt::print("\nselection as a share of the attention over the blocks that it selects\n");
       first = false;
-      fmt::print("{:<56} {:>6.3f}  of {}\n", select.key.name, cost(select) / cost(attend),
-                 key.name);
+      fmt::print("{:<56} {:>6.3f}  of {}\n", select.key.name, cost(select) / cost(attend), key.name);
       break;  // the best ISA's row stands first
     }
   }
@@ -444,10 +420,8 @@ void PrintSelectionShares(const std::vector<RowResult>& results) {
 
 absl::Status Measure(const Flags& flags, std::vector<Row>& rows, std::vector<RowResult>& results) {
   const size_t bytes = flags.working_set_mib << 20;
-  TRIBUTARY_ASSIGN_OR_RETURN(const Arena memory,
-                             Arena::Create({.bytes = bytes, .try_hugetlb = flags.hugetlb}));
-  TRIBUTARY_ASSIGN_OR_RETURN(const Arena ceiling_memory,
-                             Arena::Create({.bytes = bytes, .try_hugetlb = flags.hugetlb}));
+  TRIBUTARY_ASSIGN_OR_RETURN(const Arena memory, Arena::Create({.bytes = bytes, .try_hugetlb = flags.hugetlb}));
+  TRIBUTARY_ASSIGN_OR_RETURN(const Arena ceiling_memory, Arena::Create({.bytes = bytes, .try_hugetlb = flags.hugetlb}));
   fmt::print(
       "{}; {} MiB for the rows and as much for the ceiling, pages {}; us are those of a step: one "
       "layer, "
@@ -473,9 +447,8 @@ absl::Status Measure(const Flags& flags, std::vector<Row>& rows, std::vector<Row
       }
       for (; i < rows.size() && rows[i].key.threads == pool.num_threads(); ++i) {
         results[i].key = rows[i].key;
-        TRIBUTARY_RETURN_IF_ERROR(rows[i].run(bench, [&](Workload& workload) {
-          MeasureRow(pool, ceiling, workload, flags.options, results[i]);
-        }));
+        TRIBUTARY_RETURN_IF_ERROR(rows[i].run(
+            bench, [&](Workload& workload) { MeasureRow(pool, ceiling, workload, flags.options, results[i]); }));
         PrintTableRow(results[i], Bf16Row(results, results[i]));
       }
     }
@@ -510,13 +483,11 @@ absl::Status WriteJson(const Flags& flags, const std::vector<RowResult>& results
 
 absl::Status Run(Flags& flags) {
   const int cores = static_cast<int>(AllowedCpus().size());
-  if (flags.threads.empty())
-    flags.threads = cores > 1 ? std::vector<int>{1, cores} : std::vector<int>{1};
+  if (flags.threads.empty()) flags.threads = cores > 1 ? std::vector<int>{1, cores} : std::vector<int>{1};
   for (int threads : flags.threads) {
     if (threads < 1 || threads > cores) {
       return absl::InvalidArgumentError(
-          fmt::format("--threads {}: this process may run on {} cores, and each thread needs one",
-                      threads, cores));
+          fmt::format("--threads {}: this process may run on {} cores, and each thread needs one", threads, cores));
     }
   }
   if (flags.n_q < 1 || flags.n_q > kMaxKernelQueryTokens) {
@@ -526,14 +497,12 @@ absl::Status Run(Flags& flags) {
   const auto has = [](const std::vector<std::string>& names, const char* name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
-  const bool takes_blocks =
-      has(flags.what, "select") || (has(flags.what, "attend") && has(flags.paths, "blocks"));
+  const bool takes_blocks = has(flags.what, "select") || (has(flags.what, "attend") && has(flags.paths, "blocks"));
   const uint64_t longest = *std::max_element(flags.kv_lens.begin(), flags.kv_lens.end());
   const uint32_t largest = *std::max_element(flags.block_tokens.begin(), flags.block_tokens.end());
   if (takes_blocks && longest < largest) {
     return absl::InvalidArgumentError(
-        fmt::format("--block-tokens {}: the longest --kv-len is {}, which holds no such block",
-                    largest, longest));
+        fmt::format("--block-tokens {}: the longest --kv-len is {}, which holds no such block", largest, longest));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::vector<Row> rows, MakeRows(flags));
   if (flags.list) {

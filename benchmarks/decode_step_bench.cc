@@ -1,7 +1,7 @@
 // A decode step by stage, over real UCX and real CPU attention, with the host device and a model's weights, or with a
-// device of some geometry that computes nothing. Prints the stage table; bytes that a step must read on the
-// nodes, and what share of the step that is at the read bandwidth measured in the same run; and, for devices that compute
-// nothing, the step beside the kernel's own time for the same bytes on as many threads, measured between the steps.
+// device of some geometry that computes nothing. Prints the stage table; bytes that a step must read on the nodes, and
+// what share of the step that is at the read bandwidth measured in the same run; and, for devices that compute nothing,
+// the step beside the kernel's own time for the same bytes on as many threads, measured between the steps.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,8 +19,8 @@
 #include "benchmarks/read_bandwidth.h"
 #include "benchmarks/synthetic_device.h"
 #include "fmt/format.h"
-#include "gpu_worker/decode_engine.h"
 #include "gpu_worker/device/host/host_device.h"
+#include "gpu_worker/engine/decode_engine.h"
 #include "nlohmann/json.hpp"
 
 namespace tributary {
@@ -56,11 +56,9 @@ absl::StatusOr<Bench> MakeBench(const Flags& flags, const std::string& workload,
   limits.max_prefill_tokens = flags.context_tokens;
   Bench bench;
   if (std::filesystem::is_directory(workload)) {
-    TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<const ModelWeights> weights,
-                               LoadModelWeights(workload));
+    TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<const ModelWeights> weights, LoadModelWeights(workload));
     const ModelConfig& config = weights->config;
-    bench.model = {config.attention, config.num_layers, config.vocab_size, 0,
-                   limits.max_partial_slots};
+    bench.model = {config.attention, config.num_layers, config.vocab_size, 0, limits.max_partial_slots};
     bench.softmax_scale = static_cast<float>(config.softmax_scale());
     limits.resident_pool_bytes = uint64_t{1} << 30;
     TRIBUTARY_ASSIGN_OR_RETURN(bench.device, MakeHostDevice(weights, limits, 1));
@@ -72,11 +70,10 @@ absl::StatusOr<Bench> MakeBench(const Flags& flags, const std::string& workload,
   } else if (workload == "probe-geometry") {
     geometry = {{8, 2, 64}, 6};
   } else {
-    return absl::InvalidArgumentError(fmt::format(
-        "unknown workload '{}'; use llama3-8b, probe-geometry or a model's folder", workload));
+    return absl::InvalidArgumentError(
+        fmt::format("unknown workload '{}'; use llama3-8b, probe-geometry or a model's folder", workload));
   }
-  bench.model = {geometry.shape, geometry.num_layers, SyntheticDevice::kVocabSize, 0,
-                 limits.max_partial_slots};
+  bench.model = {geometry.shape, geometry.num_layers, SyntheticDevice::kVocabSize, 0, limits.max_partial_slots};
   bench.softmax_scale = 1.0f / std::sqrt(static_cast<float>(geometry.shape.head_dim));
   bench.device = std::make_unique<SyntheticDevice>(geometry, limits, 7);
   bench.is_synthetic = true;
@@ -90,8 +87,7 @@ class Recorder final : public EngineEvents {
   void OnStepDone(StepId, std::span<const SequenceTokens> tokens, double step_s) override {
     step_us.push_back(step_s * 1e6);
   }
-  void OnEnded(SequenceId, const absl::Status& status, const std::string&,
-               const SequenceSummary& summary) override {
+  void OnEnded(SequenceId, const absl::Status& status, const std::string&, const SequenceSummary& summary) override {
     if (!status.ok()) failure = status;
     last = summary;
     ++num_ended;
@@ -123,8 +119,8 @@ absl::StatusOr<DTypes> ParseDTypes(const Flags& flags) {
   return dtypes;
 }
 
-absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& model,
-                                      BenchCluster& cluster, uint64_t id, const DTypes& dtypes) {
+absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& model, BenchCluster& cluster, uint64_t id,
+                                      const DTypes& dtypes) {
   SequencePlan plan;
   plan.sequence_id = SequenceId(id);
   plan.epoch = Epoch(1);
@@ -143,8 +139,7 @@ absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& mod
     spec.model = model.shape;
     spec.num_layers = spec.layer_end = model.num_layers;
     spec.kv_head_end = model.shape.num_kv_heads;
-    spec.stripe = {64, stripe_tokens, static_cast<uint32_t>(flags.nodes),
-                   static_cast<uint32_t>(node)};
+    spec.stripe = {64, stripe_tokens, static_cast<uint32_t>(flags.nodes), static_cast<uint32_t>(node)};
     spec.capacity_tokens = rounds * stripe_tokens;
     spec.k_dtype = dtypes.k;
     spec.v_dtype = dtypes.v;
@@ -154,32 +149,30 @@ absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& mod
   return plan;
 }
 
-absl::StatusOr<KernelAlone> MakeKernelAlone(const Flags& flags, const ModelLimits& model,
-                                            const DTypes& dtypes) {
+absl::StatusOr<KernelAlone> MakeKernelAlone(const Flags& flags, const ModelLimits& model, const DTypes& dtypes) {
   KernelAloneOptions options;
-  options.layout = MakeKvTileLayout(static_cast<KvStorage>(dtypes.k),
-                                    static_cast<KvStorage>(dtypes.v), model.shape.head_dim);
+  options.layout =
+      MakeKvTileLayout(static_cast<KvStorage>(dtypes.k), static_cast<KvStorage>(dtypes.v), model.shape.head_dim);
   options.group_size = model.shape.group_size();
   options.tokens_per_stream = flags.context_tokens / static_cast<uint32_t>(flags.nodes);
   options.num_threads = flags.nodes * flags.node_threads;
   return KernelAlone::Create(options);
 }
 
-absl::Status RunEngine(const Flags& flags, const Bench& bench, BenchCluster& cluster,
-                       uint32_t batch, const DTypes& dtypes, Recorder& recorder) {
+absl::Status RunEngine(const Flags& flags, const Bench& bench, BenchCluster& cluster, uint32_t batch,
+                       const DTypes& dtypes, Recorder& recorder) {
   UcxOptions ucx;
   ucx.tls = flags.tls;
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<UcxDataPlane> plane, MakeUcxDataPlane(ucx));
   EngineOptions options;
   options.model = bench.model;
   options.softmax_scale = bench.softmax_scale;
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<DecodeEngine> engine,
-                             DecodeEngine::Create(options, bench.device.get(), plane.get(),
-                                                  &cluster, cluster.clock(), &recorder));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      std::unique_ptr<DecodeEngine> engine,
+      DecodeEngine::Create(options, bench.device.get(), plane.get(), &cluster, cluster.clock(), &recorder));
   StepCommand step;
   for (uint32_t i = 0; i < batch; ++i) {
-    TRIBUTARY_ASSIGN_OR_RETURN(SequencePlan plan,
-                               MakePlan(flags, bench.model, cluster, i + 1, dtypes));
+    TRIBUTARY_ASSIGN_OR_RETURN(SequencePlan plan, MakePlan(flags, bench.model, cluster, i + 1, dtypes));
     step.sequence_ids.push_back(plan.sequence_id);
     engine->Start(std::move(plan));
   }
@@ -221,22 +214,19 @@ void PrintRow(const Flags& flags, const nlohmann::json& row, const SequenceSumma
   fmt::print(
       "\n{}: batch {}, context {} tokens, {} remote on {} nodes ({}); stages are means of {} "
       "steps, the step is their median\n",
-      row["workload"].get<std::string>(), row["batch"].get<uint32_t>(), summary.context_tokens,
-      summary.remote_tokens, flags.nodes, flags.kv_dtype, flags.steps);
+      row["workload"].get<std::string>(), row["batch"].get<uint32_t>(), summary.context_tokens, summary.remote_tokens,
+      flags.nodes, flags.kv_dtype, flags.steps);
   double total_s = 0;
   for (const StageTime& stage : summary.stages) total_s += stage.seconds;
   for (const StageTime& stage : summary.stages) {
-    fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6,
-               100 * stage.seconds / total_s);
+    fmt::print("  {:<20} {:>10.1f} us {:>6.1f} %\n", stage.stage, stage.seconds * 1e6, 100 * stage.seconds / total_s);
   }
-  fmt::print("  {:<20} {:>10.1f} us; KV read {:.1f} MB = {:.1f} GB/s, {:.0f} % of {:.1f} GB/s\n",
-             "step", row["us_median"].get<double>(), row["kv_bytes"].get<double>() * 1e-6,
-             row["gb_per_s"].get<double>(), 100 * row["ratio_to_ceiling"].get<double>(),
-             row["ceiling_gb_per_s"].get<double>());
+  fmt::print("  {:<20} {:>10.1f} us; KV read {:.1f} MB = {:.1f} GB/s, {:.0f} % of {:.1f} GB/s\n", "step",
+             row["us_median"].get<double>(), row["kv_bytes"].get<double>() * 1e-6, row["gb_per_s"].get<double>(),
+             100 * row["ratio_to_ceiling"].get<double>(), row["ceiling_gb_per_s"].get<double>());
   if (row.contains("ratio_to_kernel")) {
-    fmt::print("  {:<20} {:>10.1f} us for the same bytes; step / kernel {:.3f} (median of pairs)\n",
-               "kernel alone", row["kernel_us_median"].get<double>(),
-               row["ratio_to_kernel"].get<double>());
+    fmt::print("  {:<20} {:>10.1f} us for the same bytes; step / kernel {:.3f} (median of pairs)\n", "kernel alone",
+               row["kernel_us_median"].get<double>(), row["ratio_to_kernel"].get<double>());
   }
   std::fflush(stdout);
 }
@@ -250,8 +240,7 @@ uint64_t PoolBytes(const Flags& flags, const Bench& bench, uint32_t batch, const
   return batch * (tokens_bytes + (extents << 19));
 }
 
-absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t batch,
-                      nlohmann::json& rows) {
+absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t batch, nlohmann::json& rows) {
   TRIBUTARY_ASSIGN_OR_RETURN(const DTypes dtypes, ParseDTypes(flags));
   TRIBUTARY_ASSIGN_OR_RETURN(Bench bench, MakeBench(flags, workload, batch));
   BenchClusterOptions cluster_options;
@@ -259,29 +248,26 @@ absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t 
   cluster_options.threads_per_node = flags.node_threads;
   cluster_options.tls = flags.tls;
   cluster_options.kv_pool_bytes = PoolBytes(flags, bench, batch, dtypes);
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<BenchCluster> cluster,
-                             BenchCluster::Create(cluster_options));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<BenchCluster> cluster, BenchCluster::Create(cluster_options));
   Recorder recorder;
   TRIBUTARY_RETURN_IF_ERROR(RunEngine(flags, bench, *cluster, batch, dtypes, recorder));
   cluster.reset();
-  const double ceiling_gb_per_s = MeasureReadBandwidthGbPerS(std::min<int>(
-      flags.nodes * flags.node_threads, static_cast<int>(std::thread::hardware_concurrency())));
+  const double ceiling_gb_per_s = MeasureReadBandwidthGbPerS(
+      std::min<int>(flags.nodes * flags.node_threads, static_cast<int>(std::thread::hardware_concurrency())));
   const double step_us = MedianOf(recorder.step_us);
   const uint64_t kv_bytes = RemoteKvBytes(recorder, batch);
-  nlohmann::json row = {
-      {"workload", workload},
-      {"batch", batch},
-      {"context_tokens", recorder.last.context_tokens},
-      {"remote_tokens", recorder.last.remote_tokens},
-      {"us_median", step_us},
-      {"kv_bytes", kv_bytes},
-      {"ceiling_gb_per_s", ceiling_gb_per_s},
-      {"gb_per_s", static_cast<double>(kv_bytes) / (step_us * 1e3)},
-      {"ratio_to_ceiling", static_cast<double>(kv_bytes) / (step_us * 1e3) / ceiling_gb_per_s}};
+  nlohmann::json row = {{"workload", workload},
+                        {"batch", batch},
+                        {"context_tokens", recorder.last.context_tokens},
+                        {"remote_tokens", recorder.last.remote_tokens},
+                        {"us_median", step_us},
+                        {"kv_bytes", kv_bytes},
+                        {"ceiling_gb_per_s", ceiling_gb_per_s},
+                        {"gb_per_s", static_cast<double>(kv_bytes) / (step_us * 1e3)},
+                        {"ratio_to_ceiling", static_cast<double>(kv_bytes) / (step_us * 1e3) / ceiling_gb_per_s}};
   if (bench.is_synthetic) {
     row["ratio_to_kernel"] = RatioToKernel(recorder, kv_bytes);
-    row["kernel_us_median"] =
-        MedianOf(recorder.kernel_us_per_mb) * static_cast<double>(kv_bytes) * 1e-6;
+    row["kernel_us_median"] = MedianOf(recorder.kernel_us_per_mb) * static_cast<double>(kv_bytes) * 1e-6;
   }
   for (const StageTime& stage : recorder.last.stages) {
     row["stages_us"][stage.stage] = stage.seconds * 1e6;
@@ -294,25 +280,22 @@ absl::Status RunBatch(const Flags& flags, const std::string& workload, uint32_t 
 int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app("One decode step by stage, over UCX and CPU attention");
-  app.add_option(
-         "--workload", flags.workloads,
-         "Folders of models (host device), or llama3-8b or probe-geometry: that geometry on "
-         "a device that computes nothing")
+  app.add_option("--workload", flags.workloads,
+                 "Folders of models (host device), or llama3-8b or probe-geometry: that geometry on "
+                 "a device that computes nothing")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--batch", flags.batches, "Batch sizes")->delimiter(',')->capture_default_str();
   app.add_option("--context-tokens", flags.context_tokens, "Prompt length")->capture_default_str();
   app.add_option("--window-tokens", flags.window_tokens, "Resident window")->capture_default_str();
   app.add_option("--steps", flags.steps, "Decode steps to time")->capture_default_str();
-  app.add_option("--nodes", flags.nodes, "CPU attention nodes (threads of this process)")
-      ->capture_default_str();
+  app.add_option("--nodes", flags.nodes, "CPU attention nodes (threads of this process)")->capture_default_str();
   app.add_option("--node-threads", flags.node_threads, "Threads per node")->capture_default_str();
   app.add_option("--kv-dtype", flags.kv_dtype, "bf16, f16 or f32")->capture_default_str();
   app.add_option("--remote-k-dtype", flags.remote_k_dtype,
                  "Storage of K on the nodes: also int8, int4, fp8-e4m3; as --kv-dtype by default");
   app.add_option("--remote-v-dtype", flags.remote_v_dtype, "Storage of V on the nodes");
-  app.add_option("--tls", flags.tls,
-                 "UCX_TLS list, e.g. posix,sysv,self or tcp,self; empty: UCX chooses");
+  app.add_option("--tls", flags.tls, "UCX_TLS list, e.g. posix,sysv,self or tcp,self; empty: UCX chooses");
   app.add_flag("--json", flags.json, "Print one JSON object");
   CLI11_PARSE(app, argc, argv);
   if (absl::Status status = InitLogging("decode_step_bench", "warn"); !status.ok()) return 1;

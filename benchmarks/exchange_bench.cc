@@ -1,14 +1,15 @@
 // The exchange of one layer's query and partial between two processes, against a raw UCX ping-pong of the same sizes in
 // the same run.
 //
-// Ours is all that the data plane costs a decode step: allocate the query frame, lay out entries and copy q in, seal, send;
-// poll, decode, verify; allocate the partial frame and seal it (the attention between is null: its bytes are left as they
-// are); poll, decode, verify, check for replay, and copy out and lse into slots. Raw is two active messages.
+// Ours is all that the data plane costs a decode step: allocate the query frame, lay out entries and copy q in, seal,
+// send; poll, decode, verify; allocate the partial frame and seal it (the attention between is null: its bytes are left
+// as they are); poll, decode, verify, check for replay, and copy out and lse into slots. Raw is two active messages.
 //
-// Slices of ours and of three kinds of raw take turns, so that what else the machine does falls on all alike: raw with UCX's
-// default settings and its own choice of protocol ("raw"), the same sent eagerly, and eagerly with our settings ("tuned").
-// A slice gives the median of its round trips; printed are the quartiles over the slices. The ratios are against the faster
-// of the first two, and against tuned: the former is what using the data plane costs, the latter what its own work costs.
+// Slices of ours and of three kinds of raw take turns, so that what else the machine does falls on all alike: raw with
+// UCX's default settings and its own choice of protocol ("raw"), the same sent eagerly, and eagerly with our settings
+// ("tuned"). A slice gives the median of its round trips; printed are the quartiles over the slices. The ratios are
+// against the faster of the first two, and against tuned: the former is what using the data plane costs, the latter
+// what its own work costs.
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -25,9 +26,6 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "attention/frame.h"
-#include "attention/frame_builder.h"
-#include "attention/replay_window.h"
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -35,6 +33,9 @@
 #include "benchmarks/raw_ping_pong.h"
 #include "fmt/format.h"
 #include "transport/ucx/ucx_data_plane.h"
+#include "wire/frame.h"
+#include "wire/frame_builder.h"
+#include "wire/replay_window.h"
 
 namespace tributary {
 namespace {
@@ -50,18 +51,13 @@ struct Case {
   uint32_t batch;
 
   size_t row_floats() const { return size_t{num_q_heads} * head_dim; }
-  size_t query_bytes() const {
-    return sizeof(QueryBody) + batch * (sizeof(QueryEntry) + row_floats() * sizeof(float));
-  }
+  size_t query_bytes() const { return sizeof(QueryBody) + batch * (sizeof(QueryEntry) + row_floats() * sizeof(float)); }
   size_t partial_bytes() const {
-    return sizeof(PartialBody) +
-           batch * (sizeof(PartialEntry) + (row_floats() + num_q_heads) * sizeof(float));
+    return sizeof(PartialBody) + batch * (sizeof(PartialEntry) + (row_floats() + num_q_heads) * sizeof(float));
   }
 };
-constexpr Case kCases[] = {{"probe", 8, 64, 1},
-                           {"probe", 8, 64, 8},
-                           {"llama-3-8b", 32, 128, 1},
-                           {"llama-3-8b", 32, 128, 8}};
+constexpr Case kCases[] = {
+    {"probe", 8, 64, 1}, {"probe", 8, 64, 8}, {"llama-3-8b", 32, 128, 1}, {"llama-3-8b", 32, 128, 8}};
 
 enum Way : int { kOurs = 0, kRaw = 1, kRawEager = 2, kRawTuned = 3, kNumWays = 4 };
 
@@ -84,8 +80,7 @@ struct Flags {
   bool json = false;
 
   bool Wants(const Case& c) const {
-    return (model.empty() || model == c.model) &&
-           (batch == 0 || batch == static_cast<int>(c.batch));
+    return (model.empty() || model == c.model) && (batch == 0 || batch == static_cast<int>(c.batch));
   }
 };
 
@@ -93,8 +88,7 @@ void PinTo(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
-  if (sched_setaffinity(0, sizeof(set), &set) != 0)
-    std::fprintf(stderr, "cannot pin to core %d\n", cpu);
+  if (sched_setaffinity(0, sizeof(set), &set) != 0) std::fprintf(stderr, "cannot pin to core %d\n", cpu);
 }
 
 // Both transports of one process.
@@ -132,8 +126,7 @@ Ends Connect(const Flags& flags, const std::string& tls, int read_fd, int write_
   auto raw = RawPingPong::Create(options, RawSettings::kUcxDefaults, kMaxBytes);
   auto tuned = RawPingPong::Create(options, RawSettings::kOurs, kMaxBytes);
   if (!plane.ok() || !raw.ok() || !tuned.ok()) {
-    std::fprintf(stderr, "%s\n%s\n", plane.status().ToString().c_str(),
-                 raw.status().ToString().c_str());
+    std::fprintf(stderr, "%s\n%s\n", plane.status().ToString().c_str(), raw.status().ToString().c_str());
     std::exit(1);
   }
   ends.plane = *std::move(plane);
@@ -155,8 +148,7 @@ class NullAttention : public FrameHandler {
  public:
   explicit NullAttention(Ends& ends) : ends_(ends) {}
 
-  void OnFrame(std::span<const std::byte> header_bytes,
-               std::span<const std::byte> payload) override {
+  void OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) override {
     FrameHeader header;
     TRIBUTARY_CHECK(DecodeHeader(header_bytes, payload.size(), &header) == FrameError::kOk);
     TRIBUTARY_CHECK(VerifyHeader(kKey, header) && header.session_id == kSession.value);
@@ -215,8 +207,7 @@ class Client : public FrameHandler {
         out_(c.batch * c.row_floats()),
         lse_ln_(c.batch * c.num_q_heads) {
     for (uint32_t row = 0; row < c.batch; ++row) {
-      entries_.push_back(
-          {.shard_id = row + 1, .visible_end = 10'000, .num_q_heads = c.num_q_heads, .n_q = 1});
+      entries_.push_back({.shard_id = row + 1, .visible_end = 10'000, .num_q_heads = c.num_q_heads, .n_q = 1});
     }
   }
 
@@ -246,8 +237,7 @@ class Client : public FrameHandler {
     }
   }
 
-  void OnFrame(std::span<const std::byte> header_bytes,
-               std::span<const std::byte> payload) override {
+  void OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) override {
     FrameHeader header;
     TRIBUTARY_CHECK(DecodeHeader(header_bytes, payload.size(), &header) == FrameError::kOk);
     TRIBUTARY_CHECK(VerifyHeader(kKey, header) && header.session_id == kSession.value);
@@ -293,8 +283,8 @@ Quartiles QuartilesOf(std::vector<double> values) {
   return {at(1), at(2), at(3)};
 }
 
-nlohmann::json RunCase(const Flags& flags, const std::string& tls, const Case& c, Ends& ends,
-                       Control& control, uint64_t& frame_seq) {
+nlohmann::json RunCase(const Flags& flags, const std::string& tls, const Case& c, Ends& ends, Control& control,
+                       uint64_t& frame_seq) {
   Client client(ends, c);
   const RealClock clock;
   std::vector<double> slices_us[kNumWays];
@@ -351,8 +341,7 @@ nlohmann::json RunClient(const Flags& flags, const std::string& tls, Ends& ends,
 
 // Forks both processes, so that this one never touches UCX, and returns the client's rows.
 nlohmann::json RunTransport(const Flags& flags, const std::string& tls) {
-  void* shared =
-      mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* shared = mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   TRIBUTARY_CHECK(shared != MAP_FAILED);
   auto* control = new (shared) Control;
   int to_server[2], to_client[2], result[2];
@@ -385,24 +374,19 @@ nlohmann::json RunTransport(const Flags& flags, const std::string& tls) {
 
 // Median, and the two other quartiles.
 std::string Text(const nlohmann::json& quartiles) {
-  return fmt::format("{:.2f} ({:.2f}..{:.2f})", quartiles[1].get<double>(),
-                     quartiles[0].get<double>(), quartiles[2].get<double>());
+  return fmt::format("{:.2f} ({:.2f}..{:.2f})", quartiles[1].get<double>(), quartiles[0].get<double>(),
+                     quartiles[2].get<double>());
 }
 
 void PrintTable(const nlohmann::json& rows) {
-  constexpr std::string_view kRow =
-      "{:<20} {:<10} {:>5} {:>8} {:>9} {:>20} {:>8} {:>8} {:>8} {:>18} {:>18}\n";
-  fmt::print(kRow, "transports", "model", "batch", "query B", "partial B", "ours us", "raw us",
-             "eager us", "tuned us", "ours / raw", "ours / tuned");
+  constexpr std::string_view kRow = "{:<20} {:<10} {:>5} {:>8} {:>9} {:>20} {:>8} {:>8} {:>8} {:>18} {:>18}\n";
+  fmt::print(kRow, "transports", "model", "batch", "query B", "partial B", "ours us", "raw us", "eager us", "tuned us",
+             "ours / raw", "ours / tuned");
   for (const auto& row : rows) {
-    const auto median = [&](const char* name) {
-      return fmt::format("{:.2f}", row[name][1].get<double>());
-    };
-    fmt::print(kRow, row["tls"].get<std::string>(), row["model"].get<std::string>(),
-               row["batch"].get<int>(), row["query_bytes"].get<int>(),
-               row["partial_bytes"].get<int>(), Text(row["ours_us"]), median("raw_us"),
-               median("raw_eager_us"), median("raw_tuned_us"), Text(row["ratio"]),
-               Text(row["ratio_to_tuned"]));
+    const auto median = [&](const char* name) { return fmt::format("{:.2f}", row[name][1].get<double>()); };
+    fmt::print(kRow, row["tls"].get<std::string>(), row["model"].get<std::string>(), row["batch"].get<int>(),
+               row["query_bytes"].get<int>(), row["partial_bytes"].get<int>(), Text(row["ours_us"]), median("raw_us"),
+               median("raw_eager_us"), median("raw_tuned_us"), Text(row["ratio"]), Text(row["ratio_to_tuned"]));
   }
 }
 

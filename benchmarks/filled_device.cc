@@ -23,17 +23,14 @@ FilledDevice::FilledDevice(std::unique_ptr<Device> inner, const ModelConfig& con
 }
 
 absl::StatusOr<ResidentId> FilledDevice::ReserveResident(uint32_t capacity_tokens, DType kv_dtype) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id,
-                             inner_->ReserveResident(capacity_tokens, kv_dtype));
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, inner_->ReserveResident(capacity_tokens, kv_dtype));
   TRIBUTARY_RETURN_IF_ERROR(Fill(id, capacity_tokens, kv_dtype));
   return id;
 }
 
-absl::StatusOr<ResidentId> FilledDevice::ReserveResidentWithMaw(uint32_t capacity_tokens,
-                                                                DType kv_dtype,
+absl::StatusOr<ResidentId> FilledDevice::ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
                                                                 const MawParams& maw) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id,
-                             inner_->ReserveResidentWithMaw(capacity_tokens, kv_dtype, maw));
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, inner_->ReserveResidentWithMaw(capacity_tokens, kv_dtype, maw));
   TRIBUTARY_RETURN_IF_ERROR(Fill(id, capacity_tokens, kv_dtype));
   return id;
 }
@@ -64,8 +61,8 @@ absl::Status FilledDevice::BeginPrefill(std::span<const uint32_t> tokens, DType 
   return absl::OkStatus();
 }
 
-CopyTicket FilledDevice::ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                                     std::span<std::byte> k, std::span<std::byte> v) {
+CopyTicket FilledDevice::ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                                     std::span<std::byte> v) {
   if (computes_) return inner_->ReadPrefill(token_begin, num_tokens, heads, k, v);
   // Any place in the random numbers will do; K and V get different ones.
   for (std::span<std::byte> to : {k, v}) {

@@ -22,19 +22,15 @@ class FilledDevice final : public Device {
 
   const DeviceLimits& limits() const override { return limits_; }
   DeviceMemory memory() const override { return inner_->memory(); }
-  uint64_t KvBytesPerToken(DType kv_dtype) const override {
-    return inner_->KvBytesPerToken(kv_dtype);
-  }
+  uint64_t KvBytesPerToken(DType kv_dtype) const override { return inner_->KvBytesPerToken(kv_dtype); }
   // With random KV in every slot.
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
   absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
                                                     const MawParams& maw) override;
   void ReleaseResident(ResidentId id) override { inner_->ReleaseResident(id); }
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
-    inner_->ReadMaw(id, slots, maw);
-  }
-  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                          std::span<std::byte> k, std::span<std::byte> v) override {
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override { inner_->ReadMaw(id, slots, maw); }
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) override {
     return inner_->ReadResident(id, layer, slots, heads, k, v);
   }
   bool CopyDone(CopyTicket ticket) override { return inner_->CopyDone(ticket); }
@@ -61,8 +57,8 @@ class FilledDevice final : public Device {
   void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
     if (computes_) inner_->PrefillAttend(layer, token_begin, token_end);
   }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                         std::span<std::byte> k, std::span<std::byte> v) override;
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                         std::span<std::byte> v) override;
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     if (computes_) inner_->PrefillKeep(layer, id, token_begin, slots);
   }

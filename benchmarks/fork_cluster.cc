@@ -13,8 +13,8 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "benchmarks/null_node.h"
-#include "cpu_attention_service/attention_server.h"
-#include "cpu_attention_service/io_loop.h"
+#include "cpu_attention_service/node/attention_server.h"
+#include "cpu_attention_service/node/io_loop.h"
 #include "fmt/format.h"
 #include "proto/convert.h"
 #include "transport/ucx/ucx_data_plane.h"
@@ -76,8 +76,7 @@ class NodeProcess {
     server.arena.bytes = options.kv_pool_bytes;
     server.num_threads = options.threads_per_node;
     server.helper_spin_ns = options.idle.spin_ns;
-    TRIBUTARY_ASSIGN_OR_RETURN(server_,
-                               AttentionServer::Create(server, plane_.get(), &clock_, nullptr));
+    TRIBUTARY_ASSIGN_OR_RETURN(server_, AttentionServer::Create(server, plane_.get(), &clock_, nullptr));
     loop_ = std::make_unique<IoLoop>(server_.get(), plane_.get(), &clock_, options.idle);
     loop_->Start();
     return absl::OkStatus();
@@ -86,17 +85,14 @@ class NodeProcess {
   absl::StatusOr<std::string> Answer(std::string_view request) {
     absl::StatusOr<std::string> answer = absl::InternalError("not run");
     TRIBUTARY_RETURN_IF_ERROR(loop_->Run(
-        [&](AttentionServer& server) { answer = Run(server, request[0], request.substr(1)); },
-        kCallTimeoutNs));
+        [&](AttentionServer& server) { answer = Run(server, request[0], request.substr(1)); }, kCallTimeoutNs));
     return answer;
   }
 
  private:
-  absl::StatusOr<std::string> Run(AttentionServer& server, char operation,
-                                  std::string_view argument) {
+  absl::StatusOr<std::string> Run(AttentionServer& server, char operation, std::string_view argument) {
     if (operation == kConnect) {
-      TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant,
-                                 server.OpenSession("bench", std::string(argument)));
+      TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant, server.OpenSession("bench", std::string(argument)));
       return ConnectAnswer({grant.session_id, grant.key, grant.epoch}, plane_->info());
     }
     if (operation == kOpenShard) {
@@ -154,8 +150,7 @@ bool AnswerNullCall(NullNode& node, const DataPlane& plane, int socket, bool wai
     const ssize_t size = recv(socket, buffer.data(), buffer.size(), 0);
     if (size <= 0) break;
     const absl::StatusOr<std::string> answer =
-        started.ok() ? node.Answer({buffer.data(), static_cast<size_t>(size)})
-                     : absl::StatusOr<std::string>(started);
+        started.ok() ? node.Answer({buffer.data(), static_cast<size_t>(size)}) : absl::StatusOr<std::string>(started);
     std::string message(1, answer.ok() ? '+' : '-');
     message.append(answer.ok() ? *answer : std::string(answer.status().message()));
     if (send(socket, message.data(), message.size(), 0) < 0) break;
@@ -165,8 +160,7 @@ bool AnswerNullCall(NullNode& node, const DataPlane& plane, int socket, bool wai
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ForkCluster>> ForkCluster::Create(
-    const ForkClusterOptions& options) {
+absl::StatusOr<std::unique_ptr<ForkCluster>> ForkCluster::Create(const ForkClusterOptions& options) {
   auto cluster = std::make_unique<ForkCluster>();
   for (int i = 0; i < options.num_nodes; ++i) {
     std::array<int, 2> sockets;
@@ -195,8 +189,7 @@ ForkCluster::~ForkCluster() {
   }
 }
 
-absl::StatusOr<std::string> ForkCluster::Call(const Node& node, char operation,
-                                              std::string_view argument) {
+absl::StatusOr<std::string> ForkCluster::Call(const Node& node, char operation, std::string_view argument) {
   std::string request(1, operation);
   request.append(argument);
   std::string answer(kMaxMessageBytes, '\0');
@@ -210,8 +203,7 @@ absl::StatusOr<std::string> ForkCluster::Call(const Node& node, char operation,
   return answer.substr(1);
 }
 
-absl::StatusOr<NodeSession> ForkCluster::Connect(const NodeEndpoint& endpoint,
-                                                 const TransportInfo& local) {
+absl::StatusOr<NodeSession> ForkCluster::Connect(const NodeEndpoint& endpoint, const TransportInfo& local) {
   for (const Node& node : nodes_) {
     if (node.id != endpoint.node_id) continue;
     TRIBUTARY_ASSIGN_OR_RETURN(const std::string answer, Call(node, kConnect, local.address));
@@ -228,8 +220,7 @@ absl::StatusOr<NodeSession> ForkCluster::Connect(const NodeEndpoint& endpoint,
 
 absl::StatusOr<SequenceRoute> ForkCluster::OpenShard(int node, const ShardSpec& spec) {
   const Node& target = nodes_[static_cast<size_t>(node)];
-  TRIBUTARY_RETURN_IF_ERROR(
-      Call(target, kOpenShard, ShardSpecToProto(spec).SerializeAsString()).status());
+  TRIBUTARY_RETURN_IF_ERROR(Call(target, kOpenShard, ShardSpecToProto(spec).SerializeAsString()).status());
   return SequenceRoute{spec, {target.id, 1, fmt::format("process:{}", target.process)}};
 }
 

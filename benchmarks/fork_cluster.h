@@ -1,5 +1,5 @@
-// CPU attention nodes as processes of their own, forked from the benchmark and driven over a socket instead of gRPC: the
-// data path of a real cluster on one host.
+// CPU attention nodes as processes of their own, forked from the benchmark and driven over a socket instead of gRPC:
+// the data path of a real cluster on one host.
 #pragma once
 
 #include <sys/types.h>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "gpu_worker/remote_nodes.h"
+#include "gpu_worker/remote/remote_nodes.h"
 #include "transport/idle_strategy.h"
 
 namespace tributary {
@@ -27,8 +27,7 @@ class ForkCluster final : public NodeConnector {
   static absl::StatusOr<std::unique_ptr<ForkCluster>> Create(const ForkClusterOptions& options);
   ~ForkCluster() override;  // ends the nodes
 
-  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
-                                      const TransportInfo& local) override;
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
   absl::StatusOr<SequenceRoute> OpenShard(int node, const ShardSpec& spec);
   absl::Status CloseShard(int node, ShardId shard);
 

@@ -1,6 +1,6 @@
-// The kernels of a decode step on the GPU, of Llama-3-8B's geometry: attention over a window of 4096 tokens with the merge
-// of 4 remote partials, matrix-vector products, and all of a layer, each against the bytes it must read at the speed of a
-// plain read in the same run. Work goes round over more memory than the L2 cache holds.
+// The kernels of a decode step on the GPU, of Llama-3-8B's geometry: attention over a window of 4096 tokens with the
+// merge of 4 remote partials, matrix-vector products, and all of a layer, each against the bytes it must read at the
+// speed of a plain read in the same run. Work goes round over more memory than the L2 cache holds.
 //
 //   gpu_attention_bench [--json] [--sweep]
 #include <algorithm>
@@ -24,8 +24,7 @@ namespace tributary {
 namespace {
 
 constexpr gpu::KvGeometry kGeometry{32, 8, 128};
-constexpr uint32_t kHidden = 4096, kIntermediate = 14336, kVocab = 128256, kWindow = 4096,
-                   kSlots = 4;
+constexpr uint32_t kHidden = 4096, kIntermediate = 14336, kVocab = 128256, kWindow = 4096, kSlots = 4;
 constexpr uint32_t kQDim = 4096, kQkvDim = 6144;
 constexpr uint64_t kTokenBytes = 2 * 8 * 128 * 2;    // K and V of one layer, bf16
 constexpr uint64_t kRoundBytes = uint64_t{1} << 30;  // of KV or weights: many times the L2 cache
@@ -182,18 +181,18 @@ void BenchWindow(Bench& bench) {
   for (const auto& c : cases) {
     const Batch batch(c.rows, {gpu::SplitTokensFor(c.rows), 64});
     const double bytes = static_cast<double>(c.rows) * kWindow * kTokenBytes;
-    bench.AddBytesRow(fmt::format("window 4096 + merge of 4, batch {}", c.rows),
-                      AttendUs(bench, batch, From::kDevice), bytes);
+    bench.AddBytesRow(fmt::format("window 4096 + merge of 4, batch {}", c.rows), AttendUs(bench, batch, From::kDevice),
+                      bytes);
     bench.rows.back().bar = fmt::format("<= {} us", c.bar_us);
     bench.rows.back().ok = bench.rows.back().value <= c.bar_us;
     bench.AddBytesRow(fmt::format("window 4096 + fetch and merge of 4, batch {}", c.rows),
                       AttendUs(bench, batch, From::kHost), bytes);
-    bench.AddBytesRow(fmt::format("window 4096 alone, batch {}", c.rows),
-                      AttendUs(bench, batch, From::kNowhere), bytes);
+    bench.AddBytesRow(fmt::format("window 4096 alone, batch {}", c.rows), AttendUs(bench, batch, From::kNowhere),
+                      bytes);
   }
   const Batch long_batch(1, {gpu::SplitTokensFor(1), 64}, 131072);
-  bench.AddBytesRow("all resident, 131072 tokens, batch 1",
-                    AttendUs(bench, long_batch, From::kNowhere), 131072.0 * kTokenBytes);
+  bench.AddBytesRow("all resident, 131072 tokens, batch 1", AttendUs(bench, long_batch, From::kNowhere),
+                    131072.0 * kTokenBytes);
 }
 
 void SweepSplits(Bench& bench) {
@@ -201,8 +200,7 @@ void SweepSplits(Bench& bench) {
     for (const uint32_t split : {64u, 128u, 256u, 512u, 1024u}) {
       const Batch batch(num_rows, {split, 64});
       bench.AddBytesRow(fmt::format("window 4096, batch {}, splits of {}", num_rows, split),
-                        AttendUs(bench, batch, From::kNowhere),
-                        static_cast<double>(num_rows) * kWindow * kTokenBytes);
+                        AttendUs(bench, batch, From::kNowhere), static_cast<double>(num_rows) * kWindow * kTokenBytes);
     }
   }
 }
@@ -245,14 +243,7 @@ void BenchMatVec(Bench& bench, DeviceBuffer& weights) {
 }
 
 // Parts of a layer, to leave out one at a time and see what it costs.
-enum Part : uint32_t {
-  kNorms = 1,
-  kQkvRope = 2,
-  kAttend = 4,
-  kMerge = 8,
-  kProducts = 16,
-  kAllParts = 31
-};
+enum Part : uint32_t { kNorms = 1, kQkvRope = 2, kAttend = 4, kMerge = 8, kProducts = 16, kAllParts = 31 };
 
 // The kernels of one layer, in the order of a decode step.
 struct LayerBench {
@@ -305,13 +296,10 @@ struct LayerBench {
     FinishQkv(layer);
     if ((parts & kAttend) != 0) CheckCuda(gpu::Attend(batch.attend(layer), launch), "Attend");
     if ((parts & kMerge) != 0) CheckCuda(gpu::MergePartials(batch.merge(), launch), "Merge");
-    MatVec(kO, batch.out.data(), hidden, DType::kF32, kQDim, kHidden,
-           gpu::MatVecEpilogue::kAddResidual);
+    MatVec(kO, batch.out.data(), hidden, DType::kF32, kQDim, kHidden, gpu::MatVecEpilogue::kAddResidual);
     Norm();
-    MatVec(kGate, normed, mlp, DType::kBf16, kHidden, 2 * kIntermediate,
-           gpu::MatVecEpilogue::kSiluMul);
-    MatVec(kDown, mlp, hidden, DType::kF32, kIntermediate, kHidden,
-           gpu::MatVecEpilogue::kAddResidual);
+    MatVec(kGate, normed, mlp, DType::kBf16, kHidden, 2 * kIntermediate, gpu::MatVecEpilogue::kSiluMul);
+    MatVec(kDown, mlp, hidden, DType::kF32, kIntermediate, kHidden, gpu::MatVecEpilogue::kAddResidual);
   }
 
   gpu::Launch launch;
@@ -322,11 +310,9 @@ struct LayerBench {
   const float* weight;  // of the norms; cos and sin, too
 };
 
-constexpr uint64_t kLayerBytes =
-    2 * uint64_t{kHidden} * (kQkvDim + kQDim + 3 * uint64_t{kIntermediate});
+constexpr uint64_t kLayerBytes = 2 * uint64_t{kHidden} * (kQkvDim + kQDim + 3 * uint64_t{kIntermediate});
 
-double LayerUs(const Bench& bench, const Batch& batch, const DeviceBuffer& weights,
-               uint32_t parts) {
+double LayerUs(const Bench& bench, const Batch& batch, const DeviceBuffer& weights, uint32_t parts) {
   const uint32_t rows = batch.num_rows;
   const DeviceBuffer floats = Batch::MakeFloats(uint64_t{rows} * 64 * kHidden);
   LayerBench layer{.launch = bench.launch, .batch = batch, .weights = nullptr, .parts = parts};
@@ -349,20 +335,18 @@ void BenchLayer(Bench& bench, const DeviceBuffer& weights, bool sweep) {
   for (const uint32_t rows : {1u, 8u}) {
     for (const uint32_t tokens : {64u, kWindow}) {
       const Batch batch(rows, {gpu::SplitTokensFor(rows), 64}, tokens);
-      bench.AddBytesRow(
-          fmt::format("layer, {} tokens resident, batch {}", tokens, rows),
-          LayerUs(bench, batch, weights, kAllParts),
-          static_cast<double>(kLayerBytes) + static_cast<double>(rows) * tokens * kTokenBytes);
+      bench.AddBytesRow(fmt::format("layer, {} tokens resident, batch {}", tokens, rows),
+                        LayerUs(bench, batch, weights, kAllParts),
+                        static_cast<double>(kLayerBytes) + static_cast<double>(rows) * tokens * kTokenBytes);
       bench.rows.back().bar = "<= 1.2x";
       bench.rows.back().ok = *bench.rows.back().ratio >= 1 / 1.2;
       if (!sweep) continue;
       const double all_us = bench.rows.back().value;
       const char* const names[] = {"norms", "qkv, rope", "attend", "merge", "products"};
       for (uint32_t part = 0; part < 5; ++part) {
-        bench.rows.push_back(
-            {.name = fmt::format("  share of {}", names[part]),
-             .value = all_us - LayerUs(bench, batch, weights, kAllParts & ~(1u << part)),
-             .unit = "us"});
+        bench.rows.push_back({.name = fmt::format("  share of {}", names[part]),
+                              .value = all_us - LayerUs(bench, batch, weights, kAllParts & ~(1u << part)),
+                              .unit = "us"});
       }
     }
   }
@@ -372,10 +356,9 @@ void BenchSample(Bench& bench) {
   const struct {
     const char* name;
     gpu::SampleRowDesc row;
-  } cases[] = {
-      {"greedy", {}},
-      {"temperature", {.temperature = 0.8f}},
-      {"temperature, top-k 50, top-p 0.95", {.temperature = 0.8f, .top_p = 0.95f, .top_k = 50}}};
+  } cases[] = {{"greedy", {}},
+               {"temperature", {.temperature = 0.8f}},
+               {"temperature, top-k 50, top-p 0.95", {.temperature = 0.8f, .top_p = 0.95f, .top_k = 50}}};
   for (const uint32_t num_rows : {1u, 32u}) {
     std::vector<float> host(uint64_t{num_rows} * kVocab);
     std::mt19937 random(1);
@@ -397,9 +380,7 @@ void BenchSample(Bench& bench) {
                               bench.launch),
                   "Sample");
       });
-      bench.rows.push_back({.name = fmt::format("sample {}, batch {}", c.name, num_rows),
-                            .value = us,
-                            .unit = "us"});
+      bench.rows.push_back({.name = fmt::format("sample {}, batch {}", c.name, num_rows), .value = us, .unit = "us"});
     }
   }
 }
@@ -420,8 +401,7 @@ int Main(int argc, char** argv) {
   int major = 0;
   CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "device");
   Bench bench{.launch = {stream->get(), major >= 9}, .read_gb_per_s = MeasureDeviceReadGbPerS()};
-  bench.rows.push_back(
-      {.name = "plain read of device memory", .value = bench.read_gb_per_s, .unit = "GB/s"});
+  bench.rows.push_back({.name = "plain read of device memory", .value = bench.read_gb_per_s, .unit = "GB/s"});
   BenchSample(bench);
   BenchWindow(bench);
   if (sweep) SweepSplits(bench);

@@ -76,8 +76,7 @@ double MeasureDeviceReadGbPerS() {
   auto stream = CudaStream::Make(false);
   if (!stream.ok()) std::exit(1);
   const double us = MedianGraphUs(stream->get(), kReadRuns, [&] {
-    ReadKernel<<<132 * 16, 512, 0, stream->get()>>>(memory.as<uint4>(), kReadBytes / 16,
-                                                    sink.as<uint32_t>());
+    ReadKernel<<<132 * 16, 512, 0, stream->get()>>>(memory.as<uint4>(), kReadBytes / 16, sink.as<uint32_t>());
   });
   return static_cast<double>(kReadBytes) / us / 1e3;
 }
@@ -118,16 +117,14 @@ void PrintRows(const std::vector<GpuBenchRow>& rows, bool json) {
     if (!json) {
       std::printf("%-48s %10.4g %-6s", row.name.c_str(), row.value, row.unit.c_str());
       if (row.ratio)
-        std::printf(" %3.0f %% of %.4g %s", 100 * *row.ratio, row.ceiling.value_or(0),
-                    row.ceiling_name.c_str());
+        std::printf(" %3.0f %% of %.4g %s", 100 * *row.ratio, row.ceiling.value_or(0), row.ceiling_name.c_str());
       std::printf(" %s%s\n", row.bar.c_str(), !row.ok ? "" : *row.ok ? " ok" : " FAILED");
       continue;
     }
-    std::printf("%s{\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"", i == 0 ? "" : ", ",
-                row.name.c_str(), row.value, row.unit.c_str());
+    std::printf("%s{\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"", i == 0 ? "" : ", ", row.name.c_str(),
+                row.value, row.unit.c_str());
     if (row.ceiling)
-      std::printf(", \"ceiling\": %.6g, \"ceiling_name\": \"%s\"", *row.ceiling,
-                  row.ceiling_name.c_str());
+      std::printf(", \"ceiling\": %.6g, \"ceiling_name\": \"%s\"", *row.ceiling, row.ceiling_name.c_str());
     if (row.ratio) std::printf(", \"ratio\": %.4g", *row.ratio);
     if (!row.bar.empty()) std::printf(", \"bar\": \"%s\"", row.bar.c_str());
     if (row.ok) std::printf(", \"ok\": %s", *row.ok ? "true" : "false");

@@ -1,5 +1,5 @@
-// Whole decode steps on the GPU with dummy weights of a real geometry, through the same engine, data plane and CPU nodes as
-// in a cluster:
+// Whole decode steps on the GPU with dummy weights of a real geometry, through the same engine, data plane and CPU
+// nodes as in a cluster:
 //   resident   all KV on the GPU, against the bytes of weights and KV at the speed of a plain read
 //   maw        what HGCA's average of attention weights adds to such a step, and what reading a block of it takes
 //   exchange   what a layer's exchange with 4 nodes costs when these have next to nothing to attend over
@@ -15,7 +15,7 @@
 #include <thread>
 
 #include "CLI/CLI.hpp"
-#include "attention/kv_tile_layout.h"
+#include "attention/kv/kv_tile_layout.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "benchmarks/filled_device.h"
@@ -26,9 +26,9 @@
 #include "benchmarks/read_bandwidth.h"
 #include "benchmarks/resident_steps.h"
 #include "fmt/format.h"
-#include "gpu_worker/decode_engine.h"
 #include "gpu_worker/device/cuda/cuda_device.h"
 #include "gpu_worker/device/host/host_device.h"
+#include "gpu_worker/engine/decode_engine.h"
 #include "model/dummy_weights.h"
 #include "transport/ucx/ucx_data_plane.h"
 
@@ -64,12 +64,10 @@ class Recorder final : public EngineEvents {
     step_us.push_back(step_s * 1e6);
     const DeviceStepTimes times = device_->step_times();
     if (times.step_ns > 0) {
-      idle_shares.push_back(static_cast<double>(times.remote_wait_ns) /
-                            static_cast<double>(times.step_ns));
+      idle_shares.push_back(static_cast<double>(times.remote_wait_ns) / static_cast<double>(times.step_ns));
     }
   }
-  void OnEnded(SequenceId, const absl::Status& status, const std::string&,
-               const SequenceSummary& summary) override {
+  void OnEnded(SequenceId, const absl::Status& status, const std::string&, const SequenceSummary& summary) override {
     if (!status.ok()) failure = status;
     last = summary;
     ++num_ended;
@@ -93,8 +91,7 @@ class Recorder final : public EngineEvents {
 
 // The nodes of the benchmark. Null nodes spin: once a part has used them, they are ended.
 struct Clusters final : NodeConnector {
-  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
-                                      const TransportInfo& local) override {
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override {
     return Of(node.node_id.starts_with("null")).Connect(node, local);
   }
   ForkCluster& Of(bool null) { return null ? *null_nodes : *nodes; }
@@ -122,8 +119,7 @@ struct RunResult {
 
 class StepBench {
  public:
-  static absl::StatusOr<std::unique_ptr<StepBench>> Make(const Flags& flags,
-                                                         std::unique_ptr<Clusters> clusters) {
+  static absl::StatusOr<std::unique_ptr<StepBench>> Make(const Flags& flags, std::unique_ptr<Clusters> clusters) {
     auto bench = std::unique_ptr<StepBench>(new StepBench(flags, std::move(clusters)));
     TRIBUTARY_ASSIGN_OR_RETURN(bench->weights_, MakeDummyWeights(flags.config, 1));
     const ModelConfig& config = bench->config();
@@ -132,22 +128,19 @@ class StepBench {
     limits.max_partial_slots = static_cast<uint32_t>(flags.nodes);
     limits.resident_pool_bytes = flags.pool_bytes;
     limits.max_prefill_tokens = std::max(FilledDevice::kFillTokens, flags.prefill_tokens);
-    TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
-                               flags.device == "host"
-                                   ? MakeHostDevice(bench->weights_, limits, 1)
-                                   : MakeCudaDevice(bench->weights_, limits, {}));
+    TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<Device> device, flags.device == "host"
+                                                                   ? MakeHostDevice(bench->weights_, limits, 1)
+                                                                   : MakeCudaDevice(bench->weights_, limits, {}));
     bench->device_ = std::make_unique<FilledDevice>(std::move(device), config, 7);
     bench->recorder_ = std::make_unique<Recorder>(bench->device_.get());
     TRIBUTARY_ASSIGN_OR_RETURN(bench->plane_, MakeUcxDataPlane({}));
     EngineOptions options;
-    options.model = {config.attention, config.num_layers, config.vocab_size, 0,
-                     limits.max_partial_slots};
+    options.model = {config.attention, config.num_layers, config.vocab_size, 0, limits.max_partial_slots};
     options.softmax_scale = static_cast<float>(config.softmax_scale());
     options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
     TRIBUTARY_ASSIGN_OR_RETURN(
-        bench->engine_,
-        DecodeEngine::Create(options, bench->device_.get(), bench->plane_.get(),
-                             bench->clusters_.get(), &bench->clock_, bench->recorder_.get()));
+        bench->engine_, DecodeEngine::Create(options, bench->device_.get(), bench->plane_.get(), bench->clusters_.get(),
+                                             &bench->clock_, bench->recorder_.get()));
     return bench;
   }
 
@@ -158,14 +151,13 @@ class StepBench {
     if (part == "remote") return Remote();
     if (part == "prefill") return Prefill();
     if (part == "longest") return Longest();
-    return absl::InvalidArgumentError(fmt::format(
-        "unknown part '{}'; there are resident, maw, exchange, remote, prefill, longest", part));
+    return absl::InvalidArgumentError(
+        fmt::format("unknown part '{}'; there are resident, maw, exchange, remote, prefill, longest", part));
   }
   std::vector<GpuBenchRow>& rows() { return rows_; }
 
  private:
-  StepBench(const Flags& flags, std::unique_ptr<Clusters> clusters)
-      : flags_(flags), clusters_(std::move(clusters)) {}
+  StepBench(const Flags& flags, std::unique_ptr<Clusters> clusters) : flags_(flags), clusters_(std::move(clusters)) {}
   const ModelConfig& config() const { return weights_->config; }
   bool on_gpu() const { return flags_.device == "cuda"; }
 
@@ -223,12 +215,10 @@ absl::Status StepBench::Resident() {
   Add({.name = "device memory, plain read", .value = read_gb_per_s, .unit = "GB/s"});
   for (const uint32_t context : flags_.contexts) {
     for (const uint32_t batch : flags_.batches) {
-      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes times,
-                                 RunResidentSteps(StepsOf(batch, context), device_.get()));
+      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes times, RunResidentSteps(StepsOf(batch, context), device_.get()));
       const double us = times.step_us;
-      const double bytes =
-          WeightBytes() + static_cast<double>(batch) * context *
-                              static_cast<double>(device_->KvBytesPerToken(DType::kBf16));
+      const double bytes = WeightBytes() + static_cast<double>(batch) * context *
+                                               static_cast<double>(device_->KvBytesPerToken(DType::kBf16));
       const double floor_us = bytes / read_gb_per_s * 1e-3;
       Add({.name = fmt::format("step, all resident, {} tokens, batch {}", context, batch),
            .value = us * 1e-3,
@@ -247,14 +237,11 @@ absl::Status StepBench::Maw() {
   for (const uint32_t context : flags_.contexts) {
     for (const uint32_t batch : flags_.batches) {
       ResidentSteps spec = StepsOf(batch, context);
-      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes without,
-                                 RunResidentSteps(spec, device_.get()));
+      TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes without, RunResidentSteps(spec, device_.get()));
       spec.maw = MawParams{};
       TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes with, RunResidentSteps(spec, device_.get()));
       const std::string name = fmt::format("MAW, {} tokens, batch {}", context, batch);
-      Add({.name = name + ": added to a step",
-           .value = 100 * (with.step_us / without.step_us - 1),
-           .unit = "%"});
+      Add({.name = name + ": added to a step", .value = 100 * (with.step_us / without.step_us - 1), .unit = "%"});
       Add({.name = name + ": first step", .value = with.first_step_us * 1e-3, .unit = "ms"});
       Add({.name = name + ": reading 256 tokens", .value = with.read_maw_us, .unit = "us"});
     }
@@ -272,8 +259,7 @@ absl::StatusOr<SequencePlan> StepBench::MakePlan(const RunSpec& spec, uint64_t i
   plan.kv_dtype = DType::kBf16;
   if (spec.all_resident) return plan;
   // Cut by heads where they can be dealt evenly: each node then takes a part of q, and gives a part of the partial.
-  const uint32_t num_nodes =
-      spec.num_nodes > 0 ? spec.num_nodes : static_cast<uint32_t>(flags_.nodes);
+  const uint32_t num_nodes = spec.num_nodes > 0 ? spec.num_nodes : static_cast<uint32_t>(flags_.nodes);
   const uint32_t num_kv_heads = config().attention.num_kv_heads;
   const bool by_heads = num_kv_heads % num_nodes == 0;
   const uint32_t node_heads = by_heads ? num_kv_heads / num_nodes : num_kv_heads;
@@ -292,9 +278,8 @@ absl::StatusOr<SequencePlan> StepBench::MakePlan(const RunSpec& spec, uint64_t i
     shard.stripe = {64, stripe_tokens, num_stripes, by_heads ? 0 : node};
     shard.capacity_tokens = by_heads ? tokens : tokens / num_nodes + 2 * stripe_tokens;
     shard.k_dtype = shard.v_dtype = spec.stored_dtype;
-    TRIBUTARY_ASSIGN_OR_RETURN(
-        SequenceRoute route,
-        clusters_->Of(spec.null_nodes).OpenShard(static_cast<int>(node), shard));
+    TRIBUTARY_ASSIGN_OR_RETURN(SequenceRoute route,
+                               clusters_->Of(spec.null_nodes).OpenShard(static_cast<int>(node), shard));
     plan.routes.push_back(route);
   }
   return plan;
@@ -325,8 +310,7 @@ absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
   TRIBUTARY_RETURN_IF_ERROR(recorder_->failure);
   for (const SequenceRoute& route : routes) {
     const auto node = static_cast<int>(route.shard.shard_id.value % 100);
-    TRIBUTARY_RETURN_IF_ERROR(
-        clusters_->Of(spec.null_nodes).CloseShard(node, route.shard.shard_id));
+    TRIBUTARY_RETURN_IF_ERROR(clusters_->Of(spec.null_nodes).CloseShard(node, route.shard.shard_id));
   }
   result.step_us = MedianOf(recorder_->step_us);
   if (!recorder_->idle_shares.empty()) result.idle_share = MedianOf(recorder_->idle_shares);
@@ -346,10 +330,8 @@ absl::Status StepBench::Exchange() {
   // So few remote tokens that a node attends to them on the spot.
   constexpr uint32_t kBlock = 16;
   const uint32_t context = 64 + flags_.window_tokens + 2 * kBlock;
-  RunSpec spec{.context_tokens = context,
-               .window_tokens = flags_.window_tokens,
-               .block_tokens = kBlock,
-               .all_resident = true};
+  RunSpec spec{
+      .context_tokens = context, .window_tokens = flags_.window_tokens, .block_tokens = kBlock, .all_resident = true};
   TRIBUTARY_ASSIGN_OR_RETURN(const RunResult without, RunEngine(spec));
   spec.all_resident = false;
   for (const bool null_nodes : {true, false}) {
@@ -358,8 +340,8 @@ absl::Status StepBench::Exchange() {
       spec.null_nodes = null_nodes;
       TRIBUTARY_ASSIGN_OR_RETURN(const RunResult with, RunEngine(spec));
       const double overhead_us = (with.step_us - without.step_us) / layers;
-      const std::string name = fmt::format("exchange of a layer, {} {}", num_nodes,
-                                           null_nodes ? "null nodes" : "nodes with few tokens");
+      const std::string name =
+          fmt::format("exchange of a layer, {} {}", num_nodes, null_nodes ? "null nodes" : "nodes with few tokens");
       Add({.name = name, .value = overhead_us, .unit = "us"});
       if (null_nodes) {
         rows_.back().bar = "<= 15 us";
@@ -383,25 +365,22 @@ absl::Status StepBench::RemoteStep(DType stored_dtype, double copy_gb_per_s) {
   // Before and after the step: the memory of a shared host is now faster, now slower.
   const auto num_cores = static_cast<int>(std::thread::hardware_concurrency());
   const double gb_per_s_before = MeasureReadBandwidthGbPerS(num_cores);
-  TRIBUTARY_ASSIGN_OR_RETURN(const RunResult run,
-                             RunEngine({.context_tokens = flags_.remote_context,
-                                        .window_tokens = flags_.window_tokens,
-                                        .stored_dtype = stored_dtype}));
+  TRIBUTARY_ASSIGN_OR_RETURN(const RunResult run, RunEngine({.context_tokens = flags_.remote_context,
+                                                             .window_tokens = flags_.window_tokens,
+                                                             .stored_dtype = stored_dtype}));
   const double gb_per_s_after = MeasureReadBandwidthGbPerS(num_cores);
   const double cpu_gb_per_s = (gb_per_s_before + gb_per_s_after) / 2;
-  Add({.name =
-           fmt::format("host memory, plain read, {} threads ({:.1f} before the step, {:.1f} after)",
-                       num_cores, gb_per_s_before, gb_per_s_after),
+  Add({.name = fmt::format("host memory, plain read, {} threads ({:.1f} before the step, {:.1f} after)", num_cores,
+                           gb_per_s_before, gb_per_s_after),
        .value = cpu_gb_per_s,
        .unit = "GB/s"});
   const auto tokens = static_cast<double>(run.summary.remote_tokens);
   const auto storage = static_cast<KvStorage>(stored_dtype);
   const KvTileLayout tile = MakeKvTileLayout(storage, storage, config().attention.head_dim);
-  const double bytes = tokens * config().num_layers * config().attention.num_kv_heads *
-                       tile.record_bytes / kKvTileTokens;
+  const double bytes =
+      tokens * config().num_layers * config().attention.num_kv_heads * tile.record_bytes / kKvTileTokens;
   const std::string dtype(DTypeName(stored_dtype));
-  const std::string name =
-      fmt::format("{} tokens, window {}", flags_.remote_context, flags_.window_tokens);
+  const std::string name = fmt::format("{} tokens, window {}", flags_.remote_context, flags_.window_tokens);
   const double floor_us = bytes / cpu_gb_per_s * 1e-3;
   Add({.name = fmt::format("step, {}, {} on {} nodes", name, dtype, flags_.nodes),
        .value = run.step_us * 1e-3,
@@ -415,8 +394,7 @@ absl::Status StepBench::RemoteStep(DType stored_dtype, double copy_gb_per_s) {
   }
   Add({.name = "GPU idle share of that step", .value = 100 * run.idle_share, .unit = "%"});
   const double sent_bytes = tokens * static_cast<double>(device_->KvBytesPerToken(DType::kBf16));
-  Add({.name =
-           fmt::format("{:.1f} GB of bf16 to the nodes, stored as {}", sent_bytes * 1e-9, dtype),
+  Add({.name = fmt::format("{:.1f} GB of bf16 to the nodes, stored as {}", sent_bytes * 1e-9, dtype),
        .value = sent_bytes * 1e-9 / run.fill_s,
        .unit = "GB/s"});
   AddStages("that step", run);
@@ -439,29 +417,23 @@ absl::Status StepBench::Prefill() {
   TRIBUTARY_RETURN_IF_ERROR(run.status());
   // Two operations per weight and token (the lm_head's once); 4 per query, key and dimension, half of them visible.
   const double tokens = flags_.prefill_tokens;
-  const double layer_weights =
-      WeightBytes() / 2 - static_cast<double>(weights_->lm_head->num_elements());
-  const double attention =
-      2.0 * config().num_layers * config().attention.num_q_heads * config().attention.head_dim;
+  const double layer_weights = WeightBytes() / 2 - static_cast<double>(weights_->lm_head->num_elements());
+  const double attention = 2.0 * config().num_layers * config().attention.num_q_heads * config().attention.head_dim;
   const double operations = 2 * layer_weights * tokens + attention * tokens * tokens;
-  Add({.name =
-           fmt::format("prefill of {} tokens, KV to {} nodes", flags_.prefill_tokens, flags_.nodes),
+  Add({.name = fmt::format("prefill of {} tokens, KV to {} nodes", flags_.prefill_tokens, flags_.nodes),
        .value = tokens / run->fill_s,
        .unit = "tokens/s"});
-  Add({.name = "arithmetic of that prefill",
-       .value = operations / run->fill_s * 1e-12,
-       .unit = "TFLOP/s"});
+  Add({.name = "arithmetic of that prefill", .value = operations / run->fill_s * 1e-12, .unit = "TFLOP/s"});
   return absl::OkStatus();
 }
 
 absl::Status StepBench::Longest() {
   TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseKvDType(flags_.longest_dtype));
-  TRIBUTARY_ASSIGN_OR_RETURN(const RunResult run,
-                             RunEngine({.context_tokens = flags_.longest_context,
-                                        .window_tokens = flags_.window_tokens,
-                                        .stored_dtype = dtype}));
-  Add({.name = fmt::format("step, {} tokens, {} on {} nodes", flags_.longest_context,
-                           flags_.longest_dtype, flags_.nodes),
+  TRIBUTARY_ASSIGN_OR_RETURN(const RunResult run, RunEngine({.context_tokens = flags_.longest_context,
+                                                             .window_tokens = flags_.window_tokens,
+                                                             .stored_dtype = dtype}));
+  Add({.name =
+           fmt::format("step, {} tokens, {} on {} nodes", flags_.longest_context, flags_.longest_dtype, flags_.nodes),
        .value = run.step_us * 1e-3,
        .unit = "ms",
        .ok = true});
@@ -472,18 +444,16 @@ absl::Status StepBench::Longest() {
 absl::Status RunAll(const Flags& flags) {
   ForkClusterOptions options;
   options.num_nodes = flags.nodes;
-  options.threads_per_node =
-      flags.node_threads > 0
-          ? flags.node_threads
-          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / flags.nodes);
+  options.threads_per_node = flags.node_threads > 0
+                                 ? flags.node_threads
+                                 : std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / flags.nodes);
   options.kv_pool_bytes = flags.node_pool_bytes;
   options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
   auto clusters = std::make_unique<Clusters>();
   TRIBUTARY_ASSIGN_OR_RETURN(clusters->nodes, ForkCluster::Create(options));
   options.null_nodes = true;
   TRIBUTARY_ASSIGN_OR_RETURN(clusters->null_nodes, ForkCluster::Create(options));
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<StepBench> bench,
-                             StepBench::Make(flags, std::move(clusters)));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<StepBench> bench, StepBench::Make(flags, std::move(clusters)));
   absl::Status status;
   for (const std::string& part : flags.parts) {
     const absl::Status result = bench->Run(part);
@@ -506,32 +476,19 @@ int Main(int argc, char** argv) {
   app.add_option("--part", flags.parts, "resident, maw, exchange, remote, prefill, longest")
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--batch", flags.batches, "Batches of `resident`")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("--context", flags.contexts, "Contexts of `resident`")
-      ->delimiter(',')
-      ->capture_default_str();
+  app.add_option("--batch", flags.batches, "Batches of `resident`")->delimiter(',')->capture_default_str();
+  app.add_option("--context", flags.contexts, "Contexts of `resident`")->delimiter(',')->capture_default_str();
   app.add_option("--steps", flags.steps, "Steps to time")->capture_default_str();
   app.add_option("--window-tokens", flags.window_tokens, "Resident window")->capture_default_str();
-  app.add_option("--remote-context", flags.remote_context, "Context of `remote`")
-      ->capture_default_str();
-  app.add_option("--prefill-tokens", flags.prefill_tokens, "Prompt of `prefill`")
-      ->capture_default_str();
-  app.add_option("--longest-context", flags.longest_context, "Context of `longest`")
-      ->capture_default_str();
-  app.add_option("--longest-dtype", flags.longest_dtype, "What `longest` is stored in")
-      ->capture_default_str();
-  app.add_option("--resident-pool-bytes", flags.pool_bytes, "Of the GPU")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--kv-pool-bytes", flags.node_pool_bytes, "Of each node")
-      ->transform(CLI::AsSizeValue(false));
-  app.add_option("--nodes", flags.nodes, "CPU nodes, processes of this host")
-      ->capture_default_str();
-  app.add_option("--node-threads", flags.node_threads, "Threads of each; 0: cores / nodes")
-      ->capture_default_str();
-  app.add_option("--spin-us", flags.spin_us, "How long nodes and worker spin before they sleep")
-      ->capture_default_str();
+  app.add_option("--remote-context", flags.remote_context, "Context of `remote`")->capture_default_str();
+  app.add_option("--prefill-tokens", flags.prefill_tokens, "Prompt of `prefill`")->capture_default_str();
+  app.add_option("--longest-context", flags.longest_context, "Context of `longest`")->capture_default_str();
+  app.add_option("--longest-dtype", flags.longest_dtype, "What `longest` is stored in")->capture_default_str();
+  app.add_option("--resident-pool-bytes", flags.pool_bytes, "Of the GPU")->transform(CLI::AsSizeValue(false));
+  app.add_option("--kv-pool-bytes", flags.node_pool_bytes, "Of each node")->transform(CLI::AsSizeValue(false));
+  app.add_option("--nodes", flags.nodes, "CPU nodes, processes of this host")->capture_default_str();
+  app.add_option("--node-threads", flags.node_threads, "Threads of each; 0: cores / nodes")->capture_default_str();
+  app.add_option("--spin-us", flags.spin_us, "How long nodes and worker spin before they sleep")->capture_default_str();
   app.add_flag("--json", flags.json, "One line for tools/gpu_check");
   CLI11_PARSE(app, argc, argv);
   if (!InitLogging("gpu_step_bench", "warn").ok()) return 1;

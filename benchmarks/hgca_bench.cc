@@ -1,11 +1,12 @@
-// What HGCA costs on a node, against dense attention over the same shard in the same run: one layer of Llama-3-8B (32 query
-// and 8 KV heads, d 128), one query token. A step is what the node does for one query entry: planning, attention, the fold;
-// what comes after the answer (weights, choosing anew) is timed apart, as is choosing at the spill of a block.
+// What HGCA costs on a node, against dense attention over the same shard in the same run: one layer of Llama-3-8B (32
+// query and 8 KV heads, d 128), one query token. A step is what the node does for one query entry: planning, attention,
+// the fold; what comes after the answer (weights, choosing anew) is timed apart, as is choosing at the spill of a
+// block.
 //
-// Synthetic KV: normal keys and values. The MAW of a block's tokens are log-normal, as attention weights are: in units of
-// the uniform weight exp(sigma z - sigma^2 / 2), with a sigma per KV head from 2.2 (diffuse) to 5 (sharp). With beta 1 the
-// heads keep 14 % to under 1 % of their tokens, 5 % together. Queries are scaled so that scores have a standard deviation
-// of 3.3, for choosing anew by weights.
+// Synthetic KV: normal keys and values. The MAW of a block's tokens are log-normal, as attention weights are: in units
+// of the uniform weight exp(sigma z - sigma^2 / 2), with a sigma per KV head from 2.2 (diffuse) to 5 (sharp). With beta
+// 1 the heads keep 14 % to under 1 % of their tokens, 5 % together. Queries are scaled so that scores have a standard
+// deviation of 3.3, for choosing anew by weights.
 //
 //   hgca_bench [--tokens 32768,131072] [--threads N] [--dtype bf16]
 #include <algorithm>
@@ -21,7 +22,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "benchmarks/median.h"
-#include "cpu_attention_service/attention_step.h"
+#include "cpu_attention_service/node/attention_step.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -102,8 +103,7 @@ class HgcaBench {
     TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t bytes, ShardReservedBytes(spec, kExtentBytes));
     ArenaOptions arena;
     arena.bytes = bytes;
-    TRIBUTARY_ASSIGN_OR_RETURN(
-        registry_, ShardRegistry::Create(arena, kExtentBytes, cpu_kernels::Best().pack));
+    TRIBUTARY_ASSIGN_OR_RETURN(registry_, ShardRegistry::Create(arena, kExtentBytes, cpu_kernels::Best().pack));
     TRIBUTARY_RETURN_IF_ERROR(registry_->Open(spec).status());
     FrameError error;
     shard_ = registry_->Find(spec.shard_id, spec.epoch, &error);
@@ -115,12 +115,11 @@ class HgcaBench {
     const uint64_t stored = shard_->kv->stored_tokens(0);
     const size_t i = stored / kBlockTokens % Blocks::kNumBlocks;
     TRIBUTARY_CHECK(shard_->kv->Store(0, stored, kBlockTokens,
-                                      {blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16}) ==
-                    FrameError::kOk);
+                                      {blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16}) == FrameError::kOk);
     const std::span<const std::byte> maw = std::as_bytes(std::span(blocks_.maw[i]));
     const int64_t start_ns = clock_.NowNs();
-    shard_->selection->OnStored(0, {stored, stored + kBlockTokens},
-                                with_maw ? maw : std::span<const std::byte>(), kResidentTokens);
+    shard_->selection->OnStored(0, {stored, stored + kBlockTokens}, with_maw ? maw : std::span<const std::byte>(),
+                                kResidentTokens);
     if (with_maw) {
       SelectionRead read;
       shard_->selection->Plan(0, {0, stored + kBlockTokens}, 0, &read);
@@ -213,8 +212,7 @@ void PrintSteps(const Flags& flags, HgcaBench& bench, const char* name, double s
       (answer_us + spill_share_us) / dense_us);
 }
 
-absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& blocks,
-                        std::mt19937_64& random) {
+absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& blocks, std::mt19937_64& random) {
   fmt::print("{} tokens, {}, {} threads\n", num_tokens, flags.dtype, flags.threads);
   HgcaBench bench(flags, num_tokens, blocks, random);
   TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2}));
@@ -222,8 +220,7 @@ absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& b
   PrintSteps(flags, bench, "caches that grow", spill_us);
   const uint64_t rows_per_head = bench.cached_rows() / kShape.num_kv_heads;
   // A limit at the mean of what the heads keep: the diffuse ones are distilled.
-  TRIBUTARY_RETURN_IF_ERROR(
-      bench.Open({.name = "hgca", .beta = 1, .keep_min = 2, .max_cache_tokens = rows_per_head}));
+  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2, .max_cache_tokens = rows_per_head}));
   spill_us = bench.Fill(/*with_maw=*/true);
   PrintSteps(flags, bench, "caches with a limit", spill_us);
   // No MAW: the first query reads everything and chooses.
@@ -242,8 +239,7 @@ absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& b
       "  choosing anew by weights     first: answer {:.1f} us, after it {:.1f} us; again: {:.1f} "
       "and "
       "{:.1f} us; then {:.2f} % are read\n",
-      first.answer_us, first.after_us, MedianOf(answer), MedianOf(after),
-      100 * bench.attended_share());
+      first.answer_us, first.after_us, MedianOf(answer), MedianOf(after), 100 * bench.attended_share());
   return absl::OkStatus();
 }
 

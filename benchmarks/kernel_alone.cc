@@ -7,7 +7,7 @@
 #include <random>
 #include <utility>
 
-#include "attention/kv_pack.h"
+#include "attention/kv/kv_pack.h"
 #include "base/clock.h"
 #include "base/status.h"
 
@@ -27,8 +27,7 @@ absl::StatusOr<KernelAlone> KernelAlone::Create(const KernelAloneOptions& option
   const uint64_t stream_bytes = KvTilesFor(options.tokens_per_stream) * options.layout.record_bytes;
   const uint64_t threads = static_cast<uint64_t>(options.num_threads);
   const uint64_t per_thread = std::max<uint64_t>(1, options.min_bytes / stream_bytes / threads);
-  TRIBUTARY_ASSIGN_OR_RETURN(Arena arena,
-                             Arena::Create({.bytes = per_thread * threads * stream_bytes}));
+  TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create({.bytes = per_thread * threads * stream_bytes}));
   KernelAlone alone(options, std::move(arena), per_thread * threads);
   alone.Fill();
   return alone;
@@ -41,8 +40,7 @@ KernelAlone::KernelAlone(const KernelAloneOptions& options, Arena arena, size_t 
       pool_(std::make_unique<ThreadPool>(options.num_threads)),
       q_(size_t{options.group_size} * options.layout.head_dim) {
   const size_t out_floats = size_t{options.group_size} * (options.layout.head_dim + 1);
-  out_ =
-      AlignedBuffer<float>((out_floats + 15) / 16 * 16 * static_cast<size_t>(options.num_threads));
+  out_ = AlignedBuffer<float>((out_floats + 15) / 16 * 16 * static_cast<size_t>(options.num_threads));
 }
 
 void KernelAlone::Fill() {
@@ -52,9 +50,7 @@ void KernelAlone::Fill() {
   const std::vector<float> q = RandomRows(q_.size(), random);
   std::copy(q.begin(), q.end(), q_.data());
   const size_t elements = size_t{kTiles} * kKvTileTokens * head_dim;
-  const auto source = [](KvStorage storage) {
-    return IsFloatKvStorage(storage) ? storage : KvStorage::kF32;
-  };
+  const auto source = [](KvStorage storage) { return IsFloatKvStorage(storage) ? storage : KvStorage::kF32; };
   const auto rows = [&](KvStorage storage) {
     const DType dtype = static_cast<DType>(source(storage));
     const std::vector<float> values = RandomRows(elements, random);
@@ -91,8 +87,7 @@ void KernelAlone::RunShare(int thread_idx) {
   args.group_size = options_.group_size;
   args.layout = &options_.layout;
   args.token_end = options_.tokens_per_stream;
-  args.prefetch_bytes =
-      cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size);
+  args.prefetch_bytes = cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size);
   args.softmax_scale = 0.1f;
   args.out = out_.data() + thread * (out_.size() / static_cast<size_t>(options_.num_threads));
   args.lse_ln = args.out + q_.size();

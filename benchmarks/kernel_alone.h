@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/kv_tile_layout.h"
+#include "attention/kv/kv_tile_layout.h"
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "cpu_attention_service/kernels/kernels.h"
@@ -43,8 +43,7 @@ class KernelAlone {
   size_t num_streams_;
   std::unique_ptr<ThreadPool> pool_;
   AlignedBuffer<float> q_;
-  AlignedBuffer<float>
-      out_;  // [thread][group_size x head_dim, then group_size, to a multiple of 16]
+  AlignedBuffer<float> out_;  // [thread][group_size x head_dim, then group_size, to a multiple of 16]
 };
 
 }  // namespace tributary

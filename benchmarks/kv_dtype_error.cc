@@ -1,5 +1,5 @@
-// What storing KV in fewer bits costs: attention in f64 over what the quantisers of attention/kv_quantise.h kept, against
-// f64 over the values as they were. Prints the tables of docs/numerics.md.
+// What storing KV in fewer bits costs: attention in f64 over what the quantisers of attention/kv/kv_quantise.h kept,
+// against f64 over the values as they were. Prints the tables of docs/numerics.md.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "attention/hadamard.h"
-#include "attention/kv_quantise.h"
+#include "attention/kv/hadamard.h"
+#include "attention/kv/kv_quantise.h"
 #include "base/dtype.h"
 #include "fmt/format.h"
 
@@ -57,8 +57,7 @@ Head RandomHead(Keys keys, uint32_t tokens, uint32_t head_dim, std::mt19937_64& 
   for (uint32_t t = 0; t < tokens; ++t) {
     const double size = std::exp(0.3 * normal(random));
     for (uint32_t d = 0; d < head_dim; ++d) {
-      head.k[size_t{t} * head_dim + d] =
-          static_cast<float>(mean[d] + deviation[d] * normal(random));
+      head.k[size_t{t} * head_dim + d] = static_cast<float>(mean[d] + deviation[d] * normal(random));
       head.v[size_t{t} * head_dim + d] = static_cast<float>(size * normal(random));
     }
   }
@@ -80,8 +79,7 @@ double Lse(const std::vector<double>& scores) {
   return max + std::log(sum);
 }
 
-std::vector<double> Output(const std::vector<double>& scores, const std::vector<float>& v,
-                           uint32_t head_dim) {
+std::vector<double> Output(const std::vector<double>& scores, const std::vector<float>& v, uint32_t head_dim) {
   const double lse = Lse(scores);
   std::vector<double> out(head_dim);
   for (size_t i = 0; i < v.size(); ++i) {
@@ -180,11 +178,9 @@ std::vector<Variant> Variants(uint32_t head_dim) {
           {"(int4, zero per 32 channels, rotated)", 4 + 32.0 / 32, Int4WithZero(32, true)}};
 }
 
-void PrintTable(Keys keys, const char* title, uint32_t tokens, uint32_t head_dim, uint32_t heads,
-                uint64_t seed) {
+void PrintTable(Keys keys, const char* title, uint32_t tokens, uint32_t head_dim, uint32_t heads, uint64_t seed) {
   fmt::print("{}\n\n", title);
-  fmt::print(
-      "| K and V | bits per element | scores | lse_ln | out, K only | out, V only | out |\n");
+  fmt::print("| K and V | bits per element | scores | lse_ln | out, K only | out, V only | out |\n");
   fmt::print("|---|---|---|---|---|---|---|\n");
   for (const Variant& variant : Variants(head_dim)) {
     std::mt19937_64 random(seed);
@@ -193,9 +189,8 @@ void PrintTable(Keys keys, const char* title, uint32_t tokens, uint32_t head_dim
       AddErrors(RandomHead(keys, tokens, head_dim, random), variant.codec, &errors);
     }
     const auto rms = [&](double sum) { return std::sqrt(sum / heads); };
-    fmt::print("| {} | {:.2f} | {:.2g} | {:.2g} | {:.2g} | {:.2g} | {:.2g} |\n", variant.name,
-               variant.bits_per_element, rms(errors.score), rms(errors.lse), rms(errors.out_k),
-               rms(errors.out_v), rms(errors.out));
+    fmt::print("| {} | {:.2f} | {:.2g} | {:.2g} | {:.2g} | {:.2g} | {:.2g} |\n", variant.name, variant.bits_per_element,
+               rms(errors.score), rms(errors.lse), rms(errors.out_k), rms(errors.out_v), rms(errors.out));
   }
   fmt::print("\n");
 }
@@ -207,23 +202,15 @@ int main(int argc, char** argv) {
   uint32_t tokens = 4096, head_dim = 128, heads = 16;
   uint64_t seed = 1;
   CLI::App app("What each KV dtype costs against f64, root mean squares over random heads");
-  app.add_option("--tokens", tokens, "tokens of a head")
-      ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str();
-  app.add_option("--head-dim", head_dim, "at most 256")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
-  app.add_option("--heads", heads, "random heads")
-      ->check(CLI::Range(1, 10000))
-      ->capture_default_str();
+  app.add_option("--tokens", tokens, "tokens of a head")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  app.add_option("--head-dim", head_dim, "at most 256")->check(CLI::Range(1, 256))->capture_default_str();
+  app.add_option("--heads", heads, "random heads")->check(CLI::Range(1, 10000))->capture_default_str();
   app.add_option("--seed", seed)->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   using tributary::Keys;
   using tributary::PrintTable;
   PrintTable(Keys::kPlain, "Keys without outliers:", tokens, head_dim, heads, seed);
-  PrintTable(Keys::kShiftedChannels, "Four channels with a mean of 10 to 30:", tokens, head_dim,
-             heads, seed);
-  PrintTable(Keys::kWideChannels, "Four channels with a deviation of 10 to 30:", tokens, head_dim,
-             heads, seed);
+  PrintTable(Keys::kShiftedChannels, "Four channels with a mean of 10 to 30:", tokens, head_dim, heads, seed);
+  PrintTable(Keys::kWideChannels, "Four channels with a deviation of 10 to 30:", tokens, head_dim, heads, seed);
   return 0;
 }

@@ -6,7 +6,7 @@
 #include <random>
 #include <utility>
 
-#include "attention/kv_pack.h"
+#include "attention/kv/kv_pack.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -48,8 +48,7 @@ std::vector<std::byte> RandomTiles(const KvTileLayout& layout, uint32_t num_tile
   // Rows that every source type can be read as: for a 16-bit storage random bits of a sign, an exponent near that of 1,
   // and a mantissa; for the others f32.
   const auto rows = [&](KvStorage storage) {
-    std::vector<std::byte> bytes(size_t{tokens} * layout.head_dim * KvCodeBits(KvStorage::kF32) /
-                                 8);
+    std::vector<std::byte> bytes(size_t{tokens} * layout.head_dim * KvCodeBits(KvStorage::kF32) / 8);
     for (size_t i = 0; i < size_t{tokens} * layout.head_dim; ++i) {
       if (storage == KvStorage::kBf16 || storage == KvStorage::kF16) {
         const uint16_t one = storage == KvStorage::kBf16 ? 0x3f00 : 0x3800;
@@ -62,9 +61,7 @@ std::vector<std::byte> RandomTiles(const KvTileLayout& layout, uint32_t num_tile
     }
     return bytes;
   };
-  const auto source = [](KvStorage storage) {
-    return IsFloatKvStorage(storage) ? storage : KvStorage::kF32;
-  };
+  const auto source = [](KvStorage storage) { return IsFloatKvStorage(storage) ? storage : KvStorage::kF32; };
   KvPackArgs args;
   args.layout = layout;
   args.k_source = source(layout.k_storage);
@@ -86,9 +83,8 @@ std::vector<std::byte> RandomTiles(const KvTileLayout& layout, uint32_t num_tile
   return result;
 }
 
-absl::StatusOr<KvRegion> KvRegion::Create(SlicePool& pool, std::span<std::byte> memory,
-                                          const KvTileLayout& layout, uint64_t kv_len,
-                                          bool is_filled) {
+absl::StatusOr<KvRegion> KvRegion::Create(SlicePool& pool, std::span<std::byte> memory, const KvTileLayout& layout,
+                                          uint64_t kv_len, bool is_filled) {
   KvRegion region;
   region.layout_ = layout;
   region.kv_len_ = kv_len;
@@ -96,8 +92,7 @@ absl::StatusOr<KvRegion> KvRegion::Create(SlicePool& pool, std::span<std::byte> 
   region.memory_ = memory;
   const size_t num_threads = static_cast<size_t>(pool.num_threads());
   const size_t stagger_bytes = std::min(num_threads * region.stagger_bytes(), memory.size());
-  region.num_streams_ =
-      (memory.size() - stagger_bytes) / region.stream_bytes() / num_threads * num_threads;
+  region.num_streams_ = (memory.size() - stagger_bytes) / region.stream_bytes() / num_threads * num_threads;
   if (region.num_streams_ == 0) {
     return absl::ResourceExhaustedError(
         fmt::format("{} bytes of working set, but a stream of {} tokens takes {} bytes and {} "

@@ -1,5 +1,5 @@
-// Memory full of key and value streams in the stored layout, for benchmarks: far more than the caches hold, in huge pages
-// where the kernel gives them.
+// Memory full of key and value streams in the stored layout, for benchmarks: far more than the caches hold, in huge
+// pages where the kernel gives them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/kv_tile_layout.h"
+#include "attention/kv/kv_tile_layout.h"
 #include "benchmarks/slice_pool.h"
 
 namespace tributary {
@@ -21,12 +21,11 @@ absl::StatusOr<KvStorage> ParseKvStorage(std::string_view name);  // as DType's 
 // Streams of `kv_len` tokens each in borrowed memory. Thread-compatible.
 class KvRegion {
  public:
-  // As many streams as fit into `memory`, a multiple of the pool's threads; those written by a thread are about those that
-  // it will read. RESOURCE_EXHAUSTED if not even one per thread fits. Contents are random values; tiles repeat, addresses
-  // do not. `is_filled`: the memory holds what the last call with this layout wrote.
-  static absl::StatusOr<KvRegion> Create(SlicePool& pool, std::span<std::byte> memory,
-                                         const KvTileLayout& layout, uint64_t kv_len,
-                                         bool is_filled = false);
+  // As many streams as fit into `memory`, a multiple of the pool's threads; those written by a thread are about those
+  // that it will read. RESOURCE_EXHAUSTED if not even one per thread fits. Contents are random values; tiles repeat,
+  // addresses do not. `is_filled`: the memory holds what the last call with this layout wrote.
+  static absl::StatusOr<KvRegion> Create(SlicePool& pool, std::span<std::byte> memory, const KvTileLayout& layout,
+                                         uint64_t kv_len, bool is_filled = false);
 
   const KvTileLayout& layout() const { return layout_; }
   uint64_t kv_len() const { return kv_len_; }
@@ -39,8 +38,8 @@ class KvRegion {
   }
 
  private:
-  // Between the threads' parts: threads that read in step, at a distance of a power of two, would meet in the same sets of
-  // the caches and banks of the memory.
+  // Between the threads' parts: threads that read in step, at a distance of a power of two, would meet in the same sets
+  // of the caches and banks of the memory.
   size_t stagger_bytes() const { return 3 * layout_.record_bytes; }
 
   KvTileLayout layout_;

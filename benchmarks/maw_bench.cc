@@ -1,5 +1,5 @@
-// What a moving average of attention weights costs a decode step of the host device: steps of a sequence with one and of a
-// sequence without, in turns, over the same number of resident tokens. Random weights.
+// What a moving average of attention weights costs a decode step of the host device: steps of a sequence with one and
+// of a sequence without, in turns, over the same number of resident tokens. Random weights.
 //
 //   maw_bench [--tokens 1024,4096] [--steps 200] [--threads N] [--kv-dtype bf16]
 #include <algorithm>
@@ -36,11 +36,8 @@ struct StepSeconds {
 
 StepSeconds RunStep(Device& device, uint32_t num_layers, ResidentId resident, uint32_t tokens) {
   const RealClock clock;
-  const DecodeRow row{.token = 1,
-                      .pos = tokens - 1,
-                      .resident = resident,
-                      .append_slot = tokens - 1,
-                      .attend = {SlotRange{0, tokens}}};
+  const DecodeRow row{
+      .token = 1, .pos = tokens - 1, .resident = resident, .append_slot = tokens - 1, .attend = {SlotRange{0, tokens}}};
   const uint32_t no_slots = 0;
   StepSeconds seconds;
   const int64_t begin_ns = clock.NowNs();
@@ -57,25 +54,21 @@ StepSeconds RunStep(Device& device, uint32_t num_layers, ResidentId resident, ui
   return seconds;
 }
 
-absl::Status Measure(Device& device, const RandomModelOptions& model, uint32_t tokens, int steps,
-                     DType kv_dtype) {
+absl::Status Measure(Device& device, const RandomModelOptions& model, uint32_t tokens, int steps, DType kv_dtype) {
   const auto plain = device.ReserveResident(tokens, kv_dtype);
-  const auto with_maw =
-      device.ReserveResidentWithMaw(tokens, kv_dtype, {0.5f, GroupAggregate::kMean});
+  const auto with_maw = device.ReserveResidentWithMaw(tokens, kv_dtype, {0.5f, GroupAggregate::kMean});
   if (!plain.ok()) return plain.status();
   if (!with_maw.ok()) return with_maw.status();
   std::vector<double> attend[2], step[2];
   for (int i = 0; i < 2 * steps; ++i) {
-    const StepSeconds seconds =
-        RunStep(device, model.num_layers, i % 2 == 0 ? *plain : *with_maw, tokens);
+    const StepSeconds seconds = RunStep(device, model.num_layers, i % 2 == 0 ? *plain : *with_maw, tokens);
     attend[i % 2].push_back(seconds.attend);
     step[i % 2].push_back(seconds.step);
   }
   for (const auto& [name, seconds] : {std::pair{"attention", attend}, {"step", step}}) {
     const double without_us = MedianOf(seconds[0]) * 1e6, with_us = MedianOf(seconds[1]) * 1e6;
-    fmt::print("{:>6} tokens, {} {:<10} {:8.1f} us, with a MAW {:8.1f} us ({:+.1f} %)\n", tokens,
-               DTypeName(kv_dtype), name, without_us, with_us,
-               100 * (with_us - without_us) / without_us);
+    fmt::print("{:>6} tokens, {} {:<10} {:8.1f} us, with a MAW {:8.1f} us ({:+.1f} %)\n", tokens, DTypeName(kv_dtype),
+               name, without_us, with_us, 100 * (with_us - without_us) / without_us);
   }
   device.ReleaseResident(*plain);
   device.ReleaseResident(*with_maw);
@@ -87,8 +80,7 @@ int Main(int argc, char** argv) {
   int num_threads = static_cast<int>(AllowedCpus().size());
   int steps = 200;
   std::string kv_dtype_name = "bf16";
-  CLI::App app(
-      "What a moving average of attention weights costs on the host device, probe geometry");
+  CLI::App app("What a moving average of attention weights costs on the host device, probe geometry");
   app.add_option("--tokens", lengths, "resident tokens")->delimiter(',');
   app.add_option("--steps", steps, "of each kind")->check(CLI::Range(1, 1'000'000));
   app.add_option("--threads", num_threads, "threads, the caller included");
@@ -99,10 +91,8 @@ int Main(int argc, char** argv) {
   const TempDir dir;
   WriteRandomModel(dir.path(), model);
   const auto weights = LoadModelWeights(dir.path());
-  const DeviceLimits limits{
-      .max_batch = 1, .resident_pool_bytes = uint64_t{1} << 30, .max_prefill_tokens = 1};
-  const auto device =
-      weights.ok() ? MakeHostDevice(*weights, limits, num_threads) : weights.status();
+  const DeviceLimits limits{.max_batch = 1, .resident_pool_bytes = uint64_t{1} << 30, .max_prefill_tokens = 1};
+  const auto device = weights.ok() ? MakeHostDevice(*weights, limits, num_threads) : weights.status();
   absl::Status status = device.status();
   if (!kv_dtype.ok()) status = kv_dtype.status();
   fmt::print("{} threads\n", num_threads);

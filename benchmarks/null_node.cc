@@ -12,8 +12,7 @@ absl::Status NullNode::Connect(std::string_view worker_address) {
   return absl::OkStatus();
 }
 
-void NullNode::OnFrame(std::span<const std::byte> header_bytes,
-                       std::span<const std::byte> payload) {
+void NullNode::OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) {
   FrameHeader header;
   TRIBUTARY_CHECK(DecodeHeader(header_bytes, payload.size(), &header) == FrameError::kOk);
   TRIBUTARY_CHECK(VerifyHeader(key_, header) && header.session_id == session_id_);

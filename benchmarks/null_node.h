@@ -1,5 +1,5 @@
-// A CPU attention node that attends over nothing: it answers every query at once with empty partials that claim to cover
-// what was asked for, and acknowledges every spill. What is left is the exchange.
+// A CPU attention node that attends over nothing: it answers every query at once with empty partials that claim to
+// cover what was asked for, and acknowledges every spill. What is left is the exchange.
 #pragma once
 
 #include <memory>
@@ -7,17 +7,16 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "attention/frame_builder.h"
 #include "base/siphash.h"
 #include "transport/data_plane.h"
+#include "wire/frame_builder.h"
 
 namespace tributary {
 
 class NullNode final : public FrameHandler {
  public:
   // `number` tells the nodes of one worker apart.
-  NullNode(DataPlane* plane, uint64_t number)
-      : plane_(plane), session_id_(number), key_{number, ~number} {}
+  NullNode(DataPlane* plane, uint64_t number) : plane_(plane), session_id_(number), key_{number, ~number} {}
 
   // The worker's address. From then on it is answered, within Poll().
   absl::Status Connect(std::string_view worker_address);
@@ -26,8 +25,7 @@ class NullNode final : public FrameHandler {
   uint64_t session_id() const { return session_id_; }
   const SipKey& key() const { return key_; }
 
-  void OnFrame(std::span<const std::byte> header_bytes,
-               std::span<const std::byte> payload) override;
+  void OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) override;
   void OnPeerError(PeerId, const absl::Status&) override {}
 
  private:

@@ -13,13 +13,12 @@ namespace {
 constexpr int kWarmUpSlices = 2;
 constexpr int kLeastSlices = 3;
 
-void MeasureResident(SlicePool& pool, Workload& workload, const RowOptions& options,
-                     RowResult& result) {
+void MeasureResident(SlicePool& pool, Workload& workload, const RowOptions& options, RowResult& result) {
   pool.Run([&](int t) { workload.CallResident(t); });
   const SliceTime one_call = pool.Run([&](int t) { workload.CallResident(t); });
   const int calls = static_cast<int>(options.slice_us * 1e3 / static_cast<double>(one_call.ns)) + 1;
-  const double steps = calls * static_cast<double>(workload.resident_bytes()) /
-                       static_cast<double>(workload.step_bytes());
+  const double steps =
+      calls * static_cast<double>(workload.resident_bytes()) / static_cast<double>(workload.step_bytes());
   const auto work = [&](int t) {
     for (int i = 0; i < calls; ++i) workload.CallResident(t);
   };
@@ -33,8 +32,7 @@ void MeasureResident(SlicePool& pool, Workload& workload, const RowOptions& opti
 }
 
 // About options.slice_us of the ceiling; less for work so slow that its own slices would be much longer.
-uint64_t ChooseSlice(SlicePool& pool, ReadCeiling& ceiling, Workload& workload,
-                     const RowOptions& options) {
+uint64_t ChooseSlice(SlicePool& pool, ReadCeiling& ceiling, Workload& workload, const RowOptions& options) {
   const double bytes_per_us = ceiling.MeasureGbPerS(9) * 1e3;
   const double bytes = options.slice_us * bytes_per_us / pool.num_threads();
   workload.SetSlice(static_cast<uint64_t>(bytes));
@@ -72,23 +70,19 @@ double RowResult::gb_per_s() const {
 }
 
 double RowResult::tokens_per_ceiling_byte() const {
-  return bytes == 0 ? 0
-                    : QuartilesOf(ratios).median * static_cast<double>(tokens) /
-                          static_cast<double>(bytes);
+  return bytes == 0 ? 0 : QuartilesOf(ratios).median * static_cast<double>(tokens) / static_cast<double>(bytes);
 }
 
-void MeasureRow(SlicePool& pool, ReadCeiling& ceiling, Workload& workload,
-                const RowOptions& options, RowResult& result) {
+void MeasureRow(SlicePool& pool, ReadCeiling& ceiling, Workload& workload, const RowOptions& options,
+                RowResult& result) {
   const RealClock clock;
   const uint64_t bytes_per_thread = ChooseSlice(pool, ceiling, workload, options);
   result.bytes = workload.step_bytes();
   result.tokens = workload.step_tokens();
   result.filtered = pool.tells_quiet();
-  const double steps =
-      static_cast<double>(workload.slice_bytes()) / static_cast<double>(workload.step_bytes());
+  const double steps = static_cast<double>(workload.slice_bytes()) / static_cast<double>(workload.step_bytes());
   const auto work = [&](int t) { workload.RunSlice(t); };
-  const int64_t end_ns =
-      clock.NowNs() + static_cast<int64_t>(options.max_seconds * static_cast<double>(kNsPerS));
+  const int64_t end_ns = clock.NowNs() + static_cast<int64_t>(options.max_seconds * static_cast<double>(kNsPerS));
   std::vector<double> ratios;
   for (int i = 0; static_cast<int>(ratios.size()) < options.slices && clock.NowNs() < end_ns; ++i) {
     uint64_t ceiling_bytes = 0;
@@ -145,8 +139,8 @@ nlohmann::json ToJson(const RowResult& result) {
 }
 
 void PrintTableHead() {
-  fmt::print("{:<56} {:>10} {:>7} {:>7}  {:<20} {:>10} {:>8} {:>7}  {}\n", "row", "us / step",
-             "GB/s", "ceiling", "ratio (quartiles)", "compute us", "Mtok/s", "x bf16", "slices");
+  fmt::print("{:<56} {:>10} {:>7} {:>7}  {:<20} {:>10} {:>8} {:>7}  {}\n", "row", "us / step", "GB/s", "ceiling",
+             "ratio (quartiles)", "compute us", "Mtok/s", "x bf16", "slices");
 }
 
 void PrintTableRow(const RowResult& result, const RowResult* bf16) {
@@ -154,16 +148,13 @@ void PrintTableRow(const RowResult& result, const RowResult* bf16) {
   const double us = QuartilesOf(result.us).median;
   std::string mtok = "-";
   std::string against = "-";
-  if (result.tokens != 0 && us != 0)
-    mtok = fmt::format("{:.1f}", static_cast<double>(result.tokens) / us);
+  if (result.tokens != 0 && us != 0) mtok = fmt::format("{:.1f}", static_cast<double>(result.tokens) / us);
   if (bf16 != nullptr && bf16->tokens_per_ceiling_byte() > 0) {
-    against =
-        fmt::format("{:.2f}", result.tokens_per_ceiling_byte() / bf16->tokens_per_ceiling_byte());
+    against = fmt::format("{:.2f}", result.tokens_per_ceiling_byte() / bf16->tokens_per_ceiling_byte());
   }
-  fmt::print("{:<56} {:>10.1f} {:>7.2f} {:>7} {:>6.3f} ({:.3f}-{:.3f}) {:>11} {:>8} {:>7}  {}/{}\n",
-             result.key.name, us, result.gb_per_s(), Cell(result.ceiling_gb_per_s, "{:.2f}"),
-             ratio.median, ratio.low, ratio.high, Cell(result.resident_us, "{:.1f}"), mtok, against,
-             result.ratios.size(), result.slices_tried);
+  fmt::print("{:<56} {:>10.1f} {:>7.2f} {:>7} {:>6.3f} ({:.3f}-{:.3f}) {:>11} {:>8} {:>7}  {}/{}\n", result.key.name,
+             us, result.gb_per_s(), Cell(result.ceiling_gb_per_s, "{:.2f}"), ratio.median, ratio.low, ratio.high,
+             Cell(result.resident_us, "{:.1f}"), mtok, against, result.ratios.size(), result.slices_tried);
   std::fflush(stdout);
 }
 

@@ -32,9 +32,8 @@ struct RowKey {
 class Workload {
  public:
   virtual ~Workload() = default;
-  virtual uint64_t step_bytes() const = 0;  // read from memory by one step
-  virtual uint64_t step_tokens()
-      const = 0;  // (token, KV head) pairs that one step attends to; 0 if it attends to none
+  virtual uint64_t step_bytes() const = 0;   // read from memory by one step
+  virtual uint64_t step_tokens() const = 0;  // (token, KV head) pairs that one step attends to; 0 if it attends to none
   // One slice reads about `bytes_per_thread` on each thread. To be called before RunSlice.
   virtual void SetSlice(uint64_t bytes_per_thread) = 0;
   virtual uint64_t slice_bytes() const = 0;  // all threads together
@@ -77,8 +76,8 @@ struct RowOptions {
 };
 
 // One run of a row, added to `result`.
-void MeasureRow(SlicePool& pool, ReadCeiling& ceiling, Workload& workload,
-                const RowOptions& options, RowResult& result);
+void MeasureRow(SlicePool& pool, ReadCeiling& ceiling, Workload& workload, const RowOptions& options,
+                RowResult& result);
 
 nlohmann::json ToJson(const RowResult& result);
 void PrintTableHead();

@@ -1,5 +1,5 @@
-// Prefill on the host device: time per layer, GFLOP/s, and the share of what a plain sgemm reaches on the same cores in the
-// same run. Random weights: the arithmetic does not depend on their values.
+// Prefill on the host device: time per layer, GFLOP/s, and the share of what a plain sgemm reaches on the same cores in
+// the same run. Random weights: the arithmetic does not depend on their values.
 //
 //   prefill_bench [--tokens 4096,16384] [--threads N] [--kv-dtype f32]
 #include <algorithm>
@@ -37,8 +37,7 @@ RandomModelOptions ProbeGeometry() {
 double LayerGflop(const RandomModelOptions& model, double tokens) {
   const double q_dim = model.num_q_heads * model.head_dim;
   const double kv_dim = model.num_kv_heads * model.head_dim;
-  const double linear =
-      model.hidden_size * (2 * q_dim + 2 * kv_dim + 3.0 * model.intermediate_size);
+  const double linear = model.hidden_size * (2 * q_dim + 2 * kv_dim + 3.0 * model.intermediate_size);
   return (tokens * 2 * linear + tokens * tokens * 2 * q_dim) * 1e-9;
 }
 
@@ -47,8 +46,7 @@ double SgemmCeiling(int num_threads) {
   constexpr size_t kSize = 1024;
   constexpr int kRepeats = 10;
   ThreadPool pool(num_threads);
-  std::vector<std::vector<float>> x(static_cast<size_t>(num_threads),
-                                    std::vector<float>(kSize * kSize, 0.5f));
+  std::vector<std::vector<float>> x(static_cast<size_t>(num_threads), std::vector<float>(kSize * kSize, 0.5f));
   std::vector<std::vector<float>> y = x;
   const std::vector<float> w(kSize * kSize, 0.25f);
   const RealClock clock;
@@ -76,27 +74,25 @@ void RunPrompt(Device& device, const RandomModelOptions& model, uint32_t num_tok
     std::exit(1);
   }
   const double gflop = LayerGflop(model, num_tokens);
-  fmt::print("{} tokens, KV {}\n  layer   project s   attend s   GFLOP/s   % of sgemm\n",
-             num_tokens, DTypeName(kv_dtype));
+  fmt::print("{} tokens, KV {}\n  layer   project s   attend s   GFLOP/s   % of sgemm\n", num_tokens,
+             DTypeName(kv_dtype));
   for (uint32_t layer = 0; layer < model.num_layers; ++layer) {
     double seconds[2] = {};
     for (int step = 0; step < 2; ++step) {
       const int64_t start_ns = clock.NowNs();
       for (uint32_t begin = 0; begin < num_tokens; begin += kPrefillChunkTokens) {
         const uint32_t end = std::min(begin + kPrefillChunkTokens, num_tokens);
-        step == 0 ? device.PrefillProject(layer, begin, end)
-                  : device.PrefillAttend(layer, begin, end);
+        step == 0 ? device.PrefillProject(layer, begin, end) : device.PrefillAttend(layer, begin, end);
       }
       seconds[step] = SecondsFromNs(clock.NowNs() - start_ns);
     }
     if (layer + 1 == model.num_layers) {
-      fmt::print("  {:5}   {:9.3f}   {:8.3f}   (attends for the last token only)\n", layer,
-                 seconds[0], seconds[1]);
+      fmt::print("  {:5}   {:9.3f}   {:8.3f}   (attends for the last token only)\n", layer, seconds[0], seconds[1]);
       continue;
     }
     const double rate = gflop / (seconds[0] + seconds[1]);
-    fmt::print("  {:5}   {:9.3f}   {:8.3f}   {:7.1f}   {:8.1f}\n", layer, seconds[0], seconds[1],
-               rate, 100 * rate / ceiling_gflops);
+    fmt::print("  {:5}   {:9.3f}   {:8.3f}   {:7.1f}   {:8.1f}\n", layer, seconds[0], seconds[1], rate,
+               100 * rate / ceiling_gflops);
   }
   device.EndPrefill();
   const double total_s = SecondsFromNs(clock.NowNs() - begin_ns);
@@ -118,10 +114,8 @@ int Main(int argc, char** argv) {
   const TempDir dir;
   WriteRandomModel(dir.path(), model);
   const auto weights = LoadModelWeights(dir.path());
-  const DeviceLimits limits{
-      .max_batch = 1, .max_prefill_tokens = *std::max_element(lengths.begin(), lengths.end())};
-  const auto device =
-      weights.ok() ? MakeHostDevice(*weights, limits, num_threads) : weights.status();
+  const DeviceLimits limits{.max_batch = 1, .max_prefill_tokens = *std::max_element(lengths.begin(), lengths.end())};
+  const auto device = weights.ok() ? MakeHostDevice(*weights, limits, num_threads) : weights.status();
   for (const absl::Status& status : {kv_dtype.status(), weights.status(), device.status()}) {
     if (status.ok()) continue;
     fmt::print(stderr, "{}\n", status.ToString());
@@ -132,8 +126,7 @@ int Main(int argc, char** argv) {
       "{} threads, BLAS kernels {}, row kernels {}; sgemm of 1024^3 on each at once: {:.1f} "
       "GFLOP/s\n",
       num_threads, openblas_get_corename(), BestRowKernels().name, ceiling_gflops);
-  for (const uint32_t num_tokens : lengths)
-    RunPrompt(**device, model, num_tokens, *kv_dtype, ceiling_gflops);
+  for (const uint32_t num_tokens : lengths) RunPrompt(**device, model, num_tokens, *kv_dtype, ceiling_gflops);
   return 0;
 }
 

@@ -1,9 +1,9 @@
 #include "benchmarks/raw_ping_pong.h"
 
-#include "attention/frame.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "transport/ucx/ucx_status.h"
+#include "wire/frame.h"
 
 namespace tributary {
 namespace {
@@ -12,8 +12,7 @@ constexpr unsigned kMessageId = 2;
 
 absl::StatusOr<ucp_context_h> CreateDefaultContext(const UcxOptions& options) {
   ucp_config_t* config = nullptr;
-  TRIBUTARY_RETURN_IF_ERROR(
-      StatusFromUcx(ucp_config_read(nullptr, nullptr, &config), "reading the UCX configuration"));
+  TRIBUTARY_RETURN_IF_ERROR(StatusFromUcx(ucp_config_read(nullptr, nullptr, &config), "reading the UCX configuration"));
   ucp_config_modify(config, "MM_ERROR_HANDLING", "y");
   if (!options.tls.empty()) ucp_config_modify(config, "TLS", options.tls.c_str());
   if (!options.net_devices.empty()) {
@@ -32,11 +31,9 @@ absl::StatusOr<ucp_context_h> CreateDefaultContext(const UcxOptions& options) {
 }  // namespace
 
 RawPingPong::RawPingPong(size_t max_bytes)
-    : send_buffer_(kFrameHeaderBytes + max_bytes, std::byte{1}),
-      recv_buffer_(max_bytes, std::byte{2}) {}
+    : send_buffer_(kFrameHeaderBytes + max_bytes, std::byte{1}), recv_buffer_(max_bytes, std::byte{2}) {}
 
-absl::StatusOr<std::unique_ptr<RawPingPong>> RawPingPong::Create(const UcxOptions& options,
-                                                                 RawSettings settings,
+absl::StatusOr<std::unique_ptr<RawPingPong>> RawPingPong::Create(const UcxOptions& options, RawSettings settings,
                                                                  size_t max_bytes) {
   std::unique_ptr<RawPingPong> end(new RawPingPong(max_bytes));
   TRIBUTARY_RETURN_IF_ERROR(end->Start(options, settings));
@@ -93,16 +90,15 @@ void RawPingPong::Send(size_t bytes, bool eager) {
   ucp_request_free(request);
 }
 
-ucs_status_t RawPingPong::OnMessage(void* argument, const void* header, size_t header_bytes,
-                                    void* data, size_t bytes, const ucp_am_recv_param_t* param) {
+ucs_status_t RawPingPong::OnMessage(void* argument, const void* header, size_t header_bytes, void* data, size_t bytes,
+                                    const ucp_am_recv_param_t* param) {
   auto* self = static_cast<RawPingPong*>(argument);
   if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
     ++self->num_received_;
     return UCS_OK;
   }
   ucp_request_param_t receive{};
-  void* request = ucp_am_recv_data_nbx(self->worker_->handle(), data, self->recv_buffer_.data(),
-                                       bytes, &receive);
+  void* request = ucp_am_recv_data_nbx(self->worker_->handle(), data, self->recv_buffer_.data(), bytes, &receive);
   TRIBUTARY_CHECK(!UCS_PTR_IS_ERR(request));
   if (request == nullptr) {
     ++self->num_received_;

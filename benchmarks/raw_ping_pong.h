@@ -24,8 +24,7 @@ enum class RawSettings {
 // One end. Belongs to one thread.
 class RawPingPong {
  public:
-  static absl::StatusOr<std::unique_ptr<RawPingPong>> Create(const UcxOptions& options,
-                                                             RawSettings settings,
+  static absl::StatusOr<std::unique_ptr<RawPingPong>> Create(const UcxOptions& options, RawSettings settings,
                                                              size_t max_bytes);
   ~RawPingPong();
 
@@ -40,8 +39,8 @@ class RawPingPong {
  private:
   explicit RawPingPong(size_t max_bytes);
   absl::Status Start(const UcxOptions& options, RawSettings settings);
-  static ucs_status_t OnMessage(void* argument, const void* header, size_t header_bytes, void* data,
-                                size_t bytes, const ucp_am_recv_param_t* param);
+  static ucs_status_t OnMessage(void* argument, const void* header, size_t header_bytes, void* data, size_t bytes,
+                                const ucp_am_recv_param_t* param);
 
   std::optional<UcxContext> our_context_;
   ucp_context_h default_context_ = nullptr;

@@ -53,8 +53,7 @@ uint64_t SumBytes(const std::byte* memory, size_t bytes) {
   return has_avx512 ? SumAvx512(memory, bytes) : SumPlain(memory, bytes);
 }
 
-ReadCeiling::ReadCeiling(SlicePool* pool, std::span<std::byte> region)
-    : pool_(pool), region_(region) {
+ReadCeiling::ReadCeiling(SlicePool* pool, std::span<std::byte> region) : pool_(pool), region_(region) {
   const size_t num_threads = static_cast<size_t>(pool->num_threads());
   // An odd number of 4 KiB pages per thread: parts at a power-of-two distance would share cache sets.
   part_bytes_ = region_.size() / num_threads / 8192 * 8192 - 4096;
@@ -94,8 +93,7 @@ double ReadCeiling::MeasureGbPerS(int rounds) {
     if (time.quiet) quiet.push_back(all.back());
   }
   std::vector<double>& rates = quiet.size() >= 5 ? quiet : all;
-  std::nth_element(rates.begin(), rates.begin() + static_cast<ptrdiff_t>(rates.size() / 2),
-                   rates.end());
+  std::nth_element(rates.begin(), rates.begin() + static_cast<ptrdiff_t>(rates.size() / 2), rates.end());
   return rates[rates.size() / 2];
 }
 

@@ -20,11 +20,10 @@ absl::StatusOr<std::vector<DecodeRow>> Reserve(const ResidentSteps& spec, Device
   for (uint32_t i = 0; i < spec.batch; ++i) {
     DecodeRow& row = rows[i];
     if (spec.maw.has_value()) {
-      TRIBUTARY_ASSIGN_OR_RETURN(row.resident, device->ReserveResidentWithMaw(
-                                                   spec.context_tokens, DType::kBf16, *spec.maw));
-    } else {
       TRIBUTARY_ASSIGN_OR_RETURN(row.resident,
-                                 device->ReserveResident(spec.context_tokens, DType::kBf16));
+                                 device->ReserveResidentWithMaw(spec.context_tokens, DType::kBf16, *spec.maw));
+    } else {
+      TRIBUTARY_ASSIGN_OR_RETURN(row.resident, device->ReserveResident(spec.context_tokens, DType::kBf16));
     }
     row.token = 100 + i;
     row.pos = spec.context_tokens - 1;
@@ -36,8 +35,8 @@ absl::StatusOr<std::vector<DecodeRow>> Reserve(const ResidentSteps& spec, Device
   return rows;
 }
 
-absl::Status Step(const ResidentSteps& spec, std::span<const DecodeRow> rows,
-                  std::span<const uint32_t> num_slots, Device* device) {
+absl::Status Step(const ResidentSteps& spec, std::span<const DecodeRow> rows, std::span<const uint32_t> num_slots,
+                  Device* device) {
   device->BeginStep(rows);
   for (uint32_t layer = 0; layer < spec.num_layers; ++layer) {
     device->AwaitQuery(layer);
@@ -59,9 +58,7 @@ absl::StatusOr<ResidentTimes> RunResidentSteps(const ResidentSteps& spec, Device
   std::fill(device->partial_slots().lse_ln.begin(), device->partial_slots().lse_ln.end(),
             -std::numeric_limits<float>::infinity());
   const RealClock clock;
-  const auto us_since = [&](int64_t begin_ns) {
-    return static_cast<double>(clock.NowNs() - begin_ns) * 1e-3;
-  };
+  const auto us_since = [&](int64_t begin_ns) { return static_cast<double>(clock.NowNs() - begin_ns) * 1e-3; };
   ResidentTimes times;
   std::vector<double> step_us;
   for (uint32_t i = 0; i < spec.steps + kWarmUps; ++i) {

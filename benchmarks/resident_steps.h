@@ -5,8 +5,8 @@
 #include <optional>
 
 #include "absl/status/statusor.h"
-#include "attention/policy/maw.h"
 #include "gpu_worker/device/device.h"
+#include "policy/maw.h"
 
 namespace tributary {
 
@@ -15,8 +15,7 @@ struct ResidentSteps {
   uint32_t context_tokens = 0;
   uint32_t num_layers = 0;
   uint32_t num_kv_heads = 0;
-  uint32_t exchange_slots =
-      0;  // > 0: the host answers each layer's q at once, with so many empty partials
+  uint32_t exchange_slots = 0;   // > 0: the host answers each layer's q at once, with so many empty partials
   std::optional<MawParams> maw;  // as HGCA asks for
   uint32_t steps = 24;           // timed, after a few more
 };

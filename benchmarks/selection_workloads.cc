@@ -24,8 +24,7 @@ class SelectionWorkload final : public Workload {
   SelectionWorkload(SlicePool& pool, std::span<std::byte> memory, const SelectionCase& c)
       : memory_(memory), case_(c), threads_(static_cast<size_t>(pool.num_threads())) {
     num_blocks_ = static_cast<uint32_t>((c.kv_len + c.block_tokens - 1) / c.block_tokens);
-    chosen_ =
-        std::max<uint32_t>(1, static_cast<uint32_t>(std::lround(c.selected_share * num_blocks_)));
+    chosen_ = std::max<uint32_t>(1, static_cast<uint32_t>(std::lround(c.selected_share * num_blocks_)));
     records_ = (num_blocks_ + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
     streams_per_thread_ = memory.size() / stream_bytes() / threads_.size();
     if (streams_per_thread_ == 0) return;
@@ -45,20 +44,16 @@ class SelectionWorkload final : public Workload {
   uint64_t stream_bytes() const { return uint64_t{records_} * case_.layout.record_bytes; }
 
   uint64_t step_tokens() const override { return 0; }
-  uint64_t step_bytes() const override {
-    return uint64_t{case_.batch} * case_.kv_heads * stream_bytes();
-  }
+  uint64_t step_bytes() const override { return uint64_t{case_.batch} * case_.kv_heads * stream_bytes(); }
   void SetSlice(uint64_t bytes_per_thread) override {
     calls_per_slice_ = std::max<uint64_t>(1, bytes_per_thread / stream_bytes());
   }
-  uint64_t slice_bytes() const override {
-    return threads_.size() * calls_per_slice_ * stream_bytes();
-  }
+  uint64_t slice_bytes() const override { return threads_.size() * calls_per_slice_ * stream_bytes(); }
   void RunSlice(int thread_idx) override {
     SelectState& thread = threads_[static_cast<size_t>(thread_idx)];
     for (uint64_t i = 0; i < calls_per_slice_; ++i) {
-      const size_t stream = static_cast<size_t>(thread_idx) * streams_per_thread_ +
-                            thread.next_call++ % streams_per_thread_;
+      const size_t stream =
+          static_cast<size_t>(thread_idx) * streams_per_thread_ + thread.next_call++ % streams_per_thread_;
       SelectFrom(thread, memory_.data() + stream * stream_bytes());
     }
   }
@@ -88,8 +83,7 @@ class SelectionWorkload final : public Workload {
       for (size_t i = 0; i < records; ++i) {
         const size_t record = static_cast<size_t>(t) * records + i;
         std::memcpy(memory_.data() + record * layout.record_bytes,
-                    pattern.data() + i % kPatternRecords * layout.record_bytes,
-                    layout.record_bytes);
+                    pattern.data() + i % kPatternRecords * layout.record_bytes, layout.record_bytes);
       }
     });
   }
@@ -121,8 +115,7 @@ class SelectionWorkload final : public Workload {
 
 class IngestWorkload final : public Workload {
  public:
-  IngestWorkload(const KvRegion& region, std::span<std::byte> rows, const IngestCase& c,
-                 int num_threads)
+  IngestWorkload(const KvRegion& region, std::span<std::byte> rows, const IngestCase& c, int num_threads)
       : region_(region),
         rows_(rows),
         case_(c),
@@ -133,9 +126,7 @@ class IngestWorkload final : public Workload {
     blocks_per_thread_ = rows.size() / (2 * block_bytes_) / num_threads_;
   }
 
-  uint64_t step_tokens() const override {
-    return uint64_t{case_.batch} * case_.kv_heads * kKvTileTokens;
-  }
+  uint64_t step_tokens() const override { return uint64_t{case_.batch} * case_.kv_heads * kKvTileTokens; }
   uint64_t step_bytes() const override { return uint64_t{case_.batch} * call_bytes(); }
   void SetSlice(uint64_t bytes_per_thread) override {
     calls_per_slice_ = std::max<uint64_t>(1, bytes_per_thread / call_bytes());
@@ -151,9 +142,7 @@ class IngestWorkload final : public Workload {
  private:
   static constexpr size_t kPadding = 8;  // a cache line per thread
 
-  uint64_t call_bytes() const {
-    return 2 * block_bytes_ + uint64_t{case_.kv_heads} * region_.layout().record_bytes;
-  }
+  uint64_t call_bytes() const { return 2 * block_bytes_ + uint64_t{case_.kv_heads} * region_.layout().record_bytes; }
 
   // Block `call` of 64 tokens of all heads: each head's rows into the next tile of its stream.
   void Store(size_t thread_idx, size_t call) {
@@ -175,8 +164,7 @@ class IngestWorkload final : public Workload {
       const size_t stream = thread_idx * region_.streams_per_thread() + tile / tiles_per_stream;
       args.k = k + head * row_bytes_;
       args.v = k + block_bytes_ + head * row_bytes_;
-      args.tiles = const_cast<std::byte*>(region_.Stream(stream)) +
-                   tile % tiles_per_stream * layout.record_bytes;
+      args.tiles = const_cast<std::byte*>(region_.Stream(stream)) + tile % tiles_per_stream * layout.record_bytes;
       case_.kernel->pack(args);
     }
   }
@@ -194,8 +182,7 @@ class IngestWorkload final : public Workload {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Workload>> MakeSelectionWorkload(SlicePool& pool,
-                                                                std::span<std::byte> memory,
+absl::StatusOr<std::unique_ptr<Workload>> MakeSelectionWorkload(SlicePool& pool, std::span<std::byte> memory,
                                                                 const SelectionCase& c) {
   auto workload = std::make_unique<SelectionWorkload>(pool, memory, c);
   if (workload->streams_per_thread() == 0) {
@@ -208,8 +195,8 @@ absl::StatusOr<std::unique_ptr<Workload>> MakeSelectionWorkload(SlicePool& pool,
   return workload;
 }
 
-std::unique_ptr<Workload> MakeIngestWorkload(const KvRegion& region, std::span<std::byte> rows,
-                                             const IngestCase& c, int num_threads) {
+std::unique_ptr<Workload> MakeIngestWorkload(const KvRegion& region, std::span<std::byte> rows, const IngestCase& c,
+                                             int num_threads) {
   return std::make_unique<IngestWorkload>(region, rows, c, num_threads);
 }
 

@@ -6,11 +6,11 @@
 #include <span>
 
 #include "absl/status/statusor.h"
-#include "attention/block_summary_layout.h"
+#include "attention/kv/block_summary_layout.h"
 #include "benchmarks/kv_region.h"
 #include "benchmarks/paired_rows.h"
-#include "cpu_attention_service/kernels/block_selection.h"
 #include "cpu_attention_service/kernels/kernels.h"
+#include "cpu_attention_service/kernels/selection/block_selection.h"
 
 namespace tributary {
 
@@ -28,8 +28,7 @@ struct SelectionCase {
 
 // Scores all blocks of a stream for the group's heads, and takes the top k of the group's maxima. Summaries of as many
 // streams as fit lie in `memory`, which outlives the workload. RESOURCE_EXHAUSTED if fewer than one per thread fit.
-absl::StatusOr<std::unique_ptr<Workload>> MakeSelectionWorkload(SlicePool& pool,
-                                                                std::span<std::byte> memory,
+absl::StatusOr<std::unique_ptr<Workload>> MakeSelectionWorkload(SlicePool& pool, std::span<std::byte> memory,
                                                                 const SelectionCase& c);
 
 struct IngestCase {
@@ -39,9 +38,9 @@ struct IngestCase {
   uint32_t batch = 1;
 };
 
-// From the exchange layout [token][kv_head][head_dim] into the streams of `region`, which it overwrites. Bytes are those
-// read and those stored. A step stores one block of 64 tokens of every stream.
-std::unique_ptr<Workload> MakeIngestWorkload(const KvRegion& region, std::span<std::byte> rows,
-                                             const IngestCase& c, int num_threads);
+// From the exchange layout [token][kv_head][head_dim] into the streams of `region`, which it overwrites. Bytes are
+// those read and those stored. A step stores one block of 64 tokens of every stream.
+std::unique_ptr<Workload> MakeIngestWorkload(const KvRegion& region, std::span<std::byte> rows, const IngestCase& c,
+                                             int num_threads);
 
 }  // namespace tributary

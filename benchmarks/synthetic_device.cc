@@ -4,8 +4,7 @@
 
 namespace tributary {
 
-SyntheticDevice::SyntheticDevice(const SyntheticGeometry& geometry, const DeviceLimits& limits,
-                                 uint64_t seed)
+SyntheticDevice::SyntheticDevice(const SyntheticGeometry& geometry, const DeviceLimits& limits, uint64_t seed)
     : geometry_(geometry), limits_(limits), random_(seed) {
   const size_t heads = geometry.shape.num_q_heads;
   const size_t row_floats = heads * geometry.shape.head_dim;
@@ -19,18 +18,16 @@ SyntheticDevice::SyntheticDevice(const SyntheticGeometry& geometry, const Device
 }
 
 uint64_t SyntheticDevice::KvBytesPerToken(DType kv_dtype) const {
-  return uint64_t{2} * geometry_.num_layers * geometry_.shape.num_kv_heads *
-         geometry_.shape.head_dim * DTypeBytes(kv_dtype);
+  return uint64_t{2} * geometry_.num_layers * geometry_.shape.num_kv_heads * geometry_.shape.head_dim *
+         DTypeBytes(kv_dtype);
 }
 
-absl::StatusOr<ResidentId> SyntheticDevice::ReserveResident(uint32_t capacity_tokens,
-                                                            DType kv_dtype) {
+absl::StatusOr<ResidentId> SyntheticDevice::ReserveResident(uint32_t capacity_tokens, DType kv_dtype) {
   return ResidentId(++last_resident_);
 }
 
-CopyTicket SyntheticDevice::ReadResident(ResidentId id, uint32_t layer, SlotRange slots,
-                                         HeadRange heads, std::span<std::byte> k,
-                                         std::span<std::byte> v) {
+CopyTicket SyntheticDevice::ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                                         std::span<std::byte> k, std::span<std::byte> v) {
   std::memset(k.data(), 0, k.size());
   std::memset(v.data(), 0, v.size());
   return 0;
@@ -45,8 +42,7 @@ CopyTicket SyntheticDevice::ReadPrefill(uint64_t token_begin, uint32_t num_token
 }
 
 std::span<const float> SyntheticDevice::AwaitQuery(uint32_t layer) {
-  return std::span<const float>(q_).first(num_rows_ * geometry_.shape.num_q_heads *
-                                          geometry_.shape.head_dim);
+  return std::span<const float>(q_).first(num_rows_ * geometry_.shape.num_q_heads * geometry_.shape.head_dim);
 }
 
 std::span<const float> SyntheticDevice::EndStep() {
@@ -66,8 +62,7 @@ void SyntheticDevice::FillRandom(DType dtype, std::vector<std::byte>& bytes) {
 }
 
 absl::Status SyntheticDevice::BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) {
-  prompt_kv_.resize(tokens.size() * geometry_.shape.num_kv_heads * geometry_.shape.head_dim *
-                    DTypeBytes(kv_dtype));
+  prompt_kv_.resize(tokens.size() * geometry_.shape.num_kv_heads * geometry_.shape.head_dim * DTypeBytes(kv_dtype));
   prompt_tokens_ = tokens.size();
   FillRandom(kv_dtype, prompt_kv_);
   return absl::OkStatus();

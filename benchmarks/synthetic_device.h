@@ -1,5 +1,5 @@
-// A device with the geometry of any model and no arithmetic: random queries, random KV of a prompt, nothing else. What is
-// left of a decode step is the exchange and the remote attention, at sizes for which the host has no weights.
+// A device with the geometry of any model and no arithmetic: random queries, random KV of a prompt, nothing else. What
+// is left of a decode step is the exchange and the remote attention, at sizes for which the host has no weights.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ class SyntheticDevice final : public Device {
 
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
   void ReleaseResident(ResidentId id) override {}
-  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                          std::span<std::byte> k, std::span<std::byte> v) override;
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) override;
 
   void BeginStep(std::span<const DecodeRow> rows) override { num_rows_ = rows.size(); }
   std::span<const float> AwaitQuery(uint32_t layer) override;
@@ -38,8 +38,8 @@ class SyntheticDevice final : public Device {
   absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
   void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
   void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                         std::span<std::byte> k, std::span<std::byte> v) override;
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                         std::span<std::byte> v) override;
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {}
   std::span<const float> EndPrefill() override { return {logits_.data(), kVocabSize}; }
   void DropPrefill() override { prompt_kv_.clear(); }

@@ -17,9 +17,7 @@
 namespace tributary {
 namespace {
 
-size_t RoundUp(size_t bytes, size_t multiple) {
-  return (bytes + multiple - 1) / multiple * multiple;
-}
+size_t RoundUp(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
 // The first number of a file like memory.max; nothing if it says "max" or cannot be read.
 std::optional<uint64_t> ReadNumber(const char* path) {
@@ -48,8 +46,7 @@ bool TransparentHugePagesAllowed() {
 
 // The mapping with the flags, or nullptr with errno set.
 void* Map(size_t bytes, int extra_flags) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | extra_flags, -1, 0);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | extra_flags, -1, 0);
   return memory == MAP_FAILED ? nullptr : memory;
 }
 
@@ -93,8 +90,8 @@ absl::StatusOr<Arena> Arena::Create(const ArenaOptions& options) {
     return absl::InvalidArgumentError("arena: 0 bytes asked for; give the KV pool a size");
   }
   if (options.numa_node >= 0 && CpusOfNumaNode(options.numa_node).empty()) {
-    return absl::NotFoundError(fmt::format("arena: this host has no NUMA node {}; it has {}",
-                                           options.numa_node, NumNumaNodes()));
+    return absl::NotFoundError(
+        fmt::format("arena: this host has no NUMA node {}; it has {}", options.numa_node, NumNumaNodes()));
   }
   const uint64_t available = AvailableMemoryBytes();
   const auto exhausted = [&](const std::string& why) {
@@ -118,11 +115,9 @@ absl::StatusOr<Arena> Arena::Create(const ArenaOptions& options) {
   if (arena.mapping_ == nullptr) {
     arena.mapping_bytes_ = options.bytes + kArenaAlignmentBytes;  // room to align
     arena.mapping_ = Map(arena.mapping_bytes_, MAP_NORESERVE);
-    if (arena.mapping_ == nullptr)
-      return exhausted(fmt::format(" (mmap: {})", std::strerror(errno)));
+    if (arena.mapping_ == nullptr) return exhausted(fmt::format(" (mmap: {})", std::strerror(errno)));
   }
-  const uintptr_t begin =
-      RoundUp(reinterpret_cast<uintptr_t>(arena.mapping_), kArenaAlignmentBytes);
+  const uintptr_t begin = RoundUp(reinterpret_cast<uintptr_t>(arena.mapping_), kArenaAlignmentBytes);
   arena.memory_ = {reinterpret_cast<std::byte*>(begin), options.bytes};
   arena.AdvisePages(options);
   // Before the first touch: a page that is there does not move.
@@ -139,8 +134,7 @@ void Arena::AdvisePages(const ArenaOptions& options) {
   if (!options.transparent_huge) {
     madvise(mapping_, mapping_bytes_,
             MADV_NOHUGEPAGE);  // best effort: a host that has none refuses
-  } else if (TransparentHugePagesAllowed() &&
-             madvise(mapping_, mapping_bytes_, MADV_HUGEPAGE) == 0) {
+  } else if (TransparentHugePagesAllowed() && madvise(mapping_, mapping_bytes_, MADV_HUGEPAGE) == 0) {
     page_kind_ = PageKind::kTransparentHuge;
   }
 }

@@ -20,8 +20,7 @@ std::string_view PageKindName(PageKind kind);  // "small", "transparent_huge", "
 
 struct ArenaOptions {
   size_t bytes = 0;
-  bool try_hugetlb =
-      false;  // falls back to transparent huge pages when too few are reserved on the host
+  bool try_hugetlb = false;  // falls back to transparent huge pages when too few are reserved on the host
   // Off: small pages, even where the host would give huge ones.
   bool transparent_huge = true;
   bool prefault = false;  // touch every page now, so that the first tokens do not pay for it

@@ -10,8 +10,7 @@
 
 namespace tributary {
 
-BlockPool::BlockPool(std::span<std::byte> region, size_t extent_bytes)
-    : region_(region), extent_bytes_(extent_bytes) {
+BlockPool::BlockPool(std::span<std::byte> region, size_t extent_bytes) : region_(region), extent_bytes_(extent_bytes) {
   TRIBUTARY_CHECK(std::has_single_bit(extent_bytes));
   TRIBUTARY_CHECK_GE(extent_bytes, 4096u);
   TRIBUTARY_CHECK_EQ(reinterpret_cast<uintptr_t>(region.data()) % 64, 0u);
@@ -22,9 +21,7 @@ BlockPool::BlockPool(std::span<std::byte> region, size_t extent_bytes)
   if (num_extents_ > 0) AddGap(0, num_extents_);
 }
 
-uint32_t BlockPool::largest_free_run() const {
-  return gaps_by_size_.empty() ? 0 : gaps_by_size_.rbegin()->first;
-}
+uint32_t BlockPool::largest_free_run() const { return gaps_by_size_.empty() ? 0 : gaps_by_size_.rbegin()->first; }
 
 void BlockPool::AddGap(ExtentId begin, uint32_t count) {
   gaps_.emplace(begin, count);
@@ -40,8 +37,7 @@ void BlockPool::RemoveGap(ExtentId begin, uint32_t count) {
 
 // How many extents to take next, of the `wanted` that are missing, and where.
 // REQUIRES: wanted > 0, and at least so many are free.
-std::pair<uint32_t, ExtentId> BlockPool::ChooseGap(uint32_t wanted,
-                                                   uint32_t extents_per_piece) const {
+std::pair<uint32_t, ExtentId> BlockPool::ChooseGap(uint32_t wanted, uint32_t extents_per_piece) const {
   const auto fits_all = gaps_by_size_.lower_bound({wanted, 0});
   if (fits_all != gaps_by_size_.end()) return {wanted, fits_all->second};
   const auto [largest, begin] = *gaps_by_size_.rbegin();
@@ -51,15 +47,14 @@ std::pair<uint32_t, ExtentId> BlockPool::ChooseGap(uint32_t wanted,
   return {largest, begin};
 }
 
-absl::StatusOr<std::vector<ExtentId>> BlockPool::Acquire(uint32_t num_pieces,
-                                                         uint32_t extents_per_piece) {
+absl::StatusOr<std::vector<ExtentId>> BlockPool::Acquire(uint32_t num_pieces, uint32_t extents_per_piece) {
   TRIBUTARY_CHECK_GT(extents_per_piece, 0u);
   const uint64_t count = uint64_t{num_pieces} * extents_per_piece;
   if (count > num_free_) {
-    return absl::ResourceExhaustedError(fmt::format(
-        "KV pool: {} bytes needed, {} free of {}; wait until other sequences end, or give the "
-        "node a larger pool",
-        count * extent_bytes_, free_bytes(), capacity_bytes()));
+    return absl::ResourceExhaustedError(
+        fmt::format("KV pool: {} bytes needed, {} free of {}; wait until other sequences end, or give the "
+                    "node a larger pool",
+                    count * extent_bytes_, free_bytes(), capacity_bytes()));
   }
   std::vector<ExtentId> extents;
   extents.reserve(count);

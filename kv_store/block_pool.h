@@ -39,15 +39,12 @@ class BlockPool {
   // contiguity: all pieces in the smallest gap that holds them; else each piece in one gap, from the
   // largest gaps; else pieces in fragments, as few as there can be. RESOURCE_EXHAUSTED with the
   // needed and the free bytes: fragmentation alone never refuses.
-  absl::StatusOr<std::vector<ExtentId>> Acquire(uint32_t num_pieces,
-                                                uint32_t extents_per_piece = 1);
+  absl::StatusOr<std::vector<ExtentId>> Acquire(uint32_t num_pieces, uint32_t extents_per_piece = 1);
   // REQUIRES: acquired and not yet released (checked).
   void Release(std::span<const ExtentId> extents);
 
   std::byte* data(ExtentId extent) { return region_.data() + size_t{extent} * extent_bytes_; }
-  const std::byte* data(ExtentId extent) const {
-    return region_.data() + size_t{extent} * extent_bytes_;
-  }
+  const std::byte* data(ExtentId extent) const { return region_.data() + size_t{extent} * extent_bytes_; }
 
  private:
   void AddGap(ExtentId begin, uint32_t count);

@@ -16,8 +16,7 @@
 namespace tributary {
 namespace {
 
-uint64_t StreamBytes(const BlockSummaryOptions& options, uint32_t head_dim,
-                     uint64_t capacity_tokens) {
+uint64_t StreamBytes(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t capacity_tokens) {
   const uint64_t block_tokens = options.block_tokens;
   const uint64_t blocks = (capacity_tokens + block_tokens - 1) / block_tokens;
   const uint64_t records = (blocks + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
@@ -26,13 +25,9 @@ uint64_t StreamBytes(const BlockSummaryOptions& options, uint32_t head_dim,
 
 absl::Status Validate(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
                       uint64_t capacity_tokens) {
-  const auto wrong = [](const std::string& what) {
-    return absl::InvalidArgumentError("block summaries: " + what);
-  };
-  if (options.block_tokens < 16 || options.block_tokens > 128 ||
-      !std::has_single_bit(options.block_tokens)) {
-    return wrong(
-        fmt::format("block_tokens is {}; it must be 16, 32, 64 or 128", options.block_tokens));
+  const auto wrong = [](const std::string& what) { return absl::InvalidArgumentError("block summaries: " + what); };
+  if (options.block_tokens < 16 || options.block_tokens > 128 || !std::has_single_bit(options.block_tokens)) {
+    return wrong(fmt::format("block_tokens is {}; it must be 16, 32, 64 or 128", options.block_tokens));
   }
   if (options.kind != SummaryKind::kMean && options.kind != SummaryKind::kMinMax) {
     return wrong(fmt::format("unknown kind {}", static_cast<int>(options.kind)));
@@ -48,8 +43,7 @@ absl::Status Validate(const BlockSummaryOptions& options, uint32_t head_dim, uin
                              uint64_t{limits::kMaxLayers} * limits::kMaxHeads));
   }
   if (capacity_tokens == 0 || capacity_tokens > limits::kMaxContextTokens) {
-    return wrong(fmt::format("capacity of {} tokens; it must be 1 to {}", capacity_tokens,
-                             limits::kMaxContextTokens));
+    return wrong(fmt::format("capacity of {} tokens; it must be 1 to {}", capacity_tokens, limits::kMaxContextTokens));
   }
   return absl::OkStatus();
 }
@@ -69,12 +63,10 @@ uint8_t CodeInt8(float value, float to_code, SummaryKind kind, bool up) {
   const float scaled = value * to_code;
   float rounded = std::rint(scaled);
   if (kind == SummaryKind::kMinMax) rounded = up ? std::ceil(scaled) : std::floor(scaled);
-  return static_cast<uint8_t>(std::clamp(rounded, -128.0f, 127.0f) +
-                              static_cast<float>(kSummaryCodeZero));
+  return static_cast<uint8_t>(std::clamp(rounded, -128.0f, 127.0f) + static_cast<float>(kSummaryCodeZero));
 }
 
-void StoreInt8(const BlockSummaryLayout& layout, const float* rows, uint32_t block,
-               std::byte* record) {
+void StoreInt8(const BlockSummaryLayout& layout, const float* rows, uint32_t block, std::byte* record) {
   float largest = 0;
   bool is_finite = true;
   for (uint32_t row = 0; row < layout.rows; ++row) {
@@ -86,8 +78,7 @@ void StoreInt8(const BlockSummaryLayout& layout, const float* rows, uint32_t blo
   const float scale = std::max(largest / 127.0f, std::numeric_limits<float>::min());
   const float to_code = is_number ? 1.0f / scale : 0.0f;
   for (uint32_t row = 0; row < layout.rows; ++row) {
-    const uint8_t code =
-        CodeInt8(is_number ? rows[row] : 0.0f, to_code, layout.kind, row < layout.padded_dim);
+    const uint8_t code = CodeInt8(is_number ? rows[row] : 0.0f, to_code, layout.kind, row < layout.padded_dim);
     record[SummaryCodeIndex(layout, row, block)] = std::byte{code};
   }
   const float stored = is_finite ? (largest > 0 ? scale : 0.0f) : std::nanf("");
@@ -96,8 +87,7 @@ void StoreInt8(const BlockSummaryLayout& layout, const float* rows, uint32_t blo
 
 }  // namespace
 
-void StoreBlockSummary(const BlockSummaryLayout& layout, const float* rows, uint32_t block,
-                       std::byte* record) {
+void StoreBlockSummary(const BlockSummaryLayout& layout, const float* rows, uint32_t block, std::byte* record) {
   if (layout.storage == SummaryStorage::kInt8) {
     StoreInt8(layout, rows, block, record);
     return;
@@ -108,22 +98,21 @@ void StoreBlockSummary(const BlockSummaryLayout& layout, const float* rows, uint
   }
 }
 
-absl::StatusOr<BlockSummaries> BlockSummaries::Create(const BlockSummaryOptions& options,
-                                                      uint32_t head_dim, uint64_t num_streams,
-                                                      uint64_t capacity_tokens) {
+absl::StatusOr<BlockSummaries> BlockSummaries::Create(const BlockSummaryOptions& options, uint32_t head_dim,
+                                                      uint64_t num_streams, uint64_t capacity_tokens) {
   TRIBUTARY_RETURN_IF_ERROR(Validate(options, head_dim, num_streams, capacity_tokens));
   const uint64_t stream_bytes = StreamBytes(options, head_dim, capacity_tokens);
   TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create({.bytes = stream_bytes * num_streams}));
   return BlockSummaries(options, head_dim, num_streams, stream_bytes, std::move(arena));
 }
 
-uint64_t BlockSummaries::ReservedBytes(const BlockSummaryOptions& options, uint32_t head_dim,
-                                       uint64_t num_streams, uint64_t capacity_tokens) {
+uint64_t BlockSummaries::ReservedBytes(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
+                                       uint64_t capacity_tokens) {
   return num_streams * StreamBytes(options, head_dim, capacity_tokens);
 }
 
-BlockSummaries::BlockSummaries(const BlockSummaryOptions& options, uint32_t head_dim,
-                               uint64_t num_streams, uint64_t stream_bytes, Arena arena)
+BlockSummaries::BlockSummaries(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
+                               uint64_t stream_bytes, Arena arena)
     : options_(options),
       layout_(MakeBlockSummaryLayout(options.kind, options.storage, head_dim)),
       stream_bytes_(stream_bytes),
@@ -136,8 +125,7 @@ BlockSummaries::BlockSummaries(const BlockSummaryOptions& options, uint32_t head
 }
 
 uint32_t BlockSummaries::num_blocks(uint64_t stream) const {
-  return static_cast<uint32_t>((streams_[stream].num_tokens + options_.block_tokens - 1) /
-                               options_.block_tokens);
+  return static_cast<uint32_t>((streams_[stream].num_tokens + options_.block_tokens - 1) / options_.block_tokens);
 }
 
 const std::byte* BlockSummaries::Records(uint64_t stream) const {
@@ -177,20 +165,17 @@ void BlockSummaries::WriteBlock(uint64_t stream_idx) {
       rows[layout_.padded_dim + d] = stream.min[d];
     }
   }
-  std::byte* record = arena_.memory().data() + stream_idx * stream_bytes_ +
-                      block / kSummaryRecordBlocks * layout_.record_bytes;
+  std::byte* record =
+      arena_.memory().data() + stream_idx * stream_bytes_ + block / kSummaryRecordBlocks * layout_.record_bytes;
   StoreBlockSummary(layout_, rows, static_cast<uint32_t>(block % kSummaryRecordBlocks), record);
 }
 
-void BlockSummaries::Append(uint64_t stream_idx, const float* keys, size_t row_stride,
-                            uint64_t num_tokens) {
+void BlockSummaries::Append(uint64_t stream_idx, const float* keys, size_t row_stride, uint64_t num_tokens) {
   TRIBUTARY_CHECK_LT(stream_idx, streams_.size());
   Stream& stream = streams_[stream_idx];
   const uint64_t block_tokens = options_.block_tokens;
   const uint64_t blocks = (stream.num_tokens + num_tokens + block_tokens - 1) / block_tokens;
-  TRIBUTARY_CHECK_LE(
-      (blocks + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks * layout_.record_bytes,
-      stream_bytes_);
+  TRIBUTARY_CHECK_LE((blocks + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks * layout_.record_bytes, stream_bytes_);
   for (uint64_t i = 0; i < num_tokens; ++i) {
     AddToBlock(stream, keys + i * row_stride, stream.num_tokens % block_tokens == 0);
     ++stream.num_tokens;

@@ -1,6 +1,6 @@
-// Summaries of the blocks of a shard's key streams (attention/block_summary_layout.h), kept up to date as tokens are
-// appended: what sparse policies score instead of reading the keys. A stream's summaries are contiguous, so that scoring
-// streams through them.
+// Summaries of the blocks of a shard's key streams (attention/kv/block_summary_layout.h), kept up to date as tokens are
+// appended: what sparse policies score instead of reading the keys. A stream's summaries are contiguous, so that
+// scoring streams through them.
 //
 // For 32-token blocks of 128 dims in bf16, int8 means add 0.8 % to the memory of K and V; bf16 minima and maxima 3.1 %.
 #pragma once
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/block_summary_layout.h"
+#include "attention/kv/block_summary_layout.h"
 #include "kv_store/arena.h"
 
 namespace tributary {
@@ -27,11 +27,10 @@ class BlockSummaries {
  public:
   // `num_streams` (layer, KV head) pairs of up to `capacity_tokens` tokens each. INVALID_ARGUMENT (options, geometry),
   // RESOURCE_EXHAUSTED (needed and available bytes).
-  static absl::StatusOr<BlockSummaries> Create(const BlockSummaryOptions& options,
-                                               uint32_t head_dim, uint64_t num_streams,
-                                               uint64_t capacity_tokens);
-  static uint64_t ReservedBytes(const BlockSummaryOptions& options, uint32_t head_dim,
-                                uint64_t num_streams, uint64_t capacity_tokens);
+  static absl::StatusOr<BlockSummaries> Create(const BlockSummaryOptions& options, uint32_t head_dim,
+                                               uint64_t num_streams, uint64_t capacity_tokens);
+  static uint64_t ReservedBytes(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
+                                uint64_t capacity_tokens);
 
   // Adds the stream's next tokens: row i at keys + i * row_stride, head_dim floats, post-RoPE. Afterwards every block
   // that has a token has a summary of the tokens that it has. The bytes do not depend on how the tokens were cut into
@@ -52,8 +51,8 @@ class BlockSummaries {
     std::vector<float> sum_or_max;  // [head_dim]
     std::vector<float> min;         // [head_dim], kMinMax only
   };
-  BlockSummaries(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
-                 uint64_t stream_bytes, Arena arena);
+  BlockSummaries(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams, uint64_t stream_bytes,
+                 Arena arena);
   void AddToBlock(Stream& stream, const float* key, bool is_first);
   void WriteBlock(uint64_t stream_idx);
 
@@ -64,9 +63,8 @@ class BlockSummaries {
   std::vector<Stream> streams_;
 };
 
-// Writes one block's summary into its record. `rows` has layout.rows values, of which those beyond head_dim in each half
-// are 0. int8 rounds means to nearest, and maxima up and minima down, so that they stay bounds.
-void StoreBlockSummary(const BlockSummaryLayout& layout, const float* rows, uint32_t block,
-                       std::byte* record);
+// Writes one block's summary into its record. `rows` has layout.rows values, of which those beyond head_dim in each
+// half are 0. int8 rounds means to nearest, and maxima up and minima down, so that they stay bounds.
+void StoreBlockSummary(const BlockSummaryLayout& layout, const float* rows, uint32_t block, std::byte* record);
 
 }  // namespace tributary

@@ -11,12 +11,11 @@ absl::StatusOr<ShardLayout> ShardLayout::Make(const ShardSpec& spec, size_t exte
   ShardLayout layout;
   layout.tile = TileLayoutOf(spec);
   if (layout.tile.record_bytes > extent_bytes) {
-    return absl::InvalidArgumentError(fmt::format(
-        "shard {}: {} tokens of head_dim {} in {} and {} take {} bytes, more than an extent of {}; "
-        "use larger extents (--extent-bytes)",
-        spec.shard_id.value, kKvTileTokens, spec.model.head_dim,
-        std::string(DTypeName(spec.k_dtype)), std::string(DTypeName(spec.v_dtype)),
-        layout.tile.record_bytes, extent_bytes));
+    return absl::InvalidArgumentError(
+        fmt::format("shard {}: {} tokens of head_dim {} in {} and {} take {} bytes, more than an extent of {}; "
+                    "use larger extents (--extent-bytes)",
+                    spec.shard_id.value, kKvTileTokens, spec.model.head_dim, std::string(DTypeName(spec.k_dtype)),
+                    std::string(DTypeName(spec.v_dtype)), layout.tile.record_bytes, extent_bytes));
   }
   layout.tiles_per_extent = static_cast<uint32_t>(extent_bytes / layout.tile.record_bytes);
   const uint64_t tiles = KvTilesFor(spec.capacity_tokens);

@@ -1,7 +1,7 @@
 // Which extent, and which byte in it, holds a tile (kv_store/FORMAT.md).
 //
 // A shard has one stream per (layer, KV head): tiles of consecutive tokens, K and V together
-// (attention/kv_tile_layout.h). An extent holds whole tiles.
+// (attention/kv/kv_tile_layout.h). An extent holds whole tiles.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/kv_tile_layout.h"
-#include "attention/shard_spec.h"
+#include "attention/kv/kv_tile_layout.h"
+#include "cluster/shard_spec.h"
 #include "kv_store/block_pool.h"
 
 namespace tributary {

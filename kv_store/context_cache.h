@@ -1,7 +1,7 @@
-// The context caches of one shard: per (layer, KV head) the K and V of selected tokens, copied bit for bit out of the shard
-// into tiles of their own, so that a kernel reads what was selected as one run (attention/policy/README.md).
+// The context caches of one shard: per (layer, KV head) the K and V of selected tokens, copied bit for bit out of the
+// shard into tiles of their own, so that a kernel reads what was selected as one run (policy/README.md).
 //
-// A cache knows rows, not tokens: which token row i is, is the selection's business (attention/policy/head_selection.h).
+// A cache knows rows, not tokens: which token row i is, is the selection's business (policy/head_selection.h).
 // All memory is reserved at Open(), in extents of the pool of the shards.
 #pragma once
 
@@ -12,15 +12,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/shard_spec.h"
+#include "cluster/shard_spec.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/block_table.h"
 #include "kv_store/kv_shard.h"
 
 namespace tributary {
 
-// Rows that each (layer, KV head) of the shard gets room for: the policy's max_cache_tokens, at most the shard's capacity;
-// without a limit half of the capacity. 0: the policy of the shard keeps no cache.
+// Rows that each (layer, KV head) of the shard gets room for: the policy's max_cache_tokens, at most the shard's
+// capacity; without a limit half of the capacity. 0: the policy of the shard keeps no cache.
 uint64_t ContextCacheTokens(const ShardSpec& spec);
 
 // Thread-compatible; concurrent reads (RunAt, num_rows) are safe while nobody writes.
@@ -42,13 +42,10 @@ class ContextCache {
   // `layer` is absolute, `kv_head` counts from the first one held, everywhere; REQUIRES (checked): held, and not
   // always dense by the policy (Has).
   bool Has(uint32_t layer, uint32_t kv_head) const;
-  uint64_t num_rows(uint32_t layer, uint32_t kv_head) const {
-    return rows_[StreamOf(layer, kv_head)];
-  }
-  // Adds rows: the shard's stripe-local `tokens`, in this order. REQUIRES (checked): stored tokens of the shard that the
-  // cache was opened for, room for them.
-  void Append(const KvShard& shard, uint32_t layer, uint32_t kv_head,
-              std::span<const uint32_t> tokens);
+  uint64_t num_rows(uint32_t layer, uint32_t kv_head) const { return rows_[StreamOf(layer, kv_head)]; }
+  // Adds rows: the shard's stripe-local `tokens`, in this order. REQUIRES (checked): stored tokens of the shard that
+  // the cache was opened for, room for them.
+  void Append(const KvShard& shard, uint32_t layer, uint32_t kv_head, std::span<const uint32_t> tokens);
   // Row i becomes what was row rows[i]; the others are gone. REQUIRES (checked): ascending, in range.
   void Keep(uint32_t layer, uint32_t kv_head, std::span<const uint32_t> rows);
   void Clear(uint32_t layer, uint32_t kv_head) { rows_[StreamOf(layer, kv_head)] = 0; }

@@ -12,23 +12,20 @@
 
 namespace tributary {
 
-absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool,
-                                                       KvPackFn pack) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ShardLayout layout,
-                             ShardLayout::Make(spec, pool->extent_bytes()));
+absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool, KvPackFn pack) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const ShardLayout layout, ShardLayout::Make(spec, pool->extent_bytes()));
   const uint64_t num_extents = layout.num_extents();
   if (num_extents > pool->num_free()) {
-    return absl::ResourceExhaustedError(fmt::format(
-        "shard {} of sequence {}: {} bytes needed, {} free of {} in the KV pool; wait until other "
-        "sequences end, or give the node a larger pool",
-        spec.shard_id.value, spec.sequence_id.value, num_extents * pool->extent_bytes(),
-        pool->free_bytes(), pool->capacity_bytes()));
+    return absl::ResourceExhaustedError(
+        fmt::format("shard {} of sequence {}: {} bytes needed, {} free of {} in the KV pool; wait until other "
+                    "sequences end, or give the node a larger pool",
+                    spec.shard_id.value, spec.sequence_id.value, num_extents * pool->extent_bytes(), pool->free_bytes(),
+                    pool->capacity_bytes()));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(std::vector<ExtentId> extents,
-                             pool->Acquire(static_cast<uint32_t>(layout.num_streams),
-                                           static_cast<uint32_t>(layout.extents_per_stream)));
-  return std::unique_ptr<KvShard>(
-      new KvShard(spec, pool, pack, BlockTable(layout, std::move(extents))));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      std::vector<ExtentId> extents,
+      pool->Acquire(static_cast<uint32_t>(layout.num_streams), static_cast<uint32_t>(layout.extents_per_stream)));
+  return std::unique_ptr<KvShard>(new KvShard(spec, pool, pack, BlockTable(layout, std::move(extents))));
 }
 
 absl::StatusOr<uint64_t> KvShard::ReservedBytes(const ShardSpec& spec, size_t extent_bytes) {
@@ -49,12 +46,10 @@ KvShard::~KvShard() { pool_->Release(table_.extents()); }
 bool KvShard::AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) const {
   const uint64_t elements = uint64_t{num_tokens} * spec_.num_kv_heads_held() * spec_.model.head_dim;
   return IsValidDType(rows.k_dtype) && IsValidDType(rows.v_dtype) &&
-         rows.k.size() == elements * DTypeBytes(rows.k_dtype) &&
-         rows.v.size() == elements * DTypeBytes(rows.v_dtype);
+         rows.k.size() == elements * DTypeBytes(rows.k_dtype) && rows.v.size() == elements * DTypeBytes(rows.v_dtype);
 }
 
-FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
-                          const KvExchangeRows& rows) {
+FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows) {
   if (!HoldsLayer(layer) || num_tokens == 0) return FrameError::kOutOfRange;
   if (!AreRowsValid(num_tokens, rows)) return FrameError::kBadGeometry;
   const TokenStripe& stripe = spec_.stripe;
@@ -85,8 +80,7 @@ FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tok
 }
 
 // Stores `local` out of rows that hold the tokens `given`.
-void KvShard::StoreMissing(uint32_t layer, TokenRange local, TokenRange given,
-                           const KvExchangeRows& rows) {
+void KvShard::StoreMissing(uint32_t layer, TokenRange local, TokenRange given, const KvExchangeRows& rows) {
   ClearNewTiles(layer, local);
   const uint32_t heads = spec_.num_kv_heads_held();
   const size_t k_row_bytes = spec_.model.head_dim * DTypeBytes(rows.k_dtype);
@@ -97,11 +91,9 @@ void KvShard::StoreMissing(uint32_t layer, TokenRange local, TokenRange given,
       const uint64_t run_begin = pos / run_tokens * run_tokens;
       const uint64_t end = std::min(local.end, run_begin + run_tokens);
       const uint64_t first_row = (pos - given.begin) * heads + head;
-      PackHeadRows(pack_, tile_layout(),
-                   {rows.k.data() + first_row * k_row_bytes, heads * k_row_bytes, rows.k_dtype},
+      PackHeadRows(pack_, tile_layout(), {rows.k.data() + first_row * k_row_bytes, heads * k_row_bytes, rows.k_dtype},
                    {rows.v.data() + first_row * v_row_bytes, heads * v_row_bytes, rows.v_dtype},
-                   Tile(layer, head, run_begin / kKvTileTokens), pos - run_begin,
-                   static_cast<uint32_t>(end - pos));
+                   Tile(layer, head, run_begin / kKvTileTokens), pos - run_begin, static_cast<uint32_t>(end - pos));
       pos = end;
     }
   }
@@ -122,8 +114,7 @@ void KvShard::ClearNewTiles(uint32_t layer, TokenRange local) {
 
 absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
   if (summaries_ != nullptr) {
-    return absl::FailedPreconditionError(
-        "shard: block summaries are kept already; open another shard");
+    return absl::FailedPreconditionError("shard: block summaries are kept already; open another shard");
   }
   for (const std::vector<bool>& layer : has_tokens_) {
     if (std::find(layer.begin(), layer.end(), true) != layer.end()) {
@@ -133,16 +124,14 @@ absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
   }
   TRIBUTARY_ASSIGN_OR_RETURN(
       BlockSummaries summaries,
-      BlockSummaries::Create(options, spec_.model.head_dim, table_.layout().num_streams,
-                             spec_.capacity_tokens));
+      BlockSummaries::Create(options, spec_.model.head_dim, table_.layout().num_streams, spec_.capacity_tokens));
   summaries_ = std::make_unique<BlockSummaries>(std::move(summaries));
   return absl::OkStatus();
 }
 
 // Adds the tokens `added`, whose gaps are closed. The rows hold `given`, if any: a float storage's
 // values are the rows' rounded to it, which is quicker than reading them back out of the tiles.
-void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given,
-                        const KvExchangeRows& rows) {
+void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows) {
   const uint32_t heads = spec_.num_kv_heads_held();
   const uint32_t head_dim = spec_.model.head_dim;
   const bool is_float = IsFloatKvStorage(tile_layout().k_storage);
@@ -153,8 +142,7 @@ void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given,
   for (uint32_t head = 0; head < heads; ++head) {
     for (uint64_t pos = added.begin; pos < added.end;) {
       const uint32_t in_tile = pos % kKvTileTokens;
-      const auto count =
-          static_cast<uint32_t>(std::min<uint64_t>(kKvTileTokens - in_tile, added.end - pos));
+      const auto count = static_cast<uint32_t>(std::min<uint64_t>(kKvTileTokens - in_tile, added.end - pos));
       if (is_float && given.Contains({pos, pos + count})) {
         for (uint32_t i = 0; i < count; ++i) {
           float* key = keys.data() + size_t{i} * head_dim;
@@ -165,8 +153,8 @@ void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given,
           ConvertToF32(stored_dtype, values.data(), head_dim, key);
         }
       } else {
-        UnpackKvToF32(tile_layout(), Tile(layer, head, pos / kKvTileTokens), in_tile, count,
-                      keys.data(), values.data());
+        UnpackKvToF32(tile_layout(), Tile(layer, head, pos / kKvTileTokens), in_tile, count, keys.data(),
+                      values.data());
       }
       summaries_->Append(StreamIdx(layer, head), keys.data(), head_dim, count);
       pos += count;
@@ -178,14 +166,12 @@ uint64_t KvShard::stored_tokens(uint32_t layer) const {
   return HoldsLayer(layer) ? layers_[layer - spec_.layer_begin].prefix_tokens() : 0;
 }
 
-KvRun KvShard::RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin,
-                     uint64_t local_end) const {
+KvRun KvShard::RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin, uint64_t local_end) const {
   TRIBUTARY_CHECK_LT(local_begin, local_end);
   TRIBUTARY_CHECK_LE(local_end, stored_tokens(layer));
   const uint64_t run_begin = local_begin / tokens_per_run() * tokens_per_run();
   const uint64_t run_end = std::min(local_end, run_begin + tokens_per_run());
-  return {TileAt(layer, kv_head, run_begin / kKvTileTokens), run_begin,
-          static_cast<uint32_t>(local_begin - run_begin),
+  return {TileAt(layer, kv_head, run_begin / kKvTileTokens), run_begin, static_cast<uint32_t>(local_begin - run_begin),
           static_cast<uint32_t>(run_end - run_begin)};
 }
 

@@ -12,13 +12,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/frame.h"
-#include "attention/kv_pack.h"
-#include "attention/shard_spec.h"
+#include "attention/kv/kv_pack.h"
+#include "cluster/shard_spec.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/block_summaries.h"
 #include "kv_store/block_table.h"
 #include "kv_store/stored_ranges.h"
+#include "wire/frame.h"
 
 namespace tributary {
 
@@ -65,8 +65,7 @@ class KvShard {
   // later. Errors, which store nothing: kOutOfRange (layer, no tokens, more than one run of the
   // stripe, capacity), kBadGeometry (dtypes, span sizes), kExhausted (too many gaps: send again when
   // earlier tokens are acknowledged).
-  FrameError Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
-                   const KvExchangeRows& rows);
+  FrameError Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows);
 
   // Stripe-local tokens of the (absolute) layer that are there without a gap; 0 for a layer not
   // held.
@@ -92,18 +91,14 @@ class KvShard {
   absl::Status KeepSummaries(const BlockSummaryOptions& options);
   const BlockSummaries* summaries() const { return summaries_.get(); }  // null: none are kept
   // REQUIRES: layer held, kv_head < those held.
-  uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const {
-    return StreamIdx(layer, kv_head);
-  }
+  uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const { return StreamIdx(layer, kv_head); }
 
  private:
   KvShard(const ShardSpec& spec, BlockPool* pool, KvPackFn pack, BlockTable table);
   uint64_t StreamIdx(uint32_t layer, uint32_t kv_head) const {
     return uint64_t{layer - spec_.layer_begin} * spec_.num_kv_heads_held() + kv_head;
   }
-  bool HoldsLayer(uint32_t layer) const {
-    return layer >= spec_.layer_begin && layer < spec_.layer_end;
-  }
+  bool HoldsLayer(uint32_t layer) const { return layer >= spec_.layer_begin && layer < spec_.layer_end; }
   std::byte* Tile(uint32_t layer, uint32_t kv_head, uint64_t tile) const {
     const BlockTable::Place place = table_.Tile(StreamIdx(layer, kv_head), tile);
     return pool_->data(place.extent) + place.offset_bytes;

@@ -17,8 +17,8 @@ struct ConvertedRows {
 };
 
 // The rows of tokens [begin, begin + count) as the storage wants them: the given ones, or converted into `room`.
-HeadRows RowsFor(KvStorage storage, const HeadRows& rows, uint32_t head_dim, uint32_t begin,
-                 uint32_t count, ConvertedRows* room) {
+HeadRows RowsFor(KvStorage storage, const HeadRows& rows, uint32_t head_dim, uint32_t begin, uint32_t count,
+                 ConvertedRows* room) {
   const std::byte* data = rows.data + begin * rows.stride_bytes;
   if (!NeedsConversion(storage, rows.dtype)) return {data, rows.stride_bytes, rows.dtype};
   const DType dtype = static_cast<DType>(storage);
@@ -33,10 +33,9 @@ HeadRows RowsFor(KvStorage storage, const HeadRows& rows, uint32_t head_dim, uin
 
 }  // namespace
 
-void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, const HeadRows& v,
-                  std::byte* tiles, uint64_t token_begin, uint32_t num_tokens) {
-  const bool converts =
-      NeedsConversion(layout.k_storage, k.dtype) || NeedsConversion(layout.v_storage, v.dtype);
+void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, const HeadRows& v, std::byte* tiles,
+                  uint64_t token_begin, uint32_t num_tokens) {
+  const bool converts = NeedsConversion(layout.k_storage, k.dtype) || NeedsConversion(layout.v_storage, v.dtype);
   ConvertedRows k_room, v_room;
   KvPackArgs args;
   args.layout = layout;
@@ -46,12 +45,9 @@ void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, 
     const uint64_t position = token_begin + done;
     const uint64_t in_tile = kKvTileTokens - position % kKvTileTokens;
     args.num_tokens = num_tokens - done;
-    if (converts)
-      args.num_tokens = static_cast<uint32_t>(std::min<uint64_t>(args.num_tokens, in_tile));
-    const HeadRows k_rows =
-        RowsFor(layout.k_storage, k, layout.head_dim, done, args.num_tokens, &k_room);
-    const HeadRows v_rows =
-        RowsFor(layout.v_storage, v, layout.head_dim, done, args.num_tokens, &v_room);
+    if (converts) args.num_tokens = static_cast<uint32_t>(std::min<uint64_t>(args.num_tokens, in_tile));
+    const HeadRows k_rows = RowsFor(layout.k_storage, k, layout.head_dim, done, args.num_tokens, &k_room);
+    const HeadRows v_rows = RowsFor(layout.v_storage, v, layout.head_dim, done, args.num_tokens, &v_room);
     args.k_source = static_cast<KvStorage>(k_rows.dtype);
     args.v_source = static_cast<KvStorage>(v_rows.dtype);
     args.k = k_rows.data;

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "attention/kv_pack.h"
+#include "attention/kv/kv_pack.h"
 #include "base/dtype.h"
 
 namespace tributary {
@@ -19,7 +19,7 @@ struct HeadRows {
 
 // Writes tokens [token_begin, token_begin + num_tokens), counted from token 0 of the record at `tiles`. REQUIRES: what
 // KvPackFn requires of the layout and the memory.
-void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, const HeadRows& v,
-                  std::byte* tiles, uint64_t token_begin, uint32_t num_tokens);
+void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, const HeadRows& v, std::byte* tiles,
+                  uint64_t token_begin, uint32_t num_tokens);
 
 }  // namespace tributary

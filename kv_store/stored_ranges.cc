@@ -18,8 +18,7 @@ void StoredRanges::Insert(TokenRange range) {
   if (range.empty()) return;
   TRIBUTARY_CHECK(CanInsert(range));
   // [first, last) are the ranges that overlap or touch the new one; it swallows them.
-  auto first = std::find_if(beyond_.begin(), beyond_.end(),
-                            [&](const TokenRange& r) { return r.end >= range.begin; });
+  auto first = std::find_if(beyond_.begin(), beyond_.end(), [&](const TokenRange& r) { return r.end >= range.begin; });
   auto last = first;
   for (; last != beyond_.end() && last->begin <= range.end; ++last) {
     range.begin = std::min(range.begin, last->begin);

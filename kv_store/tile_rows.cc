@@ -9,15 +9,12 @@ constexpr uint32_t kLanesPerRun = 16;
 
 // Of K, a token's elements that share a lane lie together (of fp8 in two halves), one lane in each run of 16 lanes.
 template <KvStorage storage>
-void CopyK(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std::byte* to,
-           uint32_t to_token) {
+void CopyK(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std::byte* to, uint32_t to_token) {
   constexpr uint32_t kLaneBytes = KvPack(storage) * KvCodeBits(storage) / 8;
   constexpr uint32_t kRunBytes = kLanesPerRun * kLaneBytes;
   constexpr bool kHalves = storage == KvStorage::kFp8E4m3;
   constexpr uint32_t kPieceBytes = kHalves ? kLaneBytes / 2 : kLaneBytes;
-  const auto lane_byte = [](uint32_t token) {
-    return KvLaneOffset(storage, token, 0) * KvCodeBits(storage) / 8;
-  };
+  const auto lane_byte = [](uint32_t token) { return KvLaneOffset(storage, token, 0) * KvCodeBits(storage) / 8; };
   from += lane_byte(from_token);
   to += lane_byte(to_token);
   for (uint32_t dim = 0; dim < padded_dim; dim += KvPack(storage)) {
@@ -32,8 +29,7 @@ void CopyK(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std:
 }
 
 // One nibble of a byte.
-inline void CopyNibble(const std::byte* from, uint32_t from_nibble, std::byte* to,
-                       uint32_t to_nibble) {
+inline void CopyNibble(const std::byte* from, uint32_t from_nibble, std::byte* to, uint32_t to_nibble) {
   const std::byte code = (*from >> (4 * from_nibble)) & std::byte{0xf};
   const std::byte others = *to & (std::byte{0xf0} >> (4 * to_nibble));
   *to = others | (code << (4 * to_nibble));
@@ -41,8 +37,7 @@ inline void CopyNibble(const std::byte* from, uint32_t from_nibble, std::byte* t
 
 // Of V, `pack` tokens are interleaved: an element of each lane.
 template <KvStorage storage>
-void CopyV(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std::byte* to,
-           uint32_t to_token) {
+void CopyV(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std::byte* to, uint32_t to_token) {
   constexpr uint32_t kPack = KvPack(storage);
   constexpr uint32_t kBits = KvCodeBits(storage);
   const uint32_t from_part = from_token % kPack;
@@ -69,8 +64,8 @@ void CopyV(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std:
   }
 }
 
-using CopyFn = void (*)(uint32_t padded_dim, const std::byte* from, uint32_t from_token,
-                        std::byte* to, uint32_t to_token);
+using CopyFn = void (*)(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std::byte* to,
+                        uint32_t to_token);
 
 constexpr CopyFn kCopyK[] = {nullptr,
                              &CopyK<KvStorage::kF32>,
@@ -87,24 +82,22 @@ constexpr CopyFn kCopyV[] = {nullptr,
                              &CopyV<KvStorage::kInt4>,
                              &CopyV<KvStorage::kFp8E4m3>};
 
-void CopyParams(KvStorage storage, uint32_t params_begin, const std::byte* from,
-                uint32_t from_token, std::byte* to, uint32_t to_token) {
+void CopyParams(KvStorage storage, uint32_t params_begin, const std::byte* from, uint32_t from_token, std::byte* to,
+                uint32_t to_token) {
   const uint32_t bytes = KvParamBytesPerToken(storage);
-  std::memcpy(to + params_begin + to_token * bytes, from + params_begin + from_token * bytes,
-              bytes);
+  std::memcpy(to + params_begin + to_token * bytes, from + params_begin + from_token * bytes, bytes);
 }
 
 }  // namespace
 
-void CopyTileToken(const KvTileLayout& layout, const std::byte* from, uint32_t from_token,
-                   std::byte* to, uint32_t to_token) {
+void CopyTileToken(const KvTileLayout& layout, const std::byte* from, uint32_t from_token, std::byte* to,
+                   uint32_t to_token) {
   const uint32_t from_subgroup = from_token / kKvSubgroupTokens;
   const uint32_t to_subgroup = to_token / kKvSubgroupTokens;
   const uint32_t from_slot = from_token % kKvSubgroupTokens;
   const uint32_t to_slot = to_token % kKvSubgroupTokens;
-  kCopyK[static_cast<size_t>(layout.k_storage)](
-      layout.padded_dim, from + from_subgroup * layout.k_subgroup_bytes, from_slot,
-      to + to_subgroup * layout.k_subgroup_bytes, to_slot);
+  kCopyK[static_cast<size_t>(layout.k_storage)](layout.padded_dim, from + from_subgroup * layout.k_subgroup_bytes,
+                                                from_slot, to + to_subgroup * layout.k_subgroup_bytes, to_slot);
   kCopyV[static_cast<size_t>(layout.v_storage)](
       layout.padded_dim, from + layout.v_begin + from_subgroup * layout.v_subgroup_bytes, from_slot,
       to + layout.v_begin + to_subgroup * layout.v_subgroup_bytes, to_slot);

@@ -23,8 +23,7 @@ inline std::vector<uint32_t> TokensFromBytes(std::string_view text) {
 inline std::string BytesFromTokens(std::span<const uint32_t> tokens) {
   std::string text;
   text.reserve(tokens.size());
-  for (const uint32_t token : tokens)
-    text.push_back(token < kByteVocab ? static_cast<char>(token) : '?');
+  for (const uint32_t token : tokens) text.push_back(token < kByteVocab ? static_cast<char>(token) : '?');
   return text;
 }
 

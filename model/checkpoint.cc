@@ -22,18 +22,16 @@ bool Exists(const std::filesystem::path& path) {
 // A shard is a plain file name: nothing that could lead out of the folder.
 bool IsPlainFileName(const std::string& name) {
   return name.ends_with(".safetensors") && name.find('/') == std::string::npos &&
-         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos &&
-         !name.starts_with('.');
+         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos && !name.starts_with('.');
 }
 
 // tensor name -> shard name
-absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(
-    const std::filesystem::path& path) {
+absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(const std::filesystem::path& path) {
   TRIBUTARY_ASSIGN_OR_RETURN(const json index, ReadJsonFile(path, kMaxIndexBytes));
   const auto field = index.find("weight_map");
   if (field == index.end() || !field->is_object() || field->empty()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "{}: 'weight_map' must be an object that names each tensor's file", path.string()));
+    return absl::InvalidArgumentError(
+        fmt::format("{}: 'weight_map' must be an object that names each tensor's file", path.string()));
   }
   std::map<std::string, std::string> weight_map;
   for (const auto& [tensor, shard] : field->items()) {
@@ -60,9 +58,8 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::filesystem::path& model_d
     return checkpoint;
   }
   if (!Exists(model_dir / kIndexFile)) {
-    return absl::NotFoundError(
-        fmt::format("{}: neither {} nor {}; convert the weights to safetensors", model_dir.string(),
-                    kSingleFile, kIndexFile));
+    return absl::NotFoundError(fmt::format("{}: neither {} nor {}; convert the weights to safetensors",
+                                           model_dir.string(), kSingleFile, kIndexFile));
   }
   TRIBUTARY_RETURN_IF_ERROR(checkpoint.OpenShards(model_dir));
   return checkpoint;
@@ -84,16 +81,14 @@ absl::Status Checkpoint::OpenShards(const std::filesystem::path& model_dir) {
     const SafetensorsFile& file = files_[shards.at(shard)];
     if (!file.Contains(tensor)) {
       return absl::InvalidArgumentError(
-          fmt::format("{}: tensor '{}' should be in '{}', which does not hold it", path_.string(),
-                      tensor, shard));
+          fmt::format("{}: tensor '{}' should be in '{}', which does not hold it", path_.string(), tensor, shard));
     }
   }
   // Every listed tensor exists in its shard, so a surplus is a tensor that is unlisted or stored
   // twice.
   if (stored_tensors != weight_map.size()) {
-    return absl::InvalidArgumentError(fmt::format("{}: lists {} tensors, but the shards hold {}",
-                                                  path_.string(), weight_map.size(),
-                                                  stored_tensors));
+    return absl::InvalidArgumentError(
+        fmt::format("{}: lists {} tensors, but the shards hold {}", path_.string(), weight_map.size(), stored_tensors));
   }
   AddTensors();
   return absl::OkStatus();
@@ -101,16 +96,15 @@ absl::Status Checkpoint::OpenShards(const std::filesystem::path& model_dir) {
 
 void Checkpoint::AddTensors() {
   for (const SafetensorsFile& file : files_) {
-    for (const TensorView& tensor : file.tensors())
-      tensors_.emplace(tensor.name, Located{&tensor, &file});
+    for (const TensorView& tensor : file.tensors()) tensors_.emplace(tensor.name, Located{&tensor, &file});
   }
 }
 
 absl::StatusOr<Checkpoint::Located> Checkpoint::Find(std::string_view name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {
-    return absl::NotFoundError(fmt::format("{}: tensor '{}' is missing among {} tensors",
-                                           path_.string(), name, tensors_.size()));
+    return absl::NotFoundError(
+        fmt::format("{}: tensor '{}' is missing among {} tensors", path_.string(), name, tensors_.size()));
   }
   return found->second;
 }

@@ -76,13 +76,12 @@ class RepeatedBlock {
   absl::Status Map(int file, size_t repeats) {
     if (ftruncate(file, static_cast<off_t>(kBlockBytes)) != 0) return NoMap("reserve", kBlockBytes);
     const size_t bytes = repeats * kBlockBytes;
-    void* place =
-        mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* place = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (place == MAP_FAILED) return NoMap("map", bytes);
     map_ = {static_cast<std::byte*>(place), bytes};
     for (size_t i = 0; i < repeats; ++i) {
-      if (mmap(map_.data() + i * kBlockBytes, kBlockBytes, PROT_READ | PROT_WRITE,
-               MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+      if (mmap(map_.data() + i * kBlockBytes, kBlockBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) ==
+          MAP_FAILED) {
         return NoMap("map", bytes);
       }
     }
@@ -123,8 +122,8 @@ uint64_t TensorBytes(const WeightSlot& slot, TensorType type) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const ModelWeights>> MakeDummyWeights(
-    const std::filesystem::path& model_dir, uint64_t seed) {
+absl::StatusOr<std::shared_ptr<const ModelWeights>> MakeDummyWeights(const std::filesystem::path& model_dir,
+                                                                     uint64_t seed) {
   auto weights = std::make_shared<ModelWeights>();
   TRIBUTARY_ASSIGN_OR_RETURN(weights->config, LoadModelConfig(model_dir));
   weights->layers.resize(weights->config.num_layers);
@@ -134,20 +133,17 @@ absl::StatusOr<std::shared_ptr<const ModelWeights>> MakeDummyWeights(
   for (const WeightSlot& slot : slots) max_bytes = std::max(max_bytes, TensorBytes(slot, type));
 
   // Each tensor begins at a random page of the block.
-  TRIBUTARY_ASSIGN_OR_RETURN(RepeatedBlock random,
-                             RepeatedBlock::Make(kBlockBytes + max_bytes, ToDType(type), seed));
+  TRIBUTARY_ASSIGN_OR_RETURN(RepeatedBlock random, RepeatedBlock::Make(kBlockBytes + max_bytes, ToDType(type), seed));
   auto storage = std::make_shared<DummyStorage>(DummyStorage{std::move(random), {}, {}});
-  const std::vector<float> ones(
-      std::max(weights->config.hidden_size, weights->config.attention.head_dim), 1.0f);
+  const std::vector<float> ones(std::max(weights->config.hidden_size, weights->config.attention.head_dim), 1.0f);
   storage->ones.resize(ones.size() * TensorTypeBytes(type));
   ConvertFromF32(ToDType(type), ones.data(), ones.size(), storage->ones.data());
   storage->tensors.reserve(slots.size());
   for (const WeightSlot& slot : slots) {
     const uint64_t bytes = TensorBytes(slot, type);
     const uint64_t offset = SplitMix(seed) % kBlockPages * kPageBytes;
-    const std::span<const std::byte> values =
-        IsNorm(slot.name) ? std::span<const std::byte>(storage->ones).first(bytes)
-                          : storage->random.bytes().subspan(offset, bytes);
+    const std::span<const std::byte> values = IsNorm(slot.name) ? std::span<const std::byte>(storage->ones).first(bytes)
+                                                                : storage->random.bytes().subspan(offset, bytes);
     storage->tensors.push_back({slot.name, type, slot.shape, values});
     *slot.destination = &storage->tensors.back();
   }

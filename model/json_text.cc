@@ -46,10 +46,9 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, const std::string& w
   json value;
   StrictCheck check;
   try {
-    value = json::parse(text.begin(), text.end(),
-                        [&](int depth, json::parse_event_t event, json& parsed) {
-                          return check(depth, event, parsed);
-                        });
+    value = json::parse(text.begin(), text.end(), [&](int depth, json::parse_event_t event, json& parsed) {
+      return check(depth, event, parsed);
+    });
   } catch (const json::exception& error) {
     if (check.problem().empty()) {
       return absl::InvalidArgumentError(fmt::format("{}: malformed JSON: {}", what, error.what()));
@@ -59,8 +58,7 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, const std::string& w
     return absl::InvalidArgumentError(fmt::format("{}: the JSON {}", what, check.problem()));
   }
   if (!value.is_object()) {
-    return absl::InvalidArgumentError(
-        fmt::format("{}: expected a JSON object, found {}", what, BriefJson(value)));
+    return absl::InvalidArgumentError(fmt::format("{}: expected a JSON object, found {}", what, BriefJson(value)));
   }
   return value;
 }
@@ -68,11 +66,10 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, const std::string& w
 absl::StatusOr<json> ReadJsonFile(const std::filesystem::path& path, size_t max_bytes) {
   TRIBUTARY_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
   if (file.bytes().size() > max_bytes) {
-    return absl::InvalidArgumentError(fmt::format("{}: {} bytes, expected at most {}",
-                                                  path.string(), file.bytes().size(), max_bytes));
+    return absl::InvalidArgumentError(
+        fmt::format("{}: {} bytes, expected at most {}", path.string(), file.bytes().size(), max_bytes));
   }
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
-                              file.bytes().size());
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   return ParseJsonObject(text, path.string());
 }
 

@@ -23,8 +23,7 @@ struct ScopedFd {
 };
 
 absl::Status OpenError(const std::filesystem::path& path, int error) {
-  const std::string message =
-      fmt::format("{}: cannot open: {}", path.string(), std::strerror(error));
+  const std::string message = fmt::format("{}: cannot open: {}", path.string(), std::strerror(error));
   if (error == ENOENT || error == ENOTDIR) {
     return absl::NotFoundError(message + "; check the path of the model folder");
   }

@@ -39,8 +39,7 @@ struct ModelConfig {
   bool has_o_bias = false;              // Llama and Qwen3 with attention_bias
   bool has_qk_norm = false;             // Qwen3: RMSNorm over head_dim on q and k, before RoPE
   std::vector<uint32_t> eos_token_ids;  // of config.json and generation_config.json, ascending
-  DType stored_dtype =
-      DType::kUnset;  // "torch_dtype"/"dtype", informative: each tensor states its own
+  DType stored_dtype = DType::kUnset;   // "torch_dtype"/"dtype", informative: each tensor states its own
 
   double softmax_scale() const;
 };

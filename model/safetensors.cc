@@ -55,8 +55,7 @@ std::optional<TensorType> ParseType(std::string_view name) {
 }
 
 absl::Status Corrupt(const std::string& where, const std::string& what) {
-  return absl::InvalidArgumentError(
-      fmt::format("{}: {}; the file is damaged or is no safetensors file", where, what));
+  return absl::InvalidArgumentError(fmt::format("{}: {}; the file is damaged or is no safetensors file", where, what));
 }
 
 // One header entry, before its bytes are cut out of the data.
@@ -68,13 +67,11 @@ struct Entry {
 
 absl::Status ParseShape(const std::string& where, const json& field, std::vector<uint64_t>& shape) {
   if (!field.is_array() || field.size() > kMaxRank) {
-    return Corrupt(
-        where, fmt::format("shape is {}, expected at most {} sizes", BriefJson(field), kMaxRank));
+    return Corrupt(where, fmt::format("shape is {}, expected at most {} sizes", BriefJson(field), kMaxRank));
   }
   for (const json& size : field) {
     if (!size.is_number_unsigned()) {
-      return Corrupt(where, fmt::format("shape {} holds a size that is no unsigned integer",
-                                        BriefJson(field)));
+      return Corrupt(where, fmt::format("shape {} holds a size that is no unsigned integer", BriefJson(field)));
     }
     shape.push_back(size.get<uint64_t>());
   }
@@ -82,16 +79,13 @@ absl::Status ParseShape(const std::string& where, const json& field, std::vector
 }
 
 absl::Status ParseOffsets(const std::string& where, const json& field, Entry& entry) {
-  if (!field.is_array() || field.size() != 2 || !field[0].is_number_unsigned() ||
-      !field[1].is_number_unsigned()) {
-    return Corrupt(where,
-                   fmt::format("data_offsets is {}, expected [begin, end]", BriefJson(field)));
+  if (!field.is_array() || field.size() != 2 || !field[0].is_number_unsigned() || !field[1].is_number_unsigned()) {
+    return Corrupt(where, fmt::format("data_offsets is {}, expected [begin, end]", BriefJson(field)));
   }
   entry.begin = field[0].get<uint64_t>();
   entry.end = field[1].get<uint64_t>();
   if (entry.end < entry.begin) {
-    return Corrupt(
-        where, fmt::format("data_offsets [{}, {}] end before they begin", entry.begin, entry.end));
+    return Corrupt(where, fmt::format("data_offsets [{}, {}] end before they begin", entry.begin, entry.end));
   }
   return absl::OkStatus();
 }
@@ -105,8 +99,7 @@ std::optional<uint64_t> TensorBytes(const TensorView& view) {
   return bytes;
 }
 
-absl::StatusOr<Entry> ParseEntry(const std::string& where, const std::string& name,
-                                 const json& field) {
+absl::StatusOr<Entry> ParseEntry(const std::string& where, const std::string& name, const json& field) {
   if (!field.is_object()) {
     return Corrupt(where, fmt::format("its entry is {}, expected an object", BriefJson(field)));
   }
@@ -120,29 +113,26 @@ absl::StatusOr<Entry> ParseEntry(const std::string& where, const std::string& na
       type_field.is_string() ? ParseType(type_field.get_ref<const std::string&>()) : std::nullopt;
   if (!type.has_value()) {
     return absl::InvalidArgumentError(
-        fmt::format("{}: dtype {} is not supported; weights must be F32, BF16 or F16", where,
-                    BriefJson(type_field)));
+        fmt::format("{}: dtype {} is not supported; weights must be F32, BF16 or F16", where, BriefJson(type_field)));
   }
   entry.view.type = *type;
   TRIBUTARY_RETURN_IF_ERROR(ParseShape(where, field["shape"], entry.view.shape));
   TRIBUTARY_RETURN_IF_ERROR(ParseOffsets(where, field["data_offsets"], entry));
   const std::optional<uint64_t> bytes = TensorBytes(entry.view);
   if (!bytes.has_value() || *bytes != entry.end - entry.begin) {
-    return Corrupt(where, fmt::format("{} takes {} bytes, but data_offsets [{}, {}] span {}",
-                                      Describe(entry.view),
-                                      bytes.has_value() ? std::to_string(*bytes) : "more than 2^64",
-                                      entry.begin, entry.end, entry.end - entry.begin));
+    return Corrupt(where, fmt::format("{} takes {} bytes, but data_offsets [{}, {}] span {}", Describe(entry.view),
+                                      bytes.has_value() ? std::to_string(*bytes) : "more than 2^64", entry.begin,
+                                      entry.end, entry.end - entry.begin));
   }
   if (entry.begin % TensorTypeBytes(*type) != 0) {
-    return Corrupt(where, fmt::format("data_offsets begin at {}, misaligned for {}", entry.begin,
-                                      TensorTypeName(*type)));
+    return Corrupt(where,
+                   fmt::format("data_offsets begin at {}, misaligned for {}", entry.begin, TensorTypeName(*type)));
   }
   return entry;
 }
 
 // The tensors must tile the data: no overlap, no hole, nothing behind the last.
-absl::Status CheckTiling(const std::string& file, std::vector<Entry>& entries,
-                         uint64_t data_bytes) {
+absl::Status CheckTiling(const std::string& file, std::vector<Entry>& entries, uint64_t data_bytes) {
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return std::tie(a.begin, a.end, a.view.name) < std::tie(b.begin, b.end, b.view.name);
   });
@@ -150,43 +140,35 @@ absl::Status CheckTiling(const std::string& file, std::vector<Entry>& entries,
   for (const Entry& entry : entries) {
     const std::string where = fmt::format("{}: tensor '{}'", file, entry.view.name);
     if (entry.end > data_bytes) {
-      return Corrupt(
-          where, fmt::format("data_offsets [{}, {}] reach beyond the {} bytes of data (truncated?)",
-                             entry.begin, entry.end, data_bytes));
+      return Corrupt(where, fmt::format("data_offsets [{}, {}] reach beyond the {} bytes of data (truncated?)",
+                                        entry.begin, entry.end, data_bytes));
     }
     if (entry.begin != covered) {
-      return Corrupt(
-          where, fmt::format("data_offsets [{}, {}] {} the tensor before it, which ends at {}",
-                             entry.begin, entry.end,
-                             entry.begin < covered ? "overlap" : "leave a hole after", covered));
+      return Corrupt(where, fmt::format("data_offsets [{}, {}] {} the tensor before it, which ends at {}", entry.begin,
+                                        entry.end, entry.begin < covered ? "overlap" : "leave a hole after", covered));
     }
     covered = entry.end;
   }
   if (covered != data_bytes) {
-    return Corrupt(file,
-                   fmt::format("{} bytes of data, but its tensors end at {}", data_bytes, covered));
+    return Corrupt(file, fmt::format("{} bytes of data, but its tensors end at {}", data_bytes, covered));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string_view> HeaderText(const std::string& file,
-                                            std::span<const std::byte> bytes) {
+absl::StatusOr<std::string_view> HeaderText(const std::string& file, std::span<const std::byte> bytes) {
   if (bytes.size() < kHeaderSizeBytes) {
-    return Corrupt(file, fmt::format("truncated: {} bytes, shorter than the 8-byte header size",
-                                     bytes.size()));
+    return Corrupt(file, fmt::format("truncated: {} bytes, shorter than the 8-byte header size", bytes.size()));
   }
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   if (header_bytes > kMaxHeaderBytes) {
-    return Corrupt(file, fmt::format("header of {} bytes, at most {} are allowed", header_bytes,
-                                     kMaxHeaderBytes));
+    return Corrupt(file, fmt::format("header of {} bytes, at most {} are allowed", header_bytes, kMaxHeaderBytes));
   }
   if (header_bytes > bytes.size() - kHeaderSizeBytes) {
-    return Corrupt(file, fmt::format("truncated: header of {} bytes, but {} bytes follow its size",
-                                     header_bytes, bytes.size() - kHeaderSizeBytes));
+    return Corrupt(file, fmt::format("truncated: header of {} bytes, but {} bytes follow its size", header_bytes,
+                                     bytes.size() - kHeaderSizeBytes));
   }
-  return std::string_view(reinterpret_cast<const char*>(bytes.data()) + kHeaderSizeBytes,
-                          header_bytes);
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()) + kHeaderSizeBytes, header_bytes);
 }
 
 absl::Status ParseMetadata(const std::string& file, const json& field,
@@ -194,8 +176,7 @@ absl::Status ParseMetadata(const std::string& file, const json& field,
   if (!field.is_object()) return Corrupt(file, fmt::format("__metadata__ is {}", BriefJson(field)));
   for (const auto& [key, value] : field.items()) {
     if (!value.is_string()) {
-      return Corrupt(
-          file, fmt::format("__metadata__ '{}' is {}, expected a string", key, BriefJson(value)));
+      return Corrupt(file, fmt::format("__metadata__ '{}' is {}, expected a string", key, BriefJson(value)));
     }
     metadata.emplace(key, value.get<std::string>());
   }
@@ -225,8 +206,7 @@ absl::StatusOr<std::vector<float>> ReadF32(const TensorView& tensor) {
 
 absl::StatusOr<std::vector<int32_t>> ReadI32(const TensorView& tensor) {
   if (tensor.type != TensorType::kI32) {
-    return absl::InvalidArgumentError(
-        fmt::format("tensor '{}' is {}, expected I32", tensor.name, Describe(tensor)));
+    return absl::InvalidArgumentError(fmt::format("tensor '{}' is {}, expected I32", tensor.name, Describe(tensor)));
   }
   std::vector<int32_t> values(tensor.num_elements());
   if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
@@ -251,8 +231,7 @@ absl::Status SafetensorsFile::Parse() {
       TRIBUTARY_RETURN_IF_ERROR(ParseMetadata(file, field, metadata_));
       continue;
     }
-    TRIBUTARY_ASSIGN_OR_RETURN(Entry entry,
-                               ParseEntry(fmt::format("{}: tensor '{}'", file, name), name, field));
+    TRIBUTARY_ASSIGN_OR_RETURN(Entry entry, ParseEntry(fmt::format("{}: tensor '{}'", file, name), name, field));
     entries.push_back(std::move(entry));
   }
   const std::span<const std::byte> data = file_.bytes().subspan(kHeaderSizeBytes + text.size());
@@ -268,8 +247,7 @@ absl::Status SafetensorsFile::Parse() {
 absl::StatusOr<const TensorView*> SafetensorsFile::Find(std::string_view name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) {
-    return absl::NotFoundError(
-        fmt::format("{}: no tensor '{}' among its {}", path_.string(), name, tensors_.size()));
+    return absl::NotFoundError(fmt::format("{}: no tensor '{}' among its {}", path_.string(), name, tensors_.size()));
   }
   return &tensors_[found->second];
 }

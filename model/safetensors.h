@@ -25,21 +25,7 @@ namespace tributary {
 
 // Element types of the format. Weights may be kF32, kBf16 or kF16; the others appear in golden
 // files.
-enum class TensorType : uint8_t {
-  kF64,
-  kF32,
-  kBf16,
-  kF16,
-  kI64,
-  kI32,
-  kI16,
-  kI8,
-  kU64,
-  kU32,
-  kU16,
-  kU8,
-  kBool
-};
+enum class TensorType : uint8_t { kF64, kF32, kBf16, kF16, kI64, kI32, kI16, kI8, kU64, kU32, kU16, kU8, kBool };
 
 std::string_view TensorTypeName(TensorType type);  // as the format writes it: "F32", "BF16", ...
 size_t TensorTypeBytes(TensorType type);
@@ -49,9 +35,8 @@ DType ToDType(TensorType type);  // kUnset for what is no storage dtype
 struct TensorView {
   std::string name;
   TensorType type = TensorType::kF32;
-  std::vector<uint64_t> shape;  // row-major; {} is a scalar
-  std::span<const std::byte>
-      bytes;  // exactly num_elements() * TensorTypeBytes(type), at any alignment
+  std::vector<uint64_t> shape;       // row-major; {} is a scalar
+  std::span<const std::byte> bytes;  // exactly num_elements() * TensorTypeBytes(type), at any alignment
 
   uint64_t num_elements() const { return bytes.size() / TensorTypeBytes(type); }
 };

@@ -12,16 +12,14 @@
 namespace tributary {
 namespace {
 
-void AddLayerSlots(const ModelConfig& config, uint32_t layer, LayerWeights& weights,
-                   std::vector<WeightSlot>& slots) {
+void AddLayerSlots(const ModelConfig& config, uint32_t layer, LayerWeights& weights, std::vector<WeightSlot>& slots) {
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const uint64_t hidden = config.hidden_size;
   const uint64_t intermediate = config.intermediate_size;
   const uint64_t head_dim = config.attention.head_dim;
   const uint64_t q_dim = uint64_t{config.attention.num_q_heads} * head_dim;
   const uint64_t kv_dim = uint64_t{config.attention.num_kv_heads} * head_dim;
-  const auto add = [&](const char* name, std::vector<uint64_t> shape,
-                       const TensorView*& destination) {
+  const auto add = [&](const char* name, std::vector<uint64_t> shape, const TensorView*& destination) {
     slots.push_back({prefix + name, std::move(shape), &destination});
   };
   add("input_layernorm.weight", {hidden}, weights.attention_norm);
@@ -49,14 +47,13 @@ absl::Status Fill(const Checkpoint& checkpoint, const WeightSlot& slot) {
   TRIBUTARY_ASSIGN_OR_RETURN(const Checkpoint::Located found, checkpoint.Find(slot.name));
   const TensorView& tensor = *found.tensor;
   if (tensor.shape != slot.shape) {
-    return absl::InvalidArgumentError(fmt::format(
-        "{}: tensor '{}' is {}, but config.json implies [{}]", found.file->path().string(),
-        slot.name, Describe(tensor), fmt::join(slot.shape, ", ")));
+    return absl::InvalidArgumentError(fmt::format("{}: tensor '{}' is {}, but config.json implies [{}]",
+                                                  found.file->path().string(), slot.name, Describe(tensor),
+                                                  fmt::join(slot.shape, ", ")));
   }
   if (!IsValidDType(ToDType(tensor.type))) {
-    return absl::InvalidArgumentError(
-        fmt::format("{}: tensor '{}' is {}; weights must be F32, BF16 or F16",
-                    found.file->path().string(), slot.name, Describe(tensor)));
+    return absl::InvalidArgumentError(fmt::format("{}: tensor '{}' is {}; weights must be F32, BF16 or F16",
+                                                  found.file->path().string(), slot.name, Describe(tensor)));
   }
   *slot.destination = &tensor;
   return absl::OkStatus();
@@ -64,8 +61,7 @@ absl::Status Fill(const Checkpoint& checkpoint, const WeightSlot& slot) {
 
 // Tensors that old or tied checkpoints carry and that hold nothing of their own.
 bool IsRedundant(const ModelConfig& config, const std::string& name) {
-  return name.ends_with("rotary_emb.inv_freq") ||
-         (config.tie_word_embeddings && name == "lm_head.weight");
+  return name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight");
 }
 
 absl::Status CheckNoSurplus(const ModelWeights& weights, const std::vector<WeightSlot>& slots) {
@@ -73,9 +69,9 @@ absl::Status CheckNoSurplus(const ModelWeights& weights, const std::vector<Weigh
   for (const WeightSlot& slot : slots) known.insert(slot.name);
   for (const auto& [name, located] : weights.checkpoint.tensors()) {
     if (known.contains(name) || IsRedundant(weights.config, name)) continue;
-    return absl::InvalidArgumentError(fmt::format(
-        "{}: tensor '{}' has no place in the architecture that config.json describes ({} layers)",
-        located.file->path().string(), name, weights.config.num_layers));
+    return absl::InvalidArgumentError(
+        fmt::format("{}: tensor '{}' has no place in the architecture that config.json describes ({} layers)",
+                    located.file->path().string(), name, weights.config.num_layers));
   }
   return absl::OkStatus();
 }
@@ -108,8 +104,7 @@ uint64_t ModelWeights::num_parameters() const {
   return count;
 }
 
-absl::StatusOr<std::shared_ptr<const ModelWeights>> LoadModelWeights(
-    const std::filesystem::path& model_dir) {
+absl::StatusOr<std::shared_ptr<const ModelWeights>> LoadModelWeights(const std::filesystem::path& model_dir) {
   auto weights = std::make_shared<ModelWeights>();
   TRIBUTARY_ASSIGN_OR_RETURN(weights->config, LoadModelConfig(model_dir));
   TRIBUTARY_ASSIGN_OR_RETURN(weights->checkpoint, Checkpoint::Open(model_dir));

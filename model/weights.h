@@ -54,7 +54,6 @@ struct ModelWeights {
 // Reads config and tensors of a model folder. Beside LoadModelConfig's and Checkpoint::Open's
 // errors: NOT_FOUND for a missing tensor; INVALID_ARGUMENT for one of another shape or type, or one
 // that this architecture does not know (computing without it would give other results).
-absl::StatusOr<std::shared_ptr<const ModelWeights>> LoadModelWeights(
-    const std::filesystem::path& model_dir);
+absl::StatusOr<std::shared_ptr<const ModelWeights>> LoadModelWeights(const std::filesystem::path& model_dir);
 
 }  // namespace tributary

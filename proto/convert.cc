@@ -1,8 +1,8 @@
 #include "proto/convert.h"
 
-#include "attention/frame.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "wire/frame.h"
 
 namespace tributary {
 
@@ -27,9 +27,8 @@ absl::StatusOr<DType> DTypeFromProto(v1::DType dtype) {
     case v1::DTYPE_FP8_E4M3:
       return static_cast<DType>(dtype);
     default:
-      return absl::InvalidArgumentError(
-          fmt::format("unknown dtype {}; this build knows f32, bf16, f16, int8, int4 and fp8-e4m3",
-                      static_cast<int>(dtype)));
+      return absl::InvalidArgumentError(fmt::format(
+          "unknown dtype {}; this build knows f32, bf16, f16, int8, int4 and fp8-e4m3", static_cast<int>(dtype)));
   }
 }
 
@@ -112,18 +111,15 @@ absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message) {
   spec.kv_head_begin = message.kv_head_begin();
   spec.kv_head_end = message.kv_head_end();
   const v1::TokenStripe& stripe = message.stripe();
-  spec.stripe = {stripe.origin(), stripe.stripe_tokens(), stripe.num_stripes(),
-                 stripe.stripe_idx()};
+  spec.stripe = {stripe.origin(), stripe.stripe_tokens(), stripe.num_stripes(), stripe.stripe_idx()};
   spec.capacity_tokens = message.capacity_tokens();
   TRIBUTARY_ASSIGN_OR_RETURN(spec.k_dtype, DTypeFromProto(message.k_dtype()));
   TRIBUTARY_ASSIGN_OR_RETURN(spec.v_dtype, DTypeFromProto(message.v_dtype()));
   if (!IsKvDType(spec.k_dtype) || !IsKvDType(spec.v_dtype)) {
-    return absl::InvalidArgumentError(
-        fmt::format("shard {} states no dtype for K or V", spec.shard_id.value));
+    return absl::InvalidArgumentError(fmt::format("shard {} states no dtype for K or V", spec.shard_id.value));
   }
-  absl::StatusOr<PolicyParams> policy =
-      ParseComplete(PolicyFromProto(message.policy()),
-                    {.num_layers = spec.num_layers, .num_kv_heads = spec.model.num_kv_heads});
+  absl::StatusOr<PolicyParams> policy = ParseComplete(
+      PolicyFromProto(message.policy()), {.num_layers = spec.num_layers, .num_kv_heads = spec.model.num_kv_heads});
   if (!policy.ok()) {
     return absl::InvalidArgumentError(
         fmt::format("shard {}: {}", spec.shard_id.value, std::string(policy.status().message())));
@@ -150,8 +146,7 @@ absl::StatusOr<TransportInfo> TransportInfoFromProto(const v1::TransportInfo& me
                     message.frame_version(), kFrameVersion));
   }
   if (message.address().empty()) {
-    return absl::InvalidArgumentError(
-        fmt::format("peer's transport '{}' states no worker address", message.name()));
+    return absl::InvalidArgumentError(fmt::format("peer's transport '{}' states no worker address", message.name()));
   }
   return TransportInfo{message.name(), message.release(), message.transports(), message.address()};
 }

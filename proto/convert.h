@@ -4,9 +4,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "attention/policy/policy_params.h"
-#include "attention/shard_spec.h"
 #include "base/dtype.h"
+#include "cluster/shard_spec.h"
+#include "policy/policy_params.h"
 #include "transport/data_plane.h"
 #include "tributary/v1/common.pb.h"
 
@@ -16,14 +16,14 @@ v1::DType DTypeToProto(DType dtype);
 // INVALID_ARGUMENT for a value that is no DType; DTYPE_UNSET becomes kUnset.
 absl::StatusOr<DType> DTypeFromProto(v1::DType dtype);
 
-// What is not set stays so; the caller resolves (attention/policy/policy_params.h).
+// What is not set stays so; the caller resolves (policy/policy_params.h).
 v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy);
 PolicyRequest PolicyFromProto(const v1::AttentionPolicy& message);
 
 // geometry.vocab_size and model_name stay unset: a shard does not know them.
 v1::ShardSpec ShardSpecToProto(const ShardSpec& spec);
-// INVALID_ARGUMENT: unset or unknown dtypes, a policy that is not complete or not valid. The caller checks the rest with
-// Validate(spec).
+// INVALID_ARGUMENT: unset or unknown dtypes, a policy that is not complete or not valid. The caller checks the rest
+// with Validate(spec).
 absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message);
 
 // Adds this build's frame version.

@@ -7,22 +7,18 @@ namespace tributary {
 std::string_view BuildVersion() { return kVersion; }
 std::string_view BuildRevision() { return TRIBUTARY_REVISION; }
 
-void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version,
-                  std::string_view grpc_version) {
-  registry.gauge(metrics::kBuildInfo, {BuildVersion(), BuildRevision(), ucx_version, grpc_version})
-      .Set(1);
+void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version, std::string_view grpc_version) {
+  registry.gauge(metrics::kBuildInfo, {BuildVersion(), BuildRevision(), ucx_version, grpc_version}).Set(1);
 }
 
 ServiceStateMetric::ServiceStateMetric(MetricRegistry& registry)
-    : gauges_{registry.gauge(metrics::kServiceState, {"starting"}),
-              registry.gauge(metrics::kServiceState, {"serving"}),
+    : gauges_{registry.gauge(metrics::kServiceState, {"starting"}), registry.gauge(metrics::kServiceState, {"serving"}),
               registry.gauge(metrics::kServiceState, {"draining"})} {
   Set(ServiceState::kStarting);
 }
 
 void ServiceStateMetric::Set(ServiceState state) {
-  for (size_t i = 0; i < gauges_.size(); ++i)
-    gauges_[i].Set(i == static_cast<size_t>(state) ? 1 : 0);
+  for (size_t i = 0; i < gauges_.size(); ++i) gauges_[i].Set(i == static_cast<size_t>(state) ? 1 : 0);
 }
 
 }  // namespace tributary

@@ -15,8 +15,7 @@ std::string_view BuildRevision();
 
 // Versions of libraries are passed in, since only their own folders may include them; "" where
 // there is none.
-void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version,
-                  std::string_view grpc_version);
+void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version, std::string_view grpc_version);
 
 enum class ServiceState { kStarting, kServing, kDraining };
 

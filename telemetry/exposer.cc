@@ -47,10 +47,8 @@ std::string PrometheusText(const MetricRegistry& registry) {
   std::vector<prometheus::MetricFamily> families;
   for (const MetricSample& sample : registry.Collect()) {
     if (families.empty() || families.back().name != sample.spec->name) {
-      families.push_back({std::string(sample.spec->name),
-                          std::string(sample.spec->help),
-                          PrometheusType(sample.spec->type),
-                          {}});
+      families.push_back(
+          {std::string(sample.spec->name), std::string(sample.spec->help), PrometheusType(sample.spec->type), {}});
     }
     families.back().metric.push_back(PrometheusMetric(sample));
   }
@@ -59,19 +57,16 @@ std::string PrometheusText(const MetricRegistry& registry) {
 
 }  // namespace
 
-MetricsExposer::MetricsExposer(std::unique_ptr<HttpListener> listener)
-    : listener_(std::move(listener)) {}
+MetricsExposer::MetricsExposer(std::unique_ptr<HttpListener> listener) : listener_(std::move(listener)) {}
 
 MetricsExposer::~MetricsExposer() = default;
 
-absl::StatusOr<std::unique_ptr<MetricsExposer>> MetricsExposer::Start(
-    std::string_view listen, const MetricRegistry& registry) {
-  auto listener =
-      HttpListener::Start(listen, "/metrics", [&registry] { return PrometheusText(registry); });
+absl::StatusOr<std::unique_ptr<MetricsExposer>> MetricsExposer::Start(std::string_view listen,
+                                                                      const MetricRegistry& registry) {
+  auto listener = HttpListener::Start(listen, "/metrics", [&registry] { return PrometheusText(registry); });
   if (!listener.ok()) {
-    return absl::Status(
-        listener.status().code(),
-        fmt::format("metrics: {} (--metrics-listen)", std::string(listener.status().message())));
+    return absl::Status(listener.status().code(),
+                        fmt::format("metrics: {} (--metrics-listen)", std::string(listener.status().message())));
   }
   return std::unique_ptr<MetricsExposer>(new MetricsExposer(*std::move(listener)));
 }

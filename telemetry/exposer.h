@@ -16,8 +16,7 @@ class MetricsExposer {
   // `listen`: "host:port"; port 0 takes a free one (see address()). INVALID_ARGUMENT: not of that
   // form; UNAVAILABLE: the port is taken or the host is not this machine's. `registry` must outlive
   // the exposer.
-  static absl::StatusOr<std::unique_ptr<MetricsExposer>> Start(std::string_view listen,
-                                                               const MetricRegistry& registry);
+  static absl::StatusOr<std::unique_ptr<MetricsExposer>> Start(std::string_view listen, const MetricRegistry& registry);
   ~MetricsExposer();
 
   // "host:port" with the port that was taken.

@@ -39,15 +39,15 @@ std::optional<uint16_t> PortOf(std::string_view listen) {
 }
 
 absl::Status CannotListen(std::string_view listen, const char* why) {
-  return absl::UnavailableError(fmt::format(
-      "cannot listen on {}: {}; choose another address, or port 0 for any", listen, why));
+  return absl::UnavailableError(
+      fmt::format("cannot listen on {}: {}; choose another address, or port 0 for any", listen, why));
 }
 
 // A bound and listening socket.
 absl::StatusOr<int> OpenSocket(std::string_view listen) {
   if (!PortOf(listen).has_value()) {
-    return absl::InvalidArgumentError(fmt::format(
-        "'{}' is not host:port; use for example 127.0.0.1:9100, or port 0 for any", listen));
+    return absl::InvalidArgumentError(
+        fmt::format("'{}' is not host:port; use for example 127.0.0.1:9100, or port 0 for any", listen));
   }
   const size_t colon = listen.rfind(':');
   std::string host(listen.substr(0, colon));
@@ -57,8 +57,7 @@ absl::StatusOr<int> OpenSocket(std::string_view listen) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   addrinfo* found = nullptr;
-  const int error =
-      getaddrinfo(host.c_str(), std::string(listen.substr(colon + 1)).c_str(), &hints, &found);
+  const int error = getaddrinfo(host.c_str(), std::string(listen.substr(colon + 1)).c_str(), &hints, &found);
   if (error != 0) return CannotListen(listen, gai_strerror(error));
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, &freeaddrinfo);
 
@@ -84,8 +83,7 @@ uint16_t BoundPort(int fd) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Start(std::string_view listen,
-                                                                  std::string path,
+absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Start(std::string_view listen, std::string path,
                                                                   PageMaker make_page) {
   TRIBUTARY_ASSIGN_OR_RETURN(const int listen_fd, OpenSocket(listen));
   const int stop_fd = eventfd(0, EFD_CLOEXEC);
@@ -93,14 +91,12 @@ absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Start(std::string_vi
     close(listen_fd);
     return CannotListen(listen, std::strerror(errno));
   }
-  std::string address =
-      fmt::format("{}:{}", listen.substr(0, listen.rfind(':')), BoundPort(listen_fd));
-  return std::unique_ptr<HttpListener>(new HttpListener(listen_fd, stop_fd, std::move(address),
-                                                        std::move(path), std::move(make_page)));
+  std::string address = fmt::format("{}:{}", listen.substr(0, listen.rfind(':')), BoundPort(listen_fd));
+  return std::unique_ptr<HttpListener>(
+      new HttpListener(listen_fd, stop_fd, std::move(address), std::move(path), std::move(make_page)));
 }
 
-HttpListener::HttpListener(int listen_fd, int stop_fd, std::string address, std::string path,
-                           PageMaker make_page)
+HttpListener::HttpListener(int listen_fd, int stop_fd, std::string address, std::string path, PageMaker make_page)
     : listen_fd_(listen_fd),
       stop_fd_(stop_fd),
       address_(std::move(address)),
@@ -156,11 +152,9 @@ void HttpListener::Answer(int fd) const {
 }
 
 std::string HttpListener::Response(std::string_view request) const {
-  const auto response = [](std::string_view status, std::string_view type,
-                           const std::string& body) {
-    return fmt::format(
-        "HTTP/1.0 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
-        status, type, body.size(), body);
+  const auto response = [](std::string_view status, std::string_view type, const std::string& body) {
+    return fmt::format("HTTP/1.0 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", status,
+                       type, body.size(), body);
   };
   const std::string_view line = request.substr(0, request.find("\r\n"));
   const size_t path_begin = line.find(' ');
@@ -171,8 +165,7 @@ std::string HttpListener::Response(std::string_view request) const {
   }
   std::string_view path = line.substr(path_begin + 1, path_end - path_begin - 1);
   path = path.substr(0, path.find('?'));
-  if (path != path_)
-    return response("404 Not Found", "text/plain", fmt::format("only {} is here\n", path_));
+  if (path != path_) return response("404 Not Found", "text/plain", fmt::format("only {} is here\n", path_));
   return response("200 OK", "text/plain; version=0.0.4; charset=utf-8", make_page_());
 }
 

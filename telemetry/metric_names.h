@@ -21,8 +21,7 @@ enum class MetricScope { kAll, kDataPlane, kCoordinator, kGpuWorker, kCpuAttenti
 inline constexpr double kSecondsBuckets[] = {10e-6,  25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3,
                                              2.5e-3, 5e-3,  10e-3, 25e-3,  50e-3,  0.1,    0.25,
                                              0.5,    1.0,   2.5,   5.0,    10.0,   30.0,   60.0};
-inline constexpr double kShareBuckets[] = {0.1,  0.25, 0.5,  0.75,  0.9,
-                                           0.95, 0.98, 0.99, 0.995, 0.999};
+inline constexpr double kShareBuckets[] = {0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999};
 inline constexpr double kCountBuckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 
 inline constexpr size_t kMaxMetricLabels = 4;
@@ -32,9 +31,8 @@ struct MetricSpec {
   MetricType type;
   MetricScope scope;
   std::string_view help;
-  std::array<std::string_view, kMaxMetricLabels> label_names =
-      {};                                // unused ones are empty, at the end
-  std::span<const double> buckets = {};  // histograms only
+  std::array<std::string_view, kMaxMetricLabels> label_names = {};  // unused ones are empty, at the end
+  std::span<const double> buckets = {};                             // histograms only
 
   constexpr size_t num_labels() const {
     size_t count = 0;
@@ -57,46 +55,41 @@ inline constexpr MetricSpec kServiceState{
     MetricScope::kAll,
     "1 for the state the process is in (starting, serving, draining), 0 for the others.",
     {"state"}};
-inline constexpr MetricSpec kProcessCpuSeconds{"process_cpu_seconds_total", MetricType::kCounter,
-                                               MetricScope::kAll,
+inline constexpr MetricSpec kProcessCpuSeconds{"process_cpu_seconds_total", MetricType::kCounter, MetricScope::kAll,
                                                "User and system CPU time spent."};
-inline constexpr MetricSpec kProcessResidentMemory{
-    "process_resident_memory_bytes", MetricType::kGauge, MetricScope::kAll, "Resident memory."};
-inline constexpr MetricSpec kProcessOpenFds{"process_open_fds", MetricType::kGauge,
-                                            MetricScope::kAll, "Open file descriptors."};
-inline constexpr MetricSpec kProcessStartTime{"process_start_time_seconds", MetricType::kGauge,
-                                              MetricScope::kAll,
+inline constexpr MetricSpec kProcessResidentMemory{"process_resident_memory_bytes", MetricType::kGauge,
+                                                   MetricScope::kAll, "Resident memory."};
+inline constexpr MetricSpec kProcessOpenFds{"process_open_fds", MetricType::kGauge, MetricScope::kAll,
+                                            "Open file descriptors."};
+inline constexpr MetricSpec kProcessStartTime{"process_start_time_seconds", MetricType::kGauge, MetricScope::kAll,
                                               "Start of the process in seconds since 1970."};
 
 // ---- processes with a data plane: GPU worker and CPU attention service ----
-inline constexpr MetricSpec kTransportBytes{
-    "tributary_transport_bytes_total",
-    MetricType::kCounter,
-    MetricScope::kDataPlane,
-    "Frame bytes, headers included; direction is sent or received.",
-    {"direction"}};
+inline constexpr MetricSpec kTransportBytes{"tributary_transport_bytes_total",
+                                            MetricType::kCounter,
+                                            MetricScope::kDataPlane,
+                                            "Frame bytes, headers included; direction is sent or received.",
+                                            {"direction"}};
 inline constexpr MetricSpec kTransportFrames{"tributary_transport_frames_total",
                                              MetricType::kCounter,
                                              MetricScope::kDataPlane,
                                              "Frames; direction is sent or received.",
                                              {"direction"}};
-inline constexpr MetricSpec kTransportEndpointErrors{"tributary_transport_endpoint_errors_total",
-                                                     MetricType::kCounter, MetricScope::kDataPlane,
-                                                     "Peers that the transport gave up."};
+inline constexpr MetricSpec kTransportEndpointErrors{"tributary_transport_endpoint_errors_total", MetricType::kCounter,
+                                                     MetricScope::kDataPlane, "Peers that the transport gave up."};
 inline constexpr MetricSpec kFramesRejected{
     "tributary_frames_rejected_total",
     MetricType::kCounter,
     MetricScope::kDataPlane,
-    "Received frames that were refused; reason is a FrameError name (attention/frame.h).",
+    "Received frames that were refused; reason is a FrameError name (wire/frame.h).",
     {"reason"}};
 
 // ---- coordinator ----
-inline constexpr MetricSpec kRequests{
-    "tributary_requests_total",
-    MetricType::kCounter,
-    MetricScope::kCoordinator,
-    "Requests that ended; outcome is ok, cancelled, rejected or failed.",
-    {"outcome"}};
+inline constexpr MetricSpec kRequests{"tributary_requests_total",
+                                      MetricType::kCounter,
+                                      MetricScope::kCoordinator,
+                                      "Requests that ended; outcome is ok, cancelled, rejected or failed.",
+                                      {"outcome"}};
 inline constexpr MetricSpec kRequestDuration{"tributary_request_duration_seconds",
                                              MetricType::kHistogram,
                                              MetricScope::kCoordinator,
@@ -104,11 +97,9 @@ inline constexpr MetricSpec kRequestDuration{"tributary_request_duration_seconds
                                              {},
                                              kSecondsBuckets};
 inline constexpr MetricSpec kRequestsRunning{"tributary_requests_running", MetricType::kGauge,
-                                             MetricScope::kCoordinator,
-                                             "Requests placed on a worker."};
+                                             MetricScope::kCoordinator, "Requests placed on a worker."};
 inline constexpr MetricSpec kRequestsWaiting{"tributary_requests_waiting", MetricType::kGauge,
-                                             MetricScope::kCoordinator,
-                                             "Requests that wait for a place."};
+                                             MetricScope::kCoordinator, "Requests that wait for a place."};
 inline constexpr MetricSpec kAdmissionRejected{
     "tributary_admission_rejected_total",
     MetricType::kCounter,
@@ -128,11 +119,9 @@ inline constexpr MetricSpec kInterTokenLatency{"tributary_inter_token_latency_se
                                                {},
                                                kSecondsBuckets};
 inline constexpr MetricSpec kPromptTokens{"tributary_prompt_tokens_total", MetricType::kCounter,
-                                          MetricScope::kCoordinator,
-                                          "Prompt tokens of admitted requests."};
-inline constexpr MetricSpec kGeneratedTokens{"tributary_generated_tokens_total",
-                                             MetricType::kCounter, MetricScope::kCoordinator,
-                                             "Tokens handed to clients."};
+                                          MetricScope::kCoordinator, "Prompt tokens of admitted requests."};
+inline constexpr MetricSpec kGeneratedTokens{"tributary_generated_tokens_total", MetricType::kCounter,
+                                             MetricScope::kCoordinator, "Tokens handed to clients."};
 inline constexpr MetricSpec kMembers{
     "tributary_members",
     MetricType::kGauge,
@@ -140,10 +129,8 @@ inline constexpr MetricSpec kMembers{
     "Known nodes; role is gpu_worker or cpu_attention, state is alive, suspect, dead or draining.",
     {"role", "state"}};
 inline constexpr MetricSpec kMembershipEpoch{"tributary_membership_epoch", MetricType::kGauge,
-                                             MetricScope::kCoordinator,
-                                             "Rises with each change of membership."};
-inline constexpr MetricSpec kCoordinatorShards{"tributary_shards", MetricType::kGauge,
-                                               MetricScope::kCoordinator,
+                                             MetricScope::kCoordinator, "Rises with each change of membership."};
+inline constexpr MetricSpec kCoordinatorShards{"tributary_shards", MetricType::kGauge, MetricScope::kCoordinator,
                                                "Shards of live sequences, over all nodes."};
 
 inline constexpr MetricSpec kKeptSequences{
@@ -177,22 +164,19 @@ inline constexpr MetricSpec kDecodePhaseDuration{
     "local_attention, remote_wait, merge_mlp or sample.",
     {"phase"},
     kSecondsBuckets};
-inline constexpr MetricSpec kRemoteExposed{
-    "tributary_remote_attention_exposed_seconds",
-    MetricType::kHistogram,
-    MetricScope::kGpuWorker,
-    "Wait for partials per step that local attention did not hide.",
-    {},
-    kSecondsBuckets};
-inline constexpr MetricSpec kRemoteAttention{
-    "tributary_remote_attention_seconds",
-    MetricType::kHistogram,
-    MetricScope::kGpuWorker,
-    "Per layer, from sending the queries to the last partial.",
-    {},
-    kSecondsBuckets};
-inline constexpr MetricSpec kGpuBusy{"tributary_gpu_busy_seconds_total", MetricType::kCounter,
-                                     MetricScope::kGpuWorker,
+inline constexpr MetricSpec kRemoteExposed{"tributary_remote_attention_exposed_seconds",
+                                           MetricType::kHistogram,
+                                           MetricScope::kGpuWorker,
+                                           "Wait for partials per step that local attention did not hide.",
+                                           {},
+                                           kSecondsBuckets};
+inline constexpr MetricSpec kRemoteAttention{"tributary_remote_attention_seconds",
+                                             MetricType::kHistogram,
+                                             MetricScope::kGpuWorker,
+                                             "Per layer, from sending the queries to the last partial.",
+                                             {},
+                                             kSecondsBuckets};
+inline constexpr MetricSpec kGpuBusy{"tributary_gpu_busy_seconds_total", MetricType::kCounter, MetricScope::kGpuWorker,
                                      "GPU time of decode steps without waits for partials (CUDA "
                                      "device only)."};
 inline constexpr MetricSpec kGpuRemoteWait{
@@ -204,29 +188,24 @@ inline constexpr MetricSpec kGpuIdle{
     "Share of the time from the last decode step's end to this one's in which the GPU ran no "
     "decode "
     "kernel: it waited for partials or for the next step (CUDA device only)."};
-inline constexpr MetricSpec kPartials{
-    "tributary_partials_total",
-    MetricType::kCounter,
-    MetricScope::kGpuWorker,
-    "Partials expected or received; outcome is ok, late, invalid or missing.",
-    {"outcome"}};
-inline constexpr MetricSpec kBatchSize{"tributary_batch_size",
-                                       MetricType::kHistogram,
-                                       MetricScope::kGpuWorker,
-                                       "Sequences per decode step.",
-                                       {},
-                                       kCountBuckets};
+inline constexpr MetricSpec kPartials{"tributary_partials_total",
+                                      MetricType::kCounter,
+                                      MetricScope::kGpuWorker,
+                                      "Partials expected or received; outcome is ok, late, invalid or missing.",
+                                      {"outcome"}};
+inline constexpr MetricSpec kBatchSize{
+    "tributary_batch_size", MetricType::kHistogram, MetricScope::kGpuWorker, "Sequences per decode step.", {},
+    kCountBuckets};
 inline constexpr MetricSpec kPrefillDuration{"tributary_prefill_duration_seconds",
                                              MetricType::kHistogram,
                                              MetricScope::kGpuWorker,
                                              "Prefill of one prompt, waits included.",
                                              {},
                                              kSecondsBuckets};
-inline constexpr MetricSpec kSequences{"tributary_sequences", MetricType::kGauge,
-                                       MetricScope::kGpuWorker, "Sequences that the worker holds."};
-inline constexpr MetricSpec kIdleSequences{
-    "tributary_sequences_idle", MetricType::kGauge, MetricScope::kGpuWorker,
-    "Of tributary_sequences: those that are kept between two turns."};
+inline constexpr MetricSpec kSequences{"tributary_sequences", MetricType::kGauge, MetricScope::kGpuWorker,
+                                       "Sequences that the worker holds."};
+inline constexpr MetricSpec kIdleSequences{"tributary_sequences_idle", MetricType::kGauge, MetricScope::kGpuWorker,
+                                           "Of tributary_sequences: those that are kept between two turns."};
 inline constexpr MetricSpec kAppendedTokens{
     "tributary_appended_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
     "Tokens appended to kept sequences, the last one of the answer before included."};
@@ -236,30 +215,26 @@ inline constexpr MetricSpec kSequencesFailed{
     MetricScope::kGpuWorker,
     "Sequences that ended with an error; reason is the status code in lower case.",
     {"reason"}};
-inline constexpr MetricSpec kResidentPoolCapacity{"tributary_resident_pool_capacity_bytes",
-                                                  MetricType::kGauge, MetricScope::kGpuWorker,
-                                                  "Size of the pool for sinks and windows."};
-inline constexpr MetricSpec kResidentPoolUsed{"tributary_resident_pool_used_bytes",
-                                              MetricType::kGauge, MetricScope::kGpuWorker,
-                                              "Reserved by live sequences."};
+inline constexpr MetricSpec kResidentPoolCapacity{"tributary_resident_pool_capacity_bytes", MetricType::kGauge,
+                                                  MetricScope::kGpuWorker, "Size of the pool for sinks and windows."};
+inline constexpr MetricSpec kResidentPoolUsed{"tributary_resident_pool_used_bytes", MetricType::kGauge,
+                                              MetricScope::kGpuWorker, "Reserved by live sequences."};
 inline constexpr MetricSpec kSpillQueueBlocks{
     "tributary_spill_queue_blocks", MetricType::kGauge, MetricScope::kGpuWorker,
     "Blocks that left a window and are not yet acknowledged by every shard and layer."};
-inline constexpr MetricSpec kSpillBytes{"tributary_spill_bytes_total", MetricType::kCounter,
-                                        MetricScope::kGpuWorker,
+inline constexpr MetricSpec kSpillBytes{"tributary_spill_bytes_total", MetricType::kCounter, MetricScope::kGpuWorker,
                                         "KV bytes sent to shards, in prefill and decode."};
-inline constexpr MetricSpec kSpillAcks{
-    "tributary_spill_acks_total",
-    MetricType::kCounter,
-    MetricScope::kGpuWorker,
-    "Acknowledgements of spill frames; status is ok or a FrameError name.",
-    {"status"}};
+inline constexpr MetricSpec kSpillAcks{"tributary_spill_acks_total",
+                                       MetricType::kCounter,
+                                       MetricScope::kGpuWorker,
+                                       "Acknowledgements of spill frames; status is ok or a FrameError name.",
+                                       {"status"}};
 inline constexpr MetricSpec kSparseCoveredTokens{
     "tributary_sparse_covered_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
     "Remote tokens that decode steps of sequences with a sparse policy could have read."};
-inline constexpr MetricSpec kSparseAttendedTokens{
-    "tributary_sparse_attended_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
-    "Of these, what was read: mean over layers and KV heads."};
+inline constexpr MetricSpec kSparseAttendedTokens{"tributary_sparse_attended_tokens_total", MetricType::kCounter,
+                                                  MetricScope::kGpuWorker,
+                                                  "Of these, what was read: mean over layers and KV heads."};
 inline constexpr MetricSpec kKeptMassMean{"tributary_kept_mass_mean_ratio",
                                           MetricType::kHistogram,
                                           MetricScope::kGpuWorker,
@@ -276,26 +251,23 @@ inline constexpr MetricSpec kKeptMassMin{"tributary_kept_mass_min_ratio",
                                          kShareBuckets};
 
 // ---- CPU attention service ----
-inline constexpr MetricSpec kAttentionRequests{
-    "tributary_attention_requests_total",
-    MetricType::kCounter,
-    MetricScope::kCpuAttention,
-    "Query entries answered; outcome is ok or a FrameError name.",
-    {"outcome"}};
-inline constexpr MetricSpec kAttentionQueueWait{
-    "tributary_attention_queue_wait_seconds",
-    MetricType::kHistogram,
-    MetricScope::kCpuAttention,
-    "From receipt of a query frame to the start of its work.",
-    {},
-    kSecondsBuckets};
-inline constexpr MetricSpec kAttentionCompute{
-    "tributary_attention_compute_seconds",
-    MetricType::kHistogram,
-    MetricScope::kCpuAttention,
-    "Attention over the shards of one query frame, merges included.",
-    {},
-    kSecondsBuckets};
+inline constexpr MetricSpec kAttentionRequests{"tributary_attention_requests_total",
+                                               MetricType::kCounter,
+                                               MetricScope::kCpuAttention,
+                                               "Query entries answered; outcome is ok or a FrameError name.",
+                                               {"outcome"}};
+inline constexpr MetricSpec kAttentionQueueWait{"tributary_attention_queue_wait_seconds",
+                                                MetricType::kHistogram,
+                                                MetricScope::kCpuAttention,
+                                                "From receipt of a query frame to the start of its work.",
+                                                {},
+                                                kSecondsBuckets};
+inline constexpr MetricSpec kAttentionCompute{"tributary_attention_compute_seconds",
+                                              MetricType::kHistogram,
+                                              MetricScope::kCpuAttention,
+                                              "Attention over the shards of one query frame, merges included.",
+                                              {},
+                                              kSecondsBuckets};
 inline constexpr MetricSpec kAttentionBatchQueries{"tributary_attention_batch_queries",
                                                    MetricType::kHistogram,
                                                    MetricScope::kCpuAttention,
@@ -308,9 +280,9 @@ inline constexpr MetricSpec kAttendedTokens{
 inline constexpr MetricSpec kCoveredTokens{
     "tributary_attention_covered_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
     "Visible tokens that answers are for; those attended to are a part of them."};
-inline constexpr MetricSpec kQuantisedTokens{
-    "tributary_attention_quantised_tokens_total", MetricType::kCounter, MetricScope::kCpuAttention,
-    "Those of them whose K or V the shard stores quantised."};
+inline constexpr MetricSpec kQuantisedTokens{"tributary_attention_quantised_tokens_total", MetricType::kCounter,
+                                             MetricScope::kCpuAttention,
+                                             "Those of them whose K or V the shard stores quantised."};
 inline constexpr MetricSpec kKeptMass{
     "tributary_attention_kept_mass",
     MetricType::kHistogram,
@@ -355,17 +327,15 @@ inline constexpr MetricSpec kSalienceUpdateDuration{
 inline constexpr MetricSpec kContextCacheBytes{
     "tributary_context_cache_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
     "Filled of the context caches; what is reserved for them is part of tributary_kv_used_bytes."};
-inline constexpr MetricSpec kKvCapacity{"tributary_kv_capacity_bytes", MetricType::kGauge,
-                                        MetricScope::kCpuAttention, "Size of the KV pool."};
-inline constexpr MetricSpec kKvUsed{"tributary_kv_used_bytes", MetricType::kGauge,
-                                    MetricScope::kCpuAttention, "Reserved by open shards."};
-inline constexpr MetricSpec kKvShards{"tributary_kv_shards", MetricType::kGauge,
-                                      MetricScope::kCpuAttention, "Open shards."};
+inline constexpr MetricSpec kKvCapacity{"tributary_kv_capacity_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
+                                        "Size of the KV pool."};
+inline constexpr MetricSpec kKvUsed{"tributary_kv_used_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
+                                    "Reserved by open shards."};
+inline constexpr MetricSpec kKvShards{"tributary_kv_shards", MetricType::kGauge, MetricScope::kCpuAttention,
+                                      "Open shards."};
 inline constexpr MetricSpec kKvIngestBytes{"tributary_kv_ingest_bytes_total", MetricType::kCounter,
-                                           MetricScope::kCpuAttention,
-                                           "KV bytes received in spill frames and stored."};
-inline constexpr MetricSpec kSessions{"tributary_sessions", MetricType::kGauge,
-                                      MetricScope::kCpuAttention,
+                                           MetricScope::kCpuAttention, "KV bytes received in spill frames and stored."};
+inline constexpr MetricSpec kSessions{"tributary_sessions", MetricType::kGauge, MetricScope::kCpuAttention,
                                       "GPU workers connected to this node."};
 
 }  // namespace metrics

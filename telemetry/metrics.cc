@@ -41,14 +41,12 @@ void MetricRegistry::AddSource(Source source) {
   sources_.push_back(std::move(source));
 }
 
-internal::MetricCell* MetricRegistry::Cell(const MetricSpec& spec, MetricType type,
-                                           LabelValues labels) {
+internal::MetricCell* MetricRegistry::Cell(const MetricSpec& spec, MetricType type, LabelValues labels) {
   TRIBUTARY_CHECK(spec.type == type);
   TRIBUTARY_CHECK_EQ(labels.size(), spec.num_labels());
   std::lock_guard lock(mutex_);
   for (const auto& cell : cells_) {
-    if (cell->spec->name == spec.name && std::ranges::equal(cell->label_values, labels))
-      return cell.get();
+    if (cell->spec->name == spec.name && std::ranges::equal(cell->label_values, labels)) return cell.get();
   }
   auto cell = std::make_unique<internal::MetricCell>();
   cell->spec = &spec;
@@ -65,8 +63,7 @@ std::vector<MetricSample> MetricRegistry::Collect() const {
   std::vector<MetricSample> samples;
   std::lock_guard lock(mutex_);
   for (const auto& cell : cells_) {
-    MetricSample sample{
-        cell->spec, cell->label_values, cell->value.load(std::memory_order_relaxed), {}};
+    MetricSample sample{cell->spec, cell->label_values, cell->value.load(std::memory_order_relaxed), {}};
     if (cell->spec->type == MetricType::kHistogram) {
       for (size_t i = 0; i <= cell->spec->buckets.size(); ++i) {
         sample.bucket_counts.push_back(cell->buckets[i].load(std::memory_order_relaxed));
@@ -75,8 +72,7 @@ std::vector<MetricSample> MetricRegistry::Collect() const {
     samples.push_back(std::move(sample));
   }
   for (const Source& source : sources_) source(samples);
-  std::ranges::stable_sort(samples, {},
-                           [](const MetricSample& sample) { return sample.spec->name; });
+  std::ranges::stable_sort(samples, {}, [](const MetricSample& sample) { return sample.spec->name; });
   return samples;
 }
 

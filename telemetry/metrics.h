@@ -31,9 +31,8 @@ namespace internal {
 struct MetricCell {
   const MetricSpec* spec = nullptr;
   std::vector<std::string> label_values;
-  std::atomic<double> value{0};  // counters and gauges; a histogram's sum
-  std::unique_ptr<std::atomic<uint64_t>[]>
-      buckets;  // histograms: buckets.size() + 1, the last is +Inf
+  std::atomic<double> value{0};                      // counters and gauges; a histogram's sum
+  std::unique_ptr<std::atomic<uint64_t>[]> buckets;  // histograms: buckets.size() + 1, the last is +Inf
 };
 
 }  // namespace internal
@@ -53,9 +52,7 @@ class Counter {
       cell_->value.store(total, std::memory_order_relaxed);
     }
   }
-  double value() const {
-    return cell_ == nullptr ? 0 : cell_->value.load(std::memory_order_relaxed);
-  }
+  double value() const { return cell_ == nullptr ? 0 : cell_->value.load(std::memory_order_relaxed); }
 
  private:
   friend class MetricRegistry;
@@ -72,9 +69,7 @@ class Gauge {
   void Add(double amount) {
     if (cell_ != nullptr) cell_->value.fetch_add(amount, std::memory_order_relaxed);
   }
-  double value() const {
-    return cell_ == nullptr ? 0 : cell_->value.load(std::memory_order_relaxed);
-  }
+  double value() const { return cell_ == nullptr ? 0 : cell_->value.load(std::memory_order_relaxed); }
 
  private:
   friend class MetricRegistry;
@@ -101,7 +96,7 @@ struct MetricSample {
   const MetricSpec* spec = nullptr;
   std::vector<std::string> label_values;  // in the order of spec->label_names
   double value = 0;                       // counters and gauges; a histogram's sum
-  std::vector<uint64_t> bucket_counts;  // histograms: per bucket (not cumulative), the last is +Inf
+  std::vector<uint64_t> bucket_counts;    // histograms: per bucket (not cumulative), the last is +Inf
 };
 
 // Owns the time series of one process. Thread-safe; looking up takes a lock, so do it at start.

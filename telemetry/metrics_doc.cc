@@ -47,12 +47,10 @@ std::string MetricsMarkdown() {
       "these at\n"
       "`http://HOST:PORT/metrics` (flag `--metrics-listen`).\n";
   for (const ScopeTitle& scope : kScopes) {
-    text += fmt::format("\n## {}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
-                        scope.title);
+    text += fmt::format("\n## {}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n", scope.title);
     for (const MetricSpec* spec : kAllMetrics) {
       if (spec->scope != scope.scope) continue;
-      text += fmt::format("| `{}` | {} | {} | {} |\n", spec->name, TypeName(spec->type),
-                          LabelList(*spec), spec->help);
+      text += fmt::format("| `{}` | {} | {} | {} |\n", spec->name, TypeName(spec->type), LabelList(*spec), spec->help);
     }
   }
   text += "\nBuckets of `_seconds` histograms (s):";

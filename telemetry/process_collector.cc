@@ -31,8 +31,7 @@ double ResidentBytes() {
 double OpenFds() {
   double count = 0;
   std::error_code error;
-  for (std::filesystem::directory_iterator it("/proc/self/fd", error), end; !error && it != end;
-       it.increment(error)) {
+  for (std::filesystem::directory_iterator it("/proc/self/fd", error), end; !error && it != end; it.increment(error)) {
     ++count;
   }
   return count > 0 ? count - 1 : 0;  // without the one that reads the directory
@@ -43,8 +42,7 @@ double StartTimeSeconds() {
   std::ifstream stat("/proc/self/stat");
   std::string line;
   std::getline(stat, line);
-  std::istringstream fields(
-      line.substr(line.rfind(')') + 1));  // the command's name may hold blanks
+  std::istringstream fields(line.substr(line.rfind(')') + 1));  // the command's name may hold blanks
   std::string skipped;
   for (int field = 3; field < 22; ++field) fields >> skipped;
   double start_ticks = 0;

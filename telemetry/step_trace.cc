@@ -20,18 +20,14 @@ std::string JsonEscaped(std::string_view text) {
 
 }  // namespace
 
-void StepTrace::NameLane(uint32_t lane, std::string name) {
-  lane_names_.emplace_back(lane, std::move(name));
-}
+void StepTrace::NameLane(uint32_t lane, std::string name) { lane_names_.emplace_back(lane, std::move(name)); }
 
-absl::Status StepTrace::WriteChromeTrace(const std::string& path,
-                                         const std::string& process_name) const {
+absl::Status StepTrace::WriteChromeTrace(const std::string& path, const std::string& process_name) const {
   if (!on()) return absl::OkStatus();
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "w"),
-                                                             &std::fclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "w"), &std::fclose);
   if (file == nullptr) {
-    return absl::UnavailableError(fmt::format(
-        "cannot write the trace to '{}'; does its folder exist and is it writable?", path));
+    return absl::UnavailableError(
+        fmt::format("cannot write the trace to '{}'; does its folder exist and is it writable?", path));
   }
   fmt::print(file.get(),
              "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"
@@ -45,17 +41,15 @@ absl::Status StepTrace::WriteChromeTrace(const std::string& path,
   }
   for (size_t i = 0; i < ring_.size(); ++i) {
     const Span& span = ring_[(next_ + i) % ring_.size()];
-    fmt::print(
-        file.get(),
-        ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.3f},\"dur\":{:.3f},"
-        "\"args\":{{\"step\":{},\"layer\":{}}}}}",
-        span.lane, JsonEscaped(span.name), static_cast<double>(span.begin_ns) * 1e-3,
-        static_cast<double>(span.end_ns - span.begin_ns) * 1e-3, span.step_id, span.layer);
+    fmt::print(file.get(),
+               ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.3f},\"dur\":{:.3f},"
+               "\"args\":{{\"step\":{},\"layer\":{}}}}}",
+               span.lane, JsonEscaped(span.name), static_cast<double>(span.begin_ns) * 1e-3,
+               static_cast<double>(span.end_ns - span.begin_ns) * 1e-3, span.step_id, span.layer);
   }
   fmt::print(file.get(), "\n]}}\n");
   if (std::fflush(file.get()) != 0 || std::ferror(file.get()) != 0) {
-    return absl::UnavailableError(
-        fmt::format("cannot write the trace to '{}'; is the disk full?", path));
+    return absl::UnavailableError(fmt::format("cannot write the trace to '{}'; is the disk full?", path));
   }
   return absl::OkStatus();
 }

@@ -62,11 +62,9 @@ class StepTrace {
 // Adds a span from construction to destruction.
 class ScopedSpan {
  public:
-  ScopedSpan(StepTrace& trace, const Clock& clock, const char* name, uint64_t step_id,
-             int32_t layer = -1, uint32_t lane = 0)
-      : trace_(trace),
-        clock_(clock),
-        span_{name, lane, layer, step_id, trace.on() ? clock.NowNs() : 0, 0} {}
+  ScopedSpan(StepTrace& trace, const Clock& clock, const char* name, uint64_t step_id, int32_t layer = -1,
+             uint32_t lane = 0)
+      : trace_(trace), clock_(clock), span_{name, lane, layer, step_id, trace.on() ? clock.NowNs() : 0, 0} {}
   ~ScopedSpan() {
     if (!trace_.on()) return;
     span_.end_ns = clock_.NowNs();

@@ -1,8 +1,8 @@
 // Moves frames between processes. Two implementations: transport/inproc (a twin with seeded faults, for tests) and
 // transport/ucx (shared memory, TCP, RDMA). The interface mentions neither.
 //
-// Threads: a DataPlane belongs to one thread, which makes every call but Wake(). Handlers run inside Poll() on that thread
-// and may call AllocateFrame() and Send(), but not Poll(), Connect() or Disconnect().
+// Threads: a DataPlane belongs to one thread, which makes every call but Wake(). Handlers run inside Poll() on that
+// thread and may call AllocateFrame() and Send(), but not Poll(), Connect() or Disconnect().
 //
 // Memory: frames are sent from buffers that the data plane owns (registered once, at start), so nothing is copied or
 // allocated on the hot path. A received span is valid during the handler's call only, and need not be aligned.
@@ -21,8 +21,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "attention/frame.h"
 #include "base/ids.h"
+#include "wire/frame.h"
 
 namespace tributary {
 
@@ -111,23 +111,23 @@ class DataPlane {
 
   virtual const TransportInfo& info() const = 0;
 
-  // Makes a peer of the process with this address. Does not wait for it: a dead address shows as OnPeerError later, or as
-  // UNAVAILABLE at once where the transport can tell. INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: a release that
-  // does not mix with ours.
+  // Makes a peer of the process with this address. Does not wait for it: a dead address shows as OnPeerError later, or
+  // as UNAVAILABLE at once where the transport can tell. INVALID_ARGUMENT: not an address. FAILED_PRECONDITION: a
+  // release that does not mix with ours.
   virtual absl::StatusOr<PeerId> Connect(std::string_view address) = 0;
   // Forgets the peer; what was not sent is dropped. Unknown peers are ignored.
   virtual void Disconnect(PeerId peer) = 0;
 
-  // RESOURCE_EXHAUSTED when all buffers are in flight (poll, then try again), INVALID_ARGUMENT beyond kMaxFramePayloadBytes.
-  // The payload is not zeroed.
+  // RESOURCE_EXHAUSTED when all buffers are in flight (poll, then try again), INVALID_ARGUMENT beyond
+  // kMaxFramePayloadBytes. The payload is not zeroed.
   virtual absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes) = 0;
   // Starts sending. UNAVAILABLE if the peer is unknown or failed. The header must be sealed.
   virtual absl::Status Send(PeerId peer, FrameBuffer frame, SendClass send_class) = 0;
 
   // Progresses everything that can be progressed without waiting. Returns the number of events handled.
   virtual int Poll(FrameHandler& handler) = 0;
-  // Sleeps until something may have arrived, Wake() is called, or the time is over. At most 1 ms is slept in one go (some
-  // transports' event fds miss wake-ups), so callers loop.
+  // Sleeps until something may have arrived, Wake() is called, or the time is over. At most 1 ms is slept in one go
+  // (some transports' event fds miss wake-ups), so callers loop.
   virtual void WaitForEvent(int64_t timeout_ns) = 0;
   // Ends a WaitForEvent() from any thread.
   virtual void Wake() = 0;

@@ -9,8 +9,8 @@
 // sixteenth), one within it restores it. So an idle process that answers a heartbeat now and then
 // sleeps nearly all the time, and a busy one reacts within a microsecond.
 //
-// It never yields the core: on a busy host sched_yield() gives away whole time slices of milliseconds, while a sleeper is
-// woken by its event and runs at once (bulk frames over shared memory were far slower with yields).
+// It never yields the core: on a busy host sched_yield() gives away whole time slices of milliseconds, while a sleeper
+// is woken by its event and runs at once (bulk frames over shared memory were far slower with yields).
 //
 // Thread-compatible: it belongs to the loop's thread.
 #pragma once

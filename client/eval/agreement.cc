@@ -10,8 +10,8 @@
 namespace tributary {
 namespace {
 
-// Log-probabilities come as f32, so what is left of a sum of them is known to about this much. It is added to what is left
-// of q, so that the result stays a lower bound.
+// Log-probabilities come as f32, so what is left of a sum of them is known to about this much. It is added to what is
+// left of q, so that the result stays a lower bound.
 constexpr double kRestError = 1e-6;
 
 double Term(double p, double log_p, double log_q) {
@@ -37,23 +37,20 @@ absl::StatusOr<TokenDistribution> DistributionFromProto(const v1::TopLogprobs& t
   }
   auto& logprobs = distribution.logprobs;
   std::sort(logprobs.begin(), logprobs.end());
-  const auto twice =
-      std::adjacent_find(logprobs.begin(), logprobs.end(),
-                         [](const auto& a, const auto& b) { return a.first == b.first; });
+  const auto twice = std::adjacent_find(logprobs.begin(), logprobs.end(),
+                                        [](const auto& a, const auto& b) { return a.first == b.first; });
   if (twice != logprobs.end()) {
     return absl::InvalidArgumentError(fmt::format("token {} comes twice", twice->first));
   }
   return distribution;
 }
 
-Divergence KlDivergence(const TokenDistribution& p, const TokenDistribution& q,
-                        uint32_t vocab_size) {
+Divergence KlDivergence(const TokenDistribution& p, const TokenDistribution& q, uint32_t vocab_size) {
   Divergence divergence;
   double p_common = 0;
   double q_common = 0;
   size_t num_common = 0;
-  for (auto a = p.logprobs.begin(), b = q.logprobs.begin();
-       a != p.logprobs.end() && b != q.logprobs.end();) {
+  for (auto a = p.logprobs.begin(), b = q.logprobs.begin(); a != p.logprobs.end() && b != q.logprobs.end();) {
     if (a->first != b->first) {
       ++(a->first < b->first ? a : b);
       continue;
@@ -73,8 +70,7 @@ Divergence KlDivergence(const TokenDistribution& p, const TokenDistribution& q,
   return divergence;
 }
 
-Agreement Compare(const ScoredPositions& positions, const ScoredPositions& baseline,
-                  uint32_t vocab_size) {
+Agreement Compare(const ScoredPositions& positions, const ScoredPositions& baseline, uint32_t vocab_size) {
   TRIBUTARY_CHECK_EQ(positions.logprobs.size(), baseline.logprobs.size());
   Agreement agreement{.positions = positions.logprobs.size()};
   const auto count = static_cast<double>(agreement.positions);

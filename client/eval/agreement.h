@@ -21,16 +21,15 @@ struct TokenDistribution {
 // positive.
 absl::StatusOr<TokenDistribution> DistributionFromProto(const v1::TopLogprobs& top);
 
-// KL divergence in nats, sum of p ln(p / q). Tokens that are not listed on both sides count as one, with what is left of p
-// and of q: merging tokens never raises a divergence, so the result is a lower bound then, and not exact. Infinite if q
-// gives nothing to a token that p has.
+// KL divergence in nats, sum of p ln(p / q). Tokens that are not listed on both sides count as one, with what is left
+// of p and of q: merging tokens never raises a divergence, so the result is a lower bound then, and not exact. Infinite
+// if q gives nothing to a token that p has.
 struct Divergence {
   double kl = 0;
   bool is_exact = true;
 };
 // `vocab_size`: 0 if not known, and then no result is exact.
-Divergence KlDivergence(const TokenDistribution& p, const TokenDistribution& q,
-                        uint32_t vocab_size);
+Divergence KlDivergence(const TokenDistribution& p, const TokenDistribution& q, uint32_t vocab_size);
 
 struct Agreement {
   size_t positions = 0;
@@ -50,7 +49,6 @@ struct ScoredPositions {
   std::span<const TokenDistribution> distributions;  // empty: not asked for
 };
 // REQUIRES (checked): equal numbers of positions, and of distributions where both have some.
-Agreement Compare(const ScoredPositions& positions, const ScoredPositions& baseline,
-                  uint32_t vocab_size);
+Agreement Compare(const ScoredPositions& positions, const ScoredPositions& baseline, uint32_t vocab_size);
 
 }  // namespace tributary

@@ -30,8 +30,7 @@ absl::Status WriteFile(const std::string& path, const std::string& text) {
 }
 
 absl::Status WriteResults(const EvalPlan& plan, const EvalReport& report) {
-  TRIBUTARY_RETURN_IF_ERROR(
-      WriteFile(plan.options.json_file, DumpJson(EvalJson(plan, report)) + "\n"));
+  TRIBUTARY_RETURN_IF_ERROR(WriteFile(plan.options.json_file, DumpJson(EvalJson(plan, report)) + "\n"));
   return WriteFile(plan.options.csv_file, EvalCsv(plan, report));
 }
 
@@ -71,8 +70,8 @@ absl::Status EvalOnCluster(Client& client, EvalPlan plan, Interrupt& stop) {
   EvalReport report;
   TRIBUTARY_ASSIGN_OR_RETURN(report.cluster, client.Status());
   if (report.cluster.geometry().vocab_size() == 0) {
-    return absl::UnavailableError(fmt::format(
-        "the cluster at {} has no GPU worker yet; see 'tributary status'", client.address()));
+    return absl::UnavailableError(
+        fmt::format("the cluster at {} has no GPU worker yet; see 'tributary status'", client.address()));
   }
   TRIBUTARY_RETURN_IF_ERROR(FitToModel(report.cluster.geometry(), &plan));
   stop.SetHandler([&client] { client.CancelAll(); });

@@ -1,8 +1,8 @@
 #include "client/eval/eval_flags.h"
 
 #include "CLI/CLI.hpp"
-#include "client/common_flags.h"
-#include "client/policy_flags.h"
+#include "client/cli/common_flags.h"
+#include "client/cli/policy_flags.h"
 
 namespace tributary {
 namespace {
@@ -15,18 +15,13 @@ void AddGridFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--policy", options.policies, "Attention policies (default: dense)")
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--window-tokens", options.window_tokens,
-                 "Most recent tokens that stay on the worker (default: 1024)")
+  app.add_option("--window-tokens", options.window_tokens, "Most recent tokens that stay on the worker (default: 1024)")
       ->delimiter(',')
       ->group(kGridGroup);
   app.add_option("--alpha", options.alphas, policy_help::kAlpha)->delimiter(',')->group(kGridGroup);
   app.add_option("--beta", options.betas, policy_help::kBeta)->delimiter(',')->group(kGridGroup);
-  app.add_option("--keep-min", options.keep_mins, policy_help::kKeepMin)
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--keep-next", options.keep_nexts, policy_help::kKeepNext)
-      ->delimiter(',')
-      ->group(kGridGroup);
+  app.add_option("--keep-min", options.keep_mins, policy_help::kKeepMin)->delimiter(',')->group(kGridGroup);
+  app.add_option("--keep-next", options.keep_nexts, policy_help::kKeepNext)->delimiter(',')->group(kGridGroup);
   app.add_option("--group-aggregate", options.group_aggregates, policy_help::kGroupAggregate)
       ->delimiter(',')
       ->group(kGridGroup);
@@ -36,15 +31,10 @@ void AddGridFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--min-kept-mass", options.min_kept_masses, policy_help::kMinKeptMass)
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--quality-sample-rate", options.quality_sample_rate,
-                 policy_help::kQualitySampleRate)
+  app.add_option("--quality-sample-rate", options.quality_sample_rate, policy_help::kQualitySampleRate)
       ->group(kGridGroup);
-  app.add_option("--dense-layers", options.dense_layers, policy_help::kDenseLayers)
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--dense-heads", options.dense_heads, policy_help::kDenseHeads)
-      ->delimiter(',')
-      ->group(kGridGroup);
+  app.add_option("--dense-layers", options.dense_layers, policy_help::kDenseLayers)->delimiter(',')->group(kGridGroup);
+  app.add_option("--dense-heads", options.dense_heads, policy_help::kDenseHeads)->delimiter(',')->group(kGridGroup);
 }
 
 void AddNeedleFlags(CLI::App& app, EvalOptions& options) {
@@ -59,25 +49,21 @@ void AddNeedleFlags(CLI::App& app, EvalOptions& options) {
                  "Where the needle lies, 0 to 1 (default: 0.1,0.3,0.5,0.7,0.9); not multi-query")
       ->delimiter(',')
       ->group(kNeedleGroup);
-  app.add_option("--needle-kinds", options.needle_kinds,
-                 "single, multi-key, multi-query (default: all)")
+  app.add_option("--needle-kinds", options.needle_kinds, "single, multi-key, multi-query (default: all)")
       ->delimiter(',')
       ->group(kNeedleGroup);
   app.add_option("--queries", options.queries, "Questions per multi-query prompt (default: 4)")
       ->check(CLI::Range(1u, 4096u))
       ->group(kNeedleGroup);
-  app.add_option("--questions", options.questions,
-                 "Prompts per kind, length and depth (default: 1)")
+  app.add_option("--questions", options.questions, "Prompts per kind, length and depth (default: 1)")
       ->check(CLI::Range(1u, 100'000u))
       ->group(kNeedleGroup);
   app.add_flag("--decode-question", options.decode_question,
                "Feed the question through the policy, not with the prefill")
       ->group(kNeedleGroup);
-  app.add_flag("--turns", options.turns,
-               "multi-query: keep the sequence and append each question to it, as a turn")
+  app.add_flag("--turns", options.turns, "multi-query: keep the sequence and append each question to it, as a turn")
       ->group(kNeedleGroup);
-  app.add_option("--seed", options.seed, "Of needles, places and texts (default: 1)")
-      ->group(kNeedleGroup);
+  app.add_option("--seed", options.seed, "Of needles, places and texts (default: 1)")->group(kNeedleGroup);
 }
 
 }  // namespace
@@ -85,8 +71,8 @@ void AddNeedleFlags(CLI::App& app, EvalOptions& options) {
 void AddEvalFlags(CLI::App& app, EvalOptions& options) {
   AddCoordinatorFlag(app, options.coordinator, false);
   AddClusterFlags(app, options.cluster, false);
-  auto* file = app.add_option("--text-file", options.text_file,
-                              "Text for perplexity and haystack for needles, byte for byte");
+  auto* file =
+      app.add_option("--text-file", options.text_file, "Text for perplexity and haystack for needles, byte for byte");
   app.add_option("--text-tokens-file", options.text_tokens_file,
                  "Token ids for perplexity, for models without a byte vocabulary")
       ->excludes(file);

@@ -4,9 +4,9 @@
 
 #include "base/limits.h"
 #include "base/status.h"
-#include "client/common_flags.h"
+#include "client/cli/common_flags.h"
+#include "client/cli/policy_flags.h"
 #include "client/eval/needle_prompt.h"
-#include "client/policy_flags.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -76,19 +76,16 @@ std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& option
   return grid;
 }
 
-absl::Status CheckParametersHaveAPolicy(const std::vector<PolicyKind>& kinds,
-                                        const EvalOptions& options) {
+absl::Status CheckParametersHaveAPolicy(const std::vector<PolicyKind>& kinds, const EvalOptions& options) {
   for (const std::string_view parameter : ParametersGiven(GivenParameters(options))) {
-    const bool used = std::any_of(kinds.begin(), kinds.end(), [parameter](PolicyKind kind) {
-      return HasParameter(kind, parameter);
-    });
+    const bool used =
+        std::any_of(kinds.begin(), kinds.end(), [parameter](PolicyKind kind) { return HasParameter(kind, parameter); });
     if (used) continue;
     std::string names;
     for (const PolicyKind kind : kinds) {
       names += fmt::format("{}{}", names.empty() ? "" : ", ", PolicyName(kind));
     }
-    return Invalid("{} is no parameter of {}; drop it or add a policy that has it to --policy",
-                   parameter, names);
+    return Invalid("{} is no parameter of {}; drop it or add a policy that has it to --policy", parameter, names);
   }
   return absl::OkStatus();
 }
@@ -131,8 +128,7 @@ absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) 
     if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckParametersHaveAPolicy(kinds, options));
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<LayerHead> dense_heads,
-                             ParseLayerHeads(options.dense_heads));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<LayerHead> dense_heads, ParseLayerHeads(options.dense_heads));
   if (options.window_tokens.empty()) return Invalid("--window-tokens is empty; give at least one");
   // Dense comes first; without it in the list there is one dense run to compare with.
   std::vector<EvalSetting> settings;
@@ -145,8 +141,7 @@ absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) 
   for (const PolicyKind kind : kinds) {
     for (const uint32_t window_tokens : options.window_tokens) {
       for (const PolicyRequest& request : PolicyGrid(kind, options, dense_heads)) {
-        TRIBUTARY_RETURN_IF_ERROR(
-            ResolvePolicy(request, {.block_tokens = options.layout.block_tokens}).status());
+        TRIBUTARY_RETURN_IF_ERROR(ResolvePolicy(request, {.block_tokens = options.layout.block_tokens}).status());
         settings.push_back({request, window_tokens});
       }
     }
@@ -163,14 +158,12 @@ absl::Status CheckEval(const EvalOptions& options) {
     return Invalid("nothing is asked for; give --decode-tokens D, or --needles N with --lengths");
   }
   if (options.top_logprobs.value_or(0) > limits::kMaxTopLogprobs) {
-    return Invalid("--top-logprobs is {}; use at most {}", *options.top_logprobs,
-                   limits::kMaxTopLogprobs);
+    return Invalid("--top-logprobs is {}; use at most {}", *options.top_logprobs, limits::kMaxTopLogprobs);
   }
   if (options.prefill_tokens == 0) return Invalid("--prefill-tokens is 0; use at least 1");
   for (const uint32_t window_tokens : options.window_tokens) {
     if (window_tokens == 0 || window_tokens > limits::kMaxContextTokens) {
-      return Invalid("--window-tokens has {}; use 1 to {}", window_tokens,
-                     limits::kMaxContextTokens);
+      return Invalid("--window-tokens has {}; use 1 to {}", window_tokens, limits::kMaxContextTokens);
     }
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckNeedles(options));

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "attention/policy/policy_params.h"
-#include "client/request_options.h"
+#include "client/api/request_options.h"
+#include "policy/policy_params.h"
 
 namespace tributary {
 
@@ -43,11 +43,10 @@ struct EvalOptions {
   std::vector<uint32_t> lengths;
   std::vector<double> depths{0.1, 0.3, 0.5, 0.7, 0.9};
   std::vector<std::string> needle_kinds{"single", "multi-key", "multi-query"};
-  uint32_t queries = 4;    // of a multi-query prompt, at most as many as needles
-  uint32_t questions = 1;  // prompts per kind, length and depth
-  bool decode_question =
-      false;           // the question comes token by token through the policy, not with the prefill
-  bool turns = false;  // multi-query: one kept sequence, to which each question is appended
+  uint32_t queries = 4;          // of a multi-query prompt, at most as many as needles
+  uint32_t questions = 1;        // prompts per kind, length and depth
+  bool decode_question = false;  // the question comes token by token through the policy, not with the prefill
+  bool turns = false;            // multi-query: one kept sequence, to which each question is appended
   uint64_t seed = 1;
 
   std::string json_file;
@@ -60,12 +59,12 @@ struct EvalSetting {
   uint32_t window_tokens = 0;
 };
 
-// INVALID_ARGUMENT with what to do: flags that do not go together, values out of range, a parameter that no policy of the
-// list has. UNIMPLEMENTED: a policy that cannot be decoded with.
+// INVALID_ARGUMENT with what to do: flags that do not go together, values out of range, a parameter that no policy of
+// the list has. UNIMPLEMENTED: a policy that cannot be decoded with.
 absl::Status CheckEval(const EvalOptions& options);
 
-// The settings in the order in which they are run; the first is dense, the baseline. Policies outermost, then windows, then
-// parameters. Errors as of CheckEval.
+// The settings in the order in which they are run; the first is dense, the baseline. Policies outermost, then windows,
+// then parameters. Errors as of CheckEval.
 absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options);
 
 }  // namespace tributary

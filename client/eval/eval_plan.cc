@@ -4,8 +4,8 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "client/api/request_builder.h"
 #include "client/eval/eval_random.h"
-#include "client/request_builder.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
 #include "proto/convert.h"
@@ -43,8 +43,7 @@ absl::StatusOr<std::vector<NeedleSpec>> NeedleSpecs(const EvalOptions& options) 
   return specs;
 }
 
-absl::StatusOr<std::vector<uint32_t>> ScoredTokens(const EvalOptions& options,
-                                                   const std::string& text) {
+absl::StatusOr<std::vector<uint32_t>> ScoredTokens(const EvalOptions& options, const std::string& text) {
   std::vector<uint32_t> tokens;
   if (options.text_tokens_file.empty()) {
     tokens = TokensFromBytes(text);
@@ -53,10 +52,10 @@ absl::StatusOr<std::vector<uint32_t>> ScoredTokens(const EvalOptions& options,
   }
   const size_t needed = size_t{options.prefill_tokens} + options.decode_tokens;
   if (tokens.size() < needed) {
-    return absl::InvalidArgumentError(fmt::format(
-        "the text has {} tokens; --prefill-tokens {} and --decode-tokens {} need {}: give a longer "
-        "text or smaller numbers",
-        tokens.size(), options.prefill_tokens, options.decode_tokens, needed));
+    return absl::InvalidArgumentError(
+        fmt::format("the text has {} tokens; --prefill-tokens {} and --decode-tokens {} need {}: give a longer "
+                    "text or smaller numbers",
+                    tokens.size(), options.prefill_tokens, options.decode_tokens, needed));
   }
   tokens.resize(needed);
   return tokens;
@@ -67,8 +66,7 @@ void AddTokens(std::string_view text, google::protobuf::RepeatedField<uint32_t>*
   tokens->Add(added.begin(), added.end());
 }
 
-void FillQuestion(const EvalQuestion& question, bool decode_question,
-                  v1::GenerateRequest& request) {
+void FillQuestion(const EvalQuestion& question, bool decode_question, v1::GenerateRequest& request) {
   const NeedlePrompt& prompt = question.prompt;
   if (question.is_continued) request.mutable_keep()->set_lease_ns(kTurnLeaseNs);
   if (question.continues) {  // layout and policy are the sequence's
@@ -80,10 +78,8 @@ void FillQuestion(const EvalQuestion& question, bool decode_question,
     const uint64_t max_context_tokens = question.spec.length_tokens + prompt.answer.size();
     if (question.is_continued) request.mutable_keep()->set_max_context_tokens(max_context_tokens);
   }
-  AddTokens(prompt.question,
-            decode_question ? request.mutable_forced_tokens() : request.mutable_prompt_tokens());
-  request.set_max_tokens(
-      static_cast<uint32_t>(request.forced_tokens_size() + prompt.answer.size()));
+  AddTokens(prompt.question, decode_question ? request.mutable_forced_tokens() : request.mutable_prompt_tokens());
+  request.set_max_tokens(static_cast<uint32_t>(request.forced_tokens_size() + prompt.answer.size()));
 }
 
 }  // namespace
@@ -94,17 +90,15 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options) {
   plan.options = options;
   plan.is_byte_text = options.text_tokens_file.empty();
   TRIBUTARY_ASSIGN_OR_RETURN(plan.settings, ExpandGrid(options));
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      const std::string text,
-      ReadTextFile(plan.is_byte_text ? options.text_file : options.text_tokens_file));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(plan.is_byte_text ? options.text_file : options.text_tokens_file));
   if (options.decode_tokens > 0) {
     TRIBUTARY_ASSIGN_OR_RETURN(plan.text_tokens, ScoredTokens(options, text));
   }
   if (options.needles > 0) {
     TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<NeedleSpec> specs, NeedleSpecs(options));
     for (const NeedleSpec& spec : specs) {
-      TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<NeedlePrompt> prompts,
-                                 MakeNeedlePrompts(spec, text));
+      TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<NeedlePrompt> prompts, MakeNeedlePrompts(spec, text));
       const bool turns = options.turns && spec.kind == NeedleKind::kMultiQuery;
       for (size_t i = 0; i < prompts.size(); ++i) {
         plan.questions.push_back({.spec = spec,
@@ -124,14 +118,12 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options) {
 absl::Status FitToModel(const v1::ModelGeometry& geometry, EvalPlan* plan) {
   plan->vocab_size = geometry.vocab_size();
   if (plan->is_byte_text) {
-    TRIBUTARY_RETURN_IF_ERROR(
-        CheckByteVocab(plan->vocab_size,
-                       "give token ids with --text-tokens-file FILE, which measures perplexity "
-                       "(needles need a byte vocabulary)"));
+    TRIBUTARY_RETURN_IF_ERROR(CheckByteVocab(plan->vocab_size,
+                                             "give token ids with --text-tokens-file FILE, which measures perplexity "
+                                             "(needles need a byte vocabulary)"));
   }
   for (const EvalSetting& setting : plan->settings) {
-    const PolicyContext context{.num_layers = geometry.num_layers(),
-                                .num_kv_heads = geometry.num_kv_heads()};
+    const PolicyContext context{.num_layers = geometry.num_layers(), .num_kv_heads = geometry.num_kv_heads()};
     TRIBUTARY_RETURN_IF_ERROR(ResolvePolicy(setting.policy, context).status());
   }
   const uint32_t by_default = plan->vocab_size == kByteVocab ? kByteVocab : kDefaultTopLogprobs;

@@ -1,5 +1,5 @@
-// From the options to a list of jobs, one request each. Pure but for reading the text. The same questions are asked in every
-// setting.
+// From the options to a list of jobs, one request each. Pure but for reading the text. The same questions are asked in
+// every setting.
 #pragma once
 
 #include <cstdint>
@@ -43,10 +43,10 @@ struct EvalPlan {
 // NOT_FOUND or INVALID_ARGUMENT: the text cannot be read, or is too short for what is asked.
 absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options);
 
-// To be called before any request is built. INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are not, or
-// if a setting names layers or heads that the model has not. Decides how many alternatives are asked for: what the options
-// say, at most the vocabulary; by default all of a byte vocabulary, which makes the KL divergence exact, else
-// kDefaultTopLogprobs.
+// To be called before any request is built. INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are
+// not, or if a setting names layers or heads that the model has not. Decides how many alternatives are asked for: what
+// the options say, at most the vocabulary; by default all of a byte vocabulary, which makes the KL divergence exact,
+// else kDefaultTopLogprobs.
 inline constexpr uint32_t kDefaultTopLogprobs = 64;
 absl::Status FitToModel(const v1::ModelGeometry& geometry, EvalPlan* plan);
 

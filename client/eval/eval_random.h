@@ -1,5 +1,5 @@
-// Random numbers that are the same for a seed on every machine and with every standard library, so that a workload can be
-// named by its seed.
+// Random numbers that are the same for a seed on every machine and with every standard library, so that a workload can
+// be named by its seed.
 #pragma once
 
 #include <cstdint>

@@ -47,14 +47,11 @@ void AddAgreement(const Agreement& agreement, Json& object) {
   object["kl"] = agreement.kl;
 }
 
-Agreement AgreementOf(const PerplexityResult& result, const PerplexityResult& baseline,
-                      uint32_t vocab_size) {
-  return Compare({result.logprobs, result.distributions},
-                 {baseline.logprobs, baseline.distributions}, vocab_size);
+Agreement AgreementOf(const PerplexityResult& result, const PerplexityResult& baseline, uint32_t vocab_size) {
+  return Compare({result.logprobs, result.distributions}, {baseline.logprobs, baseline.distributions}, vocab_size);
 }
 
-Json PerplexityJson(const EvalPlan& plan, const PerplexityResult& result,
-                    const SettingResult& baseline) {
+Json PerplexityJson(const EvalPlan& plan, const PerplexityResult& result, const SettingResult& baseline) {
   Json object = UsageJson(result.usage);
   object["nll_mean"] = result.nll_mean;
   object["perplexity"] = result.perplexity;
@@ -115,8 +112,7 @@ Json HeadsJson(const HeadUsage& usage, double HeadUsage::Head::*field) {
 // Of the perplexity; of the needles where there is none.
 void AddHeads(const SettingResult& result, Json& object) {
   if (!result.perplexity.has_value() && result.needles.empty()) return;
-  const HeadUsage& usage =
-      result.perplexity.has_value() ? result.perplexity->heads : result.needle_heads;
+  const HeadUsage& usage = result.perplexity.has_value() ? result.perplexity->heads : result.needle_heads;
   if (usage.empty()) return;
   Json heads;
   heads["remote_read_share"] = HeadsJson(usage, &HeadUsage::Head::read_share);
@@ -141,9 +137,8 @@ Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const Setting
   object["quality_sample_rate"] = OrNull(setting.policy.quality_sample_rate);
   object["dense_layers"] = setting.policy.dense_layers;
   object["dense_heads"] = HeadNames(setting.policy.dense_heads);
-  object["perplexity"] = result.perplexity.has_value()
-                             ? PerplexityJson(plan, *result.perplexity, baseline)
-                             : Json(nullptr);
+  object["perplexity"] =
+      result.perplexity.has_value() ? PerplexityJson(plan, *result.perplexity, baseline) : Json(nullptr);
   object["needles"] = result.needles.empty() ? Json(nullptr) : NeedlesJson(plan, result, baseline);
   AddHeads(result, object);
   return object;
@@ -226,39 +221,25 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
       "policy",        "window_tokens",       "alpha",           "beta",
       "keep_min",      "keep_next",           "group_aggregate", "max_cache_tokens",
       "min_kept_mass", "quality_sample_rate", "dense_layers",    "dense_heads"};
-  constexpr const char* kPerplexityColumns[] = {"nll_mean",
-                                                "perplexity",
-                                                "perplexity_ratio",
-                                                "logprob_abs_diff_mean",
-                                                "logprob_abs_diff_max",
-                                                "kl_mean",
-                                                "kl_max",
-                                                "top1_agreement",
-                                                "kv_read_share",
-                                                "remote_read_share",
-                                                "kept_mass_mean",
-                                                "kept_mass_min"};
-  constexpr const char* kNeedleColumns[] = {"asked",
-                                            "found",
-                                            "baseline_found",
-                                            "found_where_baseline",
-                                            "remote_read_share_mean",
-                                            "kept_mass_mean",
-                                            "kept_mass_min"};
+  constexpr const char* kPerplexityColumns[] = {
+      "nll_mean",       "perplexity",   "perplexity_ratio", "logprob_abs_diff_mean", "logprob_abs_diff_max",
+      "kl_mean",        "kl_max",       "top1_agreement",   "kv_read_share",         "remote_read_share",
+      "kept_mass_mean", "kept_mass_min"};
+  constexpr const char* kNeedleColumns[] = {
+      "asked",          "found",        "baseline_found", "found_where_baseline", "remote_read_share_mean",
+      "kept_mass_mean", "kept_mass_min"};
   std::string text;
   for (const char* column : kSettingColumns) text += fmt::format("{},", column);
   for (const char* column : kPerplexityColumns) text += fmt::format("{},", column);
   for (const char* column : kNeedleColumns) {
-    text +=
-        fmt::format("needles_{}{}", column, column == std::end(kNeedleColumns)[-1] ? "\n" : ",");
+    text += fmt::format("needles_{}{}", column, column == std::end(kNeedleColumns)[-1] ? "\n" : ",");
   }
   const Json report_json = EvalJson(plan, report);
   for (const Json& setting : report_json["settings"]) {
     std::vector<std::string> cells;
     const auto add = [&cells](const Json& object, std::span<const char* const> columns) {
       for (const char* column : columns) {
-        cells.push_back(object.is_object() && object.contains(column) ? CsvCell(object[column])
-                                                                      : "");
+        cells.push_back(object.is_object() && object.contains(column) ? CsvCell(object[column]) : "");
       }
     };
     add(setting, kSettingColumns);
@@ -271,9 +252,8 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
 
 std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
   constexpr const char* kRow = "{:<36} {:>7} {:>10} {:>9} {:>9} {:>8} {:>11} {:>9} {:>8} {:>10}\n";
-  std::string text =
-      fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense", "KL", "top-1",
-                  "remote read", "mass kept", "needles", "of dense's");
+  std::string text = fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense", "KL", "top-1",
+                                 "remote read", "mass kept", "needles", "of dense's");
   for (size_t i = 0; i < report.results.size(); ++i) {
     const SettingResult& result = report.results[i];
     const SettingResult& baseline = report.results[0];
@@ -282,21 +262,17 @@ std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
     const NeedleScore score = ScoreNeedles(result.needles, baseline.needles);
     const bool asked = score.asked > 0;
     const double read = scored ? perplexity.usage.remote_read_share : score.remote_read_share_mean;
-    const std::optional<double> kept =
-        scored ? perplexity.usage.kept_mass_mean : score.kept_mass_mean;
+    const std::optional<double> kept = scored ? perplexity.usage.kept_mass_mean : score.kept_mass_mean;
     const bool compared = scored && baseline.perplexity.has_value();
     const double ratio = compared ? perplexity.perplexity / baseline.perplexity->perplexity : 1;
-    const Agreement agreement =
-        compared ? AgreementOf(perplexity, *baseline.perplexity, plan.vocab_size) : Agreement{};
+    const Agreement agreement = compared ? AgreementOf(perplexity, *baseline.perplexity, plan.vocab_size) : Agreement{};
     const bool has_kl = !agreement.kl.empty();
     text += fmt::format(
         fmt::runtime(kRow), SettingName(plan.settings[i]), plan.settings[i].window_tokens,
         Cell(scored, "{:.4f}", perplexity.perplexity), Cell(scored, "{:+.2f} %", (ratio - 1) * 100),
         Cell(has_kl, "{}{:.2g}", agreement.kl_is_exact ? "" : ">= ", agreement.kl_mean),
-        Cell(has_kl, "{:.1f} %", agreement.top1_agreement * 100),
-        Cell(scored || asked, "{:.1f} %", read * 100),
-        Cell(kept.has_value(), "{:.2f} %", kept.value_or(0) * 100),
-        Cell(asked, "{}/{}", score.found, score.asked),
+        Cell(has_kl, "{:.1f} %", agreement.top1_agreement * 100), Cell(scored || asked, "{:.1f} %", read * 100),
+        Cell(kept.has_value(), "{:.2f} %", kept.value_or(0) * 100), Cell(asked, "{}/{}", score.found, score.asked),
         Cell(asked, "{}/{}", score.found_where_baseline, score.baseline_found));
   }
   return text;

@@ -16,10 +16,9 @@ namespace tributary {
 inline constexpr const char* kEvalSchema = "tributary.eval/1";
 
 struct EvalReport {
-  v1::StatusResponse cluster;  // version, model, geometry
-  std::vector<SettingResult>
-      results;          // of EvalPlan::settings, in order; may be fewer, the last one cut short
-  absl::Status status;  // why it ended early
+  v1::StatusResponse cluster;          // version, model, geometry
+  std::vector<SettingResult> results;  // of EvalPlan::settings, in order; may be fewer, the last one cut short
+  absl::Status status;                 // why it ended early
 };
 
 nlohmann::ordered_json EvalJson(const EvalPlan& plan, const EvalReport& report);

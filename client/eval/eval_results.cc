@@ -19,8 +19,7 @@ absl::Status CheckAnswer(const GenerateResult& result, size_t num_tokens) {
                   result.tokens.size(), result.logprobs.size(), num_tokens));
 }
 
-absl::StatusOr<std::vector<TokenDistribution>> ReadDistributions(const EvalPlan& plan,
-                                                                 const GenerateResult& result) {
+absl::StatusOr<std::vector<TokenDistribution>> ReadDistributions(const EvalPlan& plan, const GenerateResult& result) {
   const size_t asked = plan.top_logprobs == 0 ? 0 : result.tokens.size();
   if (result.top_logprobs.size() != asked) {
     return absl::InternalError(
@@ -35,8 +34,8 @@ absl::StatusOr<std::vector<TokenDistribution>> ReadDistributions(const EvalPlan&
     const int count = result.top_logprobs[i].tokens_size();
     if (!distribution.ok() || count != static_cast<int>(plan.top_logprobs)) {
       return absl::InternalError(
-          fmt::format("the cluster answered {} alternatives to token {} where {} were asked for{}",
-                      count, i, plan.top_logprobs, error.empty() ? "" : ": " + error));
+          fmt::format("the cluster answered {} alternatives to token {} where {} were asked for{}", count, i,
+                      plan.top_logprobs, error.empty() ? "" : ": " + error));
     }
     distributions.push_back(*distribution);
   }
@@ -50,8 +49,7 @@ KvUsage UsageOf(const v1::GenerateEvent::Summary& summary) {
   usage.remote_tokens = summary.remote_tokens();
   usage.attended_tokens_mean = summary.attended_tokens_mean();
   // What was there before the answer: the prompt, and earlier turns.
-  usage.context_tokens_mean =
-      static_cast<double>(summary.context_tokens()) - summary.generated_tokens();
+  usage.context_tokens_mean = static_cast<double>(summary.context_tokens()) - summary.generated_tokens();
   if (summary.generated_tokens() < 2) return usage;
   // The first token comes from the prefill; step i of the others sees what was there and i tokens.
   usage.context_tokens_mean += summary.generated_tokens() / 2.0;
@@ -64,14 +62,12 @@ KvUsage UsageOf(const v1::GenerateEvent::Summary& summary) {
       usage.kept_mass_min = summary.attention().kept_mass_min();
     }
   } else if (summary.remote_tokens() > 0) {
-    usage.remote_read_share =
-        std::max(0.0, 1 - unread / static_cast<double>(summary.remote_tokens()));
+    usage.remote_read_share = std::max(0.0, 1 - unread / static_cast<double>(summary.remote_tokens()));
   }
   return usage;
 }
 
-absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan,
-                                                const GenerateResult& result) {
+absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan, const GenerateResult& result) {
   if (absl::Status status = CheckAnswer(result, plan.options.decode_tokens); !status.ok()) {
     return status;
   }
@@ -87,8 +83,7 @@ absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan,
   return read;
 }
 
-absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question,
-                                        const GenerateResult& result) {
+absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question, const GenerateResult& result) {
   const NeedlePrompt& prompt = plan.questions[question].prompt;
   const size_t skipped = plan.options.decode_question ? prompt.question.size() : 0;
   if (absl::Status status = CheckAnswer(result, skipped + prompt.answer.size()); !status.ok()) {
@@ -102,8 +97,7 @@ absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question,
   return read;
 }
 
-NeedleScore ScoreNeedles(std::span<const NeedleResult> results,
-                         std::span<const NeedleResult> baseline) {
+NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const NeedleResult> baseline) {
   NeedleScore score{.asked = results.size()};
   if (results.empty()) return score;
   double read = 0;

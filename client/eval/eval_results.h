@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/cli/report.h"
 #include "client/eval/agreement.h"
 #include "client/eval/eval_plan.h"
 #include "client/eval/head_usage.h"
-#include "client/report.h"
 
 namespace tributary {
 
@@ -57,8 +57,7 @@ struct SettingResult {
 
 // INTERNAL if the cluster answered with other tokens or counts than were asked for.
 absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan, const GenerateResult& result);
-absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question,
-                                        const GenerateResult& result);
+absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question, const GenerateResult& result);
 
 struct NeedleScore {
   size_t asked = 0;
@@ -71,7 +70,6 @@ struct NeedleScore {
   std::optional<double> kept_mass_min;
 };
 // Results of the same questions in the same order; a setting that was cut short has fewer.
-NeedleScore ScoreNeedles(std::span<const NeedleResult> results,
-                         std::span<const NeedleResult> baseline);
+NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const NeedleResult> baseline);
 
 }  // namespace tributary

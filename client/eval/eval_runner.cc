@@ -15,19 +15,17 @@ std::string JobName(const EvalPlan& plan, const EvalJob& job) {
   const EvalSetting& setting = plan.settings[job.setting];
   std::string name = fmt::format("{}, window {}: ", SettingName(setting), setting.window_tokens);
   if (job.question == EvalJob::kPerplexity) {
-    return name + fmt::format("perplexity of {} tokens after {}", plan.options.decode_tokens,
-                              plan.options.prefill_tokens);
+    return name +
+           fmt::format("perplexity of {} tokens after {}", plan.options.decode_tokens, plan.options.prefill_tokens);
   }
   const EvalQuestion& question = plan.questions[job.question];
-  return name + fmt::format("{} needle in {} tokens", NeedleKindName(question.spec.kind),
-                            question.spec.length_tokens);
+  return name + fmt::format("{} needle in {} tokens", NeedleKindName(question.spec.kind), question.spec.length_tokens);
 }
 
-// One job's request, answer and place in the results. Returns the result in words. `kept_id`: of the sequence that the job
-// before it left, and of the one that this one leaves.
-absl::StatusOr<std::string> RunJob(const EvalPlan& plan, const EvalJob& job,
-                                   v1::GenerateRequest request, const EvalAsk& ask,
-                                   EvalProgress& progress, std::string& kept_id,
+// One job's request, answer and place in the results. Returns the result in words. `kept_id`: of the sequence that the
+// job before it left, and of the one that this one leaves.
+absl::StatusOr<std::string> RunJob(const EvalPlan& plan, const EvalJob& job, v1::GenerateRequest request,
+                                   const EvalAsk& ask, EvalProgress& progress, std::string& kept_id,
                                    SettingResult& results) {
   if (job.question != EvalJob::kPerplexity && plan.questions[job.question].continues) {
     if (kept_id.empty()) {
@@ -82,9 +80,8 @@ void EvalProgress::EndJob(const std::string& result) {
   done_weight_ += job_weight_;
   job_weight_ = 0;
   if (is_terminal_) return;
-  fmt::print(out_, "[{:3.0f} %, {} left] {}: {} ({})\n", 100 * done_weight_ / total_weight_,
-             FormatEta(EtaS()), what_, result,
-             FormatSeconds(SecondsFromNs(clock_->NowNs() - job_begin_ns_)));
+  fmt::print(out_, "[{:3.0f} %, {} left] {}: {} ({})\n", 100 * done_weight_ / total_weight_, FormatEta(EtaS()), what_,
+             result, FormatSeconds(SecondsFromNs(clock_->NowNs() - job_begin_ns_)));
   std::fflush(out_);
 }
 
@@ -95,8 +92,8 @@ double EvalProgress::EtaS() const {
   return elapsed_s * std::max(0.0, total_weight_ - done) / done;
 }
 
-void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, const Clock* clock,
-             EvalReport* report, const std::function<absl::Status()>& on_setting) {
+void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, const Clock* clock, EvalReport* report,
+             const std::function<absl::Status()>& on_setting) {
   // A request is as large as its prompt: built to be weighed, and again to be sent.
   double total_weight = 0;
   for (const EvalJob& job : plan.jobs) {
@@ -112,14 +109,13 @@ void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, 
     absl::Status status = request.status();
     if (status.ok()) {
       progress.BeginJob(JobName(plan, job), JobWeight(*request));
-      const auto result =
-          RunJob(plan, job, *request, ask, progress, kept_id, report->results.back());
+      const auto result = RunJob(plan, job, *request, ask, progress, kept_id, report->results.back());
       if (result.ok()) progress.EndJob(*result);
       status = result.status();
     }
     if (!status.ok()) {
-      report->status = absl::Status(
-          status.code(), fmt::format("{}: {}", JobName(plan, job), std::string(status.message())));
+      report->status =
+          absl::Status(status.code(), fmt::format("{}: {}", JobName(plan, job), std::string(status.message())));
       return;
     }
     const bool is_last = i + 1 == plan.jobs.size() || plan.jobs[i + 1].setting != job.setting;

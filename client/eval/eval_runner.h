@@ -7,8 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "client/cli/progress.h"
 #include "client/eval/eval_report.h"
-#include "client/progress.h"
 
 namespace tributary {
 
@@ -40,13 +40,13 @@ class EvalProgress {
 };
 
 // Sends one request; calls the function with the fraction done, now and then.
-using EvalAsk = std::function<absl::StatusOr<GenerateResult>(
-    const v1::GenerateRequest& request, const std::function<void(double fraction)>& on_progress)>;
+using EvalAsk = std::function<absl::StatusOr<GenerateResult>(const v1::GenerateRequest& request,
+                                                             const std::function<void(double fraction)>& on_progress)>;
 
 // Fills report->results, and report->status with the first error, named after its job; what was found before stays.
-// `on_setting`, if there is one, is called after each setting, so that hours of work need not wait for the end to be saved;
-// an error of it ends the run.
-void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, const Clock* clock,
-             EvalReport* report, const std::function<absl::Status()>& on_setting = {});
+// `on_setting`, if there is one, is called after each setting, so that hours of work need not wait for the end to be
+// saved; an error of it ends the run.
+void RunEval(const EvalPlan& plan, const EvalAsk& ask, std::FILE* progress_out, const Clock* clock, EvalReport* report,
+             const std::function<absl::Status()>& on_setting = {});
 
 }  // namespace tributary

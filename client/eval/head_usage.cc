@@ -11,8 +11,7 @@ void HeadUsage::Add(const v1::GenerateEvent::Summary& summary) {
   if (samples == 0) return;
   for (const auto& reported : summary.attention().heads()) {
     if (reported.layer() >= limits::kMaxLayers || reported.kv_head() >= limits::kMaxHeads) continue;
-    const size_t width =
-        std::max<size_t>(heads_.empty() ? 0 : heads_[0].size(), size_t{reported.kv_head()} + 1);
+    const size_t width = std::max<size_t>(heads_.empty() ? 0 : heads_[0].size(), size_t{reported.kv_head()} + 1);
     heads_.resize(std::max<size_t>(heads_.size(), size_t{reported.layer()} + 1));
     for (std::vector<Head>& row : heads_) row.resize(width);
     Head& head = heads_[reported.layer()][reported.kv_head()];

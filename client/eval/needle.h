@@ -1,5 +1,5 @@
-// Needles: facts hidden in a long text, and the questions that ask for them back. The wording is that of tools/needles.py,
-// which the probe model was trained with; a test compares the two.
+// Needles: facts hidden in a long text, and the questions that ask for them back. The wording is that of
+// tools/needles.py, which the probe model was trained with; a test compares the two.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ struct Needle {
   std::string Question() const;
 };
 
-// Distinct names; names may share one word, so that a model must match both. At most as many as there are pairs of words.
+// Distinct names; names may share one word, so that a model must match both. At most as many as there are pairs of
+// words.
 std::vector<Needle> DrawNeedles(size_t count, EvalRandom& random);
 
 }  // namespace tributary

@@ -31,8 +31,8 @@ void AppendWithoutEnd(std::string_view piece, std::string& text) {
   text += piece.substr(0, last == std::string_view::npos ? 0 : last + 1);
 }
 
-// Exactly `length` bytes of `source` with the sentences on lines of their own. REQUIRES: ascending depths; room for all,
-// and a source of at least length + kSnapBytes bytes.
+// Exactly `length` bytes of `source` with the sentences on lines of their own. REQUIRES: ascending depths; room for
+// all, and a source of at least length + kSnapBytes bytes.
 std::string Plant(std::string_view source, size_t length, std::vector<Planted>& planted) {
   size_t sentences = 0;
   for (const Planted& p : planted) sentences += p.needle.Sentence().size() + 2;
@@ -57,8 +57,7 @@ std::string Plant(std::string_view source, size_t length, std::vector<Planted>& 
 }
 
 // Needles in the order of their depths; [asked[i]] is the i-th to be asked for.
-std::vector<Planted> PlanNeedles(const NeedleSpec& spec, EvalRandom& random,
-                                 std::vector<size_t>& asked) {
+std::vector<Planted> PlanNeedles(const NeedleSpec& spec, EvalRandom& random, std::vector<size_t>& asked) {
   const bool has_depth = spec.kind != NeedleKind::kMultiQuery;
   const uint32_t count = spec.kind == NeedleKind::kSingle ? 1 : spec.needles;
   std::vector<Needle> needles = DrawNeedles(count, random);
@@ -68,8 +67,8 @@ std::vector<Planted> PlanNeedles(const NeedleSpec& spec, EvalRandom& random,
     planted.push_back({needles[i], (i + random.Unit()) / spread});
   }
   if (has_depth) {
-    const auto place = std::find_if(planted.begin(), planted.end(),
-                                    [&](const Planted& p) { return p.depth > spec.depth; });
+    const auto place =
+        std::find_if(planted.begin(), planted.end(), [&](const Planted& p) { return p.depth > spec.depth; });
     asked = {static_cast<size_t>(place - planted.begin())};
     planted.insert(place, {needles[count - 1], spec.depth});
     return planted;
@@ -86,13 +85,11 @@ std::vector<Planted> PlanNeedles(const NeedleSpec& spec, EvalRandom& random,
 absl::Status CheckSpec(const NeedleSpec& spec) {
   if (spec.needles == 0 || !(spec.depth >= 0 && spec.depth <= 1)) {
     return absl::InvalidArgumentError(
-        fmt::format("{} needles at depth {}; use at least 1, and a depth from 0 to 1", spec.needles,
-                    spec.depth));
+        fmt::format("{} needles at depth {}; use at least 1, and a depth from 0 to 1", spec.needles, spec.depth));
   }
   if (spec.kind == NeedleKind::kMultiQuery && (spec.queries == 0 || spec.queries > spec.needles)) {
     return absl::InvalidArgumentError(
-        fmt::format("{} queries for {} needles; ask for at least 1 and at most all", spec.queries,
-                    spec.needles));
+        fmt::format("{} queries for {} needles; ask for at least 1 and at most all", spec.queries, spec.needles));
   }
   return absl::OkStatus();
 }
@@ -109,8 +106,7 @@ absl::StatusOr<NeedleKind> ParseNeedleKind(const std::string& name) {
       fmt::format("needle kind '{}' is not known; use single, multi-key or multi-query", name));
 }
 
-absl::StatusOr<std::vector<NeedlePrompt>> MakeNeedlePrompts(const NeedleSpec& spec,
-                                                            std::string_view source) {
+absl::StatusOr<std::vector<NeedlePrompt>> MakeNeedlePrompts(const NeedleSpec& spec, std::string_view source) {
   TRIBUTARY_RETURN_IF_ERROR(CheckSpec(spec));
   EvalRandom random(spec.seed);
   std::vector<size_t> asked;
@@ -123,16 +119,16 @@ absl::StatusOr<std::vector<NeedlePrompt>> MakeNeedlePrompts(const NeedleSpec& sp
     questions += needle.Question().size() + (i + 1 < asked.size() ? needle.Answer().size() : 0);
   }
   if (spec.length_tokens < questions + sentences + kSnapBytes) {
-    return absl::InvalidArgumentError(fmt::format(
-        "a prompt of {} tokens is too short for {} needles and {} questions, which take {}; use a "
-        "larger --lengths or fewer --needles",
-        spec.length_tokens, planted.size(), asked.size(), questions + sentences + kSnapBytes));
+    return absl::InvalidArgumentError(
+        fmt::format("a prompt of {} tokens is too short for {} needles and {} questions, which take {}; use a "
+                    "larger --lengths or fewer --needles",
+                    spec.length_tokens, planted.size(), asked.size(), questions + sentences + kSnapBytes));
   }
   const size_t length = spec.length_tokens - questions;
   if (source.size() < length + kSnapBytes) {
-    return absl::InvalidArgumentError(fmt::format(
-        "the text has {} bytes; prompts of {} tokens need {}: give a longer --text-file",
-        source.size(), spec.length_tokens, length + kSnapBytes));
+    return absl::InvalidArgumentError(
+        fmt::format("the text has {} bytes; prompts of {} tokens need {}: give a longer --text-file", source.size(),
+                    spec.length_tokens, length + kSnapBytes));
   }
   const size_t begin = random.Below(source.size() - length - kSnapBytes + 1);
   std::string text = Plant(source.substr(begin), length, planted);

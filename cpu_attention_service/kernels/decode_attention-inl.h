@@ -1,8 +1,8 @@
-// Flash decode, written once: steps, online softmax, edges. Storage types come as primitives (kernel_step.h), lanes as a
-// vec_*.h.
+// Flash decode, written once: steps, online softmax, edges. Storage types come as primitives (kernel_step.h), lanes as
+// a vec_*.h.
 //
-// A source that instantiates it defines the namespace TRIBUTARY_KERNEL_ISA, includes its vec_*.h (which defines `Vec` in
-// that namespace), this file, and the prim_*-inl.h; defines
+// A source that instantiates it defines the namespace TRIBUTARY_KERNEL_ISA, includes its vec_*.h (which defines `Vec`
+// in that namespace), this file, and the prim_*-inl.h; defines
 //   const KPrimitive* KPrimitiveOf(KvStorage) and const VPrimitive* VPrimitiveOf(KvStorage);
 // and calls DecodeAttention. Everything has internal linkage, and nothing of the standard library is called but logf:
 // see decode_attention_args.h.
@@ -20,8 +20,8 @@ namespace {
 
 // On the stack, about 370 KiB; only what the geometry needs is touched.
 struct Scratch {
-  alignas(64) unsigned char prepared[kMaxKernelRows * (kPreparedBytesPerDim * limits::kMaxHeadDim +
-                                                       kPreparedHeaderBytes)];
+  alignas(
+      64) unsigned char prepared[kMaxKernelRows * (kPreparedBytesPerDim * limits::kMaxHeadDim + kPreparedHeaderBytes)];
   alignas(64) float acc[kMaxKernelRows * limits::kMaxHeadDim];
   alignas(64) float scores[kMaxKernelRows * kKvTileTokens];  // then weights
   alignas(64) float sum[kMaxKernelRows * kWeightSumLanes];
@@ -41,8 +41,8 @@ struct RowBatch {
 };
 
 inline RowState RowStateOf(Scratch& scratch, uint32_t row, uint32_t padded_dim) {
-  return {scratch.max_log2 + row, scratch.sum + row * kWeightSumLanes,
-          scratch.weight_sum + row * kWeightSumLanes, scratch.acc + row * padded_dim};
+  return {scratch.max_log2 + row, scratch.sum + row * kWeightSumLanes, scratch.weight_sum + row * kWeightSumLanes,
+          scratch.acc + row * padded_dim};
 }
 
 inline void PrepareRows(const RowBatch& batch, Scratch& scratch) {
@@ -68,8 +68,8 @@ inline float* WeightSums(const RowBatch& batch, Scratch& scratch) {
   return batch.v->exact_weights ? scratch.sum : scratch.weight_sum;
 }
 
-// What of VPrimitive::early_bytes is fetched for each row, from step.next_v[0] on: half before its softmax and half behind,
-// since a core can ask for few lines at once.
+// What of VPrimitive::early_bytes is fetched for each row, from step.next_v[0] on: half before its softmax and half
+// behind, since a core can ask for few lines at once.
 inline uint32_t EarlyBytesPerRow(const RowBatch& batch, const KernelStep& step) {
   if (batch.v->early_bytes == nullptr || !step.prefetch) return 0;
   if (!AreOneRun(step.next_v, batch.rows.layout->v_subgroup_bytes)) return 0;
@@ -86,11 +86,9 @@ inline void AttendWhole(const RowBatch& batch, const KernelStep& step, Scratch& 
     float* scores = scratch.scores + row * kKvTileTokens;
     const RowState state = RowStateOf(scratch, row, batch.rows.padded_dim);
     if (step.num_slots == kKvTileSubgroups) {
-      StepWeights<false>(batch.scale, kKvTileSubgroups, nullptr, batch.rows.padded_dim, scores,
-                         state);
+      StepWeights<false>(batch.scale, kKvTileSubgroups, nullptr, batch.rows.padded_dim, scores, state);
     } else {
-      StepWeights<false>(batch.scale, step.num_slots, nullptr, batch.rows.padded_dim, scores,
-                         state);
+      StepWeights<false>(batch.scale, step.num_slots, nullptr, batch.rows.padded_dim, scores, state);
     }
     for (uint32_t at = early_bytes / 2; at < early_bytes; at += 64) {
       PrefetchCodeLine(step.next_v[0] + row * early_bytes + at);
@@ -113,21 +111,19 @@ inline void AttendMasked(const RowBatch& batch, const PlannedStep& planned, Scra
     uint32_t tokens[kKvTileSubgroups];
     uint32_t any = 0;
     for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-      tokens[slot] = args.visible_end == nullptr
-                         ? planned.tokens[slot]
-                         : VisibleTokens(planned, slot, args.visible_end[query]);
+      tokens[slot] =
+          args.visible_end == nullptr ? planned.tokens[slot] : VisibleTokens(planned, slot, args.visible_end[query]);
       any |= tokens[slot];
     }
     if (any != 0) {
       for (uint32_t r = row; r < end; ++r) {
-        StepWeights<true>(batch.scale, step.num_slots, tokens, padded_dim,
-                          scratch.scores + r * kKvTileTokens, RowStateOf(scratch, r, padded_dim));
+        StepWeights<true>(batch.scale, step.num_slots, tokens, padded_dim, scratch.scores + r * kKvTileTokens,
+                          RowStateOf(scratch, r, padded_dim));
       }
       const KernelRows rows = {end - row, padded_dim, batch.rows.layout};
       const KernelStep masked = WithMaskedValues(*args.layout, step, tokens, &scratch.masked);
       batch.v->accumulate(rows, masked, scratch.scores + row * kKvTileTokens,
-                          WeightSums(batch, scratch) + row * kWeightSumLanes,
-                          scratch.acc + row * padded_dim);
+                          WeightSums(batch, scratch) + row * kWeightSumLanes, scratch.acc + row * padded_dim);
     }
     row = end;
   }
@@ -162,8 +158,7 @@ inline void WriteRows(const RowBatch& batch, Scratch& scratch) {
   }
 }
 
-inline void AttendStep(const RowBatch& batch, const PlannedStep& planned, uint64_t visible_to_all,
-                       Scratch& scratch) {
+inline void AttendStep(const RowBatch& batch, const PlannedStep& planned, uint64_t visible_to_all, Scratch& scratch) {
   PrefetchParamLines(planned);
   batch.k->score(batch.rows, scratch.prepared, planned.step, scratch.scores);
   if (IsWhole(planned, visible_to_all)) {
@@ -214,8 +209,8 @@ inline void AddTokenWeights(RowBatch batch, Scratch& scratch) {
     batch.first_row = query * args.group_size;
     batch.rows = {num_queries * args.group_size, args.layout->padded_dim, args.layout};
     PrepareRows(batch, scratch);
-    const TokenWeightRows rows = {batch.scale, args.lse_ln + batch.first_row, num_queries,
-                                  args.group_size, args.max_over_group};
+    const TokenWeightRows rows = {batch.scale, args.lse_ln + batch.first_row, num_queries, args.group_size,
+                                  args.max_over_group};
     StepSource source = BeginSteps(args);
     for (PlannedStep planned; NextTileOfRun(&source, &planned);) {
       PrefetchParamLines(planned);
@@ -225,8 +220,7 @@ inline void AddTokenWeights(RowBatch batch, Scratch& scratch) {
   }
 }
 
-inline void DecodeAttention(const DecodeAttentionArgs& args, const KPrimitive* k,
-                            const VPrimitive* v) {
+inline void DecodeAttention(const DecodeAttentionArgs& args, const KPrimitive* k, const VPrimitive* v) {
   Scratch scratch;
   const uint32_t num_rows = args.n_q * args.group_size;
   RowBatch batch;
@@ -241,8 +235,7 @@ inline void DecodeAttention(const DecodeAttentionArgs& args, const KPrimitive* k
   for (uint32_t row = 0; row < num_rows; row += kMaxKernelRows) {
     const uint32_t rest = num_rows - row;
     batch.first_row = row;
-    batch.rows = {rest < kMaxKernelRows ? rest : kMaxKernelRows, args.layout->padded_dim,
-                  args.layout};
+    batch.rows = {rest < kMaxKernelRows ? rest : kMaxKernelRows, args.layout->padded_dim, args.layout};
     AttendRows(batch, scratch);
   }
 }

@@ -1,12 +1,12 @@
 // The one call that every CPU kernel implements: flash decode over one stream (one KV head of one layer) for all query
-// heads that share it, over tiles (attention/kv_tile_layout.h). Plain data and plain functions only: this header is
+// heads that share it, over tiles (attention/kv/kv_tile_layout.h). Plain data and plain functions only: this header is
 // included by the sources with ISA flags, where an inline function of the standard library would be compiled for that
 // ISA and might then be the copy that the linker keeps for the whole binary.
 #pragma once
 
 #include <cstdint>
 
-#include "attention/kv_tile_layout.h"
+#include "attention/kv/kv_tile_layout.h"
 #include "base/limits.h"
 
 namespace tributary {
@@ -50,21 +50,21 @@ struct DecodeAttentionArgs {
   float softmax_scale = 0;  // score = softmax_scale * q.k
   float soft_cap = 0;       // if not 0: score = soft_cap * tanh(softmax_scale * q.k / soft_cap)
 
-  float* out = nullptr;  // [n_q][group_size][head_dim], normalised; zeros where nothing is visible
+  float* out = nullptr;     // [n_q][group_size][head_dim], normalised; zeros where nothing is visible
   float* lse_ln = nullptr;  // [n_q][group_size]; -inf where nothing is visible
 
-  // If not null, the call gives the weights of a run's tokens in place of attention: `lse_ln` is read, of a call before over
-  // any tokens that include these, `out` is not touched, and of the tokens K alone is read. `pieces` and `visible_end` are
-  // null. To each token's weight is added, summed over the query tokens, the maximum or the mean over the group of
-  // exp(score - lse_ln); NaN if any of them is.
+  // If not null, the call gives the weights of a run's tokens in place of attention: `lse_ln` is read, of a call before
+  // over any tokens that include these, `out` is not touched, and of the tokens K alone is read. `pieces` and
+  // `visible_end` are null. To each token's weight is added, summed over the query tokens, the maximum or the mean over
+  // the group of exp(score - lse_ln); NaN if any of them is.
   float* token_weights = nullptr;  // [token_end - token_begin]
   bool max_over_group = false;
 };
 
-// Reads each visible subgroup of 16 tokens once (for n_q * group_size above 64: once per 64 of them). Allocates nothing;
-// takes up to 512 KiB of stack, as much as the geometry needs. Never fails: ValidateDecodeAttention (kernels.h) says
-// what it requires. NaN and Inf in the K or V of a token reach the rows that see it, and no others. The results are a
-// function of the arguments' values alone: the same bits on each call, whatever the thread.
+// Reads each visible subgroup of 16 tokens once (for n_q * group_size above 64: once per 64 of them). Allocates
+// nothing; takes up to 512 KiB of stack, as much as the geometry needs. Never fails: ValidateDecodeAttention
+// (kernels.h) says what it requires. NaN and Inf in the K or V of a token reach the rows that see it, and no others.
+// The results are a function of the arguments' values alone: the same bits on each call, whatever the thread.
 using DecodeAttentionFn = void (*)(const DecodeAttentionArgs& args);
 
 void DecodeAttentionScalar(const DecodeAttentionArgs& args);

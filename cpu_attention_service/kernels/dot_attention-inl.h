@@ -1,5 +1,5 @@
-// The primitives of the ISAs with dot products of bf16 and int8 (AVX-512 BF16, VNNI, VBMI). Included once per ISA source,
-// after its Vec and with TRIBUTARY_KERNEL_ISA defined.
+// The primitives of the ISAs with dot products of bf16 and int8 (AVX-512 BF16, VNNI, VBMI). Included once per ISA
+// source, after its Vec and with TRIBUTARY_KERNEL_ISA defined.
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_bf16_dot-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
@@ -12,14 +12,12 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
-// With fewer rows bf16 is widened to f32, K and V, and nothing is rounded. That computes as long as the dot products of a
-// split q, in less code, and reads at 0.95 to 0.98 of the ceiling instead of 0.86 to 0.98 (AMD Zen 5). On the CPUs that have
-// AMX, vdpbf16ps takes as long as two fused multiply-adds of f32, of which two start per cycle (Sapphire Rapids, group 4,
-// 16 threads: the kernels avx512 and avx512_bf16 read at 0.89 and 0.78 of the ceiling).
+// With fewer rows bf16 is widened to f32, K and V, and nothing is rounded. That computes as long as the dot products of
+// a split q, in less code, and reads at 0.95 to 0.98 of the ceiling instead of 0.86 to 0.98 (AMD Zen 5). On the CPUs
+// that have AMX, vdpbf16ps takes as long as two fused multiply-adds of f32, of which two start per cycle (Sapphire
+// Rapids, group 4, 16 threads: the kernels avx512 and avx512_bf16 read at 0.89 and 0.78 of the ceiling).
 constexpr uint32_t kManyRows = 8;
-inline bool HasFewRows(const DecodeAttentionArgs& args) {
-  return args.n_q * args.group_size < kManyRows;
-}
+inline bool HasFewRows(const DecodeAttentionArgs& args) { return args.n_q * args.group_size < kManyRows; }
 
 const KPrimitive* DotKPrimitiveOf(KvStorage storage, bool few_rows) {
   switch (storage) {

@@ -16,15 +16,13 @@ namespace {
 constexpr uint32_t kIsaAvx2Kernel = kIsaAvx2 | kIsaFma | kIsaF16c;
 constexpr uint32_t kIsaAvx512Kernel = kIsaAvx512f | kIsaAvx512bw | kIsaAvx512dq | kIsaAvx512vl;
 
-constexpr uint32_t kIsaAvx512Bf16Kernel =
-    kIsaAvx512Kernel | kIsaAvx512bf16 | kIsaAvx512vnni | kIsaAvx512vbmi;
+constexpr uint32_t kIsaAvx512Bf16Kernel = kIsaAvx512Kernel | kIsaAvx512bf16 | kIsaAvx512vnni | kIsaAvx512vbmi;
 
 constexpr uint32_t kIsaAmxKernel = kIsaAvx512Bf16Kernel | kIsaAmxTile | kIsaAmxBf16;
 
 constexpr uint32_t Bit(KvStorage storage) { return 1u << static_cast<uint32_t>(storage); }
 constexpr uint32_t kFloats = Bit(KvStorage::kF32) | Bit(KvStorage::kBf16) | Bit(KvStorage::kF16);
-constexpr uint32_t kAll =
-    kFloats | Bit(KvStorage::kInt8) | Bit(KvStorage::kInt4) | Bit(KvStorage::kFp8E4m3);
+constexpr uint32_t kAll = kFloats | Bit(KvStorage::kInt8) | Bit(KvStorage::kInt4) | Bit(KvStorage::kFp8E4m3);
 
 constexpr CpuKernel kKernels[] = {
 #if defined(__x86_64__)
@@ -70,8 +68,8 @@ uint32_t DetectIsa() {
   return isa;
 }
 
-// Share of the read ceiling that bf16 reaches without and with: AMD Zen 5 0.6 and 0.94; Intel Sapphire Rapids 0.49 and 0.77.
-// On AMD before Zen 5, streams are read fastest by the hardware alone.
+// Share of the read ceiling that bf16 reaches without and with: AMD Zen 5 0.6 and 0.94; Intel Sapphire Rapids 0.49 and
+// 0.77. On AMD before Zen 5, streams are read fastest by the hardware alone.
 bool RunsWantPrefetch() {
 #if defined(__x86_64__)
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -135,13 +133,12 @@ absl::StatusOr<const CpuKernel*> Find(std::string_view name) {
     if (name != kernel.name) continue;
     if (!IsSupported(kernel)) {
       return absl::FailedPreconditionError(
-          fmt::format("this CPU cannot run the kernel '{}'; it can run: {}", name,
-                      Names(/*supported_only=*/true)));
+          fmt::format("this CPU cannot run the kernel '{}'; it can run: {}", name, Names(/*supported_only=*/true)));
     }
     return &kernel;
   }
-  return absl::NotFoundError(fmt::format("there is no CPU kernel '{}'; choose one of: {}", name,
-                                         Names(/*supported_only=*/false)));
+  return absl::NotFoundError(
+      fmt::format("there is no CPU kernel '{}'; choose one of: {}", name, Names(/*supported_only=*/false)));
 }
 
 absl::StatusOr<const CpuKernel*> Select(std::string_view name) {
@@ -149,9 +146,8 @@ absl::StatusOr<const CpuKernel*> Select(std::string_view name) {
   if (forced != nullptr && forced[0] != '\0') {
     auto kernel = Find(forced);
     if (kernel.ok()) return kernel;
-    return absl::Status(
-        kernel.status().code(),
-        fmt::format("TRIBUTARY_FORCE_CPU_KERNEL: {}", std::string(kernel.status().message())));
+    return absl::Status(kernel.status().code(),
+                        fmt::format("TRIBUTARY_FORCE_CPU_KERNEL: {}", std::string(kernel.status().message())));
   }
   if (name.empty()) return &Best();
   return Find(name);

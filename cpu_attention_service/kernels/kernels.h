@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "attention/kv_pack.h"
+#include "attention/kv/kv_pack.h"
 #include "base/dtype.h"
 #include "cpu_attention_service/kernels/decode_attention_args.h"
 
@@ -48,9 +48,7 @@ namespace cpu_kernels {
 
 // What this machine (and its operating system) can run.
 uint32_t SupportedIsa();
-inline bool IsSupported(const CpuKernel& kernel) {
-  return (kernel.required_isa & ~SupportedIsa()) == 0;
-}
+inline bool IsSupported(const CpuKernel& kernel) { return (kernel.required_isa & ~SupportedIsa()) == 0; }
 
 // Every kernel built in, best first; the last one runs everywhere.
 std::span<const CpuKernel> All();
@@ -62,20 +60,17 @@ absl::StatusOr<const CpuKernel*> Find(std::string_view name);
 // is set, else `name`, else (name empty) the best. Errors as of Find.
 absl::StatusOr<const CpuKernel*> Select(std::string_view name);
 
-// The best DecodeAttentionArgs::prefetch_bytes on this machine, as measured per CPU family: some stream a run at full speed
-// only if told where it goes on, others are slower for being told.
-// num_rows: n_q * group_size.
+// The best DecodeAttentionArgs::prefetch_bytes on this machine, as measured per CPU family: some stream a run at full
+// speed only if told where it goes on, others are slower for being told. num_rows: n_q * group_size.
 uint32_t RunPrefetchBytes(KvStorage k_storage, uint32_t num_rows);
 
-// The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers, sizes
-// outside the limits, a layout that MakeKvTileLayout did not make, a run that ends outside the `tile_bytes` bytes from
-// args.tiles (where pieces lie is the caller's to know), a scale that is not finite. FAILED_PRECONDITION: a storage that
-// this kernel does not serve. Costs O(num_pieces); hot paths check once what they can.
-absl::Status ValidateDecodeAttention(const CpuKernel& kernel, const DecodeAttentionArgs& args,
-                                     uint64_t tile_bytes);
+// The outer door of CpuKernel::fn: OK if the kernel can serve the call. INVALID_ARGUMENT: null or misaligned pointers,
+// sizes outside the limits, a layout that MakeKvTileLayout did not make, a run that ends outside the `tile_bytes` bytes
+// from args.tiles (where pieces lie is the caller's to know), a scale that is not finite. FAILED_PRECONDITION: a
+// storage that this kernel does not serve. Costs O(num_pieces); hot paths check once what they can.
+absl::Status ValidateDecodeAttention(const CpuKernel& kernel, const DecodeAttentionArgs& args, uint64_t tile_bytes);
 // The part of it that holds for a whole shard.
-absl::Status ValidateKernelShape(const CpuKernel& kernel, const KvTileLayout& layout,
-                                 uint32_t group_size);
+absl::Status ValidateKernelShape(const CpuKernel& kernel, const KvTileLayout& layout, uint32_t group_size);
 
 }  // namespace cpu_kernels
 

@@ -10,9 +10,9 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
-// What to prefetch while a step is read, a line for a line, in an order of its own: one run of memory front to back, slots
-// of a piece list that lie in several places two by two in turn, so that two streams are under way: 0.64 of the read
-// ceiling for blocks of 32 tokens instead of 0.55, but 0.63 instead of 0.76 for blocks of 64 (AMD Zen 5).
+// What to prefetch while a step is read, a line for a line, in an order of its own: one run of memory front to back,
+// slots of a piece list that lie in several places two by two in turn, so that two streams are under way: 0.64 of the
+// read ceiling for blocks of 32 tokens instead of 0.55, but 0.63 instead of 0.76 for blocks of 64 (AMD Zen 5).
 struct LinesAhead {
   const unsigned char* line;   // the next one
   const unsigned char* after;  // the one after it
@@ -58,9 +58,7 @@ inline LinesAhead LinesOf(const unsigned char* const* next, uint32_t slot_bytes)
 }
 
 // Lines front to back from `first` on.
-inline LinesAhead LinesFrom(const unsigned char* first) {
-  return {first, first + 64, 128, ~uint32_t{0}, {}};
-}
+inline LinesAhead LinesFrom(const unsigned char* first) { return {first, first + 64, 128, ~uint32_t{0}, {}}; }
 
 // Whether the slots of a step, `next`, are one run of memory.
 inline bool AreOneRun(const unsigned char* const* next, uint32_t slot_bytes) {
@@ -69,14 +67,13 @@ inline bool AreOneRun(const unsigned char* const* next, uint32_t slot_bytes) {
 }
 
 // How the codes of the next slots are fetched while these are read. AMD Zen 5, share of the read ceiling:
-//   kRun     they are one run of memory: int8 and fp8 front to back, in whatever order the slots are read, int8 0.9 instead
-//            of 0.78; int4, read four slots at a time, as it is read, 0.86 instead of 0.81
-//   kPieces  they lie in several places: two streams (LinesAhead); as it is read, blocks of 32 tokens reach 0.46 instead
-//            of 0.50 in int8, 0.34 instead of 0.45 in int4
+//   kRun     they are one run of memory: int8 and fp8 front to back, in whatever order the slots are read, int8 0.9
+//            instead of 0.78; int4, read four slots at a time, as it is read, 0.86 instead of 0.81
+//   kPieces  they lie in several places: two streams (LinesAhead); as it is read, blocks of 32 tokens reach 0.46
+//            instead of 0.50 in int8, 0.34 instead of 0.45 in int4
 enum class Fetch { kNothing, kRun, kPieces };
 
-inline Fetch FetchOf(const KernelStep& step, const unsigned char* const* next,
-                     uint32_t slot_bytes) {
+inline Fetch FetchOf(const KernelStep& step, const unsigned char* const* next, uint32_t slot_bytes) {
   if (!step.prefetch) return Fetch::kNothing;
   return AreOneRun(next, slot_bytes) ? Fetch::kRun : Fetch::kPieces;
 }

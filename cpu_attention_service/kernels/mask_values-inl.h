@@ -1,6 +1,6 @@
-// Copies of V with zeros in place of tokens that a row does not see, for the steps at the edges of a range and for single
-// tokens: weight 0 alone would turn an Inf or NaN there (a stored one, or what lies in tokens that are not stored yet)
-// into NaN. Included by decode_attention-inl.h.
+// Copies of V with zeros in place of tokens that a row does not see, for the steps at the edges of a range and for
+// single tokens: weight 0 alone would turn an Inf or NaN there (a stored one, or what lies in tokens that are not
+// stored yet) into NaN. Included by decode_attention-inl.h.
 #pragma once
 
 #include "cpu_attention_service/kernels/step_source-inl.h"
@@ -32,8 +32,7 @@ inline void KeepPattern(KvStorage storage, uint32_t tokens, unsigned char* keep)
 }
 
 // Works on the order that KvVElementIndex states: runs of 16 dims, each with `pack` tokens.
-inline void MaskCodes(const KvTileLayout& layout, const unsigned char* from, uint32_t tokens,
-                      unsigned char* to) {
+inline void MaskCodes(const KvTileLayout& layout, const unsigned char* from, uint32_t tokens, unsigned char* to) {
   const uint32_t pack = KvPack(layout.v_storage);
   const uint32_t run_bytes = 16 * pack * KvCodeBits(layout.v_storage) / 8;
   unsigned char keep[kMaxRunBytes];
@@ -50,8 +49,8 @@ inline void MaskCodes(const KvTileLayout& layout, const unsigned char* from, uin
 }
 
 // Params are a plane of 64 u16, or nothing.
-inline void MaskParams(const KvTileLayout& layout, const unsigned char* from, uint32_t subgroup,
-                       uint32_t tokens, unsigned char* to) {
+inline void MaskParams(const KvTileLayout& layout, const unsigned char* from, uint32_t subgroup, uint32_t tokens,
+                       unsigned char* to) {
   const uint32_t param_bytes = KvParamBytesPerToken(layout.v_storage);
   const uint32_t begin = subgroup * kKvSubgroupTokens * param_bytes;
   for (uint32_t i = 0; i < kKvSubgroupTokens * param_bytes; ++i) {
@@ -60,14 +59,13 @@ inline void MaskParams(const KvTileLayout& layout, const unsigned char* from, ui
 }
 
 // `step` with copies for the slots of which not all tokens are visible.
-inline KernelStep WithMaskedValues(const KvTileLayout& layout, const KernelStep& step,
-                                   const uint32_t* tokens, MaskedValues* masked) {
+inline KernelStep WithMaskedValues(const KvTileLayout& layout, const KernelStep& step, const uint32_t* tokens,
+                                   MaskedValues* masked) {
   KernelStep result = step;
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
     if (tokens[slot] == kAllTokens) continue;
     MaskCodes(layout, step.v[slot], tokens[slot], masked->v[slot]);
-    MaskParams(layout, step.v_params[slot], step.subgroup[slot], tokens[slot],
-               masked->params[slot]);
+    MaskParams(layout, step.v_params[slot], step.subgroup[slot], tokens[slot], masked->params[slot]);
     result.v[slot] = masked->v[slot];
     result.v_params[slot] = masked->params[slot];
   }

@@ -1,12 +1,12 @@
-// Packing of f32, bf16 and f16 rows into tiles with AVX-512 F, BW, DQ, VL. Built with those flags; called only where the CPU
-// has them (kernels.cc). pack_quant_avx512-inl.h has the quantised storages.
+// Packing of f32, bf16 and f16 rows into tiles with AVX-512 F, BW, DQ, VL. Built with those flags; called only where
+// the CPU has them (kernels.cc). pack_quant_avx512-inl.h has the quantised storages.
 //
-// A subgroup of 16 tokens of which all are there is written by vectors: K as a transposition of 32-bit words (16 tokens x
-// 16 words), V as interleaved or plain rows. Of whole tiles the stores are non-temporal: nobody reads them soon, and the
-// lines are not fetched first. The rest is written element by element.
+// A subgroup of 16 tokens of which all are there is written by vectors: K as a transposition of 32-bit words (16 tokens
+// x 16 words), V as interleaved or plain rows. Of whole tiles the stores are non-temporal: nobody reads them soon, and
+// the lines are not fetched first. The rest is written element by element.
 #include <immintrin.h>
 
-#include "attention/kv_pack.h"
+#include "attention/kv/kv_pack.h"
 
 namespace tributary {
 namespace {
@@ -18,9 +18,7 @@ struct Rows {
   uint32_t row_bytes;  // of head_dim elements
 };
 
-inline const unsigned char* RowAt(const Rows& rows, uint32_t row) {
-  return rows.data + row * rows.stride_bytes;
-}
+inline const unsigned char* RowAt(const Rows& rows, uint32_t row) { return rows.data + row * rows.stride_bytes; }
 
 // 64 (32) bytes of a row from `begin` on; zeros beyond its end.
 inline __m512i Load64(const Rows& rows, uint32_t row, uint32_t begin) {
@@ -93,9 +91,8 @@ namespace {
 template <KvStorage kStorage, bool kStream>
 void PackKSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, unsigned char* to) {
   const uint32_t num_words = padded_dim * (kStorage == KvStorage::kF32 ? 4 : 2) / 4;
-  const __m512i even_then_odd =
-      _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
-                       22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i even_then_odd = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26,
+                                                 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   for (uint32_t word = 0; word < num_words; word += 16) {
     __m512i block[16];
 #pragma GCC unroll 16
@@ -148,9 +145,8 @@ struct SubgroupFns {
   PackSubgroupFn v[2];
 };
 template <KvStorage kStorage>
-constexpr SubgroupFns kSubgroupFns = {
-    {&PackKSubgroup<kStorage, false>, &PackKSubgroup<kStorage, true>},
-    {&PackVSubgroup<kStorage, false>, &PackVSubgroup<kStorage, true>}};
+constexpr SubgroupFns kSubgroupFns = {{&PackKSubgroup<kStorage, false>, &PackKSubgroup<kStorage, true>},
+                                      {&PackVSubgroup<kStorage, false>, &PackVSubgroup<kStorage, true>}};
 
 const SubgroupFns& FnsOf(KvStorage storage) {
   if (storage == KvStorage::kF32) return kSubgroupFns<KvStorage::kF32>;
@@ -173,8 +169,8 @@ struct Part {
 
 // `count` whole subgroups of a tile, from row `row` on.
 template <bool kStream>
-void PackSubgroups(const KvTileLayout& layout, const Part& part, uint32_t row, uint32_t subgroup,
-                   uint32_t count, unsigned char* tile) {
+void PackSubgroups(const KvTileLayout& layout, const Part& part, uint32_t row, uint32_t subgroup, uint32_t count,
+                   unsigned char* tile) {
   for (uint32_t i = 0; i < count; ++i, ++subgroup, row += kKvSubgroupTokens) {
     unsigned char* codes = tile + part.codes_begin + subgroup * part.subgroup_bytes;
     if (IsFloatKvStorage(part.storage)) {
@@ -182,15 +178,11 @@ void PackSubgroups(const KvTileLayout& layout, const Part& part, uint32_t row, u
       (part.is_k ? fns.k : fns.v)[kStream](part.rows, row, layout.padded_dim, codes);
       continue;
     }
-    const QuantRows rows = {part.storage,
-                            part.source,
-                            RowAt(part.rows, row),
-                            part.rows.stride_bytes,
-                            layout.head_dim,
-                            layout.padded_dim,
-                            part.is_k};
-    unsigned char* scales = tile + part.params_begin +
-                            subgroup * kKvSubgroupTokens * KvParamBytesPerToken(part.storage);
+    const QuantRows rows = {
+        part.storage,      part.source, RowAt(part.rows, row), part.rows.stride_bytes, layout.head_dim,
+        layout.padded_dim, part.is_k};
+    unsigned char* scales =
+        tile + part.params_begin + subgroup * kKvSubgroupTokens * KvParamBytesPerToken(part.storage);
     PackQuantSubgroup<kStream>(rows, codes, scales);
   }
 }
@@ -210,16 +202,11 @@ void PackSomeTokens(const KvPackArgs& args, uint32_t row, uint32_t count) {
 void PackKvAvx512(const KvPackArgs& args) {
   const KvTileLayout& layout = args.layout;
   const auto rows = [&](const void* data, size_t stride_bytes, KvStorage source) -> Rows {
-    return {static_cast<const unsigned char*>(data), stride_bytes,
-            layout.head_dim * ElementBytes(source)};
+    return {static_cast<const unsigned char*>(data), stride_bytes, layout.head_dim * ElementBytes(source)};
   };
-  const Part k = {layout.k_storage,
-                  args.k_source,
-                  rows(args.k, args.k_stride_bytes, args.k_source),
-                  true,
-                  0,
-                  layout.k_subgroup_bytes,
-                  layout.k_params_begin};
+  const Part k = {
+      layout.k_storage,        args.k_source,        rows(args.k, args.k_stride_bytes, args.k_source), true, 0,
+      layout.k_subgroup_bytes, layout.k_params_begin};
   const Part v = {layout.v_storage,
                   args.v_source,
                   rows(args.v, args.v_stride_bytes, args.v_source),
@@ -232,8 +219,7 @@ void PackKvAvx512(const KvPackArgs& args) {
     const uint64_t position = args.token_begin + row;
     const uint32_t token = position % kKvTileTokens;
     const uint32_t subgroup = token / kKvSubgroupTokens;
-    unsigned char* tile =
-        static_cast<unsigned char*>(args.tiles) + position / kKvTileTokens * layout.record_bytes;
+    unsigned char* tile = static_cast<unsigned char*>(args.tiles) + position / kKvTileTokens * layout.record_bytes;
     const uint32_t rest = args.num_tokens - row;
     if (token % kKvSubgroupTokens != 0 || rest < kKvSubgroupTokens) {
       const uint32_t to_next = kKvSubgroupTokens - token % kKvSubgroupTokens;

@@ -1,11 +1,12 @@
-// Quantising and packing of 16 tokens at once with AVX-512 F, BW, DQ, VL: a lane per token, so that rotation, the largest
-// element and codes of attention/kv_quantise.h need no shuffles. The same bits as QuantiseKvRow. Included by pack_avx512.cc.
+// Quantising and packing of 16 tokens at once with AVX-512 F, BW, DQ, VL: a lane per token, so that rotation, the
+// largest element and codes of attention/kv/kv_quantise.h need no shuffles. The same bits as QuantiseKvRow. Included by
+// pack_avx512.cc.
 #pragma once
 
 #include <immintrin.h>
 
-#include "attention/hadamard.h"
-#include "attention/kv_tile_layout.h"
+#include "attention/kv/hadamard.h"
+#include "attention/kv/kv_tile_layout.h"
 #include "base/limits.h"
 
 namespace tributary {
@@ -68,8 +69,8 @@ inline void TransposeRows(const QuantRows& rows, uint32_t block, QuantLanes* lan
   }
 }
 
-// The butterflies of width 16 and more of blocks of 16 * kVecs dims, the norm, and the largest |element| of each lane as
-// bits, which have NaN and infinities on top.
+// The butterflies of width 16 and more of blocks of 16 * kVecs dims, the norm, and the largest |element| of each lane
+// as bits, which have NaN and infinities on top.
 template <uint32_t kVecs>
 inline __m512i FinishRotation(uint32_t head_dim, float norm, QuantLanes* lanes) {
   const __m512i size_bits = _mm512_set1_epi32(0x7fffffff);
@@ -95,8 +96,7 @@ inline __m512i FinishRotation(uint32_t head_dim, float norm, QuantLanes* lanes) 
 }
 
 inline __m512i RotateLanes(uint32_t head_dim, uint32_t block, QuantLanes* lanes) {
-  const float norm = _mm_cvtss_f32(
-      _mm_div_ss(_mm_set_ss(1.0f), _mm_sqrt_ss(_mm_set_ss(static_cast<float>(block)))));
+  const float norm = _mm_cvtss_f32(_mm_div_ss(_mm_set_ss(1.0f), _mm_sqrt_ss(_mm_set_ss(static_cast<float>(block)))));
   switch (block) {
     case 32:
       return FinishRotation<2>(head_dim, norm, lanes);
@@ -122,34 +122,27 @@ struct IntQuantiser {
     const __m512 scaled = _mm512_mul_ps(x, inverse);
     if (is_int8) {
       const __m512i codes = _mm512_maskz_cvtps_epi32(usable, scaled);
-      return _mm512_and_si512(_mm512_add_epi32(codes, _mm512_set1_epi32(offset)),
-                              _mm512_set1_epi32(0xff));
+      return _mm512_and_si512(_mm512_add_epi32(codes, _mm512_set1_epi32(offset)), _mm512_set1_epi32(0xff));
     }
-    const __m512i floor =
-        _mm512_cvt_roundps_epi32(scaled, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    const __m512i floor = _mm512_cvt_roundps_epi32(scaled, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     const __m512i codes = _mm512_add_epi32(floor, _mm512_set1_epi32(8));
-    return _mm512_maskz_min_epi32(usable, _mm512_max_epi32(codes, _mm512_setzero_si512()),
-                                  _mm512_set1_epi32(15));
+    return _mm512_maskz_min_epi32(usable, _mm512_max_epi32(codes, _mm512_setzero_si512()), _mm512_set1_epi32(15));
   }
 };
 
 // Writes the scales of the 16 tokens.
-inline IntQuantiser MakeIntQuantiser(const QuantRows& rows, __m512i largest_bits,
-                                     unsigned char* scales) {
+inline IntQuantiser MakeIntQuantiser(const QuantRows& rows, __m512i largest_bits, unsigned char* scales) {
   const bool is_int8 = rows.storage == KvStorage::kInt8;
   const __m512 largest = _mm512_castsi512_ps(largest_bits);
   const __mmask16 finite = _mm512_cmplt_epu32_mask(largest_bits, _mm512_set1_epi32(0x7f800000));
-  const __mmask16 usable =
-      _mm512_mask_cmp_ps_mask(finite, largest, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ);
+  const __mmask16 usable = _mm512_mask_cmp_ps_mask(finite, largest, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ);
   const __m512 step = _mm512_div_ps(largest, _mm512_set1_ps(is_int8 ? 127.0f : 7.5f));
-  __m512i scale_bits =
-      _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(step), _mm512_set1_epi32(0xffff)), 16);
+  __m512i scale_bits = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(step), _mm512_set1_epi32(0xffff)), 16);
   scale_bits = _mm512_maskz_mov_epi32(usable, scale_bits);
   scale_bits = _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fc0), finite, scale_bits);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(scales), _mm512_cvtepi32_epi16(scale_bits));
   const __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(scale_bits, 16));
-  return {_mm512_div_ps(_mm512_set1_ps(1.0f), scale), usable, is_int8,
-          is_int8 && rows.is_k ? 128 : 0};
+  return {_mm512_div_ps(_mm512_set1_ps(1.0f), scale), usable, is_int8, is_int8 && rows.is_k ? 128 : 0};
 }
 
 struct Fp8Quantiser {
@@ -158,8 +151,7 @@ struct Fp8Quantiser {
     const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
     const __m512i sign = _mm512_and_si512(_mm512_srli_epi32(bits, 24), _mm512_set1_epi32(0x80));
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
-    __m512i code = _mm512_add_epi32(_mm512_add_epi32(magnitude, odd),
-                                    _mm512_set1_epi32(0x7ffff - (120 << 23)));
+    __m512i code = _mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7ffff - (120 << 23)));
     code = _mm512_srli_epi32(code, 20);
     const __m512 size = _mm512_castsi512_ps(magnitude);
     const __mmask16 subnormal = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(0x3c800000));
@@ -174,8 +166,7 @@ struct Fp8Quantiser {
 
 // Codes of dims dim .. dim + 3: a byte each. Beyond head_dim zeros.
 template <typename Quantiser>
-inline __m512i QuadOfDims(const Quantiser& quantiser, const QuantLanes& lanes, uint32_t head_dim,
-                          uint32_t dim) {
+inline __m512i QuadOfDims(const Quantiser& quantiser, const QuantLanes& lanes, uint32_t head_dim, uint32_t dim) {
   __m512i quad = _mm512_setzero_si512();
 #pragma GCC unroll 4
   for (uint32_t i = 0; i < 4; ++i) {
@@ -189,21 +180,17 @@ inline __m512i QuadOfDims(const Quantiser& quantiser, const QuantLanes& lanes, u
 // Of each 128-bit block of 4 tokens x 4 dims: the order of fp8's lanes of tokens; the transposition; the order of fp8's
 // lanes of dims (KvLaneOffset).
 inline __m512i Fp8TokenLanes(__m512i quad) {
-  return _mm512_shuffle_epi8(quad,
-                             _mm512_set4_epi32(0x0f0e0b0a, 0x07060302, 0x0d0c0908, 0x05040100));
+  return _mm512_shuffle_epi8(quad, _mm512_set4_epi32(0x0f0e0b0a, 0x07060302, 0x0d0c0908, 0x05040100));
 }
 inline __m512i TransposeBytes(__m512i quad) {
-  return _mm512_shuffle_epi8(quad,
-                             _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400));
+  return _mm512_shuffle_epi8(quad, _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400));
 }
 inline __m512i Fp8DimLanes(__m512i quad) {
-  return _mm512_shuffle_epi8(quad,
-                             _mm512_set4_epi32(0x0f0b0e0a, 0x0d090c08, 0x07030602, 0x05010400));
+  return _mm512_shuffle_epi8(quad, _mm512_set4_epi32(0x0f0b0e0a, 0x0d090c08, 0x07030602, 0x05010400));
 }
 
 template <bool kStream, typename Quantiser>
-void PackQuantK(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes,
-                unsigned char* codes) {
+void PackQuantK(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes, unsigned char* codes) {
   if (rows.storage == KvStorage::kInt4) {
     for (uint32_t dim = 0; dim < rows.padded_dim; dim += 8, codes += 64) {
       const __m512i low = QuadOfDims(quantiser, lanes, rows.head_dim, dim);
@@ -221,8 +208,8 @@ void PackQuantK(const QuantRows& rows, const Quantiser& quantiser, const QuantLa
 
 // 16 dims of 16 tokens: by_tokens[i] gets the 16 dims of tokens 4 i .. 4 i + 3.
 template <typename Quantiser>
-inline void QuadsOfTokens(const QuantRows& rows, const Quantiser& quantiser,
-                          const QuantLanes& lanes, uint32_t dim, __m512i (&by_tokens)[4]) {
+inline void QuadsOfTokens(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes, uint32_t dim,
+                          __m512i (&by_tokens)[4]) {
   __m512i q[4];
 #pragma GCC unroll 4
   for (uint32_t i = 0; i < 4; ++i) {
@@ -240,8 +227,7 @@ inline void QuadsOfTokens(const QuantRows& rows, const Quantiser& quantiser,
 }
 
 template <bool kStream, typename Quantiser>
-void PackQuantV(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes,
-                unsigned char* codes) {
+void PackQuantV(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes, unsigned char* codes) {
   const bool is_int4 = rows.storage == KvStorage::kInt4;
   for (uint32_t chunk = 0; chunk < rows.padded_dim; chunk += kKvChunkDims) {
     const uint32_t rest = rows.padded_dim - chunk;

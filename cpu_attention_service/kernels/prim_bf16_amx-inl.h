@@ -1,6 +1,6 @@
-// Primitives of bf16 on AMX tiles (tdpbf16ps). The stored layout is what the instruction wants as its second factor: rows
-// of lanes, a pair of dims (K) or of tokens (V) each. Included after prim_bf16_dot-inl.h, whose split of q and rounding of
-// weights it shares.
+// Primitives of bf16 on AMX tiles (tdpbf16ps). The stored layout is what the instruction wants as its second factor:
+// rows of lanes, a pair of dims (K) or of tokens (V) each. Included after prim_bf16_dot-inl.h, whose split of q and
+// rounding of weights it shares.
 //
 // A tile of sums has up to 16 query rows; with 64 rows tiles are three times as fast as the dot products of AVX-512.
 // Calls of fewer than kAmxMinRows rows do not come here (amx.cc), but parts of calls do: the dot products take those.
@@ -67,8 +67,8 @@ inline void ConfigureScoreTiles(uint32_t num_rows) {
   LoadTileConfig(config);
 }
 
-inline void ScoreAmxSlot(const KernelRows& rows, uint32_t num_parts, const uint16_t* q,
-                         const unsigned char* k, const unsigned char* next_k, float* scores) {
+inline void ScoreAmxSlot(const KernelRows& rows, uint32_t num_parts, const uint16_t* q, const unsigned char* k,
+                         const unsigned char* next_k, float* scores) {
   const uint32_t num_pairs = rows.padded_dim / 2;
   const uint32_t q_stride = rows.padded_dim * 2;
   const uint32_t part_elements = rows.num_rows * rows.padded_dim;
@@ -93,8 +93,7 @@ inline void ScoreAmxSlot(const KernelRows& rows, uint32_t num_parts, const uint1
   _tile_stored(0, scores, kKvTileTokens * sizeof(float));
 }
 
-inline void ScoreAmx(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                     float* scores) {
+inline void ScoreAmx(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
   const uint32_t num_parts = static_cast<const Bf16Q*>(prepared)->num_parts;
   const uint16_t* q = reinterpret_cast<const uint16_t*>(static_cast<const Bf16Q*>(prepared) + 1);
   for (uint32_t row = 0; row < rows.num_rows; row += kAmxRows) {
@@ -102,8 +101,7 @@ inline void ScoreAmx(const KernelRows& rows, const void* prepared, const KernelS
     ConfigureScoreTiles(rest < kAmxRows ? rest : kAmxRows);
     for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
       const bool prefetch = step.prefetch && row == 0;
-      ScoreAmxSlot(rows, num_parts, q + row * rows.padded_dim, step.k[slot],
-                   prefetch ? step.next_k[slot] : nullptr,
+      ScoreAmxSlot(rows, num_parts, q + row * rows.padded_dim, step.k[slot], prefetch ? step.next_k[slot] : nullptr,
                    scores + row * kKvTileTokens + slot * kKvSubgroupTokens);
     }
   }
@@ -168,8 +166,8 @@ inline void AccumulateAmxSlot(const uint32_t* pairs, uint32_t padded_dim, const 
   }
 }
 
-inline void AccumulateAmx(const KernelRows& rows, const KernelStep& step, float* weights,
-                          float* weight_sum, float* acc) {
+inline void AccumulateAmx(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum,
+                          float* acc) {
   Bf16Weights rounded;
   RoundWeights(rows, step.num_slots, weights, weight_sum, &rounded);
   for (uint32_t row = 0; row < rows.num_rows; row += kAmxRows) {
@@ -177,9 +175,8 @@ inline void AccumulateAmx(const KernelRows& rows, const KernelStep& step, float*
     ConfigureValueTiles(rest < kAmxRows ? rest : kAmxRows);
     for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
       const bool prefetch = step.prefetch && row == 0;
-      AccumulateAmxSlot(rounded.pairs[row] + slot * kKvSubgroupTokens / 2, rows.padded_dim,
-                        step.v[slot], prefetch ? step.next_v[slot] : nullptr,
-                        acc + row * rows.padded_dim);
+      AccumulateAmxSlot(rounded.pairs[row] + slot * kKvSubgroupTokens / 2, rows.padded_dim, step.v[slot],
+                        prefetch ? step.next_v[slot] : nullptr, acc + row * rows.padded_dim);
     }
   }
   _tile_release();
@@ -193,8 +190,7 @@ inline void PrepareBf16QForTiles(const KernelRows& rows, const float* q, void* p
     PrepareAmxQ(rows, q, prepared);
   }
 }
-inline void ScoreBf16Tiles(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                           float* scores) {
+inline void ScoreBf16Tiles(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
   if (rows.num_rows < kAmxMinRows) {
     ScoreBf16Dot(rows, prepared, step, scores);
   } else {
@@ -202,8 +198,8 @@ inline void ScoreBf16Tiles(const KernelRows& rows, const void* prepared, const K
   }
 }
 // At an edge the driver may pass the rows of one query token only: either way gives sums over the same weights.
-inline void AccumulateBf16Tiles(const KernelRows& rows, const KernelStep& step, float* weights,
-                                float* weight_sum, float* acc) {
+inline void AccumulateBf16Tiles(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum,
+                                float* acc) {
   if (rows.num_rows < kAmxMinRows) {
     AccumulateBf16Dot(rows, step, weights, weight_sum, acc);
   } else {

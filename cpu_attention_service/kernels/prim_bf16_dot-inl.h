@@ -1,8 +1,9 @@
-// Primitives of bf16 with vdpbf16ps (AVX512-BF16). A lane of the stored layout is a pair of dims (K) or of tokens (V), which
-// is what the instruction multiplies. Included after vec_avx512.h.
+// Primitives of bf16 with vdpbf16ps (AVX512-BF16). A lane of the stored layout is a pair of dims (K) or of tokens (V),
+// which is what the instruction multiplies. Included after vec_avx512.h.
 //
-// q is split into two bf16 parts, hi + lo, which hold 16 of its 24 bits: a relative error of at most 2^-17 per element. If q
-// came from bf16, all of lo is zero and its pass is left out. Weights are rounded to bf16; their sum as rounded normalises.
+// q is split into two bf16 parts, hi + lo, which hold 16 of its 24 bits: a relative error of at most 2^-17 per element.
+// If q came from bf16, all of lo is zero and its pass is left out. Weights are rounded to bf16; their sum as rounded
+// normalises.
 #pragma once
 
 #include <immintrin.h>
@@ -17,9 +18,7 @@ namespace {
 
 inline __m512bh AsBf16(__m512i bits) { return reinterpret_cast<__m512bh>(bits); }
 inline __m512bh LoadPairs(const void* from) { return AsBf16(_mm512_loadu_si512(from)); }
-inline __m512bh BroadcastPair(uint32_t pair) {
-  return AsBf16(_mm512_set1_epi32(static_cast<int>(pair)));
-}
+inline __m512bh BroadcastPair(uint32_t pair) { return AsBf16(_mm512_set1_epi32(static_cast<int>(pair))); }
 
 // Prepared: a header, then [part][dim pair][row], so that the rows of one pair are neighbours.
 struct Bf16Q {
@@ -46,8 +45,8 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
   const uint32_t num_pairs = rows.padded_dim / 2;
   uint32_t* hi = reinterpret_cast<uint32_t*>(static_cast<unsigned char*>(prepared) + sizeof(Bf16Q));
   uint32_t* lo = hi + num_pairs * rows.num_rows;
-  const __m256i to_pairs = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                              _mm256_set1_epi32(static_cast<int>(rows.num_rows)));
+  const __m256i to_pairs =
+      _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(rows.num_rows)));
   __m256i any_lo = _mm256_setzero_si256();
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
     for (uint32_t pair = 0; pair < num_pairs; pair += 8) {
@@ -62,11 +61,12 @@ inline void PrepareBf16Q(const KernelRows& rows, const float* q, void* prepared)
 }
 
 // Scores of kRows rows for kSlots slots, both parts of q in one pass: a second pass over K would leave the memory idle.
-// There are 16 sums (of one row 8): the dot product takes 6 cycles and two start per cycle (AMD Zen 5), so that 12 must be
-// under way. Two slots share what is loaded of q, which with one slot keeps the two load ports as busy as the dot products.
+// There are 16 sums (of one row 8): the dot product takes 6 cycles and two start per cycle (AMD Zen 5), so that 12 must
+// be under way. Two slots share what is loaded of q, which with one slot keeps the two load ports as busy as the dot
+// products.
 template <uint32_t kRows, uint32_t kSlots, uint32_t kPhases, uint32_t kParts, typename Lines>
-[[gnu::noinline]] void ScoreBf16Slots(const KernelRows& rows, const uint32_t* q,
-                                      const unsigned char* const* k, Lines* ahead, float* scores) {
+[[gnu::noinline]] void ScoreBf16Slots(const KernelRows& rows, const uint32_t* q, const unsigned char* const* k,
+                                      Lines* ahead, float* scores) {
   const uint32_t num_pairs = rows.padded_dim / 2;
   const uint32_t lo = num_pairs * rows.num_rows;
   Lines lines = *ahead;
@@ -118,29 +118,28 @@ template <uint32_t kRows, uint32_t kSlots, uint32_t kPhases, uint32_t kParts, ty
   *ahead = lines;
 }
 
-// kRows rows, all slots. Eight rows of a q in two parts compute longer than the memory takes, and go two slots at a time.
-// Otherwise K is read front to back: two streams of 4 KiB reach 0.85 of the read ceiling where one reaches 0.95 (AMD Zen 5).
+// kRows rows, all slots. Eight rows of a q in two parts compute longer than the memory takes, and go two slots at a
+// time. Otherwise K is read front to back: two streams of 4 KiB reach 0.85 of the read ceiling where one reaches 0.95
+// (AMD Zen 5).
 template <uint32_t kRows, uint32_t kParts, typename Lines>
-inline void ScoreBf16Rows(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
-                          Lines ahead, float* scores) {
+inline void ScoreBf16Rows(const KernelRows& rows, const uint32_t* q, const KernelStep& step, Lines ahead,
+                          float* scores) {
   uint32_t slot = 0;
   if constexpr (kRows == 8 && kParts == 2) {
     for (; slot + 2 <= step.num_slots; slot += 2) {
-      ScoreBf16Slots<kRows, 2, 1, kParts>(rows, q, step.k + slot, &ahead,
-                                          scores + slot * kKvSubgroupTokens);
+      ScoreBf16Slots<kRows, 2, 1, kParts>(rows, q, step.k + slot, &ahead, scores + slot * kKvSubgroupTokens);
     }
   }
   constexpr uint32_t kPhases = kRows == 1 ? 8 : 16 / kRows;
   for (; slot < step.num_slots; ++slot) {
-    ScoreBf16Slots<kRows, 1, kPhases, kParts>(rows, q, step.k + slot, &ahead,
-                                              scores + slot * kKvSubgroupTokens);
+    ScoreBf16Slots<kRows, 1, kPhases, kParts>(rows, q, step.k + slot, &ahead, scores + slot * kKvSubgroupTokens);
   }
 }
 
 // The next of `num_rows` rows, as many as one block takes; returns how many.
 template <uint32_t kParts, typename Lines>
-inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, const uint32_t* q,
-                               const KernelStep& step, const Lines& ahead, float* scores) {
+inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, const uint32_t* q, const KernelStep& step,
+                               const Lines& ahead, float* scores) {
   if (num_rows >= 8) {
     ScoreBf16Rows<8, kParts>(rows, q, step, ahead, scores);
     return 8;
@@ -158,21 +157,18 @@ inline uint32_t ScoreBf16Block(const KernelRows& rows, uint32_t num_rows, const 
 }
 
 template <uint32_t kParts>
-inline void ScoreBf16Parts(const KernelRows& rows, const uint32_t* q, const KernelStep& step,
-                           float* scores) {
+inline void ScoreBf16Parts(const KernelRows& rows, const uint32_t* q, const KernelStep& step, float* scores) {
   uint32_t row = 0;
   if (step.prefetch) {
-    row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, step,
-                                 LinesOf(step.next_k, rows.layout->k_subgroup_bytes), scores);
+    row = ScoreBf16Block<kParts>(rows, rows.num_rows, q, step, LinesOf(step.next_k, rows.layout->k_subgroup_bytes),
+                                 scores);
   }
   while (row < rows.num_rows) {
-    row += ScoreBf16Block<kParts>(rows, rows.num_rows - row, q + row, step, NoLines(),
-                                  scores + row * kKvTileTokens);
+    row += ScoreBf16Block<kParts>(rows, rows.num_rows - row, q + row, step, NoLines(), scores + row * kKvTileTokens);
   }
 }
 
-inline void ScoreBf16Dot(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                         float* scores) {
+inline void ScoreBf16Dot(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
   const Bf16Q* q = static_cast<const Bf16Q*>(prepared);
   const uint32_t* pairs = reinterpret_cast<const uint32_t*>(q + 1);
   if (q->num_parts == 2) {
@@ -187,8 +183,8 @@ struct Bf16Weights {
   alignas(64) uint32_t pairs[kMaxKernelRows][kKvTileTokens / 2];
 };
 
-inline void RoundWeights(const KernelRows& rows, uint32_t num_slots, const float* weights,
-                         float* weight_sum, Bf16Weights* rounded) {
+inline void RoundWeights(const KernelRows& rows, uint32_t num_slots, const float* weights, float* weight_sum,
+                         Bf16Weights* rounded) {
   const __m512bh ones = BroadcastPair(0x3f803f80);
   for (uint32_t row = 0; row < rows.num_rows; ++row) {
     const float* from = weights + row * kKvTileTokens;
@@ -196,13 +192,11 @@ inline void RoundWeights(const KernelRows& rows, uint32_t num_slots, const float
     __m512 sum = _mm512_loadu_ps(sum_at);
     for (uint32_t slot = 0; slot < num_slots; slot += 2) {
       const __m512 low = _mm512_loadu_ps(from + slot * kKvSubgroupTokens);
-      const __m512 high = slot + 1 < num_slots
-                              ? _mm512_loadu_ps(from + (slot + 1) * kKvSubgroupTokens)
-                              : _mm512_setzero_ps();
+      const __m512 high =
+          slot + 1 < num_slots ? _mm512_loadu_ps(from + (slot + 1) * kKvSubgroupTokens) : _mm512_setzero_ps();
       const __m512bh pairs = _mm512_cvtne2ps_pbh(high, low);
       sum = _mm512_dpbf16_ps(sum, pairs, ones);
-      _mm512_store_si512(rounded->pairs[row] + slot * kKvSubgroupTokens / 2,
-                         reinterpret_cast<__m512i>(pairs));
+      _mm512_store_si512(rounded->pairs[row] + slot * kKvSubgroupTokens / 2, reinterpret_cast<__m512i>(pairs));
     }
     _mm512_storeu_ps(sum_at, sum);
   }
@@ -211,9 +205,9 @@ inline void RoundWeights(const KernelRows& rows, uint32_t num_slots, const float
 // 16 * kVecs dims of `num_slots` slots, for kRows rows, with the sums in registers. `v_offset` is where these dims of a
 // slot's first pair of tokens lie, `pair_bytes` the distance to the next pair.
 template <uint32_t kRows, uint32_t kVecs, typename Lines>
-[[gnu::noinline]] void AccumulateBf16Dims(const uint32_t* pairs, const unsigned char* const* slots,
-                                          uint32_t num_slots, size_t v_offset, size_t pair_bytes,
-                                          size_t padded_dim, Lines* ahead, float* acc) {
+[[gnu::noinline]] void AccumulateBf16Dims(const uint32_t* pairs, const unsigned char* const* slots, uint32_t num_slots,
+                                          size_t v_offset, size_t pair_bytes, size_t padded_dim, Lines* ahead,
+                                          float* acc) {
   Lines lines = *ahead;
   __m512 sums[kRows][kVecs];
 #pragma GCC unroll 16
@@ -256,11 +250,11 @@ template <uint32_t kRows, uint32_t kVecs, typename Lines>
   }
 }
 
-// All dims of kRows rows, chunk by chunk; 16 sums in registers. Two slots at a time: with one, sums go to memory and back
-// twice as often; four compute less still, but read 16 KiB out of order, which costs as much.
+// All dims of kRows rows, chunk by chunk; 16 sums in registers. Two slots at a time: with one, sums go to memory and
+// back twice as often; four compute less still, but read 16 KiB out of order, which costs as much.
 template <uint32_t kRows, typename Lines>
-inline void AccumulateBf16Rows(const uint32_t* pairs, const KernelStep& step, uint32_t padded_dim,
-                               Lines ahead, float* acc) {
+inline void AccumulateBf16Rows(const uint32_t* pairs, const KernelStep& step, uint32_t padded_dim, Lines ahead,
+                               float* acc) {
   constexpr uint32_t kSlots = 2;
   constexpr uint32_t kVecs = kRows == 8 ? 2 : 4;
   for (uint32_t slot = 0; slot < step.num_slots; slot += kSlots) {
@@ -272,21 +266,20 @@ inline void AccumulateBf16Rows(const uint32_t* pairs, const KernelStep& step, ui
       const uint32_t chunk_bytes = chunk * kKvSubgroupTokens * 2;
       uint32_t dim = 0;
       for (; dim + kVecs * 16 <= dims; dim += kVecs * 16) {
-        AccumulateBf16Dims<kRows, kVecs>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4,
-                                         dims * 4, padded_dim, &ahead, acc + chunk + dim);
+        AccumulateBf16Dims<kRows, kVecs>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4, dims * 4,
+                                         padded_dim, &ahead, acc + chunk + dim);
       }
       for (; dim < dims; dim += 16) {
-        AccumulateBf16Dims<kRows, 1>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4,
-                                     dims * 4, padded_dim, &ahead, acc + chunk + dim);
+        AccumulateBf16Dims<kRows, 1>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4, dims * 4, padded_dim,
+                                     &ahead, acc + chunk + dim);
       }
     }
   }
 }
 
 template <typename Lines>
-inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs,
-                                    const KernelStep& step, uint32_t padded_dim, const Lines& ahead,
-                                    float* acc) {
+inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs, const KernelStep& step,
+                                    uint32_t padded_dim, const Lines& ahead, float* acc) {
   if (num_rows >= 8) {
     AccumulateBf16Rows<8>(pairs, step, padded_dim, ahead, acc);
     return 8;
@@ -303,8 +296,8 @@ inline uint32_t AccumulateBf16Block(uint32_t num_rows, const uint32_t* pairs,
   return 1;
 }
 
-inline void AccumulateBf16Dot(const KernelRows& rows, const KernelStep& step, float* weights,
-                              float* weight_sum, float* acc) {
+inline void AccumulateBf16Dot(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum,
+                              float* acc) {
   Bf16Weights rounded;
   RoundWeights(rows, step.num_slots, weights, weight_sum, &rounded);
   const uint32_t dims = rows.padded_dim;
@@ -314,8 +307,7 @@ inline void AccumulateBf16Dot(const KernelRows& rows, const KernelStep& step, fl
                               LinesOf(step.next_v, rows.layout->v_subgroup_bytes), acc);
   }
   while (row < rows.num_rows) {
-    row += AccumulateBf16Block(rows.num_rows - row, rounded.pairs[row], step, dims, NoLines(),
-                               acc + row * dims);
+    row += AccumulateBf16Block(rows.num_rows - row, rounded.pairs[row], step, dims, NoLines(), acc + row * dims);
   }
 }
 

@@ -12,8 +12,8 @@ namespace {
 // Registers: rows times vectors of a subgroup (scores, two phases each) or of dims (values) that are summed at once.
 constexpr uint32_t kScoreRows = Vec::kLanes == 16 ? 8 : Vec::kLanes == 8 ? 2 : 1;
 constexpr uint32_t kValueRows = Vec::kLanes == 16 ? 4 : Vec::kLanes == 8 ? 2 : 1;
-// Of bf16 with 16 lanes half as many vectors, so that two lines are read side by side and not four: 0.93 to 0.98 of the read
-// ceiling instead of 0.88 to 0.95 (AMD Zen 5, two threads and one).
+// Of bf16 with 16 lanes half as many vectors, so that two lines are read side by side and not four: 0.93 to 0.98 of the
+// read ceiling instead of 0.88 to 0.95 (AMD Zen 5, two threads and one).
 template <KvStorage kStorage>
 constexpr uint32_t kValueVecs = (Vec::kLanes == 16 && kStorage == KvStorage::kBf16) ? 2 : 4;
 constexpr uint32_t kSubgroupVecs = kKvSubgroupTokens / Vec::kLanes;
@@ -38,10 +38,8 @@ inline Vec LoadK(const unsigned char* k, uint32_t dim, uint32_t vec) {
 
 // Scores of kRows rows for one slot.
 template <KvStorage kStorage, uint32_t kRows, typename Lines>
-inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* k, Lines* ahead,
-                      float* scores) {
-  constexpr uint32_t kPairLines =
-      2 * kKvSubgroupTokens * (kStorage == KvStorage::kF32 ? 4 : 2) / 64;
+inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* k, Lines* ahead, float* scores) {
+  constexpr uint32_t kPairLines = 2 * kKvSubgroupTokens * (kStorage == KvStorage::kF32 ? 4 : 2) / 64;
   Lines lines = *ahead;
   Vec even[kRows][kSubgroupVecs], odd[kRows][kSubgroupVecs];
 #pragma GCC unroll 16
@@ -76,8 +74,8 @@ inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* 
 
 // As many of `num_rows` rows as one block takes; returns how many.
 template <KvStorage kStorage, typename Lines>
-inline uint32_t ScoreSlotRows(uint32_t num_rows, const float* q, uint32_t padded_dim,
-                              const unsigned char* k, Lines* ahead, float* scores) {
+inline uint32_t ScoreSlotRows(uint32_t num_rows, const float* q, uint32_t padded_dim, const unsigned char* k,
+                              Lines* ahead, float* scores) {
   if (num_rows >= kScoreRows) {
     ScoreSlot<kStorage, kScoreRows>(q, padded_dim, k, ahead, scores);
     return kScoreRows;
@@ -93,8 +91,7 @@ inline uint32_t ScoreSlotRows(uint32_t num_rows, const float* q, uint32_t padded
 }
 
 template <KvStorage kStorage>
-void ScoreFloat(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                float* scores) {
+void ScoreFloat(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
   const float* q = static_cast<const float*>(prepared);
   const uint32_t dims = rows.padded_dim;
   LinesAhead lines = {};
@@ -106,21 +103,21 @@ void ScoreFloat(const KernelRows& rows, const void* prepared, const KernelStep& 
     if (step.prefetch) row = ScoreSlotRows<kStorage>(rows.num_rows, q, dims, k, &lines, to);
     while (row < rows.num_rows) {
       NoLines none;
-      row += ScoreSlotRows<kStorage>(rows.num_rows - row, q + row * dims, dims, k, &none,
-                                     to + row * kKvTileTokens);
+      row += ScoreSlotRows<kStorage>(rows.num_rows - row, q + row * dims, dims, k, &none, to + row * kKvTileTokens);
     }
   }
 }
 
 // Dims [first_dim, first_dim + kVecs * kLanes) of one chunk of a slot, for kRows rows.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, typename Lines>
-inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsigned char* v,
-                           uint32_t chunk_dims, Lines* ahead, float* acc) {
+inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsigned char* v, uint32_t chunk_dims,
+                           Lines* ahead, float* acc) {
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
   constexpr uint32_t kLines = kVecs * Vec::kLanes * kPack * kElementBytes / 64;
-  // The tokens of a pair have sums of their own, for which 16 lanes have registers: eight sums that take two products each
-  // are as late as the products are long. On Sapphire Rapids the kernel is a tenth faster so, on AMD Zen 5 as fast.
+  // The tokens of a pair have sums of their own, for which 16 lanes have registers: eight sums that take two products
+  // each are as late as the products are long. On Sapphire Rapids the kernel is a tenth faster so, on AMD Zen 5 as
+  // fast.
   constexpr bool kSumsPerToken = kPack == 2 && Vec::kLanes == 16;
   static_assert(!kSumsPerToken || 2 * kRows * kVecs <= 16);
   Lines lines = *ahead;
@@ -174,8 +171,8 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
 }
 
 template <KvStorage kStorage, uint32_t kRows, typename Lines>
-inline void AccumulateSlot(const float* weights, uint32_t padded_dim, const unsigned char* v,
-                           Lines* ahead, float* acc) {
+inline void AccumulateSlot(const float* weights, uint32_t padded_dim, const unsigned char* v, Lines* ahead,
+                           float* acc) {
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
   constexpr uint32_t kVecs = kValueVecs<kStorage>;
@@ -186,21 +183,20 @@ inline void AccumulateSlot(const float* weights, uint32_t padded_dim, const unsi
     const unsigned char* v_chunk = v + uint64_t{chunk} * kKvSubgroupTokens * kElementBytes;
     uint32_t dim = 0;
     for (; dim + kWide <= chunk_dims; dim += kWide) {
-      AccumulateDims<kStorage, kRows, kVecs>(weights, padded_dim,
-                                             v_chunk + dim * kPack * kElementBytes, chunk_dims,
+      AccumulateDims<kStorage, kRows, kVecs>(weights, padded_dim, v_chunk + dim * kPack * kElementBytes, chunk_dims,
                                              ahead, acc + chunk + dim);
     }
     for (; dim < chunk_dims; dim += Vec::kLanes) {
-      AccumulateDims<kStorage, kRows, 1>(weights, padded_dim, v_chunk + dim * kPack * kElementBytes,
-                                         chunk_dims, ahead, acc + chunk + dim);
+      AccumulateDims<kStorage, kRows, 1>(weights, padded_dim, v_chunk + dim * kPack * kElementBytes, chunk_dims, ahead,
+                                         acc + chunk + dim);
     }
   }
 }
 
 // As many of `num_rows` rows as one block takes; returns how many.
 template <KvStorage kStorage, typename Lines>
-inline uint32_t AccumulateSlotRows(uint32_t num_rows, const float* weights, uint32_t padded_dim,
-                                   const unsigned char* v, Lines* ahead, float* acc) {
+inline uint32_t AccumulateSlotRows(uint32_t num_rows, const float* weights, uint32_t padded_dim, const unsigned char* v,
+                                   Lines* ahead, float* acc) {
   if (num_rows >= kValueRows) {
     AccumulateSlot<kStorage, kValueRows>(weights, padded_dim, v, ahead, acc);
     return kValueRows;
@@ -210,8 +206,7 @@ inline uint32_t AccumulateSlotRows(uint32_t num_rows, const float* weights, uint
 }
 
 template <KvStorage kStorage>
-void AccumulateFloat(const KernelRows& rows, const KernelStep& step, float* weights,
-                     float* weight_sum, float* acc) {
+void AccumulateFloat(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum, float* acc) {
   const uint32_t dims = rows.padded_dim;
   LinesAhead lines = {};
   if (step.prefetch) lines = LinesOf(step.next_v, rows.layout->v_subgroup_bytes);
@@ -224,8 +219,8 @@ void AccumulateFloat(const KernelRows& rows, const KernelStep& step, float* weig
     }
     while (row < rows.num_rows) {
       NoLines none;
-      row += AccumulateSlotRows<kStorage>(rows.num_rows - row, of_slot + row * kKvTileTokens, dims,
-                                          v, &none, acc + row * dims);
+      row += AccumulateSlotRows<kStorage>(rows.num_rows - row, of_slot + row * kKvTileTokens, dims, v, &none,
+                                          acc + row * dims);
     }
   }
 }

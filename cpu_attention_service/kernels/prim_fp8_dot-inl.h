@@ -119,11 +119,10 @@ template <uint32_t kRows, uint32_t kSlots, Fetch kFetch>
 
 // kRows rows, all slots.
 template <uint32_t kRows, Fetch kFetch>
-inline void ScoreFp8Rows(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                         uint32_t row, float* scores) {
+inline void ScoreFp8Rows(const KernelRows& rows, const void* prepared, const KernelStep& step, uint32_t row,
+                         float* scores) {
   const uint32_t num_parts = static_cast<const Bf16Q*>(prepared)->num_parts;
-  const uint32_t* q =
-      reinterpret_cast<const uint32_t*>(static_cast<const Bf16Q*>(prepared) + 1) + row;
+  const uint32_t* q = reinterpret_cast<const uint32_t*>(static_cast<const Bf16Q*>(prepared) + 1) + row;
   float* to = scores + row * kKvTileTokens;
   if (step.num_slots == kKvTileSubgroups) {
     ScoreFp8Slots<kRows, kKvTileSubgroups, kFetch>(rows, num_parts, q, step, 0, to);
@@ -135,8 +134,8 @@ inline void ScoreFp8Rows(const KernelRows& rows, const void* prepared, const Ker
 }
 
 template <Fetch kFetch>
-inline uint32_t ScoreFp8Next(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                             uint32_t row, float* scores) {
+inline uint32_t ScoreFp8Next(const KernelRows& rows, const void* prepared, const KernelStep& step, uint32_t row,
+                             float* scores) {
   const uint32_t rest = rows.num_rows - row;
   if (rest >= 4) {
     ScoreFp8Rows<4, kFetch>(rows, prepared, step, row, scores);
@@ -150,8 +149,7 @@ inline uint32_t ScoreFp8Next(const KernelRows& rows, const void* prepared, const
   return 1;
 }
 
-inline void ScoreFp8(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                     float* scores) {
+inline void ScoreFp8(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
   uint32_t row = 0;
   switch (FetchOf(step, step.next_k, rows.layout->k_subgroup_bytes)) {
     case Fetch::kRun:
@@ -168,12 +166,11 @@ inline void ScoreFp8(const KernelRows& rows, const void* prepared, const KernelS
   }
 }
 
-// 16 * kVecs dims of the chunk whose codes begin at `chunk_begin` of each slot, for kRows rows. `next`: the next line to
-// fetch of a run.
+// 16 * kVecs dims of the chunk whose codes begin at `chunk_begin` of each slot, for kRows rows. `next`: the next line
+// to fetch of a run.
 template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
-[[gnu::noinline]] void AccumulateFp8Dims(const KernelStep& step, uint32_t chunk_begin,
-                                         uint32_t chunk_dims, const uint32_t* pairs,
-                                         uint32_t padded_dim, const unsigned char* next,
+[[gnu::noinline]] void AccumulateFp8Dims(const KernelStep& step, uint32_t chunk_begin, uint32_t chunk_dims,
+                                         const uint32_t* pairs, uint32_t padded_dim, const unsigned char* next,
                                          float* acc) {
   const Fp8Decoder decoder;
   __m512 sums[kRows][kVecs];
@@ -201,15 +198,13 @@ template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
       for (uint32_t row = 0; row < kRows; ++row) {
         const __m512bh weight = BroadcastPair(pair[row * (kKvTileTokens / 2)]);
 #pragma GCC unroll 16
-        for (uint32_t i = 0; i < kVecs; ++i)
-          sums[row][i] = DotPairs(sums[row][i], first[i], weight);
+        for (uint32_t i = 0; i < kVecs; ++i) sums[row][i] = DotPairs(sums[row][i], first[i], weight);
       }
 #pragma GCC unroll 16
       for (uint32_t row = 0; row < kRows; ++row) {
         const __m512bh weight = BroadcastPair(pair[row * (kKvTileTokens / 2) + 1]);
 #pragma GCC unroll 16
-        for (uint32_t i = 0; i < kVecs; ++i)
-          sums[row][i] = DotPairs(sums[row][i], second[i], weight);
+        for (uint32_t i = 0; i < kVecs; ++i) sums[row][i] = DotPairs(sums[row][i], second[i], weight);
       }
     }
   }
@@ -223,25 +218,24 @@ template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
 }
 
 template <uint32_t kRows, Fetch kFetch>
-inline void AccumulateFp8Rows(const KernelStep& step, const uint32_t* pairs, uint32_t padded_dim,
-                              float* acc) {
+inline void AccumulateFp8Rows(const KernelStep& step, const uint32_t* pairs, uint32_t padded_dim, float* acc) {
   const unsigned char* next = kFetch == Fetch::kRun ? step.next_v[0] : step.v[0];  // or not read
-  const uint32_t dim_bytes = step.num_slots * kKvSubgroupTokens;  // of a dim, over all slots
+  const uint32_t dim_bytes = step.num_slots * kKvSubgroupTokens;                   // of a dim, over all slots
   uint32_t dim = 0;
   for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {
-    AccumulateFp8Dims<kRows, 4, kFetch>(step, dim * kKvSubgroupTokens, kKvChunkDims, pairs,
-                                        padded_dim, next + dim * dim_bytes, acc + dim);
+    AccumulateFp8Dims<kRows, 4, kFetch>(step, dim * kKvSubgroupTokens, kKvChunkDims, pairs, padded_dim,
+                                        next + dim * dim_bytes, acc + dim);
   }
   const uint32_t rest = padded_dim - dim;
   for (uint32_t i = 0; i < rest; i += 16) {
-    AccumulateFp8Dims<kRows, 1, kFetch>(step, dim * kKvSubgroupTokens + i * 4, rest, pairs,
-                                        padded_dim, next + (dim + i) * dim_bytes, acc + dim + i);
+    AccumulateFp8Dims<kRows, 1, kFetch>(step, dim * kKvSubgroupTokens + i * 4, rest, pairs, padded_dim,
+                                        next + (dim + i) * dim_bytes, acc + dim + i);
   }
 }
 
 template <Fetch kFetch>
-inline uint32_t AccumulateFp8Next(const KernelRows& rows, const KernelStep& step,
-                                  const Bf16Weights& rounded, uint32_t row, float* acc) {
+inline uint32_t AccumulateFp8Next(const KernelRows& rows, const KernelStep& step, const Bf16Weights& rounded,
+                                  uint32_t row, float* acc) {
   const uint32_t rest = rows.num_rows - row;
   const uint32_t* pairs = rounded.pairs[row];
   const uint32_t dims = rows.padded_dim;
@@ -257,8 +251,8 @@ inline uint32_t AccumulateFp8Next(const KernelRows& rows, const KernelStep& step
   return 1;
 }
 
-inline void AccumulateFp8(const KernelRows& rows, const KernelStep& step, float* weights,
-                          float* weight_sum, float* acc) {
+inline void AccumulateFp8(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum,
+                          float* acc) {
   Bf16Weights rounded;
   RoundWeights(rows, step.num_slots, weights, weight_sum, &rounded);
   uint32_t row = 0;

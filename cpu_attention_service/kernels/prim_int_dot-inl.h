@@ -1,9 +1,9 @@
-// Scores of int8 and int4 with vpdpbusd (AVX512-VNNI): four products of an unsigned and a signed byte, summed into a 32-bit
-// lane. Included after vec_avx512.h; prim_int_values-inl.h has the values.
+// Scores of int8 and int4 with vpdpbusd (AVX512-VNNI): four products of an unsigned and a signed byte, summed into a
+// 32-bit lane. Included after vec_avx512.h; prim_int_values-inl.h has the values.
 //
-// q is rotated (attention/kv_quantise.h) and rounded to a part of its largest |element|: for int8 to 16 bits, a high and a
-// low byte, each with a sum of its own; for int4, whose K is off by some 30 times as much, to 8 bits. Codes of K are the
-// unsigned side; their zero (128 or 7.5) is taken off in the sums.
+// q is rotated (attention/kv/kv_quantise.h) and rounded to a part of its largest |element|: for int8 to 16 bits, a high
+// and a low byte, each with a sum of its own; for int4, whose K is off by some 30 times as much, to 8 bits. Codes of K
+// are the unsigned side; their zero (128 or 7.5) is taken off in the sums.
 #pragma once
 
 #include <immintrin.h>
@@ -41,9 +41,8 @@ inline __m512 SlotScales(const unsigned char* params, uint32_t subgroup) {
 
 // Prepared: a header per row, then the bytes of q as [part, high first][quad of dims][row].
 struct IntQRow {
-  float scale;  // of one unit of the sum; for int4 of half a unit
-  int32_t
-      begin;  // -zero * sum of q: int8, where the low sum begins; int4, what the doubled sum gets
+  float scale;    // of one unit of the sum; for int4 of half a unit
+  int32_t begin;  // -zero * sum of q: int8, where the low sum begins; int4, what the doubled sum gets
   uint32_t unused[14];
 };
 static_assert(sizeof(IntQRow) == kPreparedHeaderBytes);
@@ -61,8 +60,8 @@ inline void StoreQuads(__m512i codes, uint32_t num_rows, uint32_t* quads) {
 
 // Rotated q of one row, as codes.
 template <KvStorage kStorage>
-inline void PrepareIntRow(const float* rotated, uint32_t padded_dim, uint32_t num_rows,
-                          IntQRow* header, uint32_t* quads) {
+inline void PrepareIntRow(const float* rotated, uint32_t padded_dim, uint32_t num_rows, IntQRow* header,
+                          uint32_t* quads) {
   constexpr float kLevels = kQueryLevels<kStorage>;
   // As bits, so that NaN and infinities stay on top.
   const __m512i size_bits = _mm512_set1_epi32(0x7fffffff);
@@ -108,10 +107,8 @@ void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
 
 // From the sums of kSlots slots from `slot` on, [part][row][slot].
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots>
-__attribute__((always_inline)) inline void StoreScores(const __m512i (*sums)[kRows][kSlots],
-                                                       const IntQRow* headers,
-                                                       const KernelStep& step, uint32_t slot,
-                                                       float* scores) {
+__attribute__((always_inline)) inline void StoreScores(const __m512i (*sums)[kRows][kSlots], const IntQRow* headers,
+                                                       const KernelStep& step, uint32_t slot, float* scores) {
 #pragma GCC unroll 16
   for (uint32_t s = 0; s < kSlots; ++s) {
     const __m512 scales = SlotScales(step.k_params[slot + s], step.subgroup[slot + s]);
@@ -130,12 +127,11 @@ __attribute__((always_inline)) inline void StoreScores(const __m512i (*sums)[kRo
   }
 }
 
-// Scores of kRows rows for kSlots slots from `slot` on. Not inlined, like the other inner loops here: what GCC hoists out of
-// an outer loop would take the registers of the sums.
+// Scores of kRows rows for kSlots slots from `slot` on. Not inlined, like the other inner loops here: what GCC hoists
+// out of an outer loop would take the registers of the sums.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, Fetch kFetch>
-[[gnu::noinline]] void ScoreIntSlots(const KernelRows& rows, const IntQRow* headers,
-                                     const uint32_t* quads, const KernelStep& step, uint32_t slot,
-                                     LinesAhead* ahead, float* scores) {
+[[gnu::noinline]] void ScoreIntSlots(const KernelRows& rows, const IntQRow* headers, const uint32_t* quads,
+                                     const KernelStep& step, uint32_t slot, LinesAhead* ahead, float* scores) {
   constexpr uint32_t kParts = kQueryParts<kStorage>;
   constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;  // quads of a line of codes
   const uint32_t part_quads = rows.padded_dim / 4 * rows.num_rows;
@@ -194,16 +190,15 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, Fetch kFetch>
 
 // kRows rows, all slots: kSlots at a time, then one by one.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots, Fetch kFetch>
-inline void ScoreIntRows(const KernelRows& rows, const IntQRow* headers, const uint32_t* quads,
-                         const KernelStep& step, float* scores) {
+inline void ScoreIntRows(const KernelRows& rows, const IntQRow* headers, const uint32_t* quads, const KernelStep& step,
+                         float* scores) {
   uint32_t slot = 0;
   LinesAhead ahead;
   if constexpr (kFetch == Fetch::kPieces) {
     ahead = LinesOf(step.next_k, rows.layout->k_subgroup_bytes);
   }
   for (; slot + kSlots <= step.num_slots; slot += kSlots) {
-    ScoreIntSlots<kStorage, kRows, kSlots, kFetch>(rows, headers, quads, step, slot, &ahead,
-                                                   scores);
+    ScoreIntSlots<kStorage, kRows, kSlots, kFetch>(rows, headers, quads, step, slot, &ahead, scores);
   }
   for (; slot < step.num_slots; ++slot) {
     ScoreIntSlots<kStorage, kRows, 1, kFetch>(rows, headers, quads, step, slot, &ahead, scores);
@@ -212,8 +207,8 @@ inline void ScoreIntRows(const KernelRows& rows, const IntQRow* headers, const u
 
 // As many of the rows from `row` on as one block takes; returns how many.
 template <KvStorage kStorage, Fetch kFetch>
-inline uint32_t ScoreIntBlock(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                              uint32_t row, float* scores) {
+inline uint32_t ScoreIntBlock(const KernelRows& rows, const void* prepared, const KernelStep& step, uint32_t row,
+                              float* scores) {
   const IntQRow* headers = static_cast<const IntQRow*>(prepared) + row;
   const uint32_t* quads = QuadsOf(rows, prepared) + row;
   float* to = scores + row * kKvTileTokens;

@@ -17,9 +17,9 @@ struct IntWeights {
   alignas(16) float begin[4];  // int4: -7.5 * sum of the weights, in units
 };
 
-// 8 bits of the largest weight lose up to 1/510 of it per token. Against the sum of all weights so far that is nothing in a
-// long context, and much where one token of the step outweighs the rest: then the step gets 16 bits. With this ratio the
-// errors of a call, which are independent, stay below 1e-3 of the largest |value| (docs/numerics.md).
+// 8 bits of the largest weight lose up to 1/510 of it per token. Against the sum of all weights so far that is nothing
+// in a long context, and much where one token of the step outweighs the rest: then the step gets 16 bits. With this
+// ratio the errors of a call, which are independent, stay below 1e-3 of the largest |value| (docs/numerics.md).
 constexpr float kCoarseRatio = 1.0f / 64;
 
 struct StepScales {
@@ -39,10 +39,8 @@ inline __m128i MaxOfEach(const __m512i* x) {
   const __m512i &a = x[0], &b = x[1 % kRows], &c = x[2 % kRows], &d = x[3 % kRows];
   const __m512i ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
   const __m512i cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  const __m512i abcd =
-      _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half =
-      _mm256_max_epu32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
+  const __m512i abcd = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_max_epu32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
   return _mm_max_epu32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 template <uint32_t kRows>
@@ -50,16 +48,14 @@ inline __m128 SumOfEach(const __m512* x) {
   const __m512 &a = x[0], &b = x[1 % kRows], &c = x[2 % kRows], &d = x[3 % kRows];
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512 abcd =
-      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
   const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 // Weights are not negative, so that their bits have their order, NaN last: the maximum of f32 would lose a NaN.
 template <uint32_t kRows>
-inline ScaledWeights<kRows> ScaleWeights(const StepScales& scales, uint32_t num_slots,
-                                         const float* weights) {
+inline ScaledWeights<kRows> ScaleWeights(const StepScales& scales, uint32_t num_slots, const float* weights) {
   ScaledWeights<kRows> scaled;
   __m512i largest[kRows];
 #pragma GCC unroll 16
@@ -68,8 +64,7 @@ inline ScaledWeights<kRows> ScaleWeights(const StepScales& scales, uint32_t num_
 #pragma GCC unroll 16
     for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
       const __mmask16 present = slot < num_slots ? 0xffff : 0;
-      const __m512 weight =
-          _mm512_maskz_loadu_ps(present, weights + row * kKvTileTokens + slot * kKvSubgroupTokens);
+      const __m512 weight = _mm512_maskz_loadu_ps(present, weights + row * kKvTileTokens + slot * kKvSubgroupTokens);
       scaled.values[row][slot] = _mm512_mul_ps(scales.of_slot[slot], weight);
       largest[row] = _mm512_max_epu32(largest[row], _mm512_castps_si512(scaled.values[row][slot]));
     }
@@ -80,15 +75,13 @@ inline ScaledWeights<kRows> ScaleWeights(const StepScales& scales, uint32_t num_
 
 // Whether 16 bits are needed by any row; its running sums are `weight_sum`.
 template <uint32_t kRows>
-inline bool NeedsSixteenBits(const ScaledWeights<kRows>& scaled, const StepScales& scales,
-                             const float* weight_sum) {
+inline bool NeedsSixteenBits(const ScaledWeights<kRows>& scaled, const StepScales& scales, const float* weight_sum) {
   __m512 sums[kRows];
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
     sums[row] = _mm512_loadu_ps(weight_sum + row * kWeightSumLanes);
   }
-  const __m128 bound =
-      _mm_mul_ps(SumOfEach<kRows>(sums), _mm_set1_ps(kCoarseRatio * scales.largest));
+  const __m128 bound = _mm_mul_ps(SumOfEach<kRows>(sums), _mm_set1_ps(kCoarseRatio * scales.largest));
   return _mm_movemask_ps(_mm_cmple_ps(scaled.largest, bound)) != 0xf;
 }
 
@@ -117,16 +110,15 @@ inline void RoundIntWeights(const ScaledWeights<kRows>& scaled, IntWeights* roun
     const __m512i words23 = _mm512_packus_epi32(codes[2], codes[3]);
     if constexpr (kFine) {
       const __m512i low_byte = _mm512_set1_epi16(0xff);
-      _mm512_store_si512(rounded->high[row], BytesInOrder(_mm512_srli_epi16(words01, 8),
-                                                          _mm512_srli_epi16(words23, 8)));
-      _mm512_store_si512(rounded->low[row], BytesInOrder(_mm512_and_si512(words01, low_byte),
-                                                         _mm512_and_si512(words23, low_byte)));
+      _mm512_store_si512(rounded->high[row],
+                         BytesInOrder(_mm512_srli_epi16(words01, 8), _mm512_srli_epi16(words23, 8)));
+      _mm512_store_si512(rounded->low[row],
+                         BytesInOrder(_mm512_and_si512(words01, low_byte), _mm512_and_si512(words23, low_byte)));
     } else {
       _mm512_store_si512(rounded->high[row], BytesInOrder(words01, words23));
     }
     if constexpr (kStorage == KvStorage::kInt4) {
-      const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(codes[0], codes[1]),
-                                           _mm512_add_epi32(codes[2], codes[3]));
+      const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(codes[0], codes[1]), _mm512_add_epi32(codes[2], codes[3]));
       sums[row] = _mm512_cvtepi32_ps(sum);
     }
   }
@@ -150,9 +142,9 @@ __attribute__((always_inline)) inline void SetZero(__m512i* sums) {
 }
 
 // Between K and V, the softmax and the rounding of the weights take a fifth of an int8 step. So that requests go on
-// meanwhile, most of a run's lines of V are prefetched then, row by row (VPrimitive::early_bytes), and one for four lines
-// of V read: 0.92 of the read ceiling, where all at once behind the softmax reach 0.87, and one for each line read 0.81
-// (AMD Zen 5). Of int4, which computes as long as it reads, each line when one is read.
+// meanwhile, most of a run's lines of V are prefetched then, row by row (VPrimitive::early_bytes), and one for four
+// lines of V read: 0.92 of the read ceiling, where all at once behind the softmax reach 0.87, and one for each line
+// read 0.81 (AMD Zen 5). Of int4, which computes as long as it reads, each line when one is read.
 constexpr uint32_t kLinesPerPrefetch = 4;
 
 template <KvStorage kStorage, Fetch kFetch>
@@ -166,17 +158,16 @@ inline uint32_t EarlyBytes(uint32_t padded_dim) {
 
 // Adds the sums of a step, [part][row][vector of dims], to acc.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine>
-__attribute__((always_inline)) inline void AddSums(const __m512i (*sums)[kRows][kVecs],
-                                                   const IntWeights& weights, uint32_t first_row,
-                                                   uint32_t padded_dim, float* acc) {
+__attribute__((always_inline)) inline void AddSums(const __m512i (*sums)[kRows][kVecs], const IntWeights& weights,
+                                                   uint32_t first_row, uint32_t padded_dim, float* acc) {
   constexpr uint32_t kLowPart = kFine ? 1 : 0;
 #pragma GCC unroll 16
   for (uint32_t row = 0; row < kRows; ++row) {
     const __m512 scale = _mm512_set1_ps(weights.scale[first_row + row]);
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
-      const __m512 value = ValueOfSums<kStorage, kFine>(sums[0][row][i], sums[kLowPart][row][i],
-                                                        weights.begin[first_row + row]);
+      const __m512 value =
+          ValueOfSums<kStorage, kFine>(sums[0][row][i], sums[kLowPart][row][i], weights.begin[first_row + row]);
       float* at = acc + row * padded_dim + i * 16;
       _mm512_storeu_ps(at, _mm512_fmadd_ps(value, scale, _mm512_loadu_ps(at)));
     }
@@ -185,10 +176,9 @@ __attribute__((always_inline)) inline void AddSums(const __m512i (*sums)[kRows][
 
 // 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, Fetch kFetch>
-[[gnu::noinline]] void AccumulateIntDims(const KernelStep& step, uint32_t chunk_begin,
-                                         uint32_t chunk_dims, const IntWeights& weights,
-                                         uint32_t first_row, uint32_t padded_dim, LinesAhead* ahead,
-                                         float* acc) {
+[[gnu::noinline]] void AccumulateIntDims(const KernelStep& step, uint32_t chunk_begin, uint32_t chunk_dims,
+                                         const IntWeights& weights, uint32_t first_row, uint32_t padded_dim,
+                                         LinesAhead* ahead, float* acc) {
   constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;
   constexpr uint32_t kLines = kKvSubgroupTokens / (4 * kHalves);  // of a slot
   constexpr uint32_t kParts = kFine ? 2 : 1;
@@ -221,9 +211,7 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, Fetch 
         __m512i values[kVecs];
 #pragma GCC unroll 16
         for (uint32_t i = 0; i < kVecs; ++i) {
-          values[i] = kHalves == 1 ? codes[i]
-                      : half == 0  ? LowNibbles(codes[i])
-                                   : HighNibbles(codes[i]);
+          values[i] = kHalves == 1 ? codes[i] : half == 0 ? LowNibbles(codes[i]) : HighNibbles(codes[i]);
         }
 #pragma GCC unroll 16
         for (uint32_t row = 0; row < kRows; ++row) {
@@ -260,21 +248,19 @@ inline void AccumulateIntRows(const KernelStep& step, const IntWeights& weights,
     ahead = LinesFrom(step.next_v[0] + EarlyBytes(padded_dim));
   }
   for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {
-    AccumulateIntDims<kStorage, kRows, 4, kFine, kFetch>(
-        step, dim * kBytesPerDim, kKvChunkDims, weights, first_row, padded_dim, &ahead, acc + dim);
+    AccumulateIntDims<kStorage, kRows, 4, kFine, kFetch>(step, dim * kBytesPerDim, kKvChunkDims, weights, first_row,
+                                                         padded_dim, &ahead, acc + dim);
   }
   const uint32_t rest = padded_dim - dim;
   for (uint32_t i = 0; i < rest; i += 16) {
-    AccumulateIntDims<kStorage, kRows, 1, kFine, kFetch>(step, dim * kBytesPerDim + i * 4, rest,
-                                                         weights, first_row, padded_dim, &ahead,
-                                                         acc + dim + i);
+    AccumulateIntDims<kStorage, kRows, 1, kFine, kFetch>(step, dim * kBytesPerDim + i * 4, rest, weights, first_row,
+                                                         padded_dim, &ahead, acc + dim + i);
   }
 }
 
 template <KvStorage kStorage, uint32_t kRows, Fetch kFetch>
-inline void AccumulateIntBlock(const KernelStep& step, const StepScales& scales,
-                               const float* weights, const float* weight_sum, uint32_t padded_dim,
-                               float* acc) {
+inline void AccumulateIntBlock(const KernelStep& step, const StepScales& scales, const float* weights,
+                               const float* weight_sum, uint32_t padded_dim, float* acc) {
   const ScaledWeights<kRows> scaled = ScaleWeights<kRows>(scales, step.num_slots, weights);
   IntWeights rounded;
   if (!NeedsSixteenBits(scaled, scales, weight_sum)) {
@@ -286,16 +272,14 @@ inline void AccumulateIntBlock(const KernelStep& step, const StepScales& scales,
   constexpr uint32_t kAtOnce = kRows < 2 ? kRows : 2;  // twice the sums per row
   AccumulateIntRows<kStorage, kAtOnce, true, kFetch>(step, rounded, 0, padded_dim, acc);
   for (uint32_t row = kAtOnce; row < kRows; row += kAtOnce) {
-    AccumulateIntRows<kStorage, kAtOnce, true, Fetch::kNothing>(step, rounded, row, padded_dim,
-                                                                acc + row * padded_dim);
+    AccumulateIntRows<kStorage, kAtOnce, true, Fetch::kNothing>(step, rounded, row, padded_dim, acc + row * padded_dim);
   }
 }
 
 // As many of the rows from `row` on as one block takes; returns how many.
 template <KvStorage kStorage, Fetch kFetch>
-inline uint32_t AccumulateIntNext(const KernelRows& rows, const KernelStep& step,
-                                  const StepScales& scales, uint32_t row, const float* weights,
-                                  const float* weight_sum, float* acc) {
+inline uint32_t AccumulateIntNext(const KernelRows& rows, const KernelStep& step, const StepScales& scales,
+                                  uint32_t row, const float* weights, const float* weight_sum, float* acc) {
   const uint32_t dims = rows.padded_dim;
   const uint32_t rest = rows.num_rows - row;
   weights += row * kKvTileTokens;
@@ -314,34 +298,29 @@ inline uint32_t AccumulateIntNext(const KernelRows& rows, const KernelStep& step
 }
 
 template <KvStorage kStorage>
-void AccumulateInt(const KernelRows& rows, const KernelStep& step, float* weights,
-                   float* weight_sum, float* acc) {
+void AccumulateInt(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum, float* acc) {
   const Fetch fetch = FetchOf(step, step.next_v, rows.layout->v_subgroup_bytes);
   StepScales scales;
   __m512 largest = _mm512_setzero_ps();
   for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {
-    scales.of_slot[slot] = slot < step.num_slots
-                               ? SlotScales(step.v_params[slot], step.subgroup[slot])
-                               : _mm512_setzero_ps();
+    scales.of_slot[slot] =
+        slot < step.num_slots ? SlotScales(step.v_params[slot], step.subgroup[slot]) : _mm512_setzero_ps();
     largest = _mm512_max_ps(largest, scales.of_slot[slot]);
   }
   scales.largest = _mm512_reduce_max_ps(largest);
   uint32_t row = 0;
   switch (fetch) {
     case Fetch::kRun:
-      row =
-          AccumulateIntNext<kStorage, Fetch::kRun>(rows, step, scales, 0, weights, weight_sum, acc);
+      row = AccumulateIntNext<kStorage, Fetch::kRun>(rows, step, scales, 0, weights, weight_sum, acc);
       break;
     case Fetch::kPieces:
-      row = AccumulateIntNext<kStorage, Fetch::kPieces>(rows, step, scales, 0, weights, weight_sum,
-                                                        acc);
+      row = AccumulateIntNext<kStorage, Fetch::kPieces>(rows, step, scales, 0, weights, weight_sum, acc);
       break;
     case Fetch::kNothing:
       break;
   }
   while (row < rows.num_rows) {
-    row += AccumulateIntNext<kStorage, Fetch::kNothing>(rows, step, scales, row, weights,
-                                                        weight_sum, acc);
+    row += AccumulateIntNext<kStorage, Fetch::kNothing>(rows, step, scales, row, weights, weight_sum, acc);
   }
 }
 

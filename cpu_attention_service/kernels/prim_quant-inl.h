@@ -1,7 +1,8 @@
-// Primitives of int8, int4 and fp8-e4m3 for any ISA: a subgroup's codes are turned into f32 in the layout of f32 storage,
-// in the L1 cache, and the primitives of f32 do the rest. The rotated storages (attention/kv_quantise.h) rotate q before
-// and the sums after. Plain loops over 16 lanes, which the compiler vectorises for the ISA. Included after prim_float-inl.h.
-#include "attention/hadamard.h"
+// Primitives of int8, int4 and fp8-e4m3 for any ISA: a subgroup's codes are turned into f32 in the layout of f32
+// storage, in the L1 cache, and the primitives of f32 do the rest. The rotated storages (attention/kv/kv_quantise.h)
+// rotate q before and the sums after. Plain loops over 16 lanes, which the compiler vectorises for the ISA. Included
+// after prim_float-inl.h.
+#include "attention/kv/hadamard.h"
 
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
@@ -55,16 +56,15 @@ inline void WidenLanes(const unsigned char* run, uint32_t part, float* values) {
     } else {
       const int32_t code = static_cast<int32_t>(words[lane] << (24 - part * 8));
       values[lane] = static_cast<float>(
-          kOffset == 0 ? code >> 24
-                       : static_cast<int32_t>(static_cast<uint32_t>(code) >> 24) - kOffset);
+          kOffset == 0 ? code >> 24 : static_cast<int32_t>(static_cast<uint32_t>(code) >> 24) - kOffset);
     }
   }
 }
 
 // K codes of 16 tokens -> [padded_dim][16 tokens].
 template <KvStorage kStorage>
-inline void WidenK(const KernelStep& step, uint32_t slot, uint32_t padded_dim,
-                   const unsigned char* next_k, float* values) {
+inline void WidenK(const KernelStep& step, uint32_t slot, uint32_t padded_dim, const unsigned char* next_k,
+                   float* values) {
   constexpr uint32_t kPack = KvPack(kStorage);
   float scales[kKvSubgroupTokens];
   if constexpr (kStorage != KvStorage::kFp8E4m3) {
@@ -85,8 +85,8 @@ inline void WidenK(const KernelStep& step, uint32_t slot, uint32_t padded_dim,
 
 // V codes of 16 tokens -> [chunks of 64 dims][16 tokens][dims of the chunk].
 template <KvStorage kStorage>
-inline void WidenV(const KernelStep& step, uint32_t slot, uint32_t padded_dim,
-                   const unsigned char* next_v, float* values) {
+inline void WidenV(const KernelStep& step, uint32_t slot, uint32_t padded_dim, const unsigned char* next_v,
+                   float* values) {
   constexpr uint32_t kPack = KvPack(kStorage);
   float scales[kKvSubgroupTokens];
   if constexpr (kStorage != KvStorage::kFp8E4m3) {
@@ -132,27 +132,22 @@ void PrepareWidened(const KernelRows& rows, const float* q, void* prepared) {
 }
 
 template <KvStorage kStorage>
-void ScoreWidened(const KernelRows& rows, const void* prepared, const KernelStep& step,
-                  float* scores) {
+void ScoreWidened(const KernelRows& rows, const void* prepared, const KernelStep& step, float* scores) {
   WidenedSubgroup widened;
   const KernelStep of_widened = StepOfWidened(widened);
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    WidenK<kStorage>(step, slot, rows.padded_dim, step.prefetch ? step.next_k[slot] : nullptr,
-                     widened.values);
+    WidenK<kStorage>(step, slot, rows.padded_dim, step.prefetch ? step.next_k[slot] : nullptr, widened.values);
     ScoreFloat<KvStorage::kF32>(rows, prepared, of_widened, scores + slot * kKvSubgroupTokens);
   }
 }
 
 template <KvStorage kStorage>
-void AccumulateWidened(const KernelRows& rows, const KernelStep& step, float* weights,
-                       float* weight_sum, float* acc) {
+void AccumulateWidened(const KernelRows& rows, const KernelStep& step, float* weights, float* weight_sum, float* acc) {
   WidenedSubgroup widened;
   const KernelStep of_widened = StepOfWidened(widened);
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    WidenV<kStorage>(step, slot, rows.padded_dim, step.prefetch ? step.next_v[slot] : nullptr,
-                     widened.values);
-    AccumulateFloat<KvStorage::kF32>(rows, of_widened, weights + slot * kKvSubgroupTokens,
-                                     weight_sum, acc);
+    WidenV<kStorage>(step, slot, rows.padded_dim, step.prefetch ? step.next_v[slot] : nullptr, widened.values);
+    AccumulateFloat<KvStorage::kF32>(rows, of_widened, weights + slot * kKvSubgroupTokens, weight_sum, acc);
   }
 }
 

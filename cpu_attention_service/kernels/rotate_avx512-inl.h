@@ -1,9 +1,9 @@
-// HadamardRotate (attention/hadamard.h) with 16 lanes: the same additions in the same order, so the same bits.
+// HadamardRotate (attention/kv/hadamard.h) with 16 lanes: the same additions in the same order, so the same bits.
 #pragma once
 
 #include <immintrin.h>
 
-#include "attention/hadamard.h"
+#include "attention/kv/hadamard.h"
 #include "base/limits.h"
 
 namespace tributary {
@@ -13,10 +13,7 @@ namespace {
 // One butterfly inside a vector: lanes whose bit kHalf is clear get low + high, the others low - high.
 template <uint32_t kHalf>
 inline __m512 ButterflyInside(__m512 x) {
-  constexpr __mmask16 kHighLanes = kHalf == 1   ? 0xaaaa
-                                   : kHalf == 2 ? 0xcccc
-                                   : kHalf == 4 ? 0xf0f0
-                                                : 0xff00;
+  constexpr __mmask16 kHighLanes = kHalf == 1 ? 0xaaaa : kHalf == 2 ? 0xcccc : kHalf == 4 ? 0xf0f0 : 0xff00;
   __m512 swapped;
   if constexpr (kHalf == 1) {
     swapped = _mm512_permute_ps(x, 0xb1);
@@ -56,8 +53,7 @@ inline void RotateRow(float* row, uint32_t head_dim) {
       }
     }
   }
-  const __m512 norm = _mm512_div_ps(_mm512_set1_ps(1.0f),
-                                    _mm512_sqrt_ps(_mm512_set1_ps(static_cast<float>(block))));
+  const __m512 norm = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(_mm512_set1_ps(static_cast<float>(block))));
   for (uint32_t i = 0; i < num_vecs; ++i) _mm512_storeu_ps(row + 16 * i, _mm512_mul_ps(x[i], norm));
 }
 

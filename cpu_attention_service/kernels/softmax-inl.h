@@ -73,8 +73,8 @@ inline void Rescale(const RowState& row, float new_max, uint32_t padded_dim) {
 // Turns the scores of `num_slots` slots into weights. kMasked: tokens[slot] says which tokens the row sees; the others
 // get weight 0, whatever their score. NaN scores make NaN weights.
 template <bool kMasked>
-inline void StepWeights(const ScoreScale& scale, uint32_t num_slots, const uint32_t* tokens,
-                        uint32_t padded_dim, float* scores, const RowState& row) {
+inline void StepWeights(const ScoreScale& scale, uint32_t num_slots, const uint32_t* tokens, uint32_t padded_dim,
+                        float* scores, const RowState& row) {
   constexpr uint32_t kSlotVecs = kKvSubgroupTokens / Vec::kLanes;
   const Vec minus_infinity = Vec::Broadcast(-INFINITY);
   Vec highest = minus_infinity;

@@ -33,8 +33,8 @@ inline StepSource BeginSteps(const DecodeAttentionArgs& args) {
   return {&args, args.token_begin / kKvTileTokens, false, 0, 0};
 }
 
-inline void AddSlot(const KvTileLayout& layout, const void* tile_record, uint32_t subgroup,
-                    uint32_t tokens, uint64_t tile_position, PlannedStep* planned) {
+inline void AddSlot(const KvTileLayout& layout, const void* tile_record, uint32_t subgroup, uint32_t tokens,
+                    uint64_t tile_position, PlannedStep* planned) {
   KernelStep& step = planned->step;
   const uint32_t slot = step.num_slots++;
   const unsigned char* tile = static_cast<const unsigned char*>(tile_record);
@@ -51,7 +51,8 @@ inline uint64_t TokensBelow(uint64_t count) {  // a mask
   return count >= kKvTileTokens ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
 
-// Lets the primitives fetch what lies `bytes` ahead in a run. May reach beyond the run's end: prefetching reads nothing.
+// Lets the primitives fetch what lies `bytes` ahead in a run. May reach beyond the run's end: prefetching reads
+// nothing.
 inline void PrefetchRun(const KvTileLayout& layout, uint32_t bytes, PlannedStep* planned) {
   KernelStep& step = planned->step;
   step.prefetch = true;
@@ -61,8 +62,7 @@ inline void PrefetchRun(const KvTileLayout& layout, uint32_t bytes, PlannedStep*
     step.next_v[slot] = step.v[from] + bytes;
   }
   for (uint32_t at = layout.k_params_begin; at < layout.record_bytes; at += 64) {
-    planned->param_lines[planned->num_param_lines++] =
-        step.k_params[0] - layout.k_params_begin + at + bytes;
+    planned->param_lines[planned->num_param_lines++] = step.k_params[0] - layout.k_params_begin + at + bytes;
   }
 }
 
@@ -97,8 +97,7 @@ inline bool NextTileOfRun(StepSource* source, PlannedStep* planned) {
   planned->step.num_slots = 0;
   planned->step.prefetch = false;
   planned->num_param_lines = 0;
-  const void* tile = static_cast<const unsigned char*>(args.tiles) +
-                     begin / kKvTileTokens * args.layout->record_bytes;
+  const void* tile = static_cast<const unsigned char*>(args.tiles) + begin / kKvTileTokens * args.layout->record_bytes;
   uint64_t mask = TokensBelow(args.token_end - begin);
   if (args.token_begin > begin) mask &= ~TokensBelow(args.token_begin - begin);
   for (uint32_t subgroup = 0; subgroup < kKvTileSubgroups; ++subgroup) {
@@ -131,16 +130,15 @@ inline bool NextPieces(StepSource* source, PlannedStep* planned) {
 
 inline void AddParamLine(const unsigned char* param, PlannedStep* planned) {
   const uint32_t count = planned->num_param_lines;
-  if (count != 0 && (reinterpret_cast<uintptr_t>(param) ^
-                     reinterpret_cast<uintptr_t>(planned->param_lines[count - 1])) < 64) {
+  if (count != 0 &&
+      (reinterpret_cast<uintptr_t>(param) ^ reinterpret_cast<uintptr_t>(planned->param_lines[count - 1])) < 64) {
     return;  // the line of the slot before
   }
   planned->param_lines[planned->num_param_lines++] = param;
 }
 
 // Lets the primitives fetch `next` while they work on `step`.
-inline void PrefetchNext(const KvTileLayout& layout, const PlannedStep& next,
-                         PlannedStep* planned) {
+inline void PrefetchNext(const KvTileLayout& layout, const PlannedStep& next, PlannedStep* planned) {
   KernelStep& step = planned->step;
   step.prefetch = true;
   for (uint32_t slot = 0; slot < kKvTileSubgroups; ++slot) {

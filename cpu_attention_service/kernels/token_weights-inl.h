@@ -1,5 +1,5 @@
-// How much weight each token of a run has in a softmax whose lse is known: one pass over K alone, for policies that select
-// by attention weights. Included by decode_attention-inl.h.
+// How much weight each token of a run has in a softmax whose lse is known: one pass over K alone, for policies that
+// select by attention weights. Included by decode_attention-inl.h.
 #pragma once
 
 #include "cpu_attention_service/kernels/softmax-inl.h"
@@ -39,8 +39,8 @@ inline Vec SumOfGroupWeights(const TokenWeightRows& rows, const float* scores) {
 }
 
 // Adds the weights of a step's tokens; token_weights[0] is of the token at position `token_begin`.
-inline void AddStepWeights(const TokenWeightRows& rows, const PlannedStep& planned,
-                           const float* scores, uint64_t token_begin, float* token_weights) {
+inline void AddStepWeights(const TokenWeightRows& rows, const PlannedStep& planned, const float* scores,
+                           uint64_t token_begin, float* token_weights) {
   for (uint32_t slot = 0; slot < planned.step.num_slots; ++slot) {
     alignas(64) float weights[kKvSubgroupTokens];
     for (uint32_t i = 0; i < kKvSubgroupTokens; i += Vec::kLanes) {

@@ -48,9 +48,7 @@ inline Vec Blend(uint32_t bits, Vec a, Vec b) {
 inline Vec IfLess(Vec a, Vec b, Vec x, Vec y) {
   return {_mm256_blendv_ps(y.lane, x.lane, _mm256_cmp_ps(a.lane, b.lane, _CMP_LT_OQ))};
 }
-inline bool AnyGreater(Vec a, Vec b) {
-  return _mm256_movemask_ps(_mm256_cmp_ps(a.lane, b.lane, _CMP_GT_OQ)) != 0;
-}
+inline bool AnyGreater(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.lane, b.lane, _CMP_GT_OQ)) != 0; }
 
 // 2^n is built in the exponent field: results below the smallest normal number are flushed to 0.
 inline Vec Exp2(Vec x) {
@@ -62,8 +60,7 @@ inline Vec Exp2(Vec x) {
   poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(2.402224243e-01f));
   poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(6.931470037e-01f));
   poly = _mm256_fmadd_ps(poly, r, _mm256_set1_ps(1.0f));
-  const __m256i exponent =
-      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   const __m256 result = _mm256_mul_ps(poly, _mm256_castsi256_ps(exponent));
   // Ordered comparison: false for NaN, which passes through.
   const __m256 vanishes = _mm256_cmp_ps(x.lane, _mm256_set1_ps(-126.0f), _CMP_LT_OQ);

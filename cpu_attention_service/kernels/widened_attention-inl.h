@@ -1,5 +1,5 @@
-// Decode attention where every storage is widened to f32: the ISAs without dot products of narrow types. Included once per
-// ISA source, after its Vec and with TRIBUTARY_KERNEL_ISA defined.
+// Decode attention where every storage is widened to f32: the ISAs without dot products of narrow types. Included once
+// per ISA source, after its Vec and with TRIBUTARY_KERNEL_ISA defined.
 #include "cpu_attention_service/kernels/decode_attention-inl.h"
 #include "cpu_attention_service/kernels/prim_float-inl.h"
 #include "cpu_attention_service/kernels/prim_quant-inl.h"

@@ -1,25 +1,25 @@
-// What a device does for one decode step or one prefill, in the order in which it does it. Two implementations: device/host
-// (plain twin, runs anywhere) and device/cuda; same steps, same order, same names.
+// What a device does for one decode step or one prefill, in the order in which it does it. Two implementations:
+// device/host (plain twin, runs anywhere) and device/cuda; same steps, same order, same names.
 //
 // A decode step of a batch:
 //
 //   BeginStep(rows)
 //   for each layer:
-//     AwaitQuery(layer)            rmsnorm, QKV projection, RoPE, append K and V to the resident cache; q is on the host
+//     AwaitQuery(layer)            rmsnorm, QKV projection, RoPE, append K, V to the resident cache; q is on the host
 //       ... the caller scatters q to the CPU nodes ...
 //     AttendResident(layer)        attention over sinks + window (a device that runs ahead by itself returns at once)
 //       ... the caller gathers remote partials into partial_slots() ...
 //     FinishLayer(layer)           merge of resident and remote partials, output projection, MLP
 //   EndStep()                      final norm, logits
 //
-// A prefill is layer-major, so that one layer's KV of the prompt exists at a time: BeginPrefill, then for each layer and
-// each chunk PrefillProject (QKV of the chunk, K and V into the layer buffer), then for each chunk PrefillAttend (causal
-// attention, output projection, MLP), while the caller reads the layer's KV (ReadPrefill) and sends it away; EndPrefill
-// gives the logits of the last token. A decode step may run between any two prefill calls: the two share no state but
-// resident memory.
+// A prefill is layer-major, so that one layer's KV of the prompt exists at a time: BeginPrefill, then for each layer
+// and each chunk PrefillProject (QKV of the chunk, K and V into the layer buffer), then for each chunk PrefillAttend
+// (causal attention, output projection, MLP), while the caller reads the layer's KV (ReadPrefill) and sends it away;
+// EndPrefill gives the logits of the last token. A decode step may run between any two prefill calls: the two share no
+// state but resident memory.
 //
-// KV is rounded to its storage dtype before any attention reads it, in prefill too: where a token lies changes no value.
-// On the host device a row's results do not depend on the other rows of the batch, bit for bit.
+// KV is rounded to its storage dtype before any attention reads it, in prefill too: where a token lies changes no
+// value. On the host device a row's results do not depend on the other rows of the batch, bit for bit.
 //
 // Thread-compatible: one thread calls everything.
 #pragma once
@@ -32,15 +32,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "attention/partial.h"
-#include "attention/policy/maw_update.h"
 #include "attention/shape.h"
 #include "base/dtype.h"
 #include "base/ids.h"
+#include "policy/maw_update.h"
 
 namespace tributary {
 
-// A sequence's resident KV memory: `capacity_tokens` slots per layer, KV head, K and V. Which token is in which slot is the
-// caller's business (gpu_worker/window_cache.h).
+// A sequence's resident KV memory: `capacity_tokens` slots per layer, KV head, K and V. Which token is in which slot is
+// the caller's business (gpu_worker/sequence/window_cache.h).
 using ResidentId = StrongId<struct ResidentIdTag, uint32_t>;
 
 struct SlotRange {
@@ -51,7 +51,7 @@ struct SlotRange {
 // Sinks, and the window's ring in at most two pieces.
 inline constexpr size_t kMaxSlotRanges = 3;
 
-// How a device that samples chooses a row's next token: the rules of gpu_worker/sampler.h.
+// How a device that samples chooses a row's next token: the rules of gpu_worker/sequence/sampler.h.
 struct DeviceSampling {
   float temperature = 0;  // 0 = greedy
   float top_p = 0;        // 0 or 1 = off
@@ -62,7 +62,7 @@ struct DeviceSampling {
 
 struct DeviceSample {
   uint32_t token = 0;
-  double logprob = 0;  // as SampledToken (gpu_worker/sampler.h): NaN if the logits are not finite
+  double logprob = 0;  // as SampledToken (gpu_worker/sequence/sampler.h): NaN if the logits are not finite
 };
 
 struct DecodeRow {
@@ -72,20 +72,21 @@ struct DecodeRow {
   uint32_t append_slot = 0;  // where this token's K and V go
   // Slots to attend over, this token's included, in token order. Empty ranges are allowed.
   std::array<SlotRange, kMaxSlotRanges> attend{};
-  // False: no partials will be merged into this row. A device that runs ahead hands q out only if some row may have them.
+  // False: no partials will be merged into this row. A device that runs ahead hands q out only if some row may have
+  // them.
   bool may_have_partials = true;
   // False: a device that samples may keep the logits to itself, which are 0.5 MB per row of a large vocabulary.
   bool wants_logits = true;
-  // If `resident` has a MAW: how many of the newest tokens attended over are new to it. Rows of one sequence in one step,
-  // successive tokens of it, are not averaged one by one: the last row says how many there are, the others 0, and only it
-  // averages.
+  // If `resident` has a MAW: how many of the newest tokens attended over are new to it. Rows of one sequence in one
+  // step, successive tokens of it, are not averaged one by one: the last row says how many there are, the others 0, and
+  // only it averages.
   uint32_t maw_new_tokens = 1;
   DeviceSampling sampling;
 };
 
 // Rows and slots of host memory into which remote partials are gathered; FinishLayer() merges slot 0..num_slots-1 after
-// the resident partial, in that order. A slot holds one token stripe: routes with disjoint KV heads share it. The caller
-// must fill every (row, slot, q_head): lse_ln = -inf where there is nothing.
+// the resident partial, in that order. A slot holds one token stripe: routes with disjoint KV heads share it. The
+// caller must fill every (row, slot, q_head): lse_ln = -inf where there is nothing.
 struct PartialSlots {
   std::span<float> out;     // [max_batch][max_slots][num_q_heads][head_dim]
   std::span<float> lse_ln;  // [max_batch][max_slots][num_q_heads]
@@ -109,9 +110,8 @@ struct DeviceSpan {
 
 // What the last step was for a device that runs ahead of its caller; all 0 for one that works on the caller's thread.
 struct DeviceStepTimes {
-  int64_t step_ns = 0;  // from the first to the last thing that the device did
-  int64_t remote_wait_ns =
-      0;  // of which it had nothing to do until the caller had gathered the partials
+  int64_t step_ns = 0;                // from the first to the last thing that the device did
+  int64_t remote_wait_ns = 0;         // of which it had nothing to do until the caller had gathered the partials
   std::span<const DeviceSpan> spans;  // valid until the next BeginStep
 };
 
@@ -141,23 +141,25 @@ class Device {
 
   // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full.
   virtual absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) = 0;
-  // The same for a sequence whose policy must know how salient its resident tokens are: per layer and KV head, each step
-  // averages the softmax weights of every slot that it attends over (attention/policy/maw.h), over these slots alone. The
+  // The same for a sequence whose policy must know how salient its resident tokens are: per layer and KV head, each
+  // step averages the softmax weights of every slot that it attends over (policy/maw.h), over these slots alone. The
   // slot that a row appends to starts anew, as do slots that a prefill fills. UNIMPLEMENTED where the device cannot.
-  virtual absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens,
-                                                            DType kv_dtype, const MawParams& maw) {
+  virtual absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
+                                                            const MawParams& maw) {
     return absl::UnimplementedError("this device keeps no moving average of attention weights");
   }
   virtual void ReleaseResident(ResidentId id) = 0;
 
-  // The MAW of some slots of all layers as the last step left it, f32 [layer][kv_head][slot]; NaN for a slot that was filled
-  // and that no step has attended over since. Between steps; done on return: unlike K and V, the MAW of a slot changes
-  // with every step, and what is read may not depend on when a copy gets its turn. REQUIRES (checked): reserved with a MAW.
+  // The MAW of some slots of all layers as the last step left it, f32 [layer][kv_head][slot]; NaN for a slot that was
+  // filled and that no step has attended over since. Between steps; done on return: unlike K and V, the MAW of a slot
+  // changes with every step, and what is read may not depend on when a copy gets its turn. REQUIRES (checked): reserved
+  // with a MAW.
   virtual void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) {}
 
-  // Copies of KV out of the device, which go on beside everything else it does. k and v receive [token][heads][head_dim]
-  // in the KV dtype (the canonical layout of these heads) and must stay until CopyDone(ticket), which a broken device
-  // answers, too. What a step appended to a layer can be read once AwaitQuery(layer) has returned.
+  // Copies of KV out of the device, which go on beside everything else it does. k and v receive
+  // [token][heads][head_dim] in the KV dtype (the canonical layout of these heads) and must stay until
+  // CopyDone(ticket), which a broken device answers, too. What a step appended to a layer can be read once
+  // AwaitQuery(layer) has returned.
   virtual CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
                                   std::span<std::byte> k, std::span<std::byte> v) = 0;
   virtual bool CopyDone(CopyTicket ticket) { return true; }
@@ -167,8 +169,8 @@ class Device {
 
   // Decode. REQUIRES: 1 <= rows.size() <= max_batch; rows stay alive until EndStep.
   virtual void BeginStep(std::span<const DecodeRow> rows) = 0;
-  // q after RoPE (and q norm), f32 [row][num_q_heads][head_dim]; valid until the next AwaitQuery. May be empty if no row
-  // may have partials.
+  // q after RoPE (and q norm), f32 [row][num_q_heads][head_dim]; valid until the next AwaitQuery. May be empty if no
+  // row may have partials.
   virtual std::span<const float> AwaitQuery(uint32_t layer) = 0;
   virtual void AttendResident(uint32_t layer) = 0;
   virtual PartialSlots& partial_slots() = 0;
@@ -194,11 +196,10 @@ class Device {
   virtual void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
   // Copies tokens of the layer last projected out, post-RoPE, as ReadResident does. A copy that was started before the
   // next layer's first PrefillProject (or DropPrefill) is not disturbed by it.
-  virtual CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                                 std::span<std::byte> k, std::span<std::byte> v) = 0;
+  virtual CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                                 std::span<std::byte> v) = 0;
   // Copies tokens of the layer last projected into resident slots.
-  virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin,
-                           SlotRange slots) = 0;
+  virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) = 0;
   // Logits of the last token, f32 [vocab_size], valid until the next prefill.
   virtual std::span<const float> EndPrefill() = 0;
   // Ends a prefill early (cancelled); also after EndPrefill. Frees its memory.

@@ -12,14 +12,11 @@ namespace {
 // A cache line; wide loads need 16.
 constexpr uint64_t kAlignmentBytes = 64;
 
-uint64_t AlignUp(uint64_t bytes) {
-  return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
-}
+uint64_t AlignUp(uint64_t bytes) { return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes; }
 
 }  // namespace
 
-ResidentRegions::ResidentRegions(const AttentionShape& shape, uint32_t num_layers,
-                                 uint64_t pool_bytes)
+ResidentRegions::ResidentRegions(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes)
     : shape_(shape), num_layers_(num_layers), pool_bytes_(pool_bytes) {
   if (pool_bytes != 0) free_.emplace(0, pool_bytes);
 }
@@ -27,19 +24,14 @@ ResidentRegions::ResidentRegions(const AttentionShape& shape, uint32_t num_layer
 absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DType kv_dtype,
                                                     const std::optional<MawParams>& maw) {
   if (capacity_tokens == 0 || !IsValidDType(kv_dtype)) {
-    return absl::InvalidArgumentError(
-        fmt::format("resident capacity of {} tokens in dtype '{}': both must be set",
-                    capacity_tokens, DTypeName(kv_dtype)));
+    return absl::InvalidArgumentError(fmt::format("resident capacity of {} tokens in dtype '{}': both must be set",
+                                                  capacity_tokens, DTypeName(kv_dtype)));
   }
-  const uint64_t token_bytes =
-      uint64_t{2} * num_layers_ * shape_.num_kv_heads * shape_.head_dim * DTypeBytes(kv_dtype);
+  const uint64_t token_bytes = uint64_t{2} * num_layers_ * shape_.num_kv_heads * shape_.head_dim * DTypeBytes(kv_dtype);
   const uint64_t kv_bytes = AlignUp(token_bytes * capacity_tokens);
-  const uint64_t maw_token_bytes =
-      MawBytesPerToken(num_layers_, shape_.num_kv_heads, shape_.num_q_heads);
-  const uint64_t bytes =
-      kv_bytes + (maw.has_value() ? AlignUp(maw_token_bytes * capacity_tokens) : 0);
-  const auto extent =
-      std::find_if(free_.begin(), free_.end(), [&](const auto& e) { return e.second >= bytes; });
+  const uint64_t maw_token_bytes = MawBytesPerToken(num_layers_, shape_.num_kv_heads, shape_.num_q_heads);
+  const uint64_t bytes = kv_bytes + (maw.has_value() ? AlignUp(maw_token_bytes * capacity_tokens) : 0);
+  const auto extent = std::find_if(free_.begin(), free_.end(), [&](const auto& e) { return e.second >= bytes; });
   if (extent == free_.end()) {
     uint64_t largest = 0;
     for (const auto& [offset, size] : free_) largest = std::max(largest, size);
@@ -54,8 +46,7 @@ absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DT
   free_.erase(extent);
   if (left != 0) free_.emplace(region.offset + bytes, left);
   used_bytes_ += bytes;
-  auto entry =
-      std::find_if(regions_.begin(), regions_.end(), [](const Region& r) { return r.bytes == 0; });
+  auto entry = std::find_if(regions_.begin(), regions_.end(), [](const Region& r) { return r.bytes == 0; });
   if (entry == regions_.end()) entry = regions_.insert(regions_.end(), Region{});
   *entry = region;
   return ResidentId(static_cast<uint32_t>(entry - regions_.begin()));
@@ -66,8 +57,7 @@ void ResidentRegions::Release(ResidentId id) {
   TRIBUTARY_CHECK_NE(region(id).bytes, uint64_t{0});
   used_bytes_ -= released.bytes;
   auto extent = free_.emplace(released.offset, released.bytes).first;
-  if (const auto next = std::next(extent);
-      next != free_.end() && extent->first + extent->second == next->first) {
+  if (const auto next = std::next(extent); next != free_.end() && extent->first + extent->second == next->first) {
     extent->second += next->second;
     free_.erase(next);
   }
@@ -88,12 +78,10 @@ const ResidentRegions::Region& ResidentRegions::region(ResidentId id) const {
   return region;
 }
 
-uint64_t ResidentRegions::SlotsOffset(ResidentId id, uint32_t layer, Kind kind,
-                                      uint32_t kv_head) const {
+uint64_t ResidentRegions::SlotsOffset(ResidentId id, uint32_t layer, Kind kind, uint32_t kv_head) const {
   const Region& r = region(id);
   TRIBUTARY_CHECK_LT(layer, num_layers_);
-  const uint64_t head_idx =
-      (uint64_t{layer} * 2 + static_cast<uint64_t>(kind)) * shape_.num_kv_heads + kv_head;
+  const uint64_t head_idx = (uint64_t{layer} * 2 + static_cast<uint64_t>(kind)) * shape_.num_kv_heads + kv_head;
   return r.offset + head_idx * r.capacity_tokens * shape_.head_dim * DTypeBytes(r.dtype);
 }
 

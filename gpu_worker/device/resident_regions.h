@@ -11,8 +11,8 @@
 
 namespace tributary {
 
-// A region holds, for each layer, K and V, and KV head, [capacity_tokens][head_dim] of the KV dtype. With a MAW, f32 follow:
-// the MAW, [layer][kv_head][capacity_tokens], and a scratch of one layer's scores, [q_head][capacity_tokens].
+// A region holds, for each layer, K and V, and KV head, [capacity_tokens][head_dim] of the KV dtype. With a MAW, f32
+// follow: the MAW, [layer][kv_head][capacity_tokens], and a scratch of one layer's scores, [q_head][capacity_tokens].
 // Thread-compatible.
 class ResidentRegions {
  public:

@@ -9,12 +9,11 @@
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
-extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
-                                          unsigned int seed) {
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned int seed) {
   std::mt19937_64 random(seed);
   if (random() % 16 == 0) {
-    const tributary::SampleFrame frame = tributary::MakeSampleFrame(
-        random, tributary::kAllFrameTypes[random() % std::size(tributary::kAllFrameTypes)]);
+    const tributary::SampleFrame frame =
+        tributary::MakeSampleFrame(random, tributary::kAllFrameTypes[random() % std::size(tributary::kAllFrameTypes)]);
     const size_t frame_bytes = sizeof(frame.header) + frame.payload.size();
     if (frame_bytes <= max_size) {
       std::memcpy(data, &frame.header, sizeof(frame.header));

@@ -4,12 +4,12 @@
 #include <cstring>
 #include <vector>
 
-#include "attention/frame.h"
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/limits.h"
 #include "kv_store/kv_shard.h"
 #include "tests/testutil/sample_frames.h"
+#include "wire/frame.h"
 
 namespace tributary {
 namespace {
@@ -40,8 +40,7 @@ ShardSpec SpecLike(const SpillBody& body, uint32_t num_stripes) {
 }
 
 KvExchangeRows RowsOf(const SpillView& spill) {
-  return {spill.k(), spill.v(), static_cast<DType>(spill.body().k_dtype),
-          static_cast<DType>(spill.body().v_dtype)};
+  return {spill.k(), spill.v(), static_cast<DType>(spill.body().k_dtype), static_cast<DType>(spill.body().v_dtype)};
 }
 
 // The row's values, bit for bit, are those of the spill's row.
@@ -63,8 +62,7 @@ void CheckStored(const KvShard& shard, uint32_t layer, const SpillView& spill) {
     for (uint64_t pos = begin; pos < end;) {
       const KvRun run = shard.RunAt(layer, head, pos, end);
       std::vector<float> k(size_t{run.num_tokens()} * body.head_dim), v(k.size());
-      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, run.num_tokens(), k.data(),
-                    v.data());
+      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, run.num_tokens(), k.data(), v.data());
       for (uint32_t i = 0; i < run.num_tokens(); ++i) {
         const size_t row = (pos - begin + i) * body.num_kv_heads + head;
         CheckRow(&k[i * body.head_dim], rows.k_dtype, &rows.k[row * k_row_bytes], body.head_dim);
@@ -78,12 +76,10 @@ void CheckStored(const KvShard& shard, uint32_t layer, const SpillView& spill) {
 void FeedSpill(const FrameHeader& header, const SpillView& spill) {
   const SpillBody& body = spill.body();
   for (uint32_t num_stripes : {1u, 3u}) {
-    absl::StatusOr<std::unique_ptr<KvShard>> shard =
-        KvShard::Open(SpecLike(body, num_stripes), &SharedPool());
+    absl::StatusOr<std::unique_ptr<KvShard>> shard = KvShard::Open(SpecLike(body, num_stripes), &SharedPool());
     if (!shard.ok()) return;  // a geometry too large for this pool
     for (uint32_t layer : {uint32_t{header.layer}, 1u, 2u}) {
-      const FrameError error =
-          (*shard)->Store(layer, body.token_begin, body.num_tokens, RowsOf(spill));
+      const FrameError error = (*shard)->Store(layer, body.token_begin, body.num_tokens, RowsOf(spill));
       TRIBUTARY_CHECK_LE((*shard)->stored_tokens(layer), kCapacityTokens);
       TRIBUTARY_CHECK(error == FrameError::kOk || (*shard)->stored_tokens(layer) == 0);
       if (error == FrameError::kOk) CheckStored(**shard, layer, spill);
@@ -110,8 +106,7 @@ void StoreProgram(std::span<const std::byte> program) {
       continue;
     }
     for (uint64_t pos = begin; pos < begin + tokens; ++pos) stored[pos - spec.stripe.origin] = true;
-    const uint64_t prefix =
-        static_cast<uint64_t>(std::find(stored.begin(), stored.end(), false) - stored.begin());
+    const uint64_t prefix = static_cast<uint64_t>(std::find(stored.begin(), stored.end(), false) - stored.begin());
     TRIBUTARY_CHECK_EQ(shard->stored_tokens(1), prefix);
   }
 }
@@ -135,8 +130,7 @@ void FuzzFrame(std::span<const std::byte> bytes) {
     TRIBUTARY_CHECK(VerifyHeader(kSampleKey, sealed));
   }
   // A bad header must not keep the fuzzer from the payload's decoder.
-  const FrameType type =
-      static_cast<FrameType>(static_cast<uint8_t>(bytes[offsetof(FrameHeader, type)]) % 6 + 1);
+  const FrameType type = static_cast<FrameType>(static_cast<uint8_t>(bytes[offsetof(FrameHeader, type)]) % 6 + 1);
   for (FrameType decoded_as : {static_cast<FrameType>(header.type), type}) {
     uint64_t digest = 0;
     TRIBUTARY_CHECK(FrameErrorName(DecodePayload(decoded_as, payload, &digest)) != "unknown");

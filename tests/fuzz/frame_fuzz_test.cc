@@ -27,15 +27,13 @@ void Break(std::mt19937_64& random, std::vector<std::byte>& bytes) {
       bytes[at] = static_cast<std::byte>(random());
       break;
     case 2:  // a field that becomes all ones
-      for (size_t i = at / 4 * 4; i < std::min(bytes.size(), at / 4 * 4 + 4); ++i)
-        bytes[i] = std::byte{0xff};
+      for (size_t i = at / 4 * 4; i < std::min(bytes.size(), at / 4 * 4 + 4); ++i) bytes[i] = std::byte{0xff};
       break;
     case 3:
       bytes.resize(at);
       break;
     default:
-      bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at),
-                   static_cast<std::byte>(random()));
+      bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(at), static_cast<std::byte>(random()));
       break;
   }
   bytes.shrink_to_fit();
@@ -44,9 +42,8 @@ void Break(std::mt19937_64& random, std::vector<std::byte>& bytes) {
 TEST(FrameFuzzTest, BrokenFramesDoNoHarm) {
   const uint64_t seed = TestSeed();
   SCOPED_TRACE(SeedTrace(seed));
-  std::printf(
-      "%s\n",
-      SeedTrace(seed).c_str());  // a sanitizer's report ends the process before the trace is shown
+  std::printf("%s\n",
+              SeedTrace(seed).c_str());  // a sanitizer's report ends the process before the trace is shown
   std::mt19937_64 random(seed);
   for (int round = 0; round < 4000; ++round) {
     const FrameType type = kAllFrameTypes[random() % std::size(kAllFrameTypes)];

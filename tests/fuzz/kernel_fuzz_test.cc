@@ -10,7 +10,7 @@
 #include <cstdio>
 
 #include "tests/testutil/test_seed.h"
-#include "tests/unit/cpu_attention_service/kernel_case.h"
+#include "tests/unit/cpu_attention_service/kernels/kernel_case.h"
 
 namespace tributary {
 namespace {
@@ -24,8 +24,7 @@ using testing::KernelOutput;
 using testing::KernelTiles;
 using testing::RandomFloats;
 
-constexpr uint64_t kMaxWork =
-    3'000'000;  // multiply-adds of the reference, about: keeps a case to milliseconds
+constexpr uint64_t kMaxWork = 3'000'000;  // multiply-adds of the reference, about: keeps a case to milliseconds
 
 class KernelFuzz {
  public:
@@ -91,8 +90,7 @@ class KernelFuzz {
     KernelCase c;
     c.k_storage = RandomStorage(kernel);
     c.v_storage = Chance(2) ? c.k_storage : RandomStorage(kernel);
-    c.head_dim =
-        Chance(8) ? Int(1u, limits::kMaxHeadDim) : kHeadDims[random_() % std::size(kHeadDims)];
+    c.head_dim = Chance(8) ? Int(1u, limits::kMaxHeadDim) : kHeadDims[random_() % std::size(kHeadDims)];
     c.group_size = Chance(10) ? Int(1u, limits::kMaxGroupSize) : Int(1u, 16u);
     c.n_q = Chance(2) ? 1 : Int(1u, kMaxKernelQueryTokens);
     const uint64_t token_work = uint64_t{c.n_q} * c.group_size * c.head_dim;
@@ -172,12 +170,11 @@ class KernelFuzz {
     }
   }
 
-  // Wider than the unit tests' (docs/numerics.md), since scores here may be large: what is looked for is the wrong token,
-  // the wrong row, the wrong lane.
+  // Wider than the unit tests' (docs/numerics.md), since scores here may be large: what is looked for is the wrong
+  // token, the wrong row, the wrong lane.
   static KernelBounds BoundsOf(const CpuKernel& kernel, const KernelCase& c, size_t num_seen) {
     const std::string_view name = kernel.name;
-    const double of_many =
-        num_seen >= 512 ? 1 : INFINITY;  // out_of_max holds where errors average out
+    const double of_many = num_seen >= 512 ? 1 : INFINITY;  // out_of_max holds where errors average out
     if (name == "scalar" || name == "avx2" || name == "avx512") return {5e-5, 1e-5, 2e-4 * of_many};
     const bool is_int = c.v_storage == KvStorage::kInt8 || c.v_storage == KvStorage::kInt4;
     if (c.k_storage == KvStorage::kInt4) return {5e-2, 5e-2, 5e-2 * of_many};
@@ -187,29 +184,23 @@ class KernelFuzz {
             (is_int ? 2e-2 : 1e-2) * (large ? 4 : 1) * of_many};
   }
 
-  void Compare(const CpuKernel& kernel, const KernelCase& c, const KernelTiles& tiles,
-               KernelCall& call, const std::vector<std::vector<bool>>& seen) {
+  void Compare(const CpuKernel& kernel, const KernelCase& c, const KernelTiles& tiles, KernelCall& call,
+               const std::vector<std::vector<bool>>& seen) {
     float dummy = 0;
     DecodeAttentionArgs args = call.args;
     args.q = args.out = args.lse_ln = &dummy;
-    const absl::Status valid =
-        cpu_kernels::ValidateDecodeAttention(kernel, args, tiles.num_bytes());
+    const absl::Status valid = cpu_kernels::ValidateDecodeAttention(kernel, args, tiles.num_bytes());
     ASSERT_TRUE(valid.ok()) << valid;
     const KernelOutput output = call.Run(kernel);
     for (uint32_t query = 0; query < c.n_q; ++query) {
       const size_t row = size_t{query} * c.group_size;
-      ExpectNear(
-          ExpectedOfQuery(call, query, tiles.k(), tiles.v(), seen[query]),
-          output.out.data() + row * c.head_dim, output.lse_ln.data() + row, c.head_dim,
-          BoundsOf(kernel, c,
-                   static_cast<size_t>(std::count(seen[query].begin(), seen[query].end(), true))));
+      ExpectNear(ExpectedOfQuery(call, query, tiles.k(), tiles.v(), seen[query]), output.out.data() + row * c.head_dim,
+                 output.lse_ln.data() + row, c.head_dim,
+                 BoundsOf(kernel, c, static_cast<size_t>(std::count(seen[query].begin(), seen[query].end(), true))));
     }
     const KernelOutput again = call.Run(kernel);
-    ASSERT_EQ(std::memcmp(output.out.data(), again.out.data(), output.out.size() * sizeof(float)),
-              0);
-    ASSERT_EQ(std::memcmp(output.lse_ln.data(), again.lse_ln.data(),
-                          output.lse_ln.size() * sizeof(float)),
-              0);
+    ASSERT_EQ(std::memcmp(output.out.data(), again.out.data(), output.out.size() * sizeof(float)), 0);
+    ASSERT_EQ(std::memcmp(output.lse_ln.data(), again.lse_ln.data(), output.lse_ln.size() * sizeof(float)), 0);
   }
 
   // The kernel's packing and the plain one store the same bytes, and leave the same bytes alone.
@@ -243,8 +234,8 @@ class KernelFuzz {
     args.tiles = fast.data();
     kernel.pack(args);
     ASSERT_EQ(std::memcmp(plain.data(), fast.data(), bytes), 0)
-        << "pack: tokens [" << args.token_begin << ", + " << args.num_tokens << ") heads " << heads
-        << " sources " << static_cast<int>(args.k_source) << " " << static_cast<int>(args.v_source);
+        << "pack: tokens [" << args.token_begin << ", + " << args.num_tokens << ") heads " << heads << " sources "
+        << static_cast<int>(args.k_source) << " " << static_cast<int>(args.v_source);
   }
 
   std::mt19937_64 random_;
@@ -254,11 +245,10 @@ TEST(KernelFuzzTest, RandomCalls) {
   const char* text = std::getenv("TRIBUTARY_FUZZ_SECONDS");
   const double seconds = text == nullptr ? 1.5 : std::strtod(text, nullptr);
   const auto start = std::chrono::steady_clock::now();
-  const auto elapsed = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
+  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   uint64_t seed = TestSeed();
-  // A sanitizer's report ends the process before a trace is shown: the seed of the first case is enough to repeat a run.
+  // A sanitizer's report ends the process before a trace is shown: the seed of the first case is enough to repeat a
+  // run.
   std::printf("%s\n", SeedTrace(seed).c_str());
   std::fflush(stdout);
   int cases = 0;

@@ -1,5 +1,5 @@
 // The real coordinator over real gRPC on loopback, with scripted nodes and a scripted worker in this process.
-#include "coordinator/coordinator_service.h"
+#include "coordinator/edge/coordinator_service.h"
 
 #include <atomic>
 #include <chrono>
@@ -16,8 +16,8 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/impl/codegen/client_unary_call.h"
 #include "gtest/gtest.h"
-#include "proto/grpc_channel.h"
-#include "proto/grpc_status.h"
+#include "rpc/grpc_channel.h"
+#include "rpc/grpc_status.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 #include "tributary/v1/cpu_attention.grpc.pb.h"
 
@@ -136,10 +136,9 @@ class FakeNode final : public v1::CpuAttention::Service {
 // steps, so that sequences stay where they are.
 class FakeWorker {
  public:
-  FakeWorker(const std::string& coordinator, const std::string& node_id,
-             uint32_t protocol_version = kProtocolVersion, uint32_t head_dim = 16)
-      : stub_(v1::NodeRegistry::NewStub(MakeChannel(coordinator))),
-        stream_(stub_->WorkerChannel(&context_)) {
+  FakeWorker(const std::string& coordinator, const std::string& node_id, uint32_t protocol_version = kProtocolVersion,
+             uint32_t head_dim = 16)
+      : stub_(v1::NodeRegistry::NewStub(MakeChannel(coordinator))), stream_(stub_->WorkerChannel(&context_)) {
     v1::WorkerEvent hello;
     v1::NodeInfo& node = *hello.mutable_hello();
     node.mutable_endpoint()->set_node_id(node_id);
@@ -209,8 +208,7 @@ class FakeWorker {
 
   void Step(const v1::WorkerCommand::Step& step) {
     steps_.push_back(step);
-    max_steps_in_flight_ =
-        std::max<uint32_t>(max_steps_in_flight_, static_cast<uint32_t>(steps_.size()));
+    max_steps_in_flight_ = std::max<uint32_t>(max_steps_in_flight_, static_cast<uint32_t>(steps_.size()));
     if (!hold_) AnswerSteps();
   }
 
@@ -270,8 +268,7 @@ class FakeWorker {
 // One Generate call, read by a thread.
 class Request {
  public:
-  Request(v1::Coordinator::Stub& stub, size_t prompt, uint32_t max_tokens,
-          const std::string& id = "") {
+  Request(v1::Coordinator::Stub& stub, size_t prompt, uint32_t max_tokens, const std::string& id = "") {
     v1::GenerateRequest request;
     for (size_t i = 0; i < prompt; ++i) request.add_prompt_tokens(1);
     request.set_max_tokens(max_tokens);
@@ -336,17 +333,14 @@ class CoordinatorServiceTest : public testing::Test {
 
   // grpc.health.v1.Health/Check by hand, since no package has its messages: the status of a service, 1 = SERVING.
   int Health(const std::string& name) {
-    std::string request =
-        name.empty() ? "" : fmt::format("\x0a{}{}", static_cast<char>(name.size()), name);
+    std::string request = name.empty() ? "" : fmt::format("\x0a{}{}", static_cast<char>(name.size()), name);
     const grpc::Slice slice(request);
     const grpc::ByteBuffer message(&slice, 1);
     grpc::ByteBuffer answer;
     grpc::ClientContext context;
     auto channel = MakeChannel(service_->address());
-    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check",
-                                           grpc::internal::RpcMethod::NORMAL_RPC);
-    const grpc::Status status =
-        grpc::internal::BlockingUnaryCall(channel.get(), method, &context, message, &answer);
+    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
+    const grpc::Status status = grpc::internal::BlockingUnaryCall(channel.get(), method, &context, message, &answer);
     if (!status.ok()) return -static_cast<int>(status.error_code());
     std::vector<grpc::Slice> slices;
     EXPECT_TRUE(answer.Dump(&slices).ok());

@@ -205,8 +205,7 @@ TEST_P(UcxDataPlaneTest, KilledPeerIsReportedOnce) {
   EXPECT_TRUE(PollUntil([&] { return !handler_.errors.empty(); }, 3 * kNsPerS));
   ASSERT_THAT(handler_.errors, SizeIs(1));
   EXPECT_EQ(handler_.errors[0].first, id);
-  EXPECT_EQ(handler_.errors[0].second.code(), absl::StatusCode::kUnavailable)
-      << handler_.errors[0].second;
+  EXPECT_EQ(handler_.errors[0].second.code(), absl::StatusCode::kUnavailable) << handler_.errors[0].second;
   EXPECT_EQ(SendRandom(id, 2, 10, 0).code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(PollUntil([&] { return plane_->pool_usage().num_closing_peers == 0; }));
   EXPECT_THAT(handler_.errors, SizeIs(1));
@@ -267,8 +266,7 @@ TEST_P(UcxDataPlaneTest, LivePeerIsLeftAndReachedAgain) {
     })) << "round "
         << round;
     plane_->Disconnect(*to_other);
-    if (round % 2 == 0)
-      (*other)->Disconnect(*from_other);  // else it must learn by itself, or ignore it
+    if (round % 2 == 0) (*other)->Disconnect(*from_other);  // else it must learn by itself, or ignore it
     ASSERT_TRUE(PollUntil([&] {
       (*other)->Poll(at_other);
       return plane_->pool_usage().num_closing_peers == 0;
@@ -391,8 +389,7 @@ TEST_P(UcxDataPlaneTest, MessagesOfWrongSizesAreHandedOn) {
   std::vector<void*> requests;
   const auto send = [&](size_t header_bytes, size_t data_bytes) {
     ucp_request_param_t param{};
-    void* request =
-        ucp_am_send_nbx(endpoint, 1, bytes.data(), header_bytes, bytes.data(), data_bytes, &param);
+    void* request = ucp_am_send_nbx(endpoint, 1, bytes.data(), header_bytes, bytes.data(), data_bytes, &param);
     ASSERT_FALSE(UCS_PTR_IS_ERR(request)) << UCS_PTR_STATUS(request);
     if (UCS_PTR_IS_PTR(request)) requests.push_back(request);
   };
@@ -410,8 +407,7 @@ TEST_P(UcxDataPlaneTest, MessagesOfWrongSizesAreHandedOn) {
   for (const auto& frame : handler_.frames) {
     sizes.emplace(frame.header.size(), frame.payload.size());
   }
-  EXPECT_EQ(sizes, (std::multiset<std::pair<size_t, size_t>>{
-                       {0, 0}, {3, 10}, {100, 0}, {64, 100}, {10, 0}, {64, 0}}));
+  EXPECT_EQ(sizes, (std::multiset<std::pair<size_t, size_t>>{{0, 0}, {3, 10}, {100, 0}, {64, 100}, {10, 0}, {64, 0}}));
   EXPECT_TRUE(PollUntil([&] {
     worker->Progress();
     for (void* request : requests) {
@@ -432,12 +428,8 @@ TEST_P(UcxDataPlaneTest, MessagesOfWrongSizesAreHandedOn) {
 
 TEST_P(UcxDataPlaneTest, GarbageAddressesAreRefused) {
   const std::string good = plane_->info().address;
-  std::vector<std::string> bad = {"",
-                                  "x",
-                                  "hello, world: not an address",
-                                  good.substr(0, 23),
-                                  good.substr(0, good.size() - 1),
-                                  good + "x"};
+  std::vector<std::string> bad = {
+      "", "x", "hello, world: not an address", good.substr(0, 23), good.substr(0, good.size() - 1), good + "x"};
   for (const size_t at : {size_t{0}, size_t{12}, size_t{16}, size_t{24}, good.size() - 1}) {
     std::string flipped = good;
     flipped[at] = static_cast<char>(flipped[at] ^ 4);
@@ -484,8 +476,7 @@ TEST_P(UcxDataPlaneTest, IdleLoopSleeps) {
   const int64_t start_ns = clock.NowNs();
   const int64_t start_cpu_ns = cpu_ns();
   while (clock.NowNs() - start_ns < kNsPerS / 2) idle.AfterPoll(plane_->Poll(handler_), *plane_);
-  const double share =
-      static_cast<double>(cpu_ns() - start_cpu_ns) / static_cast<double>(clock.NowNs() - start_ns);
+  const double share = static_cast<double>(cpu_ns() - start_cpu_ns) / static_cast<double>(clock.NowNs() - start_ns);
   RecordProperty("idle_core_share_percent", std::to_string(100 * share));
   std::printf("idle: %.2f %% of a core\n", 100 * share);
   EXPECT_LT(share, 0.03);
@@ -534,8 +525,7 @@ TEST_P(UcxDataPlaneTest, WakeFromAnotherThreadIsNeverLost) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tls, UcxDataPlaneTest,
-                         ::testing::Values("posix,sysv,self", "posix,sysv,cma,self", "tcp,self",
-                                           "all"),
+                         ::testing::Values("posix,sysv,self", "posix,sysv,cma,self", "tcp,self", "all"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), ',', '_');

@@ -3,7 +3,7 @@
 
 #include "base/log.h"
 #include "gmock/gmock.h"
-#include "gpu_worker/sampler.h"
+#include "gpu_worker/sequence/sampler.h"
 #include "gtest/gtest.h"
 #include "tests/sim/sim_cluster.h"
 #include "tests/testutil/test_seed.h"
@@ -33,8 +33,8 @@ class FaultyDevice final : public TinyDevice {
     for (size_t i = 0; i < rows_.size(); ++i) {
       const DeviceSampling& s = rows_[i].sampling;
       const size_t vocab = logits.size() / rows_.size();
-      const SampledToken sampled = Sample(logits.subspan(i * vocab, vocab),
-                                          {s.temperature, s.top_k, s.top_p, s.seed}, s.position);
+      const SampledToken sampled =
+          Sample(logits.subspan(i * vocab, vocab), {s.temperature, s.top_k, s.top_p, s.seed}, s.position);
       samples_.push_back({sampled.token, sampled.logprob});
       wanted |= rows_[i].wants_logits;
     }

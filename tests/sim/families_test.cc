@@ -1,5 +1,5 @@
-// Every model family through the whole path against Hugging Face Transformers (tests/golden), however the context is cut
-// over nodes and windows. golden_cluster_test.cc does the same for the probe model.
+// Every model family through the whole path against Hugging Face Transformers (tests/golden), however the context is
+// cut over nodes and windows. golden_cluster_test.cc does the same for the probe model.
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -53,9 +53,8 @@ struct Plan {
     return fmt::format(
         "{} nodes, {} stripes of {} blocks, {} head parts, {} layer parts, sink {}, window {}, "
         "block {}{}",
-        num_nodes, cut.num_stripes, cut.stripe_blocks, cut.head_parts, cut.layer_parts,
-        layout.sink_tokens, layout.window_tokens, layout.block_tokens,
-        layout.all_resident ? ", all resident" : "");
+        num_nodes, cut.num_stripes, cut.stripe_blocks, cut.head_parts, cut.layer_parts, layout.sink_tokens,
+        layout.window_tokens, layout.block_tokens, layout.all_resident ? ", all resident" : "");
   }
 };
 
@@ -79,9 +78,7 @@ class FamiliesTest : public testing::Test {
     options.max_prefill_tokens = 20'000;
     options.spill_window_bytes = 1 << 20;
     options.spill_frame_bytes = 64 << 10;
-    options.make_device = [&](const DeviceLimits& limits) {
-      return *MakeHostDevice(weights_, limits, 2);
-    };
+    options.make_device = [&](const DeviceLimits& limits) { return *MakeHostDevice(weights_, limits, 2); };
     SimCluster cluster(options);
     SimRequest request;
     request.prompt = prompt;
@@ -95,8 +92,8 @@ class FamiliesTest : public testing::Test {
     EXPECT_EQ(cluster.Leftovers(), "");
     return cluster.result(id);
   }
-  // Greedy tokens must be the same wherever the golden's top-2 margin exceeds the error bound; beyond the first close call
-  // that went the other way the texts may differ.
+  // Greedy tokens must be the same wherever the golden's top-2 margin exceeds the error bound; beyond the first close
+  // call that went the other way the texts may differ.
   void ExpectGolden(const Plan& plan, const Golden& golden) {
     SCOPED_TRACE(plan.Name());
     const size_t vocab = weights_->config.vocab_size;
@@ -105,8 +102,7 @@ class FamiliesTest : public testing::Test {
     for (size_t i = 0; i < golden.greedy.size(); ++i) {
       const std::span<const float> expected(golden.logits.data() + i * vocab, vocab);
       for (size_t v = 0; v < vocab; ++v) {
-        ASSERT_NEAR(result.logits[i][v], expected[v], kMaxLogitError)
-            << "token " << i << " logit " << v;
+        ASSERT_NEAR(result.logits[i][v], expected[v], kMaxLogitError) << "token " << i << " logit " << v;
       }
       if (result.tokens[i] == golden.greedy[i]) continue;
       const float margin = expected[golden.greedy[i]] - expected[result.tokens[i]];
@@ -118,8 +114,8 @@ class FamiliesTest : public testing::Test {
     Plan plan{.num_nodes = num_nodes, .cut = {}, .layout = {}};
     plan.layout.block_tokens = RandomInt(random_, 0, 1) == 0 ? 16 : 64;
     plan.layout.sink_tokens = RandomInt(random_, 0, 1) == 0 ? 0 : 64;
-    plan.layout.window_tokens = RandomInt<uint32_t>(
-        random_, 64, static_cast<uint32_t>(std::max<uint64_t>(64, context / 2)));
+    plan.layout.window_tokens =
+        RandomInt<uint32_t>(random_, 64, static_cast<uint32_t>(std::max<uint64_t>(64, context / 2)));
     const bool by_heads = RandomInt(random_, 0, 1) == 0;
     plan.cut.head_parts = by_heads ? std::min(2u, weights_->config.attention.num_kv_heads) : 1;
     plan.cut.num_stripes = by_heads ? std::max(1u, num_nodes / 2) : num_nodes;
@@ -135,14 +131,12 @@ class FamiliesTest : public testing::Test {
 };
 
 TEST_F(FamiliesTest, AgreeWithTransformersHoweverTheContextIsCut) {
-  for (const char* name :
-       {"llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded"}) {
+  for (const char* name : {"llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded"}) {
     SCOPED_TRACE(name);
     ASSERT_NO_FATAL_FAILURE(Load(std::filesystem::path("tests/golden/models") / name));
     const Golden golden = LoadGolden(fmt::format("tests/golden/{}.safetensors", name));
     ExpectGolden({.num_nodes = 1, .cut = {}, .layout = {.all_resident = true}}, golden);
-    for (const uint32_t num_nodes : {1, 2, 4})
-      ExpectGolden(RandomPlan(num_nodes, golden.prompt.size()), golden);
+    for (const uint32_t num_nodes : {1, 2, 4}) ExpectGolden(RandomPlan(num_nodes, golden.prompt.size()), golden);
   }
 }
 

@@ -1,6 +1,6 @@
-// The probe model through the whole distributed path against Hugging Face Transformers (tests/golden): prompts of 1k, 4k
-// and 16k tokens, 1 to 4 nodes, token, head and layer cuts, windows from 64 to whole, with and without sinks, f32 KV. Logits
-// agree within 1e-3, and tokens wherever the golden top-2 margin exceeds 1e-3.
+// The probe model through the whole distributed path against Hugging Face Transformers (tests/golden): prompts of 1k,
+// 4k and 16k tokens, 1 to 4 nodes, token, head and layer cuts, windows from 64 to whole, with and without sinks, f32
+// KV. Logits agree within 1e-3, and tokens wherever the golden top-2 margin exceeds 1e-3.
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -64,9 +64,7 @@ class GoldenClusterTest : public testing::Test {
                      .num_layers = config.num_layers,
                      .hidden = config.hidden_size,
                      .vocab_size = config.vocab_size};
-    options.make_device = [](const DeviceLimits& limits) {
-      return MakeHostDevice(weights_, limits, 2).value();
-    };
+    options.make_device = [](const DeviceLimits& limits) { return MakeHostDevice(weights_, limits, 2).value(); };
     return options;
   }
 
@@ -106,25 +104,20 @@ void ExpectGolden(const SimResult& result, const Golden& golden) {
     }
     ASSERT_LE(difference, kMaxLogitDifference) << "logits of token " << i;
     std::partial_sort(expected.begin(), expected.begin() + 2, expected.end(), std::greater<>());
-    if (expected[0] - expected[1] <= 1e-3f &&
-        result.tokens[i] != static_cast<uint32_t>(golden.tokens[i]))
-      return;
+    if (expected[0] - expected[1] <= 1e-3f && result.tokens[i] != static_cast<uint32_t>(golden.tokens[i])) return;
     ASSERT_EQ(result.tokens[i], static_cast<uint32_t>(golden.tokens[i])) << "token " << i;
   }
 }
 
 std::string Describe(uint32_t nodes, const WindowLayout& layout, const SimCut& cut) {
-  return "nodes " + std::to_string(nodes) + ", window " + std::to_string(layout.window_tokens) +
-         ", sinks " + std::to_string(layout.sink_tokens) + ", block " +
-         std::to_string(layout.block_tokens) + ", stripes " + std::to_string(cut.num_stripes) +
-         ", head parts " + std::to_string(cut.head_parts);
+  return "nodes " + std::to_string(nodes) + ", window " + std::to_string(layout.window_tokens) + ", sinks " +
+         std::to_string(layout.sink_tokens) + ", block " + std::to_string(layout.block_tokens) + ", stripes " +
+         std::to_string(cut.num_stripes) + ", head parts " + std::to_string(cut.head_parts);
 }
 
 SimCut TokenCut(uint32_t nodes) { return {.num_stripes = nodes, .stripe_blocks = 4}; }
 // The probe has 2 KV heads: four nodes take two head parts of two stripes.
-SimCut HeadCut(uint32_t nodes) {
-  return {.num_stripes = std::max(1u, nodes / 2), .stripe_blocks = 4, .head_parts = 2};
-}
+SimCut HeadCut(uint32_t nodes) { return {.num_stripes = std::max(1u, nodes / 2), .stripe_blocks = 4, .head_parts = 2}; }
 
 TEST_F(GoldenClusterTest, OneThousandTokensInEveryLayout) {
   const Golden golden = LoadGolden("probe_1k");
@@ -195,8 +188,7 @@ TEST_F(GoldenClusterTest, SmallerKvRecallsTheSameCodes) {
 // Quantised on the nodes, bf16 on the way and on the worker.
 TEST_F(GoldenClusterTest, QuantisedShardsRecallTheSameCodes) {
   const Golden golden = LoadGolden("probe_4k");
-  for (const auto& [k, v] :
-       {std::pair{DType::kInt8, DType::kInt8}, {DType::kFp8E4m3, DType::kInt8}}) {
+  for (const auto& [k, v] : {std::pair{DType::kInt8, DType::kInt8}, {DType::kFp8E4m3, DType::kInt8}}) {
     SimRequest request = Request(golden, {64, 256, 64, false}, TokenCut(2));
     request.kv_dtype = DType::kBf16;
     request.remote_k_dtype = k;
@@ -218,8 +210,7 @@ TEST_F(GoldenClusterTest, Bf16KvRecallsEveryCodeOfEightThousandTokens) {
   ASSERT_TRUE(file) << "tests/golden/README.md says how to make needles_8k.json";
   const nlohmann::json golden = nlohmann::json::parse(file);
   for (const nlohmann::json& needle : golden["cases"]) {
-    const std::string prompt =
-        golden["haystack"].get<std::string>() + needle["question"].get<std::string>();
+    const std::string prompt = golden["haystack"].get<std::string>() + needle["question"].get<std::string>();
     const std::string answer = needle["answer"].get<std::string>();
     SimRequest request;
     request.prompt.assign(prompt.begin(), prompt.end());

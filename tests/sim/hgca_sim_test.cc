@@ -4,9 +4,9 @@
 #include <random>
 #include <vector>
 
-#include "attention/policy/kept_mass.h"
 #include "base/log.h"
 #include "gtest/gtest.h"
+#include "policy/kept_mass.h"
 #include "tests/sim/sim_cluster.h"
 #include "tests/testutil/test_seed.h"
 
@@ -31,9 +31,8 @@ class WatchingDevice final : public TinyDevice {
   void PrefillProject(uint32_t layer, uint64_t begin, uint64_t end) override {
     TinyDevice::PrefillProject(layer, begin, end);
     std::vector<float> k((end - begin) * kv_elements()), v(k.size());
-    TinyDevice::ReadPrefill(begin, static_cast<uint32_t>(end - begin),
-                            {0, model_.shape.num_kv_heads}, std::as_writable_bytes(std::span(k)),
-                            std::as_writable_bytes(std::span(v)));
+    TinyDevice::ReadPrefill(begin, static_cast<uint32_t>(end - begin), {0, model_.shape.num_kv_heads},
+                            std::as_writable_bytes(std::span(k)), std::as_writable_bytes(std::span(v)));
     keys_[layer].insert(keys_[layer].end(), k.begin(), k.end());
   }
   void BeginStep(std::span<const DecodeRow> rows) override {
@@ -146,8 +145,7 @@ TEST_F(HgcaSimTest, BetaZeroIsDenseBitForBit) {
   for (int round = 0; round < 2 * kRounds; ++round) {
     const SimOptions options = RandomOptions();
     SimRequest request = RandomRequest(options.model, 0);
-    request.kv_dtype =
-        std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random_, 0, 2)];
+    request.kv_dtype = std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random_, 0, 2)];
     request.remote_k_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     request.remote_v_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     const SimResult sparse = Run(options, request);
@@ -199,8 +197,7 @@ TEST_F(HgcaSimTest, TheKeptMassReportedIsTheTrueOne) {
     request.report_attention_heads = true;
     WatchingDevice* device = nullptr;
     options.make_device = [&](const DeviceLimits& limits) {
-      auto made =
-          std::make_unique<WatchingDevice>(options.model, limits, request.layout.sink_tokens);
+      auto made = std::make_unique<WatchingDevice>(options.model, limits, request.layout.sink_tokens);
       device = made.get();
       return made;
     };
@@ -244,15 +241,13 @@ TEST_F(HgcaSimTest, LessIsReadThanByDense) {
   request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
   request.max_tokens = 60;
   request.forced_tokens.clear();
-  request.policy =
-      *ResolvePolicy({.name = "hgca", .beta = 2.0, .keep_min = 1}, {.block_tokens = 8});
+  request.policy = *ResolvePolicy({.name = "hgca", .beta = 2.0, .keep_min = 1}, {.block_tokens = 8});
   const SimResult sparse = Run(options, request);
   ASSERT_TRUE(sparse.summary.attention.has_value());
   EXPECT_LT(sparse.summary.attention->remote_read_share, 0.8);
   EXPECT_GT(sparse.summary.attention->remote_read_share, 0.0);
   request.policy = {};
-  EXPECT_LT(sparse.summary.attended_tokens_mean,
-            Run(options, request).summary.attended_tokens_mean);
+  EXPECT_LT(sparse.summary.attended_tokens_mean, Run(options, request).summary.attended_tokens_mean);
 }
 
 // There is nothing to select from, so it is dense and reports nothing.

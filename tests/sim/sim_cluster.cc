@@ -18,9 +18,7 @@ class SimPlane::Corruptor final : public FrameHandler {
     plane_->Flip(flipped.data());
     handler_->OnFrame(flipped, payload);
   }
-  void OnPeerError(PeerId peer, const absl::Status& status) override {
-    handler_->OnPeerError(peer, status);
-  }
+  void OnPeerError(PeerId peer, const absl::Status& status) override { handler_->OnPeerError(peer, status); }
 
  private:
   SimPlane* const plane_;
@@ -53,23 +51,20 @@ SimCluster::SimCluster(const SimOptions& options)
                             .max_partial_slots = 4,
                             .resident_pool_bytes = options.resident_pool_bytes,
                             .max_prefill_tokens = options.max_prefill_tokens};
-  device_ = options.make_device ? options.make_device(limits)
-                                : std::make_unique<TinyDevice>(options.model, limits);
+  device_ = options.make_device ? options.make_device(limits) : std::make_unique<TinyDevice>(options.model, limits);
   network_.SetFaults(options.faults);
   nodes_.resize(options.num_nodes);
   for (uint32_t i = 0; i < options.num_nodes; ++i) {
     nodes_[i].id = fmt::format("cpu-{}", i);
     StartNode(nodes_[i]);
   }
-  plane_ = std::make_unique<SimPlane>(
-      network_.Create("worker", {.max_frames_in_flight = options.max_frames_in_flight}),
-      options.seed + 1, options.corrupt_header);
+  plane_ = std::make_unique<SimPlane>(network_.Create("worker", {.max_frames_in_flight = options.max_frames_in_flight}),
+                                      options.seed + 1, options.corrupt_header);
   if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
   EngineOptions engine;
-  engine.model = {.shape = options.model.shape,
-                  .num_layers = options.model.num_layers,
-                  .vocab_size = options.model.vocab_size};
+  engine.model = {
+      .shape = options.model.shape, .num_layers = options.model.num_layers, .vocab_size = options.model.vocab_size};
   engine.softmax_scale = options.model.softmax_scale();
   engine.spill_window_bytes = options.spill_window_bytes;
   engine.spill_frame_bytes = options.spill_frame_bytes;
@@ -108,8 +103,7 @@ void SimCluster::StartNode(Node& node) {
   node.alive = true;
   node.frozen = false;
   node.address = fmt::format("{}/{}", node.id, node.incarnation);
-  node.plane =
-      network_.Create(node.address, {.max_frames_in_flight = options_.max_frames_in_flight});
+  node.plane = network_.Create(node.address, {.max_frames_in_flight = options_.max_frames_in_flight});
   AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
   server.arena.bytes = options_.node_pool_bytes;
   server.extent_bytes = options_.extent_bytes;
@@ -188,11 +182,9 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
                        .stripe_tokens = cut.stripe_blocks * request.layout.block_tokens,
                        .num_stripes = cut.num_stripes,
                        .stripe_idx = stripe};
-        spec.capacity_tokens = std::max<uint64_t>(
-            1, spec.stripe.LocalIndex(std::max<uint64_t>(max_context, request.layout.sink_tokens)));
-        const auto or_kv_dtype = [&](DType dtype) {
-          return dtype == DType::kUnset ? request.kv_dtype : dtype;
-        };
+        spec.capacity_tokens =
+            std::max<uint64_t>(1, spec.stripe.LocalIndex(std::max<uint64_t>(max_context, request.layout.sink_tokens)));
+        const auto or_kv_dtype = [&](DType dtype) { return dtype == DType::kUnset ? request.kv_dtype : dtype; };
         spec.k_dtype = or_kv_dtype(request.remote_k_dtype);
         spec.v_dtype = or_kv_dtype(request.remote_v_dtype);
         spec.policy = request.policy;
@@ -200,8 +192,7 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
         if (node.alive) {
           std::lock_guard lock(node.mutex);
           const auto reserved = node.server->OpenShard(spec);
-          if (!reserved.ok())
-            std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
+          if (!reserved.ok()) std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
           TRIBUTARY_CHECK(reserved.ok());
         }
         routes.push_back({spec, {node.id, node.incarnation, "sim"}});
@@ -214,9 +205,7 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
 void SimCluster::CloseShards(SequenceId id) {
   for (const SequenceRoute& route : routes_[id]) {
     for (Node& node : nodes_) {
-      if (node.id != route.node.node_id || !node.alive ||
-          node.incarnation != route.node.incarnation)
-        continue;
+      if (node.id != route.node.node_id || !node.alive || node.incarnation != route.node.incarnation) continue;
       std::lock_guard lock(node.mutex);
       TRIBUTARY_CHECK(node.server->CloseShard(route.shard.shard_id, route.shard.epoch).ok());
     }
@@ -224,8 +213,7 @@ void SimCluster::CloseShards(SequenceId id) {
 }
 
 void SimCluster::Turn() {
-  StepCommand step{
-      .step_id = StepId(++last_step_), .timeout_ns = step_timeout_ns, .sequence_ids = {}};
+  StepCommand step{.step_id = StepId(++last_step_), .timeout_ns = step_timeout_ns, .sequence_ids = {}};
   for (const auto& [id, result] : results_) {
     if (!result.ended && !result.kept && !result.tokens.empty()) step.sequence_ids.push_back(id);
   }
@@ -235,8 +223,8 @@ void SimCluster::Turn() {
 
 bool SimCluster::RunUntilEnded() {
   for (int turn = 0; turn < 200'000; ++turn) {
-    const bool done = std::all_of(results_.begin(), results_.end(),
-                                  [](const auto& r) { return r.second.ended || r.second.kept; });
+    const bool done =
+        std::all_of(results_.begin(), results_.end(), [](const auto& r) { return r.second.ended || r.second.kept; });
     if (done) return true;
     Turn();
   }
@@ -285,8 +273,7 @@ void SimCluster::Cut(uint32_t node) { network_.Cut("worker", nodes_[node].addres
 
 std::string SimCluster::Leftovers() {
   std::string left;
-  if (engine_->num_sequences() != 0)
-    left += fmt::format("{} sequences; ", engine_->num_sequences());
+  if (engine_->num_sequences() != 0) left += fmt::format("{} sequences; ", engine_->num_sequences());
   if (device_->memory().resident_used_bytes != 0) {
     left += fmt::format("{} resident bytes; ", device_->memory().resident_used_bytes);
   }
@@ -303,8 +290,7 @@ std::string SimCluster::Leftovers() {
 
 // ---- what the engine says ----
 
-void SimCluster::OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers,
-                                   double fraction) {
+void SimCluster::OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers, double fraction) {
   TRIBUTARY_CHECK(!results_.at(sequence).ended);
   TRIBUTARY_CHECK_LE(layers_done, num_layers);
   TRIBUTARY_CHECK(fraction >= 0 && fraction <= 1);
@@ -327,8 +313,8 @@ void SimCluster::OnStepDone(StepId step, std::span<const SequenceTokens> tokens,
     result.top.insert(result.top.end(), chunk.top.begin(), chunk.top.end());
   }
 }
-void SimCluster::OnEnded(SequenceId sequence, const absl::Status& status,
-                         const std::string& failed_node_id, const SequenceSummary& summary) {
+void SimCluster::OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
+                         const SequenceSummary& summary) {
   SimResult& result = results_.at(sequence);
   TRIBUTARY_CHECK(!result.ended);
   result.ended = true;
@@ -345,8 +331,7 @@ void SimCluster::OnKept(SequenceId sequence, const SequenceSummary& summary) {
   result.summary = summary;
 }
 
-absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint,
-                                                const TransportInfo& local) {
+absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint, const TransportInfo& local) {
   for (Node& node : nodes_) {
     if (node.id != endpoint.node_id) continue;
     if (!node.alive) return absl::UnavailableError("connection refused");

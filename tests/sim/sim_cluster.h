@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "cpu_attention_service/attention_server.h"
-#include "gpu_worker/decode_engine.h"
+#include "cpu_attention_service/node/attention_server.h"
+#include "gpu_worker/engine/decode_engine.h"
 #include "tests/testutil/tiny_device.h"
 #include "transport/inproc/inproc_network.h"
 
@@ -102,18 +102,12 @@ class SimPlane final : public DataPlane {
   std::function<void(int64_t timeout_ns)> wait;
 
   const TransportInfo& info() const override { return plane_->info(); }
-  absl::StatusOr<PeerId> Connect(std::string_view address) override {
-    return plane_->Connect(address);
-  }
+  absl::StatusOr<PeerId> Connect(std::string_view address) override { return plane_->Connect(address); }
   void Disconnect(PeerId peer) override { plane_->Disconnect(peer); }
-  absl::StatusOr<FrameBuffer> AllocateFrame(size_t bytes) override {
-    return plane_->AllocateFrame(bytes);
-  }
+  absl::StatusOr<FrameBuffer> AllocateFrame(size_t bytes) override { return plane_->AllocateFrame(bytes); }
   absl::Status Send(PeerId peer, FrameBuffer frame, SendClass send_class) override;
   int Poll(FrameHandler& handler) override;
-  void WaitForEvent(int64_t timeout_ns) override {
-    wait ? wait(timeout_ns) : plane_->WaitForEvent(timeout_ns);
-  }
+  void WaitForEvent(int64_t timeout_ns) override { wait ? wait(timeout_ns) : plane_->WaitForEvent(timeout_ns); }
   void Wake() override { plane_->Wake(); }
   DataPlaneCounters counters() const override { return plane_->counters(); }
 
@@ -121,9 +115,7 @@ class SimPlane final : public DataPlane {
 
  private:
   class Corruptor;
-  bool Draw() {
-    return corrupt_header_ > 0 && std::uniform_real_distribution<>(0, 1)(random_) < corrupt_header_;
-  }
+  bool Draw() { return corrupt_header_ > 0 && std::uniform_real_distribution<>(0, 1)(random_) < corrupt_header_; }
   void Flip(std::byte* header);
 
   std::unique_ptr<DataPlane> plane_;
@@ -191,15 +183,13 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   void Wait(int64_t timeout_ns);
   int PollNodes();
 
-  void OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers,
-                         double fraction) override;
+  void OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers, double fraction) override;
   void OnTokens(const SequenceTokens& tokens) override;
   void OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) override;
   void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
                const SequenceSummary& summary) override;
   void OnKept(SequenceId sequence, const SequenceSummary& summary) override;
-  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node,
-                                      const TransportInfo& local) override;
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
 
   const SimOptions options_;
   ManualClock manual_clock_;

@@ -27,13 +27,11 @@ constexpr int kRounds = 12;
 SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model) {
   SimRequest request;
   request.prompt.resize(RandomInt(random, 1, 160));
-  for (uint32_t& token : request.prompt)
-    token = RandomInt<uint32_t>(random, 0, model.vocab_size - 1);
+  for (uint32_t& token : request.prompt) token = RandomInt<uint32_t>(random, 0, model.vocab_size - 1);
   request.max_tokens = RandomInt<uint32_t>(random, 1, 60);
   request.layout.block_tokens = RandomInt<uint32_t>(random, 1, 12);
   request.layout.window_tokens = request.layout.block_tokens + RandomInt<uint32_t>(random, 0, 20);
-  request.layout.sink_tokens =
-      RandomInt<uint32_t>(random, 0, 1) == 0 ? 0 : RandomInt<uint32_t>(random, 1, 9);
+  request.layout.sink_tokens = RandomInt<uint32_t>(random, 0, 1) == 0 ? 0 : RandomInt<uint32_t>(random, 1, 9);
   request.cut.num_stripes = RandomInt<uint32_t>(random, 1, 4);
   request.cut.stripe_blocks = RandomInt<uint64_t>(random, 1, 3);
   request.cut.head_parts = RandomInt<uint32_t>(random, 1, 2);
@@ -41,8 +39,7 @@ SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model) {
   request.kv_dtype = std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random, 0, 2)];
   request.remote_k_dtype = static_cast<DType>(RandomInt(random, 0, 6));
   request.remote_v_dtype = static_cast<DType>(RandomInt(random, 0, 6));
-  if (RandomInt(random, 0, 1) == 0)
-    request.sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = random()};
+  if (RandomInt(random, 0, 1) == 0) request.sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = random()};
   return request;
 }
 
@@ -73,8 +70,7 @@ void ExpectSame(const SimResult& result, const SimResult& reference) {
   ExpectPrefixOf(result, reference);
 }
 
-void ExpectRightOrClearError(SimCluster& cluster, const SimResult& result,
-                             const SimResult& reference) {
+void ExpectRightOrClearError(SimCluster& cluster, const SimResult& result, const SimResult& reference) {
   ASSERT_TRUE(result.ended);
   if (result.status.ok()) return ExpectSame(result, reference);
   ExpectPrefixOf(result, reference);
@@ -121,9 +117,7 @@ TEST_F(SimTest, DistributedLogitsAreThoseOfTheAllResidentRun) {
     ASSERT_EQ(distributed.tokens, resident.tokens);
     // Coarser storage turns small differences of one layer into rounding steps of the next one's KV; and over bf16
     // KV the nodes' kernels round probabilities to bf16, too.
-    const float tolerance = request.kv_dtype == DType::kF32   ? 1e-4f
-                            : request.kv_dtype == DType::kF16 ? 0.05f
-                                                              : 0.2f;
+    const float tolerance = request.kv_dtype == DType::kF32 ? 1e-4f : request.kv_dtype == DType::kF16 ? 0.05f : 0.2f;
     for (size_t i = 0; i < resident.logits.size(); ++i) {
       for (size_t v = 0; v < resident.logits[i].size(); ++v) {
         ASSERT_NEAR(distributed.logits[i][v], resident.logits[i][v], tolerance) << "token " << i;
@@ -148,8 +142,7 @@ TEST_F(SimTest, EightSequencesTogetherAreBitwiseTheSameAsAlone) {
     std::vector<SequenceId> ids;
     for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
     ASSERT_TRUE(cluster.RunUntilEnded());
-    for (size_t i = 0; i < requests.size(); ++i)
-      ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    for (size_t i = 0; i < requests.size(); ++i) ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
     EXPECT_EQ(cluster.Leftovers(), "");
   }
 }
@@ -165,8 +158,7 @@ TEST_F(SimTest, DelayReorderingAndDuplicationChangeNoBit) {
     std::vector<SequenceId> ids;
     for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
     ASSERT_TRUE(cluster.RunUntilEnded());
-    for (size_t i = 0; i < requests.size(); ++i)
-      ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    for (size_t i = 0; i < requests.size(); ++i) ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
     EXPECT_EQ(cluster.Leftovers(), "");
   }
 }
@@ -443,15 +435,12 @@ TEST_F(SimTest, HostDeviceAgreesWithItselfInAnyPlanAndBatch) {
   options.model.shape = (*weights)->config.attention;
   options.model.num_layers = model.num_layers;
   options.model.vocab_size = model.vocab_size;
-  options.make_device = [&](const DeviceLimits& limits) {
-    return *MakeHostDevice(*weights, limits, 1);
-  };
+  options.make_device = [&](const DeviceLimits& limits) { return *MakeHostDevice(*weights, limits, 1); };
   std::vector<SimRequest> requests = RandomRequests(8, options.model);
   for (SimRequest& request : requests) {
     request.kv_dtype = DType::kF32;
     request.remote_k_dtype = request.remote_v_dtype = DType::kUnset;
-    for (uint32_t i = 0; i < request.max_tokens; ++i)
-      request.forced_tokens.push_back(random_() % model.vocab_size);
+    for (uint32_t i = 0; i < request.max_tokens; ++i) request.forced_tokens.push_back(random_() % model.vocab_size);
   }
   SimCluster cluster(options);
   std::vector<SequenceId> ids;
@@ -465,8 +454,7 @@ TEST_F(SimTest, HostDeviceAgreesWithItselfInAnyPlanAndBatch) {
     resident.layout = {.all_resident = true};
     const SimResult reference = Reference(options, resident);
     for (size_t t = 0; t < reference.logits.size(); ++t) {
-      for (size_t v = 0; v < model.vocab_size; ++v)
-        ASSERT_NEAR(result.logits[t][v], reference.logits[t][v], 1e-3);
+      for (size_t v = 0; v < model.vocab_size; ++v) ASSERT_NEAR(result.logits[t][v], reference.logits[t][v], 1e-3);
     }
   }
 }
@@ -484,8 +472,7 @@ TEST_F(SimTest, NodesOnThreadsOfTheirOwnChangeNoBit) {
     std::vector<SequenceId> ids;
     for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
     ASSERT_TRUE(cluster.RunUntilEnded());
-    for (size_t i = 0; i < requests.size(); ++i)
-      ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
+    for (size_t i = 0; i < requests.size(); ++i) ExpectSame(cluster.result(ids[i]), Reference(options, requests[i]));
     EXPECT_EQ(cluster.Leftovers(), "");
   }
 }

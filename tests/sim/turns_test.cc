@@ -129,8 +129,7 @@ class TurnsTest : public testing::Test {
   static void Talk(SimCluster& cluster, std::vector<Conversation>& talks) {
     for (Conversation& talk : talks) talk.id = cluster.Submit(talk.first);
     const auto through = [](const Conversation& talk) { return talk.num_done == talk.num_turns(); };
-    for (int turn = 0; turn < 200'000 && !std::all_of(talks.begin(), talks.end(), through);
-         ++turn) {
+    for (int turn = 0; turn < 200'000 && !std::all_of(talks.begin(), talks.end(), through); ++turn) {
       cluster.Turn();
       GoOn(cluster, talks);
     }
@@ -180,8 +179,7 @@ TEST_F(TurnsTest, AppendedTokensAreBitwiseThoseOfDecodeSteps) {
     Tokens all = TokensBefore(talk, talk.turns.size());
     const Tokens& last_answer = talk.results.back().tokens;
     all.insert(all.end(), last_answer.begin(), last_answer.end());
-    stepped.forced_tokens.assign(all.begin() + static_cast<ptrdiff_t>(talk.first.prompt.size()),
-                                 all.end());
+    stepped.forced_tokens.assign(all.begin() + static_cast<ptrdiff_t>(talk.first.prompt.size()), all.end());
     stepped.max_tokens = static_cast<uint32_t>(stepped.forced_tokens.size());
     const SimResult steps = RunAlone(options, stepped);
     for (size_t t = 0; t < talk.num_turns(); ++t) {
@@ -199,8 +197,7 @@ TEST_F(TurnsTest, ATurnHasTheLogitsOfOneRequestWithTheWholePrompt) {
   for (int round = 0; round < kRounds; ++round) {
     const SimOptions options = RandomOptions();
     Conversation talk = RandomConversation();
-    talk.first.kv_dtype =
-        std::vector{DType::kF32, DType::kF32, DType::kBf16, DType::kF16}[Draw(0, 3)];
+    talk.first.kv_dtype = std::vector{DType::kF32, DType::kF32, DType::kBf16, DType::kF16}[Draw(0, 3)];
     talk = TalkAlone(options, talk);
     const size_t t = talk.turns.size();
     SimRequest whole = talk.first;
@@ -211,9 +208,7 @@ TEST_F(TurnsTest, ATurnHasTheLogitsOfOneRequestWithTheWholePrompt) {
     whole.max_tokens = static_cast<uint32_t>(whole.forced_tokens.size());
     const SimResult result = RunAlone(options, whole);
     // As between a distributed and an all-resident run (sim_test.cc).
-    const float tolerance = whole.kv_dtype == DType::kF32   ? 1e-4f
-                            : whole.kv_dtype == DType::kF16 ? 0.05f
-                                                            : 0.2f;
+    const float tolerance = whole.kv_dtype == DType::kF32 ? 1e-4f : whole.kv_dtype == DType::kF16 ? 0.05f : 0.2f;
     for (size_t i = 0; i < result.logits.size(); ++i) {
       for (size_t v = 0; v < result.logits[i].size(); ++v) {
         ASSERT_NEAR(talk.results[t].logits[i][v], result.logits[i][v], tolerance) << "token " << i;
@@ -334,8 +329,8 @@ TEST_F(TurnsTest, ALongAppendStarvesNobody) {
   request.max_context_tokens = 1000;
   const SequenceId talker = cluster.Submit(request);
   ASSERT_TRUE(cluster.RunUntilEnded());
-  const SequenceId other = cluster.Submit(
-      {.prompt = RandomTokens(5), .max_tokens = 60, .layout = {.all_resident = true}});
+  const SequenceId other =
+      cluster.Submit({.prompt = RandomTokens(5), .max_tokens = 60, .layout = {.all_resident = true}});
   while (cluster.result(other).tokens.empty()) cluster.Turn();
   cluster.Continue(talker, {.prompt = RandomTokens(800), .max_tokens = 1});
   // 801 tokens take some 200 chunks: every turn has one token for the other, and takes a chunk along.
@@ -416,8 +411,7 @@ TEST_F(TurnsTest, ATurnBeyondTheReservationEndsWithBothNumbers) {
   ASSERT_TRUE(cluster.RunUntilEnded());
   const absl::Status& status = cluster.result(id).status;
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-  EXPECT_NE(status.message().find("need a context of 50; 49 are reserved"), std::string::npos)
-      << status;
+  EXPECT_NE(status.message().find("need a context of 50; 49 are reserved"), std::string::npos) << status;
   EXPECT_EQ(cluster.Leftovers(), "");
 }
 

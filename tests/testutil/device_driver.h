@@ -19,9 +19,8 @@ struct Prefilled {
   std::vector<float> logits;  // of the last token
 };
 template <typename AfterLayer>
-Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const uint32_t> tokens,
-                          DType kv_dtype, uint32_t capacity_tokens, uint32_t chunk_tokens,
-                          const AfterLayer& after_layer) {
+Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const uint32_t> tokens, DType kv_dtype,
+                          uint32_t capacity_tokens, uint32_t chunk_tokens, const AfterLayer& after_layer) {
   const absl::StatusOr<ResidentId> resident = device.ReserveResident(capacity_tokens, kv_dtype);
   TRIBUTARY_CHECK(resident.ok());
   TRIBUTARY_CHECK(device.BeginPrefill(tokens, kv_dtype).ok());
@@ -40,26 +39,18 @@ Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const u
   return result;
 }
 
-inline Prefilled PrefillResident(Device& device, uint32_t num_layers,
-                                 std::span<const uint32_t> tokens, DType kv_dtype,
-                                 uint32_t capacity_tokens,
-                                 uint32_t chunk_tokens = kPrefillChunkTokens) {
-  return PrefillResident(device, num_layers, tokens, kv_dtype, capacity_tokens, chunk_tokens,
-                         [](uint32_t) {});
+inline Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const uint32_t> tokens, DType kv_dtype,
+                                 uint32_t capacity_tokens, uint32_t chunk_tokens = kPrefillChunkTokens) {
+  return PrefillResident(device, num_layers, tokens, kv_dtype, capacity_tokens, chunk_tokens, [](uint32_t) {});
 }
 
 // A row that has tokens [0, pos] in slots [0, pos].
 inline DecodeRow ContiguousRow(ResidentId resident, uint32_t token, uint32_t pos) {
-  return {.token = token,
-          .pos = pos,
-          .resident = resident,
-          .append_slot = pos,
-          .attend = {SlotRange{0, pos + 1}}};
+  return {.token = token, .pos = pos, .resident = resident, .append_slot = pos, .attend = {SlotRange{0, pos + 1}}};
 }
 
 // One decode step with all KV resident; logits [row][vocab].
-inline std::vector<float> DecodeResident(Device& device, uint32_t num_layers,
-                                         std::span<const DecodeRow> rows) {
+inline std::vector<float> DecodeResident(Device& device, uint32_t num_layers, std::span<const DecodeRow> rows) {
   const std::vector<uint32_t> no_slots(rows.size(), 0);
   device.BeginStep(rows);
   for (uint32_t layer = 0; layer < num_layers; ++layer) {

@@ -34,8 +34,7 @@ inline std::string SafetensorsBytes(const StoredTensors& tensors, DType dtype) {
     const size_t begin = data.size();
     data.resize(begin + tensor.values.size() * DTypeBytes(dtype));
     ConvertFromF32(dtype, tensor.values.data(), tensor.values.size(), data.data() + begin);
-    header[name] = {
-        {"dtype", type_name}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
+    header[name] = {{"dtype", type_name}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
@@ -96,8 +95,7 @@ inline nlohmann::json RandomModelConfig(const RandomModelOptions& options) {
 inline StoredTensors RandomModelTensors(const RandomModelOptions& options) {
   StoredTensors tensors;
   std::mt19937_64 random(options.seed);
-  const auto add = [&](const std::string& name, std::vector<uint64_t> shape, float mean,
-                       float deviation) {
+  const auto add = [&](const std::string& name, std::vector<uint64_t> shape, float mean, float deviation) {
     uint64_t count = 1;
     for (const uint64_t size : shape) count *= size;
     std::normal_distribution<float> normal(mean, deviation);
@@ -143,8 +141,7 @@ inline StoredTensors RandomModelTensors(const RandomModelOptions& options) {
 
 inline void WriteRandomModel(const std::filesystem::path& dir, const RandomModelOptions& options) {
   WriteFile(dir / "config.json", RandomModelConfig(options).dump(2));
-  WriteFile(dir / "model.safetensors",
-            SafetensorsBytes(RandomModelTensors(options), options.stored_dtype));
+  WriteFile(dir / "model.safetensors", SafetensorsBytes(RandomModelTensors(options), options.stored_dtype));
 }
 
 }  // namespace tributary

@@ -16,16 +16,14 @@ namespace tributary {
 class ReferenceModel {
  public:
   // Keys and values are rounded to `kv_dtype` before anything reads them.
-  ReferenceModel(const ModelWeights& weights, DType kv_dtype)
-      : weights_(weights), kv_dtype_(kv_dtype) {}
+  ReferenceModel(const ModelWeights& weights, DType kv_dtype) : weights_(weights), kv_dtype_(kv_dtype) {}
 
   // Logits of every position, [token][vocab].
   std::vector<std::vector<double>> Logits(std::span<const uint32_t> tokens) const {
     const std::vector<double> table = Read(weights_.embedding);
     std::vector<Row> hidden;
     for (const uint32_t token : tokens) {
-      const auto begin =
-          table.begin() + static_cast<ptrdiff_t>(token * size_t{config().hidden_size});
+      const auto begin = table.begin() + static_cast<ptrdiff_t>(token * size_t{config().hidden_size});
       hidden.emplace_back(begin, begin + config().hidden_size);
     }
     for (const LayerWeights& layer : weights_.layers) {
@@ -61,24 +59,22 @@ class ReferenceModel {
   Row Normalised(const Row& x, const Row& weight) const {
     double sum = 0;
     for (const double value : x) sum += value * value;
-    const double factor =
-        1 / std::sqrt(sum / static_cast<double>(x.size()) + config().rms_norm_eps);
+    const double factor = 1 / std::sqrt(sum / static_cast<double>(x.size()) + config().rms_norm_eps);
     Row y(x.size());
     for (size_t i = 0; i < x.size(); ++i) y[i] = x[i] * factor * weight[i];
     return y;
   }
 
   // Projection with bias; norm and rotation per head where `norm` and `pos` say so.
-  Row Heads(const Row& x, const TensorView* matrix, const TensorView* bias, const TensorView* norm,
-            size_t pos, bool rotate) const {
+  Row Heads(const Row& x, const TensorView* matrix, const TensorView* bias, const TensorView* norm, size_t pos,
+            bool rotate) const {
     Row y = Multiply(Read(matrix), x);
     const Row b = Read(bias);
     for (size_t i = 0; i < b.size(); ++i) y[i] += b[i];
     const size_t dim = config().attention.head_dim;
     const std::vector<double> frequencies = RopeInverseFrequencies(config());
     for (size_t head = 0; head < y.size() / dim; ++head) {
-      Row h(y.begin() + static_cast<ptrdiff_t>(head * dim),
-            y.begin() + static_cast<ptrdiff_t>((head + 1) * dim));
+      Row h(y.begin() + static_cast<ptrdiff_t>(head * dim), y.begin() + static_cast<ptrdiff_t>((head + 1) * dim));
       if (norm != nullptr) h = Normalised(h, Read(norm));
       for (size_t i = 0; rotate && i < dim / 2; ++i) {
         const double angle = static_cast<float>(pos) * static_cast<float>(frequencies[i]);
@@ -115,8 +111,7 @@ class ReferenceModel {
       Round(k.back());
       Round(v.back());
       const Row y = Multiply(o, Attend(Heads(x, w.q, w.q_bias, w.q_norm, pos, true), k, v));
-      for (size_t i = 0; i < y.size(); ++i)
-        hidden[pos][i] += y[i] + (o_bias.empty() ? 0 : o_bias[i]);
+      for (size_t i = 0; i < y.size(); ++i) hidden[pos][i] += y[i] + (o_bias.empty() ? 0 : o_bias[i]);
     }
   }
 

@@ -8,9 +8,9 @@
 #include <random>
 #include <vector>
 
-#include "attention/frame.h"
-#include "attention/frame_builder.h"
 #include "tests/testutil/test_seed.h"
+#include "wire/frame.h"
+#include "wire/frame_builder.h"
 
 namespace tributary {
 
@@ -103,11 +103,7 @@ inline SampleFrame MakeSampleFrame(std::mt19937_64& random, FrameType type) {
       break;
     case FrameType::kAck:
       frame.payload.resize(kAckPayloadBytes);
-      WriteAck({.shard_id = random(),
-                .token_begin = 64,
-                .num_tokens = 16,
-                .status = 0,
-                .stored_tokens = 80},
+      WriteAck({.shard_id = random(), .token_begin = 64, .num_tokens = 16, .status = 0, .stored_tokens = 80},
                frame.payload);
       break;
     case FrameType::kError: {
@@ -146,8 +142,7 @@ inline uint64_t TouchBytes(std::span<const std::byte> bytes) {
 
 // Decodes a payload of the type and reads all that its view offers. `digest` gets a hash of what
 // was read.
-inline FrameError DecodePayload(FrameType type, std::span<const std::byte> payload,
-                                uint64_t* digest) {
+inline FrameError DecodePayload(FrameType type, std::span<const std::byte> payload, uint64_t* digest) {
   *digest = 0;
   FrameError error = FrameError::kBadType;
   switch (type) {
@@ -164,8 +159,8 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       error = PartialFrameView::Decode(payload, &view);
       for (uint32_t i = 0; error == FrameError::kOk && i < view.body().num_entries; ++i) {
         const PartialEntry entry = view.entry(i);
-        *digest += TouchBytes(view.out(entry)) + TouchBytes(view.lse_ln(entry)) +
-                   TouchBytes(view.lse_dense_ln(entry)) + TouchBytes(view.attended_tokens(entry));
+        *digest += TouchBytes(view.out(entry)) + TouchBytes(view.lse_ln(entry)) + TouchBytes(view.lse_dense_ln(entry)) +
+                   TouchBytes(view.attended_tokens(entry));
       }
       break;
     }
@@ -198,8 +193,7 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
   return error;
 }
 
-inline constexpr FrameType kAllFrameTypes[] = {FrameType::kQuery, FrameType::kPartial,
-                                               FrameType::kSpill, FrameType::kAck,
-                                               FrameType::kError, FrameType::kHeartbeat};
+inline constexpr FrameType kAllFrameTypes[] = {FrameType::kQuery, FrameType::kPartial, FrameType::kSpill,
+                                               FrameType::kAck,   FrameType::kError,   FrameType::kHeartbeat};
 
 }  // namespace tributary

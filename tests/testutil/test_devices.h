@@ -21,17 +21,16 @@ inline std::string DeviceName(DeviceKind kind) {
 }
 
 // Skips the test, saying why, where there is no such device. In a fixture's SetUp or a test's first line.
-#define TRIBUTARY_SKIP_WITHOUT_DEVICE(kind)                                    \
-  if (const absl::Status usable_ =                                             \
-          (kind) == DeviceKind::kHost ? absl::OkStatus() : CheckCudaDevice(0); \
-      !usable_.ok()) {                                                         \
-    GTEST_SKIP() << std::string(usable_.message());                            \
-  }                                                                            \
+#define TRIBUTARY_SKIP_WITHOUT_DEVICE(kind)                                                             \
+  if (const absl::Status usable_ = (kind) == DeviceKind::kHost ? absl::OkStatus() : CheckCudaDevice(0); \
+      !usable_.ok()) {                                                                                  \
+    GTEST_SKIP() << std::string(usable_.message());                                                     \
+  }                                                                                                     \
   static_assert(true, "")
 
-inline absl::StatusOr<std::unique_ptr<Device>> MakeTestDevice(
-    DeviceKind kind, std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits,
-    int num_threads = 2) {
+inline absl::StatusOr<std::unique_ptr<Device>> MakeTestDevice(DeviceKind kind,
+                                                              std::shared_ptr<const ModelWeights> weights,
+                                                              const DeviceLimits& limits, int num_threads = 2) {
   if (kind == DeviceKind::kHost) return MakeHostDevice(std::move(weights), limits, num_threads);
   CudaDeviceOptions options;
   options.max_wait_ns = 2'000'000'000;  // a GPU that waits for us in vain fails its test soon

@@ -21,9 +21,7 @@ inline uint64_t TestSeed() {
   return (uint64_t{device()} << 32) | device();
 }
 
-inline std::string SeedTrace(uint64_t seed) {
-  return "repeat with TRIBUTARY_TEST_SEED=" + std::to_string(seed);
-}
+inline std::string SeedTrace(uint64_t seed) { return "repeat with TRIBUTARY_TEST_SEED=" + std::to_string(seed); }
 
 // Uniform in [low, high].
 template <typename Int>

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "attention/merge_all.h"
-#include "attention/policy/maw.h"
 #include "base/check.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/pack_heads.h"
+#include "policy/maw.h"
 
 namespace tributary {
 
@@ -38,10 +38,9 @@ class TinyDevice : public Device {
     embed_ = Random(random, model.vocab_size, model.hidden, 1.0f);
     unembed_ = Random(random, model.vocab_size, model.hidden, 0.6f);
     for (uint32_t l = 0; l < model.num_layers; ++l) {
-      layers_.push_back(
-          {Random(random, q_dim, model.hidden, 0.4f), Random(random, kv_dim(), model.hidden, 0.4f),
-           Random(random, kv_dim(), model.hidden, 0.4f), Random(random, model.hidden, q_dim, 0.3f),
-           Random(random, model.hidden, model.hidden, 0.2f)});
+      layers_.push_back({Random(random, q_dim, model.hidden, 0.4f), Random(random, kv_dim(), model.hidden, 0.4f),
+                         Random(random, kv_dim(), model.hidden, 0.4f), Random(random, model.hidden, q_dim, 0.3f),
+                         Random(random, model.hidden, model.hidden, 0.2f)});
     }
     slots_.max_slots = limits.max_partial_slots;
     slot_out_.resize(size_t{limits.max_batch} * limits.max_partial_slots * q_dim);
@@ -52,23 +51,19 @@ class TinyDevice : public Device {
 
   const DeviceLimits& limits() const override { return limits_; }
   DeviceMemory memory() const override { return {limits_.resident_pool_bytes, used_bytes_}; }
-  uint64_t KvBytesPerToken(DType dtype) const override {
-    return 2 * kv_dim() * DTypeBytes(dtype) * model_.num_layers;
-  }
+  uint64_t KvBytesPerToken(DType dtype) const override { return 2 * kv_dim() * DTypeBytes(dtype) * model_.num_layers; }
 
   absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType dtype) override {
     const uint64_t bytes = capacity_tokens * KvBytesPerToken(dtype);
     if (used_bytes_ + bytes > limits_.resident_pool_bytes) {
-      return absl::ResourceExhaustedError(fmt::format("resident pool: {} bytes needed, {} free",
-                                                      bytes,
-                                                      limits_.resident_pool_bytes - used_bytes_));
+      return absl::ResourceExhaustedError(
+          fmt::format("resident pool: {} bytes needed, {} free", bytes, limits_.resident_pool_bytes - used_bytes_));
     }
     used_bytes_ += bytes;
     Resident& resident = residents_[++last_resident_];
     resident = {capacity_tokens, dtype, bytes, {}, {}, {}, {}};
     // Garbage that would be noticed: NaN in each dtype.
-    resident.k.assign(model_.num_layers,
-                      std::vector<std::byte>(capacity_tokens * row_bytes(dtype), std::byte{0xff}));
+    resident.k.assign(model_.num_layers, std::vector<std::byte>(capacity_tokens * row_bytes(dtype), std::byte{0xff}));
     resident.v = resident.k;
     return ResidentId(last_resident_);
   }
@@ -78,8 +73,7 @@ class TinyDevice : public Device {
     if (!id.ok()) return id;
     Resident& resident = residents_[id->value];
     resident.maw_params = maw;
-    resident.maw.assign(model_.num_layers * model_.shape.num_kv_heads,
-                        Vector(capacity_tokens, NAN));
+    resident.maw.assign(model_.num_layers * model_.shape.num_kv_heads, Vector(capacity_tokens, NAN));
     return id;
   }
   void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
@@ -96,15 +90,15 @@ class TinyDevice : public Device {
     used_bytes_ -= residents_[id.value].bytes;
     residents_.erase(id.value);
   }
-  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                          std::span<std::byte> k, std::span<std::byte> v) override {
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) override {
     const Resident& resident = residents_.at(id.value);
     const size_t row = row_bytes(resident.dtype);
     TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
     const uint32_t num_tokens = slots.end - slots.begin;
     return Copy(std::span(resident.k[layer]).subspan(slots.begin * row, num_tokens * row),
-                std::span(resident.v[layer]).subspan(slots.begin * row, num_tokens * row),
-                num_tokens, resident.dtype, heads, k, v);
+                std::span(resident.v[layer]).subspan(slots.begin * row, num_tokens * row), num_tokens, resident.dtype,
+                heads, k, v);
   }
   bool CopyDone(CopyTicket ticket) override { return ticket <= copies_done; }
 
@@ -121,9 +115,8 @@ class TinyDevice : public Device {
       Resident& resident = residents_.at(rows_[r].resident.value);
       TRIBUTARY_CHECK_LT(rows_[r].append_slot, resident.capacity);
       const size_t at = rows_[r].append_slot * row_bytes(resident.dtype);
-      const std::vector<float> q =
-          Project(layer, x_[r], rows_[r].pos, resident.dtype, resident.k[layer].data() + at,
-                  resident.v[layer].data() + at);
+      const std::vector<float> q = Project(layer, x_[r], rows_[r].pos, resident.dtype, resident.k[layer].data() + at,
+                                           resident.v[layer].data() + at);
       ForgetMaw(resident, layer, {rows_[r].append_slot, rows_[r].append_slot + 1});
       std::copy(q.begin(), q.end(), q_.begin() + r * q_dim());
     }
@@ -136,8 +129,8 @@ class TinyDevice : public Device {
       for (const SlotRange& range : rows_[r].attend) {
         for (size_t slot = range.begin; slot < range.end; ++slot) slots.push_back(slot);
       }
-      resident_[r] = Attend(q_.data() + r * q_dim(), slots, resident.dtype,
-                            resident.k[layer].data(), resident.v[layer].data());
+      resident_[r] =
+          Attend(q_.data() + r * q_dim(), slots, resident.dtype, resident.k[layer].data(), resident.v[layer].data());
       if (rows_[r].maw_new_tokens != 0) UpdateMaw(resident, layer, slots);
     }
   }
@@ -148,8 +141,7 @@ class TinyDevice : public Device {
       std::vector<ConstAttentionPartialView> partials = {{resident_[r].out, resident_[r].lse_ln}};
       for (size_t s = 0; s < num_slots[r]; ++s) {
         const size_t slot = r * slots_.max_slots + s;
-        partials.emplace_back(slots_.out.subspan(slot * q_dim(), q_dim()),
-                              slots_.lse_ln.subspan(slot * heads, heads));
+        partials.emplace_back(slots_.out.subspan(slot * q_dim(), q_dim()), slots_.lse_ln.subspan(slot * heads, heads));
       }
       Partial merged{std::vector<float>(q_dim()), std::vector<float>(heads)};
       MergePartials(partials, model_.shape.head_dim, {merged.out, merged.lse_ln});
@@ -180,8 +172,7 @@ class TinyDevice : public Device {
   void PrefillProject(uint32_t layer, uint64_t begin, uint64_t end) override {
     for (uint64_t t = begin; t < end; ++t) {
       const size_t at = t * row_bytes(prefill_dtype_);
-      prefill_q_[t] = Project(layer, prefill_x_[t], t, prefill_dtype_, prefill_k_.data() + at,
-                              prefill_v_.data() + at);
+      prefill_q_[t] = Project(layer, prefill_x_[t], t, prefill_dtype_, prefill_k_.data() + at, prefill_v_.data() + at);
     }
   }
   void PrefillAttend(uint32_t layer, uint64_t begin, uint64_t end) override {
@@ -189,27 +180,25 @@ class TinyDevice : public Device {
     for (uint64_t t = 0; t < begin; ++t) visible[t] = t;
     for (uint64_t t = begin; t < end; ++t) {
       visible.push_back(t);
-      const Partial partial = Attend(prefill_q_[t].data(), visible, prefill_dtype_,
-                                     prefill_k_.data(), prefill_v_.data());
+      const Partial partial =
+          Attend(prefill_q_[t].data(), visible, prefill_dtype_, prefill_k_.data(), prefill_v_.data());
       FinishRow(layer, partial.out, &prefill_x_[t]);
     }
   }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                         std::span<std::byte> k, std::span<std::byte> v) override {
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                         std::span<std::byte> v) override {
     const size_t row = row_bytes(prefill_dtype_);
     return Copy(std::span(prefill_k_).subspan(token_begin * row, num_tokens * row),
-                std::span(prefill_v_).subspan(token_begin * row, num_tokens * row), num_tokens,
-                prefill_dtype_, heads, k, v);
+                std::span(prefill_v_).subspan(token_begin * row, num_tokens * row), num_tokens, prefill_dtype_, heads,
+                k, v);
   }
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     Resident& resident = residents_.at(id.value);
     const size_t row = row_bytes(prefill_dtype_);
     const size_t bytes = (slots.end - slots.begin) * row;
     TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
-    std::memcpy(resident.k[layer].data() + slots.begin * row, prefill_k_.data() + token_begin * row,
-                bytes);
-    std::memcpy(resident.v[layer].data() + slots.begin * row, prefill_v_.data() + token_begin * row,
-                bytes);
+    std::memcpy(resident.k[layer].data() + slots.begin * row, prefill_k_.data() + token_begin * row, bytes);
+    std::memcpy(resident.v[layer].data() + slots.begin * row, prefill_v_.data() + token_begin * row, bytes);
     ForgetMaw(resident, layer, slots);
   }
   std::span<const float> EndPrefill() override {
@@ -246,9 +235,8 @@ class TinyDevice : public Device {
     Vector out, lse_ln;
   };
 
-  CopyTicket Copy(std::span<const std::byte> k_rows, std::span<const std::byte> v_rows,
-                  uint32_t num_tokens, DType dtype, HeadRange heads, std::span<std::byte> k,
-                  std::span<std::byte> v) {
+  CopyTicket Copy(std::span<const std::byte> k_rows, std::span<const std::byte> v_rows, uint32_t num_tokens,
+                  DType dtype, HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) {
     const size_t head_bytes = model_.shape.head_dim * DTypeBytes(dtype);
     PackHeads(k_rows, num_tokens, model_.shape.num_kv_heads, head_bytes, heads, k);
     PackHeads(v_rows, num_tokens, model_.shape.num_kv_heads, head_bytes, heads, v);
@@ -288,8 +276,7 @@ class TinyDevice : public Device {
     const size_t dim = model_.shape.head_dim, half = dim / 2;
     for (size_t head = 0; head < heads.size(); head += dim) {
       for (size_t i = 0; i < half; ++i) {
-        const double angle =
-            static_cast<double>(pos) * std::pow(10000.0, -static_cast<double>(i) / half);
+        const double angle = static_cast<double>(pos) * std::pow(10000.0, -static_cast<double>(i) / half);
         const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
         const float a = heads[head + i], b = heads[head + half + i];
         heads[head + i] = a * c - b * s;
@@ -297,8 +284,7 @@ class TinyDevice : public Device {
       }
     }
   }
-  Vector Project(uint32_t layer, const Vector& x, uint64_t pos, DType dtype, std::byte* k_row,
-                 std::byte* v_row) const {
+  Vector Project(uint32_t layer, const Vector& x, uint64_t pos, DType dtype, std::byte* k_row, std::byte* v_row) const {
     const Vector normalised = Normalised(x);
     Vector q = Multiply(layers_[layer].wq, normalised);
     Vector k = Multiply(layers_[layer].wk, normalised);

@@ -11,8 +11,8 @@
 
 namespace tributary {
 
-InprocDataPlane::InprocDataPlane(std::shared_ptr<InprocNetwork::Hub> hub,
-                                 std::shared_ptr<InprocNode> node, const InprocOptions& options)
+InprocDataPlane::InprocDataPlane(std::shared_ptr<InprocNetwork::Hub> hub, std::shared_ptr<InprocNode> node,
+                                 const InprocOptions& options)
     : hub_(std::move(hub)),
       node_(std::move(node)),
       options_(options),
@@ -29,8 +29,7 @@ InprocDataPlane::~InprocDataPlane() {
 
 absl::StatusOr<PeerId> InprocDataPlane::Connect(std::string_view address) {
   if (address.empty()) {
-    return absl::InvalidArgumentError(
-        "peer address is empty; pass the peer's TransportInfo.address");
+    return absl::InvalidArgumentError("peer address is empty; pass the peer's TransportInfo.address");
   }
   std::lock_guard lock(hub_->mutex);
   const PeerId id(node_->next_peer_id++);
@@ -38,8 +37,8 @@ absl::StatusOr<PeerId> InprocDataPlane::Connect(std::string_view address) {
   peer.node = hub_->Find(address);
   if (peer.node == nullptr) {
     peer.failed = true;
-    node_->peer_errors.emplace_back(
-        id, absl::UnavailableError(fmt::format("no data plane has the address '{}'", address)));
+    node_->peer_errors.emplace_back(id,
+                                    absl::UnavailableError(fmt::format("no data plane has the address '{}'", address)));
   }
   return id;
 }
@@ -55,14 +54,13 @@ void InprocDataPlane::Disconnect(PeerId peer) {
 
 absl::StatusOr<FrameBuffer> InprocDataPlane::AllocateFrame(size_t payload_bytes) {
   if (payload_bytes > limits::kMaxFramePayloadBytes) {
-    return absl::InvalidArgumentError(fmt::format("payload of {} bytes is beyond the limit of {}",
-                                                  payload_bytes, limits::kMaxFramePayloadBytes));
+    return absl::InvalidArgumentError(
+        fmt::format("payload of {} bytes is beyond the limit of {}", payload_bytes, limits::kMaxFramePayloadBytes));
   }
   const uint32_t in_flight = node_->frames_in_flight.fetch_add(1, std::memory_order_relaxed);
   if (in_flight >= options_.max_frames_in_flight) {
     node_->frames_in_flight.fetch_sub(1, std::memory_order_relaxed);
-    return absl::ResourceExhaustedError(
-        fmt::format("all {} frames are in flight; poll, then try again", in_flight));
+    return absl::ResourceExhaustedError(fmt::format("all {} frames are in flight; poll, then try again", in_flight));
   }
   FrameMemory memory = AllocateFrameMemory(kFrameHeaderBytes + payload_bytes);
   new (memory.get()) FrameHeader();
@@ -105,10 +103,9 @@ std::vector<InprocFrame> InprocDataPlane::TakeVisible() {
     return frame.due_ns <= now_ns && frame.due_poll < node_->num_polls;
   };
   std::vector<InprocFrame>& inbox = node_->inbox;
-  const auto taken = std::stable_partition(
-      inbox.begin(), inbox.end(), [&](const InprocFrame& frame) { return !visible(frame); });
-  std::vector<InprocFrame> frames(std::make_move_iterator(taken),
-                                  std::make_move_iterator(inbox.end()));
+  const auto taken =
+      std::stable_partition(inbox.begin(), inbox.end(), [&](const InprocFrame& frame) { return !visible(frame); });
+  std::vector<InprocFrame> frames(std::make_move_iterator(taken), std::make_move_iterator(inbox.end()));
   inbox.erase(taken, inbox.end());
   std::sort(frames.begin(), frames.end(), [](const InprocFrame& a, const InprocFrame& b) {
     return std::tie(a.due_ns, a.due_poll, a.order) < std::tie(b.due_ns, b.due_poll, b.order);
@@ -137,8 +134,7 @@ int InprocDataPlane::Poll(FrameHandler& handler) {
     std::byte* bytes = received.get() + 1;
     std::memcpy(bytes, frame.memory.get(), frame.bytes);
     hub_->Drop(frame);
-    handler.OnFrame({bytes, kFrameHeaderBytes},
-                    {bytes + kFrameHeaderBytes, frame.bytes - kFrameHeaderBytes});
+    handler.OnFrame({bytes, kFrameHeaderBytes}, {bytes + kFrameHeaderBytes, frame.bytes - kFrameHeaderBytes});
   }
   for (const auto& [id, status] : errors) handler.OnPeerError(id, status);
   return static_cast<int>(frames.size() + errors.size());

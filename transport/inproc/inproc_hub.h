@@ -44,7 +44,7 @@ struct InprocFrame {
 
 struct InprocPeer {
   std::shared_ptr<InprocNode> node;  // null if nobody had the address at Connect()
-  bool failed = false;  // no frame leaves or arrives any more; the error is on its way or reported
+  bool failed = false;               // no frame leaves or arrives any more; the error is on its way or reported
   bool reported = false;
 };
 

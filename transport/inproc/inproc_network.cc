@@ -18,9 +18,7 @@ uint64_t Fnv1a(uint64_t hash, std::string_view text) {
 
 double Unit(std::mt19937_64& random) { return static_cast<double>(random() >> 11) * 0x1p-53; }
 
-uint64_t UniformUpTo(std::mt19937_64& random, uint64_t max) {
-  return max == 0 ? 0 : random() % (max + 1);
-}
+uint64_t UniformUpTo(std::mt19937_64& random, uint64_t max) { return max == 0 ? 0 : random() % (max + 1); }
 
 }  // namespace
 
@@ -30,8 +28,7 @@ FrameMemory AllocateFrameMemory(size_t bytes) {
   return FrameMemory(static_cast<std::byte*>(memory));
 }
 
-InprocNetwork::Hub::Link& InprocNetwork::Hub::LinkBetween(const std::string& from,
-                                                          const std::string& to) {
+InprocNetwork::Hub::Link& InprocNetwork::Hub::LinkBetween(const std::string& from, const std::string& to) {
   const uint64_t link_seed = Fnv1a(Fnv1a(Fnv1a(seed ^ 0xcbf29ce484222325, from), "\n"), to);
   return links.try_emplace({from, to}, link_seed).first->second;
 }
@@ -97,8 +94,7 @@ void InprocNetwork::Hub::Route(InprocFrame frame) {
 void InprocNetwork::Hub::Enqueue(Link& link, const InprocFaults& active, InprocFrame frame) {
   const int64_t spread_ns = std::max<int64_t>(0, active.max_delay_ns - active.min_delay_ns);
   const int64_t delay_ns =
-      active.min_delay_ns +
-      static_cast<int64_t>(UniformUpTo(link.random, static_cast<uint64_t>(spread_ns)));
+      active.min_delay_ns + static_cast<int64_t>(UniformUpTo(link.random, static_cast<uint64_t>(spread_ns)));
   InprocNode& receiver = *frame.receiver;
   frame.due_ns = delay_ns == 0 ? 0 : clock->NowNs() + delay_ns;
   frame.due_poll = receiver.num_polls + UniformUpTo(link.random, active.max_delay_polls);
@@ -113,8 +109,7 @@ void InprocNetwork::Hub::Enqueue(Link& link, const InprocFaults& active, InprocF
   receiver.event.notify_all();
 }
 
-void InprocNetwork::Hub::FailPeersOf(InprocNode& node, const InprocNode* other,
-                                     const absl::Status& status) {
+void InprocNetwork::Hub::FailPeersOf(InprocNode& node, const InprocNode* other, const absl::Status& status) {
   for (auto& [id, peer] : node.peers) {
     if (peer.failed || peer.node.get() != other) continue;
     peer.failed = true;
@@ -136,14 +131,11 @@ void InprocNetwork::Hub::DropTransit(const InprocNode* from, const InprocNode* t
   }
 }
 
-void InprocNetwork::Hub::BreakLink(const std::shared_ptr<InprocNode>& a,
-                                   const std::shared_ptr<InprocNode>& b) {
+void InprocNetwork::Hub::BreakLink(const std::shared_ptr<InprocNode>& a, const std::shared_ptr<InprocNode>& b) {
   DropTransit(a.get(), b.get());
   DropTransit(b.get(), a.get());
-  FailPeersOf(*a, b.get(),
-              absl::UnavailableError(fmt::format("link to '{}' is broken", b->address)));
-  FailPeersOf(*b, a.get(),
-              absl::UnavailableError(fmt::format("link to '{}' is broken", a->address)));
+  FailPeersOf(*a, b.get(), absl::UnavailableError(fmt::format("link to '{}' is broken", b->address)));
+  FailPeersOf(*b, a.get(), absl::UnavailableError(fmt::format("link to '{}' is broken", a->address)));
 }
 
 void InprocNetwork::Hub::KillNode(InprocNode& node) {
@@ -151,8 +143,7 @@ void InprocNetwork::Hub::KillNode(InprocNode& node) {
   for (const auto& other : nodes) {
     DropTransit(&node, other.get());
     if (other.get() != &node) DropTransit(other.get(), &node);
-    FailPeersOf(*other, &node,
-                absl::UnavailableError(fmt::format("peer '{}' is dead", node.address)));
+    FailPeersOf(*other, &node, absl::UnavailableError(fmt::format("peer '{}' is dead", node.address)));
   }
   node.alive = false;
   node.event.notify_all();
@@ -176,8 +167,7 @@ InprocNetwork::InprocNetwork(uint64_t seed, const Clock* clock) : hub_(std::make
 
 InprocNetwork::~InprocNetwork() = default;
 
-std::unique_ptr<DataPlane> InprocNetwork::Create(std::string_view address,
-                                                 const InprocOptions& options) {
+std::unique_ptr<DataPlane> InprocNetwork::Create(std::string_view address, const InprocOptions& options) {
   auto node = std::make_shared<InprocNode>();
   node->address = std::string(address);
   {
@@ -195,8 +185,7 @@ void InprocNetwork::SetFaults(const InprocFaults& faults) {
   for (auto& [addresses, link] : hub_->links) link.faults.reset();
 }
 
-void InprocNetwork::SetLinkFaults(std::string_view from, std::string_view to,
-                                  const InprocFaults& faults) {
+void InprocNetwork::SetLinkFaults(std::string_view from, std::string_view to, const InprocFaults& faults) {
   std::lock_guard lock(hub_->mutex);
   hub_->LinkBetween(std::string(from), std::string(to)).faults = faults;
 }

@@ -6,8 +6,7 @@
 
 namespace tributary {
 
-FramePool::FramePool(std::span<std::byte> region)
-    : base_(region.data()), pages_(region.size() / kPageBytes) {
+FramePool::FramePool(std::span<std::byte> region) : base_(region.data()), pages_(region.size() / kPageBytes) {
   TRIBUTARY_CHECK_EQ(reinterpret_cast<uintptr_t>(base_) % 64, 0u);
   TRIBUTARY_CHECK_LT(pages_.size(), size_t{kNone});
   bins_.fill(kNone);

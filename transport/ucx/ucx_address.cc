@@ -40,15 +40,13 @@ std::string EncodeUcxAddress(const UcxAddress& address) {
   header.worker_address_bytes = static_cast<uint32_t>(address.worker_address.size());
   header.settings_version = address.settings_version;
   header.checksum = Checksum(address.worker_address);
-  return std::string(reinterpret_cast<const char*>(&header), sizeof(header)) +
-         address.worker_address;
+  return std::string(reinterpret_cast<const char*>(&header), sizeof(header)) + address.worker_address;
 }
 
 absl::StatusOr<UcxAddress> DecodeUcxAddress(std::string_view bytes) {
   const auto error = [](std::string_view what) {
-    return absl::InvalidArgumentError(fmt::format(
-        "not the address of a UCX data plane: {}; pass TransportInfo.address as the peer sent it",
-        what));
+    return absl::InvalidArgumentError(
+        fmt::format("not the address of a UCX data plane: {}; pass TransportInfo.address as the peer sent it", what));
   };
   EnvelopeHeader header;
   if (bytes.size() < sizeof(header)) return error(fmt::format("{} bytes long", bytes.size()));
@@ -56,8 +54,7 @@ absl::StatusOr<UcxAddress> DecodeUcxAddress(std::string_view bytes) {
   bytes.remove_prefix(sizeof(header));
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) return error("bad magic");
   if (header.worker_address_bytes != bytes.size() || bytes.size() > kMaxWorkerAddressBytes) {
-    return error(
-        fmt::format("says {} bytes and has {}", header.worker_address_bytes, bytes.size()));
+    return error(fmt::format("says {} bytes and has {}", header.worker_address_bytes, bytes.size()));
   }
   if (header.checksum != Checksum(bytes)) return error("bad checksum");
   return UcxAddress{header.major, header.minor, header.settings_version, std::string(bytes)};

@@ -28,9 +28,8 @@ using UcxConfig = std::unique_ptr<ucp_config_t, ReleaseConfig>;
 
 // UCX writes to stdout by itself, which belongs to the program's answer. A dead peer is an error to
 // UCX and our daily weather, so its errors are warnings here.
-ucs_log_func_rc_t LogFromUcx(const char* file, unsigned line, const char* function,
-                             ucs_log_level_t level, const ucs_log_component_config_t* component,
-                             const char* format, va_list arguments) {
+ucs_log_func_rc_t LogFromUcx(const char* file, unsigned line, const char* function, ucs_log_level_t level,
+                             const ucs_log_component_config_t* component, const char* format, va_list arguments) {
   if (level > component->log_level && level != UCS_LOG_LEVEL_PRINT) return UCS_LOG_FUNC_RC_STOP;
   char text[512];
   va_list copy;
@@ -65,8 +64,7 @@ absl::Status Modify(ucp_config_t* config, const std::string& name, const std::st
 }
 
 absl::Status ApplySettings(const UcxOptions& options, ucp_config_t* config) {
-  const std::string keepalive =
-      fmt::format("{}us", std::max<int64_t>(options.keepalive_interval_ns / 1000, 1));
+  const std::string keepalive = fmt::format("{}us", std::max<int64_t>(options.keepalive_interval_ns / 1000, 1));
   const std::pair<std::string, std::string> required[] = {
       // Without it, error mode PEER takes shared memory (posix and sysv) away and co-located
       // processes fall back to TCP.
@@ -77,12 +75,13 @@ absl::Status ApplySettings(const UcxOptions& options, ucp_config_t* config) {
       {"KEEPALIVE_INTERVAL", keepalive},
       // One arena, registered once: a cache of registrations would need hooks in mmap and munmap.
       {"RCACHE_ENABLE", "n"},
-      // A query or partial of 16 KiB in one piece instead of three. The sender goes by its own value when it writes into the
-      // receiver's segments: on a change, raise kUcxSettingsVersion. (Lengths are 16 bits wide: 64 KiB would wrap.)
+      // A query or partial of 16 KiB in one piece instead of three. The sender goes by its own value when it writes
+      // into the receiver's segments: on a change, raise kUcxSettingsVersion. (Lengths are 16 bits wide: 64 KiB would
+      // wrap.)
       {"MM_SEG_SIZE", "32K"},
-      // UCX's default is 64, from 1.16 on 256: the segments of a queue that goes round sooner are still in the cache when
-      // they are written anew. On a 16-core Xeon with 1.16 sending four frames of 4 KiB takes 6 to 8 us instead of 10. The
-      // sender goes by its own value here, too.
+      // UCX's default is 64, from 1.16 on 256: the segments of a queue that goes round sooner are still in the cache
+      // when they are written anew. On a 16-core Xeon with 1.16 sending four frames of 4 KiB takes 6 to 8 us instead of
+      // 10. The sender goes by its own value here, too.
       {"MM_FIFO_SIZE", "32"},
       // As many bytes of segments as by UCX's defaults (512 of 8 KiB).
       {"MM_RX_BUFS_GROW", "128"},
@@ -94,9 +93,8 @@ absl::Status ApplySettings(const UcxOptions& options, ucp_config_t* config) {
   for (const auto& [name, value] : required) {
     TRIBUTARY_RETURN_IF_ERROR(Modify(config, name, value));
   }
-  const std::pair<std::string, std::string> chosen[] = {{"TLS", options.tls},
-                                                        {"NET_DEVICES", options.net_devices},
-                                                        {"PORT_RANGE", options.tcp_port_range}};
+  const std::pair<std::string, std::string> chosen[] = {
+      {"TLS", options.tls}, {"NET_DEVICES", options.net_devices}, {"PORT_RANGE", options.tcp_port_range}};
   for (const auto& [name, value] : chosen) {
     if (!value.empty()) TRIBUTARY_RETURN_IF_ERROR(Modify(config, name, value));
   }
@@ -115,8 +113,8 @@ std::string UcxRelease() {
 absl::StatusOr<UcxContext> UcxContext::Create(const UcxOptions& options) {
   TameLibrary();
   ucp_config_t* raw_config = nullptr;
-  TRIBUTARY_RETURN_IF_ERROR(StatusFromUcx(ucp_config_read(nullptr, nullptr, &raw_config),
-                                          "reading the UCX configuration"));
+  TRIBUTARY_RETURN_IF_ERROR(
+      StatusFromUcx(ucp_config_read(nullptr, nullptr, &raw_config), "reading the UCX configuration"));
   const UcxConfig config(raw_config);
   TRIBUTARY_RETURN_IF_ERROR(ApplySettings(options, config.get()));
 
@@ -125,11 +123,10 @@ absl::StatusOr<UcxContext> UcxContext::Create(const UcxOptions& options) {
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
   params.mt_workers_shared = 0;
   ucp_context_h handle = nullptr;
-  TRIBUTARY_RETURN_IF_ERROR(
-      StatusFromUcx(ucp_init(&params, config.get(), &handle),
-                    fmt::format("starting UCX with transports '{}' on devices '{}'; see ucx_info "
-                                "-d for what this host has",
-                                options.tls, options.net_devices)));
+  TRIBUTARY_RETURN_IF_ERROR(StatusFromUcx(ucp_init(&params, config.get(), &handle),
+                                          fmt::format("starting UCX with transports '{}' on devices '{}'; see ucx_info "
+                                                      "-d for what this host has",
+                                                      options.tls, options.net_devices)));
   const char* environment = std::getenv("UCX_TLS");
   std::string transports = options.tls;
   if (transports.empty()) transports = environment != nullptr ? environment : "all";

@@ -32,8 +32,7 @@ class UcxContext {
   const std::string& transports() const { return transports_; }
 
  private:
-  UcxContext(ucp_context_h handle, std::string transports)
-      : handle_(handle), transports_(std::move(transports)) {}
+  UcxContext(ucp_context_h handle, std::string transports) : handle_(handle), transports_(std::move(transports)) {}
   ucp_context_h handle_;
   std::string transports_;
 };

@@ -39,12 +39,14 @@ constexpr int kMaxProgressPerPoll = 64;
 // to sleep.
 constexpr int kMaxBusyInARow = 64;
 constexpr int64_t kMaxSleepNs = kNsPerMs;
-// While frames are on their way; after so much sleep in which none arrived or left, the peer hangs and sleep is long again.
+// While frames are on their way; after so much sleep in which none arrived or left, the peer hangs and sleep is long
+// again.
 constexpr int64_t kTransferSleepNs = 20 * kNsPerUs;
 constexpr int64_t kTransferPatienceNs = 20 * kNsPerMs;
 constexpr int64_t kCloseTimeoutNs = 2 * kNsPerS;
 
-// What a small frame's payload is asked for while its header is still being checked: its lines lie in another core's cache.
+// What a small frame's payload is asked for while its header is still being checked: its lines lie in another core's
+// cache.
 constexpr size_t kPrefetchBytes = 4096;
 
 void Prefetch(const void* data, size_t bytes) {
@@ -74,8 +76,8 @@ class EventFd {
 
 class UcxDataPlaneImpl final : public UcxDataPlane, private FrameBuffer::Owner {
  public:
-  UcxDataPlaneImpl(const UcxOptions& options, UcxContext context, UcxMemory send_memory,
-                   UcxMemory recv_memory, UcxWorker worker);
+  UcxDataPlaneImpl(const UcxOptions& options, UcxContext context, UcxMemory send_memory, UcxMemory recv_memory,
+                   UcxWorker worker);
   ~UcxDataPlaneImpl() override;
   absl::Status Start();
 
@@ -105,8 +107,8 @@ class UcxDataPlaneImpl final : public UcxDataPlane, private FrameBuffer::Owner {
     void* descriptor = nullptr;
   };
 
-  static ucs_status_t OnMessage(void* argument, const void* header, size_t header_bytes, void* data,
-                                size_t data_bytes, const ucp_am_recv_param_t* param);
+  static ucs_status_t OnMessage(void* argument, const void* header, size_t header_bytes, void* data, size_t data_bytes,
+                                const ucp_am_recv_param_t* param);
   static void OnBulkReceived(void* request, ucs_status_t status, size_t bytes, void* argument);
   ucs_status_t OnBulkOffer(std::span<const std::byte> header, void* descriptor, size_t data_bytes);
   // False if there is no room in the receive arena.
@@ -145,8 +147,8 @@ class UcxDataPlaneImpl final : public UcxDataPlane, private FrameBuffer::Owner {
   int64_t slept_in_transfer_ns_ = 0;  // since the last event
 };
 
-UcxDataPlaneImpl::UcxDataPlaneImpl(const UcxOptions& options, UcxContext context,
-                                   UcxMemory send_memory, UcxMemory recv_memory, UcxWorker worker)
+UcxDataPlaneImpl::UcxDataPlaneImpl(const UcxOptions& options, UcxContext context, UcxMemory send_memory,
+                                   UcxMemory recv_memory, UcxWorker worker)
     : options_(options),
       context_(std::move(context)),
       send_memory_(std::move(send_memory)),
@@ -202,9 +204,9 @@ absl::StatusOr<PeerId> UcxDataPlaneImpl::Connect(std::string_view address) {
                     "install the same release of tributary on both sides",
                     decoded.settings_version, kUcxSettingsVersion));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<UcxEndpoint> endpoint,
-                             UcxEndpoint::Create(worker_.handle(), decoded.worker_address,
-                                                 &send_pool_, &endpoint_events_));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      std::unique_ptr<UcxEndpoint> endpoint,
+      UcxEndpoint::Create(worker_.handle(), decoded.worker_address, &send_pool_, &endpoint_events_));
   const PeerId id(next_peer_id_++);
   endpoints_[id.value] = std::move(endpoint);
   return id;
@@ -225,11 +227,10 @@ void UcxDataPlaneImpl::Close(std::unique_ptr<UcxEndpoint> endpoint) {
 
 absl::StatusOr<FrameBuffer> UcxDataPlaneImpl::AllocateFrame(size_t payload_bytes) {
   if (payload_bytes > limits::kMaxFramePayloadBytes) {
-    return absl::InvalidArgumentError(fmt::format("payload of {} bytes is beyond the limit of {}",
-                                                  payload_bytes, limits::kMaxFramePayloadBytes));
+    return absl::InvalidArgumentError(
+        fmt::format("payload of {} bytes is beyond the limit of {}", payload_bytes, limits::kMaxFramePayloadBytes));
   }
-  std::byte* buffer =
-      send_pool_.Allocate(sizeof(UcxSendRecord) + kFrameHeaderBytes + payload_bytes);
+  std::byte* buffer = send_pool_.Allocate(sizeof(UcxSendRecord) + kFrameHeaderBytes + payload_bytes);
   if (buffer == nullptr) {
     return absl::ResourceExhaustedError(
         fmt::format("no room for a frame of {} bytes: {} of {} bytes of the send arena are in "
@@ -245,30 +246,26 @@ absl::StatusOr<FrameBuffer> UcxDataPlaneImpl::AllocateFrame(size_t payload_bytes
 absl::Status UcxDataPlaneImpl::Send(PeerId peer, FrameBuffer frame, SendClass send_class) {
   const auto it = endpoints_.find(peer.value);
   if (it == endpoints_.end()) {
-    return absl::UnavailableError(
-        fmt::format("peer {} is unknown or has failed; connect again", peer.value));
+    return absl::UnavailableError(fmt::format("peer {} is unknown or has failed; connect again", peer.value));
   }
   const size_t payload_bytes = frame.payload().size();
   std::byte* buffer = frame.Release() - sizeof(UcxSendRecord);
-  TRIBUTARY_RETURN_IF_ERROR(it->second->Send(kFrameMessageId, buffer, payload_bytes,
-                                             send_memory_.handle(),
-                                             send_class == SendClass::kEager));
+  TRIBUTARY_RETURN_IF_ERROR(
+      it->second->Send(kFrameMessageId, buffer, payload_bytes, send_memory_.handle(), send_class == SendClass::kEager));
   counters_.frames_sent += 1;
   counters_.bytes_sent += kFrameHeaderBytes + payload_bytes;
   return absl::OkStatus();
 }
 
-void UcxDataPlaneImpl::Deliver(std::span<const std::byte> header,
-                               std::span<const std::byte> payload) {
+void UcxDataPlaneImpl::Deliver(std::span<const std::byte> header, std::span<const std::byte> payload) {
   ++num_received_;
   counters_.frames_received += 1;
   counters_.bytes_received += header.size() + payload.size();
   if (handler_ != nullptr) handler_->OnFrame(header, payload);  // else we are closing
 }
 
-ucs_status_t UcxDataPlaneImpl::OnMessage(void* argument, const void* header, size_t header_bytes,
-                                         void* data, size_t data_bytes,
-                                         const ucp_am_recv_param_t* param) {
+ucs_status_t UcxDataPlaneImpl::OnMessage(void* argument, const void* header, size_t header_bytes, void* data,
+                                         size_t data_bytes, const ucp_am_recv_param_t* param) {
   auto* self = static_cast<UcxDataPlaneImpl*>(argument);
   const std::span<const std::byte> header_span{static_cast<const std::byte*>(header), header_bytes};
   if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
@@ -280,8 +277,7 @@ ucs_status_t UcxDataPlaneImpl::OnMessage(void* argument, const void* header, siz
   return UCS_OK;
 }
 
-ucs_status_t UcxDataPlaneImpl::OnBulkOffer(std::span<const std::byte> header, void* descriptor,
-                                           size_t data_bytes) {
+ucs_status_t UcxDataPlaneImpl::OnBulkOffer(std::span<const std::byte> header, void* descriptor, size_t data_bytes) {
   if (header.size() != kFrameHeaderBytes || data_bytes > limits::kMaxFramePayloadBytes ||
       kBulkPrologueBytes + data_bytes > recv_pool_.capacity_bytes()) {
     Deliver(header, {});  // without its payload no handler takes it for a frame, but it counts it
@@ -302,20 +298,19 @@ bool UcxDataPlaneImpl::StartBulkReceive(const BulkReceive& receive, void* descri
   auto* record = new (buffer) BulkReceive(receive);
   record->payload = buffer + kBulkPrologueBytes;
   ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FIELD_MEMH;
+  params.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FIELD_MEMH;
   params.cb.recv_am = OnBulkReceived;
   params.user_data = buffer;
   params.memory_type = UCS_MEMORY_TYPE_HOST;
   params.memh = recv_memory_.handle();
-  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(
-      worker_.handle(), descriptor, record->payload, receive.payload_bytes, &params);
+  const ucs_status_ptr_t request =
+      ucp_am_recv_data_nbx(worker_.handle(), descriptor, record->payload, receive.payload_bytes, &params);
   if (!UCS_PTR_IS_PTR(request)) FinishBulkReceive(buffer, UCS_PTR_STATUS(request));
   return true;
 }
 
-void UcxDataPlaneImpl::OnBulkReceived(void* request, ucs_status_t status, size_t bytes,
-                                      void* argument) {
+void UcxDataPlaneImpl::OnBulkReceived(void* request, ucs_status_t status, size_t bytes, void* argument) {
   auto* buffer = static_cast<std::byte*>(argument);
   reinterpret_cast<BulkReceive*>(buffer)->plane->FinishBulkReceive(buffer, status);
   ucp_request_free(request);
@@ -329,8 +324,7 @@ void UcxDataPlaneImpl::FinishBulkReceive(std::byte* buffer, ucs_status_t status)
 }
 
 void UcxDataPlaneImpl::StartDeferredReceives() {
-  while (!deferred_.empty() &&
-         StartBulkReceive(deferred_.front().receive, deferred_.front().descriptor)) {
+  while (!deferred_.empty() && StartBulkReceive(deferred_.front().receive, deferred_.front().descriptor)) {
     deferred_.pop_front();
   }
 }
@@ -417,14 +411,11 @@ UcxPoolUsage UcxDataPlaneImpl::pool_usage() const {
 
 absl::StatusOr<std::unique_ptr<UcxDataPlane>> MakeUcxDataPlane(const UcxOptions& options) {
   TRIBUTARY_ASSIGN_OR_RETURN(UcxContext context, UcxContext::Create(options));
-  TRIBUTARY_ASSIGN_OR_RETURN(UcxMemory send_memory,
-                             UcxMemory::Create(context.handle(), options.send_arena_bytes));
-  TRIBUTARY_ASSIGN_OR_RETURN(UcxMemory recv_memory,
-                             UcxMemory::Create(context.handle(), options.recv_arena_bytes));
+  TRIBUTARY_ASSIGN_OR_RETURN(UcxMemory send_memory, UcxMemory::Create(context.handle(), options.send_arena_bytes));
+  TRIBUTARY_ASSIGN_OR_RETURN(UcxMemory recv_memory, UcxMemory::Create(context.handle(), options.recv_arena_bytes));
   TRIBUTARY_ASSIGN_OR_RETURN(UcxWorker worker, UcxWorker::Create(context.handle()));
-  auto plane =
-      std::make_unique<UcxDataPlaneImpl>(options, std::move(context), std::move(send_memory),
-                                         std::move(recv_memory), std::move(worker));
+  auto plane = std::make_unique<UcxDataPlaneImpl>(options, std::move(context), std::move(send_memory),
+                                                  std::move(recv_memory), std::move(worker));
   TRIBUTARY_RETURN_IF_ERROR(plane->Start());
   return plane;
 }

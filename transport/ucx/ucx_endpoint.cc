@@ -2,22 +2,20 @@
 
 #include <new>
 
-#include "attention/frame.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "transport/ucx/ucx_status.h"
+#include "wire/frame.h"
 
 namespace tributary {
 
-absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Create(ucp_worker_h worker,
-                                                                 std::string_view worker_address,
-                                                                 FramePool* pool,
-                                                                 UcxEndpointEvents* events) {
+absl::StatusOr<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Create(ucp_worker_h worker, std::string_view worker_address,
+                                                                 FramePool* pool, UcxEndpointEvents* events) {
   std::unique_ptr<UcxEndpoint> endpoint(new UcxEndpoint(pool, events));
   ucp_ep_params_t params{};
-  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.field_mask =
+      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
   params.address = reinterpret_cast<const ucp_address_t*>(worker_address.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler.cb = OnError;
@@ -70,8 +68,8 @@ void UcxEndpoint::Untrack(UcxSendRecord* record) {
   --events_->num_in_flight;
 }
 
-absl::Status UcxEndpoint::Send(unsigned message_id, std::byte* buffer, size_t payload_bytes,
-                               ucp_mem_h memory, bool eager) {
+absl::Status UcxEndpoint::Send(unsigned message_id, std::byte* buffer, size_t payload_bytes, ucp_mem_h memory,
+                               bool eager) {
   if (state_ != State::kOpen) {
     pool_->Free(buffer);
     return absl::UnavailableError("the peer has failed; connect again");
@@ -79,18 +77,16 @@ absl::Status UcxEndpoint::Send(unsigned message_id, std::byte* buffer, size_t pa
   auto* record = new (buffer) UcxSendRecord{.endpoint = this};
   const std::byte* header = buffer + sizeof(UcxSendRecord);
   ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE |
-                        UCP_OP_ATTR_FIELD_MEMH;
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
+                        UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FIELD_MEMH;
   params.flags = eager ? UCP_AM_SEND_FLAG_EAGER : 0;
   params.cb.send = OnSendDone;
   params.user_data = record;
   params.memory_type = UCS_MEMORY_TYPE_HOST;
   params.memh = memory;
   Track(record);
-  const ucs_status_ptr_t request =
-      ucp_am_send_nbx(handle_, message_id, header, kFrameHeaderBytes, header + kFrameHeaderBytes,
-                      payload_bytes, &params);
+  const ucs_status_ptr_t request = ucp_am_send_nbx(handle_, message_id, header, kFrameHeaderBytes,
+                                                   header + kFrameHeaderBytes, payload_bytes, &params);
   if (UCS_PTR_IS_PTR(request)) return absl::OkStatus();  // OnSendDone() will come
   Untrack(record);
   pool_->Free(buffer);

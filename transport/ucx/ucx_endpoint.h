@@ -44,10 +44,8 @@ class UcxEndpoint {
 
   // `pool`: where send buffers go back to; it and `events` outlive the endpoint.
   // Does not wait for the peer. UNAVAILABLE if UCX sees at once that nobody can be there.
-  static absl::StatusOr<std::unique_ptr<UcxEndpoint>> Create(ucp_worker_h worker,
-                                                             std::string_view worker_address,
-                                                             FramePool* pool,
-                                                             UcxEndpointEvents* events);
+  static absl::StatusOr<std::unique_ptr<UcxEndpoint>> Create(ucp_worker_h worker, std::string_view worker_address,
+                                                             FramePool* pool, UcxEndpointEvents* events);
   // REQUIRES: closed (checked).
   ~UcxEndpoint();
   UcxEndpoint(const UcxEndpoint&) = delete;
@@ -55,8 +53,7 @@ class UcxEndpoint {
 
   // Takes `buffer` = UcxSendRecord, 64 bytes of header, payload; gives it back to the pool when UCX
   // has done with it, and at once on error. UNAVAILABLE unless open.
-  absl::Status Send(unsigned message_id, std::byte* buffer, size_t payload_bytes, ucp_mem_h memory,
-                    bool eager);
+  absl::Status Send(unsigned message_id, std::byte* buffer, size_t payload_bytes, ucp_mem_h memory, bool eager);
 
   // Drops what is not yet sent. Poll() until closed.
   void StartClose();

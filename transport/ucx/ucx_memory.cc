@@ -16,13 +16,11 @@ absl::StatusOr<UcxMemory> UcxMemory::Create(ucp_context_h context, size_t bytes)
   void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) {
     return absl::ResourceExhaustedError(
-        fmt::format("cannot map a frame arena of {} bytes: {}; choose a smaller one", bytes,
-                    std::strerror(errno)));
+        fmt::format("cannot map a frame arena of {} bytes: {}; choose a smaller one", bytes, std::strerror(errno)));
   }
   UcxMemory memory(context, static_cast<std::byte*>(base), bytes);
   ucp_mem_map_params_t params{};
-  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
-                      UCP_MEM_MAP_PARAM_FIELD_FLAGS;
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS;
   params.address = base;
   params.length = bytes;
   params.flags = UCP_MEM_MAP_NONBLOCK;
@@ -31,11 +29,9 @@ absl::StatusOr<UcxMemory> UcxMemory::Create(ucp_context_h context, size_t bytes)
     memory.handle_ = nullptr;
     rlimit limit{};
     getrlimit(RLIMIT_MEMLOCK, &limit);
-    return StatusFromUcx(
-        status,
-        fmt::format("registering a frame arena of {} bytes (RLIMIT_MEMLOCK is {}; RDMA needs "
-                    "more than the arenas)",
-                    bytes, limit.rlim_cur));
+    return StatusFromUcx(status, fmt::format("registering a frame arena of {} bytes (RLIMIT_MEMLOCK is {}; RDMA needs "
+                                             "more than the arenas)",
+                                             bytes, limit.rlim_cur));
   }
   return memory;
 }

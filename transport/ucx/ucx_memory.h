@@ -23,8 +23,7 @@ class UcxMemory {
   ucp_mem_h handle() const { return handle_; }
 
  private:
-  UcxMemory(ucp_context_h context, std::byte* base, size_t bytes)
-      : context_(context), base_(base), bytes_(bytes) {}
+  UcxMemory(ucp_context_h context, std::byte* base, size_t bytes) : context_(context), base_(base), bytes_(bytes) {}
   ucp_context_h context_;
   std::byte* base_;
   size_t bytes_;

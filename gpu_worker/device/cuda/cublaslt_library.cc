@@ -13,24 +13,21 @@ absl::Status Load(CublasLtLibrary* library) {
   void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   const std::string error = handle == nullptr ? dlerror() : "";
   if (handle == nullptr) {
-    handle =
-        dlopen((std::string(TRIBUTARY_CUDA_LIBRARY_DIR "/") + name).c_str(), RTLD_NOW | RTLD_LOCAL);
+    handle = dlopen((std::string(TRIBUTARY_CUDA_LIBRARY_DIR "/") + name).c_str(), RTLD_NOW | RTLD_LOCAL);
   }
   if (handle == nullptr) {
-    return absl::UnavailableError(fmt::format(
-        "cuBLASLt cannot be loaded ({}; nor is it in {}): install the CUDA {} libraries "
-        "(libcublas), add their folder to LD_LIBRARY_PATH, or use --device host",
-        error, TRIBUTARY_CUDA_LIBRARY_DIR, CUBLAS_VER_MAJOR));
+    return absl::UnavailableError(
+        fmt::format("cuBLASLt cannot be loaded ({}; nor is it in {}): install the CUDA {} libraries "
+                    "(libcublas), add their folder to LD_LIBRARY_PATH, or use --device host",
+                    error, TRIBUTARY_CUDA_LIBRARY_DIR, CUBLAS_VER_MAJOR));
   }
   const auto find = [&](const char* symbol, auto* function) -> absl::Status {
     *function = reinterpret_cast<std::remove_pointer_t<decltype(function)>>(dlsym(handle, symbol));
     if (*function != nullptr) return absl::OkStatus();
-    return absl::UnavailableError(
-        fmt::format("{} has no {}: install the CUDA {}.{} libraries or later ones", name, symbol,
-                    CUBLAS_VER_MAJOR, CUBLAS_VER_MINOR));
+    return absl::UnavailableError(fmt::format("{} has no {}: install the CUDA {}.{} libraries or later ones", name,
+                                              symbol, CUBLAS_VER_MAJOR, CUBLAS_VER_MINOR));
   };
-#define TRIBUTARY_FIND(function) \
-  TRIBUTARY_RETURN_IF_ERROR(find("cublasLt" #function, &library->function))
+#define TRIBUTARY_FIND(function) TRIBUTARY_RETURN_IF_ERROR(find("cublasLt" #function, &library->function))
   TRIBUTARY_FIND(GetStatusName);
   TRIBUTARY_FIND(Create);
   TRIBUTARY_FIND(Destroy);

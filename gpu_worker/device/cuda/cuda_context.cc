@@ -12,9 +12,7 @@ namespace {
 
 constexpr int kMinComputeCapability = 80;
 
-std::string VersionText(int version) {
-  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
-}
+std::string VersionText(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 absl::Status CheckDriver() {
   int driver = 0, runtime = 0;
@@ -46,8 +44,7 @@ absl::StatusOr<int> ParseCudaOrdinal(std::string_view device) {
     const auto parsed = std::from_chars(device.data() + kName.size() + 1, end, ordinal);
     if (parsed.ec == std::errc() && parsed.ptr == end && ordinal >= 0) return ordinal;
   }
-  return absl::InvalidArgumentError(
-      fmt::format("'{}' names no GPU; write cuda, or cuda:N for GPU N (from 0)", device));
+  return absl::InvalidArgumentError(fmt::format("'{}' names no GPU; write cuda, or cuda:N for GPU N (from 0)", device));
 }
 
 absl::Status CheckCudaDevice(int ordinal) {
@@ -61,24 +58,23 @@ absl::Status CheckCudaDevice(int ordinal) {
                     cudaGetErrorName(error)));
   }
   if (ordinal >= count) {
-    return absl::NotFoundError(fmt::format(
-        "there is no GPU {}: CUDA sees {} here, 0 to {} (CUDA_VISIBLE_DEVICES may hide others)",
-        ordinal, count, count - 1));
+    return absl::NotFoundError(
+        fmt::format("there is no GPU {}: CUDA sees {} here, 0 to {} (CUDA_VISIBLE_DEVICES may hide others)", ordinal,
+                    count, count - 1));
   }
   cudaDeviceProp properties;
   TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, ordinal));
   if (properties.major * 10 + properties.minor < kMinComputeCapability) {
-    return absl::FailedPreconditionError(fmt::format(
-        "GPU {} ({}) has compute capability {}.{}; {}.{} or higher is needed (A100, H100 ...): "
-        "choose another GPU with --device cuda:N, or use --device host",
-        ordinal, properties.name, properties.major, properties.minor, kMinComputeCapability / 10,
-        kMinComputeCapability % 10));
+    return absl::FailedPreconditionError(
+        fmt::format("GPU {} ({}) has compute capability {}.{}; {}.{} or higher is needed (A100, H100 ...): "
+                    "choose another GPU with --device cuda:N, or use --device host",
+                    ordinal, properties.name, properties.major, properties.minor, kMinComputeCapability / 10,
+                    kMinComputeCapability % 10));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Make(const ModelConfig& config,
-                                                               const DeviceLimits& limits,
+absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Make(const ModelConfig& config, const DeviceLimits& limits,
                                                                const CudaDeviceOptions& options) {
   TRIBUTARY_RETURN_IF_ERROR(CheckCudaDevice(options.ordinal));
   auto context = std::make_unique<CudaContext>();
@@ -103,10 +99,10 @@ void CudaContext::BindThread() const { cudaSetDevice(options.ordinal); }
 
 bool CudaContext::Check(cudaError_t error, const char* what) {
   if (error != cudaSuccess && sticky.ok()) {
-    sticky = absl::InternalError(fmt::format(
-        "GPU {} ({}) failed and cannot be used any more: {} ({}) in {}; the worker has to start "
-        "again (see the kernel log for Xid messages)",
-        options.ordinal, name, cudaGetErrorName(error), cudaGetErrorString(error), what));
+    sticky = absl::InternalError(
+        fmt::format("GPU {} ({}) failed and cannot be used any more: {} ({}) in {}; the worker has to start "
+                    "again (see the kernel log for Xid messages)",
+                    options.ordinal, name, cudaGetErrorName(error), cudaGetErrorString(error), what));
     LOG_ERROR("{}", std::string(sticky.message()));
   }
   return error == cudaSuccess && sticky.ok();

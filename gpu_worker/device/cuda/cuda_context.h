@@ -15,8 +15,7 @@ namespace tributary {
 
 struct CudaContext {
   // Binds the calling thread to the GPU, too. Errors as CheckCudaDevice().
-  static absl::StatusOr<std::unique_ptr<CudaContext>> Make(const ModelConfig& config,
-                                                           const DeviceLimits& limits,
+  static absl::StatusOr<std::unique_ptr<CudaContext>> Make(const ModelConfig& config, const DeviceLimits& limits,
                                                            const CudaDeviceOptions& options);
 
   // A thread other than Make()'s starts on GPU 0: whatever may be its first call into the device begins with this.
@@ -26,9 +25,7 @@ struct CudaContext {
   bool Check(cudaError_t error, const char* what);
 
   size_t q_dim() const { return size_t{config.attention.num_q_heads} * config.attention.head_dim; }
-  size_t kv_dim() const {
-    return size_t{config.attention.num_kv_heads} * config.attention.head_dim;
-  }
+  size_t kv_dim() const { return size_t{config.attention.num_kv_heads} * config.attention.head_dim; }
 
   ModelConfig config;
   DeviceLimits limits;

@@ -31,15 +31,13 @@ void Pause() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CudaDecode>> CudaDecode::Make(CudaContext* context,
-                                                             const CudaWeights* weights,
+absl::StatusOr<std::unique_ptr<CudaDecode>> CudaDecode::Make(CudaContext* context, const CudaWeights* weights,
                                                              CudaResident* resident) {
   std::unique_ptr<CudaDecode> decode(new CudaDecode(context, weights, resident));
   TRIBUTARY_ASSIGN_OR_RETURN(decode->matmul_, CudaMatmul::Make(context));
   TRIBUTARY_ASSIGN_OR_RETURN(decode->buffers_, StepBuffers::Make(*context));
   const StepBuffers& b = *decode->buffers_;
-  decode->graphs_ =
-      std::make_unique<StepGraphs>(context, weights, decode->buffers_.get(), decode->matmul_.get());
+  decode->graphs_ = std::make_unique<StepGraphs>(context, weights, decode->buffers_.get(), decode->matmul_.get());
   decode->graphs_->Prepare(DType::kBf16);
   TRIBUTARY_RETURN_IF_ERROR(context->sticky);
   const uint32_t max_slots = context->limits.max_partial_slots;
@@ -58,14 +56,12 @@ void CudaDecode::Stop() {
   cudaStreamSynchronize(context_->decode_stream.get());
 }
 
-uint64_t CudaDecode::DeviceBytes(const ModelConfig& config, const DeviceLimits& limits,
-                                 bool deterministic) {
+uint64_t CudaDecode::DeviceBytes(const ModelConfig& config, const DeviceLimits& limits, bool deterministic) {
   return StepBuffers::DeviceBytes(config, limits, deterministic) + CudaMatmul::kWorkspaceBytes;
 }
 
 StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
-  StepGraphKey key{
-      .rows = RowBucket(static_cast<uint32_t>(rows.size()), context_->options.deterministic)};
+  StepGraphKey key{.rows = RowBucket(static_cast<uint32_t>(rows.size()), context_->options.deterministic)};
   const ResidentRegions& regions = resident_->regions();
   wants_logits_ = false;
   for (size_t r = 0; r < key.rows; ++r) {
@@ -96,8 +92,7 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
       to.attend[i] = {from.attend[i].begin, from.attend[i].end};
     }
     const DeviceSampling& sampling = from.sampling;
-    buffers_->sample_rows[r] = {sampling.seed, sampling.position, sampling.temperature,
-                                sampling.top_p, sampling.top_k};
+    buffers_->sample_rows[r] = {sampling.seed, sampling.position, sampling.temperature, sampling.top_p, sampling.top_k};
     wants_logits_ |= from.wants_logits;
     key.kv_dtypes |= 1u << static_cast<uint32_t>(to.kv_dtype);
     key.exchange |= from.may_have_partials;
@@ -121,9 +116,8 @@ void CudaDecode::BeginStep(std::span<const DecodeRow> rows) {
   std::fill_n(buffers_->host_num_slots, key.rows, 0u);
   Store(buffers_->error, 0);
   const cudaGraphExec_t graph = graphs_->Get(key);
-  running_ =
-      graph != nullptr && context_->Check(cudaGraphLaunch(graph, context_->decode_stream.get()),
-                                          "cudaGraphLaunch of a decode step");
+  running_ = graph != nullptr &&
+             context_->Check(cudaGraphLaunch(graph, context_->decode_stream.get()), "cudaGraphLaunch of a decode step");
 }
 
 bool CudaDecode::AwaitFlag(const StepFlag& flag) {
@@ -142,8 +136,7 @@ bool CudaDecode::AwaitFlag(const StepFlag& flag) {
 bool CudaDecode::CopyLogits() {
   const cudaStream_t stream = context_->decode_stream.get();
   const size_t bytes = num_rows_ * context_->config.vocab_size * sizeof(float);
-  if (!context_->Check(cudaMemcpyAsync(buffers_->host_logits, buffers_->logits, bytes,
-                                       cudaMemcpyDeviceToHost, stream),
+  if (!context_->Check(cudaMemcpyAsync(buffers_->host_logits, buffers_->logits, bytes, cudaMemcpyDeviceToHost, stream),
                        "the copy of logits")) {
     return false;
   }
@@ -171,26 +164,24 @@ void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
     even &= num_slots[r] == num_slots[0];
   }
   if (!exchange_) return;
-  const uint32_t word = even ? gpu::EvenSlots(static_cast<uint32_t>(num_slots.size()), num_slots[0])
-                             : gpu::kUnevenSlots;
+  const uint32_t word =
+      even ? gpu::EvenSlots(static_cast<uint32_t>(num_slots.size()), num_slots[0]) : gpu::kUnevenSlots;
   std::atomic_ref<uint64_t>(buffers_->partial_flags[layer].value)
       .store(gpu::HostFlag(step_number_, word), std::memory_order_release);
 }
 
 std::span<const float> CudaDecode::EndStep() {
   const size_t logits = wants_logits_ ? num_rows_ * context_->config.vocab_size : 0;
-  const bool finished =
-      running_ && AwaitFlag(*buffers_->done_flag) && (!wants_logits_ || CopyLogits());
+  const bool finished = running_ && AwaitFlag(*buffers_->done_flag) && (!wants_logits_ || CopyLogits());
   running_ = false;
   const uint32_t error = Load(*buffers_->error);
   if (!finished) {
-    step_status_ = context_->sticky.ok() ? absl::InternalError("the GPU did not end a decode step")
-                                         : context_->sticky;
+    step_status_ = context_->sticky.ok() ? absl::InternalError("the GPU did not end a decode step") : context_->sticky;
   } else if (error != 0) {
-    step_status_ = absl::DeadlineExceededError(fmt::format(
-        "the GPU waited {:.1f} s for the partials of a layer and gave the step up: the worker's "
-        "thread was stopped for that long",
-        static_cast<double>(context_->options.max_wait_ns) * 1e-9));
+    step_status_ = absl::DeadlineExceededError(
+        fmt::format("the GPU waited {:.1f} s for the partials of a layer and gave the step up: the worker's "
+                    "thread was stopped for that long",
+                    static_cast<double>(context_->options.max_wait_ns) * 1e-9));
   } else {
     TakeTimes();
   }

@@ -22,8 +22,7 @@ namespace tributary {
 class CudaDecode {
  public:
   // All outlive this.
-  static absl::StatusOr<std::unique_ptr<CudaDecode>> Make(CudaContext* context,
-                                                          const CudaWeights* weights,
+  static absl::StatusOr<std::unique_ptr<CudaDecode>> Make(CudaContext* context, const CudaWeights* weights,
                                                           CudaResident* resident);
   ~CudaDecode() { Stop(); }
 
@@ -31,8 +30,7 @@ class CudaDecode {
   void Stop();
 
   // Device memory that Make() takes.
-  static uint64_t DeviceBytes(const ModelConfig& config, const DeviceLimits& limits,
-                              bool deterministic);
+  static uint64_t DeviceBytes(const ModelConfig& config, const DeviceLimits& limits, bool deterministic);
 
   void BeginStep(std::span<const DecodeRow> rows);
   std::span<const float> AwaitQuery(uint32_t layer);

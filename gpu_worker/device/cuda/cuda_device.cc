@@ -27,8 +27,7 @@ absl::Status CheckLimits(const DeviceLimits& limits) {
   }
   if (limits.max_partial_slots > limits::kMaxTokenStripes) {
     return absl::InvalidArgumentError(fmt::format("max_partial_slots is {}; it must be at most {}",
-                                                  limits.max_partial_slots,
-                                                  limits::kMaxTokenStripes));
+                                                  limits.max_partial_slots, limits::kMaxTokenStripes));
   }
   return absl::OkStatus();
 }
@@ -43,9 +42,8 @@ absl::Status CheckShape(const ModelConfig& config) {
       {"head_dim", shape.head_dim}};
   for (const auto& [name, size] : sizes) {
     if (size % 8 != 0) {
-      return absl::InvalidArgumentError(fmt::format(
-          "the model's {} is {}; the CUDA device needs a multiple of 8: use --device host", name,
-          size));
+      return absl::InvalidArgumentError(
+          fmt::format("the model's {} is {}; the CUDA device needs a multiple of 8: use --device host", name, size));
     }
   }
   return absl::OkStatus();
@@ -64,23 +62,20 @@ absl::Status CheckMemory(const CudaContext& context, const ModelWeights& weights
   size_t free_bytes = 0, total_bytes = 0;
   TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
   const uint64_t weight_bytes = CudaWeights::Bytes(weights, context.compute_dtype);
-  const uint64_t decode_bytes =
-      CudaDecode::DeviceBytes(context.config, limits, context.options.deterministic);
-  const uint64_t prefill_bytes =
-      CudaKvCopies::kStagingBytes +
-      CudaPrefill::ScratchBytes(context.config, context.compute_dtype) +
-      CudaPrefill::PromptBytes(context.config, limits.max_prefill_tokens, DType::kBf16);
-  const auto needed = static_cast<unsigned __int128>(weight_bytes) + limits.resident_pool_bytes +
-                      decode_bytes + prefill_bytes + kReservedBytes;
+  const uint64_t decode_bytes = CudaDecode::DeviceBytes(context.config, limits, context.options.deterministic);
+  const uint64_t prefill_bytes = CudaKvCopies::kStagingBytes +
+                                 CudaPrefill::ScratchBytes(context.config, context.compute_dtype) +
+                                 CudaPrefill::PromptBytes(context.config, limits.max_prefill_tokens, DType::kBf16);
+  const auto needed = static_cast<unsigned __int128>(weight_bytes) + limits.resident_pool_bytes + decode_bytes +
+                      prefill_bytes + kReservedBytes;
   if (needed <= free_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
       "GPU {} ({}) has {} free of {}, but {} are needed: {} for the weights in {}, {} for the "
       "resident pool, {} for decode steps, {} for a prefill of {} tokens, {} for the driver. Lower "
       "--resident-pool-bytes, --max-batch, --max-token-stripes or --max-prefill-tokens, use "
       "--compute-dtype bf16, another GPU (--device cuda:N) or a smaller model",
-      context.options.ordinal, context.name, Mib(free_bytes), Mib(total_bytes),
-      Mib(static_cast<uint64_t>(needed)), Mib(weight_bytes),
-      std::string(DTypeName(context.compute_dtype)), Mib(limits.resident_pool_bytes),
+      context.options.ordinal, context.name, Mib(free_bytes), Mib(total_bytes), Mib(static_cast<uint64_t>(needed)),
+      Mib(weight_bytes), std::string(DTypeName(context.compute_dtype)), Mib(limits.resident_pool_bytes),
       Mib(decode_bytes), Mib(prefill_bytes), limits.max_prefill_tokens, Mib(kReservedBytes)));
 }
 
@@ -93,15 +88,13 @@ class CudaDevice final : public Device {
     CudaContext* const c = device->context_.get();
     TRIBUTARY_ASSIGN_OR_RETURN(device->weights_, CudaWeights::Make(*c, weights));
     TRIBUTARY_ASSIGN_OR_RETURN(device->resident_, CudaResident::Make(c));
-    TRIBUTARY_ASSIGN_OR_RETURN(
-        device->decode_, CudaDecode::Make(c, device->weights_.get(), device->resident_.get()));
+    TRIBUTARY_ASSIGN_OR_RETURN(device->decode_, CudaDecode::Make(c, device->weights_.get(), device->resident_.get()));
     TRIBUTARY_ASSIGN_OR_RETURN(device->copies_, CudaKvCopies::Make(c, device->resident_.get()));
-    TRIBUTARY_ASSIGN_OR_RETURN(device->prefill_,
-                               CudaPrefill::Make(c, device->weights_.get(), device->resident_.get(),
-                                                 device->copies_.get()));
-    LOG_INFO("GPU {} ({}, {} multiprocessors): {} of weights in {}, {} resident pool",
-             c->options.ordinal, c->name, c->num_sms, Mib(device->weights_->bytes()),
-             std::string(DTypeName(c->compute_dtype)), Mib(c->limits.resident_pool_bytes));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        device->prefill_, CudaPrefill::Make(c, device->weights_.get(), device->resident_.get(), device->copies_.get()));
+    LOG_INFO("GPU {} ({}, {} multiprocessors): {} of weights in {}, {} resident pool", c->options.ordinal, c->name,
+             c->num_sms, Mib(device->weights_->bytes()), std::string(DTypeName(c->compute_dtype)),
+             Mib(c->limits.resident_pool_bytes));
     return device;
   }
 
@@ -128,8 +121,8 @@ class CudaDevice final : public Device {
     context_->BindThread();
     resident_->ReadMaw(id, slots, maw);
   }
-  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                          std::span<std::byte> k, std::span<std::byte> v) override {
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) override {
     context_->BindThread();
     return copies_->ReadResident(id, layer, slots, heads, k, v);
   }
@@ -164,8 +157,8 @@ class CudaDevice final : public Device {
   void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
     prefill_->Attend(layer, token_begin, token_end);
   }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                         std::span<std::byte> k, std::span<std::byte> v) override {
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                         std::span<std::byte> v) override {
     return prefill_->Read(token_begin, num_tokens, heads, k, v);
   }
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
@@ -187,12 +180,10 @@ class CudaDevice final : public Device {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(std::shared_ptr<const ModelWeights> weights,
-                                                       const DeviceLimits& limits,
-                                                       const CudaDeviceOptions& options) {
+                                                       const DeviceLimits& limits, const CudaDeviceOptions& options) {
   TRIBUTARY_RETURN_IF_ERROR(CheckLimits(limits));
   TRIBUTARY_RETURN_IF_ERROR(CheckShape(weights->config));
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CudaContext> context,
-                             CudaContext::Make(weights->config, limits, options));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CudaContext> context, CudaContext::Make(weights->config, limits, options));
   context->compute_dtype = ComputeDType(*weights, options);
   TRIBUTARY_RETURN_IF_ERROR(CheckMemory(*context, *weights));
   return CudaDevice::Make(std::move(context), *weights);

@@ -1,9 +1,9 @@
 // A device on one NVIDIA GPU (compute capability 8.0 and up): same steps in the same order as its twin device/host.
 //
 // A whole decode step is one CUDA graph, launched by BeginStep(). Per layer the GPU writes q into mapped host memory,
-// rings a flag there, attends over its resident KV meanwhile, waits (boundedly) until FinishLayer() rings it back, fetches
-// the partials from partial_slots() itself, and merges them. So between layers the host launches, copies and synchronises
-// nothing.
+// rings a flag there, attends over its resident KV meanwhile, waits (boundedly) until FinishLayer() rings it back,
+// fetches the partials from partial_slots() itself, and merges them. So between layers the host launches, copies and
+// synchronises nothing.
 //
 // This header needs no CUDA: a build without the toolkit has the same functions, which answer UNIMPLEMENTED.
 #pragma once
@@ -34,15 +34,15 @@ struct CudaDeviceOptions {
 // "cuda" is GPU 0, "cuda:N" is GPU N. INVALID_ARGUMENT for anything else.
 absl::StatusOr<int> ParseCudaOrdinal(std::string_view device);
 
-// OK if MakeCudaDevice() can use this GPU. UNIMPLEMENTED without CUDA in the build; UNAVAILABLE without a driver or a GPU,
-// or with a driver that is too old; NOT_FOUND for an ordinal that there is not; FAILED_PRECONDITION for a GPU that is too
-// old. Each says what to do.
+// OK if MakeCudaDevice() can use this GPU. UNIMPLEMENTED without CUDA in the build; UNAVAILABLE without a driver or a
+// GPU, or with a driver that is too old; NOT_FOUND for an ordinal that there is not; FAILED_PRECONDITION for a GPU that
+// is too old. Each says what to do.
 absl::Status CheckCudaDevice(int ordinal);
 
 // Uploads the weights and reserves all memory. Beside CheckCudaDevice()'s errors: INVALID_ARGUMENT for limits that make
-// no sense or a model shape that the kernels do not know; RESOURCE_EXHAUSTED, with what is needed and which flags lower it.
+// no sense or a model shape that the kernels do not know; RESOURCE_EXHAUSTED, with what is needed and which flags lower
+// it.
 absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(std::shared_ptr<const ModelWeights> weights,
-                                                       const DeviceLimits& limits,
-                                                       const CudaDeviceOptions& options);
+                                                       const DeviceLimits& limits, const CudaDeviceOptions& options);
 
 }  // namespace tributary

@@ -15,8 +15,7 @@ absl::Status NotBuilt() {
 
 absl::StatusOr<int> ParseCudaOrdinal(std::string_view) { return NotBuilt(); }
 absl::Status CheckCudaDevice(int) { return NotBuilt(); }
-absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(std::shared_ptr<const ModelWeights>,
-                                                       const DeviceLimits&,
+absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(std::shared_ptr<const ModelWeights>, const DeviceLimits&,
                                                        const CudaDeviceOptions&) {
   return NotBuilt();
 }

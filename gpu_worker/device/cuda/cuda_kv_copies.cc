@@ -10,11 +10,9 @@
 
 namespace tributary {
 
-absl::StatusOr<std::unique_ptr<CudaKvCopies>> CudaKvCopies::Make(CudaContext* context,
-                                                                 CudaResident* resident) {
+absl::StatusOr<std::unique_ptr<CudaKvCopies>> CudaKvCopies::Make(CudaContext* context, CudaResident* resident) {
   std::unique_ptr<CudaKvCopies> copies(new CudaKvCopies(context, resident));
-  TRIBUTARY_ASSIGN_OR_RETURN(copies->staging_,
-                             DeviceBuffer::Make(kStagingBytes, "the staging of spills"));
+  TRIBUTARY_ASSIGN_OR_RETURN(copies->staging_, DeviceBuffer::Make(kStagingBytes, "the staging of spills"));
   for (CopyTicket i = 0; i < kMaxPending; ++i) {
     TRIBUTARY_ASSIGN_OR_RETURN(CudaEvent event, CudaEvent::Make());
     copies->events_.push_back(std::move(event));
@@ -31,28 +29,25 @@ CudaKvCopies::~CudaKvCopies() {
 void CudaKvCopies::PinHostMemory(std::span<std::byte> memory) {
   if (memory.empty() || !context_->sticky.ok()) return;
   if (std::find(pinned_.begin(), pinned_.end(), memory.data()) != pinned_.end()) return;
-  const cudaError_t error =
-      cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable);
+  const cudaError_t error = cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable);
   if (error == cudaSuccess) {
     pinned_.push_back(memory.data());
     return;
   }
   cudaGetLastError();  // copies work without it, slower
-  LOG_WARN("{} bytes of frame memory cannot be pinned for the GPU ({}): spills will be slower",
-           memory.size(), cudaGetErrorName(error));
+  LOG_WARN("{} bytes of frame memory cannot be pinned for the GPU ({}): spills will be slower", memory.size(),
+           cudaGetErrorName(error));
 }
 
-CopyTicket CudaKvCopies::ReadResident(ResidentId id, uint32_t layer, SlotRange slots,
-                                      HeadRange heads, std::span<std::byte> k,
-                                      std::span<std::byte> v) {
+CopyTicket CudaKvCopies::ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
+                                      std::span<std::byte> k, std::span<std::byte> v) {
   const ResidentRegions& regions = resident_->regions();
   const AttentionShape& shape = context_->config.attention;
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
   TRIBUTARY_CHECK_LE(slots.end, regions.capacity_tokens(id));
   TRIBUTARY_CHECK_LE(heads.begin, heads.end);
   TRIBUTARY_CHECK_LE(heads.end, shape.num_kv_heads);
-  const size_t token_bytes =
-      (heads.end - heads.begin) * size_t{shape.head_dim} * DTypeBytes(regions.dtype(id));
+  const size_t token_bytes = (heads.end - heads.begin) * size_t{shape.head_dim} * DTypeBytes(regions.dtype(id));
   TRIBUTARY_CHECK_EQ(k.size(), (slots.end - slots.begin) * token_bytes);
   TRIBUTARY_CHECK_EQ(v.size(), k.size());
   if (k.empty() || !context_->sticky.ok()) return started_;
@@ -68,12 +63,11 @@ CopyTicket CudaKvCopies::ReadResident(ResidentId id, uint32_t layer, SlotRange s
   return MakeTicket();
 }
 
-void CudaKvCopies::CopySlots(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                             std::byte* k, std::byte* v) {
+void CudaKvCopies::CopySlots(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::byte* k,
+                             std::byte* v) {
   const ResidentRegions& regions = resident_->regions();
   gpu::GatherHeadsArgs args;
-  args.vector_bytes =
-      static_cast<uint32_t>(context_->config.attention.head_dim * DTypeBytes(regions.dtype(id)));
+  args.vector_bytes = static_cast<uint32_t>(context_->config.attention.head_dim * DTypeBytes(regions.dtype(id)));
   args.head_stride_bytes = size_t{regions.capacity_tokens(id)} * args.vector_bytes;
   args.num_tokens = slots.end - slots.begin;
   args.num_heads = heads.end - heads.begin;
@@ -86,16 +80,13 @@ void CudaKvCopies::CopySlots(ResidentId id, uint32_t layer, SlotRange slots, Hea
   if (!context_->Check(gpu::GatherHeads(args, {.stream = stream()}), "GatherHeads")) return;
   // Usually one frame's payload: K and V follow each other there, too.
   const bool adjacent = v == k + bytes;
-  context_->Check(cudaMemcpyAsync(k, args.out[0], adjacent ? 2 * bytes : bytes,
-                                  cudaMemcpyDeviceToHost, stream()),
+  context_->Check(cudaMemcpyAsync(k, args.out[0], adjacent ? 2 * bytes : bytes, cudaMemcpyDeviceToHost, stream()),
                   "a spill's copy");
   if (adjacent) return;
-  context_->Check(cudaMemcpyAsync(v, args.out[1], bytes, cudaMemcpyDeviceToHost, stream()),
-                  "a spill's copy");
+  context_->Check(cudaMemcpyAsync(v, args.out[1], bytes, cudaMemcpyDeviceToHost, stream()), "a spill's copy");
 }
 
-CopyTicket CudaKvCopies::ReadRows(const Rows& rows, HeadRange heads, std::span<std::byte> k,
-                                  std::span<std::byte> v) {
+CopyTicket CudaKvCopies::ReadRows(const Rows& rows, HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) {
   const AttentionShape& shape = context_->config.attention;
   TRIBUTARY_CHECK_LE(heads.begin, heads.end);
   TRIBUTARY_CHECK_LE(heads.end, shape.num_kv_heads);
@@ -107,11 +98,10 @@ CopyTicket CudaKvCopies::ReadRows(const Rows& rows, HeadRange heads, std::span<s
   if (k.empty() || !context_->sticky.ok()) return started_;
   context_->Check(cudaStreamWaitEvent(stream(), rows.ready, 0), "cudaStreamWaitEvent");
   const auto copy = [&](const std::byte* from, std::byte* to) {
-    const cudaError_t error =
-        packed_bytes == row_bytes
-            ? cudaMemcpyAsync(to, from, k.size(), cudaMemcpyDeviceToHost, stream())
-            : cudaMemcpy2DAsync(to, packed_bytes, from + heads.begin * head_bytes, row_bytes,
-                                packed_bytes, rows.num_tokens, cudaMemcpyDeviceToHost, stream());
+    const cudaError_t error = packed_bytes == row_bytes
+                                  ? cudaMemcpyAsync(to, from, k.size(), cudaMemcpyDeviceToHost, stream())
+                                  : cudaMemcpy2DAsync(to, packed_bytes, from + heads.begin * head_bytes, row_bytes,
+                                                      packed_bytes, rows.num_tokens, cudaMemcpyDeviceToHost, stream());
     context_->Check(error, "a copy of a prompt's KV");
   };
   copy(rows.k, k.data());
@@ -125,8 +115,7 @@ CopyTicket CudaKvCopies::MakeTicket() {
     ++done_;
   }
   ++started_;
-  context_->Check(cudaEventRecord(events_[started_ % kMaxPending].get(), stream()),
-                  "cudaEventRecord");
+  context_->Check(cudaEventRecord(events_[started_ % kMaxPending].get(), stream()), "cudaEventRecord");
   return started_;
 }
 
@@ -143,8 +132,7 @@ bool CudaKvCopies::CopyDone(CopyTicket ticket) {
 
 void CudaKvCopies::MakeWait(cudaStream_t other) {
   if (started_ == done_ || !context_->sticky.ok()) return;
-  context_->Check(cudaStreamWaitEvent(other, events_[started_ % kMaxPending].get(), 0),
-                  "cudaStreamWaitEvent");
+  context_->Check(cudaStreamWaitEvent(other, events_[started_ % kMaxPending].get(), 0), "cudaStreamWaitEvent");
 }
 
 void CudaKvCopies::AwaitAll() {

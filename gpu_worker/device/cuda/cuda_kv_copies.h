@@ -1,4 +1,5 @@
-// KV out of the GPU, by copy engine on a stream of its own: blocks that leave their windows, and the layers of a prompt.
+// KV out of the GPU, by copy engine on a stream of its own: blocks that leave their windows, and the layers of a
+// prompt.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +19,13 @@ namespace tributary {
 class CudaKvCopies {
  public:
   // Both outlive this.
-  static absl::StatusOr<std::unique_ptr<CudaKvCopies>> Make(CudaContext* context,
-                                                            CudaResident* resident);
+  static absl::StatusOr<std::unique_ptr<CudaKvCopies>> Make(CudaContext* context, CudaResident* resident);
   // Waits for the copies, and unpins.
   ~CudaKvCopies();
 
   // As Device's functions of these names.
-  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                          std::span<std::byte> k, std::span<std::byte> v);
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v);
   bool CopyDone(CopyTicket ticket);
   void PinHostMemory(std::span<std::byte> memory);
 
@@ -37,8 +37,7 @@ class CudaKvCopies {
     DType dtype = DType::kUnset;
     cudaEvent_t ready = nullptr;
   };
-  CopyTicket ReadRows(const Rows& rows, HeadRange heads, std::span<std::byte> k,
-                      std::span<std::byte> v);
+  CopyTicket ReadRows(const Rows& rows, HeadRange heads, std::span<std::byte> k, std::span<std::byte> v);
 
   // What is queued on `stream` from now on waits for the copies that were started.
   void MakeWait(cudaStream_t stream);
@@ -49,12 +48,10 @@ class CudaKvCopies {
   static constexpr uint64_t kStagingBytes = uint64_t{4} << 20;
 
  private:
-  CudaKvCopies(CudaContext* context, CudaResident* resident)
-      : context_(context), resident_(resident) {}
+  CudaKvCopies(CudaContext* context, CudaResident* resident) : context_(context), resident_(resident) {}
   cudaStream_t stream() const { return context_->copy_stream.get(); }
   // At most kStagingBytes of K and V.
-  void CopySlots(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::byte* k,
-                 std::byte* v);
+  void CopySlots(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::byte* k, std::byte* v);
   // Marks the end of what was queued so far.
   CopyTicket MakeTicket();
 

@@ -53,8 +53,7 @@ struct CudaMatmul::Plan {
   size_t chosen = 0;
 };
 
-CudaMatmul::CudaMatmul(CudaContext* context, const CublasLtLibrary* library)
-    : context_(context), library_(library) {}
+CudaMatmul::CudaMatmul(CudaContext* context, const CublasLtLibrary* library) : context_(context), library_(library) {}
 
 CudaMatmul::~CudaMatmul() {
   plans_.clear();
@@ -65,57 +64,48 @@ absl::StatusOr<std::unique_ptr<CudaMatmul>> CudaMatmul::Make(CudaContext* contex
   TRIBUTARY_ASSIGN_OR_RETURN(const CublasLtLibrary* const library, CublasLtLibrary::Get());
   std::unique_ptr<CudaMatmul> matmul(new CudaMatmul(context, library));
   TRIBUTARY_RETURN_IF_ERROR(library->ToStatus(library->Create(&matmul->handle_), "cublasLtCreate"));
-  TRIBUTARY_ASSIGN_OR_RETURN(matmul->workspace_,
-                             DeviceBuffer::Make(kWorkspaceBytes, "cuBLASLt's workspace"));
+  TRIBUTARY_ASSIGN_OR_RETURN(matmul->workspace_, DeviceBuffer::Make(kWorkspaceBytes, "cuBLASLt's workspace"));
   return matmul;
 }
 
 absl::Status CudaMatmul::MakePlan(const MatmulArgs& args, Plan* plan) {
-  const std::string what =
-      fmt::format("the product [{}][{}] x [{}][{}]^T", args.rows, args.in, args.out, args.in);
+  const std::string what = fmt::format("the product [{}][{}] x [{}][{}]^T", args.rows, args.in, args.out, args.in);
   const auto ok = [&](cublasStatus_t status) { return library_->ToStatus(status, what); };
   const cudaDataType_t type = ToCudaType(context_->compute_dtype);
   // cuBLASLt is column-major: our row-major [rows][n] is its n x rows.
-  TRIBUTARY_RETURN_IF_ERROR(
-      ok(library_->MatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F)));
+  TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F)));
   const cublasOperation_t transposed = CUBLAS_OP_T;
-  TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatmulDescSetAttribute(
-      plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed))));
-  TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatrixLayoutCreate(&plan->weight, type, args.in, args.out,
-                                                            static_cast<int64_t>(args.in))));
-  TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatrixLayoutCreate(&plan->x, type, args.in, args.rows,
-                                                            static_cast<int64_t>(XStride(args)))));
+  TRIBUTARY_RETURN_IF_ERROR(ok(
+      library_->MatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed))));
   TRIBUTARY_RETURN_IF_ERROR(
-      ok(library_->MatrixLayoutCreate(&plan->y, ToCudaType(args.y_dtype), args.out, args.rows,
-                                      static_cast<int64_t>(YStride(args)))));
+      ok(library_->MatrixLayoutCreate(&plan->weight, type, args.in, args.out, static_cast<int64_t>(args.in))));
+  TRIBUTARY_RETURN_IF_ERROR(
+      ok(library_->MatrixLayoutCreate(&plan->x, type, args.in, args.rows, static_cast<int64_t>(XStride(args)))));
+  TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatrixLayoutCreate(&plan->y, ToCudaType(args.y_dtype), args.out, args.rows,
+                                                            static_cast<int64_t>(YStride(args)))));
   TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatmulPreferenceCreate(&plan->preference)));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-    return ok(
-        library_->MatmulPreferenceSetAttribute(plan->preference, attribute, &value, sizeof(value)));
+    return ok(library_->MatmulPreferenceSetAttribute(plan->preference, attribute, &value, sizeof(value)));
   };
-  TRIBUTARY_RETURN_IF_ERROR(
-      set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<size_t>(kWorkspaceBytes)));
+  TRIBUTARY_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<size_t>(kWorkspaceBytes)));
   const auto alignment = [](const void* p) { return static_cast<uint32_t>(AlignmentOf(p)); };
-  TRIBUTARY_RETURN_IF_ERROR(
-      set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(args.weight)));
+  TRIBUTARY_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(args.weight)));
   TRIBUTARY_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(args.x)));
   TRIBUTARY_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(args.y)));
   TRIBUTARY_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(args.y)));
   plan->candidates.resize(kMaxCandidates);
   int found = 0;
-  TRIBUTARY_RETURN_IF_ERROR(ok(library_->MatmulAlgoGetHeuristic(
-      handle_, plan->operation, plan->weight, plan->x, plan->y, plan->y, plan->preference,
-      kMaxCandidates, plan->candidates.data(), &found)));
+  TRIBUTARY_RETURN_IF_ERROR(
+      ok(library_->MatmulAlgoGetHeuristic(handle_, plan->operation, plan->weight, plan->x, plan->y, plan->y,
+                                          plan->preference, kMaxCandidates, plan->candidates.data(), &found)));
   plan->candidates.resize(static_cast<size_t>(found));
   if (found == 0) return absl::InternalError("cuBLASLt has no kernel for " + what);
   return absl::OkStatus();
 }
 
 CudaMatmul::Plan* CudaMatmul::FindOrMakePlan(const MatmulArgs& args) {
-  const uint64_t alignments =
-      AlignmentOf(args.weight) << 32 | AlignmentOf(args.x) << 16 | AlignmentOf(args.y);
-  const Key key{args.rows,     args.in,      args.out,        XStride(args),
-                YStride(args), args.y_dtype, args.accumulate, alignments};
+  const uint64_t alignments = AlignmentOf(args.weight) << 32 | AlignmentOf(args.x) << 16 | AlignmentOf(args.y);
+  const Key key{args.rows, args.in, args.out, XStride(args), YStride(args), args.y_dtype, args.accumulate, alignments};
   auto& plan = plans_[key];
   if (plan != nullptr) return plan.get();
   plan = std::make_unique<Plan>(library_);
@@ -127,13 +117,12 @@ CudaMatmul::Plan* CudaMatmul::FindOrMakePlan(const MatmulArgs& args) {
   return plan.get();
 }
 
-cublasStatus_t CudaMatmul::Launch(const Plan& plan, size_t candidate, const MatmulArgs& args,
-                                  cudaStream_t stream) {
+cublasStatus_t CudaMatmul::Launch(const Plan& plan, size_t candidate, const MatmulArgs& args, cudaStream_t stream) {
   const float one = 1.0f;
   const float beta = args.accumulate ? 1.0f : 0.0f;
-  return library_->Matmul(handle_, plan.operation, &one, args.weight, plan.weight, args.x, plan.x,
-                          &beta, args.y, plan.y, args.y, plan.y, &plan.candidates[candidate].algo,
-                          workspace_.data(), kWorkspaceBytes, stream);
+  return library_->Matmul(handle_, plan.operation, &one, args.weight, plan.weight, args.x, plan.x, &beta, args.y,
+                          plan.y, args.y, plan.y, &plan.candidates[candidate].algo, workspace_.data(), kWorkspaceBytes,
+                          stream);
 }
 
 void CudaMatmul::Run(const MatmulArgs& args, cudaStream_t stream) {

@@ -53,8 +53,7 @@ class CudaMatmul {
   CudaMatmul(CudaContext* context, const CublasLtLibrary* library);
   Plan* FindOrMakePlan(const MatmulArgs& args);
   absl::Status MakePlan(const MatmulArgs& args, Plan* plan);
-  cublasStatus_t Launch(const Plan& plan, size_t candidate, const MatmulArgs& args,
-                        cudaStream_t stream);
+  cublasStatus_t Launch(const Plan& plan, size_t candidate, const MatmulArgs& args, cudaStream_t stream);
 
   CudaContext* const context_;
   const CublasLtLibrary* const library_;

@@ -28,8 +28,7 @@ absl::StatusOr<PinnedBuffer> PinnedBuffer::Make(uint64_t bytes, const char* what
   PinnedBuffer buffer;
   if (bytes == 0) return buffer;
   void* data = nullptr;
-  const cudaError_t error =
-      cudaHostAlloc(&data, bytes, cudaHostAllocMapped | cudaHostAllocPortable);
+  const cudaError_t error = cudaHostAlloc(&data, bytes, cudaHostAllocMapped | cudaHostAllocPortable);
   if (error != cudaSuccess) {
     cudaGetLastError();  // not sticky
     return StatusFromCuda(error, fmt::format("cudaHostAlloc of {} bytes for {}", bytes, what));
@@ -48,8 +47,8 @@ absl::StatusOr<CudaStream> CudaStream::Make(bool high_priority) {
   int lowest = 0, highest = 0;
   TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
   CudaStream stream;
-  TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithPriority(
-      &stream.stream_, cudaStreamNonBlocking, high_priority ? highest : lowest));
+  TRIBUTARY_RETURN_IF_CUDA_ERROR(
+      cudaStreamCreateWithPriority(&stream.stream_, cudaStreamNonBlocking, high_priority ? highest : lowest));
   return stream;
 }
 

@@ -14,26 +14,19 @@
 namespace tributary {
 namespace {
 
-size_t QDim(const ModelConfig& config) {
-  return size_t{config.attention.num_q_heads} * config.attention.head_dim;
-}
-size_t KvDim(const ModelConfig& config) {
-  return size_t{config.attention.num_kv_heads} * config.attention.head_dim;
-}
+size_t QDim(const ModelConfig& config) { return size_t{config.attention.num_q_heads} * config.attention.head_dim; }
+size_t KvDim(const ModelConfig& config) { return size_t{config.attention.num_kv_heads} * config.attention.head_dim; }
 
 gpu::KvGeometry Geometry(const AttentionShape& shape) {
   return {shape.num_q_heads, shape.num_kv_heads, shape.head_dim};
 }
 
 // Of the gate and up products: SiluMul() reads f32 and bf16.
-DType ProductDType(DType compute_dtype) {
-  return compute_dtype == DType::kBf16 ? DType::kBf16 : DType::kF32;
-}
+DType ProductDType(DType compute_dtype) { return compute_dtype == DType::kBf16 ? DType::kBf16 : DType::kF32; }
 
 }  // namespace
 
-uint64_t CudaPrefill::Place(const ModelConfig& config, DType compute_dtype, std::byte* base,
-                            Scratch* scratch) {
+uint64_t CudaPrefill::Place(const ModelConfig& config, DType compute_dtype, std::byte* base, Scratch* scratch) {
   uint64_t offset = 0;
   const auto place = [&](auto& pointer, uint64_t count, DType dtype) {
     using Pointer = std::remove_reference_t<decltype(pointer)>;
@@ -60,23 +53,20 @@ uint64_t CudaPrefill::ScratchBytes(const ModelConfig& config, DType compute_dtyp
 }
 
 uint64_t CudaPrefill::PromptBytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype) {
-  return num_tokens * (sizeof(uint32_t) + config.hidden_size * sizeof(float) +
-                       2 * KvDim(config) * DTypeBytes(kv_dtype));
+  return num_tokens *
+         (sizeof(uint32_t) + config.hidden_size * sizeof(float) + 2 * KvDim(config) * DTypeBytes(kv_dtype));
 }
 
-absl::StatusOr<std::unique_ptr<CudaPrefill>> CudaPrefill::Make(CudaContext* context,
-                                                               const CudaWeights* weights,
-                                                               CudaResident* resident,
-                                                               CudaKvCopies* copies) {
+absl::StatusOr<std::unique_ptr<CudaPrefill>> CudaPrefill::Make(CudaContext* context, const CudaWeights* weights,
+                                                               CudaResident* resident, CudaKvCopies* copies) {
   std::unique_ptr<CudaPrefill> prefill(new CudaPrefill(context, weights, resident, copies));
   TRIBUTARY_ASSIGN_OR_RETURN(prefill->matmul_, CudaMatmul::Make(context));
   const ModelConfig& config = context->config;
   const uint64_t bytes = Place(config, context->compute_dtype, nullptr, &prefill->scratch_);
-  TRIBUTARY_ASSIGN_OR_RETURN(prefill->scratch_memory_,
-                             DeviceBuffer::Make(bytes, "prefill's working memory"));
+  TRIBUTARY_ASSIGN_OR_RETURN(prefill->scratch_memory_, DeviceBuffer::Make(bytes, "prefill's working memory"));
   Place(config, context->compute_dtype, prefill->scratch_memory_.data(), &prefill->scratch_);
-  TRIBUTARY_ASSIGN_OR_RETURN(prefill->logits_, PinnedBuffer::Make(config.vocab_size * sizeof(float),
-                                                                  "the logits of a prompt"));
+  TRIBUTARY_ASSIGN_OR_RETURN(prefill->logits_,
+                             PinnedBuffer::Make(config.vocab_size * sizeof(float), "the logits of a prompt"));
   TRIBUTARY_ASSIGN_OR_RETURN(prefill->projected_, CudaEvent::Make());
   for (CudaEvent& event : prefill->unit_done_) {
     TRIBUTARY_ASSIGN_OR_RETURN(event, CudaEvent::Make());
@@ -89,23 +79,21 @@ CudaPrefill::~CudaPrefill() { cudaStreamSynchronize(stream()); }
 absl::Status CudaPrefill::CheckPrompt(std::span<const uint32_t> tokens, DType kv_dtype) const {
   if (!ok()) return context_->sticky;
   if (num_tokens_ != 0) {
-    return absl::FailedPreconditionError(fmt::format(
-        "a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
+    return absl::FailedPreconditionError(
+        fmt::format("a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
   }
   if (tokens.empty() || tokens.size() > context_->limits.max_prefill_tokens) {
-    return absl::InvalidArgumentError(
-        fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)", tokens.size(),
-                    context_->limits.max_prefill_tokens));
+    return absl::InvalidArgumentError(fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)",
+                                                  tokens.size(), context_->limits.max_prefill_tokens));
   }
   if (!IsValidDType(kv_dtype)) {
-    return absl::InvalidArgumentError(
-        fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
+    return absl::InvalidArgumentError(fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
   }
   const uint32_t vocab_size = context_->config.vocab_size;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] >= vocab_size) {
-      return absl::InvalidArgumentError(fmt::format(
-          "prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
+      return absl::InvalidArgumentError(
+          fmt::format("prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
     }
   }
   return absl::OkStatus();
@@ -118,29 +106,26 @@ absl::Status CudaPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype
   const uint64_t kv_bytes = num_tokens * KvDim(config) * DTypeBytes(kv_dtype);
   const auto allocate = [&]() -> absl::Status {
     TRIBUTARY_ASSIGN_OR_RETURN(tokens_, DeviceBuffer::Make(tokens.size_bytes(), "a prompt"));
-    TRIBUTARY_ASSIGN_OR_RETURN(hidden_,
-                               DeviceBuffer::Make(num_tokens * config.hidden_size * sizeof(float),
-                                                  "a prompt's hidden states"));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        hidden_, DeviceBuffer::Make(num_tokens * config.hidden_size * sizeof(float), "a prompt's hidden states"));
     TRIBUTARY_ASSIGN_OR_RETURN(k_, DeviceBuffer::Make(kv_bytes, "one layer's K of a prompt"));
     TRIBUTARY_ASSIGN_OR_RETURN(v_, DeviceBuffer::Make(kv_bytes, "one layer's V of a prompt"));
     return absl::OkStatus();
   };
   if (const absl::Status status = allocate(); !status.ok()) {
     Drop();
-    return absl::ResourceExhaustedError(fmt::format(
-        "a prompt of {} tokens takes {} bytes of GPU memory while it is prefilled: {}; lower "
-        "--resident-pool-bytes, or send shorter prompts",
-        num_tokens, PromptBytes(config, num_tokens, kv_dtype), std::string(status.message())));
+    return absl::ResourceExhaustedError(
+        fmt::format("a prompt of {} tokens takes {} bytes of GPU memory while it is prefilled: {}; lower "
+                    "--resident-pool-bytes, or send shorter prompts",
+                    num_tokens, PromptBytes(config, num_tokens, kv_dtype), std::string(status.message())));
   }
   num_tokens_ = num_tokens;
   kv_dtype_ = kv_dtype;
   // Tensor cores multiply numbers of one dtype. In f32 only what is stored is rounded.
-  const bool rounds_q =
-      context_->compute_dtype != DType::kF32 &&
-      gpu::PrefillAttendOnTensorCores(kv_dtype, kv_dtype, Geometry(config.attention));
+  const bool rounds_q = context_->compute_dtype != DType::kF32 &&
+                        gpu::PrefillAttendOnTensorCores(kv_dtype, kv_dtype, Geometry(config.attention));
   q_dtype_ = rounds_q ? kv_dtype : DType::kF32;
-  context_->Check(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(),
-                                  cudaMemcpyHostToDevice, stream()),
+  context_->Check(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(), cudaMemcpyHostToDevice, stream()),
                   "the upload of a prompt");
   gpu::BeginTokensArgs args;
   args.tokens = tokens_.as<uint32_t>();
@@ -164,8 +149,7 @@ void CudaPrefill::EndUnit() {
   context_->Check(cudaEventRecord(unit_done_[num_units_++ % 2].get(), stream()), "cudaEventRecord");
 }
 
-void CudaPrefill::Normalise(const float* weight, const float* bias, uint64_t token_begin,
-                            uint32_t rows) {
+void CudaPrefill::Normalise(const float* weight, const float* bias, uint64_t token_begin, uint32_t rows) {
   gpu::RmsNormArgs args;
   args.hidden = hidden(token_begin);
   args.delta_bias = bias;
@@ -178,8 +162,8 @@ void CudaPrefill::Normalise(const float* weight, const float* bias, uint64_t tok
   context_->Check(gpu::RmsNorm(args, {.stream = stream()}), "RmsNorm");
 }
 
-void CudaPrefill::Multiply(const void* weight, uint64_t in, uint64_t out, const void* x, void* y,
-                           DType y_dtype, uint32_t rows, bool accumulate, uint64_t y_stride) {
+void CudaPrefill::Multiply(const void* weight, uint64_t in, uint64_t out, const void* x, void* y, DType y_dtype,
+                           uint32_t rows, bool accumulate, uint64_t y_stride) {
   matmul_->Run({.weight = weight,
                 .x = x,
                 .y = y,
@@ -235,10 +219,10 @@ void CudaPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_e
   BeginUnit();
   if (token_begin == 0) copies_->MakeWait(stream());  // of the layer before, out of k_ and v_
   Normalise(w.attention_norm, nullptr, token_begin, rows);
-  const std::byte* weight = static_cast<const std::byte*>(w.qkv) +
-                            q_dim * config.hidden_size * DTypeBytes(context_->compute_dtype);
-  Multiply(weight, config.hidden_size, 2 * kv_dim, scratch_.normed, scratch_.qkv + q_dim,
-           DType::kF32, rows, /*accumulate=*/false, q_dim + 2 * kv_dim);
+  const std::byte* weight =
+      static_cast<const std::byte*>(w.qkv) + q_dim * config.hidden_size * DTypeBytes(context_->compute_dtype);
+  Multiply(weight, config.hidden_size, 2 * kv_dim, scratch_.normed, scratch_.qkv + q_dim, DType::kF32, rows,
+           /*accumulate=*/false, q_dim + 2 * kv_dim);
   FinishHeads(layer, token_begin, rows, /*queries=*/false);
   context_->Check(cudaEventRecord(projected_.get(), stream()), "cudaEventRecord");
   EndUnit();
@@ -249,8 +233,7 @@ void CudaPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_en
   TRIBUTARY_CHECK_LE(token_end, num_tokens_);
   TRIBUTARY_CHECK_LE(token_end - token_begin, uint64_t{kPrefillChunkTokens});
   // Of the last layer's output, only the last token's is read.
-  if (layer + 1 == context_->config.num_layers)
-    token_begin = std::max(token_begin, num_tokens_ - 1);
+  if (layer + 1 == context_->config.num_layers) token_begin = std::max(token_begin, num_tokens_ - 1);
   if (!ok() || token_begin >= token_end) return;
   const auto rows = static_cast<uint32_t>(token_end - token_begin);
   BeginUnit();
@@ -280,8 +263,8 @@ void CudaPrefill::AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t row
   args.geometry = Geometry(config.attention);
   args.softmax_scale = static_cast<float>(config.softmax_scale());
   context_->Check(gpu::PrefillAttend(args, {.stream = stream()}), "PrefillAttend");
-  Multiply(w.o, q_dim, config.hidden_size, scratch_.attended, hidden(token_begin), DType::kF32,
-           rows, /*accumulate=*/true);
+  Multiply(w.o, q_dim, config.hidden_size, scratch_.attended, hidden(token_begin), DType::kF32, rows,
+           /*accumulate=*/true);
 }
 
 void CudaPrefill::MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows) {
@@ -289,8 +272,8 @@ void CudaPrefill::MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows) 
   const CudaLayer& w = weights_->layer(layer);
   const DType product_dtype = ProductDType(context_->compute_dtype);
   Normalise(w.mlp_norm, w.o_bias, token_begin, rows);
-  Multiply(w.gate_up, config.hidden_size, 2 * uint64_t{config.intermediate_size}, scratch_.normed,
-           scratch_.gate_up, product_dtype, rows, /*accumulate=*/false);
+  Multiply(w.gate_up, config.hidden_size, 2 * uint64_t{config.intermediate_size}, scratch_.normed, scratch_.gate_up,
+           product_dtype, rows, /*accumulate=*/false);
   gpu::SiluMulArgs args;
   args.gate_up = scratch_.gate_up;
   args.dtype = product_dtype;
@@ -299,12 +282,12 @@ void CudaPrefill::MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows) 
   args.rows = rows;
   args.intermediate = config.intermediate_size;
   context_->Check(gpu::SiluMul(args, {.stream = stream()}), "SiluMul");
-  Multiply(w.down, config.intermediate_size, config.hidden_size, scratch_.mlp, hidden(token_begin),
-           DType::kF32, rows, /*accumulate=*/true);
+  Multiply(w.down, config.intermediate_size, config.hidden_size, scratch_.mlp, hidden(token_begin), DType::kF32, rows,
+           /*accumulate=*/true);
 }
 
-CopyTicket CudaPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                             std::span<std::byte> k, std::span<std::byte> v) {
+CopyTicket CudaPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                             std::span<std::byte> v) {
   TRIBUTARY_CHECK_LE(token_begin + num_tokens, num_tokens_);
   const size_t offset = token_begin * KvDim(context_->config) * DTypeBytes(kv_dtype_);
   return copies_->ReadRows({.k = k_.data() + offset,
@@ -328,11 +311,10 @@ void CudaPrefill::Keep(uint32_t layer, ResidentId id, uint64_t token_begin, Slot
   using Kind = ResidentRegions::Kind;
   for (const auto& [kind, from] : {std::pair{Kind::kKey, k_.data()}, {Kind::kValue, v_.data()}}) {
     for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
-      context_->Check(
-          cudaMemcpy2DAsync(resident_->Slots(id, layer, kind, head) + slots.begin * head_bytes,
-                            head_bytes, from + token_begin * row_bytes + head * head_bytes,
-                            row_bytes, head_bytes, tokens, cudaMemcpyDeviceToDevice, stream()),
-          "the copy of a prompt's KV into the window");
+      context_->Check(cudaMemcpy2DAsync(resident_->Slots(id, layer, kind, head) + slots.begin * head_bytes, head_bytes,
+                                        from + token_begin * row_bytes + head * head_bytes, row_bytes, head_bytes,
+                                        tokens, cudaMemcpyDeviceToDevice, stream()),
+                      "the copy of a prompt's KV into the window");
     }
   }
   resident_->ForgetMaw(id, layer, slots, stream());
@@ -343,10 +325,9 @@ std::span<const float> CudaPrefill::End() {
   const ModelConfig& config = context_->config;
   if (ok()) {
     Normalise(weights_->final_norm(), nullptr, num_tokens_ - 1, 1);
-    Multiply(weights_->lm_head(), config.hidden_size, config.vocab_size, scratch_.normed,
-             scratch_.logits, DType::kF32, 1, /*accumulate=*/false);
-    context_->Check(cudaMemcpyAsync(logits_.data(), scratch_.logits, logits_.bytes(),
-                                    cudaMemcpyDeviceToHost, stream()),
+    Multiply(weights_->lm_head(), config.hidden_size, config.vocab_size, scratch_.normed, scratch_.logits, DType::kF32,
+             1, /*accumulate=*/false);
+    context_->Check(cudaMemcpyAsync(logits_.data(), scratch_.logits, logits_.bytes(), cudaMemcpyDeviceToHost, stream()),
                     "a prompt's logits");
     context_->Check(cudaStreamSynchronize(stream()), "the end of a prefill");
   }

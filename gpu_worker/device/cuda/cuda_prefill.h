@@ -1,6 +1,6 @@
-// The prefill half of the CUDA device: layer-major over one prompt, one layer's KV at a time, so that a prompt whose KV is
-// many times the device's memory works. Calls queue work on the prefill stream and return; the host runs ahead by two
-// chunks at most, so that decode steps come in between.
+// The prefill half of the CUDA device: layer-major over one prompt, one layer's KV at a time, so that a prompt whose KV
+// is many times the device's memory works. Calls queue work on the prefill stream and return; the host runs ahead by
+// two chunks at most, so that decode steps come in between.
 //
 // Device memory of a prompt: hidden states, f32 [tokens][hidden], and one layer's K and V.
 #pragma once
@@ -26,10 +26,8 @@ namespace tributary {
 class CudaPrefill {
  public:
   // All outlive this.
-  static absl::StatusOr<std::unique_ptr<CudaPrefill>> Make(CudaContext* context,
-                                                           const CudaWeights* weights,
-                                                           CudaResident* resident,
-                                                           CudaKvCopies* copies);
+  static absl::StatusOr<std::unique_ptr<CudaPrefill>> Make(CudaContext* context, const CudaWeights* weights,
+                                                           CudaResident* resident, CudaKvCopies* copies);
   ~CudaPrefill();
 
   // Device memory that Make() takes.
@@ -40,8 +38,8 @@ class CudaPrefill {
   absl::Status Begin(std::span<const uint32_t> tokens, DType kv_dtype);
   void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end);
   void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end);
-  CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                  std::span<std::byte> k, std::span<std::byte> v);
+  CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                  std::span<std::byte> v);
   void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots);
   std::span<const float> End();
   void Drop();
@@ -60,17 +58,13 @@ class CudaPrefill {
     float* logits = nullptr;  // [vocab]
   };
   // Places the scratch in memory at `base`; returns its size.
-  static uint64_t Place(const ModelConfig& config, DType compute_dtype, std::byte* base,
-                        Scratch* scratch);
+  static uint64_t Place(const ModelConfig& config, DType compute_dtype, std::byte* base, Scratch* scratch);
 
-  CudaPrefill(CudaContext* context, const CudaWeights* weights, CudaResident* resident,
-              CudaKvCopies* copies)
+  CudaPrefill(CudaContext* context, const CudaWeights* weights, CudaResident* resident, CudaKvCopies* copies)
       : context_(context), weights_(weights), resident_(resident), copies_(copies) {}
   bool ok() const { return context_->sticky.ok(); }
   cudaStream_t stream() const { return context_->prefill_stream.get(); }
-  float* hidden(uint64_t token) const {
-    return hidden_.as<float>() + token * context_->config.hidden_size;
-  }
+  float* hidden(uint64_t token) const { return hidden_.as<float>() + token * context_->config.hidden_size; }
   absl::Status CheckPrompt(std::span<const uint32_t> tokens, DType kv_dtype) const;
   // Waits until at most one earlier chunk is still under way.
   void BeginUnit();
@@ -79,8 +73,8 @@ class CudaPrefill {
   void Normalise(const float* weight, const float* bias, uint64_t token_begin, uint32_t rows);
   // Raw q, k, v of a chunk -> what attention reads; only q, or only k and v.
   void FinishHeads(uint32_t layer, uint64_t token_begin, uint32_t rows, bool queries);
-  void Multiply(const void* weight, uint64_t in, uint64_t out, const void* x, void* y,
-                DType y_dtype, uint32_t rows, bool accumulate, uint64_t y_stride = 0);
+  void Multiply(const void* weight, uint64_t in, uint64_t out, const void* x, void* y, DType y_dtype, uint32_t rows,
+                bool accumulate, uint64_t y_stride = 0);
   void AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t rows);
   void MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows);
 

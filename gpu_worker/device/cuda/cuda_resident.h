@@ -21,17 +21,14 @@ class CudaResident {
   const ResidentRegions& regions() const { return regions_; }
 
   // Device address of slot 0 of one KV head: [capacity_tokens][head_dim]. The heads follow each other.
-  std::byte* Slots(ResidentId id, uint32_t layer, ResidentRegions::Kind kind,
-                   uint32_t kv_head = 0) const {
+  std::byte* Slots(ResidentId id, uint32_t layer, ResidentRegions::Kind kind, uint32_t kv_head = 0) const {
     return pool_.data() + regions_.SlotsOffset(id, layer, kind, kv_head);
   }
   // Likewise of a MAW, and of its scratch for scores. REQUIRES: the region has one.
   float* Maw(ResidentId id, uint32_t layer) const {
     return reinterpret_cast<float*>(pool_.data() + regions_.MawOffset(id, layer, 0));
   }
-  float* Scores(ResidentId id) const {
-    return reinterpret_cast<float*>(pool_.data() + regions_.ScoresOffset(id));
-  }
+  float* Scores(ResidentId id) const { return reinterpret_cast<float*>(pool_.data() + regions_.ScoresOffset(id)); }
   // These slots hold new tokens from here on in `stream`: their averages start anew. Nothing without a MAW.
   void ForgetMaw(ResidentId id, uint32_t layer, SlotRange slots, cudaStream_t stream);
   // Device::ReadMaw.
@@ -40,8 +37,7 @@ class CudaResident {
  private:
   explicit CudaResident(CudaContext* context)
       : context_(context),
-        regions_(context->config.attention, context->config.num_layers,
-                 context->limits.resident_pool_bytes) {}
+        regions_(context->config.attention, context->config.num_layers, context->limits.resident_pool_bytes) {}
 
   CudaContext* const context_;
   ResidentRegions regions_;

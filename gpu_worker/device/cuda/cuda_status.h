@@ -8,8 +8,8 @@
 
 namespace tributary {
 
-// OK for cudaSuccess. RESOURCE_EXHAUSTED without memory, UNAVAILABLE without driver or GPU, else INTERNAL: such an error
-// is often sticky, and the process has to start again. `what` says what was tried.
+// OK for cudaSuccess. RESOURCE_EXHAUSTED without memory, UNAVAILABLE without driver or GPU, else INTERNAL: such an
+// error is often sticky, and the process has to start again. `what` says what was tried.
 absl::Status StatusFromCuda(cudaError_t error, std::string_view what);
 
 }  // namespace tributary

@@ -60,13 +60,11 @@ uint64_t PlaceDevice(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->num_slots, s.rows * sizeof(uint32_t));
   arena.Place(&b->slot_out, floats * s.slots * s.q_dim);
   arena.Place(&b->slot_lse_ln, floats * s.slots * c.attention.num_q_heads);
-  const uint64_t attend_bytes =
-      gpu::AttendWorkspaceBytes(static_cast<uint32_t>(s.rows), b->geometry, b->split_rule);
+  const uint64_t attend_bytes = gpu::AttendWorkspaceBytes(static_cast<uint32_t>(s.rows), b->geometry, b->split_rule);
   std::byte* attend = nullptr;
   arena.Place(&attend, attend_bytes);
   if (base != nullptr) {
-    b->attend =
-        gpu::MakeAttendWorkspace(attend, static_cast<uint32_t>(s.rows), b->geometry, b->split_rule);
+    b->attend = gpu::MakeAttendWorkspace(attend, static_cast<uint32_t>(s.rows), b->geometry, b->split_rule);
   }
   return arena.bytes();
 }
@@ -94,8 +92,7 @@ uint64_t PlacePinned(const ModelConfig& c, const Sizes& s, std::byte* base, Step
 }
 
 void SetShape(const ModelConfig& config, const Sizes& sizes, StepBuffers* b) {
-  b->geometry = {config.attention.num_q_heads, config.attention.num_kv_heads,
-                 config.attention.head_dim};
+  b->geometry = {config.attention.num_q_heads, config.attention.num_kv_heads, config.attention.head_dim};
   b->split_rule = kSplitRule;
   b->max_rows = static_cast<uint32_t>(sizes.rows);
   b->num_layers = config.num_layers;
@@ -108,8 +105,7 @@ uint32_t RowBucket(uint32_t num_rows, bool deterministic) {
   return std::bit_ceil(std::max(num_rows, deterministic ? gpu::kMaxMatVecRows : 1u));
 }
 
-uint64_t StepBuffers::DeviceBytes(const ModelConfig& config, const DeviceLimits& limits,
-                                  bool deterministic) {
+uint64_t StepBuffers::DeviceBytes(const ModelConfig& config, const DeviceLimits& limits, bool deterministic) {
   const Sizes sizes(config, limits, deterministic);
   StepBuffers buffers;
   SetShape(config, sizes, &buffers);
@@ -122,10 +118,8 @@ absl::StatusOr<std::unique_ptr<StepBuffers>> StepBuffers::Make(const CudaContext
   SetShape(context.config, sizes, buffers.get());
   const uint64_t device_bytes = PlaceDevice(context.config, sizes, nullptr, buffers.get());
   const uint64_t pinned_bytes = PlacePinned(context.config, sizes, nullptr, buffers.get());
-  TRIBUTARY_ASSIGN_OR_RETURN(buffers->device_memory,
-                             DeviceBuffer::Make(device_bytes, "decode steps"));
-  TRIBUTARY_ASSIGN_OR_RETURN(buffers->pinned_memory,
-                             PinnedBuffer::Make(pinned_bytes, "decode steps"));
+  TRIBUTARY_ASSIGN_OR_RETURN(buffers->device_memory, DeviceBuffer::Make(device_bytes, "decode steps"));
+  TRIBUTARY_ASSIGN_OR_RETURN(buffers->pinned_memory, PinnedBuffer::Make(pinned_bytes, "decode steps"));
   PlaceDevice(context.config, sizes, buffers->device_memory.data(), buffers.get());
   PlacePinned(context.config, sizes, buffers->pinned_memory.data(), buffers.get());
   // The counters of arrivals are 0 before and after each kernel; padding rows read whatever is there.

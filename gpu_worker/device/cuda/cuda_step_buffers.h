@@ -39,8 +39,7 @@ struct LayerStamps {
 struct StepBuffers {
   static absl::StatusOr<std::unique_ptr<StepBuffers>> Make(const CudaContext& context);
   // Device memory that Make() takes.
-  static uint64_t DeviceBytes(const ModelConfig& config, const DeviceLimits& limits,
-                              bool deterministic);
+  static uint64_t DeviceBytes(const ModelConfig& config, const DeviceLimits& limits, bool deterministic);
 
   gpu::KvGeometry geometry;
   gpu::SplitRule split_rule;
@@ -53,11 +52,10 @@ struct StepBuffers {
   gpu::DecodeRowDesc* rows = nullptr;  // [max_rows], right behind the header
   uint32_t* arrivals = nullptr;        // [num_layers + 1]
   float* hidden = nullptr;             // [max_rows][hidden]: the residual stream
-  void* normed =
-      nullptr;  // [max_rows][max(hidden, q_dim)] of the compute dtype; attention's out, too
-  float* qkv = nullptr;  // [max_rows][q_dim + 2 kv_dim]
-  float* q = nullptr;    // [max_rows][q_dim]
-  float* cos = nullptr;  // [max_rows][head_dim / 2]
+  void* normed = nullptr;              // [max_rows][max(hidden, q_dim)] of the compute dtype; attention's out, too
+  float* qkv = nullptr;                // [max_rows][q_dim + 2 kv_dim]
+  float* q = nullptr;                  // [max_rows][q_dim]
+  float* cos = nullptr;                // [max_rows][head_dim / 2]
   float* sin = nullptr;
   float* gate_up = nullptr;       // [max_rows][2 intermediate]
   void* mlp = nullptr;            // [max_rows][intermediate] of the compute dtype

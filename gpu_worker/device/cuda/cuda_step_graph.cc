@@ -17,8 +17,8 @@ namespace tributary {
 namespace {
 
 constexpr int kMinOverlapCapability = 90;
-// Of the weights behind a wait for the host: 16 MiB are best on an H100 with an exchange of some 20 us, which then costs
-// 2 us less per layer.
+// Of the weights behind a wait for the host: 16 MiB are best on an H100 with an exchange of some 20 us, which then
+// costs 2 us less per layer.
 constexpr uint64_t kMaxPrefetchBytes = uint64_t{16} << 20;
 
 const void* At(const void* base, uint64_t elements, DType dtype) {
@@ -27,8 +27,7 @@ const void* At(const void* base, uint64_t elements, DType dtype) {
 
 }  // namespace
 
-StepGraphs::StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers,
-                       CudaMatmul* matmul)
+StepGraphs::StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers, CudaMatmul* matmul)
     : context_(context),
       weights_(weights),
       buffers_(buffers),
@@ -46,8 +45,7 @@ bool StepGraphs::uses_matvec(uint32_t rows) const {
 cudaGraphExec_t StepGraphs::Get(const StepGraphKey& key) {
   if (const auto it = graphs_.find(key); it != graphs_.end()) return it->second;
   const cudaStream_t stream = context_->decode_stream.get();
-  if (!context_->Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
-                       "cudaStreamBeginCapture")) {
+  if (!context_->Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture")) {
     return nullptr;
   }
   error_ = cudaSuccess;
@@ -55,8 +53,7 @@ cudaGraphExec_t StepGraphs::Get(const StepGraphKey& key) {
   cudaGraph_t graph = nullptr;
   const cudaError_t captured = cudaStreamEndCapture(stream, &graph);
   cudaGraphExec_t executable = nullptr;
-  if (context_->Check(error_, "recording a decode step") &&
-      context_->Check(captured, "cudaStreamEndCapture") &&
+  if (context_->Check(error_, "recording a decode step") && context_->Check(captured, "cudaStreamEndCapture") &&
       context_->Check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate")) {
     context_->Check(cudaGraphUpload(executable, stream), "cudaGraphUpload");
     graphs_.emplace(key, executable);
@@ -79,8 +76,7 @@ void StepGraphs::Record(const StepGraphKey& key) {
   const StepBuffers& b = *buffers_;
   const ModelConfig& config = context_->config;
   const cudaStream_t stream = context_->decode_stream.get();
-  Note(cudaMemcpyAsync(b.header, b.host_header,
-                       sizeof(StepHeader) + key.rows * sizeof(gpu::DecodeRowDesc),
+  Note(cudaMemcpyAsync(b.header, b.host_header, sizeof(StepHeader) + key.rows * sizeof(gpu::DecodeRowDesc),
                        cudaMemcpyHostToDevice, stream));
   // Only kernels can overlap: not the first, which comes after a copy.
   Note(gpu::RingFlag({.flag = &b.started_flag->value,
@@ -129,8 +125,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   const ModelConfig& config = context_->config;
   const auto q_dim = static_cast<uint32_t>(context_->q_dim());
   const auto qkv_dim = static_cast<uint32_t>(context_->q_dim() + 2 * context_->kv_dim());
-  Store(key.rows,
-        {.weight = w.qkv, .x = b.normed, .y = b.qkv, .in = config.hidden_size, .out = qkv_dim});
+  Store(key.rows, {.weight = w.qkv, .x = b.normed, .y = b.qkv, .in = config.hidden_size, .out = qkv_dim});
   gpu::SplitRule rule = b.split_rule;
   if (!context_->options.deterministic) rule.split_tokens = gpu::SplitTokensFor(key.rows);
   gpu::FinishQkvArgs finish{.input = {.qkv = b.qkv,
@@ -157,8 +152,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   if (key.exchange) {
     const uint32_t* const step_number = &b.header->step_number;
     finish.host_q = b.host_q;
-    finish.ring = {&b.query_flags[layer].value, step_number, b.arrivals + layer,
-                   &b.stamps[layer].query_ns};
+    finish.ring = {&b.query_flags[layer].value, step_number, b.arrivals + layer, &b.stamps[layer].query_ns};
     merge.num_slots = b.num_slots;
     merge.slot_out = b.slot_out;
     merge.slot_lse_ln = b.slot_lse_ln;
@@ -168,12 +162,8 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   RecordAttend(key, layer, rule);
   if (key.exchange) RecordFetch(key.rows, layer);
   Note(gpu::MergePartials(merge, launch()));
-  AddResidual(key.rows, {.weight = w.o,
-                         .x = b.normed,
-                         .y = b.hidden,
-                         .in = q_dim,
-                         .out = config.hidden_size,
-                         .bias = w.o_bias});
+  AddResidual(key.rows,
+              {.weight = w.o, .x = b.normed, .y = b.hidden, .in = q_dim, .out = config.hidden_size, .bias = w.o_bias});
 }
 
 // The window, split over tokens, and what rows with a MAW make of its weights.
@@ -208,27 +198,26 @@ void StepGraphs::RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu
 // Waits for the host, and brings its partials over.
 void StepGraphs::RecordFetch(uint32_t rows, uint32_t layer) {
   const StepBuffers& b = *buffers_;
-  Note(gpu::FetchPartials(
-      {.await = {.flag = &b.partial_flags[layer].value,
-                 .value = &b.header->step_number,
-                 .error = &b.error->value,
-                 .timeout_ns = static_cast<uint64_t>(context_->options.max_wait_ns),
-                 .begin_ns = &b.stamps[layer].wait_begin_ns,
-                 .end_ns = &b.stamps[layer].wait_end_ns},
-       .go = b.go + layer,
-       .num_rows = rows,
-       .max_slots = b.max_slots,
-       .geometry = b.geometry,
-       .host_num_slots = b.host_num_slots,
-       .host_out = b.host_slot_out,
-       .host_lse_ln = b.host_slot_lse_ln,
-       .num_slots = b.num_slots,
-       .out = b.slot_out,
-       .lse_ln = b.slot_lse_ln,
-       .next = weights_->layer(layer).o,
-       .next_bytes = std::min(kMaxPrefetchBytes, context_->q_dim() * context_->config.hidden_size *
-                                                     DTypeBytes(context_->compute_dtype))},
-      launch()));
+  Note(gpu::FetchPartials({.await = {.flag = &b.partial_flags[layer].value,
+                                     .value = &b.header->step_number,
+                                     .error = &b.error->value,
+                                     .timeout_ns = static_cast<uint64_t>(context_->options.max_wait_ns),
+                                     .begin_ns = &b.stamps[layer].wait_begin_ns,
+                                     .end_ns = &b.stamps[layer].wait_end_ns},
+                           .go = b.go + layer,
+                           .num_rows = rows,
+                           .max_slots = b.max_slots,
+                           .geometry = b.geometry,
+                           .host_num_slots = b.host_num_slots,
+                           .host_out = b.host_slot_out,
+                           .host_lse_ln = b.host_slot_lse_ln,
+                           .num_slots = b.num_slots,
+                           .out = b.slot_out,
+                           .lse_ln = b.slot_lse_ln,
+                           .next = weights_->layer(layer).o,
+                           .next_bytes = std::min(kMaxPrefetchBytes, context_->q_dim() * context_->config.hidden_size *
+                                                                         DTypeBytes(context_->compute_dtype))},
+                          launch()));
 }
 
 void StepGraphs::RecordMlp(const StepGraphKey& key, uint32_t layer) {
@@ -255,11 +244,8 @@ void StepGraphs::RecordMlp(const StepGraphKey& key, uint32_t layer) {
                        .intermediate = config.intermediate_size},
                       launch()));
   }
-  AddResidual(key.rows, {.weight = w.down,
-                         .x = b.mlp,
-                         .y = b.hidden,
-                         .in = config.intermediate_size,
-                         .out = config.hidden_size});
+  AddResidual(key.rows,
+              {.weight = w.down, .x = b.mlp, .y = b.hidden, .in = config.intermediate_size, .out = config.hidden_size});
 }
 
 void StepGraphs::RecordNorm(uint32_t rows, const float* weight, const float* delta_bias) {
@@ -327,22 +313,14 @@ void StepGraphs::TuneProducts(uint32_t rows) {
   const StepBuffers& b = *buffers_;
   const ModelConfig& config = context_->config;
   const CudaLayer& w = weights_->layer(0);
-  const auto tune = [&](const void* weight, const void* x, void* y, uint64_t in, uint64_t out,
-                        bool accumulate) {
-    matmul_->Tune({.weight = weight,
-                   .x = x,
-                   .y = y,
-                   .rows = rows,
-                   .in = in,
-                   .out = out,
-                   .accumulate = accumulate},
+  const auto tune = [&](const void* weight, const void* x, void* y, uint64_t in, uint64_t out, bool accumulate) {
+    matmul_->Tune({.weight = weight, .x = x, .y = y, .rows = rows, .in = in, .out = out, .accumulate = accumulate},
                   context_->decode_stream.get());
   };
   const uint64_t q_dim = context_->q_dim();
   tune(w.qkv, b.normed, b.qkv, config.hidden_size, q_dim + 2 * context_->kv_dim(), false);
   tune(w.o, b.normed, b.hidden, q_dim, config.hidden_size, true);
-  tune(w.gate_up, b.normed, b.gate_up, config.hidden_size, 2 * uint64_t{config.intermediate_size},
-       false);
+  tune(w.gate_up, b.normed, b.gate_up, config.hidden_size, 2 * uint64_t{config.intermediate_size}, false);
   tune(w.down, b.mlp, b.hidden, config.intermediate_size, config.hidden_size, true);
   tune(weights_->lm_head(), b.normed, b.logits, config.hidden_size, config.vocab_size, false);
 }

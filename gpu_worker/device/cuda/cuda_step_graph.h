@@ -1,10 +1,11 @@
 // A whole decode step as a CUDA graph: one for each padded batch size, mix of KV dtypes, and for steps with and without
 // an exchange with the host in each layer, and with and without rows that keep a MAW.
 //
-// Per layer: rmsnorm, QKV product, FinishQkv (bias, norm, RoPE, append; q to the host, flag rung), Attend (window, split
-// over tokens), UpdateMaw, FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials, output
-// projection, rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own matrix-vector
-// kernels, which add into the residual stream; larger batches, unless the device is deterministic, use cuBLASLt.
+// Per layer: rmsnorm, QKV product, FinishQkv (bias, norm, RoPE, append; q to the host, flag rung), Attend (window,
+// split over tokens), UpdateMaw, FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials,
+// output projection, rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own
+// matrix-vector kernels, which add into the residual stream; larger batches, unless the device is deterministic, use
+// cuBLASLt.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,7 @@ struct StepGraphKey {
 class StepGraphs {
  public:
   // All outlive this.
-  StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers,
-             CudaMatmul* matmul);
+  StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers, CudaMatmul* matmul);
   ~StepGraphs();
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;

@@ -73,8 +73,7 @@ class Uploader {
 
   absl::Status Init() {
     for (size_t i = 0; i < staging_.size(); ++i) {
-      TRIBUTARY_ASSIGN_OR_RETURN(staging_[i],
-                                 PinnedBuffer::Make(kStagingBytes, "the upload of weights"));
+      TRIBUTARY_ASSIGN_OR_RETURN(staging_[i], PinnedBuffer::Make(kStagingBytes, "the upload of weights"));
       TRIBUTARY_ASSIGN_OR_RETURN(copied_[i], CudaEvent::Make());
     }
     return absl::OkStatus();
@@ -89,17 +88,15 @@ class Uploader {
       TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(copied_[i].get()));
       const std::byte* source = tensor.bytes.data() + begin * DTypeBytes(stored);
       Convert(stored, source, count, dtype, staging_[i].data());
-      TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(destination + begin * DTypeBytes(dtype),
-                                                     staging_[i].data(), count * DTypeBytes(dtype),
-                                                     cudaMemcpyHostToDevice, stream_));
+      TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(destination + begin * DTypeBytes(dtype), staging_[i].data(),
+                                                     count * DTypeBytes(dtype), cudaMemcpyHostToDevice, stream_));
       TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaEventRecord(copied_[i].get(), stream_));
     }
     return absl::OkStatus();
   }
 
  private:
-  void Convert(DType from, const std::byte* source, uint64_t count, DType to,
-               std::byte* destination) {
+  void Convert(DType from, const std::byte* source, uint64_t count, DType to, std::byte* destination) {
     if (from == to) {
       std::memcpy(destination, source, count * DTypeBytes(to));
     } else if (to == DType::kF32) {
@@ -119,9 +116,8 @@ class Uploader {
 };
 
 // Fills in everything but addresses, which are relative to nothing yet.
-Layout MakeLayout(const ModelWeights& source, DType dtype, std::vector<CudaLayer>* layers,
-                  const void** embedding, const void** lm_head, const float** final_norm,
-                  uint64_t* rope_offset) {
+Layout MakeLayout(const ModelWeights& source, DType dtype, std::vector<CudaLayer>* layers, const void** embedding,
+                  const void** lm_head, const float** final_norm, uint64_t* rope_offset) {
   Layout layout;
   layers->resize(source.layers.size());
   for (size_t i = 0; i < layers->size(); ++i) {
@@ -141,17 +137,14 @@ uint64_t CudaWeights::Bytes(const ModelWeights& source, DType compute_dtype) {
   const void *embedding = nullptr, *lm_head = nullptr;
   const float* final_norm = nullptr;
   uint64_t rope_offset = 0;
-  return MakeLayout(source, compute_dtype, &layers, &embedding, &lm_head, &final_norm, &rope_offset)
-      .bytes();
+  return MakeLayout(source, compute_dtype, &layers, &embedding, &lm_head, &final_norm, &rope_offset).bytes();
 }
 
-absl::StatusOr<std::unique_ptr<CudaWeights>> CudaWeights::Make(const CudaContext& context,
-                                                               const ModelWeights& source) {
+absl::StatusOr<std::unique_ptr<CudaWeights>> CudaWeights::Make(const CudaContext& context, const ModelWeights& source) {
   std::unique_ptr<CudaWeights> weights(new CudaWeights);
   uint64_t rope_offset = 0;
-  const Layout layout =
-      MakeLayout(source, context.compute_dtype, &weights->layers_, &weights->embedding_,
-                 &weights->lm_head_, &weights->final_norm_, &rope_offset);
+  const Layout layout = MakeLayout(source, context.compute_dtype, &weights->layers_, &weights->embedding_,
+                                   &weights->lm_head_, &weights->final_norm_, &rope_offset);
   TRIBUTARY_ASSIGN_OR_RETURN(weights->memory_, DeviceBuffer::Make(layout.bytes(), "the weights"));
 
   const cudaStream_t stream = context.prefill_stream.get();
@@ -174,8 +167,7 @@ absl::StatusOr<std::unique_ptr<CudaWeights>> CudaWeights::Make(const CudaContext
     frequencies.push_back(static_cast<float>(frequency));
   }
   TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(base + rope_offset, frequencies.data(),
-                                                 frequencies.size() * sizeof(float),
-                                                 cudaMemcpyHostToDevice, stream));
+                                                 frequencies.size() * sizeof(float), cudaMemcpyHostToDevice, stream));
   weights->rope_ = reinterpret_cast<const float*>(base + rope_offset);
   TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream));
   return weights;

@@ -32,8 +32,7 @@ struct CudaLayer {
 class CudaWeights {
  public:
   // Uploads, and returns when the weights are there. RESOURCE_EXHAUSTED without memory.
-  static absl::StatusOr<std::unique_ptr<CudaWeights>> Make(const CudaContext& context,
-                                                           const ModelWeights& source);
+  static absl::StatusOr<std::unique_ptr<CudaWeights>> Make(const CudaContext& context, const ModelWeights& source);
 
   // Device memory that Make() takes.
   static uint64_t Bytes(const ModelWeights& source, DType compute_dtype);

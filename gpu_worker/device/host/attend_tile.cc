@@ -24,16 +24,16 @@ void AttendState::Reset(size_t rows) {
   std::fill_n(sum_.begin(), rows, 0.0f);
 }
 
-void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
-                         float softmax_scale, const Tile& tile) {
+void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+                         const Tile& tile) {
   if (tile.tokens == 0) return;
   const auto rows = static_cast<blasint>(rows_);
   const auto tokens = static_cast<blasint>(tile.tokens);
   const auto head_dim = static_cast<blasint>(head_dim_);
   const auto ld = static_cast<blasint>(tile.ld);
   const auto ld_scores = static_cast<blasint>(kKeyTileTokens);
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, tokens, head_dim, 1.0f, q,
-              static_cast<blasint>(ld_q), tile.k, ld, 0.0f, scores_.data(), ld_scores);
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, tokens, head_dim, 1.0f, q, static_cast<blasint>(ld_q),
+              tile.k, ld, 0.0f, scores_.data(), ld_scores);
   kernels.online_softmax({.scores = scores_.data(),
                           .ld = kKeyTileTokens,
                           .rows = rows_,
@@ -44,15 +44,14 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
                           .sum = sum_.data(),
                           .out = out_.data(),
                           .head_dim = head_dim_});
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, head_dim, tokens, 1.0f,
-              scores_.data(), ld_scores, tile.v, ld, 1.0f, out_.data(), head_dim);
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, head_dim, tokens, 1.0f, scores_.data(), ld_scores,
+              tile.v, ld, 1.0f, out_.data(), head_dim);
 }
 
 void AttendState::Finish(float* out, size_t ld_out, float* lse_ln) const {
   for (size_t i = 0; i < rows_; ++i) {
     const float normaliser = sum_[i] == 0.0f ? 0.0f : 1.0f / sum_[i];
-    for (size_t d = 0; d < head_dim_; ++d)
-      out[i * ld_out + d] = out_[i * head_dim_ + d] * normaliser;
+    for (size_t d = 0; d < head_dim_; ++d) out[i * ld_out + d] = out_[i * head_dim_ + d] * normaliser;
     if (lse_ln != nullptr) lse_ln[i] = sum_[i] == 0.0f ? kEmptyLse : max_[i] + std::log(sum_[i]);
   }
 }

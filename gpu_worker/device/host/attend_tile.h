@@ -33,13 +33,10 @@ class AttendState {
     ptrdiff_t first_row_visible = 0;  // row i sees the first first_row_visible + i; `tokens` = all
   };
   // Folds a tile into every row. q: [rows][ld_q].
-  void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
-              const Tile& tile);
+  void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale, const Tile& tile);
 
   // Of the tile attended last: exp(score - maximum()[row]), [rows][kKeyTileTokens].
-  std::span<const float> tile_weights() const {
-    return std::span(scores_).first(rows_ * kKeyTileTokens);
-  }
+  std::span<const float> tile_weights() const { return std::span(scores_).first(rows_ * kKeyTileTokens); }
   // Of the scores so far, by row.
   std::span<const float> maximum() const { return std::span(max_).first(rows_); }
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "attention/merge.h"
-#include "attention/policy/maw.h"
 #include "base/check.h"
+#include "policy/maw.h"
 
 namespace tributary {
 namespace {
@@ -22,12 +22,7 @@ HostDecode::Scratch::Scratch(const AttentionShape& shape)
 
 HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
                        const DeviceLimits& limits, ResidentCache& cache, ThreadPool& pool)
-    : weights_(weights),
-      rope_(rope),
-      kernels_(kernels),
-      limits_(limits),
-      cache_(cache),
-      pool_(pool) {
+    : weights_(weights), rope_(rope), kernels_(kernels), limits_(limits), cache_(cache), pool_(pool) {
   const ModelConfig& config = weights.config();
   const size_t rows = limits.max_batch;
   const size_t slots = rows * limits.max_partial_slots;
@@ -63,8 +58,7 @@ void HostDecode::NormaliseRows(std::span<const float> weight) {
   const size_t hidden_size = weights_.config().hidden_size;
   const float eps = static_cast<float>(weights_.config().rms_norm_eps);
   for (size_t r = 0; r < rows_.size(); ++r) {
-    RmsNorm({hidden_.data() + r * hidden_size, hidden_size}, weight, eps,
-            normed_.data() + r * hidden_size);
+    RmsNorm({hidden_.data() + r * hidden_size, hidden_size}, weight, eps, normed_.data() + r * hidden_size);
   }
 }
 
@@ -87,8 +81,7 @@ void HostDecode::FinishProjection(uint32_t layer, size_t row_idx) {
   AddBias(w.qkv_bias.span(), row);
   for (uint32_t head = 0; head < shape.num_q_heads + shape.num_kv_heads; ++head) {
     float* x = row + head * shape.head_dim;
-    const std::span<const float> norm =
-        head < shape.num_q_heads ? w.q_norm.span() : w.k_norm.span();
+    const std::span<const float> norm = head < shape.num_q_heads ? w.q_norm.span() : w.k_norm.span();
     if (!norm.empty()) RmsNorm({x, shape.head_dim}, norm, eps, x);
     Rope::Rotate(cos_.data() + row_idx * half, sin_.data() + row_idx * half, half, x);
   }
@@ -140,8 +133,7 @@ void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, 
   if (keeps_maw) scratch.weights.Begin();
   for (const SlotRange& range : row.attend) {
     for (uint32_t begin = range.begin; begin < range.end; begin += kKeyTileTokens) {
-      const SlotRange slots{
-          begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
+      const SlotRange slots{begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
       AttendSlots(row, layer, kv_head, slots, q_.data() + q_offset, scratch);
       if (keeps_maw) scratch.weights.AddTile(scratch.attend, slots.end - slots.begin);
     }
@@ -155,8 +147,8 @@ void HostDecode::PrepareMaw(uint32_t capacity_tokens) {
   for (Scratch& scratch : scratch_) scratch.weights.Reserve(capacity_tokens);
 }
 
-void HostDecode::UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head,
-                           const float* lse_ln, Scratch& scratch) {
+void HostDecode::UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head, const float* lse_ln,
+                           Scratch& scratch) {
   const MawParams& params = *cache_.maw(row.resident);
   std::span<const float> a = scratch.weights.Finish(params.group_aggregate, lse_ln);
   const std::span<float> maw = cache_.Maw(row.resident, layer, kv_head);
@@ -167,18 +159,15 @@ void HostDecode::UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_hea
   }
 }
 
-void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head,
-                             SlotRange slots, const float* q, Scratch& scratch) {
+void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
+                             Scratch& scratch) {
   const size_t head_dim = weights_.config().attention.head_dim;
   const size_t tokens = slots.end - slots.begin;
   const DType dtype = cache_.dtype(row.resident);
   const size_t offset = slots.begin * head_dim * DTypeBytes(dtype);
-  const std::byte* k =
-      cache_.Slots(row.resident, layer, ResidentCache::Kind::kKey, kv_head) + offset;
-  const std::byte* v =
-      cache_.Slots(row.resident, layer, ResidentCache::Kind::kValue, kv_head) + offset;
-  AttendState::Tile tile{
-      .ld = head_dim, .tokens = tokens, .first_row_visible = static_cast<ptrdiff_t>(tokens)};
+  const std::byte* k = cache_.Slots(row.resident, layer, ResidentCache::Kind::kKey, kv_head) + offset;
+  const std::byte* v = cache_.Slots(row.resident, layer, ResidentCache::Kind::kValue, kv_head) + offset;
+  AttendState::Tile tile{.ld = head_dim, .tokens = tokens, .first_row_visible = static_cast<ptrdiff_t>(tokens)};
   if (dtype == DType::kF32) {
     tile.k = reinterpret_cast<const float*>(k);
     tile.v = reinterpret_cast<const float*>(v);
@@ -188,8 +177,7 @@ void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_h
     tile.k = scratch.k.data();
     tile.v = scratch.v.data();
   }
-  scratch.attend.Attend(kernels_, q, head_dim,
-                        static_cast<float>(weights_.config().softmax_scale()), tile);
+  scratch.attend.Attend(kernels_, q, head_dim, static_cast<float>(weights_.config().softmax_scale()), tile);
 }
 
 void HostDecode::MergeRow(size_t row_idx, uint32_t num_slots) {
@@ -221,27 +209,23 @@ void HostDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
     TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
     MergeRow(r, num_slots[r]);
   }
-  MatVecEachRow(pool_, weights_.o(layer), attended_.data(), weights_.q_dim(), rows,
-                projected_.data(), hidden_size);
+  MatVecEachRow(pool_, weights_.o(layer), attended_.data(), weights_.q_dim(), rows, projected_.data(), hidden_size);
   for (size_t i = 0; i < rows * hidden_size; ++i) hidden_[i] += projected_[i];
   for (size_t r = 0; r < rows; ++r) AddBias(w.o_bias.span(), hidden_.data() + r * hidden_size);
   NormaliseRows(w.mlp_norm.span());
-  MatVecEachRow(pool_, weights_.gate_up(layer), normed_.data(), hidden_size, rows, gate_up_.data(),
-                2 * intermediate);
+  MatVecEachRow(pool_, weights_.gate_up(layer), normed_.data(), hidden_size, rows, gate_up_.data(), 2 * intermediate);
   for (size_t r = 0; r < rows; ++r) {
     float* gate = gate_up_.data() + r * 2 * intermediate;
     kernels_.silu_mul(gate, gate + intermediate, intermediate);
   }
-  MatVecEachRow(pool_, weights_.down(layer), gate_up_.data(), 2 * intermediate, rows,
-                projected_.data(), hidden_size);
+  MatVecEachRow(pool_, weights_.down(layer), gate_up_.data(), 2 * intermediate, rows, projected_.data(), hidden_size);
   for (size_t i = 0; i < rows * hidden_size; ++i) hidden_[i] += projected_[i];
 }
 
 std::span<const float> HostDecode::EndStep() {
   NormaliseRows(weights_.final_norm());
   const MatrixView lm_head = weights_.lm_head();
-  MatVecEachRow(pool_, lm_head, normed_.data(), lm_head.in, rows_.size(), logits_.data(),
-                lm_head.out);
+  MatVecEachRow(pool_, lm_head, normed_.data(), lm_head.in, rows_.size(), logits_.data(), lm_head.out);
   return std::span(logits_).first(rows_.size() * lm_head.out);
 }
 

@@ -20,8 +20,8 @@ namespace tributary {
 // do not depend on its batch. Thread-compatible.
 class HostDecode {
  public:
-  HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
-             const DeviceLimits& limits, ResidentCache& cache, ThreadPool& pool);
+  HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels, const DeviceLimits& limits,
+             ResidentCache& cache, ThreadPool& pool);
 
   void BeginStep(std::span<const DecodeRow> rows);
   std::span<const float> AwaitQuery(uint32_t layer);
@@ -46,10 +46,9 @@ class HostDecode {
   // Bias, norm and RoPE on a row's q, k and v; k and v go to the resident cache.
   void FinishProjection(uint32_t layer, size_t row_idx);
   void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
-  void UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head, const float* lse_ln,
-                 Scratch& scratch);
-  void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots,
-                   const float* q, Scratch& scratch);
+  void UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head, const float* lse_ln, Scratch& scratch);
+  void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
+                   Scratch& scratch);
   // Folds the first num_slots partial slots into the resident partial: attended_ becomes the
   // layer's attention output.
   void MergeRow(size_t row_idx, uint32_t num_slots);

@@ -23,14 +23,12 @@ namespace {
 
 class HostDevice final : public Device {
  public:
-  HostDevice(std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits,
-             int num_threads)
+  HostDevice(std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits, int num_threads)
       : limits_(limits),
         weights_(std::move(weights)),
         rope_(weights_.config()),
         pool_(num_threads),
-        cache_(weights_.config().attention, weights_.config().num_layers,
-               limits.resident_pool_bytes),
+        cache_(weights_.config().attention, weights_.config().num_layers, limits.resident_pool_bytes),
         decode_(weights_, rope_, BestRowKernels(), limits, cache_, pool_),
         prefill_(weights_, rope_, BestRowKernels(), limits.max_prefill_tokens, pool_) {}
 
@@ -50,11 +48,9 @@ class HostDevice final : public Device {
     return id;
   }
   void ReleaseResident(ResidentId id) override { cache_.Release(id); }
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
-    cache_.ReadMaw(id, slots, maw);
-  }
-  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads,
-                          std::span<std::byte> k, std::span<std::byte> v) override {
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override { cache_.ReadMaw(id, slots, maw); }
+  CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) override {
     cache_.Read(id, layer, ResidentCache::Kind::kKey, slots, heads, k);
     cache_.Read(id, layer, ResidentCache::Kind::kValue, slots, heads, v);
     return 0;
@@ -78,8 +74,8 @@ class HostDevice final : public Device {
   void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
     prefill_.Attend(layer, token_begin, token_end);
   }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                         std::span<std::byte> k, std::span<std::byte> v) override {
+  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                         std::span<std::byte> v) override {
     prefill_.Read(token_begin, num_tokens, heads, k, v);
     return 0;
   }
@@ -106,12 +102,10 @@ absl::Status CheckLimits(const DeviceLimits& limits, int num_threads) {
   }
   if (limits.max_partial_slots > limits::kMaxTokenStripes) {
     return absl::InvalidArgumentError(fmt::format("max_partial_slots is {}; it must be at most {}",
-                                                  limits.max_partial_slots,
-                                                  limits::kMaxTokenStripes));
+                                                  limits.max_partial_slots, limits::kMaxTokenStripes));
   }
   if (num_threads < 1 || num_threads > 1024) {
-    return absl::InvalidArgumentError(
-        fmt::format("num_threads is {}; it must be in [1, 1024]", num_threads));
+    return absl::InvalidArgumentError(fmt::format("num_threads is {}; it must be in [1, 1024]", num_threads));
   }
   return absl::OkStatus();
 }
@@ -119,36 +113,31 @@ absl::Status CheckLimits(const DeviceLimits& limits, int num_threads) {
 // Refuses what could only end in the kernel killing the process.
 absl::Status CheckMemory(const ModelWeights& weights, const DeviceLimits& limits) {
   const uint64_t weight_bytes = HostWeights::Bytes(weights);
-  const uint64_t prefill_bytes =
-      HostPrefill::Bytes(weights.config, limits.max_prefill_tokens, DType::kBf16);
+  const uint64_t prefill_bytes = HostPrefill::Bytes(weights.config, limits.max_prefill_tokens, DType::kBf16);
   const uint64_t memory_bytes =
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  const auto needed =
-      static_cast<unsigned __int128>(weight_bytes) + prefill_bytes + limits.resident_pool_bytes;
+  const auto needed = static_cast<unsigned __int128>(weight_bytes) + prefill_bytes + limits.resident_pool_bytes;
   if (needed <= memory_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       fmt::format("the host device needs {} bytes for f32 weights, {} for the resident pool and {} "
                   "for a prefill of {} tokens, but "
                   "this machine has {} bytes: use a smaller model, pool or prompt limit, or a "
                   "machine with more memory",
-                  weight_bytes, limits.resident_pool_bytes, prefill_bytes,
-                  limits.max_prefill_tokens, memory_bytes));
+                  weight_bytes, limits.resident_pool_bytes, prefill_bytes, limits.max_prefill_tokens, memory_bytes));
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> MakeHostDevice(std::shared_ptr<const ModelWeights> weights,
-                                                       const DeviceLimits& limits,
-                                                       int num_threads) {
+                                                       const DeviceLimits& limits, int num_threads) {
   TRIBUTARY_RETURN_IF_ERROR(CheckLimits(limits, num_threads));
   TRIBUTARY_RETURN_IF_ERROR(CheckMemory(*weights, limits));
   UseSingleThreadedBlas();
   try {
     return std::make_unique<HostDevice>(std::move(weights), limits, num_threads);
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(
-        fmt::format("no memory for the host device with a resident pool of {} bytes; ask for less",
-                    limits.resident_pool_bytes));
+    return absl::ResourceExhaustedError(fmt::format(
+        "no memory for the host device with a resident pool of {} bytes; ask for less", limits.resident_pool_bytes));
   }
 }
 

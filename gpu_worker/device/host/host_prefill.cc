@@ -21,8 +21,7 @@ size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
 
 HostPrefill::Scratch::Scratch(const HostWeights& weights, size_t half_dim)
     : normed(kTokenTile * weights.config().hidden_size),
-      projected(kTokenTile * 2 *
-                std::max(weights.kv_dim(), size_t{weights.config().intermediate_size})),
+      projected(kTokenTile * 2 * std::max(weights.kv_dim(), size_t{weights.config().intermediate_size})),
       cos(half_dim),
       sin(half_dim),
       attend(kQueryTileRows, weights.config().attention.head_dim) {}
@@ -43,29 +42,26 @@ HostPrefill::HostPrefill(const HostWeights& weights, const Rope& rope, const Row
 uint64_t HostPrefill::Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype) {
   const uint64_t kv_dim = uint64_t{config.attention.num_kv_heads} * config.attention.head_dim;
   const uint64_t stored_bytes = kv_dtype == DType::kF32 ? 0 : DTypeBytes(kv_dtype);
-  return num_tokens *
-         (config.hidden_size * sizeof(float) + 2 * kv_dim * (sizeof(float) + stored_bytes));
+  return num_tokens * (config.hidden_size * sizeof(float) + 2 * kv_dim * (sizeof(float) + stored_bytes));
 }
 
 absl::Status HostPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype) {
   if (num_tokens_ != 0) {
-    return absl::FailedPreconditionError(fmt::format(
-        "a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
+    return absl::FailedPreconditionError(
+        fmt::format("a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
   }
   if (tokens.empty() || tokens.size() > max_prefill_tokens_) {
-    return absl::InvalidArgumentError(
-        fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)", tokens.size(),
-                    max_prefill_tokens_));
+    return absl::InvalidArgumentError(fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)",
+                                                  tokens.size(), max_prefill_tokens_));
   }
   if (!IsValidDType(kv_dtype)) {
-    return absl::InvalidArgumentError(
-        fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
+    return absl::InvalidArgumentError(fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
   }
   const uint32_t vocab_size = weights_.config().vocab_size;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] >= vocab_size) {
-      return absl::InvalidArgumentError(fmt::format(
-          "prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
+      return absl::InvalidArgumentError(
+          fmt::format("prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
     }
   }
   try {
@@ -78,9 +74,9 @@ absl::Status HostPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype
     }
   } catch (const std::bad_alloc&) {
     Drop();
-    return absl::ResourceExhaustedError(fmt::format(
-        "no memory for a prefill of {} tokens: it takes {} bytes; send a shorter prompt",
-        tokens.size(), Bytes(weights_.config(), tokens.size(), kv_dtype)));
+    return absl::ResourceExhaustedError(
+        fmt::format("no memory for a prefill of {} tokens: it takes {} bytes; send a shorter prompt", tokens.size(),
+                    Bytes(weights_.config(), tokens.size(), kv_dtype)));
   }
   num_tokens_ = tokens.size();
   kv_dtype_ = kv_dtype;
@@ -88,13 +84,11 @@ absl::Status HostPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype
   return absl::OkStatus();
 }
 
-void HostPrefill::Normalise(std::span<const float> weight, uint64_t token_begin, size_t count,
-                            Scratch& scratch) {
+void HostPrefill::Normalise(std::span<const float> weight, uint64_t token_begin, size_t count, Scratch& scratch) {
   const size_t hidden_size = weights_.config().hidden_size;
   const float eps = static_cast<float>(weights_.config().rms_norm_eps);
   for (size_t i = 0; i < count; ++i) {
-    RmsNorm({hidden(token_begin + i), hidden_size}, weight, eps,
-            scratch.normed.data() + i * hidden_size);
+    RmsNorm({hidden(token_begin + i), hidden_size}, weight, eps, scratch.normed.data() + i * hidden_size);
   }
 }
 
@@ -102,17 +96,15 @@ void HostPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_e
   TRIBUTARY_CHECK_LE(token_begin, token_end);
   TRIBUTARY_CHECK_LE(token_end, num_tokens_);
   layer_ = layer;
-  ForEachItem(pool_, CeilDiv(token_end - token_begin, kTokenTile),
-              [&](int thread_idx, size_t tile_idx) {
-                const uint64_t begin = token_begin + tile_idx * kTokenTile;
-                ProjectTile(layer, begin, std::min<uint64_t>(kTokenTile, token_end - begin),
-                            scratch_[static_cast<size_t>(thread_idx)]);
-              });
+  ForEachItem(pool_, CeilDiv(token_end - token_begin, kTokenTile), [&](int thread_idx, size_t tile_idx) {
+    const uint64_t begin = token_begin + tile_idx * kTokenTile;
+    ProjectTile(layer, begin, std::min<uint64_t>(kTokenTile, token_end - begin),
+                scratch_[static_cast<size_t>(thread_idx)]);
+  });
 }
 
 // K and V of some tokens into the layer buffer, rounded to the KV dtype before anybody reads them.
-void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count,
-                              Scratch& scratch) {
+void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch) {
   const HostLayer& w = weights_.layer(layer);
   const AttentionShape& shape = weights_.config().attention;
   const float eps = static_cast<float>(weights_.config().rms_norm_eps);
@@ -120,8 +112,8 @@ void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count
   const size_t kv_dim = weights_.kv_dim();
   Normalise(w.attention_norm.span(), token_begin, count, scratch);
   float* kv = scratch.projected.data();
-  MatMul(weights_.qkv(layer).Rows(q_dim, 2 * kv_dim), scratch.normed.data(),
-         weights_.config().hidden_size, count, kv, 2 * kv_dim, false);
+  MatMul(weights_.qkv(layer).Rows(q_dim, 2 * kv_dim), scratch.normed.data(), weights_.config().hidden_size, count, kv,
+         2 * kv_dim, false);
   for (size_t i = 0; i < count; ++i) {
     const uint64_t token = token_begin + i;
     float* k = kv + i * 2 * kv_dim;
@@ -159,35 +151,33 @@ void HostPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_en
 
   ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
     const size_t begin = tile_idx * kTokenTile;
-    QueryTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin),
-              q_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+    QueryTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), q_.data() + begin * q_dim,
+              scratch_[static_cast<size_t>(thread_idx)]);
   });
   // The longest rows first: what is left at the end is short, so threads finish together.
   const size_t query_tiles = CeilDiv(tokens, kQueryTileRows);
   const size_t num_q_heads = weights_.config().attention.num_q_heads;
   ForEachItem(pool_, query_tiles * num_q_heads, [&](int thread_idx, size_t item) {
     const size_t begin = (query_tiles - 1 - item / num_q_heads) * kQueryTileRows;
-    AttendTile(static_cast<uint32_t>(item % num_q_heads), token_begin + begin,
-               std::min(kQueryTileRows, tokens - begin), q_.data() + begin * q_dim,
-               attended_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+    AttendTile(static_cast<uint32_t>(item % num_q_heads), token_begin + begin, std::min(kQueryTileRows, tokens - begin),
+               q_.data() + begin * q_dim, attended_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
   });
   ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
     const size_t begin = tile_idx * kTokenTile;
-    MlpTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin),
-            attended_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+    MlpTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), attended_.data() + begin * q_dim,
+            scratch_[static_cast<size_t>(thread_idx)]);
   });
 }
 
 // q of some tokens, after norm and RoPE.
-void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, float* q,
-                            Scratch& scratch) {
+void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, float* q, Scratch& scratch) {
   const HostLayer& w = weights_.layer(layer);
   const AttentionShape& shape = weights_.config().attention;
   const float eps = static_cast<float>(weights_.config().rms_norm_eps);
   const size_t q_dim = weights_.q_dim();
   Normalise(w.attention_norm.span(), token_begin, count, scratch);
-  MatMul(weights_.qkv(layer).Rows(0, q_dim), scratch.normed.data(), weights_.config().hidden_size,
-         count, q, q_dim, false);
+  MatMul(weights_.qkv(layer).Rows(0, q_dim), scratch.normed.data(), weights_.config().hidden_size, count, q, q_dim,
+         false);
   for (size_t i = 0; i < count; ++i) {
     float* row = q + i * q_dim;
     if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().first(q_dim), row);
@@ -202,8 +192,8 @@ void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, 
 
 // Causal attention of one head's queries at [token_begin, token_begin + count). q and out:
 // [count][q_dim], all heads.
-void HostPrefill::AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q,
-                             float* out, Scratch& scratch) {
+void HostPrefill::AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q, float* out,
+                             Scratch& scratch) {
   const ModelConfig& config = weights_.config();
   const size_t head_dim = config.attention.head_dim;
   const size_t kv_offset = q_head / config.attention.group_size() * head_dim;
@@ -213,10 +203,8 @@ void HostPrefill::AttendTile(uint32_t q_head, uint64_t token_begin, size_t count
   for (uint64_t begin = 0; begin < kv_end; begin += kKeyTileTokens) {
     const size_t tokens = std::min<uint64_t>(kKeyTileTokens, kv_end - begin);
     // Query i, at token_begin + i, sees the keys up to itself.
-    const auto first_row_visible =
-        static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(begin);
-    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(),
-                          static_cast<float>(config.softmax_scale()),
+    const auto first_row_visible = static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(begin);
+    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(), static_cast<float>(config.softmax_scale()),
                           {.k = k_.data() + begin * weights_.kv_dim() + kv_offset,
                            .v = v_.data() + begin * weights_.kv_dim() + kv_offset,
                            .ld = weights_.kv_dim(),
@@ -227,24 +215,20 @@ void HostPrefill::AttendTile(uint32_t q_head, uint64_t token_begin, size_t count
 }
 
 // Output projection and MLP of some tokens.
-void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended,
-                          Scratch& scratch) {
+void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended, Scratch& scratch) {
   const HostLayer& w = weights_.layer(layer);
   const size_t hidden_size = weights_.config().hidden_size;
   const size_t intermediate = weights_.config().intermediate_size;
-  MatMul(weights_.o(layer), attended, weights_.q_dim(), count, hidden(token_begin), hidden_size,
-         true);
+  MatMul(weights_.o(layer), attended, weights_.q_dim(), count, hidden(token_begin), hidden_size, true);
   for (size_t i = 0; i < count; ++i) AddBias(w.o_bias.span(), hidden(token_begin + i));
   Normalise(w.mlp_norm.span(), token_begin, count, scratch);
   float* gate_up = scratch.projected.data();
-  MatMul(weights_.gate_up(layer), scratch.normed.data(), hidden_size, count, gate_up,
-         2 * intermediate, false);
+  MatMul(weights_.gate_up(layer), scratch.normed.data(), hidden_size, count, gate_up, 2 * intermediate, false);
   for (size_t i = 0; i < count; ++i) {
     float* gate = gate_up + i * 2 * intermediate;
     kernels_.silu_mul(gate, gate + intermediate, intermediate);
   }
-  MatMul(weights_.down(layer), gate_up, 2 * intermediate, count, hidden(token_begin), hidden_size,
-         true);
+  MatMul(weights_.down(layer), gate_up, 2 * intermediate, count, hidden(token_begin), hidden_size, true);
 }
 
 HostPrefill::KvView HostPrefill::kv() const {
@@ -267,17 +251,17 @@ void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint
   cache.ForgetMaw(id, layer, slots);
 }
 
-void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                       std::span<std::byte> k, std::span<std::byte> v) const {
+void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                       std::span<std::byte> v) const {
   TRIBUTARY_CHECK_LE(token_begin + num_tokens, num_tokens_);
   const AttentionShape& shape = weights_.config().attention;
   const size_t head_bytes = shape.head_dim * DTypeBytes(kv_dtype_);
   const size_t row_bytes = shape.num_kv_heads * head_bytes;
   const KvView view = kv();
-  PackHeads(view.k.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens,
-            shape.num_kv_heads, head_bytes, heads, k);
-  PackHeads(view.v.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens,
-            shape.num_kv_heads, head_bytes, heads, v);
+  PackHeads(view.k.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens, shape.num_kv_heads, head_bytes,
+            heads, k);
+  PackHeads(view.v.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens, shape.num_kv_heads, head_bytes,
+            heads, v);
 }
 
 std::span<const float> HostPrefill::End() {
@@ -285,16 +269,14 @@ std::span<const float> HostPrefill::End() {
   Scratch& scratch = scratch_[0];
   Normalise(weights_.final_norm(), num_tokens_ - 1, 1, scratch);
   const size_t hidden_size = weights_.config().hidden_size;
-  MatVecEachRow(pool_, weights_.lm_head(), scratch.normed.data(), hidden_size, 1, logits_.data(),
-                logits_.size());
+  MatVecEachRow(pool_, weights_.lm_head(), scratch.normed.data(), hidden_size, 1, logits_.data(), logits_.size());
   return logits_;
 }
 
 void HostPrefill::Drop() {
   num_tokens_ = 0;
   for (AlignedBuffer<float>* buffer : {&hidden_, &k_, &v_}) *buffer = AlignedBuffer<float>();
-  for (AlignedBuffer<std::byte>* buffer : {&k_stored_, &v_stored_})
-    *buffer = AlignedBuffer<std::byte>();
+  for (AlignedBuffer<std::byte>* buffer : {&k_stored_, &v_stored_}) *buffer = AlignedBuffer<std::byte>();
 }
 
 }  // namespace tributary

@@ -24,8 +24,8 @@ namespace tributary {
 // Functions as in device.h. Thread-compatible.
 class HostPrefill {
  public:
-  HostPrefill(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
-              uint32_t max_prefill_tokens, ThreadPool& pool);
+  HostPrefill(const HostWeights& weights, const Rope& rope, const RowKernels& kernels, uint32_t max_prefill_tokens,
+              ThreadPool& pool);
 
   // What a prompt of this length takes, beside scratch.
   static uint64_t Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype);
@@ -35,8 +35,7 @@ class HostPrefill {
   void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end);
   void Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
             std::span<std::byte> v) const;
-  void Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin,
-            SlotRange slots) const;
+  void Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin, SlotRange slots) const;
   std::span<const float> End();
   void Drop();
 
@@ -56,14 +55,11 @@ class HostPrefill {
     AttendState attend;
   };
   float* hidden(uint64_t token) { return hidden_.data() + token * weights_.config().hidden_size; }
-  void Normalise(std::span<const float> weight, uint64_t token_begin, size_t count,
-                 Scratch& scratch);
+  void Normalise(std::span<const float> weight, uint64_t token_begin, size_t count, Scratch& scratch);
   void ProjectTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch);
   void QueryTile(uint32_t layer, uint64_t token_begin, size_t count, float* q, Scratch& scratch);
-  void AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q, float* out,
-                  Scratch& scratch);
-  void MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended,
-               Scratch& scratch);
+  void AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q, float* out, Scratch& scratch);
+  void MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended, Scratch& scratch);
 
   const HostWeights& weights_;
   const Rope& rope_;

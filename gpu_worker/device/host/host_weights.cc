@@ -16,8 +16,7 @@ AlignedBuffer<float> Stack(std::initializer_list<const TensorView*> tensors) {
   size_t offset = 0;
   for (const TensorView* tensor : tensors) {
     if (tensor == nullptr) continue;
-    ConvertToF32(ToDType(tensor->type), tensor->bytes.data(), tensor->num_elements(),
-                 stacked.data() + offset);
+    ConvertToF32(ToDType(tensor->type), tensor->bytes.data(), tensor->num_elements(), stacked.data() + offset);
     offset += tensor->num_elements();
   }
   return stacked;

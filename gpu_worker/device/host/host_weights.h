@@ -36,28 +36,19 @@ class HostWeights {
   static uint64_t Bytes(const ModelWeights& source);
 
   const ModelConfig& config() const { return source_->config; }
-  size_t q_dim() const {
-    return size_t{config().attention.num_q_heads} * config().attention.head_dim;
-  }
-  size_t kv_dim() const {
-    return size_t{config().attention.num_kv_heads} * config().attention.head_dim;
-  }
+  size_t q_dim() const { return size_t{config().attention.num_q_heads} * config().attention.head_dim; }
+  size_t kv_dim() const { return size_t{config().attention.num_kv_heads} * config().attention.head_dim; }
 
   const HostLayer& layer(uint32_t idx) const { return layers_[idx]; }
-  MatrixView qkv(uint32_t idx) const {
-    return {layer(idx).qkv.data(), q_dim() + 2 * kv_dim(), config().hidden_size};
-  }
+  MatrixView qkv(uint32_t idx) const { return {layer(idx).qkv.data(), q_dim() + 2 * kv_dim(), config().hidden_size}; }
   MatrixView o(uint32_t idx) const { return {layer(idx).o.data(), config().hidden_size, q_dim()}; }
   MatrixView gate_up(uint32_t idx) const {
-    return {layer(idx).gate_up.data(), 2 * size_t{config().intermediate_size},
-            config().hidden_size};
+    return {layer(idx).gate_up.data(), 2 * size_t{config().intermediate_size}, config().hidden_size};
   }
   MatrixView down(uint32_t idx) const {
     return {layer(idx).down.data(), config().hidden_size, config().intermediate_size};
   }
-  MatrixView lm_head() const {
-    return {lm_head_.data(), config().vocab_size, config().hidden_size};
-  }
+  MatrixView lm_head() const { return {lm_head_.data(), config().vocab_size, config().hidden_size}; }
   std::span<const float> final_norm() const { return final_norm_.span(); }
   // The embedding of a token, [hidden], read from the file's map.
   void Embed(uint32_t token, float* out) const;

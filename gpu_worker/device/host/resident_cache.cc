@@ -9,14 +9,11 @@
 namespace tributary {
 
 ResidentCache::ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes)
-    : shape_(shape),
-      num_layers_(num_layers),
-      regions_(shape, num_layers, pool_bytes),
-      pool_(pool_bytes) {}
+    : shape_(shape), num_layers_(num_layers), regions_(shape, num_layers, pool_bytes), pool_(pool_bytes) {}
 
 template <typename Copy>
-void ResidentCache::ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
-                                  HeadRange heads, size_t canonical_bytes, const Copy& copy) {
+void ResidentCache::ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
+                                  size_t canonical_bytes, const Copy& copy) {
   const size_t vector_bytes = shape_.head_dim * DTypeBytes(dtype(id));
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
   TRIBUTARY_CHECK_LE(slots.end, capacity_tokens(id));
@@ -28,18 +25,16 @@ void ResidentCache::ForEachVector(ResidentId id, uint32_t layer, Kind kind, Slot
     std::byte* head = Slots(id, layer, kind, kv_head);
     for (uint32_t slot = slots.begin; slot < slots.end; ++slot) {
       const size_t token_idx = slot - slots.begin;
-      copy(head + slot * vector_bytes,
-           (token_idx * num_heads + kv_head - heads.begin) * vector_bytes, vector_bytes);
+      copy(head + slot * vector_bytes, (token_idx * num_heads + kv_head - heads.begin) * vector_bytes, vector_bytes);
     }
   }
 }
 
 void ResidentCache::Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
                           std::span<const std::byte> canonical) {
-  ForEachVector(id, layer, kind, slots, {0, shape_.num_kv_heads}, canonical.size(),
-                [&](std::byte* stored, size_t offset, size_t bytes) {
-                  std::memcpy(stored, canonical.data() + offset, bytes);
-                });
+  ForEachVector(
+      id, layer, kind, slots, {0, shape_.num_kv_heads}, canonical.size(),
+      [&](std::byte* stored, size_t offset, size_t bytes) { std::memcpy(stored, canonical.data() + offset, bytes); });
 }
 
 void ResidentCache::Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,

@@ -35,17 +35,14 @@ class ResidentCache {
   }
 
   // Between slots and the canonical layout [token][kv_head][head_dim].
-  void Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots,
-             std::span<const std::byte> canonical);
+  void Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, std::span<const std::byte> canonical);
   // Of some heads: [token][heads][head_dim].
-  void Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
-            std::span<std::byte> canonical);
+  void Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads, std::span<std::byte> canonical);
 
   const std::optional<MawParams>& maw(ResidentId id) const { return regions_.maw(id); }
   // Of one KV head, [capacity_tokens]. REQUIRES: maw(id).
   std::span<float> Maw(ResidentId id, uint32_t layer, uint32_t kv_head) {
-    return {reinterpret_cast<float*>(pool_.data() + regions_.MawOffset(id, layer, kv_head)),
-            capacity_tokens(id)};
+    return {reinterpret_cast<float*>(pool_.data() + regions_.MawOffset(id, layer, kv_head)), capacity_tokens(id)};
   }
   // These slots hold new tokens: their averages start anew. Nothing without a MAW.
   void ForgetMaw(ResidentId id, uint32_t layer, SlotRange slots);
@@ -55,8 +52,8 @@ class ResidentCache {
  private:
   // Calls copy(pool bytes, canonical offset) for every (token, KV head) vector of the slots and heads.
   template <typename Copy>
-  void ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
-                     size_t canonical_bytes, const Copy& copy);
+  void ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads, size_t canonical_bytes,
+                     const Copy& copy);
 
   const AttentionShape shape_;
   const uint32_t num_layers_;

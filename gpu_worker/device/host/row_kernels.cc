@@ -9,8 +9,8 @@ const std::vector<RowKernels>& SupportedRowKernels() {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       list->push_back({kRowKernelsAvx2, "avx2"});
     }
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
       list->push_back({kRowKernelsAvx512, "avx512"});
     }
     return list;

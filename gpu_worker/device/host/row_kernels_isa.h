@@ -13,8 +13,7 @@ struct OnlineSoftmaxArgs {
   size_t ld;
   size_t rows;
   size_t cols;
-  ptrdiff_t
-      first_row_visible;  // row i sees the first first_row_visible + i columns, cut to [0, cols]
+  ptrdiff_t first_row_visible;  // row i sees the first first_row_visible + i columns, cut to [0, cols]
   float scale;
   float* max;  // [rows] of scale * q.k so far, -inf at first
   float* sum;  // [rows] of exp(scale * q.k - max) so far, 0 at first

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention/policy/maw.h"
 #include "base/check.h"
+#include "policy/maw.h"
 
 namespace tributary {
 

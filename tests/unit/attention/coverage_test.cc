@@ -20,16 +20,14 @@ TEST(CoverageTest, TokenAndHeadCutsAddUp) {
 }
 
 TEST(CoverageTest, MissingShardNamesHeadExpectedAndFound) {
-  const absl::Status status =
-      CheckCoverage(600, 100, 4, std::vector<RouteCoverage>{{0, 2, 500}, {2, 3, 500}});
+  const absl::Status status = CheckCoverage(600, 100, 4, std::vector<RouteCoverage>{{0, 2, 500}, {2, 3, 500}});
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(Message(status), HasSubstr("KV head 3: expected 600 tokens, found 100"));
 }
 
 TEST(CoverageTest, DoubledAndShortCoverage) {
   const std::vector<RouteCoverage> doubled = {{0, 2, 500}, {1, 2, 500}};
-  EXPECT_THAT(Message(CheckCoverage(600, 100, 2, doubled)),
-              HasSubstr("KV head 1: expected 600 tokens, found 1100"));
+  EXPECT_THAT(Message(CheckCoverage(600, 100, 2, doubled)), HasSubstr("KV head 1: expected 600 tokens, found 1100"));
   const std::vector<RouteCoverage> short_by_one = {{0, 2, 499}};
   EXPECT_THAT(Message(CheckCoverage(600, 100, 2, short_by_one)),
               HasSubstr("KV head 0: expected 600 tokens, found 599"));
@@ -38,8 +36,7 @@ TEST(CoverageTest, DoubledAndShortCoverage) {
 TEST(CoverageTest, ImpossibleRoutes) {
   for (const RouteCoverage& route :
        {RouteCoverage{0, 3, 1}, RouteCoverage{1, 1, 1}, RouteCoverage{0, 1, ~uint64_t{0}}}) {
-    EXPECT_EQ(CheckCoverage(1, 0, 2, std::vector<RouteCoverage>{route}).code(),
-              absl::StatusCode::kInternal);
+    EXPECT_EQ(CheckCoverage(1, 0, 2, std::vector<RouteCoverage>{route}).code(), absl::StatusCode::kInternal);
   }
   EXPECT_EQ(CheckCoverage(1, 1, 0, {}).code(), absl::StatusCode::kInternal);
 }

@@ -44,8 +44,7 @@ TEST(TokenStripeTest, AgreesWithDealingTokenByToken) {
         ASSERT_EQ(stripe.Owns(pos), owned);
         count += owned ? 1 : 0;
       }
-      const TokenRange range{RandomInt<uint64_t>(random, 0, end),
-                             RandomInt<uint64_t>(random, 0, end)};
+      const TokenRange range{RandomInt<uint64_t>(random, 0, end), RandomInt<uint64_t>(random, 0, end)};
       uint64_t in_range = 0;
       for (uint64_t pos = range.begin; pos < range.end; ++pos) in_range += stripe.Owns(pos) ? 1 : 0;
       ASSERT_EQ(stripe.CountIn(range), in_range);
@@ -54,8 +53,7 @@ TEST(TokenStripeTest, AgreesWithDealingTokenByToken) {
     const uint64_t pos = RandomInt<uint64_t>(random, stripe.origin, end - 1);
     ASSERT_EQ(stripe.OwnerOf(pos), owners[pos - stripe.origin]);
     uint64_t run_end = pos + 1;
-    while (run_end < end && owners[run_end - stripe.origin] == owners[pos - stripe.origin])
-      ++run_end;
+    while (run_end < end && owners[run_end - stripe.origin] == owners[pos - stripe.origin]) ++run_end;
     ASSERT_EQ(stripe.RunAt(pos, end), (TokenRange{pos, run_end}));
     ASSERT_TRUE(stripe.RunAt(pos, pos).empty());
   }
@@ -77,18 +75,16 @@ TEST(TokenStripeTest, ValidateNamesTheBadValue) {
     TokenStripe stripe;
     const char* text;
   };
-  TokenStripe no_tokens = good, huge_tokens = good, no_stripes = good, many = good, idx = good,
-              origin = good;
+  TokenStripe no_tokens = good, huge_tokens = good, no_stripes = good, many = good, idx = good, origin = good;
   no_tokens.stripe_tokens = 0;
   huge_tokens.stripe_tokens = limits::kMaxContextTokens + 1;
   no_stripes.num_stripes = 0;
   many.num_stripes = limits::kMaxTokenStripes + 1;
   idx.stripe_idx = 4;
   origin.origin = limits::kMaxContextTokens + 1;
-  for (const Case& c :
-       {Case{no_tokens, "stripe_tokens is 0"}, Case{huge_tokens, "stripe_tokens is 2147483649"},
-        Case{no_stripes, "num_stripes is 0"}, Case{many, "num_stripes is 65"},
-        Case{idx, "stripe_idx 4"}, Case{origin, "origin 2147483649"}}) {
+  for (const Case& c : {Case{no_tokens, "stripe_tokens is 0"}, Case{huge_tokens, "stripe_tokens is 2147483649"},
+                        Case{no_stripes, "num_stripes is 0"}, Case{many, "num_stripes is 65"},
+                        Case{idx, "stripe_idx 4"}, Case{origin, "origin 2147483649"}}) {
     const absl::Status status = Validate(c.stripe);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_NE(std::string(status.message()).find(c.text), std::string::npos) << status;

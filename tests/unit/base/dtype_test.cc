@@ -20,8 +20,7 @@ double ValueOf(uint16_t bits, int exponent_bits, int mantissa_bits) {
   const int mantissa = bits & ((1 << mantissa_bits) - 1);
   double value;
   if (exponent == (1 << exponent_bits) - 1) {
-    value = mantissa == 0 ? std::numeric_limits<double>::infinity()
-                          : std::numeric_limits<double>::quiet_NaN();
+    value = mantissa == 0 ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
   } else if (exponent == 0) {
     value = std::ldexp(mantissa, 1 - bias - mantissa_bits);
   } else {
@@ -76,9 +75,8 @@ TYPED_TEST(HalfTest, RoundsToNearestEvenAtEveryMidpoint) {
   using F = Format<TypeParam>;
   for (uint16_t bits = 0; bits < F::kInfinity; ++bits) {
     const double low = DefinedValue<TypeParam>(bits);
-    const double high = bits + 1 == F::kInfinity
-                            ? std::ldexp(1.0, 1 << (F::kExponentBits - 1))
-                            : DefinedValue<TypeParam>(static_cast<uint16_t>(bits + 1));
+    const double high = bits + 1 == F::kInfinity ? std::ldexp(1.0, 1 << (F::kExponentBits - 1))
+                                                 : DefinedValue<TypeParam>(static_cast<uint16_t>(bits + 1));
     const float middle = static_cast<float>(low / 2 + high / 2);
     ASSERT_EQ(static_cast<double>(middle), low / 2 + high / 2) << bits;
     const uint16_t even = bits % 2 == 0 ? bits : static_cast<uint16_t>(bits + 1);

@@ -13,8 +13,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(PortFileTest, HoldsBothAddressesAndLeavesNoPartBehind) {
-  const std::filesystem::path folder =
-      std::filesystem::path(testing::TempDir()) / "tributary_port_file_test";
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "tributary_port_file_test";
   std::filesystem::create_directory(folder);
   const std::string path = folder / "ports.json";
   ASSERT_TRUE(WritePortFile(path, "127.0.0.1:1", "127.0.0.1:2").ok());

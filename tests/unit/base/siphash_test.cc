@@ -17,9 +17,7 @@ std::vector<std::byte> Counting(size_t size) {
 }
 
 // Appendix A of the paper: key 00..0f, message 00..0e.
-TEST(SipHashTest, PublishedVector) {
-  EXPECT_EQ(SipHash24(kPaperKey, Counting(15)), 0xa129ca6149be45e5u);
-}
+TEST(SipHashTest, PublishedVector) { EXPECT_EQ(SipHash24(kPaperKey, Counting(15)), 0xa129ca6149be45e5u); }
 
 // From the authors' table of vectors (the first two entries, little-endian).
 TEST(SipHashTest, ShortMessages) {

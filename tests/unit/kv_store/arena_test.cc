@@ -14,8 +14,7 @@ constexpr size_t kBytes = (4u << 20) + 12345;
 TEST(ArenaTest, AlignedZeroedWritable) {
   for (bool try_hugetlb : {false, true}) {
     for (bool prefault : {false, true}) {
-      absl::StatusOr<Arena> arena =
-          Arena::Create({.bytes = kBytes, .try_hugetlb = try_hugetlb, .prefault = prefault});
+      absl::StatusOr<Arena> arena = Arena::Create({.bytes = kBytes, .try_hugetlb = try_hugetlb, .prefault = prefault});
       ASSERT_TRUE(arena.ok()) << arena.status();
       EXPECT_EQ(arena->memory().size(), kBytes);
       EXPECT_EQ(reinterpret_cast<uintptr_t>(arena->memory().data()) % kArenaAlignmentBytes, 0u);
@@ -56,8 +55,7 @@ TEST(ArenaTest, RefusesNothingAndTooMuch) {
   for (size_t bytes : {size_t{1} << 50, SIZE_MAX}) {
     const absl::Status status = Arena::Create({.bytes = bytes}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_THAT(std::string(status.message()),
-                testing::HasSubstr(std::to_string(bytes) + " bytes needed"));
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(std::to_string(bytes) + " bytes needed"));
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("available"));
   }
 }

@@ -27,8 +27,7 @@ TEST(BlockPoolTest, AllOrNothingAndSaysWhatIsMissing) {
   const std::vector<ExtentId> two = *pool.Acquire(2);
   const absl::Status status = pool.Acquire(2).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(status.message()),
-              testing::HasSubstr("8192 bytes needed, 4096 free of 12288"));
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("8192 bytes needed, 4096 free of 12288"));
   EXPECT_EQ(pool.num_free(), 1u);
   pool.Release(two);
   EXPECT_TRUE(pool.Acquire(3).ok());
@@ -47,8 +46,7 @@ TEST(BlockPoolTest, NeverHandsOutAnExtentTwice) {
       std::swap(held[RandomInt<size_t>(random, 0, held.size() - 1)], held.back());
       pool.Release(held.back());
       held.pop_back();
-    } else if (auto extents = pool.Acquire(RandomInt(random, 0u, 4u), RandomInt(random, 1u, 4u));
-               extents.ok()) {
+    } else if (auto extents = pool.Acquire(RandomInt(random, 0u, 4u), RandomInt(random, 1u, 4u)); extents.ok()) {
       held.push_back(*std::move(extents));
     }
     std::set<ExtentId> distinct;
@@ -95,8 +93,7 @@ TEST_F(BlockPoolGapsTest, AllInTheSmallestGapThatHoldsThem) {
 TEST_F(BlockPoolGapsTest, PiecesStayWhole) {
   FreeOnly({{0, 7}, {20, 9}, {40, 3}, {60, 2}});
   const std::vector<ExtentId> extents = *pool_.Acquire(5, 3);
-  for (size_t i = 0; i < extents.size(); i += 3)
-    EXPECT_TRUE(IsRun(std::span(extents).subspan(i, 3)));
+  for (size_t i = 0; i < extents.size(); i += 3) EXPECT_TRUE(IsRun(std::span(extents).subspan(i, 3)));
   EXPECT_EQ(pool_.num_free(), 6u);
 }
 

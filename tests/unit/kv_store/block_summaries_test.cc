@@ -26,8 +26,7 @@ std::vector<float> RandomKeys(std::mt19937_64& random, size_t count) {
 
 float Value(const BlockSummaries& summaries, uint64_t stream, uint32_t block, uint32_t row) {
   const BlockSummaryLayout& layout = summaries.layout();
-  const std::byte* record =
-      summaries.Records(stream) + block / kSummaryRecordBlocks * layout.record_bytes;
+  const std::byte* record = summaries.Records(stream) + block / kSummaryRecordBlocks * layout.record_bytes;
   const uint32_t in_record = block % kSummaryRecordBlocks;
   const uint32_t index = SummaryCodeIndex(layout, row, in_record);
   if (layout.storage == SummaryStorage::kBf16) {
@@ -120,8 +119,7 @@ TEST(BlockSummaries, BadOptionsAreRefused) {
   const auto message = [](const BlockSummaryOptions& options, uint32_t head_dim, uint64_t tokens) {
     return std::string(BlockSummaries::Create(options, head_dim, 1, tokens).status().message());
   };
-  EXPECT_THAT(message({SummaryKind::kMean, SummaryStorage::kInt8, 24}, 64, 10),
-              HasSubstr("block_tokens is 24"));
+  EXPECT_THAT(message({SummaryKind::kMean, SummaryStorage::kInt8, 24}, 64, 10), HasSubstr("block_tokens is 24"));
   EXPECT_THAT(message({}, 0, 10), HasSubstr("head_dim is 0"));
   EXPECT_THAT(message({}, 64, 0), HasSubstr("capacity of 0"));
 }

@@ -21,8 +21,7 @@ ShardSpec Spec(uint32_t head_dim, uint64_t capacity_tokens, DType k_dtype, DType
 }
 
 TEST(ShardLayoutTest, ExampleOfFormatMd) {
-  const ShardLayout layout =
-      *ShardLayout::Make(Spec(64, 5000, DType::kBf16, DType::kBf16), 256 << 10);
+  const ShardLayout layout = *ShardLayout::Make(Spec(64, 5000, DType::kBf16, DType::kBf16), 256 << 10);
   EXPECT_EQ(layout.tile.record_bytes, 16384u);
   EXPECT_EQ(layout.tiles_per_extent, 16u);
   EXPECT_EQ(layout.tokens_per_extent(), 1024u);
@@ -41,26 +40,22 @@ TEST(ShardLayoutTest, ExampleOfFormatMd) {
   EXPECT_EQ(KvKElementIndex(layout.tile, 1636 % 64, 10) * 2, 4432u);
   EXPECT_EQ(layout.tile.v_begin + KvVElementIndex(layout.tile, 1636 % 64, 10) * 2, 12840u);
 
-  const ShardLayout int8 =
-      *ShardLayout::Make(Spec(64, 5000, DType::kInt8, DType::kInt8), 256 << 10);
+  const ShardLayout int8 = *ShardLayout::Make(Spec(64, 5000, DType::kInt8, DType::kInt8), 256 << 10);
   EXPECT_EQ(int8.tile.record_bytes, 8448u);
   EXPECT_EQ(int8.tiles_per_extent, 31u);
   EXPECT_EQ(int8.num_extents(), 36u);
 }
 
 TEST(ShardLayoutTest, ATileLargerThanAnExtent) {
-  const absl::Status status =
-      ShardLayout::Make(Spec(256, 1, DType::kF32, DType::kBf16), 64 << 10).status();
+  const absl::Status status = ShardLayout::Make(Spec(256, 1, DType::kF32, DType::kBf16), 64 << 10).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(std::string(status.message()).find("take 98304 bytes, more than an extent of 65536"),
-            std::string::npos);
+  EXPECT_NE(std::string(status.message()).find("take 98304 bytes, more than an extent of 65536"), std::string::npos);
 }
 
 // Every tile of every stream has its own bytes, inside its extent.
 TEST(BlockTableTest, TilesNeverOverlap) {
-  for (auto [k_dtype, v_dtype] : {std::pair{DType::kF32, DType::kBf16},
-                                  {DType::kBf16, DType::kInt4},
-                                  {DType::kInt8, DType::kF32}}) {
+  for (auto [k_dtype, v_dtype] :
+       {std::pair{DType::kF32, DType::kBf16}, {DType::kBf16, DType::kInt4}, {DType::kInt8, DType::kF32}}) {
     constexpr size_t kExtentBytes = 64 << 10;
     const ShardLayout layout = *ShardLayout::Make(Spec(40, 1203, k_dtype, v_dtype), kExtentBytes);
     std::vector<ExtentId> extents(layout.num_extents());

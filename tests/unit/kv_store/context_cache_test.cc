@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "attention/kv_pack.h"
+#include "attention/kv/kv_pack.h"
 #include "base/aligned_buffer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -73,8 +73,8 @@ TEST_F(TileRowsTest, OneTokenIsCopiedAndNoOtherIsTouched) {
         CopyTileToken(layout, from.data(), from_token, to.data(), to_token);
         for (uint32_t t = 0; t < kKvTileTokens; ++t) {
           ASSERT_EQ(Values(layout, to.data(), t), before[t])
-              << "K " << int(k) << " V " << int(v) << " dim " << head_dim << " token " << t
-              << " of " << from_token << " to " << to_token;
+              << "K " << int(k) << " V " << int(v) << " dim " << head_dim << " token " << t << " of " << from_token
+              << " to " << to_token;
         }
       }
     }
@@ -114,8 +114,7 @@ class ContextCacheTest : public TileRowsTest {
     for (const uint32_t layer : {1u, 2u}) {
       for (float& value : rows) value = normal(random_);
       const auto bytes = std::as_bytes(std::span(rows));
-      ASSERT_EQ(shard_->Store(layer, 0, kTokens, {bytes, bytes, DType::kF32, DType::kF32}),
-                FrameError::kOk);
+      ASSERT_EQ(shard_->Store(layer, 0, kTokens, {bytes, bytes, DType::kF32, DType::kF32}), FrameError::kOk);
     }
     auto cache = ContextCache::Open(spec, &pool_);
     ASSERT_TRUE(cache.ok()) << cache.status();
@@ -129,9 +128,9 @@ class ContextCacheTest : public TileRowsTest {
       ASSERT_EQ(run.first_token + run.token_begin, row);
       for (uint32_t i = run.token_begin; i < run.token_end; ++i, ++row) {
         const uint32_t token = tokens[row];
-        ASSERT_EQ(Values(cache_->tile_layout(), run.tiles, i),
-                  Values(shard_->tile_layout(), shard_->TileAt(layer, head, token / kKvTileTokens),
-                         token % kKvTileTokens))
+        ASSERT_EQ(
+            Values(cache_->tile_layout(), run.tiles, i),
+            Values(shard_->tile_layout(), shard_->TileAt(layer, head, token / kKvTileTokens), token % kKvTileTokens))
             << "row " << row;
       }
       // Behind the last row nothing of what was there before.
@@ -199,10 +198,9 @@ TEST_F(ContextCacheTest, RoomIsWhatThePolicySays) {
 }
 
 TEST_F(ContextCacheTest, OneFunctionSaysWhatIsReserved) {
-  for (const PolicyRequest& policy :
-       {PolicyRequest{}, PolicyRequest{.name = "hgca"},
-        PolicyRequest{.name = "hgca", .dense_layers = {1}, .dense_heads = {{2, 0}}},
-        PolicyRequest{.name = "hgca", .dense_layers = {1, 2}}}) {
+  for (const PolicyRequest& policy : {PolicyRequest{}, PolicyRequest{.name = "hgca"},
+                                      PolicyRequest{.name = "hgca", .dense_layers = {1}, .dense_heads = {{2, 0}}},
+                                      PolicyRequest{.name = "hgca", .dense_layers = {1, 2}}}) {
     const uint64_t before = pool_.free_bytes();
     Open(policy);
     EXPECT_EQ(before - pool_.free_bytes(), *ShardReservedBytes(Spec(policy), kExtentBytes));

@@ -39,8 +39,8 @@ struct Exchange {
 };
 
 // An exchange row, decided by what it is: absolute token, layer, head, K or V.
-std::vector<std::byte> RowBytes(const ShardSpec& spec, uint32_t layer, uint64_t pos, uint32_t head,
-                                bool is_k, DType dtype) {
+std::vector<std::byte> RowBytes(const ShardSpec& spec, uint32_t layer, uint64_t pos, uint32_t head, bool is_k,
+                                DType dtype) {
   std::mt19937_64 random(pos * 1000 + layer * 100 + head * 10 + (is_k ? 1 : 0));
   std::normal_distribution<float> normal;
   std::vector<float> values(spec.model.head_dim);
@@ -52,8 +52,7 @@ std::vector<std::byte> RowBytes(const ShardSpec& spec, uint32_t layer, uint64_t 
 
 // What is read back of it: converted for a float storage; for a quantised one, what a tile of its own
 // makes of it.
-std::vector<float> StoredRow(const ShardSpec& spec, DType storage, DType exchange,
-                             const std::vector<std::byte>& row) {
+std::vector<float> StoredRow(const ShardSpec& spec, DType storage, DType exchange, const std::vector<std::byte>& row) {
   const uint32_t head_dim = spec.model.head_dim;
   std::vector<float> values(head_dim), other(head_dim);
   ConvertToF32(exchange, row.data(), head_dim, values.data());
@@ -76,8 +75,7 @@ std::vector<float> StoredRow(const ShardSpec& spec, DType storage, DType exchang
   return values;
 }
 
-std::vector<std::byte> Canonical(const ShardSpec& spec, uint32_t layer, TokenRange tokens,
-                                 bool is_k, DType dtype) {
+std::vector<std::byte> Canonical(const ShardSpec& spec, uint32_t layer, TokenRange tokens, bool is_k, DType dtype) {
   std::vector<std::byte> bytes;
   for (uint64_t pos = tokens.begin; pos < tokens.end; ++pos) {
     for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
@@ -91,8 +89,7 @@ std::vector<std::byte> Canonical(const ShardSpec& spec, uint32_t layer, TokenRan
 FrameError StoreTokens(KvShard& shard, uint32_t layer, TokenRange tokens, Exchange exchange = {}) {
   const std::vector<std::byte> k = Canonical(shard.spec(), layer, tokens, true, exchange.k);
   const std::vector<std::byte> v = Canonical(shard.spec(), layer, tokens, false, exchange.v);
-  return shard.Store(layer, tokens.begin, static_cast<uint32_t>(tokens.size()),
-                     {k, v, exchange.k, exchange.v});
+  return shard.Store(layer, tokens.begin, static_cast<uint32_t>(tokens.size()), {k, v, exchange.k, exchange.v});
 }
 
 // All runs of the shard's stripe until it holds `capacity` tokens.
@@ -110,8 +107,8 @@ std::vector<TokenRange> StripeRuns(const ShardSpec& spec) {
   return runs;
 }
 
-void ExpectHolds(const KvShard& shard, uint32_t layer,
-                 const std::vector<TokenRange>& stored_in_order, Exchange exchange = {}) {
+void ExpectHolds(const KvShard& shard, uint32_t layer, const std::vector<TokenRange>& stored_in_order,
+                 Exchange exchange = {}) {
   const ShardSpec& spec = shard.spec();
   const uint32_t head_dim = spec.model.head_dim;
   std::vector<uint64_t> positions;
@@ -126,17 +123,14 @@ void ExpectHolds(const KvShard& shard, uint32_t layer,
       ASSERT_EQ(run.first_token + run.token_begin, local);
       ASSERT_EQ(run.first_token % shard.tokens_per_run(), 0u);
       ASSERT_EQ(run.num_tokens(),
-                std::min<uint64_t>(shard.tokens_per_run() - local % shard.tokens_per_run(),
-                                   positions.size() - local));
+                std::min<uint64_t>(shard.tokens_per_run() - local % shard.tokens_per_run(), positions.size() - local));
       std::vector<float> k(size_t{run.num_tokens()} * head_dim), v(k.size());
-      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, run.num_tokens(), k.data(),
-                    v.data());
+      UnpackKvToF32(shard.tile_layout(), run.tiles, run.token_begin, run.num_tokens(), k.data(), v.data());
       for (uint32_t i = 0; i < run.num_tokens(); ++i) {
         for (bool is_k : {true, false}) {
           const DType dtype = is_k ? exchange.k : exchange.v;
-          const std::vector<float> expected =
-              StoredRow(spec, is_k ? spec.k_dtype : spec.v_dtype, dtype,
-                        RowBytes(spec, layer, positions[local + i], head, is_k, dtype));
+          const std::vector<float> expected = StoredRow(spec, is_k ? spec.k_dtype : spec.v_dtype, dtype,
+                                                        RowBytes(spec, layer, positions[local + i], head, is_k, dtype));
           const float* row = (is_k ? k : v).data() + size_t{i} * head_dim;
           ASSERT_EQ(std::memcmp(row, expected.data(), head_dim * sizeof(float)), 0)
               << (is_k ? "K" : "V") << " of local token " << local + i;
@@ -164,11 +158,8 @@ void ExpectSummaries(const KvShard& shard, uint32_t layer) {
     }
     const uint64_t stream = shard.SummaryStream(layer, head);
     ASSERT_EQ(kept.num_tokens(stream), tokens);
-    const uint32_t records =
-        (kept.num_blocks(stream) + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
-    ASSERT_EQ(std::memcmp(kept.Records(stream), expected->Records(0),
-                          records * kept.layout().record_bytes),
-              0);
+    const uint32_t records = (kept.num_blocks(stream) + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
+    ASSERT_EQ(std::memcmp(kept.Records(stream), expected->Records(0), records * kept.layout().record_bytes), 0);
   }
 }
 
@@ -186,8 +177,7 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
     ShardSpec spec = BasicSpec();
     spec.k_dtype = static_cast<DType>(RandomInt(random_, 1, 6));
     spec.v_dtype = static_cast<DType>(RandomInt(random_, 1, 6));
-    const Exchange exchange{static_cast<DType>(RandomInt(random_, 1, 3)),
-                            static_cast<DType>(RandomInt(random_, 1, 3))};
+    const Exchange exchange{static_cast<DType>(RandomInt(random_, 1, 3)), static_cast<DType>(RandomInt(random_, 1, 3))};
     spec.model.head_dim = RandomInt(random_, 1u, 64u);
     // Memory of other shards of old, all NaN.
     std::fill(region_.span().begin(), region_.span().end(), std::byte{0xff});
@@ -207,8 +197,7 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
     }
     for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
       std::shuffle(pieces.begin(), pieces.end(), random_);
-      for (TokenRange piece : pieces)
-        ASSERT_EQ(StoreTokens(**shard, layer, piece, exchange), FrameError::kOk);
+      for (TokenRange piece : pieces) ASSERT_EQ(StoreTokens(**shard, layer, piece, exchange), FrameError::kOk);
       ExpectHolds(**shard, layer, runs, exchange);
       ExpectSummaries(**shard, layer);
     }
@@ -252,8 +241,7 @@ TEST_F(KvShardTest, StoredTokensAreNotOverwritten) {
   const auto token_bytes = static_cast<ptrdiff_t>(k.size() / run.size());
   std::fill(k.begin() + 4 * token_bytes, k.begin() + 9 * token_bytes, std::byte{0xee});
   std::fill(v.begin() + 4 * token_bytes, v.begin() + 9 * token_bytes, std::byte{0xee});
-  ASSERT_EQ(shard->Store(1, run.begin, static_cast<uint32_t>(run.size()),
-                         {k, v, DType::kF32, DType::kF32}),
+  ASSERT_EQ(shard->Store(1, run.begin, static_cast<uint32_t>(run.size()), {k, v, DType::kF32, DType::kF32}),
             FrameError::kOk);
   ExpectHolds(*shard, 1, {run});
 }
@@ -272,8 +260,8 @@ TEST_F(KvShardTest, RecycledTilesAreCleared) {
     for (uint32_t head = 0; head < 2; ++head) {
       const uint32_t first = static_cast<uint32_t>(piece.end % 64);
       std::vector<float> k((64 - first) * 24), v(k.size());
-      UnpackKvToF32(shard->tile_layout(), shard->TileAt(2, head, piece.end / 64), first, 64 - first,
-                    k.data(), v.data());
+      UnpackKvToF32(shard->tile_layout(), shard->TileAt(2, head, piece.end / 64), first, 64 - first, k.data(),
+                    v.data());
       EXPECT_THAT(k, testing::Each(0.0f));
       EXPECT_THAT(v, testing::Each(0.0f));
     }
@@ -344,8 +332,8 @@ TEST_F(KvShardTest, FullPoolAndBadSpec) {
   const absl::Status full = KvShard::Open(spec, &pool_).status();
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(full.message()),
-              testing::HasSubstr(std::to_string(*KvShard::ReservedBytes(spec, kExtentBytes)) +
-                                 " bytes needed, " + std::to_string(pool_.free_bytes()) + " free"));
+              testing::HasSubstr(std::to_string(*KvShard::ReservedBytes(spec, kExtentBytes)) + " bytes needed, " +
+                                 std::to_string(pool_.free_bytes()) + " free"));
   // The largest spec that Validate lets through must not overflow the arithmetic.
   spec.model = {.num_q_heads = 1024, .num_kv_heads = 1024, .head_dim = 256};
   spec.num_layers = spec.layer_end = 512;
@@ -367,8 +355,7 @@ TEST_F(KvShardTest, RunsAreAlignedForKernelsAndStreamsAreContiguous) {
   spec.model.head_dim = 64;
   spec.stripe = {};
   spec.capacity_tokens = 400;
-  for (auto [k_dtype, v_dtype] :
-       {std::pair{DType::kF32, DType::kF16}, {DType::kBf16, DType::kBf16}}) {
+  for (auto [k_dtype, v_dtype] : {std::pair{DType::kF32, DType::kF16}, {DType::kBf16, DType::kBf16}}) {
     spec.k_dtype = k_dtype;
     spec.v_dtype = v_dtype;
     const auto shard = *KvShard::Open(spec, &pool_);

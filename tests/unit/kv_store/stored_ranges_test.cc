@@ -34,8 +34,7 @@ TEST(StoredRangesTest, AgreesWithABitPerToken) {
       while (prefix < bits.size() && bits[prefix]) ++prefix;
       ASSERT_EQ(stored.prefix_tokens(), prefix);
       size_t ranges = 0;
-      for (uint64_t pos = prefix + 1; pos < bits.size(); ++pos)
-        ranges += bits[pos] && !bits[pos - 1] ? 1 : 0;
+      for (uint64_t pos = prefix + 1; pos < bits.size(); ++pos) ranges += bits[pos] && !bits[pos - 1] ? 1 : 0;
       ASSERT_EQ(stored.num_ranges(), ranges);
     }
   }

@@ -15,8 +15,7 @@ class CheckpointTest : public ::testing::Test {
     WriteFile(dir_ / name, SafetensorsBytes(tensors, DType::kF32));
   }
   void WriteIndex(const nlohmann::json& weight_map) {
-    WriteFile(dir_ / "model.safetensors.index.json",
-              nlohmann::json{{"weight_map", weight_map}}.dump());
+    WriteFile(dir_ / "model.safetensors.index.json", nlohmann::json{{"weight_map", weight_map}}.dump());
   }
   std::string Refusal() { return std::string(Checkpoint::Open(dir_.path()).status().message()); }
 
@@ -46,8 +45,8 @@ TEST_F(CheckpointTest, SaysWhatIsMissing) {
 }
 
 TEST_F(CheckpointTest, RefusesShardNamesThatLeaveTheFolder) {
-  for (const char* name : {"../one.safetensors", "/etc/one.safetensors", "sub/one.safetensors",
-                           "..", "one.bin", ".safetensors", "a\\b.safetensors"}) {
+  for (const char* name : {"../one.safetensors", "/etc/one.safetensors", "sub/one.safetensors", "..", "one.bin",
+                           ".safetensors", "a\\b.safetensors"}) {
     WriteIndex({{"a", name}});
     EXPECT_THAT(Refusal(), HasSubstr("must be a .safetensors file in the same folder")) << name;
   }

@@ -10,8 +10,7 @@
 namespace tributary {
 namespace {
 
-absl::StatusOr<std::shared_ptr<const ModelWeights>> Make(const RandomModelOptions& options,
-                                                         uint64_t seed) {
+absl::StatusOr<std::shared_ptr<const ModelWeights>> Make(const RandomModelOptions& options, uint64_t seed) {
   TempDir dir;
   WriteFile(dir / "config.json", RandomModelConfig(options).dump());
   return MakeDummyWeights(dir.path(), seed);
@@ -27,8 +26,7 @@ TEST(DummyWeightsTest, HaveTheShapesOfACheckpoint) {
       options.tied = tied;
       TempDir dir;
       WriteFile(dir / "config.json", RandomModelConfig(options).dump());
-      WriteFile(dir / "model.safetensors",
-                SafetensorsBytes(RandomModelTensors(options), options.stored_dtype));
+      WriteFile(dir / "model.safetensors", SafetensorsBytes(RandomModelTensors(options), options.stored_dtype));
       const auto stored = LoadModelWeights(dir.path());
       const auto dummy = Make(options, 1);
       ASSERT_TRUE(stored.ok()) << stored.status();
@@ -83,8 +81,7 @@ TEST(DummyWeightsTest, RealGeometriesTakeNoMemory) {
     ASSERT_TRUE(weights.ok()) << weights.status();
     EXPECT_EQ((*weights)->num_parameters(), parameters);
     const TensorView& table = *(*weights)->embedding;
-    EXPECT_NE(std::memcmp(table.bytes.data(), table.bytes.data() + table.bytes.size() - 8192, 8192),
-              0);
+    EXPECT_NE(std::memcmp(table.bytes.data(), table.bytes.data() + table.bytes.size() - 8192, 8192), 0);
   }
 }
 

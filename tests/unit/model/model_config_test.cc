@@ -59,8 +59,8 @@ TEST_F(ModelConfigTest, ReadsEveryField) {
 
 TEST_F(ModelConfigTest, DefaultsFollowHuggingFace) {
   json llama2 = Base();
-  for (const char* field : {"num_key_value_heads", "head_dim", "rope_theta", "attention_bias",
-                            "eos_token_id", "tie_word_embeddings", "hidden_act"}) {
+  for (const char* field : {"num_key_value_heads", "head_dim", "rope_theta", "attention_bias", "eos_token_id",
+                            "tie_word_embeddings", "hidden_act"}) {
     llama2.erase(field);
   }
   const auto config = Load(llama2);
@@ -92,13 +92,12 @@ TEST_F(ModelConfigTest, AcceptsBothSpellingsOfRope) {
     EXPECT_EQ(config->rope_scaling->factor, 8.0);
     EXPECT_EQ(config->rope_scaling->original_max_position_embeddings, 8192u);
   }
-  const auto plain = Load(With(Without(Base(), "rope_theta"), "rope_parameters",
-                               {{"rope_type", "default"}, {"rope_theta", 7.0}}));
+  const auto plain =
+      Load(With(Without(Base(), "rope_theta"), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}}));
   ASSERT_TRUE(plain.ok()) << plain.status();
   EXPECT_EQ(plain->rope_theta, 7.0);
   EXPECT_FALSE(plain->rope_scaling.has_value());
-  EXPECT_EQ(Load(With(Without(Base(), "torch_dtype"), "dtype", "float16"))->stored_dtype,
-            DType::kF16);
+  EXPECT_EQ(Load(With(Without(Base(), "torch_dtype"), "dtype", "float16"))->stored_dtype, DType::kF16);
 }
 
 TEST_F(ModelConfigTest, EosTokensOfBothFiles) {
@@ -118,8 +117,7 @@ TEST_F(ModelConfigTest, SlidingWindowOnlyWhereItHidesNothing) {
   EXPECT_TRUE(Load(With(Base("mistral"), "sliding_window", nullptr)).ok());
   EXPECT_TRUE(Load(With(Base("mistral"), "sliding_window", 4096)).ok());
   EXPECT_TRUE(absl::IsUnimplemented(Load(With(Base("mistral"), "sliding_window", 4095)).status()));
-  EXPECT_TRUE(
-      Load(With(With(Base("qwen2"), "sliding_window", 64), "use_sliding_window", false)).ok());
+  EXPECT_TRUE(Load(With(With(Base("qwen2"), "sliding_window", 64), "use_sliding_window", false)).ok());
   EXPECT_TRUE(absl::IsUnimplemented(
       Load(With(With(Base("qwen2"), "sliding_window", 64), "use_sliding_window", true)).status()));
   EXPECT_TRUE(Load(With(Base("qwen2"), "layer_types", {"full_attention", "full_attention"})).ok());
@@ -159,10 +157,8 @@ TEST_F(ModelConfigTest, RefusesBadValuesNamingFileFieldAndValue) {
   };
   for (const BadField& bad : cases) {
     const auto config = Load(With(Base(), bad.field, bad.value));
-    EXPECT_TRUE(absl::IsInvalidArgument(config.status()))
-        << bad.field << bad.value << config.status();
-    EXPECT_THAT(std::string(config.status().message()),
-                AllOf(HasSubstr("config.json"), HasSubstr(bad.field)));
+    EXPECT_TRUE(absl::IsInvalidArgument(config.status())) << bad.field << bad.value << config.status();
+    EXPECT_THAT(std::string(config.status().message()), AllOf(HasSubstr("config.json"), HasSubstr(bad.field)));
     if (!bad.value.is_null()) {
       EXPECT_THAT(std::string(config.status().message()), HasSubstr(bad.value.dump()));
     }
@@ -185,10 +181,8 @@ TEST_F(ModelConfigTest, RefusesWhatIsNotServed) {
   };
   for (const BadField& bad : cases) {
     const auto config = Load(With(Base(), bad.field, bad.value));
-    EXPECT_TRUE(absl::IsUnimplemented(config.status()))
-        << bad.field << bad.value << config.status();
-    EXPECT_THAT(std::string(config.status().message()),
-                AllOf(HasSubstr("config.json"), HasSubstr("supported")));
+    EXPECT_TRUE(absl::IsUnimplemented(config.status())) << bad.field << bad.value << config.status();
+    EXPECT_THAT(std::string(config.status().message()), AllOf(HasSubstr("config.json"), HasSubstr("supported")));
   }
 }
 
@@ -215,8 +209,7 @@ TEST_F(ModelConfigTest, RopeFrequencies) {
   EXPECT_EQ(scaled[1], plain[1]);
   EXPECT_NEAR(scaled[2], 0.01 / 8, 1e-8);
   EXPECT_NEAR(scaled[3], 0.001 / 8, 1e-9);
-  config.rope_scaling->original_max_position_embeddings =
-      1024;  // wavelength 628 lies between 256 and 1024
+  config.rope_scaling->original_max_position_embeddings = 1024;  // wavelength 628 lies between 256 and 1024
   const double smooth = (1024 / (2 * M_PI / 0.01) - 1.0) / 3.0;
   EXPECT_NEAR(RopeInverseFrequencies(config)[2], (1 - smooth) * 0.01 / 8 + smooth * 0.01, 1e-8);
 }

@@ -39,8 +39,7 @@ class SafetensorsTest : public ::testing::Test {
 
 TEST_F(SafetensorsTest, ReadsTensorsOfEachFloatType) {
   for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
-    const StoredTensors stored = {
-        {"a", {{2, 3}, {1, -2, 3, 0.5, 0, -0.25}}}, {"b", {{}, {7}}}, {"c", {{0, 4}, {}}}};
+    const StoredTensors stored = {{"a", {{2, 3}, {1, -2, 3, 0.5, 0, -0.25}}}, {"b", {{}, {7}}}, {"c", {{0, 4}, {}}}};
     const auto file = OpenBytes(SafetensorsBytes(stored, dtype));
     ASSERT_TRUE(file.ok()) << file.status();
     EXPECT_EQ(file->metadata().at("format"), "pt");
@@ -61,8 +60,7 @@ TEST_F(SafetensorsTest, ReadsIntegersAndRefusesToMixTypes) {
   ASSERT_TRUE(file.ok()) << file.status();
   const TensorView& ids = **file->Find("ids");
   EXPECT_THAT(*ReadI32(ids), ElementsAre(42, 0));
-  EXPECT_THAT(std::string(ReadF32(ids).status().message()),
-              HasSubstr("tensor 'ids' is I32 [2], expected F32"));
+  EXPECT_THAT(std::string(ReadF32(ids).status().message()), HasSubstr("tensor 'ids' is I32 [2], expected F32"));
 }
 
 TEST_F(SafetensorsTest, MissingFileAndTensorAreNotFound) {
@@ -77,16 +75,13 @@ TEST_F(SafetensorsTest, MissingFileAndTensorAreNotFound) {
 
 TEST_F(SafetensorsTest, RefusesDamagedFiles) {
   EXPECT_THAT(std::string(OpenBytes("").status().message()), HasSubstr("truncated: 0 bytes"));
-  EXPECT_THAT(std::string(OpenBytes("1234567").status().message()),
-              HasSubstr("truncated: 7 bytes"));
+  EXPECT_THAT(std::string(OpenBytes("1234567").status().message()), HasSubstr("truncated: 7 bytes"));
   std::string huge = FileBytes("{}", 0);
   for (int i = 0; i < 8; ++i) huge[static_cast<size_t>(i)] = '\xff';
-  EXPECT_THAT(std::string(OpenBytes(huge).status().message()),
-              HasSubstr("header of 18446744073709551615 bytes"));
+  EXPECT_THAT(std::string(OpenBytes(huge).status().message()), HasSubstr("header of 18446744073709551615 bytes"));
   std::string longer = FileBytes("{}", 0);
   longer[0] = 100;
-  EXPECT_THAT(std::string(OpenBytes(longer).status().message()),
-              HasSubstr("truncated: header of 100 bytes"));
+  EXPECT_THAT(std::string(OpenBytes(longer).status().message()), HasSubstr("truncated: header of 100 bytes"));
   EXPECT_THAT(Refusal("{", 0), HasSubstr("malformed JSON"));
   EXPECT_THAT(Refusal("[1]", 0), HasSubstr("expected a JSON object"));
   EXPECT_THAT(Refusal(std::string(100000, '['), 0), HasSubstr("nests deeper"));
@@ -104,25 +99,19 @@ TEST_F(SafetensorsTest, RefusesBadHeadersNamingFileTensorAndValues) {
   const BadHeader cases[] = {
       {R"({"w":3})", 0, "its entry is 3"},
       {R"({"w":{"dtype":"F32","shape":[1]}})", 4, "no 'data_offsets'"},
-      {R"({"w":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", 1,
-       "dtype \"F8_E4M3\" is not supported"},
+      {R"({"w":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", 1, "dtype \"F8_E4M3\" is not supported"},
       {R"({"w":{"dtype":1,"shape":[1],"data_offsets":[0,1]}})", 1, "dtype 1 is not supported"},
       {R"({"w":{"dtype":"F32","shape":1,"data_offsets":[0,4]}})", 4, "shape is 1"},
       {R"({"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4, "shape [-1]"},
       {R"({"w":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", 4, "shape [1.5]"},
-      {R"({"w":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}})", 4,
-       "at most 8 sizes"},
+      {R"({"w":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}})", 4, "at most 8 sizes"},
       {R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4, "data_offsets is [0]"},
       {R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,-4]}})", 4, "data_offsets is [0,-4]"},
-      {R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4,
-       "[4, 0] end before they begin"},
+      {R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "[4, 0] end before they begin"},
       {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4, "F32 [2] takes 8 bytes"},
-      {R"({"w":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0,
-       "more than 2^64"},
-      {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7,
-       "[0, 8] reach beyond the 7 bytes"},
-      {R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 5,
-       "5 bytes of data, but its tensors end at 4"},
+      {R"({"w":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0, "more than 2^64"},
+      {R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7, "[0, 8] reach beyond the 7 bytes"},
+      {R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 5, "5 bytes of data, but its tensors end at 4"},
       {R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
        5, "begin at 1, misaligned for F32"},
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
@@ -133,8 +122,7 @@ TEST_F(SafetensorsTest, RefusesBadHeadersNamingFileTensorAndValues) {
        8, "names 'w' twice"},
   };
   for (const BadHeader& bad : cases) {
-    EXPECT_THAT(Refusal(bad.header, bad.data_bytes),
-                AllOf(HasSubstr("t.safetensors"), HasSubstr(bad.message)));
+    EXPECT_THAT(Refusal(bad.header, bad.data_bytes), AllOf(HasSubstr("t.safetensors"), HasSubstr(bad.message)));
   }
 }
 

@@ -68,16 +68,15 @@ TEST_F(WeightsTest, NamesTheTensorOfAnotherShape) {
   for (const auto& [name, unused] : RandomModelTensors(options)) {
     StoredTensors tensors = RandomModelTensors(options);
     tensors[name].shape.push_back(1);
-    EXPECT_THAT(Refusal(options, tensors), AllOf(HasSubstr("model.safetensors"), HasSubstr(name),
-                                                 HasSubstr("config.json implies [")))
+    EXPECT_THAT(Refusal(options, tensors),
+                AllOf(HasSubstr("model.safetensors"), HasSubstr(name), HasSubstr("config.json implies [")))
         << name;
   }
 }
 
 TEST_F(WeightsTest, RefusesTensorsThatItWouldIgnore) {
   const RandomModelOptions options;
-  for (const char* name :
-       {"model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.q_proj.bias"}) {
+  for (const char* name : {"model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.q_proj.bias"}) {
     StoredTensors tensors = RandomModelTensors(options);
     tensors[name] = {{1}, {0}};
     EXPECT_THAT(Refusal(options, tensors), AllOf(HasSubstr(name), HasSubstr("has no place")));

@@ -23,12 +23,9 @@ ShardSpec AnyShardSpec() {
   spec.capacity_tokens = 4096;
   spec.k_dtype = DType::kBf16;
   spec.v_dtype = DType::kF16;
-  spec.policy = *ResolvePolicy({.name = "hgca",
-                                .alpha = 0.1,
-                                .group_aggregate = "max",
-                                .dense_layers = {5},
-                                .dense_heads = {{0, 1}, {3, 0}}},
-                               {});
+  spec.policy = *ResolvePolicy(
+      {.name = "hgca", .alpha = 0.1, .group_aggregate = "max", .dense_layers = {5}, .dense_heads = {{0, 1}, {3, 0}}},
+      {});
   return spec;
 }
 

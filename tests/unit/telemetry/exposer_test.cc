@@ -71,12 +71,10 @@ TEST(ExposerTest, GarbageAndEarlyGoodbyesHarmNothing) {
   MetricRegistry registry;
   auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
   ASSERT_TRUE(exposer.ok()) << exposer.status();
-  for (const std::string& garbage :
-       {std::string("\r\n\r\n"), std::string("POST /metrics HTTP/1.0\r\n\r\n"),
-        std::string(10'000, 'x'), std::string("GET /metrics"), std::string()}) {
+  for (const std::string& garbage : {std::string("\r\n\r\n"), std::string("POST /metrics HTTP/1.0\r\n\r\n"),
+                                     std::string(10'000, 'x'), std::string("GET /metrics"), std::string()}) {
     const int fd = Connect((*exposer)->address());
-    EXPECT_EQ(send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(garbage.size()));
+    EXPECT_EQ(send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL), static_cast<ssize_t>(garbage.size()));
     shutdown(fd, SHUT_WR);
     const std::string answer = ReadAll(fd);
     EXPECT_EQ(answer.find("200 OK"), std::string::npos) << garbage.substr(0, 20);
@@ -96,11 +94,9 @@ TEST(ExposerTest, BusyPortIsUnavailableAndNamesTheAddress) {
 
 TEST(ExposerTest, MalformedAddressIsInvalid) {
   MetricRegistry registry;
-  for (const char* listen :
-       {"", "9100", ":9100", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:9x"}) {
+  for (const char* listen : {"", "9100", ":9100", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:9x"}) {
     SCOPED_TRACE(listen);
-    EXPECT_EQ(MetricsExposer::Start(listen, registry).status().code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(MetricsExposer::Start(listen, registry).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

@@ -116,8 +116,7 @@ TEST(MetricNamesTest, TableFollowsTheRules) {
     EXPECT_EQ(name.ends_with("_total"), spec->type == MetricType::kCounter);
     EXPECT_EQ(spec->buckets.empty(), spec->type != MetricType::kHistogram);
     EXPECT_EQ(name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_"), std::string::npos);
-    for (const char* unit : {"_ms", "_us", "_ns", "_mb", "_percent"})
-      EXPECT_FALSE(name.ends_with(unit));
+    for (const char* unit : {"_ms", "_us", "_ns", "_mb", "_percent"}) EXPECT_FALSE(name.ends_with(unit));
     EXPECT_TRUE(spec->help.ends_with(".")) << "help is a sentence";
   }
 }

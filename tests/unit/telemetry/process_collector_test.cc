@@ -18,8 +18,7 @@ double Value(const MetricRegistry& registry, const MetricSpec& spec) {
 TEST(ProcessCollectorTest, ValuesAreThoseOfThisProcess) {
   MetricRegistry registry;
   AddProcessMetrics(registry);
-  const double now_s =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double now_s = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   EXPECT_GE(Value(registry, metrics::kProcessOpenFds), 3);
   EXPECT_GT(Value(registry, metrics::kProcessResidentMemory), 1e6);
   EXPECT_NEAR(Value(registry, metrics::kProcessStartTime), now_s, 600);

@@ -37,9 +37,7 @@ class RecordingHandler : public FrameHandler {
     frames.push_back({std::string(reinterpret_cast<const char*>(header.data()), header.size()),
                       std::string(reinterpret_cast<const char*>(payload.data()), payload.size())});
   }
-  void OnPeerError(PeerId peer, const absl::Status& status) override {
-    errors.emplace_back(peer, status);
-  }
+  void OnPeerError(PeerId peer, const absl::Status& status) override { errors.emplace_back(peer, status); }
   std::vector<uint64_t> seqs() const {
     std::vector<uint64_t> seqs;
     for (const auto& frame : frames) seqs.push_back(frame.seq());
@@ -51,8 +49,7 @@ class RecordingHandler : public FrameHandler {
 };
 
 // A frame whose payload repeats the low byte of `seq`.
-inline absl::StatusOr<FrameBuffer> NumberedFrame(DataPlane& plane, uint64_t seq,
-                                                 size_t payload_bytes = 8) {
+inline absl::StatusOr<FrameBuffer> NumberedFrame(DataPlane& plane, uint64_t seq, size_t payload_bytes = 8) {
   absl::StatusOr<FrameBuffer> frame = plane.AllocateFrame(payload_bytes);
   if (!frame.ok()) return frame;
   frame->header().frame_seq = seq;
@@ -61,8 +58,7 @@ inline absl::StatusOr<FrameBuffer> NumberedFrame(DataPlane& plane, uint64_t seq,
   return frame;
 }
 
-inline absl::Status SendNumbered(DataPlane& plane, PeerId peer, uint64_t seq,
-                                 size_t payload_bytes = 8) {
+inline absl::Status SendNumbered(DataPlane& plane, PeerId peer, uint64_t seq, size_t payload_bytes = 8) {
   absl::StatusOr<FrameBuffer> frame = NumberedFrame(plane, seq, payload_bytes);
   if (!frame.ok()) return frame.status();
   return plane.Send(peer, *std::move(frame), SendClass::kEager);

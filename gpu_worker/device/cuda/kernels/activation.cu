@@ -24,8 +24,7 @@ cudaError_t SiluMul(const SiluMulArgs& args, const Launch& launch) {
       !IsFloatDType(args.out_dtype)) {
     return cudaErrorInvalidValue;
   }
-  return LaunchKernel(launch, SiluMulKernel, dim3(CeilDiv(args.intermediate, kThreads), args.rows),
-                      kThreads, 0, args);
+  return LaunchKernel(launch, SiluMulKernel, dim3(CeilDiv(args.intermediate, kThreads), args.rows), kThreads, 0, args);
 }
 
 }  // namespace tributary::gpu

@@ -24,9 +24,8 @@ AttendWorkspace MakeAttendWorkspace(void* memory, uint32_t num_rows, const KvGeo
 }
 
 cudaError_t Attend(const AttendArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
-      args.rule.split_tokens == 0 || args.rule.split_tokens % kTileTokens != 0 ||
-      args.rule.max_splits == 0 || !IsFloatDType(args.kv_dtype)) {
+  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows || args.rule.split_tokens == 0 ||
+      args.rule.split_tokens % kTileTokens != 0 || args.rule.max_splits == 0 || !IsFloatDType(args.kv_dtype)) {
     return cudaErrorInvalidValue;
   }
   return TensorCoresServe(args) ? AttendOnTensorCores(args, launch) : AttendPlain(args, launch);

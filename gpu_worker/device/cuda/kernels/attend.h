@@ -1,9 +1,10 @@
-// Decode attention over the resident slots of each row: first part, split over tokens (flash-decoding: Dao et al. 2023).
-// Each (row, KV head, split) is attended by one block for all query heads of the group; MergePartials() (merge.h) puts the
-// splits together. A row's splits depend on its number of tokens and on the rule alone, not on the other rows.
+// Decode attention over the resident slots of each row: first part, split over tokens (flash-decoding: Dao et al.
+// 2023). Each (row, KV head, split) is attended by one block for all query heads of the group; MergePartials()
+// (merge.h) puts the splits together. A row's splits depend on its number of tokens and on the rule alone, not on the
+// other rows.
 //
-// bf16 and f16 KV with head_dim 32, 64, 96, 128 or 256 go over tensor cores, q and the softmax weights as the sum of two
-// 16-bit numbers, so that only the KV is rounded. Everything else takes a plain f32 kernel.
+// bf16 and f16 KV with head_dim 32, 64, 96, 128 or 256 go over tensor cores, q and the softmax weights as the sum of
+// two 16-bit numbers, so that only the KV is rounded. Everything else takes a plain f32 kernel.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +15,10 @@
 
 namespace tributary::gpu {
 
-// A good split_tokens: small for few rows, so that all multiprocessors have work; large for many, so that there is less to
-// put together. Whoever wants a row's result not to depend on the batch takes kDefaultSplitTokens instead.
+// A good split_tokens: small for few rows, so that all multiprocessors have work; large for many, so that there is less
+// to put together. Whoever wants a row's result not to depend on the batch takes kDefaultSplitTokens instead.
 inline constexpr uint32_t kDefaultSplitTokens = 256;
-constexpr uint32_t SplitTokensFor(uint32_t num_rows) {
-  return num_rows <= 4 ? 128 : num_rows <= 16 ? 512 : 1024;
-}
+constexpr uint32_t SplitTokensFor(uint32_t num_rows) { return num_rows <= 4 ? 128 : num_rows <= 16 ? 512 : 1024; }
 
 // How the tokens of a row are cut: into as few splits of at least split_tokens (a multiple of 16) as max_splits allows.
 struct SplitRule {
@@ -33,8 +32,7 @@ struct AttendWorkspace {
   float* max_sum = nullptr;  // [num_rows][num_q_heads][max_splits][2]
 };
 size_t AttendWorkspaceBytes(uint32_t num_rows, const KvGeometry& geometry, const SplitRule& rule);
-AttendWorkspace MakeAttendWorkspace(void* memory, uint32_t num_rows, const KvGeometry& geometry,
-                                    const SplitRule& rule);
+AttendWorkspace MakeAttendWorkspace(void* memory, uint32_t num_rows, const KvGeometry& geometry, const SplitRule& rule);
 
 struct AttendArgs {
   const DecodeRowDesc* rows = nullptr;
@@ -52,8 +50,8 @@ struct AttendArgs {
 };
 cudaError_t Attend(const AttendArgs& args, const Launch& launch);
 
-// The MAW of rows that have one, given what Attend() left of this layer: their scores, and in the workspace the maximum and
-// the sum of each split. Changes nothing that MergePartials() reads.
+// The MAW of rows that have one, given what Attend() left of this layer: their scores, and in the workspace the maximum
+// and the sum of each split. Changes nothing that MergePartials() reads.
 struct UpdateMawArgs {
   const DecodeRowDesc* rows = nullptr;
   uint32_t num_rows = 0;  // at most kMaxDecodeRows

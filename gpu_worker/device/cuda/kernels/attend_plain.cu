@@ -18,9 +18,8 @@ struct WarpState {
 };
 
 template <typename T, uint32_t kPerLane>
-__device__ void AttendToken(const T* k, const T* v, const float (&q)[kHeads][kPerLane],
-                            uint32_t head_dim, uint32_t lane, float (&score)[kHeads],
-                            WarpState<kPerLane>& state) {
+__device__ void AttendToken(const T* k, const T* v, const float (&q)[kHeads][kPerLane], uint32_t head_dim,
+                            uint32_t lane, float (&score)[kHeads], WarpState<kPerLane>& state) {
   float key[kPerLane], value[kPerLane];
 #pragma unroll
   for (uint32_t j = 0; j < kPerLane; ++j) {
@@ -48,8 +47,8 @@ __device__ void AttendToken(const T* k, const T* v, const float (&q)[kHeads][kPe
 
 // Puts the warps' states together, and writes the item's partials.
 template <uint32_t kPerLane>
-__device__ void WriteItem(const AttendArgs& args, const AttendItem& item,
-                          const WarpState<kPerLane>& state, uint32_t warp, uint32_t lane) {
+__device__ void WriteItem(const AttendArgs& args, const AttendItem& item, const WarpState<kPerLane>& state,
+                          uint32_t warp, uint32_t lane) {
   __shared__ float max_sum[kWarps][kHeads][2];
   __shared__ float out[kWarps][kHeads][kPerLane * kWarpSize];
   for (uint32_t h = 0; h < kHeads; ++h) {

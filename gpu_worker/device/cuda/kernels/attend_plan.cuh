@@ -44,8 +44,7 @@ struct ItemTable {
 };
 
 // All threads of the block; ends with a barrier. `heads_per_block`: a group is cut into chunks of so many query heads.
-__device__ inline void BuildItemTable(const AttendArgs& args, uint32_t heads_per_block,
-                                      ItemTable& table) {
+__device__ inline void BuildItemTable(const AttendArgs& args, uint32_t heads_per_block, ItemTable& table) {
   const uint32_t group = args.geometry.num_q_heads / args.geometry.num_kv_heads;
   const uint32_t chunks = (group + heads_per_block - 1) / heads_per_block;
   if (threadIdx.x < kWarpSize) {
@@ -54,8 +53,7 @@ __device__ inline void BuildItemTable(const AttendArgs& args, uint32_t heads_per
       const uint32_t r = begin + threadIdx.x;
       uint32_t items = 0;
       if (r < args.num_rows && args.rows[r].kv_dtype == args.kv_dtype) {
-        items =
-            PlanSplits(args.rows[r], args.rule).num_splits * args.geometry.num_kv_heads * chunks;
+        items = PlanSplits(args.rows[r], args.rule).num_splits * args.geometry.num_kv_heads * chunks;
       }
       uint32_t sum = items;  // inclusive prefix sum over the lanes
       for (uint32_t offset = 1; offset < kWarpSize; offset *= 2) {
@@ -70,8 +68,8 @@ __device__ inline void BuildItemTable(const AttendArgs& args, uint32_t heads_per
   __syncthreads();
 }
 
-__device__ inline AttendItem FindItem(const AttendArgs& args, uint32_t heads_per_block,
-                                      const ItemTable& table, uint32_t item) {
+__device__ inline AttendItem FindItem(const AttendArgs& args, uint32_t heads_per_block, const ItemTable& table,
+                                      uint32_t item) {
   uint32_t low = 0, high = args.num_rows;  // the last row with first_item <= item
   while (high - low > 1) {
     const uint32_t middle = (low + high) / 2;
@@ -99,10 +97,8 @@ __device__ inline AttendItem FindItem(const AttendArgs& args, uint32_t heads_per
 }
 
 // Of head_idx (0 to num_q_heads of the item) of the item.
-__device__ inline size_t WorkspaceIdx(const AttendArgs& args, const AttendItem& item,
-                                      uint32_t head_idx) {
-  return (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head_idx) *
-             args.rule.max_splits +
+__device__ inline size_t WorkspaceIdx(const AttendArgs& args, const AttendItem& item, uint32_t head_idx) {
+  return (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head_idx) * args.rule.max_splits +
          item.split;
 }
 
@@ -118,8 +114,7 @@ cudaError_t ResidentBlocks(Kernel kernel, uint32_t threads, size_t shared_bytes,
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
   cudaError_t error = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, static_cast<int>(threads),
-                                                        shared_bytes);
+  error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, static_cast<int>(threads), shared_bytes);
   *blocks = static_cast<uint32_t>(num_sms * (per_sm < 1 ? 1 : per_sm));
   return error;
 }

@@ -1,11 +1,11 @@
 // Decode attention on tensor cores.
 //
 // A warp takes 16 tokens at a time and copies them to shared memory of its own, some tiles ahead (cp.async), 512
-// contiguous bytes at once. Lane (g, t) = (lane / 4, lane % 4) reads 16 bytes back, elements 8t to 8t + 7 of each chunk of
-// 32, of tokens g and g + 8. The order of elements inside a product's k does not matter as long as both operands agree, so
-// registers hold them as they come:
+// contiguous bytes at once. Lane (g, t) = (lane / 4, lane % 4) reads 16 bytes back, elements 8t to 8t + 7 of each chunk
+// of 32, of tokens g and g + 8. The order of elements inside a product's k does not matter as long as both operands
+// agree, so registers hold them as they come:
 //   S^T [16 tokens x 8 heads] = K [16 x 32 of head_dim] q^T: K is operand A as loaded; q is laid out to fit.
-//   O^T [16 of head_dim x 8 heads] = V^T [16 x 16 tokens] P^T: movmatrix transposes V and P, 8x8 at a time, in registers.
+//   O^T [16 of head_dim x 8 heads] = V^T [16 x 16 tokens] P^T: movmatrix transposes V and P, 8x8 at a time.
 // Softmax: each lane has two heads in S^T and in O^T, the same two, so scaling needs no exchange.
 #include "gpu_worker/device/cuda/kernels/attend_plan.cuh"
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
@@ -15,8 +15,7 @@ namespace tributary::gpu {
 namespace {
 
 constexpr uint32_t kWarps = 4;
-constexpr uint32_t kHeads =
-    8;  // n of the product: query heads of one block, zeros where there are fewer
+constexpr uint32_t kHeads = 8;   // n of the product: query heads of one block, zeros where there are fewer
 constexpr uint32_t kChunk = 32;  // elements of head_dim in one step of 4 lanes x 16 bytes
 constexpr float kLog2E = 1.44269504088896341f;
 
@@ -55,7 +54,8 @@ struct LaneUnits {
   }
 };
 
-// Shared memory of a block. The stage that was used last serves to put the warps' out together, [head][head_dim] in f32.
+// Shared memory of a block. The stage that was used last serves to put the warps' out together, [head][head_dim] in
+// f32.
 template <uint32_t kChunks, uint32_t kStages>
 struct Shared {
   TilePair<kChunks> ring[kStages][kWarps];
@@ -79,25 +79,23 @@ struct QueryPart {
 };
 
 template <uint32_t kChunks>
-__device__ void LoadQuery(const AttendArgs& args, const AttendItem& item, uint32_t warp,
-                          uint32_t lane, QueryPart<kChunks>& part) {
+__device__ void LoadQuery(const AttendArgs& args, const AttendItem& item, uint32_t warp, uint32_t lane,
+                          QueryPart<kChunks>& part) {
   const uint32_t head = lane / 4;
-  const size_t begin = (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head) *
-                           (kChunks * kChunk) +
-                       lane % 4 * 8;
+  const size_t begin =
+      (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head) * (kChunks * kChunk) + lane % 4 * 8;
 #pragma unroll
   for (uint32_t i = 0; i < (kChunks + kWarps - 1) / kWarps; ++i) {
     const uint32_t chunk = warp + i * kWarps;
     const bool there = head < item.num_q_heads && chunk < kChunks;
 #pragma unroll
-    for (uint32_t j = 0; j < 8; ++j)
-      part.x[i][j] = there ? args.q[begin + chunk * kChunk + j] : 0.0f;
+    for (uint32_t j = 0; j < 8; ++j) part.x[i][j] = there ? args.q[begin + chunk * kChunk + j] : 0.0f;
   }
 }
 
 template <typename T, uint32_t kChunks, uint32_t kStages>
-__device__ void ShareQuery(const QueryPart<kChunks>& part, float scale, uint32_t warp,
-                           uint32_t lane, Shared<kChunks, kStages>& shared) {
+__device__ void ShareQuery(const QueryPart<kChunks>& part, float scale, uint32_t warp, uint32_t lane,
+                           Shared<kChunks, kStages>& shared) {
 #pragma unroll
   for (uint32_t i = 0; i < (kChunks + kWarps - 1) / kWarps; ++i) {
     const uint32_t chunk = warp + i * kWarps;
@@ -115,8 +113,8 @@ __device__ void ShareQuery(const QueryPart<kChunks>& part, float scale, uint32_t
 
 // Scores of a tile: c[0], c[1] of token g, c[2], c[3] of token g + 8.
 template <typename T, uint32_t kChunks>
-__device__ void Scores(const Tile<kChunks>& tile, const uint4 (&q)[kChunks][2][kWarpSize],
-                       uint32_t lane, float (&c)[4]) {
+__device__ void Scores(const Tile<kChunks>& tile, const uint4 (&q)[kChunks][2][kWarpSize], uint32_t lane,
+                       float (&c)[4]) {
   const LaneUnits<kChunks> at(lane);
   float low_part[4] = {};
 #pragma unroll
@@ -160,8 +158,7 @@ __device__ void Soften(float (&c)[4], TensorState<kChunks>& state) {
 }
 
 template <typename T, uint32_t kChunks>
-__device__ void AddValues(const Tile<kChunks>& tile, uint32_t lane, const float (&p)[4],
-                          TensorState<kChunks>& state) {
+__device__ void AddValues(const Tile<kChunks>& tile, uint32_t lane, const float (&p)[4], TensorState<kChunks>& state) {
   const LaneUnits<kChunks> at(lane);
   uint32_t high[2], low[2];
   SplitPair<T>(p[0], p[1], high[0], low[0]);
@@ -186,8 +183,8 @@ __device__ void AddValues(const Tile<kChunks>& tile, uint32_t lane, const float 
   }
 }
 
-__device__ void WriteScores(const DecodeRowDesc& row, const AttendItem& item, uint32_t token,
-                            uint32_t lane, const float (&c)[4]) {
+__device__ void WriteScores(const DecodeRowDesc& row, const AttendItem& item, uint32_t token, uint32_t lane,
+                            const float (&c)[4]) {
 #pragma unroll
   for (uint32_t j = 0; j < 4; ++j) {
     const uint32_t t = token + j / 2 * 8, head = lane % 4 * 2 + j % 2;
@@ -226,8 +223,8 @@ __device__ uint32_t TileBegin(const Work<T>& work, uint32_t round, uint32_t warp
   return work.item.token_begin + (round * kWarps + warp) * kTileTokens;
 }
 
-// Brings the first tokens of a block's first item into the L2 cache. It may run before the kernel's predecessor has ended:
-// the cache sees what is written to memory later.
+// Brings the first tokens of a block's first item into the L2 cache. It may run before the kernel's predecessor has
+// ended: the cache sees what is written to memory later.
 template <typename T, uint32_t kChunks>
 __device__ void PrefetchToL2(const Work<T>& work) {
   constexpr uint32_t kPrefetchTokens = 128, kLineBytes = 128;
@@ -244,8 +241,8 @@ __device__ void PrefetchToL2(const Work<T>& work) {
 // Starts the copy of the warp's tile of a round, if it has one: tokens beyond the item's end read the last one instead.
 // Every lane has read what was in the tile before (__syncwarp).
 template <typename T, uint32_t kChunks>
-__device__ void StartTile(const Work<T>& work, bool wanted, uint32_t round, uint32_t warp,
-                          uint32_t lane, TilePair<kChunks>& tile) {
+__device__ void StartTile(const Work<T>& work, bool wanted, uint32_t round, uint32_t warp, uint32_t lane,
+                          TilePair<kChunks>& tile) {
   constexpr uint32_t kRowUnits = Tile<kChunks>::kRowUnits, kUnitElements = 8;
   const uint32_t begin = TileBegin(work, round, warp), end = work.item.token_end;
   if (wanted && begin < end) {
@@ -269,9 +266,8 @@ __device__ void StartTile(const Work<T>& work, bool wanted, uint32_t round, uint
 }
 
 template <typename T, uint32_t kChunks, uint32_t kStages>
-__device__ void AttendTile(const AttendArgs& args, const Work<T>& work, uint32_t round,
-                           uint32_t stage, uint32_t warp, uint32_t lane,
-                           const Shared<kChunks, kStages>& shared, TensorState<kChunks>& state) {
+__device__ void AttendTile(const AttendArgs& args, const Work<T>& work, uint32_t round, uint32_t stage, uint32_t warp,
+                           uint32_t lane, const Shared<kChunks, kStages>& shared, TensorState<kChunks>& state) {
   const uint32_t begin = TileBegin(work, round, warp);
   const uint32_t end = work.item.token_end;
   if (begin >= end) return;
@@ -296,8 +292,8 @@ __device__ float* SharedOut(Shared<kChunks, kStages>& shared, uint32_t stage, ui
 }
 
 template <uint32_t kChunks, uint32_t kStages>
-__device__ void ShareState(const TensorState<kChunks>& state, uint32_t stage, uint32_t warp,
-                           uint32_t lane, Shared<kChunks, kStages>& shared) {
+__device__ void ShareState(const TensorState<kChunks>& state, uint32_t stage, uint32_t warp, uint32_t lane,
+                           Shared<kChunks, kStages>& shared) {
   const uint32_t g = lane / 4, t = lane % 4;
   __syncwarp();  // every lane has read its part of the stage
 #pragma unroll
@@ -325,8 +321,8 @@ __device__ void ShareState(const TensorState<kChunks>& state, uint32_t stage, ui
 
 // Puts the warps together in their order, and writes the item's partials.
 template <uint32_t kChunks, uint32_t kStages>
-__device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32_t stage,
-                          uint32_t warp, uint32_t lane, Shared<kChunks, kStages>& shared) {
+__device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32_t stage, uint32_t warp, uint32_t lane,
+                          Shared<kChunks, kStages>& shared) {
   constexpr uint32_t kHeadDim = kChunks * kChunk;
   for (uint32_t h = warp; h < item.num_q_heads; h += kWarps) {
     float max = -INFINITY;
@@ -356,8 +352,8 @@ __device__ void WriteItem(const AttendArgs& args, const AttendItem& item, uint32
   }
 }
 
-// Blocks take items in turn. The ring of stages goes on across items: the last rounds of one load the first of the next.
-// All warps go through the same number of rounds, so they agree on the stage.
+// Blocks take items in turn. The ring of stages goes on across items: the last rounds of one load the first of the
+// next. All warps go through the same number of rounds, so they agree on the stage.
 template <typename T, uint32_t kChunks, uint32_t kStages>
 __global__ void __launch_bounds__(kWarps* kWarpSize) AttendTensorKernel(const AttendArgs args) {
   extern __shared__ uint4 memory[];
@@ -395,8 +391,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) AttendTensorKernel(const At
       if (ahead < work.rounds) {
         StartTile<T, kChunks>(work, true, ahead, warp, lane, shared.ring[ahead_stage][warp]);
       } else {
-        StartTile<T, kChunks>(next, more, ahead - work.rounds, warp, lane,
-                              shared.ring[ahead_stage][warp]);
+        StartTile<T, kChunks>(next, more, ahead - work.rounds, warp, lane, shared.ring[ahead_stage][warp]);
       }
       AwaitCopies<kStages - 1>();
       __syncwarp();  // the other lanes' copies, too
@@ -418,8 +413,8 @@ template <typename T, uint32_t kChunks, uint32_t kStages>
 cudaError_t LaunchTensor(const AttendArgs& args, const Launch& launch) {
   const auto kernel = AttendTensorKernel<T, kChunks, kStages>;
   constexpr size_t kSharedBytes = sizeof(Shared<kChunks, kStages>);
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(kSharedBytes));
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
   if (error != cudaSuccess) return error;
   uint32_t blocks = 0;
   error = ResidentBlocks(kernel, kWarps * kWarpSize, kSharedBytes, &blocks);
@@ -432,8 +427,7 @@ template <typename T, uint32_t kChunks, uint32_t kStages>
 cudaError_t LaunchWithStages(const AttendArgs& args, const Launch& launch) {
   int device = 0, max_bytes = 0;
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  const cudaError_t error =
-      cudaDeviceGetAttribute(&max_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const cudaError_t error = cudaDeviceGetAttribute(&max_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) return error;
   if (sizeof(Shared<kChunks, kStages>) <= static_cast<size_t>(max_bytes)) {
     return LaunchTensor<T, kChunks, kStages>(args, launch);

@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "attention/policy/maw_update.h"
 #include "base/dtype.h"
+#include "policy/maw_update.h"
 
 namespace tributary::gpu {
 
@@ -13,8 +13,8 @@ inline constexpr uint32_t kMaxSlotRanges = 3;  // sinks, and the ring in at most
 inline constexpr uint32_t kMaxDecodeRows = 256;
 
 // In device memory. `region` is slot 0 of layer 0, K, KV head 0 of the row's resident KV; the region's layout is
-// [layer][K, V][kv_head][capacity_tokens][head_dim] of kv_dtype, 16-byte aligned. A row with a null region is padding: it
-// stores no KV and attends over nothing; `token` and `pos` must be valid still.
+// [layer][K, V][kv_head][capacity_tokens][head_dim] of kv_dtype, 16-byte aligned. A row with a null region is padding:
+// it stores no KV and attends over nothing; `token` and `pos` must be valid still.
 struct alignas(16) DecodeRowDesc {
   std::byte* region = nullptr;
   uint64_t pos = 0;  // of `token`
@@ -27,13 +27,12 @@ struct alignas(16) DecodeRowDesc {
     uint32_t begin = 0;
     uint32_t end = 0;
   } attend[kMaxSlotRanges];
-  // A row whose policy wants a MAW (attention/policy/maw.h), else null: [layer][kv_head][capacity_tokens], and a scratch for
+  // A row whose policy wants a MAW (policy/maw.h), else null: [layer][kv_head][capacity_tokens], and a scratch for
   // one layer's scores, log2 of exp(softmax_scale * q.k), [q_head][capacity_tokens], both by slot.
   float* maw = nullptr;
   float* scores = nullptr;
   MawParams maw_params;
-  uint32_t maw_new_tokens =
-      0;  // the newest of those attended over start anew, as the one in append_slot does
+  uint32_t maw_new_tokens = 0;  // the newest of those attended over start anew, as the one in append_slot does
 };
 
 struct KvGeometry {

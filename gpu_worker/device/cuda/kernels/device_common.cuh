@@ -70,13 +70,13 @@ __device__ inline float WarpSum(float x) {
   return x;
 }
 __device__ inline float WarpMax(float x) {
-  for (int offset = 16; offset > 0; offset /= 2)
-    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, offset));
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, offset));
   return x;
 }
 
-// Programmatic dependent launch (PTX: griddepcontrol). A kernel first lets its successor start, then waits until all that
-// its predecessors wrote is visible. Each kernel waits, so what a successor's wait promises holds for all before it.
+// Programmatic dependent launch (PTX: griddepcontrol). A kernel first lets its successor start, then waits until all
+// that its predecessors wrote is visible. Each kernel waits, so what a successor's wait promises holds for all before
+// it.
 __device__ inline void LetSuccessorStart() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -134,8 +134,8 @@ __device__ inline uint32_t AwaitOneThread(const Await& await) {
   return static_cast<uint32_t>(seen >> 32);
 }
 
-// Called by all threads of all blocks after their last write. Each block releases to the GPU, and the last one, which has
-// seen them all, to the system: its store's release is the only fence of the whole system, which takes most of a
+// Called by all threads of all blocks after their last write. Each block releases to the GPU, and the last one, which
+// has seen them all, to the system: its store's release is the only fence of the whole system, which takes most of a
 // microsecond.
 __device__ inline void RingAfterLastBlock(const Ring& ring, uint32_t num_blocks) {
   if (ring.flag == nullptr) return;
@@ -176,27 +176,26 @@ __host__ __device__ inline uint32_t SlotOf(const DecodeRowDesc& row, uint32_t id
   return row.attend[kMaxSlotRanges - 1].begin + left;
 }
 
-__device__ inline size_t KvHeadOffset(const DecodeRowDesc& row, const KvGeometry& geometry,
-                                      uint32_t layer, uint32_t value, uint32_t kv_head) {
-  return ((size_t{layer} * 2 + value) * geometry.num_kv_heads + kv_head) * row.capacity_tokens *
-         geometry.head_dim;
+__device__ inline size_t KvHeadOffset(const DecodeRowDesc& row, const KvGeometry& geometry, uint32_t layer,
+                                      uint32_t value, uint32_t kv_head) {
+  return ((size_t{layer} * 2 + value) * geometry.num_kv_heads + kv_head) * row.capacity_tokens * geometry.head_dim;
 }
 
 inline bool IsFloatDType(DType dtype) { return DTypeBytes(dtype) != 0; }
 inline uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 
 inline bool Serves(const KvGeometry& geometry) {
-  return geometry.num_kv_heads != 0 && geometry.num_q_heads % geometry.num_kv_heads == 0 &&
-         geometry.head_dim != 0 && geometry.head_dim % 4 == 0 && geometry.head_dim <= 256;
+  return geometry.num_kv_heads != 0 && geometry.num_q_heads % geometry.num_kv_heads == 0 && geometry.head_dim != 0 &&
+         geometry.head_dim % 4 == 0 && geometry.head_dim <= 256;
 }
 
-// All kernels ask for the same division of a multiprocessor's memory into shared memory and L1: it changes only while the
-// multiprocessor is idle, and kernels that want different ones do not overlap.
+// All kernels ask for the same division of a multiprocessor's memory into shared memory and L1: it changes only while
+// the multiprocessor is idle, and kernels that want different ones do not overlap.
 template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchKernel(const Launch& launch, void (*kernel)(Parameters...), dim3 grid,
-                         uint32_t threads, size_t shared_bytes, const Arguments&... arguments) {
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+cudaError_t LaunchKernel(const Launch& launch, void (*kernel)(Parameters...), dim3 grid, uint32_t threads,
+                         size_t shared_bytes, const Arguments&... arguments) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

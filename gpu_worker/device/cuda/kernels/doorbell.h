@@ -13,9 +13,8 @@ namespace tributary::gpu {
 struct Ring {
   uint32_t* flag = nullptr;         // pinned host memory; null: nothing is rung
   const uint32_t* value = nullptr;  // device memory: this step's number
-  uint32_t* arrivals =
-      nullptr;  // device memory, 0 before and after; not shared by kernels that may run at once
-  uint64_t* rung_ns = nullptr;  // pinned host memory or null: when it was rung, by the GPU's clock
+  uint32_t* arrivals = nullptr;     // device memory, 0 before and after; not shared by kernels that may run at once
+  uint64_t* rung_ns = nullptr;      // pinned host memory or null: when it was rung, by the GPU's clock
 };
 
 // What the host stores at once: the number of the step, and a word for who waits, which saves it a trip over the bus.

@@ -16,8 +16,7 @@ __device__ void WriteAngles(const RopeTable& rope, uint32_t row, uint64_t pos) {
   }
 }
 
-__device__ void CopyEmbedding(const void* table, DType dtype, uint32_t token, uint32_t hidden_size,
-                              float* hidden) {
+__device__ void CopyEmbedding(const void* table, DType dtype, uint32_t token, uint32_t hidden_size, float* hidden) {
   const size_t begin = size_t{token} * hidden_size;
   for (uint32_t i = threadIdx.x; i < hidden_size; i += blockDim.x) {
     hidden[i] = LoadAs(table, dtype, begin + i);
@@ -29,8 +28,7 @@ __global__ void BeginRowsKernel(const BeginRowsArgs args) {
   const uint32_t r = blockIdx.x;
   const DecodeRowDesc& row = args.rows[r];
   WriteAngles(args.rope, r, row.pos);
-  CopyEmbedding(args.table, args.table_dtype, row.token, args.hidden_size,
-                args.hidden + size_t{r} * args.hidden_size);
+  CopyEmbedding(args.table, args.table_dtype, row.token, args.hidden_size, args.hidden + size_t{r} * args.hidden_size);
 }
 
 __global__ void BeginTokensKernel(const BeginTokensArgs args) {

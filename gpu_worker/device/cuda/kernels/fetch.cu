@@ -47,8 +47,8 @@ __device__ uint32_t AwaitFirstBlock(const FetchArgs& args) {
   return static_cast<uint32_t>(seen >> 32);
 }
 
-// Block 0 waits for the host and passes its word on, and the number of slots if that is not in it; the others wait for block
-// 0. The host's word.
+// Block 0 waits for the host and passes its word on, and the number of slots if that is not in it; the others wait for
+// block 0. The host's word.
 __device__ uint32_t AwaitHost(const FetchArgs& args) {
   __shared__ uint32_t word;
   if (blockIdx.x == 0) {
@@ -68,15 +68,15 @@ __device__ uint32_t AwaitHost(const FetchArgs& args) {
   return word;
 }
 
-// Of each row's max_slots slots of `slot_items` items of T, those that it has. By `num_blocks` blocks, of which this is one.
+// Of each row's max_slots slots of `slot_items` items of T, those that it has. By `num_blocks` blocks, of which this is
+// one.
 template <typename T>
-__device__ void CopySlots(const T* from, T* to, uint32_t slot_items, uint32_t word,
-                          uint32_t block_idx, uint32_t num_blocks, const FetchArgs& args) {
+__device__ void CopySlots(const T* from, T* to, uint32_t slot_items, uint32_t word, uint32_t block_idx,
+                          uint32_t num_blocks, const FetchArgs& args) {
   const uint32_t row_items = slot_items * args.max_slots;
   const uint32_t items = row_items * args.num_rows;
   const uint32_t stride = num_blocks * kThreads;
-  for (uint32_t begin = block_idx * kThreads + threadIdx.x; begin < items;
-       begin += stride * kLoadsInFlight) {
+  for (uint32_t begin = block_idx * kThreads + threadIdx.x; begin < items; begin += stride * kLoadsInFlight) {
     T item[kLoadsInFlight];
     bool wanted[kLoadsInFlight];
 #pragma unroll
@@ -84,8 +84,7 @@ __device__ void CopySlots(const T* from, T* to, uint32_t slot_items, uint32_t wo
       const uint32_t i = begin + j * stride;
       uint32_t slots = 0;
       if (i < items) {
-        slots = word == kUnevenSlots ? args.num_slots[i / row_items]
-                                     : SlotsOf(word, i / row_items, args.max_slots);
+        slots = word == kUnevenSlots ? args.num_slots[i / row_items] : SlotsOf(word, i / row_items, args.max_slots);
       }
       wanted[j] = i % row_items < slots * slot_items;
       if (wanted[j]) item[j] = __ldcv(from + i);
@@ -101,8 +100,8 @@ __device__ void CopySlots(const T* from, T* to, uint32_t slot_items, uint32_t wo
 __global__ void __launch_bounds__(kThreads) FetchKernel(const FetchArgs args) {
   WaitForPredecessor();
   const uint32_t word = AwaitHost(args);
-  // Not before: blocks of the next kernels would fill the multiprocessors for as long as the host takes, and a prefill or a
-  // copy of KV could not use the GPU meanwhile.
+  // Not before: blocks of the next kernels would fill the multiprocessors for as long as the host takes, and a prefill
+  // or a copy of KV could not use the GPU meanwhile.
   LetSuccessorStart();
   const uint32_t heads = args.geometry.num_q_heads;
   const uint32_t out_blocks = gridDim.x - 1;
@@ -113,26 +112,23 @@ __global__ void __launch_bounds__(kThreads) FetchKernel(const FetchArgs args) {
     CopySlots(args.host_lse_ln, args.lse_ln, heads, word, 0, 1, args);
   } else {
     const uint32_t vectors = heads * args.geometry.head_dim / 4;
-    CopySlots(reinterpret_cast<const float4*>(args.host_out), reinterpret_cast<float4*>(args.out),
-              vectors, word, blockIdx.x, out_blocks, args);
+    CopySlots(reinterpret_cast<const float4*>(args.host_out), reinterpret_cast<float4*>(args.out), vectors, word,
+              blockIdx.x, out_blocks, args);
   }
 }
 
 }  // namespace
 
 cudaError_t FetchPartials(const FetchArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
-      args.max_slots == 0 || args.await.flag == nullptr || args.await.value == nullptr ||
-      args.await.error == nullptr || args.go == nullptr ||
+  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows || args.max_slots == 0 ||
+      args.await.flag == nullptr || args.await.value == nullptr || args.await.error == nullptr || args.go == nullptr ||
       reinterpret_cast<uintptr_t>(args.next) % 16 != 0) {
     return cudaErrorInvalidValue;
   }
-  const uint32_t floats =
-      args.num_rows * args.max_slots * args.geometry.num_q_heads * args.geometry.head_dim;
+  const uint32_t floats = args.num_rows * args.max_slots * args.geometry.num_q_heads * args.geometry.head_dim;
   const uint32_t blocks = CeilDiv(floats, 4 * kThreads);
   // All of them where there is something to prefetch: one multiprocessor alone does not ask fast enough.
-  const uint32_t out_blocks =
-      args.next != nullptr ? kMaxBlocks - 1 : std::min(blocks, kMaxBlocks - 1);
+  const uint32_t out_blocks = args.next != nullptr ? kMaxBlocks - 1 : std::min(blocks, kMaxBlocks - 1);
   return LaunchKernel(launch, FetchKernel, dim3(out_blocks + 1), kThreads, 0, args);
 }
 

@@ -16,8 +16,8 @@ __global__ void GatherHeadsKernel(const GatherHeadsArgs args) {
   if (idx >= total) return;
   const size_t unit = idx % units, vector = idx / units;
   const size_t head = vector % args.num_heads, token = vector / args.num_heads;
-  const std::byte* from = args.from[blockIdx.y] + head * args.head_stride_bytes +
-                          token * args.vector_bytes + unit * sizeof(Unit);
+  const std::byte* from =
+      args.from[blockIdx.y] + head * args.head_stride_bytes + token * args.vector_bytes + unit * sizeof(Unit);
   reinterpret_cast<Unit*>(args.out[blockIdx.y])[idx] = *reinterpret_cast<const Unit*>(from);
 }
 
@@ -35,18 +35,15 @@ bool AllMultiplesOf16(const GatherHeadsArgs& args) {
 cudaError_t PreloadGatherHeads() {
   cudaFuncAttributes attributes;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, GatherHeadsKernel<uint4>);
-  return error != cudaSuccess ? error
-                              : cudaFuncGetAttributes(&attributes, GatherHeadsKernel<uint16_t>);
+  return error != cudaSuccess ? error : cudaFuncGetAttributes(&attributes, GatherHeadsKernel<uint16_t>);
 }
 
 cudaError_t GatherHeads(const GatherHeadsArgs& args, const Launch& launch) {
-  if (args.vector_bytes == 0 || args.vector_bytes % 2 != 0 || args.num_tokens == 0 ||
-      args.num_heads == 0) {
+  if (args.vector_bytes == 0 || args.vector_bytes % 2 != 0 || args.num_tokens == 0 || args.num_heads == 0) {
     return cudaErrorInvalidValue;
   }
   const bool wide = AllMultiplesOf16(args);
-  const size_t units =
-      size_t{args.num_tokens} * args.num_heads * (args.vector_bytes / (wide ? 16 : 2));
+  const size_t units = size_t{args.num_tokens} * args.num_heads * (args.vector_bytes / (wide ? 16 : 2));
   const size_t blocks = (units + kThreads - 1) / kThreads;
   if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
   const dim3 grid(static_cast<uint32_t>(blocks), 2);

@@ -17,8 +17,8 @@ struct GatherHeadsArgs {
   uint32_t num_tokens = 0;
   uint32_t num_heads = 0;
 };
-// Loads the kernels. CUDA loads a kernel at its first launch, which may wait for all that runs on the GPU: a decode step
-// would wait for its caller meanwhile, and the caller for the launch.
+// Loads the kernels. CUDA loads a kernel at its first launch, which may wait for all that runs on the GPU: a decode
+// step would wait for its caller meanwhile, and the caller for the launch.
 cudaError_t PreloadGatherHeads();
 cudaError_t GatherHeads(const GatherHeadsArgs& args, const Launch& launch);
 

@@ -1,6 +1,7 @@
-// How the kernels of this folder are launched. A kernel takes pointers to device memory (or to pinned host memory that the
-// GPU sees) in a plain struct, checks the struct's sizes, launches, and returns the launch's error: cudaErrorInvalidValue
-// for sizes it does not serve. Nothing allocates or synchronises; all may be captured into a graph. Thread-safe.
+// How the kernels of this folder are launched. A kernel takes pointers to device memory (or to pinned host memory that
+// the GPU sees) in a plain struct, checks the struct's sizes, launches, and returns the launch's error:
+// cudaErrorInvalidValue for sizes it does not serve. Nothing allocates or synchronises; all may be captured into a
+// graph. Thread-safe.
 #pragma once
 
 #include "cuda_runtime_api.h"

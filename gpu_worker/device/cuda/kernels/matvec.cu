@@ -11,8 +11,9 @@ constexpr uint32_t kTileRows = 32;  // rows of W that a block multiplies at a ti
 
 __device__ inline float Silu(float x) { return x / (1.0f + expf(-x)); }
 
-// How far a warp reads ahead: kStages blocks of kSteps x 32 elements of each of the tile's rows. On Hopper this keeps some
-// 190 KB of each multiprocessor's reads under way, and lets a kernel have that much before its predecessor has ended.
+// How far a warp reads ahead: kStages blocks of kSteps x 32 elements of each of the tile's rows. On Hopper this keeps
+// some 190 KB of each multiprocessor's reads under way, and lets a kernel have that much before its predecessor has
+// ended.
 template <uint32_t kStagesOf, uint32_t kStepsOf>
 struct Depth {
   static constexpr uint32_t kStages = kStagesOf;
@@ -61,8 +62,8 @@ __device__ void StartBlock(const MatVecArgs& args, uint32_t tile, uint32_t block
 
 // c[n][m] += operand m of the tile x rows 8n to 8n + 7 of x, over one block of elements.
 template <typename T, typename Reads, uint32_t kTiles>
-__device__ void Multiply(const MatVecArgs& args, const WeightBlock<Reads>& weights, uint32_t block,
-                         uint32_t lane, float (&c)[kTiles][2][4]) {
+__device__ void Multiply(const MatVecArgs& args, const WeightBlock<Reads>& weights, uint32_t block, uint32_t lane,
+                         float (&c)[kTiles][2][4]) {
   const T* x = static_cast<const T*>(args.x);
   uint4 b[kTiles][Reads::kSteps];
 #pragma unroll
@@ -71,9 +72,8 @@ __device__ void Multiply(const MatVecArgs& args, const WeightBlock<Reads>& weigh
 #pragma unroll
     for (uint32_t s = 0; s < Reads::kSteps; ++s) {
       const uint32_t k = block * Reads::kBlockElements + s * 32 + lane % 4 * 8;
-      b[n][s] = row < args.rows && k < args.in
-                    ? *reinterpret_cast<const uint4*>(x + size_t{row} * args.in + k)
-                    : make_uint4(0, 0, 0, 0);
+      b[n][s] = row < args.rows && k < args.in ? *reinterpret_cast<const uint4*>(x + size_t{row} * args.in + k)
+                                               : make_uint4(0, 0, 0, 0);
     }
   }
 #pragma unroll
@@ -91,8 +91,7 @@ __device__ void Multiply(const MatVecArgs& args, const WeightBlock<Reads>& weigh
 }
 
 template <MatVecEpilogue kEpilogue>
-__device__ void StoreOutput(const MatVecArgs& args, uint32_t row, uint32_t o, uint32_t num_outputs,
-                            float value) {
+__device__ void StoreOutput(const MatVecArgs& args, uint32_t row, uint32_t o, uint32_t num_outputs, float value) {
   if (row >= args.rows || o >= num_outputs) return;
   if (args.bias != nullptr) value += args.bias[o];
   const size_t idx = size_t{row} * num_outputs + o;
@@ -104,8 +103,7 @@ __device__ void StoreOutput(const MatVecArgs& args, uint32_t row, uint32_t o, ui
 }
 
 template <uint32_t kTiles>
-__device__ float SumOfWarps(const float (&sums)[kWarps][kTiles][8][kWarpSize], uint32_t n,
-                            uint32_t j, uint32_t lane) {
+__device__ float SumOfWarps(const float (&sums)[kWarps][kTiles][8][kWarpSize], uint32_t n, uint32_t j, uint32_t lane) {
   float sum = 0;
 #pragma unroll
   for (uint32_t w = 0; w < kWarps; ++w) sum += sums[w][n][j][lane];
@@ -114,8 +112,7 @@ __device__ float SumOfWarps(const float (&sums)[kWarps][kTiles][8][kWarpSize], u
 
 // Adds the warps' sums in their order, and stores; warp j has number j of the 8 sums of a lane. Between two barriers.
 template <uint32_t kTiles, MatVecEpilogue kEpilogue>
-__device__ void FinishTile(const MatVecArgs& args, uint32_t tile,
-                           const float (&sums)[kWarps][kTiles][8][kWarpSize]) {
+__device__ void FinishTile(const MatVecArgs& args, uint32_t tile, const float (&sums)[kWarps][kTiles][8][kWarpSize]) {
   static_assert(kWarps == 8);
   __syncthreads();
   const uint32_t lane = threadIdx.x % kWarpSize, j = threadIdx.x / kWarpSize;
@@ -136,8 +133,8 @@ __device__ void FinishTile(const MatVecArgs& args, uint32_t tile,
   __syncthreads();
 }
 
-// A block takes tiles in turn; its warps cut `in` among them. Each lane copies what it will multiply into shared memory of
-// its own (cp.async), some blocks ahead and across tiles, too; the first ones before the previous kernel has ended.
+// A block takes tiles in turn; its warps cut `in` among them. Each lane copies what it will multiply into shared memory
+// of its own (cp.async), some blocks ahead and across tiles, too; the first ones before the previous kernel has ended.
 template <typename T, typename Reads, uint32_t kTiles, MatVecEpilogue kEpilogue>
 __global__ void __launch_bounds__(kThreads, 1) MatVecTensorKernel(const MatVecArgs args) {
   extern __shared__ uint4 memory[];
@@ -187,8 +184,8 @@ __global__ void __launch_bounds__(kThreads, 1) MatVecTensorKernel(const MatVecAr
 // Weights in f32: a warp for each output, in plain arithmetic.
 constexpr uint32_t kPlainRows = 4;
 
-__device__ void PlainDots(const float* weights, const float* x, uint32_t rows, uint32_t in,
-                          uint32_t lane, float (&dots)[kPlainRows]) {
+__device__ void PlainDots(const float* weights, const float* x, uint32_t rows, uint32_t in, uint32_t lane,
+                          float (&dots)[kPlainRows]) {
 #pragma unroll
   for (uint32_t r = 0; r < kPlainRows; ++r) dots[r] = 0;
   for (uint32_t k = lane; k < in; k += kWarpSize) {
@@ -231,15 +228,13 @@ template <typename T, typename Reads, uint32_t kTiles, MatVecEpilogue kEpilogue>
 cudaError_t LaunchWithReads(const MatVecArgs& args, int num_sms, const Launch& launch) {
   const auto kernel = MatVecTensorKernel<T, Reads, kTiles, kEpilogue>;
   constexpr size_t kSharedBytes = sizeof(Shared<Reads, kTiles>);
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
   if (error != cudaSuccess) return error;
-  const uint32_t num_tiles = kEpilogue == MatVecEpilogue::kSiluMul
-                                 ? CeilDiv(args.out / 2, kTileRows / 2)
-                                 : CeilDiv(args.out, kTileRows);
+  const uint32_t num_tiles =
+      kEpilogue == MatVecEpilogue::kSiluMul ? CeilDiv(args.out / 2, kTileRows / 2) : CeilDiv(args.out, kTileRows);
   const auto blocks = static_cast<uint32_t>(num_sms);
-  return LaunchKernel(launch, kernel, dim3(blocks < num_tiles ? blocks : num_tiles), kThreads,
-                      kSharedBytes, args);
+  return LaunchKernel(launch, kernel, dim3(blocks < num_tiles ? blocks : num_tiles), kThreads, kSharedBytes, args);
 }
 
 template <typename T, uint32_t kTiles, MatVecEpilogue kEpilogue>
@@ -261,8 +256,7 @@ template <MatVecEpilogue kEpilogue>
 cudaError_t LaunchForDType(const MatVecArgs& args, const Launch& launch) {
   if (args.weight_dtype == DType::kF32) {
     const uint32_t outputs = kEpilogue == MatVecEpilogue::kSiluMul ? args.out / 2 : args.out;
-    return LaunchKernel(launch, MatVecPlainKernel<kEpilogue>, dim3(CeilDiv(outputs, kWarps)),
-                        kThreads, 0, args);
+    return LaunchKernel(launch, MatVecPlainKernel<kEpilogue>, dim3(CeilDiv(outputs, kWarps)), kThreads, 0, args);
   }
   if (args.weight_dtype == DType::kBf16) {
     return args.rows <= 8 ? LaunchTensor<__nv_bfloat16, 1, kEpilogue>(args, launch)
@@ -277,10 +271,9 @@ cudaError_t LaunchForDType(const MatVecArgs& args, const Launch& launch) {
 cudaError_t MatVec(const MatVecArgs& args, const Launch& launch) {
   const bool silu = args.epilogue == MatVecEpilogue::kSiluMul;
   const bool adds = args.epilogue == MatVecEpilogue::kAddResidual;
-  if (args.rows == 0 || args.rows > kMaxMatVecRows || args.in == 0 || args.in % 8 != 0 ||
-      args.out == 0 || !IsFloatDType(args.weight_dtype) || !IsFloatDType(args.y_dtype) ||
-      (silu && (args.out % 2 != 0 || args.bias != nullptr)) ||
-      (adds && args.y_dtype != DType::kF32)) {
+  if (args.rows == 0 || args.rows > kMaxMatVecRows || args.in == 0 || args.in % 8 != 0 || args.out == 0 ||
+      !IsFloatDType(args.weight_dtype) || !IsFloatDType(args.y_dtype) ||
+      (silu && (args.out % 2 != 0 || args.bias != nullptr)) || (adds && args.y_dtype != DType::kF32)) {
     return cudaErrorInvalidValue;
   }
   if (silu) return LaunchForDType<MatVecEpilogue::kSiluMul>(args, launch);

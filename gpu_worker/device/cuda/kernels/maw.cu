@@ -43,10 +43,8 @@ __global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs 
   __syncthreads();
   const GroupAggregate how = row.maw_params.group_aggregate;
   const float* const scores = row.scores + size_t{kv_head} * group * row.capacity_tokens;
-  float* const maw =
-      row.maw + (size_t{args.layer} * g.num_kv_heads + kv_head) * row.capacity_tokens;
-  for (uint32_t t = blockIdx.x * kThreads + threadIdx.x; t < plan.tokens;
-       t += kBlocksPerHead * kThreads) {
+  float* const maw = row.maw + (size_t{args.layer} * g.num_kv_heads + kv_head) * row.capacity_tokens;
+  for (uint32_t t = blockIdx.x * kThreads + threadIdx.x; t < plan.tokens; t += kBlocksPerHead * kThreads) {
     const uint32_t slot = SlotOf(row, t);
     float a = exp2f(scores[slot] - lse2[0]);
     for (uint32_t i = 1; i < group; ++i) {
@@ -62,14 +60,13 @@ __global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs 
 }  // namespace
 
 cudaError_t UpdateMaw(const UpdateMawArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
-      args.rule.split_tokens == 0 || args.rule.max_splits == 0) {
+  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows || args.rule.split_tokens == 0 ||
+      args.rule.max_splits == 0) {
     return cudaErrorInvalidValue;
   }
   const uint32_t group = args.geometry.num_q_heads / args.geometry.num_kv_heads;
-  return LaunchKernel(launch, UpdateMawKernel,
-                      dim3(kBlocksPerHead, args.geometry.num_kv_heads, args.num_rows), kThreads,
-                      group * sizeof(float), args);
+  return LaunchKernel(launch, UpdateMawKernel, dim3(kBlocksPerHead, args.geometry.num_kv_heads, args.num_rows),
+                      kThreads, group * sizeof(float), args);
 }
 
 }  // namespace tributary::gpu

@@ -22,14 +22,11 @@ struct Shared {
 
 // Each warp folds every kWarps-th split; lane l has the vectors l and, for head_dim above 128, l + 32.
 template <uint32_t kVectors>
-__device__ void FoldSplits(const MergeArgs& args, uint32_t num_splits, size_t head,
-                           Shared& shared) {
+__device__ void FoldSplits(const MergeArgs& args, uint32_t num_splits, size_t head, Shared& shared) {
   const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const uint32_t vectors = args.geometry.head_dim / 4;
-  const auto* const max_sum =
-      reinterpret_cast<const float2*>(args.workspace.max_sum) + head * args.rule.max_splits;
-  const auto* const outs =
-      reinterpret_cast<const float4*>(args.workspace.out) + head * args.rule.max_splits * vectors;
+  const auto* const max_sum = reinterpret_cast<const float2*>(args.workspace.max_sum) + head * args.rule.max_splits;
+  const auto* const outs = reinterpret_cast<const float4*>(args.workspace.out) + head * args.rule.max_splits * vectors;
   float max = -INFINITY, sum = 0;
   float4 out[kVectors] = {};
 #pragma unroll 4
@@ -80,8 +77,7 @@ __device__ float CombineWarps(const Shared& shared, uint32_t d, float* lse_ln) {
 }
 
 // Brings the slots from `begin` on, one for each warp, into shared memory.
-__device__ void LoadSlots(const MergeArgs& args, uint32_t row, uint32_t q_head, uint32_t begin,
-                          Shared& shared) {
+__device__ void LoadSlots(const MergeArgs& args, uint32_t row, uint32_t q_head, uint32_t begin, Shared& shared) {
   const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const uint32_t slot = begin + warp, vectors = args.geometry.head_dim / 4;
   if (slot >= shared.num_slots) return;
@@ -132,15 +128,14 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
 
 template <uint32_t kVectors>
 cudaError_t LaunchMerge(const MergeArgs& args, const Launch& launch) {
-  return LaunchKernel(launch, MergeKernel<kVectors>, dim3(args.geometry.num_q_heads, args.num_rows),
-                      kThreads, 0, args);
+  return LaunchKernel(launch, MergeKernel<kVectors>, dim3(args.geometry.num_q_heads, args.num_rows), kThreads, 0, args);
 }
 
 }  // namespace
 
 cudaError_t MergePartials(const MergeArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
-      args.rule.split_tokens == 0 || args.rule.max_splits == 0 || !IsFloatDType(args.out_dtype) ||
+  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows || args.rule.split_tokens == 0 ||
+      args.rule.max_splits == 0 || !IsFloatDType(args.out_dtype) ||
       (args.num_slots != nullptr && (args.max_slots == 0 || args.max_slots > kMaxSlots))) {
     return cudaErrorInvalidValue;
   }

@@ -29,7 +29,8 @@ __device__ float Added(const RmsNormArgs& args, size_t begin, uint32_t i, float 
   return x;
 }
 
-// One block for each row, which it holds in registers. REQUIRES: hidden_size a multiple of 4, at most 16 for each thread.
+// One block for each row, which it holds in registers. REQUIRES: hidden_size a multiple of 4, at most 16 for each
+// thread.
 __global__ void __launch_bounds__(kMaxThreads) RmsNormInRegistersKernel(const RmsNormArgs args) {
   BeginKernel();
   const size_t begin = size_t{blockIdx.x} * args.hidden_size;
@@ -61,8 +62,7 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormInRegistersKernel(const Rm
     if (i >= vectors) continue;
     const float4 w = weight[i];
     Store4As(args.normed, args.normed_dtype, begin + 4 * i,
-             {x[j].x * factor * w.x, x[j].y * factor * w.y, x[j].z * factor * w.z,
-              x[j].w * factor * w.w});
+             {x[j].x * factor * w.x, x[j].y * factor * w.y, x[j].z * factor * w.z, x[j].w * factor * w.w});
   }
 }
 
@@ -88,14 +88,12 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs a
 }  // namespace
 
 cudaError_t RmsNorm(const RmsNormArgs& args, const Launch& launch) {
-  if (args.rows == 0 || args.hidden_size == 0 ||
-      (args.normed != nullptr && !IsFloatDType(args.normed_dtype)) ||
+  if (args.rows == 0 || args.hidden_size == 0 || (args.normed != nullptr && !IsFloatDType(args.normed_dtype)) ||
       (args.delta != nullptr && !IsFloatDType(args.delta_dtype))) {
     return cudaErrorInvalidValue;
   }
   const uint32_t per_thread = 4 * kVectors;
-  if (args.normed != nullptr && args.hidden_size % 4 == 0 &&
-      args.hidden_size <= kMaxThreads * per_thread) {
+  if (args.normed != nullptr && args.hidden_size % 4 == 0 && args.hidden_size <= kMaxThreads * per_thread) {
     const uint32_t threads = CeilDiv(args.hidden_size, per_thread * kWarpSize) * kWarpSize;
     return LaunchKernel(launch, RmsNormInRegistersKernel, dim3(args.rows), threads, 0, args);
   }

@@ -16,7 +16,7 @@ struct RmsNormArgs {
   const float* delta_bias = nullptr;  // [hidden_size] or null
   const float* weight = nullptr;      // [hidden_size]
   float eps = 0;
-  void* normed = nullptr;  // [rows][hidden_size] of normed_dtype; null: only the addition
+  void* normed = nullptr;              // [rows][hidden_size] of normed_dtype; null: only the addition
   DType normed_dtype = DType::kUnset;  // f32, bf16, f16
   uint32_t rows = 0;
   uint32_t hidden_size = 0;

@@ -15,12 +15,11 @@ constexpr uint32_t kMaxDimsPerThread = kMaxHeadDim / kThreadsPerQuery;
 constexpr uint32_t kKeysPerThread = kTileKeys / kThreadsPerQuery;
 
 // Rows of the tile in shared memory: one float more than head_dim, so that a column's rows lie in different banks.
-__device__ inline void LoadRows(float* tile, const void* from, DType dtype, size_t stride,
-                                uint64_t first, uint64_t end, uint32_t head_dim, uint32_t rows) {
+__device__ inline void LoadRows(float* tile, const void* from, DType dtype, size_t stride, uint64_t first, uint64_t end,
+                                uint32_t head_dim, uint32_t rows) {
   for (uint32_t i = threadIdx.x; i < rows * head_dim; i += kThreads) {
     const uint32_t row = i / head_dim, dim = i % head_dim;
-    tile[row * (head_dim + 1) + dim] =
-        first + row < end ? LoadAs(from, dtype, (first + row) * stride + dim) : 0.0f;
+    tile[row * (head_dim + 1) + dim] = first + row < end ? LoadAs(from, dtype, (first + row) * stride + dim) : 0.0f;
   }
 }
 
@@ -41,8 +40,8 @@ struct QueryState {
 };
 
 // The weights of this thread's keys, relative to the new maximum. Returns the factor for what was summed before.
-__device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, uint64_t visible,
-                           float softmax_scale, QueryState& state, float* weights) {
+__device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, uint64_t visible, float softmax_scale,
+                           QueryState& state, float* weights) {
   const uint32_t part = threadIdx.x % kThreadsPerQuery, pitch = dim + 1;
   float scores[kKeysPerThread] = {};
   for (uint32_t d = 0; d < dim; ++d) {
@@ -73,8 +72,7 @@ __device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, ui
   return factor;
 }
 
-__device__ void AddValues(const float* weights, const float* v_tile, uint32_t dim, float factor,
-                          QueryState& state) {
+__device__ void AddValues(const float* weights, const float* v_tile, uint32_t dim, float factor, QueryState& state) {
   const uint32_t part = threadIdx.x % kThreadsPerQuery, pitch = dim + 1;
 #pragma unroll
   for (uint32_t j = 0; j < kMaxDimsPerThread; ++j) {
@@ -108,10 +106,9 @@ __global__ void __launch_bounds__(kThreads) PrefillAttendPlainKernel(const Prefi
   const size_t element_bytes = args.kv_dtype == DType::kF32 ? 4 : 2;
   const std::byte* k = static_cast<const std::byte*>(args.k) + kv_offset * element_bytes;
   const std::byte* v = static_cast<const std::byte*>(args.v) + kv_offset * element_bytes;
-  const std::byte* q = static_cast<const std::byte*>(args.q) +
-                       size_t{q_head} * dim * (args.q_dtype == DType::kF32 ? 4 : 2);
-  LoadRows(q_tile, q, args.q_dtype, size_t{g.num_q_heads} * dim, first_query, args.num_queries, dim,
-           kTileQueries);
+  const std::byte* q =
+      static_cast<const std::byte*>(args.q) + size_t{q_head} * dim * (args.q_dtype == DType::kF32 ? 4 : 2);
+  LoadRows(q_tile, q, args.q_dtype, size_t{g.num_q_heads} * dim, first_query, args.num_queries, dim, kTileQueries);
 
   QueryState state;
   for (uint64_t first_key = 0; first_key < end; first_key += kTileKeys) {
@@ -121,8 +118,8 @@ __global__ void __launch_bounds__(kThreads) PrefillAttendPlainKernel(const Prefi
     __syncthreads();
     const uint64_t visible = pos + 1 > first_key ? pos + 1 - first_key : 0;
     float* const query_weights = weights + query * (kTileKeys + 1);
-    const float factor = WeighKeys(q_tile + query * pitch, k_tile, dim, visible, args.softmax_scale,
-                                   state, query_weights);
+    const float factor =
+        WeighKeys(q_tile + query * pitch, k_tile, dim, visible, args.softmax_scale, state, query_weights);
     __syncwarp();  // a query's four threads are of one warp
     AddValues(query_weights, v_tile, dim, factor, state);
   }
@@ -138,16 +135,15 @@ __global__ void __launch_bounds__(kThreads) PrefillAttendPlainKernel(const Prefi
 }  // namespace
 
 cudaError_t PrefillAttendPlain(const PrefillAttendArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_queries == 0 || !IsFloatDType(args.q_dtype) ||
-      !IsFloatDType(args.kv_dtype) || !IsFloatDType(args.out_dtype)) {
+  if (!Serves(args.geometry) || args.num_queries == 0 || !IsFloatDType(args.q_dtype) || !IsFloatDType(args.kv_dtype) ||
+      !IsFloatDType(args.out_dtype)) {
     return cudaErrorInvalidValue;
   }
   const uint32_t pitch = args.geometry.head_dim + 1;
   const uint32_t shared_bytes =
       ((kTileQueries + 2 * kTileKeys) * pitch + kTileQueries * (kTileKeys + 1)) * sizeof(float);
-  const cudaError_t error =
-      cudaFuncSetAttribute(PrefillAttendPlainKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes));
+  const cudaError_t error = cudaFuncSetAttribute(PrefillAttendPlainKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const dim3 grid(args.geometry.num_q_heads, CeilDiv(args.num_queries, kTileQueries));
   return LaunchKernel(launch, PrefillAttendPlainKernel, grid, kThreads, shared_bytes, args);

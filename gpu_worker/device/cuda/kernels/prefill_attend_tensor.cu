@@ -57,8 +57,7 @@ __device__ inline uint32_t TileOffset(uint32_t row, uint32_t chunk) {
 
 // Rows [first, first + kRows) of a matrix with `stride` elements from row to row; zeros from `end` on.
 template <typename T, uint32_t kDim, uint32_t kRows>
-__device__ inline void LoadTile(uint32_t tile, const T* from, size_t stride, uint64_t first,
-                                uint64_t end) {
+__device__ inline void LoadTile(uint32_t tile, const T* from, size_t stride, uint64_t first, uint64_t end) {
   constexpr uint32_t kChunks = kDim * 2 / kChunkBytes;
 #pragma unroll
   for (uint32_t i = 0; i < kRows * kChunks / kThreads; ++i) {
@@ -81,8 +80,7 @@ struct WarpState {
 
 // scores[16][64] = q k^T.
 template <typename T, uint32_t kDim>
-__device__ inline void Score(const WarpState<kDim>& state, uint32_t k_tile,
-                             float (&scores)[kTileKeys / 8][4]) {
+__device__ inline void Score(const WarpState<kDim>& state, uint32_t k_tile, float (&scores)[kTileKeys / 8][4]) {
   const uint32_t lane = threadIdx.x % kWarpSize;
   const uint32_t key_row = lane / 16 * 8 + lane % 8, dim_chunk = lane / 8 % 2;
 #pragma unroll
@@ -118,8 +116,7 @@ __device__ inline void Mask(float (&scores)[kTileKeys / 8][4], uint64_t first_ke
 
 // Scores become weights relative to the new maximum; what was summed before is scaled to it.
 template <uint32_t kDim>
-__device__ inline void Softmax(WarpState<kDim>& state, float (&scores)[kTileKeys / 8][4],
-                               float scale_log2) {
+__device__ inline void Softmax(WarpState<kDim>& state, float (&scores)[kTileKeys / 8][4], float scale_log2) {
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
     float tile_max = -INFINITY;
@@ -153,14 +150,12 @@ __device__ inline void Softmax(WarpState<kDim>& state, float (&scores)[kTileKeys
 
 // out[16][kDim] += weights v.
 template <typename T, uint32_t kDim>
-__device__ inline void Accumulate(WarpState<kDim>& state, uint32_t v_tile,
-                                  const float (&weights)[kTileKeys / 8][4]) {
+__device__ inline void Accumulate(WarpState<kDim>& state, uint32_t v_tile, const float (&weights)[kTileKeys / 8][4]) {
   const uint32_t lane = threadIdx.x % kWarpSize;
   const uint32_t key_row = lane % 16, dim_chunk = lane / 16;
 #pragma unroll
   for (uint32_t k = 0; k < kTileKeys / 16; ++k) {
-    const uint32_t a[4] = {Pack<T>(weights[2 * k][0], weights[2 * k][1]),
-                           Pack<T>(weights[2 * k][2], weights[2 * k][3]),
+    const uint32_t a[4] = {Pack<T>(weights[2 * k][0], weights[2 * k][1]), Pack<T>(weights[2 * k][2], weights[2 * k][3]),
                            Pack<T>(weights[2 * k + 1][0], weights[2 * k + 1][1]),
                            Pack<T>(weights[2 * k + 1][2], weights[2 * k + 1][3])};
 #pragma unroll
@@ -189,8 +184,8 @@ __device__ inline void LoadQueries(WarpState<kDim>& state, uint32_t q_tile) {
 }
 
 template <uint32_t kDim>
-__device__ inline void StoreOut(const PrefillAttendArgs& args, WarpState<kDim>& state,
-                                uint32_t first_query, uint32_t q_head) {
+__device__ inline void StoreOut(const PrefillAttendArgs& args, WarpState<kDim>& state, uint32_t first_query,
+                                uint32_t q_head) {
   const uint32_t lane = threadIdx.x % kWarpSize;
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
@@ -207,8 +202,7 @@ __device__ inline void StoreOut(const PrefillAttendArgs& args, WarpState<kDim>& 
       const float high = state.out[n][2 * half + 1] * factor;
       const size_t at = begin + n * 8;
       if (args.out_dtype == DType::kBf16) {
-        *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(args.out) + at) =
-            Pack<__nv_bfloat16>(low, high);
+        *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(args.out) + at) = Pack<__nv_bfloat16>(low, high);
       } else if (args.out_dtype == DType::kF16) {
         *reinterpret_cast<uint32_t*>(static_cast<__half*>(args.out) + at) = Pack<__half>(low, high);
       } else {
@@ -278,8 +272,8 @@ __global__ void __launch_bounds__(kThreads, 1) PrefillAttendKernel(const Prefill
 template <typename T, uint32_t kDim>
 cudaError_t LaunchTensor(const PrefillAttendArgs& args, const Launch& launch) {
   constexpr uint32_t kSharedBytes = (kTileQueries + kStages * 2 * kTileKeys) * kDim * 2;
-  const cudaError_t error = cudaFuncSetAttribute(
-      PrefillAttendKernel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  const cudaError_t error =
+      cudaFuncSetAttribute(PrefillAttendKernel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(args.geometry.num_q_heads, CeilDiv(args.num_queries, kTileQueries));
   return LaunchKernel(launch, PrefillAttendKernel<T, kDim>, grid, kThreads, kSharedBytes, args);
@@ -287,8 +281,7 @@ cudaError_t LaunchTensor(const PrefillAttendArgs& args, const Launch& launch) {
 
 template <typename T>
 cudaError_t LaunchTensor(const PrefillAttendArgs& args, const Launch& launch) {
-  return args.geometry.head_dim == 64 ? LaunchTensor<T, 64>(args, launch)
-                                      : LaunchTensor<T, 128>(args, launch);
+  return args.geometry.head_dim == 64 ? LaunchTensor<T, 64>(args, launch) : LaunchTensor<T, 128>(args, launch);
 }
 
 }  // namespace
@@ -303,14 +296,12 @@ cudaError_t PrefillAttendTensor(const PrefillAttendArgs& args, const Launch& lau
       !PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry)) {
     return cudaErrorInvalidValue;
   }
-  return args.kv_dtype == DType::kBf16 ? LaunchTensor<__nv_bfloat16>(args, launch)
-                                       : LaunchTensor<__half>(args, launch);
+  return args.kv_dtype == DType::kBf16 ? LaunchTensor<__nv_bfloat16>(args, launch) : LaunchTensor<__half>(args, launch);
 }
 
 cudaError_t PrefillAttend(const PrefillAttendArgs& args, const Launch& launch) {
-  return PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry)
-             ? PrefillAttendTensor(args, launch)
-             : PrefillAttendPlain(args, launch);
+  return PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry) ? PrefillAttendTensor(args, launch)
+                                                                                : PrefillAttendPlain(args, launch);
 }
 
 }  // namespace tributary::gpu

@@ -36,8 +36,7 @@ __device__ HeadPairs LoadHead(const QkvInput& in, size_t begin, uint32_t lane) {
   return LoadPairs(static_cast<const __half*>(in.qkv) + begin, half, lane);
 }
 
-__device__ void NormaliseHead(const float* weight, float eps, uint32_t half, uint32_t lane,
-                              HeadPairs& x) {
+__device__ void NormaliseHead(const float* weight, float eps, uint32_t half, uint32_t lane, HeadPairs& x) {
   float squares = 0;
 #pragma unroll
   for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
@@ -123,8 +122,8 @@ __device__ float RoundTo(DType dtype, float x) {
   return x;
 }
 
-__device__ void StoreDecodeHead(const FinishQkvArgs& args, const DecodeRowDesc& row, uint32_t r,
-                                uint32_t head, uint32_t lane, const HeadPairs& x) {
+__device__ void StoreDecodeHead(const FinishQkvArgs& args, const DecodeRowDesc& row, uint32_t r, uint32_t head,
+                                uint32_t lane, const HeadPairs& x) {
   const KvGeometry& g = args.input.geometry;
   const uint32_t half = g.head_dim / 2;
   if (head < g.num_q_heads) {
@@ -138,10 +137,9 @@ __device__ void StoreDecodeHead(const FinishQkvArgs& args, const DecodeRowDesc& 
   }
   if (row.region == nullptr) return;
   const uint32_t kv = head - g.num_q_heads;
-  const size_t begin = KvHeadOffset(row, g, args.layer, kv / g.num_kv_heads, kv % g.num_kv_heads) +
-                       size_t{row.append_slot} * g.head_dim;
-  StoreHead(x, half, lane,
-            [&](uint32_t i, float value) { StoreAs(row.region, row.kv_dtype, begin + i, value); });
+  const size_t begin =
+      KvHeadOffset(row, g, args.layer, kv / g.num_kv_heads, kv % g.num_kv_heads) + size_t{row.append_slot} * g.head_dim;
+  StoreHead(x, half, lane, [&](uint32_t i, float value) { StoreAs(row.region, row.kv_dtype, begin + i, value); });
 }
 
 __global__ void FinishQkvKernel(const FinishQkvArgs args) {
@@ -170,20 +168,15 @@ __global__ void FinishQkvPrefillKernel(const FinishQkvPrefillArgs args) {
   void* out = is_q ? args.q : kv < g.num_kv_heads ? args.k : args.v;
   if (out == nullptr) return;
   const HeadPairs x = FinishHead(args.input, blockIdx.x, head, lane);
-  const size_t begin = is_q ? (row * g.num_q_heads + head) * g.head_dim
-                            : (row * g.num_kv_heads + kv % g.num_kv_heads) * g.head_dim;
+  const size_t begin =
+      is_q ? (row * g.num_q_heads + head) * g.head_dim : (row * g.num_kv_heads + kv % g.num_kv_heads) * g.head_dim;
   const DType dtype = is_q ? args.q_dtype : args.kv_dtype;
-  StoreHead(x, g.head_dim / 2, lane,
-            [&](uint32_t i, float value) { StoreAs(out, dtype, begin + i, value); });
+  StoreHead(x, g.head_dim / 2, lane, [&](uint32_t i, float value) { StoreAs(out, dtype, begin + i, value); });
 }
 
-uint32_t HeadBlocks(const KvGeometry& g) {
-  return CeilDiv(g.num_q_heads + 2 * g.num_kv_heads, kWarps);
-}
+uint32_t HeadBlocks(const KvGeometry& g) { return CeilDiv(g.num_q_heads + 2 * g.num_kv_heads, kWarps); }
 
-bool Serves(const QkvInput& in) {
-  return gpu::Serves(in.geometry) && in.num_rows != 0 && IsFloatDType(in.dtype);
-}
+bool Serves(const QkvInput& in) { return gpu::Serves(in.geometry) && in.num_rows != 0 && IsFloatDType(in.dtype); }
 
 }  // namespace
 
@@ -193,8 +186,7 @@ cudaError_t FinishQkv(const FinishQkvArgs& args, const Launch& launch) {
       (rings && (args.ring.value == nullptr || args.ring.arrivals == nullptr))) {
     return cudaErrorInvalidValue;
   }
-  return LaunchKernel(launch, FinishQkvKernel,
-                      dim3(HeadBlocks(args.input.geometry), args.input.num_rows),
+  return LaunchKernel(launch, FinishQkvKernel, dim3(HeadBlocks(args.input.geometry), args.input.num_rows),
                       kWarps * kWarpSize, 0, args);
 }
 
@@ -204,8 +196,7 @@ cudaError_t FinishQkvPrefill(const FinishQkvPrefillArgs& args, const Launch& lau
       (has_kv && !IsFloatDType(args.kv_dtype))) {
     return cudaErrorInvalidValue;
   }
-  return LaunchKernel(launch, FinishQkvPrefillKernel,
-                      dim3(args.input.num_rows, HeadBlocks(args.input.geometry)),
+  return LaunchKernel(launch, FinishQkvPrefillKernel, dim3(args.input.num_rows, HeadBlocks(args.input.geometry)),
                       kWarps * kWarpSize, 0, args);
 }
 

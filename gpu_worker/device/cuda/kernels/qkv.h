@@ -1,5 +1,5 @@
-// From the raw projections to q, k and v: bias, RMSNorm of each q and k head (Qwen3), RoPE in rotate_half form, and each
-// result to where it is read next.
+// From the raw projections to q, k and v: bias, RMSNorm of each q and k head (Qwen3), RoPE in rotate_half form, and
+// each result to where it is read next.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace tributary::gpu {
 
 struct QkvInput {
-  const void* qkv = nullptr;  // [rows][(num_q_heads + 2 num_kv_heads) * head_dim] of dtype: q, k, v
+  const void* qkv = nullptr;      // [rows][(num_q_heads + 2 num_kv_heads) * head_dim] of dtype: q, k, v
   DType dtype = DType::kUnset;    // f32, bf16
   const float* bias = nullptr;    // [(num_q_heads + 2 num_kv_heads) * head_dim] or null
   const float* q_norm = nullptr;  // [head_dim] or null
@@ -22,13 +22,14 @@ struct QkvInput {
   KvGeometry geometry;
 };
 
-// Decode: k and v go to the append slot of `layer`, rounded to the row's KV dtype; q to `q`, and to the host, whose flag
-// is rung when all of it is there.
+// Decode: k and v go to the append slot of `layer`, rounded to the row's KV dtype; q to `q`, and to the host, whose
+// flag is rung when all of it is there.
 struct FinishQkvArgs {
   QkvInput input;
   const DecodeRowDesc* rows = nullptr;
   uint32_t layer = 0;
-  // Rounds each row's q to its KV's dtype, as a model in that dtype does: dot products of 16 bits then need not split it.
+  // Rounds each row's q to its KV's dtype, as a model in that dtype does: dot products of 16 bits then need not split
+  // it.
   bool round_q = false;
   float* q = nullptr;       // [num_rows][num_q_heads][head_dim], device memory
   float* host_q = nullptr;  // the same in pinned host memory, or null

@@ -1,6 +1,6 @@
-// One block for each row. A cut (top-k, top-p) and the draw itself are the same search: of the tokens in falling order of
-// likelihood, the first at which the running sum of integer weights exceeds a target. The search is a radix descent over
-// the bits of a key that orders tokens by logit, then by token id.
+// One block for each row. A cut (top-k, top-p) and the draw itself are the same search: of the tokens in falling order
+// of likelihood, the first at which the running sum of integer weights exceeds a target. The search is a radix descent
+// over the bits of a key that orders tokens by logit, then by token id.
 #include <cfloat>
 
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
@@ -41,8 +41,8 @@ struct Row {
     const uint32_t rising = (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
     return (uint64_t{rising} << kTokenBits) | (kTokenMask - token);
   }
-  // e^((logit - best) / temperature) as an integer of kWeightOne. The exponent is cut in f64 into an integer and a rest,
-  // so that the error is relative to the weight.
+  // e^((logit - best) / temperature) as an integer of kWeightOne. The exponent is cut in f64 into an integer and a
+  // rest, so that the error is relative to the weight.
   __device__ uint64_t Weight(uint32_t token) const {
     const double x = (static_cast<double>(logits[token]) - best_logit) * log2e_over_temperature;
     if (!(x > -64.0)) return 0;
@@ -116,14 +116,13 @@ __device__ uint32_t ArgMax(const float* logits, uint32_t vocab_size, Shared& sha
   return token == vocab_size ? 0 : token;
 }
 
-// Adds (weight, 1) to a bin, after the lanes of the warp that hit the same bin have put theirs together: most logits share
-// their high bits. All lanes of the warp call it; those with `in` false add nothing.
+// Adds (weight, 1) to a bin, after the lanes of the warp that hit the same bin have put theirs together: most logits
+// share their high bits. All lanes of the warp call it; those with `in` false add nothing.
 __device__ void AddToBin(bool in, uint32_t bin, uint64_t weight, Shared& shared) {
   const unsigned peers = __match_any_sync(kAllLanes, in ? bin : kBins);
   if (!in) return;
   constexpr uint32_t kHalfBits = 21;  // 32 halves of a weight of at most 2^40 fit into 32 bits
-  const uint32_t low =
-      __reduce_add_sync(peers, static_cast<uint32_t>(weight & ((1u << kHalfBits) - 1)));
+  const uint32_t low = __reduce_add_sync(peers, static_cast<uint32_t>(weight & ((1u << kHalfBits) - 1)));
   const uint32_t high = __reduce_add_sync(peers, static_cast<uint32_t>(weight >> kHalfBits));
   if (threadIdx.x % kWarpSize != static_cast<uint32_t>(__ffs(static_cast<int>(peers)) - 1)) return;
   atomicAdd(reinterpret_cast<unsigned long long*>(&shared.sums[bin]),
@@ -149,8 +148,8 @@ __device__ void ChooseBin(Shared& shared) {
 // Of the tokens with key(token) >= floor in falling order of key: the key of the first at which the running sum of
 // weight(token) exceeds target; of the last one if none does. Keys have key_bits bits, and differ.
 template <typename Key, typename Weight>
-__device__ uint64_t Search(uint32_t vocab_size, uint32_t key_bits, uint64_t floor, uint64_t target,
-                           const Key& key, const Weight& weight, Shared& shared) {
+__device__ uint64_t Search(uint32_t vocab_size, uint32_t key_bits, uint64_t floor, uint64_t target, const Key& key,
+                           const Weight& weight, Shared& shared) {
   __syncthreads();
   if (threadIdx.x == 0) {
     shared.prefix = 0;
@@ -199,7 +198,8 @@ __device__ void SipRound(uint64_t (&v)[4]) {
   v[2] = RotateLeft(v[2], 32);
 }
 
-// SipHash24 (base/siphash.h) of the 8 bytes of `position`, under the key of gpu_worker/sampler.cc, as a number in [0, 1).
+// SipHash24 (base/siphash.h) of the 8 bytes of `position`, under the key of gpu_worker/sequence/sampler.cc, as a number
+// in [0, 1).
 __device__ double UniformAt(uint64_t seed, uint64_t position) {
   const uint64_t k0 = seed, k1 = 0x74726962;
   uint64_t v[4] = {k0 ^ 0x736f6d6570736575u, k1 ^ 0x646f72616e646f6du, k0 ^ 0x6c7967656e657261u,
@@ -233,23 +233,18 @@ __device__ uint32_t Draw(const Row& row, const SampleRowDesc& params, Shared& sh
   uint64_t floor = 0;
   if (params.top_k != 0 && params.top_k < row.vocab_size) {
     floor = Search(
-        row.vocab_size, kKeyBits, floor, params.top_k - 1, by_logit,
-        [](uint32_t) { return uint64_t{1}; }, shared);
+        row.vocab_size, kKeyBits, floor, params.top_k - 1, by_logit, [](uint32_t) { return uint64_t{1}; }, shared);
   }
   if (params.top_p > 0 && params.top_p < 1) {
     const uint64_t total = SumOfWeights(row, floor, by_logit, shared);
-    const auto least =
-        static_cast<uint64_t>(ceil(double{params.top_p} * static_cast<double>(total)));
-    floor = Search(row.vocab_size, kKeyBits, floor, least == 0 ? 0 : least - 1, by_logit, weight,
-                   shared);
+    const auto least = static_cast<uint64_t>(ceil(double{params.top_p} * static_cast<double>(total)));
+    floor = Search(row.vocab_size, kKeyBits, floor, least == 0 ? 0 : least - 1, by_logit, weight, shared);
   }
   const uint64_t total = SumOfWeights(row, floor, by_logit, shared);
-  const auto target =
-      static_cast<uint64_t>(UniformAt(params.seed, params.position) * static_cast<double>(total));
+  const auto target = static_cast<uint64_t>(UniformAt(params.seed, params.position) * static_cast<double>(total));
   // Without a cut the host's order is that of the tokens.
-  const uint64_t key =
-      floor == 0 ? Search(row.vocab_size, kTokenBits, 0, target, by_token, weight, shared)
-                 : Search(row.vocab_size, kKeyBits, floor, target, by_logit, weight, shared);
+  const uint64_t key = floor == 0 ? Search(row.vocab_size, kTokenBits, 0, target, by_token, weight, shared)
+                                  : Search(row.vocab_size, kKeyBits, floor, target, by_logit, weight, shared);
   return kTokenMask - static_cast<uint32_t>(key & kTokenMask);
 }
 
@@ -263,9 +258,8 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArgs args) 
   const uint32_t best = ArgMax(row.logits, args.vocab_size, shared);
   row.best_logit = row.logits[best];
   double sum = 0;
-  ForEachLogit(row.logits, args.vocab_size, [&](uint32_t, float logit) {
-    sum += static_cast<double>(expf(logit - row.best_logit));
-  });
+  ForEachLogit(row.logits, args.vocab_size,
+               [&](uint32_t, float logit) { sum += static_cast<double>(expf(logit - row.best_logit)); });
   sum = BlockSum(sum, shared.warp_f64);
   uint32_t token = best;
   if (params.temperature != 0 && params.top_k != 1) {
@@ -275,8 +269,7 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArgs args) 
   if (threadIdx.x != 0) return;
   token = min(token, args.vocab_size - 1);
   args.results[blockIdx.x].token = token;
-  args.results[blockIdx.x].logprob =
-      static_cast<double>(row.logits[token]) - row.best_logit - log(sum);
+  args.results[blockIdx.x].logprob = static_cast<double>(row.logits[token]) - row.best_logit - log(sum);
 }
 
 }  // namespace

@@ -8,16 +8,16 @@
 
 namespace tributary::gpu {
 
-// c += a b: mma.m16n8k16, a row-major [16][16], b column-major [16][8], f32 sums. Lane (g, t) = (lane / 4, lane % 4) holds
+// c += a b: mma.m16n8k16, a row-major [16][16], b column-major [16][8], f32 sums. Lane (g, t) = (lane / 4, lane % 4)
+// holds
 //   a0, a1: rows g, g + 8 at k = 2t, 2t + 1; a2, a3: the same rows at k = 2t + 8, 2t + 9
 //   b0, b1: column g at k = 2t, 2t + 1 and 2t + 8, 2t + 9
 //   c[0], c[1]: row g, columns 2t, 2t + 1; c[2], c[3]: row g + 8
 template <typename T>
-__device__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                    uint32_t b1);
+__device__ void Mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1);
 template <>
-__device__ inline void Mma<__nv_bfloat16>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                          uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ inline void Mma<__nv_bfloat16>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                          uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
       "{%8,%9}, {%0,%1,%2,%3};"
@@ -25,8 +25,8 @@ __device__ inline void Mma<__nv_bfloat16>(float (&c)[4], uint32_t a0, uint32_t a
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 template <>
-__device__ inline void Mma<__half>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                   uint32_t a3, uint32_t b0, uint32_t b1) {
+__device__ inline void Mma<__half>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                   uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
       "{%8,%9}, {%0,%1,%2,%3};"
@@ -59,19 +59,17 @@ __device__ inline uint32_t Transpose8x8(uint32_t x) {
   return y;
 }
 
-// Copies 16 bytes to shared memory in the background. The copies since the last commit are one group; AwaitCopies<n> waits
-// until at most n groups of this thread are under way.
+// Copies 16 bytes to shared memory in the background. The copies since the last commit are one group; AwaitCopies<n>
+// waits until at most n groups of this thread are under way.
 __device__ inline void CopyAsync(void* shared, const void* global) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(global)
-               : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
 }
 // Zeros instead if `valid` is false; `global` must be a valid address all the same.
 __device__ inline void CopyAsyncOrZero(void* shared, const void* global, bool valid) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   const uint32_t bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address), "l"(global),
-               "r"(bytes)
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes)
                : "memory");
 }
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -1,0 +1,123 @@
+#include "client/api/client.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "fmt/format.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "rpc/grpc_status.h"
+
+namespace tributary {
+namespace {
+
+constexpr double kConnectTimeoutS = 5;
+constexpr double kStateChangeS = 0.1;
+
+std::chrono::system_clock::time_point DeadlineAfter(double seconds) {
+  return std::chrono::system_clock::now() + std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
+}  // namespace
+
+Client::Client(std::string address) : address_(std::move(address)) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY,
+                   0);  // a cluster is never behind the user's web proxy
+  channel_ = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
+  stub_ = v1::Coordinator::NewStub(channel_);
+}
+
+absl::Status Client::WaitForConnection(double timeout_s) {
+  if (channel_->WaitForConnected(DeadlineAfter(timeout_s))) return absl::OkStatus();
+  return absl::UnavailableError(
+      fmt::format("no coordinator answers at {}; is the address right? 'tributary cluster up' "
+                  "starts a local cluster "
+                  "and prints its address",
+                  address_));
+}
+
+absl::Status Client::Explain(const grpc::Status& status) const {
+  absl::Status result = FromGrpcStatus(status);
+  // gRPC's own words ("Socket closed") name neither side. The channel may learn of it a little later.
+  if (absl::IsUnavailable(result) && (channel_->GetState(false) != GRPC_CHANNEL_READY ||
+                                      channel_->WaitForStateChange(GRPC_CHANNEL_READY, DeadlineAfter(kStateChangeS)))) {
+    return absl::UnavailableError(fmt::format("{}; the connection to the coordinator at {} is lost: does it still run?",
+                                              status.error_message(), address_));
+  }
+  if (const auto delay_ns = RetryDelayNs(status); delay_ns.has_value()) {
+    result = absl::Status(result.code(),
+                          fmt::format("{} (retry after {:.1f} s)", status.error_message(), SecondsFromNs(*delay_ns)));
+  }
+  return result;
+}
+
+absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRequest& request,
+                                                            const GenerateHandlers& handlers) {
+  TRIBUTARY_RETURN_IF_ERROR(WaitForConnection(kConnectTimeoutS));
+  grpc::ClientContext context;
+  {
+    std::lock_guard lock(mutex_);
+    if (cancelled_) return absl::CancelledError("cancelled before it was sent");
+    running_.push_back(&context);
+  }
+  const auto stream = stub_->Generate(&context, request);
+  v1::GenerateEvent event;
+  bool have_summary = false;
+  v1::GenerateEvent::Summary summary;
+  while (stream->Read(&event)) {
+    if (event.has_accepted() && handlers.on_accepted) handlers.on_accepted(event.accepted());
+    if (event.has_prefill() && handlers.on_prefill) handlers.on_prefill(event.prefill());
+    if (event.has_tokens() && handlers.on_tokens) handlers.on_tokens(event.tokens());
+    if (event.has_summary()) {
+      summary = event.summary();
+      have_summary = true;
+    }
+  }
+  const grpc::Status status = stream->Finish();
+  bool cancelled_here = false;
+  {
+    std::lock_guard lock(mutex_);
+    std::erase(running_, &context);
+    cancelled_here = cancelled_;
+  }
+  if (cancelled_here && status.error_code() == grpc::StatusCode::CANCELLED) {
+    return absl::CancelledError("interrupted; the request is cancelled and its KV freed");
+  }
+  if (!status.ok()) return Explain(status);
+  if (!have_summary) {
+    return absl::InternalError(fmt::format("the coordinator at {} ended the stream without a summary", address_));
+  }
+  return summary;
+}
+
+absl::Status Client::Cancel(const std::string& request_id) {
+  TRIBUTARY_RETURN_IF_ERROR(WaitForConnection(kConnectTimeoutS));
+  grpc::ClientContext context;
+  context.set_deadline(DeadlineAfter(kConnectTimeoutS));
+  v1::CancelRequest request;
+  request.set_request_id(request_id);
+  v1::CancelResponse response;
+  return Explain(stub_->Cancel(&context, request, &response));
+}
+
+absl::StatusOr<v1::StatusResponse> Client::Status(double timeout_s) {
+  TRIBUTARY_RETURN_IF_ERROR(WaitForConnection(timeout_s));
+  grpc::ClientContext context;
+  context.set_deadline(DeadlineAfter(timeout_s));
+  v1::StatusResponse response;
+  const grpc::Status status = stub_->Status(&context, v1::StatusRequest(), &response);
+  if (!status.ok()) return Explain(status);
+  return response;
+}
+
+void Client::CancelAll() {
+  std::lock_guard lock(mutex_);
+  cancelled_ = true;
+  for (grpc::ClientContext* context : running_) context->TryCancel();
+}
+
+}  // namespace tributary

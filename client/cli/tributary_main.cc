@@ -1,0 +1,18 @@
+// The command line `tributary`: cluster up, generate, run, score, status.
+#include <string>
+
+#include "client/cli/commands.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/options.h"
+#include "fmt/format.h"
+
+int main(int argc, char** argv) {
+  const auto command = tributary::ParseCommandLine(argc, argv);
+  if (!command.ok()) {
+    fmt::print(stderr, "tributary: {}\nRun 'tributary --help' or 'tributary COMMAND --help' for the flags.\n",
+               std::string(command.status().message()));
+    return tributary::kExitUsage;
+  }
+  tributary::Interrupt stop;
+  return tributary::RunCommandLine(*command, stop);
+}

@@ -1,0 +1,247 @@
+// What goes into CoordinatorCore::Step() and what comes out. The adapter (coordinator_service)
+// turns RPCs into events and carries actions out; it decides nothing.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/ids.h"
+#include "cluster/cluster_types.h"
+#include "cluster/shard_spec.h"
+#include "coordinator/core/request.h"
+
+namespace tributary {
+
+// One RPC that waits for an answer, and one worker's stream; numbered by the adapter, never reused.
+using CallId = StrongId<struct CallIdTag, uint64_t>;
+using StreamId = StrongId<struct StreamIdTag, uint64_t>;
+
+// Where a shard lives.
+struct ShardRoute {
+  ShardSpec shard;
+  std::string node_id;
+  uint64_t incarnation = 0;
+  std::string control_address;
+};
+
+namespace event {
+
+// CPU attention nodes.
+struct Register {
+  CallId call;
+  NodeDescription node;
+};
+struct Heartbeat {
+  CallId call;
+  std::string node_id;
+  uint64_t incarnation = 0;
+  uint64_t free_bytes = 0;
+  std::vector<ReportedShard> shards;
+  bool draining = false;
+};
+// The answer to action::OpenShard or CloseShard; each gets exactly one, within the adapter's
+// deadline.
+struct ShardOpened {
+  ShardId shard_id;
+  absl::Status status;
+};
+struct ShardClosed {
+  ShardId shard_id;
+  absl::Status status;
+};
+
+// GPU workers.
+struct WorkerHello {
+  StreamId stream;
+  NodeDescription node;
+};
+struct WorkerHeartbeat {
+  StreamId stream;
+  uint64_t free_bytes = 0;
+  uint32_t sequences = 0;
+  bool draining = false;
+};
+struct WorkerPrefill {
+  StreamId stream;
+  SequenceId sequence_id;
+  uint32_t layers_done = 0;
+  uint32_t num_layers = 0;
+  double fraction = 0;
+};
+struct WorkerTokens {
+  StreamId stream;
+  TokenChunk tokens;
+};
+struct WorkerStepDone {
+  StreamId stream;
+  StepId step_id;
+  std::vector<TokenChunk> tokens;
+};
+struct WorkerEnded {
+  StreamId stream;
+  SequenceId sequence_id;
+  absl::Status status;
+  std::string failed_node_id;
+  RequestSummary summary;
+};
+// A turn has ended well, and the worker keeps the sequence.
+struct WorkerKept {
+  StreamId stream;
+  SequenceId sequence_id;
+  RequestSummary summary;
+};
+struct WorkerLost {
+  StreamId stream;
+};
+
+// Clients.
+struct Generate {
+  CallId call;
+  GenerateSpec spec;
+};
+struct ClientGone {
+  CallId call;
+};
+struct Cancel {
+  CallId call;
+  std::string request_id;
+};
+
+struct Tick {};
+// No new requests; what runs goes on.
+struct Drain {};
+// Ends everything that is left.
+struct Abort {};
+
+}  // namespace event
+
+using Event = std::variant<event::Register, event::Heartbeat, event::ShardOpened, event::ShardClosed,
+                           event::WorkerHello, event::WorkerHeartbeat, event::WorkerPrefill, event::WorkerTokens,
+                           event::WorkerStepDone, event::WorkerEnded, event::WorkerKept, event::WorkerLost,
+                           event::Generate, event::ClientGone, event::Cancel, event::Tick, event::Drain, event::Abort>;
+
+namespace action {
+
+struct ReplyRegister {
+  CallId call;
+  absl::Status status;
+  uint64_t membership_epoch = 0;
+};
+struct ReplyHeartbeat {
+  CallId call;
+  absl::Status status;
+  uint64_t membership_epoch = 0;
+  std::vector<ShardId> orphans;
+};
+struct ReplyCancel {
+  CallId call;
+  absl::Status status;
+};
+
+struct OpenShard {
+  ShardRoute route;
+};
+struct CloseShard {
+  ShardId shard_id;
+  Epoch epoch;
+  std::string node_id;
+  std::string control_address;
+};
+
+struct Welcome {
+  StreamId stream;
+  uint64_t membership_epoch = 0;
+};
+// Ends the stream; no event::WorkerLost is needed for it.
+struct CloseStream {
+  StreamId stream;
+  absl::Status status;
+};
+struct StartSequence {
+  StreamId stream;
+  SequenceId sequence_id;
+  Epoch epoch;
+  GenerateSpec spec;  // placement resolved
+  std::vector<ShardRoute> routes;
+};
+// The next turn of a kept sequence.
+struct ContinueSequence {
+  StreamId stream;
+  SequenceId sequence_id;
+  Epoch epoch;
+  GenerateSpec spec;
+};
+struct StepCommand {
+  StreamId stream;
+  StepId step_id;
+  int64_t timeout_ns = 0;
+  std::vector<SequenceId> sequences;
+};
+struct StopSequence {
+  StreamId stream;
+  SequenceId sequence_id;
+  Epoch epoch;
+};
+
+// To the client of a Generate call.
+struct Accepted {
+  CallId call;
+  std::string request_id;
+  SequenceId sequence_id;
+  Epoch epoch;
+  std::string worker_id;
+};
+struct Prefill {
+  CallId call;
+  uint32_t layers_done = 0;
+  uint32_t num_layers = 0;
+  double fraction = 0;
+};
+struct Tokens {
+  CallId call;
+  TokenChunk tokens;
+  bool first = false;
+  int64_t since_last_ns = 0;  // since the request came, for the first tokens
+};
+enum class Outcome { kOk, kCancelled, kRejected, kFailed };
+std::string_view OutcomeName(Outcome outcome);
+// The last action of a call.
+struct Finish {
+  CallId call;
+  absl::Status status;
+  Outcome outcome = Outcome::kOk;
+  int64_t retry_delay_ns = 0;      // RESOURCE_EXHAUSTED that may pass: when to try again
+  std::string_view reject_reason;  // kRejected: invalid, exhausted, unavailable or draining
+  RequestSummary summary;          // kOk
+  int64_t duration_ns = 0;
+  uint64_t prompt_tokens = 0;
+};
+
+// A sequence is not kept any more.
+enum class LeaseEnd { kContinued, kExpired, kCancelled, kLost, kDrained };
+inline constexpr size_t kNumLeaseEnds = 5;
+std::string_view LeaseEndName(LeaseEnd end);  // "continued" ...
+struct EndLease {
+  std::string request_id;
+  SequenceId sequence_id;
+  LeaseEnd end = LeaseEnd::kExpired;
+};
+
+struct Log {
+  enum class Level { kInfo, kWarn } level = Level::kInfo;
+  std::string text;
+};
+
+}  // namespace action
+
+using Action = std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel, action::OpenShard,
+                            action::CloseShard, action::Welcome, action::CloseStream, action::StartSequence,
+                            action::ContinueSequence, action::StepCommand, action::StopSequence, action::Accepted,
+                            action::Prefill, action::Tokens, action::Finish, action::EndLease, action::Log>;
+
+}  // namespace tributary

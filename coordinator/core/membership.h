@@ -1,0 +1,91 @@
+// Who is in the cluster, and whether it can be relied upon. Pure: time is an argument.
+//
+//   alive    --silent for suspect_after_ns-->  suspect  --silent for dead_after_ns-->  dead
+//   suspect  --heartbeat-->                    alive
+//   dead     --heartbeat-->                    suspect (half open: no new shards)  --heartbeat-->
+//   alive alive    --heartbeat says draining-->      draining (finishes what it has, takes nothing
+//   new)
+//
+// A restarted process has a new incarnation: it replaces the old one, which is fenced: it may
+// neither heartbeat nor register again. The epoch rises with every change.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "cluster/cluster_types.h"
+
+namespace tributary {
+
+enum class MemberState { kAlive, kSuspect, kDead, kDraining };
+std::string_view MemberStateName(MemberState state);
+
+struct Member {
+  NodeDescription node;
+  MemberState state = MemberState::kAlive;
+  int64_t last_heard_ns = 0;
+  uint64_t free_bytes = 0;
+  uint32_t reported_shards = 0;
+
+  bool usable() const { return state == MemberState::kAlive; }
+  // Usable, or silent for a moment only: worth waiting for.
+  bool may_return() const { return usable() || state == MemberState::kSuspect; }
+};
+
+struct MembershipOptions {
+  uint32_t protocol_version = 0;
+  int64_t suspect_after_ns = 0;
+  int64_t dead_after_ns = 0;
+  int64_t forget_after_ns = 0;  // a dead member is dropped this long after it was last heard
+};
+
+// One member's change of state. `node` is what it was when it changed: of a replaced incarnation,
+// the old one.
+struct MemberChange {
+  NodeDescription node;
+  MemberState state = MemberState::kAlive;
+};
+
+// Thread-compatible.
+class Membership {
+ public:
+  explicit Membership(const MembershipOptions& options) : options_(options) {}
+
+  // FAILED_PRECONDITION: another protocol version, another geometry than the cluster's, a fenced
+  // incarnation; INVALID_ARGUMENT: a description that lacks what its role needs. Registering again
+  // is idempotent.
+  absl::Status Register(const NodeDescription& node, int64_t now_ns, std::vector<MemberChange>* changes);
+  // NOT_FOUND: unknown or replaced incarnation.
+  absl::Status Heartbeat(const std::string& node_id, uint64_t incarnation, uint64_t free_bytes,
+                         uint32_t reported_shards, bool draining, int64_t now_ns, std::vector<MemberChange>* changes);
+  // Somebody failed to reach the node: nothing new goes there until its next heartbeat.
+  void Suspect(const std::string& node_id, std::vector<MemberChange>* changes);
+  // The node left (its stream ended): dead at once. Ignores other incarnations.
+  void Leave(const std::string& node_id, uint64_t incarnation, std::vector<MemberChange>* changes);
+  void Tick(int64_t now_ns, std::vector<MemberChange>* changes);
+
+  uint64_t epoch() const { return epoch_; }
+  const Member* Find(const std::string& node_id) const;
+  // In the order of their ids.
+  const std::map<std::string, Member>& members() const { return members_; }
+  // The cluster's: that of its GPU workers which are not dead.
+  std::optional<ModelGeometry> geometry() const;
+
+ private:
+  absl::Status CheckDescription(const NodeDescription& node) const;
+  void SetState(Member& member, MemberState state, std::vector<MemberChange>* changes);
+
+  MembershipOptions options_;
+  uint64_t epoch_ = 1;
+  std::map<std::string, Member> members_;
+  std::set<std::pair<std::string, uint64_t>> fenced_;
+};
+
+}  // namespace tributary

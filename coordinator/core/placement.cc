@@ -1,0 +1,245 @@
+#include "coordinator/core/placement.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "base/limits.h"
+#include "fmt/format.h"
+#include "kv_store/context_cache.h"
+#include "policy/policy.h"
+
+namespace tributary {
+namespace {
+
+// How a sequence is cut: `head_parts` ranges of KV heads, each dealt to `num_stripes` token
+// stripes.
+struct CutPlan {
+  uint32_t head_parts = 1;
+  uint32_t num_stripes = 1;
+};
+
+enum class Measure { kAvailable, kCapacity };
+
+uint64_t RoomOf(const NodeRoom& node, Measure measure) {
+  return measure == Measure::kAvailable ? node.available_bytes : node.capacity_bytes;
+}
+
+uint64_t StripeTokens(const Demand& demand) {
+  const uint64_t block = demand.placement.block_tokens;
+  return std::max<uint64_t>(block, kMinStripeTokens / block * block);
+}
+
+// The cut over at most `num_nodes` nodes; a stripe that would stay empty is not made.
+CutPlan CutFor(const Demand& demand, uint32_t num_nodes, uint32_t max_stripes) {
+  const uint64_t runs = (MaxRemoteTokens(demand) + StripeTokens(demand) - 1) / StripeTokens(demand);
+  const auto stripes = [&](uint32_t wanted) {
+    return static_cast<uint32_t>(std::min<uint64_t>({std::max(wanted, 1u), runs, max_stripes}));
+  };
+  switch (demand.placement.cut) {
+    case Cut::kHeads:
+      return {std::min(num_nodes, demand.geometry.attention.num_kv_heads), 1};
+    case Cut::kBoth:
+      return {2, stripes(num_nodes / 2)};
+    case Cut::kAuto:
+    case Cut::kTokens:
+      break;
+  }
+  return {1, stripes(num_nodes)};
+}
+
+std::vector<PlannedShard> MakeShards(const Demand& demand, CutPlan cut) {
+  const PlacementOptions& placement = demand.placement;
+  const uint32_t num_kv_heads = demand.geometry.attention.num_kv_heads;
+  const TokenRange remote{placement.sink_tokens, placement.sink_tokens + MaxRemoteTokens(demand)};
+  std::vector<PlannedShard> shards;
+  for (uint32_t part = 0; part < cut.head_parts; ++part) {
+    for (uint32_t stripe_idx = 0; stripe_idx < cut.num_stripes; ++stripe_idx) {
+      PlannedShard shard;
+      ShardSpec& spec = shard.spec;
+      spec.model = demand.geometry.attention;
+      spec.num_layers = demand.geometry.num_layers;
+      spec.layer_end = spec.num_layers;
+      spec.kv_head_begin = num_kv_heads * part / cut.head_parts;
+      spec.kv_head_end = num_kv_heads * (part + 1) / cut.head_parts;
+      spec.stripe = {placement.sink_tokens, StripeTokens(demand), cut.num_stripes, stripe_idx};
+      spec.capacity_tokens = spec.stripe.CountIn(remote);
+      spec.k_dtype = placement.remote_k_dtype;
+      spec.v_dtype = placement.remote_v_dtype;
+      spec.policy = demand.policy;
+      shards.push_back(std::move(shard));
+    }
+  }
+  return shards;
+}
+
+// Whether the node's extents are large enough for this geometry and dtypes.
+absl::Status ExtentsFit(const NodeRoom& node, const Demand& demand) {
+  return ShardReservedBytes(MakeShards(demand, CutPlan()).front().spec, node.extent_bytes).status();
+}
+
+// Gives shard i to nodes[i % num_nodes]; nullopt if one has no room.
+std::optional<std::vector<PlannedShard>> Assign(std::vector<PlannedShard> shards,
+                                                const std::vector<const NodeRoom*>& nodes, uint32_t num_nodes,
+                                                Measure measure) {
+  std::vector<uint64_t> used_bytes(num_nodes, 0);
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const NodeRoom& node = *nodes[i % num_nodes];
+    shards[i].node_id = node.node_id;
+    shards[i].control_address = node.control_address;
+    const absl::StatusOr<uint64_t> bytes = ShardReservedBytes(shards[i].spec, node.extent_bytes);
+    if (!bytes.ok()) return std::nullopt;
+    shards[i].bytes = *bytes;
+    used_bytes[i % num_nodes] += shards[i].bytes;
+    if (used_bytes[i % num_nodes] > RoomOf(node, measure)) return std::nullopt;
+  }
+  return shards;
+}
+
+std::optional<std::vector<PlannedShard>> PlaceShards(const std::vector<NodeRoom>& nodes, const Demand& demand,
+                                                     uint32_t max_stripes, Measure measure) {
+  std::vector<const NodeRoom*> order;
+  for (const NodeRoom& node : nodes) {
+    if (!ExtentsFit(node, demand).ok()) continue;
+    if (node.usable || measure == Measure::kCapacity) order.push_back(&node);
+  }
+  std::sort(order.begin(), order.end(), [&](const NodeRoom* a, const NodeRoom* b) {
+    const uint64_t room_a = RoomOf(*a, measure);
+    const uint64_t room_b = RoomOf(*b, measure);
+    return room_a != room_b ? room_a > room_b : a->node_id < b->node_id;
+  });
+  uint32_t num_nodes = static_cast<uint32_t>(order.size());
+  if (demand.placement.max_nodes != 0) num_nodes = std::min(num_nodes, demand.placement.max_nodes);
+  for (; num_nodes > 0; --num_nodes) {
+    std::vector<PlannedShard> shards = MakeShards(demand, CutFor(demand, num_nodes, max_stripes));
+    if (shards.size() > limits::kMaxShardsPerSequence) continue;
+    if (auto placed = Assign(std::move(shards), order, num_nodes, measure)) return placed;
+  }
+  return std::nullopt;
+}
+
+uint64_t ResidentBytes(const Demand& demand) {
+  uint64_t token_bytes = demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
+  // A worker keeps saliences only for sequences that can have shards.
+  if (MaxRemoteTokens(demand) > 0 && MakePolicy(demand.policy)->needs().resident_salience) {
+    const AttentionShape& shape = demand.geometry.attention;
+    token_bytes += MawBytesPerToken(demand.geometry.num_layers, shape.num_kv_heads, shape.num_q_heads);
+  }
+  return MaxResidentTokens(demand) * token_bytes;
+}
+
+// The worker with the fewest sequences that has room, or nullptr.
+const WorkerRoom* ChooseWorker(const std::vector<WorkerRoom>& workers, uint64_t bytes, Measure measure) {
+  const WorkerRoom* best = nullptr;
+  for (const WorkerRoom& worker : workers) {
+    const uint64_t room = measure == Measure::kAvailable ? worker.available_bytes : worker.capacity_bytes;
+    if (measure == Measure::kAvailable && !worker.usable) continue;
+    if (worker.capacity_bytes != 0 && room < bytes) continue;
+    if (best == nullptr || worker.sequences < best->sequences) best = &worker;
+  }
+  return best;
+}
+
+PlacementResult NoWorkerRoom(const ClusterRoom& cluster, const Demand& demand) {
+  const uint64_t bytes = ResidentBytes(demand);
+  if (ChooseWorker(cluster.workers, bytes, Measure::kCapacity) != nullptr) {
+    return {absl::ResourceExhaustedError(fmt::format("no GPU worker has {} bytes of resident KV free now", bytes)),
+            true};
+  }
+  uint64_t largest_bytes = 0;
+  for (const WorkerRoom& worker : cluster.workers) {
+    largest_bytes = std::max(largest_bytes, worker.capacity_bytes);
+  }
+  return {absl::ResourceExhaustedError(
+      fmt::format("{} resident tokens need {} bytes; the largest GPU worker has {}: ask for a "
+                  "smaller window or "
+                  "start the worker with a larger --resident-pool-bytes",
+                  MaxResidentTokens(demand), bytes, largest_bytes))};
+}
+
+PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uint32_t max_stripes) {
+  if (cluster.nodes.empty()) {
+    return {
+        absl::UnavailableError(fmt::format("{} tokens of this request belong on CPU attention nodes, and none is "
+                                           "registered; start tributary-cpu-attention, or ask for an all-resident run",
+                                           MaxRemoteTokens(demand)))};
+  }
+  // What one node would reserve for all of it; cut up, a little more, since every shard takes whole extents.
+  uint64_t capacity_bytes = 0;
+  uint64_t needed_bytes = UINT64_MAX;
+  absl::Status misfit;
+  for (const NodeRoom& node : cluster.nodes) {
+    if (const absl::Status fit = ExtentsFit(node, demand); !fit.ok()) {
+      misfit = fit;
+      continue;
+    }
+    capacity_bytes += node.capacity_bytes;
+    uint64_t bytes = 0;
+    for (const PlannedShard& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
+      bytes += ShardReservedBytes(shard.spec, node.extent_bytes).value_or(0);
+    }
+    needed_bytes = std::min(needed_bytes, bytes);
+  }
+  if (needed_bytes == UINT64_MAX) return {misfit};  // on no node
+  if (PlaceShards(cluster.nodes, demand, max_stripes, Measure::kCapacity)) {
+    return {absl::ResourceExhaustedError(
+                fmt::format("the KV of this request needs {} bytes, which are not free now", needed_bytes)),
+            true};
+  }
+  return {absl::ResourceExhaustedError(
+      fmt::format("{} remote tokens need at least {} bytes in whole extents; the {} CPU attention nodes have "
+                  "{} "
+                  "together: shorten the prompt or max_tokens, or add nodes or memory (--kv-pool-bytes)",
+                  MaxRemoteTokens(demand), needed_bytes, cluster.nodes.size(), capacity_bytes))};
+}
+
+}  // namespace
+
+std::string_view CutName(Cut cut) {
+  switch (cut) {
+    case Cut::kAuto:
+      return "auto";
+    case Cut::kTokens:
+      return "tokens";
+    case Cut::kHeads:
+      return "heads";
+    case Cut::kBoth:
+      return "both";
+  }
+  return "unknown";
+}
+
+uint64_t MaxRemoteTokens(const Demand& demand) {
+  const PlacementOptions& placement = demand.placement;
+  const uint64_t kept = uint64_t{placement.sink_tokens} + placement.window_tokens;
+  if (placement.all_resident || demand.max_context_tokens <= kept + placement.block_tokens) return 0;
+  return (demand.max_context_tokens - kept) / placement.block_tokens * placement.block_tokens;
+}
+
+uint64_t MaxResidentTokens(const Demand& demand) {
+  const PlacementOptions& placement = demand.placement;
+  if (placement.all_resident) return demand.max_context_tokens;
+  const uint64_t slots =
+      uint64_t{placement.sink_tokens} + placement.window_tokens + uint64_t{2} * placement.block_tokens;
+  return std::min(slots, demand.max_context_tokens);
+}
+
+PlacementResult Place(const ClusterRoom& cluster, const Demand& demand) {
+  if (cluster.workers.empty()) {
+    return {absl::UnavailableError("no GPU worker is registered; start tributary-gpu-worker")};
+  }
+  const uint64_t resident_bytes = ResidentBytes(demand);
+  const WorkerRoom* worker = ChooseWorker(cluster.workers, resident_bytes, Measure::kAvailable);
+  if (worker == nullptr) return NoWorkerRoom(cluster, demand);
+  PlacementPlan plan{worker->node_id, resident_bytes, {}};
+  if (MaxRemoteTokens(demand) > 0) {
+    const uint32_t max_stripes = worker->max_token_stripes == 0
+                                     ? limits::kMaxTokenStripes
+                                     : std::min(worker->max_token_stripes, limits::kMaxTokenStripes);
+    auto shards = PlaceShards(cluster.nodes, demand, max_stripes, Measure::kAvailable);
+    if (!shards) return NoNodeRoom(cluster, demand, max_stripes);
+    plan.shards = *std::move(shards);
+  }
+  return {absl::OkStatus(), false, std::move(plan)};
+}
+
+}  // namespace tributary

@@ -1,0 +1,170 @@
+// tributary-coordinator: flags, and the parts put together.
+#include <chrono>
+#include <cstdio>
+#include <optional>
+
+#include "CLI/CLI.hpp"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/status.h"
+#include "base/version.h"
+#include "coordinator/edge/coordinator_service.h"
+#include "fmt/format.h"
+#include "grpcpp/grpcpp.h"
+#include "telemetry/build_info.h"
+#include "telemetry/exposer.h"
+#include "telemetry/process_collector.h"
+
+namespace tributary {
+namespace {
+
+struct Flags {
+  std::string listen = "127.0.0.1:0";
+  std::string metrics_listen;
+  std::string port_file;
+  std::string log_level = "info";
+  std::string kv_dtype = "bf16";
+  std::string remote_k_dtype;  // "" = kv_dtype
+  std::string remote_v_dtype;
+  uint32_t max_running = 64;
+  uint32_t max_queue = 256;
+  std::optional<uint32_t> max_kept;
+  uint32_t heartbeat_interval_ms = 500;
+  uint32_t node_timeout_ms = 5000;
+  uint32_t step_timeout_ms = 10000;
+  uint32_t window_tokens = 1024;
+  uint32_t sink_tokens = 64;
+  uint32_t block_tokens = 64;
+  uint32_t drain_timeout_s = 60;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  app.set_version_flag("--version", std::string(kVersion));
+  app.add_option("--listen", flags.listen, "host:port for clients and nodes; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics; empty: none");
+  app.add_option("--port-file", flags.port_file, "where to write the addresses as JSON");
+  app.add_option("--log-level", flags.log_level, "debug, info, warn, error or off")->capture_default_str();
+  app.add_option("--max-running", flags.max_running, "requests placed at the same time")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 1u << 16));
+  app.add_option("--max-queue", flags.max_queue, "requests that may wait for a place")->capture_default_str();
+  app.add_option("--max-kept", flags.max_kept,
+                 "of --max-running: sequences that may be kept between two turns; default: half");
+  app.add_option("--heartbeat-interval-ms", flags.heartbeat_interval_ms, "asked of nodes and workers")
+      ->capture_default_str()
+      ->check(CLI::Range(10u, 60'000u));
+  app.add_option("--node-timeout-ms", flags.node_timeout_ms,
+                 "silence after which a node is dead (after half of it: suspect)")
+      ->capture_default_str()
+      ->check(CLI::Range(100u, 3'600'000u));
+  app.add_option("--step-timeout-ms", flags.step_timeout_ms, "a worker's deadline for one decode step")
+      ->capture_default_str()
+      ->check(CLI::Range(10u, limits::kMaxStepTimeoutMs));
+  app.add_option("--window-tokens", flags.window_tokens, "resident window of requests that state none")
+      ->capture_default_str();
+  app.add_option("--sink-tokens", flags.sink_tokens, "resident first tokens of such requests")->capture_default_str();
+  app.add_option("--block-tokens", flags.block_tokens, "tokens that leave the window together")->capture_default_str();
+  app.add_option("--kv-dtype", flags.kv_dtype, "f32, bf16 or f16, for requests that state none")->capture_default_str();
+  for (auto [name, dtype] :
+       {std::pair{"--remote-k-dtype", &flags.remote_k_dtype}, std::pair{"--remote-v-dtype", &flags.remote_v_dtype}}) {
+    app.add_option(name, *dtype,
+                   "in which CPU nodes store it, for requests that state none: f32, bf16, f16, "
+                   "int8, int4 or fp8-e4m3; default: as --kv-dtype");
+  }
+  app.add_option("--drain-timeout-s", flags.drain_timeout_s, "time for running requests after SIGTERM")
+      ->capture_default_str();
+}
+
+absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
+  if (flags.node_timeout_ms < 3 * flags.heartbeat_interval_ms) {
+    return absl::InvalidArgumentError(
+        fmt::format("--node-timeout-ms {} is less than three heartbeat intervals of {} ms; raise it",
+                    flags.node_timeout_ms, flags.heartbeat_interval_ms));
+  }
+  if (flags.block_tokens == 0 || flags.window_tokens < flags.block_tokens) {
+    return absl::InvalidArgumentError(
+        fmt::format("--window-tokens {} must be at least --block-tokens {}, which must be at least 1",
+                    flags.window_tokens, flags.block_tokens));
+  }
+  if (flags.max_kept.value_or(0) >= flags.max_running) {
+    return absl::InvalidArgumentError(
+        fmt::format("--max-kept {} must be less than --max-running {}: kept sequences would take all places",
+                    *flags.max_kept, flags.max_running));
+  }
+  CoordinatorServiceOptions options;
+  options.listen = flags.listen;
+  options.heartbeat_interval_ns = int64_t{flags.heartbeat_interval_ms} * kNsPerMs;
+  options.shard_call_timeout_ns = 5 * kNsPerS;
+  CoordinatorConfig& core = options.core;
+  core.protocol_version = kProtocolVersion;
+  core.admission = {flags.max_running, flags.max_queue, flags.max_kept.value_or(flags.max_running / 2)};
+  core.defaults.window_tokens = flags.window_tokens;
+  core.defaults.sink_tokens = flags.sink_tokens;
+  core.defaults.has_sink_tokens = true;
+  core.defaults.block_tokens = flags.block_tokens;
+  TRIBUTARY_ASSIGN_OR_RETURN(core.defaults.kv_dtype, ParseDType(flags.kv_dtype));
+  if (!flags.remote_k_dtype.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(core.defaults.remote_k_dtype, ParseKvDType(flags.remote_k_dtype));
+  }
+  if (!flags.remote_v_dtype.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(core.defaults.remote_v_dtype, ParseKvDType(flags.remote_v_dtype));
+  }
+  core.node_timeout_ns = int64_t{flags.node_timeout_ms} * kNsPerMs;
+  core.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
+  // The worker fails rows by the step's deadline; a worker that does not even answer gets time for a prefill piece
+  // more.
+  core.stall_timeout_ns = 3 * core.step_timeout_ns + 30 * kNsPerS;
+  core.stop_timeout_ns = core.step_timeout_ns;
+  core.orphan_grace_ns = 10 * kNsPerS;
+  core.close_retry_ns = kNsPerS;
+  core.forget_after_ns = 300 * kNsPerS;
+  // Milliseconds since 1970, shifted: above the ids of every earlier run, whose shards may still lie on nodes.
+  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+  core.first_id = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count())
+                  << 20;
+  return options;
+}
+
+absl::Status Run(const Flags& flags) {
+  TRIBUTARY_RETURN_IF_ERROR(InitLogging("coordinator", flags.log_level));
+  TRIBUTARY_ASSIGN_OR_RETURN(const CoordinatorServiceOptions options, OptionsOf(flags));
+  StopSignals stop;
+  MetricRegistry registry;
+  AddBuildInfo(registry, "", grpc::Version());
+  AddProcessMetrics(registry);
+  ServiceStateMetric state(registry);
+  std::unique_ptr<MetricsExposer> exposer;
+  if (!flags.metrics_listen.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorService> service, CoordinatorService::Start(options, registry));
+  state.Set(ServiceState::kServing);
+  LOG_INFO("coordinator {} listens on {}", kVersion, service->address());
+  if (!flags.port_file.empty()) {
+    TRIBUTARY_RETURN_IF_ERROR(
+        WritePortFile(flags.port_file, service->address(), exposer == nullptr ? "" : exposer->address()));
+  }
+  stop.Wait();
+  state.Set(ServiceState::kDraining);
+  if (!service->Drain(int64_t{flags.drain_timeout_s} * kNsPerS)) {
+    LOG_WARN("requests still ran after {} s of draining; they are ended now", flags.drain_timeout_s);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace tributary
+
+int main(int argc, char** argv) {
+  CLI::App app("Tributary's coordinator: admits requests, places their KV, forms decode steps.");
+  tributary::Flags flags;
+  tributary::AddFlags(app, flags);
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = tributary::Run(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "tributary-coordinator: %s\n", std::string(status.message()).c_str());
+  return 1;
+}

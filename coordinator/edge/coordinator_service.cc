@@ -1,0 +1,362 @@
+#include "coordinator/edge/coordinator_service.h"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <future>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "coordinator/core/coordinator_metrics.h"
+#include "coordinator/core/core_loop.h"
+#include "coordinator/edge/proto_convert.h"
+#include "coordinator/edge/queued_writer.h"
+#include "coordinator/edge/shard_client.h"
+#include "rpc/grpc_channel.h"
+#include "rpc/grpc_status.h"
+#include "tributary/v1/coordinator.grpc.pb.h"
+
+namespace tributary {
+namespace {
+
+constexpr char kServiceName[] = "tributary.v1.Coordinator";
+
+// The live reactors of one kind, by id. A reactor leaves before it deletes itself, and calls are made under the lock,
+// so that none is made to a deleted one.
+template <typename Id, typename Reactor>
+class ReactorRegistry {
+ public:
+  void Add(Id id, Reactor* reactor) {
+    std::lock_guard lock(mutex_);
+    reactors_[id] = reactor;
+  }
+  void Remove(Id id) {
+    std::lock_guard lock(mutex_);
+    reactors_.erase(id);
+  }
+  template <typename Use>
+  void With(Id id, Use use) {
+    std::lock_guard lock(mutex_);
+    if (const auto it = reactors_.find(id); it != reactors_.end()) use(*it->second);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<Id, Reactor*> reactors_;
+};
+
+class GenerateStream;
+class WorkerStream;
+using GenerateStreams = ReactorRegistry<CallId, GenerateStream>;
+using WorkerStreams = ReactorRegistry<StreamId, WorkerStream>;
+
+// One Generate call.
+class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::GenerateEvent>, v1::GenerateEvent> {
+ public:
+  GenerateStream(CallId call, GenerateStreams* streams, CoreLoop* loop) : call_(call), streams_(streams), loop_(loop) {
+    streams_->Add(call_, this);
+  }
+
+ private:
+  bool MergeInto(v1::GenerateEvent& waiting, const v1::GenerateEvent& next) override {
+    if (waiting.has_tokens() && next.has_tokens()) {
+      waiting.mutable_tokens()->MergeFrom(next.tokens());
+      return true;
+    }
+    if (waiting.has_prefill() && next.has_prefill()) {
+      waiting = next;
+      return true;
+    }
+    return false;
+  }
+  void OnCancel() override { loop_->Post(event::ClientGone{call_}); }
+  void OnDone() override {
+    streams_->Remove(call_);
+    delete this;
+  }
+
+  const CallId call_;
+  GenerateStreams* const streams_;
+  CoreLoop* const loop_;
+};
+
+// One worker's channel.
+class WorkerStream final
+    : public QueuedWriter<grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>, v1::WorkerCommand> {
+ public:
+  WorkerStream(StreamId stream, grpc::CallbackServerContext* context, WorkerStreams* streams, CoreLoop* loop)
+      : stream_(stream), context_(context), streams_(streams), loop_(loop) {
+    streams_->Add(stream_, this);
+    this->StartRead(&message_);
+  }
+
+  // From the core: the stream is over. A worker that does not read is cut off.
+  void Close(const absl::Status& status) {
+    End(ToGrpcStatus(status));
+    context_->TryCancel();
+  }
+  // Ends orderly, so that the worker reads why.
+  void Refuse(const absl::Status& status) { End(ToGrpcStatus(status)); }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return Lost(grpc::Status::OK);
+    absl::StatusOr<Event> event = WorkerEventFromProto(stream_, message_);
+    if (!event.ok()) return Lost(ToGrpcStatus(event.status()));
+    loop_->Post(*std::move(event));
+    this->StartRead(&message_);
+  }
+  void OnCancel() override { Lost(grpc::Status::CANCELLED); }
+  void Lost(const grpc::Status& status) {
+    loop_->Post(event::WorkerLost{stream_});
+    End(status);
+  }
+  void OnDone() override {
+    streams_->Remove(stream_);
+    delete this;
+  }
+
+  const StreamId stream_;
+  grpc::CallbackServerContext* const context_;
+  WorkerStreams* const streams_;
+  CoreLoop* const loop_;
+  v1::WorkerEvent message_;
+};
+
+// A unary call whose answer the core gives.
+template <typename Response>
+struct UnaryCall {
+  grpc::ServerUnaryReactor* reactor = nullptr;
+  Response* response = nullptr;
+};
+
+template <typename Response>
+class UnaryCalls {
+ public:
+  void Add(CallId id, UnaryCall<Response> call) {
+    std::lock_guard lock(mutex_);
+    calls_[id] = call;
+  }
+  UnaryCall<Response> Take(CallId id) {
+    std::lock_guard lock(mutex_);
+    const auto it = calls_.find(id);
+    UnaryCall<Response> call = it->second;
+    calls_.erase(it);
+    return call;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<CallId, UnaryCall<Response>> calls_;
+};
+
+}  // namespace
+
+struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
+                                        public v1::NodeRegistry::CallbackService {
+  Impl(const CoordinatorServiceOptions& options, MetricRegistry& registry)
+      : options(options),
+        metrics(registry),
+        shard_client(options.shard_call_timeout_ns, [this](Event e) { loop->Post(std::move(e)); }),
+        loop(std::make_unique<CoreLoop>(
+            options.core, &clock, [this](Action&& action) { std::visit([this](auto& a) { Execute(a); }, action); },
+            [this](const CoordinatorCore& core) { OnTick(core); })) {}
+
+  CallId NextCall() { return CallId(++last_id); }
+
+  // ---- clients ----
+  grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
+                                                        const v1::GenerateRequest* request) override {
+    const CallId call = NextCall();
+    auto* stream = new GenerateStream(call, &generate_streams, loop.get());
+    absl::StatusOr<GenerateSpec> spec = GenerateSpecFromProto(*request);
+    if (!spec.ok()) {
+      stream->End(ToGrpcStatus(spec.status()));
+    } else {
+      loop->Post(event::Generate{call, *std::move(spec)});
+    }
+    return stream;
+  }
+
+  grpc::ServerUnaryReactor* Cancel(grpc::CallbackServerContext* context, const v1::CancelRequest* request,
+                                   v1::CancelResponse* response) override {
+    const CallId call = NextCall();
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    cancels.Add(call, {reactor, response});
+    loop->Post(event::Cancel{call, request->request_id()});
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context, const v1::StatusRequest* request,
+                                   v1::StatusResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    loop->PostInspect([this, reactor, response](const CoordinatorCore& core) {
+      *response = ToProto(core.status(), clock.NowNs());
+      reactor->Finish(grpc::Status::OK);
+    });
+    return reactor;
+  }
+
+  // ---- nodes ----
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
+                                     v1::RegisterResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    absl::StatusOr<NodeDescription> node = NodeFromProto(request->node());
+    if (node.ok() && node->role != NodeRole::kCpuAttention) {
+      node = absl::InvalidArgumentError("GPU workers register over WorkerChannel, not Register");
+    }
+    if (!node.ok()) {
+      reactor->Finish(ToGrpcStatus(node.status()));
+      return reactor;
+    }
+    shard_client.Forget(node->control_address);
+    const CallId call = NextCall();
+    registers.Add(call, {reactor, response});
+    loop->Post(event::Register{call, *std::move(node)});
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
+                                      v1::HeartbeatResponse* response) override {
+    const CallId call = NextCall();
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    heartbeats.Add(call, {reactor, response});
+    loop->Post(HeartbeatFromProto(call, *request));
+    return reactor;
+  }
+
+  grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>* WorkerChannel(
+      grpc::CallbackServerContext* context) override {
+    return new WorkerStream(StreamId(++last_id), context, &worker_streams, loop.get());
+  }
+
+  // ---- actions, on the loop's thread ----
+  void Execute(action::ReplyRegister& a) {
+    auto [reactor, response] = registers.Take(a.call);
+    response->set_membership_epoch(a.membership_epoch);
+    response->set_heartbeat_interval_ns(options.heartbeat_interval_ns);
+    reactor->Finish(ToGrpcStatus(a.status));
+  }
+  void Execute(action::ReplyHeartbeat& a) {
+    auto [reactor, response] = heartbeats.Take(a.call);
+    response->set_membership_epoch(a.membership_epoch);
+    for (const ShardId shard : a.orphans) response->add_orphaned_shards(shard.value);
+    reactor->Finish(ToGrpcStatus(a.status));
+  }
+  void Execute(action::ReplyCancel& a) { cancels.Take(a.call).reactor->Finish(ToGrpcStatus(a.status)); }
+  void Execute(action::OpenShard& a) { shard_client.Open(a.route); }
+  void Execute(action::CloseShard& a) { shard_client.Close(a); }
+  void Execute(action::Welcome& a) { ToWorker(a.stream, ToProto(a, options.heartbeat_interval_ns)); }
+  void Execute(action::StartSequence& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::ContinueSequence& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::StepCommand& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::StopSequence& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::CloseStream& a) {
+    // A refused worker must read the reason; one that was given up may not read at all.
+    const bool refused = absl::IsFailedPrecondition(a.status) || absl::IsInvalidArgument(a.status);
+    worker_streams.With(a.stream,
+                        [&](WorkerStream& stream) { refused ? stream.Refuse(a.status) : stream.Close(a.status); });
+  }
+  void Execute(action::Accepted& a) {
+    LOG_INFO("request '{}' is sequence {} on worker '{}'", a.request_id, a.sequence_id.value, a.worker_id);
+    ToClient(a.call, ToProto(a));
+  }
+  void Execute(action::Prefill& a) { ToClient(a.call, ToProto(a)); }
+  void Execute(action::Tokens& a) {
+    metrics.Observe(a);
+    ToClient(a.call, ToProto(a));
+  }
+  void Execute(action::Finish& a) {
+    metrics.Observe(a);
+    if (a.status.ok()) ToClient(a.call, ToProto(a.summary));
+    const grpc::Status status =
+        a.retry_delay_ns > 0 ? ToGrpcStatus(a.status, a.retry_delay_ns) : ToGrpcStatus(a.status);
+    generate_streams.With(a.call, [&](GenerateStream& stream) { stream.End(status); });
+  }
+  void Execute(action::EndLease& a) { metrics.Observe(a); }
+  void Execute(action::Log& a) {
+    if (a.level == action::Log::Level::kWarn) {
+      LOG_WARN("{}", a.text);
+    } else {
+      LOG_INFO("{}", a.text);
+    }
+  }
+
+  void ToWorker(StreamId id, v1::WorkerCommand message) {
+    worker_streams.With(id, [&](WorkerStream& stream) { stream.Push(std::move(message)); });
+  }
+  void ToClient(CallId call, v1::GenerateEvent message) {
+    generate_streams.With(call, [&](GenerateStream& stream) { stream.Push(std::move(message)); });
+  }
+
+  void OnTick(const CoordinatorCore& core) {
+    metrics.Observe(core.status());
+    std::lock_guard lock(idle_mutex);
+    idle = core.idle();
+    if (idle) idle_changed.notify_all();
+  }
+
+  const CoordinatorServiceOptions options;
+  RealClock clock;
+  CoordinatorMetrics metrics;
+  std::atomic<uint64_t> last_id{0};
+  GenerateStreams generate_streams;
+  WorkerStreams worker_streams;
+  UnaryCalls<v1::RegisterResponse> registers;
+  UnaryCalls<v1::HeartbeatResponse> heartbeats;
+  UnaryCalls<v1::CancelResponse> cancels;
+  ShardClient shard_client;
+  std::mutex idle_mutex;
+  std::condition_variable idle_changed;
+  bool idle = true;  // at the last tick
+  std::unique_ptr<CoreLoop> loop;
+  std::unique_ptr<grpc::Server> server;
+  std::string address;
+};
+
+absl::StatusOr<std::unique_ptr<CoordinatorService>> CoordinatorService::Start(const CoordinatorServiceOptions& options,
+                                                                              MetricRegistry& registry) {
+  InitGrpc();
+  auto impl = std::make_unique<Impl>(options, registry);
+  grpc::ServerBuilder builder;
+  ConfigureServer(builder);
+  builder.RegisterService(static_cast<v1::Coordinator::CallbackService*>(impl.get()));
+  builder.RegisterService(static_cast<v1::NodeRegistry::CallbackService*>(impl.get()));
+  TRIBUTARY_ASSIGN_OR_RETURN(impl->server, StartServer(builder, options.listen, &impl->address));
+  SetServing(*impl->server, kServiceName, true);
+  return std::unique_ptr<CoordinatorService>(new CoordinatorService(std::move(impl)));
+}
+
+CoordinatorService::CoordinatorService(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+CoordinatorService::~CoordinatorService() {
+  // The core answers every open call before the server waits for them.
+  impl_->loop->Post(event::Abort{});
+  impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+  impl_->server->Wait();
+  // What the end of the streams asked for (closing shards) has been sent once the loop comes to this.
+  std::promise<void> flushed;
+  impl_->loop->PostInspect([&](const CoordinatorCore&) { flushed.set_value(); });
+  flushed.get_future().wait();
+  impl_->shard_client.Shutdown();
+  impl_->loop.reset();
+}
+
+const std::string& CoordinatorService::address() const { return impl_->address; }
+
+bool CoordinatorService::Drain(int64_t timeout_ns) {
+  SetServing(*impl_->server, kServiceName, false);
+  {
+    std::lock_guard lock(impl_->idle_mutex);
+    impl_->idle = false;  // of a tick before the drain
+  }
+  impl_->loop->Post(event::Drain{});
+  std::unique_lock lock(impl_->idle_mutex);
+  return impl_->idle_changed.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [this] { return impl_->idle; });
+}
+
+}  // namespace tributary

@@ -1,0 +1,88 @@
+#include "coordinator/edge/shard_client.h"
+
+#include <chrono>
+#include <utility>
+
+#include "grpcpp/create_channel.h"
+#include "proto/convert.h"
+#include "rpc/grpc_channel.h"
+#include "rpc/grpc_status.h"
+
+namespace tributary {
+namespace {
+
+// Everything that a call's callback needs to outlive the call.
+template <typename Request, typename Response>
+struct Call {
+  std::shared_ptr<v1::CpuAttention::Stub> stub;
+  grpc::ClientContext context;
+  Request request;
+  Response response;
+};
+
+}  // namespace
+
+ShardClient::ShardClient(int64_t timeout_ns, Report report) : timeout_ns_(timeout_ns), report_(std::move(report)) {}
+
+ShardClient::~ShardClient() { Shutdown(); }
+
+void ShardClient::Open(const ShardRoute& route) {
+  const ShardId shard_id = route.shard.shard_id;
+  if (!Begin()) return;
+  auto call = std::make_shared<Call<v1::OpenShardRequest, v1::OpenShardResponse>>();
+  call->stub = StubFor(route.control_address);
+  call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns_));
+  *call->request.mutable_shard() = ShardSpecToProto(route.shard);
+  call->stub->async()->OpenShard(&call->context, &call->request, &call->response,
+                                 [this, call, shard_id](const grpc::Status& status) {
+                                   report_(event::ShardOpened{shard_id, FromGrpcStatus(status)});
+                                   Finish();
+                                 });
+}
+
+void ShardClient::Close(const action::CloseShard& close) {
+  const ShardId shard_id = close.shard_id;
+  if (!Begin()) return;
+  auto call = std::make_shared<Call<v1::CloseShardRequest, v1::CloseShardResponse>>();
+  call->stub = StubFor(close.control_address);
+  call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns_));
+  call->request.set_shard_id(shard_id.value);
+  call->request.set_epoch(close.epoch.value);
+  call->stub->async()->CloseShard(&call->context, &call->request, &call->response,
+                                  [this, call, shard_id](const grpc::Status& status) {
+                                    report_(event::ShardClosed{shard_id, FromGrpcStatus(status)});
+                                    Finish();
+                                  });
+}
+
+void ShardClient::Forget(const std::string& address) {
+  std::lock_guard lock(mutex_);
+  stubs_.erase(address);
+}
+
+void ShardClient::Shutdown() {
+  std::unique_lock lock(mutex_);
+  stopped_ = true;
+  idle_.wait(lock, [this] { return num_pending_ == 0; });
+}
+
+std::shared_ptr<v1::CpuAttention::Stub> ShardClient::StubFor(const std::string& address) {
+  std::lock_guard lock(mutex_);
+  std::shared_ptr<v1::CpuAttention::Stub>& stub = stubs_[address];
+  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(address));
+  return stub;
+}
+
+bool ShardClient::Begin() {
+  std::lock_guard lock(mutex_);
+  if (stopped_) return false;
+  ++num_pending_;
+  return true;
+}
+
+void ShardClient::Finish() {
+  std::lock_guard lock(mutex_);
+  if (--num_pending_ == 0) idle_.notify_all();
+}
+
+}  // namespace tributary

@@ -1,0 +1,80 @@
+#include "cpu_attention_service/edge/cpu_attention_flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/limits.h"
+#include "base/numa.h"
+#include "fmt/format.h"
+#include "telemetry/build_info.h"
+
+namespace tributary {
+
+int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
+  CLI::App app("A CPU attention node: holds shards of KV and attends over them where they lie.");
+  app.set_version_flag("--version", std::string(BuildVersion()));
+  app.add_option("--node-id", flags->node_id, "Name of this node, unique in the cluster")
+      ->required()
+      ->check([](const std::string& id) {
+        return id.empty() || id.size() > limits::kMaxNodeIdBytes ? "must have 1 to 128 bytes" : "";
+      });
+  app.add_option("--coordinator", flags->coordinator, "HOST:PORT to register with; without it the node stands alone");
+  app.add_option("--listen", flags->listen, "HOST:PORT of the gRPC server; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--advertise", flags->advertise, "Host by which others reach this node, if not the one in --listen");
+  app.add_option("--metrics-listen", flags->metrics_listen, "HOST:PORT for /metrics; without it there is none");
+  app.add_option("--kv-pool-bytes", flags->kv_pool_bytes,
+                 "Memory for KV, reserved at start; takes suffixes such as 512MiB or 8GiB")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->capture_default_str();
+  app.add_option("--extent-bytes", flags->extent_bytes,
+                 "Granule of KV memory, a power of two; larger ones stream better")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->capture_default_str();
+  app.add_option("--threads", flags->threads, "Threads that compute; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--cpus", flags->cpus, "Cores to pin those threads to, e.g. 0-7,16; not pinned by default");
+  app.add_option("--numa-node", flags->numa_node,
+                 "Takes KV memory from this NUMA node and pins threads to its cores (or to --cpus); "
+                 "start one process per node");
+  app.add_option("--huge-pages", flags->huge_pages,
+                 "transparent (asked for), reserved (hugetlb; falls back to transparent) or off")
+      ->check(CLI::IsMember({"transparent", "reserved", "off"}))
+      ->capture_default_str();
+  app.add_flag("--prefault", flags->prefault,
+               "Touches all KV memory at start, so that the first tokens do not wait for pages");
+  app.add_option("--kernel", flags->kernel, "amx, avx512_bf16, avx512, avx2 or scalar; the best one by default");
+  app.add_option("--spin-us", flags->spin_us,
+                 "How long to poll before sleeping; beside a GPU, longer than a layer takes: 1000")
+      ->check(CLI::Range(0u, 1'000'000u))
+      ->capture_default_str();
+  app.add_option("--transport-tls", flags->transport_tls,
+                 "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
+  app.add_option("--transport-net-devices", flags->transport_net_devices,
+                 "Network devices of the data plane, e.g. eth0; UCX opens a TCP port on each: name one");
+  app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")->capture_default_str();
+  app.add_option("--port-file", flags->port_file,
+                 "Writes the addresses in use to this file, as JSON, once the node serves");
+  app.add_option("--drain-timeout-s", flags->drain_timeout_s,
+                 "Time for requests with KV on this node after SIGTERM; a second SIGTERM ends it")
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 1;
+  }
+  return -1;
+}
+
+absl::StatusOr<std::vector<int>> CpusToPin(const CpuAttentionFlags& flags) {
+  if (!flags.cpus.empty()) return ParseCpuList(flags.cpus);
+  if (flags.numa_node < 0) return std::vector<int>{};
+  std::vector<int> cpus = CpusOfNumaNode(flags.numa_node);
+  if (!cpus.empty()) return cpus;
+  return absl::NotFoundError(
+      fmt::format("--numa-node {}: this host has {} NUMA nodes, and this process may use none of "
+                  "the cores of that one",
+                  flags.numa_node, NumNumaNodes()));
+}
+
+}  // namespace tributary

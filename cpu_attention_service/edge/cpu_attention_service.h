@@ -1,0 +1,43 @@
+// The gRPC adapter of a CPU attention node: checks messages, translates them, and lets the I/O
+// thread do the rest.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "cpu_attention_service/node/io_loop.h"
+#include "transport/data_plane.h"
+#include "tributary/v1/cpu_attention.grpc.pb.h"
+
+namespace tributary {
+
+// FAILED_PRECONDITION, with both sides' values, unless two processes with these transports can
+// exchange frames.
+absl::Status CheckCompatible(const TransportInfo& ours, const TransportInfo& theirs);
+
+// Thread-safe.
+class CpuAttentionService final : public v1::CpuAttention::Service {
+ public:
+  // `loop` outlives the service; `transport` is the data plane's info().
+  CpuAttentionService(std::string node_id, TransportInfo transport, IoLoop* loop);
+
+  grpc::Status Connect(grpc::ServerContext* context, const v1::ConnectRequest* request,
+                       v1::ConnectResponse* response) override;
+  grpc::Status Disconnect(grpc::ServerContext* context, const v1::DisconnectRequest* request,
+                          v1::DisconnectResponse* response) override;
+  grpc::Status OpenShard(grpc::ServerContext* context, const v1::OpenShardRequest* request,
+                         v1::OpenShardResponse* response) override;
+  grpc::Status CloseShard(grpc::ServerContext* context, const v1::CloseShardRequest* request,
+                          v1::CloseShardResponse* response) override;
+
+ private:
+  absl::Status CheckConnect(const v1::ConnectRequest& request, TransportInfo* transport) const;
+  // Runs `work` on the I/O thread within the call's deadline.
+  absl::Status RunOnLoop(const grpc::ServerContext& context, const IoLoop::Work& work);
+
+  const std::string node_id_;
+  const TransportInfo transport_;
+  IoLoop* const loop_;
+};
+
+}  // namespace tributary

@@ -1,0 +1,34 @@
+#include "cpu_attention_service/node/attention_metrics.h"
+
+#include "telemetry/metric_names.h"
+
+namespace tributary {
+
+AttentionMetrics::AttentionMetrics(MetricRegistry& registry)
+    : queue_wait_seconds(registry.histogram(metrics::kAttentionQueueWait)),
+      compute_seconds(registry.histogram(metrics::kAttentionCompute)),
+      batch_queries(registry.histogram(metrics::kAttentionBatchQueries)),
+      attended_tokens(registry.counter(metrics::kAttendedTokens)),
+      covered_tokens(registry.counter(metrics::kCoveredTokens)),
+      quantised_tokens(registry.counter(metrics::kQuantisedTokens)),
+      kept_mass(registry.histogram(metrics::kKeptMass)),
+      fallback_heads(registry.gauge(metrics::kFallbackHeads)),
+      selection_seconds(registry.histogram(metrics::kSelectionDuration)),
+      reselection_seconds(registry.histogram(metrics::kReselectionDuration)),
+      append_weights_seconds(registry.histogram(metrics::kAppendWeightsDuration)),
+      salience_update_seconds(registry.histogram(metrics::kSalienceUpdateDuration)),
+      context_cache_bytes(registry.gauge(metrics::kContextCacheBytes)),
+      ingest_bytes(registry.counter(metrics::kKvIngestBytes)),
+      kv_capacity_bytes(registry.gauge(metrics::kKvCapacity)),
+      kv_used_bytes(registry.gauge(metrics::kKvUsed)),
+      kv_shards(registry.gauge(metrics::kKvShards)),
+      sessions(registry.gauge(metrics::kSessions)),
+      transport(registry) {
+  for (uint32_t i = 0; i < kNumFrameErrors; ++i) {
+    const std::string_view name = FrameErrorName(static_cast<FrameError>(i));
+    requests[i] = registry.counter(metrics::kAttentionRequests, {name});
+    if (i != 0) frames_rejected[i] = registry.counter(metrics::kFramesRejected, {name});
+  }
+}
+
+}  // namespace tributary

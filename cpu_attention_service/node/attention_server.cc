@@ -1,0 +1,465 @@
+#include "cpu_attention_service/node/attention_server.h"
+
+#include <functional>
+#include <utility>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "cpu_attention_service/executor/shard_executor.h"
+#include "cpu_attention_service/node/answer_sender.h"
+#include "cpu_attention_service/node/attention_metrics.h"
+#include "cpu_attention_service/node/attention_step.h"
+#include "cpu_attention_service/node/frame_queue.h"
+#include "cpu_attention_service/node/session_table.h"
+#include "cpu_attention_service/node/shard_registry.h"
+#include "fmt/format.h"
+#include "wire/frame.h"
+#include "wire/frame_builder.h"
+
+namespace tributary {
+namespace {
+
+constexpr int64_t kHousekeepingIntervalNs = 100 * kNsPerMs;
+
+// While an attention step is in work, the data plane is polled as long as less than this waits: then its senders wait,
+// as they do when nobody polls.
+constexpr size_t kMaxQueuedBytes = 64u << 20;
+
+ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options, const CpuKernel* kernel,
+                                     std::function<void()> between_items) {
+  ShardExecutorOptions executor;
+  executor.num_threads = options.num_threads;
+  executor.cpus = options.cpus;
+  executor.spin_ns = options.helper_spin_ns;
+  executor.kernel = kernel;
+  executor.between_items = std::move(between_items);
+  return executor;
+}
+
+}  // namespace
+
+struct AttentionServer::Impl {
+  Impl(const AttentionServerOptions& server_options, std::unique_ptr<ShardRegistry> shard_registry,
+       const CpuKernel* kernel, DataPlane* plane, const Clock* time, AttentionMetrics* handles)
+      : options(server_options),
+        data_plane(plane),
+        clock(time),
+        metrics(handles != nullptr ? handles : &no_metrics),
+        shards(std::move(shard_registry)),
+        sessions(Epoch(server_options.incarnation)),
+        sender(plane, &sessions),
+        executor(ExecutorOptions(server_options, kernel, [this] { PollWhileAttending(); })),
+        step(&executor, time, metrics) {
+    entries.reserve(limits::kMaxEntriesPerFrame);
+    query_shards.reserve(limits::kMaxEntriesPerFrame);
+  }
+
+  void PollWhileAttending();
+  int RunQueue();
+  void RunQueued(const QueuedFrame& frame);
+  void OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload, int64_t received_ns);
+  PartialEntry CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim, NodeShard** shard) const;
+  void Attend(const QueryView& view, uint32_t layer, PartialPayloadWriter& writer, int64_t received_ns);
+  void OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
+  FrameError StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens);
+  void OnHeartbeat(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
+
+  // Counts the frame as refused and, if it can be answered, says so to the sender.
+  void Refuse(Session* session, const FrameHeader& header, FrameError error);
+  void RemoveSession(const Session& session);
+  void Housekeeping();
+  void SetKvGauges();
+  void SetSelectionGauges();
+
+  const AttentionServerOptions options;
+  DataPlane* const data_plane;
+  const Clock* const clock;
+  AttentionMetrics no_metrics;
+  AttentionMetrics* const metrics;
+  std::unique_ptr<ShardRegistry> shards;
+  SessionTable sessions;
+  AnswerSender sender;
+  ShardExecutor executor;
+  AttentionStep step;
+  std::vector<PeerId> lost_peers;  // to be forgotten outside the data plane's handlers
+  int64_t next_housekeeping_ns = 0;
+  FrameHandler* handler = nullptr;  // the server
+  FrameQueue waiting;
+  bool attending = false;
+
+  // Of the query frame in work; members so that their memory is reused.
+  std::vector<PartialEntry> entries;
+  std::vector<NodeShard*> query_shards;
+};
+
+absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(const AttentionServerOptions& options,
+                                                                         DataPlane* data_plane, const Clock* clock,
+                                                                         AttentionMetrics* metrics) {
+  constexpr int kMaxThreads = 1024;
+  if (options.num_threads < 1 || options.num_threads > kMaxThreads) {
+    return absl::InvalidArgumentError(
+        fmt::format("num_threads is {}; it must be in [1, {}]", options.num_threads, kMaxThreads));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const CpuKernel* kernel, cpu_kernels::Select(options.kernel));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardRegistry> shards,
+                             ShardRegistry::Create(options.arena, options.extent_bytes, kernel->pack));
+  auto impl = std::make_unique<Impl>(options, std::move(shards), kernel, data_plane, clock, metrics);
+  impl->metrics->kv_capacity_bytes.Set(static_cast<double>(impl->shards->capacity_bytes()));
+  return std::unique_ptr<AttentionServer>(new AttentionServer(std::move(impl)));
+}
+
+AttentionServer::AttentionServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) { impl_->handler = this; }
+AttentionServer::~AttentionServer() = default;
+
+// ---- control ----
+
+absl::StatusOr<SessionGrant> AttentionServer::OpenSession(const std::string& worker_id,
+                                                          const std::string& worker_address) {
+  // First the old one: a data plane may give the same peer for the same address.
+  if (Session* old = impl_->sessions.FindByWorker(worker_id); old != nullptr) {
+    CloseSession(old->id);
+  }
+  if (impl_->sessions.size() >= SessionTable::kMaxSessions) {
+    return absl::ResourceExhaustedError(fmt::format("node {} has {} sessions, its maximum; disconnect a worker first",
+                                                    impl_->options.node_id, SessionTable::kMaxSessions));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const PeerId peer, impl_->data_plane->Connect(worker_address));
+  const Session& session = impl_->sessions.Add(worker_id, peer, impl_->clock->NowNs());
+  impl_->metrics->sessions.Set(static_cast<double>(impl_->sessions.size()));
+  LOG_INFO("worker {} connected, {} sessions", worker_id, impl_->sessions.size());
+  return SessionGrant{session.id, session.key, impl_->sessions.epoch()};
+}
+
+void AttentionServer::CloseSession(SessionId id) {
+  const Session* session = impl_->sessions.Find(id);
+  if (session == nullptr) return;
+  LOG_INFO("worker {} disconnected", session->worker_id);
+  impl_->data_plane->Disconnect(session->peer);
+  impl_->RemoveSession(*session);
+}
+
+absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec) {
+  TRIBUTARY_RETURN_IF_ERROR(Validate(spec));
+  if (const absl::Status served =
+          cpu_kernels::ValidateKernelShape(impl_->executor.kernel(), TileLayoutOf(spec), spec.model.group_size());
+      !served.ok()) {
+    return absl::Status(served.code(), fmt::format("shard {} is not served by node {}: {}", spec.shard_id.value,
+                                                   impl_->options.node_id, std::string(served.message())));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards->Open(spec));
+  impl_->SetKvGauges();
+  return reserved_bytes;
+}
+
+absl::Status AttentionServer::CloseShard(ShardId shard, Epoch epoch) {
+  TRIBUTARY_RETURN_IF_ERROR(impl_->shards->Close(shard, epoch));
+  impl_->SetKvGauges();
+  return absl::OkStatus();
+}
+
+bool AttentionServer::DropOrphan(ShardId shard) {
+  const bool dropped = impl_->shards->Drop(shard);
+  impl_->SetKvGauges();
+  return dropped;
+}
+
+uint64_t AttentionServer::free_bytes() const { return impl_->shards->free_bytes(); }
+uint64_t AttentionServer::capacity_bytes() const { return impl_->shards->capacity_bytes(); }
+size_t AttentionServer::num_sessions() const { return impl_->sessions.size(); }
+size_t AttentionServer::num_waiting_answers() const { return impl_->sender.num_waiting(); }
+std::string_view AttentionServer::kernel_name() const { return impl_->executor.kernel().name; }
+
+const Arena& AttentionServer::arena() const { return impl_->shards->arena(); }
+
+std::vector<ShardUsageInfo> AttentionServer::shards() const {
+  std::vector<ShardUsageInfo> usage;
+  for (const NodeShard* shard : impl_->shards->shards()) {
+    const ShardSpec& spec = shard->kv->spec();
+    uint64_t tokens = 0;
+    for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
+      tokens += shard->kv->stored_tokens(layer);
+    }
+    usage.push_back({spec.shard_id, spec.sequence_id, tokens / spec.num_layers_held(), shard->reserved_bytes()});
+  }
+  return usage;
+}
+
+void AttentionServer::Impl::RemoveSession(const Session& session) {
+  sessions.Remove(session.id);
+  metrics->sessions.Set(static_cast<double>(sessions.size()));
+}
+
+void AttentionServer::Impl::SetKvGauges() {
+  metrics->kv_used_bytes.Set(static_cast<double>(shards->capacity_bytes() - shards->free_bytes()));
+  metrics->kv_shards.Set(static_cast<double>(shards->size()));
+}
+
+void AttentionServer::Impl::SetSelectionGauges() {
+  uint64_t cache_bytes = 0, fallback_heads = 0;
+  for (const NodeShard* shard : shards->shards()) {
+    if (shard->selection == nullptr) continue;
+    cache_bytes += shard->selection->cache().filled_bytes();
+    fallback_heads += shard->selection->num_fallback_heads();
+  }
+  metrics->context_cache_bytes.Set(static_cast<double>(cache_bytes));
+  metrics->fallback_heads.Set(static_cast<double>(fallback_heads));
+}
+
+// ---- frames ----
+
+int AttentionServer::Poll() {
+  for (PeerId peer : impl_->lost_peers) impl_->data_plane->Disconnect(peer);
+  impl_->lost_peers.clear();
+  impl_->Housekeeping();
+  const int events = impl_->sender.Flush() + impl_->data_plane->Poll(*this);
+  return events + impl_->RunQueue();
+}
+
+// What has come by now; what comes while it is done is left for the next poll, so that others get
+// their turn.
+int AttentionServer::Impl::RunQueue() {
+  const size_t count = waiting.size();
+  for (size_t i = 0; i < count; ++i) {
+    QueuedFrame frame = waiting.Pop();
+    RunQueued(frame);
+    waiting.Recycle(std::move(frame));
+  }
+  return static_cast<int>(count);
+}
+
+void AttentionServer::Impl::RunQueued(const QueuedFrame& frame) {
+  Session* session = sessions.Find(frame.session);
+  if (session == nullptr) return;  // ended meanwhile: nobody waits for the answer
+  if (static_cast<FrameType>(frame.header.type) == FrameType::kQuery) {
+    OnQuery(*session, frame.header, frame.payload, frame.received_ns);
+  } else {
+    OnSpill(*session, frame.header, frame.payload);
+  }
+}
+
+void AttentionServer::Impl::PollWhileAttending() {
+  if (waiting.bytes() < kMaxQueuedBytes) data_plane->Poll(*handler);
+}
+
+void AttentionServer::Impl::Housekeeping() {
+  const int64_t now_ns = clock->NowNs();
+  if (now_ns < next_housekeeping_ns) return;
+  next_housekeeping_ns = now_ns + kHousekeepingIntervalNs;
+  metrics->transport.AdvanceTo(data_plane->counters());
+  SetSelectionGauges();
+  if (options.session_idle_ns == 0) return;
+  for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
+    const Session* session = sessions.Find(id);
+    LOG_WARN("no frame from worker {} for {:.1f} s: its session ends", session->worker_id,
+             SecondsFromNs(options.session_idle_ns));
+    data_plane->Disconnect(session->peer);
+    RemoveSession(*session);
+  }
+}
+
+void AttentionServer::OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) {
+  const int64_t received_ns = impl_->clock->NowNs();
+  FrameHeader header;
+  Session* session = nullptr;
+  FrameError error = DecodeHeader(header_bytes, payload.size(), &header);
+  if (error == FrameError::kOk) error = impl_->sessions.Authenticate(header, &session);
+  if (error != FrameError::kOk) {
+    impl_->Refuse(session, header, error);
+    return;
+  }
+  session->last_frame_ns = received_ns;
+  switch (static_cast<FrameType>(header.type)) {
+    case FrameType::kSpill:
+      // Not while kernels read the shards.
+      if (!impl_->attending) {
+        impl_->OnSpill(*session, header, payload);
+        break;
+      }
+      [[fallthrough]];
+    case FrameType::kQuery:
+      impl_->waiting.Push(session->id, header, payload, received_ns);
+      break;
+    case FrameType::kHeartbeat:
+      impl_->OnHeartbeat(*session, header, payload);
+      break;
+    case FrameType::kError:
+      LOG_DEBUG("error frame from worker {}", session->worker_id);
+      break;
+    case FrameType::kPartial:
+    case FrameType::kAck:
+      impl_->Refuse(session, header, FrameError::kBadType);
+      break;
+  }
+}
+
+void AttentionServer::OnPeerError(PeerId peer, const absl::Status& status) {
+  impl_->lost_peers.push_back(peer);
+  const Session* session = impl_->sessions.FindByPeer(peer);
+  if (session == nullptr) return;
+  LOG_WARN("worker {} is lost, its session ends: {}", session->worker_id, status.ToString());
+  impl_->RemoveSession(*session);
+}
+
+void AttentionServer::Impl::Refuse(Session* session, const FrameHeader& header, FrameError error) {
+  metrics->CountRejected(error);
+  if (session == nullptr) return;
+  const std::string text = fmt::format("node {} refused frame {} of type {}: {}", options.node_id, header.frame_seq,
+                                       header.type, FrameErrorName(error));
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(ErrorPayloadBytes(text));
+  if (!answer.ok()) return;
+  ErrorBody body;
+  body.error = static_cast<uint32_t>(error);
+  body.rejected_type = header.type;
+  body.rejected_frame_seq = header.frame_seq;
+  WriteError(body, text, answer->payload());
+  sender.Send(*session, header, FrameType::kError, *std::move(answer));
+}
+
+void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload,
+                                    int64_t received_ns) {
+  QueryView view;
+  if (const FrameError error = QueryView::Decode(payload, &view); error != FrameError::kOk) {
+    Refuse(&session, header, error);
+    return;
+  }
+  const uint32_t head_dim = view.body().head_dim;
+  entries.clear();
+  query_shards.clear();
+  for (uint32_t i = 0; i < view.body().num_entries; ++i) {
+    NodeShard* shard = nullptr;
+    entries.push_back(CheckEntry(view.entry(i), header.layer, head_dim, &shard));
+    query_shards.push_back(shard);
+    metrics->CountRequest(static_cast<FrameError>(entries.back().status));
+  }
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(PartialPayloadBytes(entries, head_dim));
+  if (!answer.ok()) {
+    Refuse(&session, header,
+           absl::IsResourceExhausted(answer.status()) ? FrameError::kExhausted : FrameError::kBadSize);
+    return;
+  }
+  PartialPayloadWriter writer(answer->payload(), view.body().num_entries, head_dim);
+  const SessionId session_id = session.id;
+  Attend(view, header.layer, writer, received_ns);
+  // The session may have ended during the step.
+  if (Session* asker = sessions.Find(session_id); asker != nullptr) {
+    sender.Send(*asker, header, FrameType::kPartial, *std::move(answer));
+  }
+  attending = true;
+  step.Select();
+  attending = false;
+}
+
+// The answer's entry, without data. `shard` is set if the status is kOk.
+PartialEntry AttentionServer::Impl::CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
+                                               NodeShard** shard) const {
+  PartialEntry entry;
+  entry.shard_id = query.shard_id;
+  FrameError error = FrameError::kOk;
+  NodeShard* found = shards->Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), &error);
+  if (found != nullptr) {
+    const ShardSpec& spec = found->kv->spec();
+    if (head_dim != spec.model.head_dim || query.num_q_heads != spec.num_q_heads_held()) {
+      error = FrameError::kBadGeometry;
+    } else if (layer < spec.layer_begin || layer >= spec.layer_end) {
+      error = FrameError::kOutOfRange;
+    } else if (spec.stripe.LocalIndex(query.visible_end) > found->kv->stored_tokens(layer)) {
+      error = FrameError::kNotStored;
+    }
+  }
+  entry.status = static_cast<uint32_t>(error);
+  if (error != FrameError::kOk) return entry;
+  *shard = found;
+  entry.num_q_heads = query.num_q_heads;
+  entry.n_q = query.n_q;
+  const ShardSpec& spec = found->kv->spec();
+  entry.covered_tokens = spec.stripe.CountIn({query.visible_begin, query.visible_end});
+  entry.num_kv_heads = spec.num_kv_heads_held();
+  if ((query.flags & kQueryMeasure) != 0) entry.flags = kPartialMeasured;
+  entry.attended_head_tokens = entry.covered_tokens * entry.num_kv_heads;
+  return entry;
+}
+
+void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer, PartialPayloadWriter& writer,
+                                   int64_t received_ns) {
+  const int64_t start_ns = clock->NowNs();
+  attending = true;
+  step.Begin(layer, view.body().softmax_scale);
+  for (uint32_t i = 0; i < entries.size(); ++i) {
+    if (query_shards[i] == nullptr) {
+      writer.Add(entries[i]);
+      continue;
+    }
+    const QueryEntry query = view.entry(i);
+    step.Plan(query_shards[i], query, view.q(query), &entries[i]);
+    step.SetData(writer.Add(entries[i]));
+  }
+  step.Run();
+  attending = false;
+  const int64_t end_ns = clock->NowNs();
+  writer.SetTimes(static_cast<uint64_t>(start_ns - received_ns), static_cast<uint64_t>(end_ns - start_ns));
+  metrics->queue_wait_seconds.Observe(SecondsFromNs(start_ns - received_ns));
+  metrics->compute_seconds.Observe(SecondsFromNs(end_ns - start_ns));
+  metrics->batch_queries.Observe(static_cast<double>(entries.size()));
+}
+
+void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload) {
+  SpillView spill;
+  if (const FrameError error = SpillView::Decode(payload, &spill); error != FrameError::kOk) {
+    Refuse(&session, header, error);
+    return;
+  }
+  AckBody ack;
+  ack.shard_id = spill.body().shard_id;
+  ack.token_begin = spill.body().token_begin;
+  ack.num_tokens = spill.body().num_tokens;
+  // Room for the answer first: what is stored is acknowledged.
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(kAckPayloadBytes);
+  if (!answer.ok()) {
+    metrics->CountRejected(FrameError::kExhausted);
+    return;
+  }
+  const FrameError error = StoreSpill(spill, header.layer, &ack.stored_tokens);
+  ack.status = static_cast<uint32_t>(error);
+  if (error != FrameError::kOk) metrics->CountRejected(error);
+  WriteAck(ack, answer->payload());
+  sender.Send(session, header, FrameType::kAck, *std::move(answer));
+}
+
+FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens) {
+  const SpillBody& body = spill.body();
+  FrameError error = FrameError::kOk;
+  NodeShard* shard = shards->Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
+  if (shard == nullptr) return error;
+  const ShardSpec& spec = shard->kv->spec();
+  if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim) {
+    return FrameError::kBadGeometry;
+  }
+  if (!spill.maw().empty() && shard->needs.spill_bytes_per_token == 0) return FrameError::kMalformed;
+  const KvExchangeRows rows{spill.k(), spill.v(), static_cast<DType>(body.k_dtype), static_cast<DType>(body.v_dtype)};
+  error = shard->kv->Store(layer, body.token_begin, body.num_tokens, rows);
+  if (error != FrameError::kOk) return error;
+  *stored_tokens = shard->kv->stored_tokens(layer);
+  metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
+  if (shard->selection == nullptr) return FrameError::kOk;
+  const uint64_t local_begin = spec.stripe.LocalIndex(body.token_begin);
+  shard->selection->OnStored(layer, {local_begin, local_begin + body.num_tokens}, spill.maw(), body.resident_tokens);
+  return FrameError::kOk;
+}
+
+void AttentionServer::Impl::OnHeartbeat(Session& session, const FrameHeader& header,
+                                        std::span<const std::byte> payload) {
+  HeartbeatBody heartbeat;
+  if (const FrameError error = DecodeHeartbeat(payload, &heartbeat); error != FrameError::kOk) {
+    Refuse(&session, header, error);
+    return;
+  }
+  if (heartbeat.is_reply != 0) return;
+  heartbeat.is_reply = 1;
+  absl::StatusOr<AnswerBuffer> answer = sender.Allocate(kHeartbeatPayloadBytes);
+  if (!answer.ok()) return;  // the next one will do
+  WriteHeartbeat(heartbeat, answer->payload());
+  sender.Send(session, header, FrameType::kHeartbeat, *std::move(answer));
+}
+
+}  // namespace tributary

@@ -1,0 +1,263 @@
+#include "cpu_attention_service/policy/shard_selection.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "base/check.h"
+#include "policy/maw.h"
+#include "wire/frame.h"
+
+namespace tributary {
+namespace {
+
+// The rows of a selection whose tokens lie in `local`.
+TokenRange RowsIn(std::span<const uint32_t> tokens, TokenRange local) {
+  const auto row_of = [&](uint64_t token) {
+    return static_cast<uint64_t>(std::lower_bound(tokens.begin(), tokens.end(), token) - tokens.begin());
+  };
+  return {local.begin == 0 ? 0 : row_of(local.begin), row_of(local.end)};
+}
+
+}  // namespace
+
+ShardSelection::ShardSelection(const KvShard* shard, std::unique_ptr<ContextCache> cache)
+    : shard_(shard), policy_(MakePolicy(shard->spec().policy)), cache_(std::move(cache)) {
+  TRIBUTARY_CHECK(cache_ != nullptr);
+  const ShardSpec& spec = shard->spec();
+  const uint32_t num_heads = spec.num_kv_heads_held();
+  const auto min_kept_mass = static_cast<float>(spec.policy.sparse.min_kept_mass);
+  layers_.reserve(spec.num_layers_held());
+  for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
+    Layer& state = layers_.emplace_back(num_heads, min_kept_mass);
+    state.heads.resize(num_heads);
+    for (uint32_t head = 0; head < num_heads; ++head) {
+      if (!cache_->Has(layer, head)) continue;
+      state.heads[head].emplace(policy_->keep_next());
+      state.has_sparse_heads = true;
+    }
+  }
+  row_weights_.resize(num_heads);
+}
+
+const HeadSelection* ShardSelection::selection(uint32_t layer, uint32_t kv_head) const {
+  const auto& head = layers_[layer - shard_->spec().layer_begin].heads[kv_head];
+  return head.has_value() ? &*head : nullptr;
+}
+
+// ---- stored blocks ----
+
+void ShardSelection::OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> maw,
+                              uint64_t resident_tokens) {
+  Layer& state = LayerOf(layer);
+  if (maw.empty() || !state.has_sparse_heads || local.end <= state.judged_tokens) return;
+  Maw& waiting = state.waiting[local.begin];
+  waiting.values.resize(maw.size() / sizeof(float));
+  std::memcpy(waiting.values.data(), maw.data(), maw.size());
+  waiting.resident_tokens = resident_tokens;
+  waiting.num_tokens = local.size();
+}
+
+// Blocks may come in any order, and twice. Not before a query sees them: whether a selection fits the cache, and so
+// what is read, may not depend on when a block came.
+void ShardSelection::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
+  Layer& state = LayerOf(layer);
+  while (!state.waiting.empty()) {
+    const auto first = state.waiting.begin();
+    if (first->first > state.judged_tokens || first->first >= visible_end) return;
+    const uint64_t end = first->first + first->second.num_tokens;
+    if (end > state.judged_tokens) {
+      JudgeBlock(layer, first->second, state.judged_tokens - first->first);
+      state.judged_tokens = end;
+    }
+    state.waiting.erase(first);
+  }
+}
+
+bool ShardSelection::HasBlocksToJudge(uint32_t layer, uint64_t visible_end) const {
+  const Layer& state = layers_[layer - shard_->spec().layer_begin];
+  if (state.waiting.empty()) return false;
+  const uint64_t first = state.waiting.begin()->first;
+  return first <= state.judged_tokens && first < visible_end;
+}
+
+void ShardSelection::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row) {
+  Layer& state = LayerOf(layer);
+  const size_t num_heads = state.heads.size();
+  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kSpill, maw.resident_tokens);
+  TRIBUTARY_CHECK(rule.has_value());
+  for (uint32_t head = 0; head < num_heads; ++head) {
+    if (!state.heads[head].has_value()) continue;
+    block_maw_.clear();
+    for (uint64_t row = first_row; row < maw.num_tokens; ++row) {
+      block_maw_.push_back(maw.values[row * num_heads + head]);
+    }
+    state.heads[head]->OnSpill(*rule, block_maw_, maw.resident_tokens);
+    Distil(layer, head);
+    FillCache(layer, head);
+  }
+}
+
+void ShardSelection::Distil(uint32_t layer, uint32_t kv_head) {
+  HeadSelection& selection = *LayerOf(layer).heads[kv_head];
+  if (selection.tokens().empty()) return;
+  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kCacheFull, selection.tokens().size());
+  if (!rule.has_value()) return;
+  const std::span<const uint32_t> kept = selection.Distil(*rule);
+  // The newest may not be in the cache yet.
+  const uint64_t num_cached = cache_->num_rows(layer, kv_head);
+  const auto end = std::lower_bound(kept.begin(), kept.end(), num_cached);
+  cache_->Keep(layer, kv_head, kept.first(static_cast<size_t>(end - kept.begin())));
+}
+
+// Brings the rows of the cache up to the selection, or gives them up where they would not be read.
+void ShardSelection::FillCache(uint32_t layer, uint32_t kv_head) {
+  const HeadSelection& selection = *LayerOf(layer).heads[kv_head];
+  const std::span<const uint32_t> tokens = selection.tokens();
+  if (tokens.size() == selection.num_seen()) return;  // everything: the shard itself is read
+  if (tokens.size() > cache_->capacity_rows()) {
+    cache_->Clear(layer, kv_head);
+    return;
+  }
+  cache_->Append(*shard_, layer, kv_head, tokens.subspan(cache_->num_rows(layer, kv_head)));
+}
+
+// ---- queries ----
+
+bool ShardSelection::ReadsCache(uint32_t layer, uint32_t kv_head) const {
+  const HeadSelection* head = selection(layer, kv_head);
+  if (head == nullptr || head->tokens().size() == head->num_seen()) return false;
+  return cache_->num_rows(layer, kv_head) == head->tokens().size();
+}
+
+void ShardSelection::Plan(uint32_t layer, TokenRange local, uint32_t flags, SelectionRead* read) {
+  Layer& state = LayerOf(layer);
+  read->answer.assign(state.heads.size(), HeadRead{});
+  read->sample.clear();
+  read->weights = SelectionRead::Weights::kNone;
+  if ((flags & kQueryMeasure) != 0) {
+    read->sample.assign(state.heads.size(), HeadRead{.source = HeadRead::Source::kNothing});
+  }
+  if (local.empty()) return;
+  const bool is_append = (flags & kQueryAppend) != 0;
+  if (!is_append) ForgetSums(state);  // of a prompt that was never ended
+  JudgeWaiting(layer, local.end);
+  if (is_append || local.end > state.judged_tokens) {
+    if (state.has_sparse_heads && local.begin == 0) PlanDense(state, local, flags, read);
+  } else {
+    PlanSparse(state, layer, local, read);
+  }
+}
+
+void ShardSelection::PlanDense(Layer& state, TokenRange local, uint32_t flags, SelectionRead* read) {
+  using Weights = SelectionRead::Weights;
+  read->weights = Weights::kReselect;
+  if ((flags & kQueryAppend) != 0) read->weights = Weights::kAppend;
+  if ((flags & kQueryAppendEnd) != 0) read->weights = Weights::kAppendEnd;
+  for (size_t head = 0; head < state.heads.size(); ++head) {
+    if (!state.heads[head].has_value()) continue;
+    std::vector<float>& sums = state.sums[head];
+    // A query that did not see a token gave it no weight.
+    if (sums.size() < local.size()) sums.resize(local.size(), 0.0f);
+    read->answer[head].weights = std::span(sums).first(local.size());
+  }
+}
+
+void ShardSelection::PlanSparse(Layer& state, uint32_t layer, TokenRange local, SelectionRead* read) {
+  for (uint32_t head = 0; head < state.heads.size(); ++head) {
+    if (!ReadsCache(layer, head)) continue;
+    const std::span<const uint32_t> tokens = state.heads[head]->tokens();
+    const HeadRead cached{.source = HeadRead::Source::kCache, .rows = RowsIn(tokens, local)};
+    const bool is_dense = state.fallback.IsDense(head);
+    if (!read->sample.empty()) read->sample[head] = is_dense ? cached : HeadRead{};
+    if (is_dense) continue;
+    read->answer[head] = cached;
+    // Weights of a part of the rows say nothing about the others.
+    if (!policy_->needs().cached_salience || cached.rows != TokenRange{0, tokens.size()} || tokens.empty()) {
+      continue;
+    }
+    row_weights_[head].assign(tokens.size(), 0.0f);
+    read->answer[head].weights = row_weights_[head];
+    read->weights = SelectionRead::Weights::kUpdate;
+  }
+}
+
+void ShardSelection::OnSampled(uint32_t layer, const SelectionRead& read, std::span<const float> answer_lse_ln,
+                               std::span<const float> sample_lse_ln, std::span<float> lse_dense_ln,
+                               std::vector<float>* kept_mass) {
+  Layer& state = LayerOf(layer);
+  const uint32_t group_size = shard_->spec().model.group_size();
+  const size_t num_q_heads = shard_->spec().num_q_heads_held();
+  for (uint32_t head = 0; head < state.heads.size(); ++head) {
+    const HeadRead& sample = read.sample[head];
+    const bool answer_is_dense = read.answer[head].source == HeadRead::Source::kShard;
+    const size_t num_before = kept_mass->size();
+    for (size_t i = size_t{head} * group_size; i < answer_lse_ln.size(); i += num_q_heads) {
+      for (size_t row = i; row < i + group_size; ++row) {
+        const std::span<const float> dense = answer_is_dense ? answer_lse_ln : sample_lse_ln;
+        lse_dense_ln[row] = dense[row];
+        if (sample.source == HeadRead::Source::kNothing) continue;  // it has no other selection
+        const std::span<const float> sparse = answer_is_dense ? sample_lse_ln : answer_lse_ln;
+        kept_mass->push_back(KeptMass(sparse[row], dense[row]));
+      }
+    }
+    if (kept_mass->size() == num_before) continue;
+    const bool was_dense = state.fallback.IsDense(head);
+    state.fallback.OnSample(head, std::span(*kept_mass).subspan(num_before));
+    if (was_dense) --num_fallback_heads_;
+    if (state.fallback.IsDense(head)) ++num_fallback_heads_;
+  }
+}
+
+void ShardSelection::OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead& read, ShardExecutor& executor) {
+  using Weights = SelectionRead::Weights;
+  Layer& state = LayerOf(layer);
+  if (read.weights == Weights::kUpdate) {
+    for (uint32_t head = 0; head < state.heads.size(); ++head) {
+      if (read.answer[head].weights.empty()) continue;
+      FinishQueryMean(n_q, read.answer[head].weights);
+      state.heads[head]->OnAttended(policy_->needs().salience_alpha, read.answer[head].weights);
+    }
+  } else if (read.weights != Weights::kNone) {
+    state.num_queries += n_q;
+    if (read.weights != Weights::kAppend) Reselect(layer, executor);
+  }
+}
+
+void ShardSelection::Reselect(uint32_t layer, ShardExecutor& executor) {
+  Layer& state = LayerOf(layer);
+  uint64_t num_tokens = state.judged_tokens;
+  for (const std::vector<float>& sums : state.sums) {
+    num_tokens = std::max<uint64_t>(num_tokens, sums.size());
+  }
+  executor.ForEach(static_cast<uint32_t>(state.heads.size()), [&](uint32_t head) {
+    if (state.heads[head].has_value()) ReselectHead(layer, head, num_tokens);
+  });
+  state.judged_tokens = num_tokens;
+  ForgetSums(state);
+}
+
+void ShardSelection::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens) {
+  Layer& state = LayerOf(layer);
+  std::vector<float>& weights = state.sums[kv_head];
+  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kAppend, weights.size());
+  TRIBUTARY_CHECK(rule.has_value());
+  FinishQueryMean(state.num_queries, weights);
+  // Blocks that the prompt's queries did not see yet: what nobody can judge is kept.
+  weights.resize(num_tokens, std::numeric_limits<float>::quiet_NaN());
+  state.heads[kv_head]->OnAppend(*rule, weights);
+  cache_->Clear(layer, kv_head);
+  FillCache(layer, kv_head);
+}
+
+void ShardSelection::ForgetSums(Layer& state) {
+  if (state.num_queries == 0 &&
+      std::all_of(state.sums.begin(), state.sums.end(), [](const auto& sums) { return sums.empty(); })) {
+    return;
+  }
+  for (std::vector<float>& sums : state.sums) sums = {};
+  state.num_queries = 0;
+}
+
+}  // namespace tributary

@@ -1,0 +1,211 @@
+// tributary-gpu-worker: puts a GPU worker together and runs it until SIGTERM or SIGINT.
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "base/version.h"
+#include "fmt/format.h"
+#include "gpu_worker/device/cuda/cuda_device.h"
+#include "gpu_worker/device/host/host_device.h"
+#include "gpu_worker/edge/gpu_worker_flags.h"
+#include "gpu_worker/edge/node_connect_client.h"
+#include "gpu_worker/edge/worker_service.h"
+#include "gpu_worker/engine/decode_engine.h"
+#include "gpu_worker/engine/engine_loop.h"
+#include "gpu_worker/remote/engine_metrics.h"
+#include "gpu_worker/step/decode_step.h"
+#include "grpcpp/grpcpp.h"
+#include "model/dummy_weights.h"
+#include "model/weights.h"
+#include "proto/convert.h"
+#include "rpc/grpc_channel.h"
+#include "telemetry/build_info.h"
+#include "telemetry/exposer.h"
+#include "telemetry/process_collector.h"
+#include "telemetry/step_trace.h"
+#include "transport/ucx/ucx_data_plane.h"
+
+namespace tributary {
+namespace {
+
+constexpr char kProcessName[] = "tributary-gpu-worker";
+constexpr int64_t kConnectTimeoutNs = 2 * kNsPerS;
+constexpr size_t kTraceSpans = 1 << 18;
+
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
+                                                   std::shared_ptr<const ModelWeights> weights) {
+  DeviceLimits limits;
+  limits.max_batch = flags.max_batch;
+  limits.max_partial_slots = flags.max_token_stripes;
+  limits.resident_pool_bytes = flags.resident_pool_bytes;
+  limits.max_prefill_tokens = flags.max_prefill_tokens;
+  if (flags.device.starts_with("cuda")) {
+    CudaDeviceOptions options;
+    TRIBUTARY_ASSIGN_OR_RETURN(options.ordinal, ParseCudaOrdinal(flags.device));
+    if (flags.compute_dtype != "model") {
+      TRIBUTARY_ASSIGN_OR_RETURN(options.compute_dtype, ParseDType(flags.compute_dtype));
+    }
+    options.deterministic = flags.deterministic;
+    return MakeCudaDevice(std::move(weights), limits, options);
+  }
+  if (flags.device != "host") {
+    return absl::InvalidArgumentError(fmt::format("unknown --device '{}'; use host, cuda or cuda:N", flags.device));
+  }
+  const int threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(AllowedCpus().size()));
+  return MakeHostDevice(std::move(weights), limits, threads);
+}
+
+EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& config) {
+  EngineOptions options;
+  options.model.shape = config.attention;
+  options.model.num_layers = config.num_layers;
+  options.model.vocab_size = config.vocab_size;
+  options.model.max_context_tokens = config.max_position_embeddings;
+  options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
+  options.softmax_scale = static_cast<float>(config.softmax_scale());
+  options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
+  options.nodes.silence_timeout_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
+  options.nodes.heartbeat_interval_ns =
+      std::min(options.nodes.heartbeat_interval_ns, options.nodes.silence_timeout_ns / 4);
+  return options;
+}
+
+v1::NodeInfo DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& config, uint64_t incarnation,
+                            const DataPlane& data_plane, const std::string& address,
+                            const std::string& metrics_address) {
+  v1::NodeInfo node;
+  node.mutable_endpoint()->set_node_id(flags.node_id);
+  node.mutable_endpoint()->set_incarnation(incarnation);
+  node.mutable_endpoint()->set_control_address(address);
+  node.set_role(v1::NODE_ROLE_GPU_WORKER);
+  node.set_protocol_version(kProtocolVersion);
+  node.set_version(kVersion);
+  node.set_kv_capacity_bytes(flags.resident_pool_bytes);
+  v1::ModelGeometry& geometry = *node.mutable_geometry();
+  geometry.set_num_layers(config.num_layers);
+  geometry.set_num_q_heads(config.attention.num_q_heads);
+  geometry.set_num_kv_heads(config.attention.num_kv_heads);
+  geometry.set_head_dim(config.attention.head_dim);
+  geometry.set_vocab_size(config.vocab_size);
+  // "models/probe" and "models/probe/" are one model.
+  std::filesystem::path folder = std::filesystem::path(flags.model).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  geometry.set_model_name(folder.filename().string());
+  *node.mutable_transport() = TransportInfoToProto(data_plane.info());
+  node.set_metrics_address(metrics_address);
+  node.set_max_context_tokens(config.max_position_embeddings);
+  node.set_max_batch(flags.max_batch);
+  node.set_max_prompt_tokens(flags.max_prefill_tokens);
+  node.set_max_token_stripes(flags.max_token_stripes);
+  return node;
+}
+
+// Waits until nothing runs, at most for the drain timeout.
+void Drain(const GpuWorkerFlags& flags, WorkerService& service, const EngineLoop& loop) {
+  service.SetDraining();
+  // A start that the coordinator sent before it heard of the draining may still be under way.
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  for (int64_t waited_ms = 0; !loop.idle(); waited_ms += 20) {
+    if (waited_ms >= int64_t{flags.drain_timeout_s} * 1000) {
+      LOG_WARN("{} sequences still ran after {} s of draining; they are ended now", loop.num_sequences(),
+               flags.drain_timeout_s);
+      return;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
+  RealClock clock;
+  MetricRegistry registry;
+  AddProcessMetrics(registry);
+  EngineMetrics metrics(registry);
+  ServiceStateMetric state(registry);
+  state.Set(ServiceState::kStarting);
+
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const ModelWeights> weights,
+      flags.load_format == "dummy" ? MakeDummyWeights(flags.model, flags.dummy_seed) : LoadModelWeights(flags.model));
+  UcxOptions ucx;
+  ucx.tls = flags.transport_tls;
+  ucx.net_devices = flags.transport_net_devices;
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
+  // After the data plane, whose frame memory it pins and unpins.
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
+  AddBuildInfo(registry, data_plane->info().release, grpc::Version());
+
+  std::string address;
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health, StartHealthServer(flags.listen, &address));
+  std::unique_ptr<MetricsExposer> exposer;
+  if (!flags.metrics_listen.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
+  }
+  const std::string metrics_address = exposer == nullptr ? "" : exposer->address();
+
+  const uint64_t incarnation = RandomIncarnation();
+  WorkerServiceOptions options;
+  options.coordinator = flags.coordinator;
+  options.hello = DescribeWorker(flags, weights->config, incarnation, *data_plane, address, metrics_address);
+  options.eos_tokens = weights->config.eos_token_ids;
+  Refusal refusal(&stop);
+  WorkerService service(options, [&](const absl::Status& status) { refusal.Set(status); });
+
+  NodeConnectClient connector(flags.node_id, incarnation, kConnectTimeoutNs);
+  StepTrace trace = flags.trace_file.empty() ? StepTrace() : StepTrace(kTraceSpans);
+  trace.NameLane(0, "worker");
+  trace.NameLane(kDeviceLane, "GPU");
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DecodeEngine> engine,
+                             DecodeEngine::Create(MakeEngineOptions(flags, weights->config), device.get(),
+                                                  data_plane.get(), &connector, &clock, &service, &metrics, &trace));
+  if (!flags.port_file.empty()) {
+    TRIBUTARY_RETURN_IF_ERROR(WritePortFile(flags.port_file, address, metrics_address));
+  }
+  // From here on nothing fails: the loop must outlive the service's thread, so both are stopped below, in order.
+  EngineLoop loop(engine.get(), device.get(), data_plane.get(), &clock,
+                  [&](const absl::Status& status) { refusal.Set(status); });
+  loop.Start();
+  service.Start(&loop);
+  LOG_INFO("worker {} serves model '{}' on device '{}', health on {}, transports '{}'", flags.node_id, flags.model,
+           flags.device, address, data_plane->info().transports);
+  SetServing(*health, "", true);
+  state.Set(ServiceState::kServing);
+
+  stop.Wait();
+  SetServing(*health, "", false);
+  state.Set(ServiceState::kDraining);
+  if (refusal.Get().ok()) Drain(flags, service, loop);
+  service.Stop();
+  loop.Stop();
+  if (!flags.trace_file.empty()) {
+    TRIBUTARY_RETURN_IF_ERROR(trace.WriteChromeTrace(flags.trace_file, flags.node_id));
+  }
+  return refusal.Get();
+}
+
+int Main(int argc, char** argv) {
+  GpuWorkerFlags flags;
+  const int exit_code = ParseGpuWorkerFlags(argc, argv, &flags);
+  if (exit_code >= 0) return exit_code;
+  absl::Status status = InitLogging(kProcessName, flags.log_level);
+  if (status.ok()) {
+    StopSignals stop;
+    status = RunWorker(flags, stop);
+  }
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "%s: %s\n", kProcessName, std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace tributary
+
+int main(int argc, char** argv) { return tributary::Main(argc, argv); }

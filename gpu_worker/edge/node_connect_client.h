@@ -1,0 +1,33 @@
+// Pairs the worker with a CPU attention node: CpuAttention.Connect.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "gpu_worker/remote/remote_nodes.h"
+#include "tributary/v1/cpu_attention.grpc.pb.h"
+
+namespace tributary {
+
+// Thread-compatible: the loop's thread.
+class NodeConnectClient final : public NodeConnector {
+ public:
+  NodeConnectClient(std::string worker_id, uint64_t incarnation, int64_t timeout_ns)
+      : worker_id_(std::move(worker_id)), incarnation_(incarnation), timeout_ns_(timeout_ns) {}
+
+  // The node's error, or FAILED_PRECONDITION for an answer of another frame version, another kind of data plane or
+  // another node than asked for. Each names the node and its address.
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
+
+ private:
+  absl::StatusOr<NodeSession> Pair(const NodeEndpoint& node, const TransportInfo& local);
+
+  const std::string worker_id_;
+  const uint64_t incarnation_;
+  const int64_t timeout_ns_;
+  // By address and incarnation: a restarted node gets a new connection.
+  std::map<std::pair<std::string, uint64_t>, std::unique_ptr<v1::CpuAttention::Stub>> stubs_;
+};
+
+}  // namespace tributary

@@ -1,0 +1,247 @@
+#include "gpu_worker/edge/worker_service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <random>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "fmt/format.h"
+#include "gpu_worker/edge/worker_convert.h"
+#include "rpc/grpc_channel.h"
+#include "rpc/grpc_status.h"
+
+namespace tributary {
+
+WorkerService::WorkerService(WorkerServiceOptions options, std::function<void(const absl::Status&)> on_refused)
+    : options_(std::move(options)),
+      on_refused_(std::move(on_refused)),
+      stub_(v1::NodeRegistry::NewStub(MakeChannel(options_.coordinator))) {}
+
+WorkerService::~WorkerService() { Stop(); }
+
+void WorkerService::Start(EngineLoop* loop) {
+  loop_ = loop;
+  thread_ = std::thread([this] { ThreadMain(); });
+}
+
+void WorkerService::SetDraining() {
+  std::lock_guard lock(mutex_);
+  draining_ = true;
+  heartbeat_due_ = true;
+  changed_.notify_all();
+}
+
+void WorkerService::Stop() {
+  {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+    // The writer ends the stream after its last event, and the coordinator answers that. A cancelled
+    // stream would lose what is on its way: the last tokens of a sequence that a drain waited for.
+    const bool closed = changed_.wait_for(lock, std::chrono::nanoseconds(options_.close_timeout_ns),
+                                          [this] { return context_ == nullptr; });
+    if (!closed) context_->TryCancel();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void WorkerService::ThreadMain() {
+  int64_t backoff_ns = options_.min_backoff_ns;
+  bool reported = false;
+  while (true) {
+    bool was_welcome = false;
+    const absl::Status status = RunStream(&was_welcome);
+    StopSequences();
+    if (was_welcome) {
+      backoff_ns = options_.min_backoff_ns;
+      reported = false;
+    }
+    {
+      std::lock_guard lock(mutex_);
+      if (stopping_) return;
+    }
+    if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status)) {
+      on_refused_(status);
+      return;
+    }
+    if (!std::exchange(reported, true)) {
+      LOG_WARN("no channel to the coordinator at {} ({}); trying again until there is one", options_.coordinator,
+               status.ToString());
+    }
+    if (!Pause(backoff_ns)) return;
+    backoff_ns = std::min(2 * backoff_ns, options_.max_backoff_ns);
+  }
+}
+
+absl::Status WorkerService::RunStream(bool* was_welcome) {
+  grpc::ClientContext context;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return absl::CancelledError("stopping");
+    context_ = &context;
+    outgoing_.clear();
+    v1::WorkerEvent hello;
+    *hello.mutable_hello() = options_.hello;
+    outgoing_.push_back(std::move(hello));
+    heartbeat_due_ = draining_;
+    stream_open_ = true;
+  }
+  const std::unique_ptr<Stream> stream = stub_->WorkerChannel(&context);
+  std::thread writer([&] { WriteEvents(*stream); });
+  absl::Status error;
+  v1::WorkerCommand command;
+  while (error.ok() && stream->Read(&command)) {
+    if (command.has_welcome()) *was_welcome = true;
+    error = Handle(command);
+  }
+  {
+    std::lock_guard lock(mutex_);
+    stream_open_ = false;
+    changed_.notify_all();
+  }
+  if (!error.ok()) context.TryCancel();
+  writer.join();
+  const grpc::Status end = stream->Finish();
+  {
+    std::lock_guard lock(mutex_);
+    context_ = nullptr;
+    changed_.notify_all();
+  }
+  if (!error.ok()) return error;
+  return end.ok() ? absl::UnavailableError("the coordinator closed the channel") : FromGrpcStatus(end);
+}
+
+void WorkerService::WriteEvents(Stream& stream) {
+  std::unique_lock lock(mutex_);
+  auto next_heartbeat = std::chrono::steady_clock::now();
+  while (stream_open_) {
+    if (outgoing_.empty() && stopping_) {
+      stream.WritesDone();
+      return;
+    }
+    if (outgoing_.empty()) {
+      const auto now = std::chrono::steady_clock::now();
+      if (heartbeat_due_ || now >= next_heartbeat) {
+        heartbeat_due_ = false;
+        next_heartbeat = now + std::chrono::nanoseconds(heartbeat_interval_ns_);
+        outgoing_.push_back(HeartbeatEvent());
+      } else {
+        changed_.wait_until(lock, next_heartbeat);
+        continue;
+      }
+    }
+    v1::WorkerEvent event = std::move(outgoing_.front());
+    outgoing_.pop_front();
+    lock.unlock();
+    const bool written = stream.Write(event);
+    lock.lock();
+    if (!written) return;  // the reader sees the end too
+  }
+}
+
+absl::Status WorkerService::Handle(const v1::WorkerCommand& command) {
+  switch (command.command_case()) {
+    case v1::WorkerCommand::kWelcome: {
+      LOG_INFO("welcome at the coordinator {}", options_.coordinator);
+      std::lock_guard lock(mutex_);
+      if (command.welcome().heartbeat_interval_ns() > 0) {
+        heartbeat_interval_ns_ = command.welcome().heartbeat_interval_ns();
+      }
+      return absl::OkStatus();
+    }
+    case v1::WorkerCommand::kStart:
+      return Begin(command.start());
+    case v1::WorkerCommand::kContinueSequence:
+      if (loop_->Post(ContinueFromProto(command.continue_sequence(), options_.eos_tokens))) {
+        return absl::OkStatus();
+      }
+      break;
+    case v1::WorkerCommand::kStep:
+      if (loop_->Post(StepFromProto(command.step()))) return absl::OkStatus();
+      break;
+    case v1::WorkerCommand::kStop:
+      if (loop_->Post(StopCommand{SequenceId(command.stop().sequence_id()), Epoch(command.stop().epoch())})) {
+        return absl::OkStatus();
+      }
+      break;
+    case v1::WorkerCommand::COMMAND_NOT_SET:
+      return absl::UnimplementedError("a command of an unknown kind; run the same release on coordinator and worker");
+  }
+  return absl::ResourceExhaustedError(
+      fmt::format("{} commands wait; the coordinator sends more than the protocol allows", EngineLoop::kMaxCommands));
+}
+
+absl::Status WorkerService::Begin(const v1::WorkerCommand::StartSequence& start) {
+  absl::StatusOr<SequencePlan> plan = PlanFromProto(start, options_.eos_tokens);
+  absl::Status status = plan.status();
+  if (plan.ok()) {
+    if (loop_->Post(*std::move(plan))) return absl::OkStatus();
+    status = absl::ResourceExhaustedError("too many commands wait on this worker; try again");
+  }
+  Send(EndedToProto(SequenceId(start.sequence_id()), status, "", {}));
+  return absl::OkStatus();
+}
+
+// Returns once the engine has let go of everything that came over the last stream.
+void WorkerService::StopSequences() {
+  std::promise<void> done;
+  loop_->PostStopAll([&done] { done.set_value(); });
+  done.get_future().wait();
+}
+
+bool WorkerService::Pause(int64_t backoff_ns) {
+  // Workers that lost the same coordinator should not all return in the same moment.
+  std::minstd_rand random{std::random_device{}()};
+  const int64_t jitter_ns = std::uniform_int_distribution<int64_t>(0, backoff_ns / 2)(random);
+  std::unique_lock lock(mutex_);
+  return !changed_.wait_for(lock, std::chrono::nanoseconds(backoff_ns / 2 + jitter_ns), [this] { return stopping_; });
+}
+
+void WorkerService::Send(v1::WorkerEvent event) {
+  std::lock_guard lock(mutex_);
+  if (!stream_open_) return;
+  outgoing_.push_back(std::move(event));
+  changed_.notify_all();
+}
+
+v1::WorkerEvent WorkerService::HeartbeatEvent() const {
+  v1::WorkerEvent event;
+  v1::WorkerEvent::WorkerHeartbeat& heartbeat = *event.mutable_heartbeat();
+  heartbeat.set_resident_free_bytes(loop_->resident_free_bytes());
+  heartbeat.set_sequences(loop_->num_sequences());
+  heartbeat.set_draining(draining_);
+  return event;
+}
+
+void WorkerService::OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers, double fraction) {
+  v1::WorkerEvent event;
+  v1::WorkerEvent::PrefillProgress& progress = *event.mutable_prefill();
+  progress.set_sequence_id(sequence.value);
+  progress.set_layers_done(layers_done);
+  progress.set_num_layers(num_layers);
+  progress.set_fraction(fraction);
+  Send(std::move(event));
+}
+
+void WorkerService::OnTokens(const SequenceTokens& tokens) { Send(TokensToProto(tokens)); }
+
+void WorkerService::OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
+  Send(StepDoneToProto(step, tokens, step_s));
+}
+
+void WorkerService::OnKept(SequenceId sequence, const SequenceSummary& summary) {
+  Send(KeptToProto(sequence, summary));
+}
+
+void WorkerService::OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
+                            const SequenceSummary& summary) {
+  if (!status.ok() && !absl::IsCancelled(status)) {
+    LOG_WARN("sequence {} failed: {}", sequence.value, status.ToString());
+  }
+  Send(EndedToProto(sequence, status, failed_node_id, summary));
+}
+
+}  // namespace tributary

@@ -1,0 +1,85 @@
+// The thread that owns the engine and its data plane: takes commands from any thread, runs them in order, and works on
+// prefills and arrivals between them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "gpu_worker/engine/decode_engine.h"
+#include "transport/data_plane.h"
+#include "transport/idle_strategy.h"
+
+namespace tributary {
+
+struct StopCommand {
+  SequenceId sequence_id;
+  Epoch epoch;
+};
+
+// All sequences end (OnEnded for each), then `done` runs on the loop's thread.
+struct StopAllCommand {
+  std::function<void()> done;
+};
+
+using EngineCommand = std::variant<SequencePlan, ContinuePlan, StepCommand, StopCommand, StopAllCommand>;
+
+class EngineLoop {
+ public:
+  // All outlive the loop. `device` is read for its free memory and its status, on the loop's thread. on_device_failed
+  // is called once, on that thread, when the device cannot be used any more; the engine has ended its sequences by
+  // then.
+  EngineLoop(DecodeEngine* engine, Device* device, DataPlane* data_plane, const Clock* clock,
+             std::function<void(const absl::Status&)> on_device_failed = nullptr);
+  // Stops after the command that runs.
+  ~EngineLoop();
+
+  void Start();
+  void Stop();
+
+  // Thread-safe. False when kMaxCommands wait: more than any coordinator that keeps to the protocol sends.
+  bool Post(EngineCommand command);
+  // Drops what waits, of a stream that is over, and stops all sequences. Never refused.
+  void PostStopAll(std::function<void()> done);
+
+  // As of the loop's last turn. Thread-safe.
+  uint32_t num_sequences() const { return num_sequences_.load(std::memory_order_relaxed); }
+  uint64_t resident_free_bytes() const { return resident_free_bytes_.load(std::memory_order_relaxed); }
+  // Neither sequences nor commands.
+  bool idle() const;
+
+  static constexpr size_t kMaxCommands = 4096;
+
+ private:
+  void ThreadMain();
+  bool RunCommand();
+  void Run(SequencePlan& plan);
+  void Run(ContinuePlan& plan);
+  void Run(StepCommand& step);
+  void Run(StopCommand& stop);
+  void Run(StopAllCommand& stop);
+  void Publish();
+  void CheckDevice();
+
+  DecodeEngine* const engine_;
+  Device* const device_;
+  DataPlane* const data_plane_;
+  const Clock* const clock_;
+  std::function<void(const absl::Status&)> on_device_failed_;  // null once called
+  std::atomic<uint32_t> num_sequences_{0};
+  std::atomic<uint64_t> resident_free_bytes_{0};
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> has_commands_{false};
+  mutable std::mutex mutex_;
+  std::deque<EngineCommand> commands_;  // guarded by mutex_
+  bool running_command_ = false;        // guarded by mutex_
+  std::thread thread_;
+};
+
+}  // namespace tributary

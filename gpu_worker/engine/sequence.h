@@ -1,0 +1,112 @@
+// One sequence on the GPU worker: where it stands, which block is leaving its window, and what to
+// report when it ends.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "gpu_worker/engine/decode_engine.h"
+#include "gpu_worker/sequence/sampler.h"
+#include "gpu_worker/sequence/window_cache.h"
+#include "gpu_worker/spill/spill.h"
+#include "gpu_worker/step/attention_quality.h"
+#include "gpu_worker/step/decode_step.h"
+
+namespace tributary {
+
+// A block on its way from the window to its shards. Frames go layer by layer, shard by shard, and
+// by tokens where a block is too big for one frame.
+struct BlockSpill {
+  TokenRange block;
+  uint32_t layer = 0;    // of the next frame
+  size_t shard_idx = 0;  // of the next frame
+  uint64_t token = 0;    // of the next frame; before the block's begin: the block's begin
+  bool all_sent = false;
+  // The block's MAW when it began to leave, f32 [layer][token][kv_head], and the tokens of the softmax that it was
+  // taken over; empty and 0 if the policy wants none, or no step has looked at some token yet. Frames go out as nodes
+  // have room: copied for each frame, it would depend on their timing.
+  std::vector<float> maw;
+  uint32_t resident_tokens = 0;
+};
+
+enum class SequenceState {
+  kQueued,  // waits for the device's prefill
+  kPrefilling,
+  kDraining,  // prefilled; waits for the shards' acknowledgements
+  kDecoding,
+  kKept,       // the answer has ended; a Continue may follow
+  kAppending,  // a later turn's tokens
+};
+
+struct Sequence {
+  SequencePlan plan;
+  WindowCache cache;
+  ResidentId resident;
+  std::vector<BoundShard> shards;
+  SequenceState state = SequenceState::kQueued;
+
+  SampledToken sampled;           // the latest token; fed by the next step
+  TopTokens top;                  // of the latest token, if the plan asks for them
+  uint32_t generated_tokens = 0;  // in this turn
+  std::optional<BlockSpill> spill;
+  std::unique_ptr<AttentionQuality> quality;  // null: dense, or nothing can become remote
+  bool keeps_maw = false;
+  uint64_t softmax_tokens = 0;  // resident tokens of the last step
+
+  uint64_t history_tokens = 0;   // prompts and answers of earlier turns
+  std::vector<uint32_t> append;  // tokens of this turn whose KV is not there yet
+  size_t num_appended = 0;       // of them
+
+  // Once not OK, the sequence ends as soon as nobody is looking at it.
+  absl::Status failure;
+  NodeIdx failed_node = kNoNode;
+
+  // For the summary.
+  int64_t started_ns = 0;  // this and all below: of this turn
+  int64_t progress_ns = 0;
+  int64_t first_token_ns = 0;
+  int64_t last_token_ns = 0;
+  uint64_t num_steps = 0;
+  double attended_tokens_sum = 0;
+  std::array<int64_t, kNumStages> stage_sums_ns{};
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+
+  SequenceId id() const { return plan.sequence_id; }
+  // Prompts and answers, the latest token included.
+  uint64_t context_tokens() const { return history_tokens + plan.prompt_tokens.size() + generated_tokens; }
+  // Of the query that appends the next num_tokens: a sparse policy reads everything then, and selects anew after the
+  // last one. Such a step is not measured.
+  uint32_t AppendFlags(size_t num_tokens) const;
+  // The next turn: the last token of the answer, which has no KV yet, is the first to append.
+  void BeginTurn(TurnPlan turn, int64_t now_ns);
+  void Fail(const absl::Status& status, NodeIdx node) {
+    if (!failure.ok()) return;
+    failure = status;
+    failed_node = node;
+  }
+  // The token at answer index generated_tokens, forced or sampled from these logits.
+  SampledToken Choose(std::span<const float> logits) const;
+  // The next token is given by the plan; only its probability is asked for.
+  bool next_is_forced() const { return generated_tokens < plan.forced_tokens.size(); }
+  // Its choice, or what is reported with it, takes all logits: no device samples it.
+  bool next_needs_logits() const { return next_is_forced() || plan.top_logprobs > 0; }
+  // What Choose() does with logits, for a device that does it itself.
+  DeviceSampling device_sampling() const;
+  // "stop" or "length" if the latest token was the last one, else "".
+  const char* FinishReason() const;
+  bool UsesNode(NodeIdx node) const;
+};
+
+// The block begins to leave the window. Between steps.
+BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block, const AttentionShape& shape, uint32_t num_layers,
+                           Device* device);
+// Sends the next frames of sequence.spill, of about `frame_bytes` at most, as far as there is room.
+// Returns true if anything was sent. REQUIRES: sequence.spill.
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes);
+
+SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes);
+
+}  // namespace tributary

@@ -1,0 +1,157 @@
+#include "gpu_worker/sequence/sequence_plan.h"
+
+#include <algorithm>
+
+#include "absl/container/flat_hash_set.h"
+#include "base/limits.h"
+#include "base/status.h"
+#include "fmt/format.h"
+
+namespace tributary {
+namespace {
+
+absl::Status Invalid(SequenceId sequence, const std::string& what) {
+  return absl::InvalidArgumentError(fmt::format("sequence {}: {}", sequence.value, what));
+}
+
+absl::Status Invalid(const SequencePlan& plan, const std::string& what) { return Invalid(plan.sequence_id, what); }
+
+absl::Status CheckTurn(SequenceId sequence, const TurnPlan& turn, const ModelLimits& model) {
+  if (turn.max_tokens == 0) return Invalid(sequence, "max_tokens is 0, must be at least 1");
+  const auto check = [&](const std::vector<uint32_t>& tokens, const char* what) {
+    const auto bad = std::find_if(tokens.begin(), tokens.end(), [&](uint32_t t) { return t >= model.vocab_size; });
+    if (bad == tokens.end()) return absl::OkStatus();
+    return Invalid(sequence, fmt::format("{} token {} is {}, the vocabulary has {}", what, bad - tokens.begin(), *bad,
+                                         model.vocab_size));
+  };
+  TRIBUTARY_RETURN_IF_ERROR(check(turn.prompt_tokens, "prompt"));
+  TRIBUTARY_RETURN_IF_ERROR(check(turn.forced_tokens, "forced"));
+  const uint32_t most = std::min(model.vocab_size, limits::kMaxTopLogprobs);
+  if (turn.top_logprobs > most) {
+    return Invalid(sequence, fmt::format("top_logprobs is {}, must be at most {} (vocabulary of {})", turn.top_logprobs,
+                                         most, model.vocab_size));
+  }
+  const absl::Status sampling = Validate(turn.sampling);
+  return sampling.ok() ? sampling : Invalid(sequence, std::string(sampling.message()));
+}
+
+absl::Status CheckContext(const SequencePlan& plan, const ModelLimits& model) {
+  if (plan.prompt_tokens.empty()) return Invalid(plan, "the prompt is empty, it needs at least one token");
+  uint64_t max_context = limits::kMaxContextTokens;
+  if (model.max_context_tokens != 0) max_context = std::min(max_context, model.max_context_tokens);
+  if (plan.max_context_tokens() > max_context) {
+    return Invalid(plan,
+                   fmt::format("prompt of {} tokens, max_tokens {} and {} tokens reserved for all turns "
+                               "exceed the model's {} positions",
+                               plan.prompt_tokens.size(), plan.max_tokens, plan.reserved_context_tokens, max_context));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, const ShardSpec& shard) {
+  if (absl::Status status = Validate(shard); !status.ok()) return Invalid(plan, std::string(status.message()));
+  const std::string name = fmt::format("shard {}", shard.shard_id.value);
+  if (shard.sequence_id != plan.sequence_id || shard.epoch != plan.epoch) {
+    return Invalid(plan, fmt::format("{} is of sequence {} at epoch {}, not of this one at epoch {}", name,
+                                     shard.sequence_id.value, shard.epoch.value, plan.epoch.value));
+  }
+  if (shard.model != model.shape || shard.num_layers != model.num_layers) {
+    return Invalid(
+        plan, fmt::format("{} has {} layers of {}/{} heads of {}, the worker's model has {} of {}/{} of {}", name,
+                          shard.num_layers, shard.model.num_q_heads, shard.model.num_kv_heads, shard.model.head_dim,
+                          model.num_layers, model.shape.num_q_heads, model.shape.num_kv_heads, model.shape.head_dim));
+  }
+  if (shard.policy != plan.policy) {
+    return Invalid(plan,
+                   fmt::format("{} has another policy ({}) than the sequence ({})", name,
+                               std::string(PolicyName(shard.policy.kind)), std::string(PolicyName(plan.policy.kind))));
+  }
+  const TokenStripe& stripe = shard.stripe;
+  if (stripe.origin != plan.layout.sink_tokens || stripe.stripe_tokens % plan.layout.block_tokens != 0) {
+    return Invalid(plan, fmt::format("{} has stripes of {} tokens from {} on, must be a multiple of block_tokens {} "
+                                     "from sink_tokens {} on",
+                                     name, stripe.stripe_tokens, stripe.origin, plan.layout.block_tokens,
+                                     plan.layout.sink_tokens));
+  }
+  if (stripe.num_stripes > model.max_partial_slots) {
+    return Invalid(plan, fmt::format("{} has {} stripes, the worker merges at most {}", name, stripe.num_stripes,
+                                     model.max_partial_slots));
+  }
+  const uint64_t needed = stripe.LocalIndex(plan.layout.RemoteEnd(plan.max_context_tokens()));
+  if (shard.capacity_tokens < needed) {
+    return Invalid(plan, fmt::format("{} has room for {} tokens, needs {}", name, shard.capacity_tokens, needed));
+  }
+  return absl::OkStatus();
+}
+
+// Every (layer, KV head) must be held by exactly one shard of each stripe, and all of one number of
+// stripes.
+absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
+  const uint32_t num_stripes = plan.routes.front().shard.stripe.num_stripes;
+  for (const SequenceRoute& route : plan.routes) {
+    const TokenStripe& stripe = route.shard.stripe;
+    if (stripe.num_stripes != num_stripes || stripe.stripe_tokens != plan.routes.front().shard.stripe.stripe_tokens) {
+      return Invalid(plan, "its shards cut the tokens in different ways");
+    }
+  }
+  const size_t heads = model.shape.num_kv_heads;
+  std::vector<uint8_t> holders(model.num_layers * heads * num_stripes);
+  for (const SequenceRoute& route : plan.routes) {
+    const ShardSpec& shard = route.shard;
+    for (size_t layer = shard.layer_begin; layer < shard.layer_end; ++layer) {
+      for (size_t head = shard.kv_head_begin; head < shard.kv_head_end; ++head) {
+        uint8_t& count = holders[(layer * heads + head) * num_stripes + shard.stripe.stripe_idx];
+        count = static_cast<uint8_t>(std::min(count + 1, 2));
+      }
+    }
+  }
+  const auto bad = std::find_if(holders.begin(), holders.end(), [](uint8_t count) { return count != 1; });
+  if (bad == holders.end()) return absl::OkStatus();
+  const size_t i = bad - holders.begin();
+  return Invalid(plan,
+                 fmt::format("stripe {} of layer {} KV head {} has {} shards, must have exactly one", i % num_stripes,
+                             i / num_stripes / heads, i / num_stripes % heads, *bad == 0 ? "no" : "several"));
+}
+
+}  // namespace
+
+absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
+  if (const absl::Status served = CheckServed(plan.policy.kind); !served.ok()) {
+    return absl::Status(served.code(),
+                        fmt::format("sequence {}: {}", plan.sequence_id.value, std::string(served.message())));
+  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, plan, model));
+  TRIBUTARY_RETURN_IF_ERROR(CheckContext(plan, model));
+  if (!IsValidDType(plan.kv_dtype)) {
+    return Invalid(plan, fmt::format("kv_dtype {} is none of f32, bf16, f16", static_cast<int>(plan.kv_dtype)));
+  }
+  if (const absl::Status status = Validate(plan.layout); !status.ok()) {
+    return Invalid(plan, std::string(status.message()));
+  }
+  if (plan.layout.all_resident || plan.routes.empty()) return absl::OkStatus();
+  if (plan.routes.size() > limits::kMaxShardsPerSequence) {
+    return Invalid(plan, fmt::format("{} shards, at most {}", plan.routes.size(), limits::kMaxShardsPerSequence));
+  }
+  absl::flat_hash_set<ShardId> shard_ids;
+  for (const SequenceRoute& route : plan.routes) {
+    if (!shard_ids.insert(route.shard.shard_id).second) {
+      return Invalid(plan, fmt::format("shard id {} names two shards", route.shard.shard_id.value));
+    }
+    TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, route.shard));
+  }
+  return CheckCover(plan, model);
+}
+
+absl::Status Validate(const ContinuePlan& plan, uint64_t context_tokens, uint64_t max_context_tokens,
+                      const ModelLimits& model) {
+  const TurnPlan& turn = plan.turn;
+  TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, turn, model));
+  const uint64_t needed = context_tokens + turn.prompt_tokens.size() + turn.max_tokens - 1;
+  if (needed <= max_context_tokens) return absl::OkStatus();
+  return Invalid(plan.sequence_id,
+                 fmt::format("{} tokens, {} more and max_tokens {} need a context of {}; {} are "
+                             "reserved",
+                             context_tokens, turn.prompt_tokens.size(), turn.max_tokens, needed, max_context_tokens));
+}
+
+}  // namespace tributary

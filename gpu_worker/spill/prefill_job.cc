@@ -1,0 +1,140 @@
+#include "gpu_worker/spill/prefill_job.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/status.h"
+
+namespace tributary {
+namespace {
+
+// Tokens of the layer that the device has projected.
+class PrefillReader final : public KvReader {
+ public:
+  PrefillReader(Device* device, TokenRange tokens) : device_(device), tokens_(tokens) {}
+  CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
+    return device_->ReadPrefill(tokens_.begin, static_cast<uint32_t>(tokens_.size()), heads, k, v);
+  }
+
+ private:
+  Device* const device_;
+  const TokenRange tokens_;
+};
+
+}  // namespace
+
+PrefillJob::PrefillJob(const PrefillInput& input, Device* device, SpillSender* spill)
+    : input_(input), device_(device), spill_(spill), cursors_(input.shards.size()) {}
+
+PrefillJob::~PrefillJob() {
+  if (phase_ != Phase::kBegin) device_->DropPrefill();
+}
+
+uint64_t PrefillJob::num_chunks() const {
+  return (input_.prompt.size() + kPrefillChunkTokens - 1) / kPrefillChunkTokens;
+}
+
+double PrefillJob::fraction() const {
+  return static_cast<double>(units_done_) / static_cast<double>(2 * num_chunks() * input_.num_layers);
+}
+
+void PrefillJob::NextChunk(uint64_t* begin, uint64_t* end) {
+  *begin = next_token_;
+  *end = std::min<uint64_t>(next_token_ + kPrefillChunkTokens, input_.prompt.size());
+  next_token_ = *end == input_.prompt.size() ? 0 : *end;
+  ++units_done_;
+}
+
+absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
+  uint64_t begin = 0, end = 0;
+  switch (phase_) {
+    case Phase::kBegin:
+      TRIBUTARY_RETURN_IF_ERROR(device_->BeginPrefill(input_.prompt, input_.kv_dtype));
+      phase_ = Phase::kProject;
+      return Progress::kWorked;
+    case Phase::kProject:
+      NextChunk(&begin, &end);
+      device_->PrefillProject(layer_, begin, end);
+      if (next_token_ != 0) return Progress::kWorked;
+      KeepResident();
+      std::fill(cursors_.begin(), cursors_.end(), input_.cache->remote().begin);
+      StreamOut();
+      phase_ = Phase::kAttend;
+      return Progress::kWorked;
+    case Phase::kAttend:
+      NextChunk(&begin, &end);
+      device_->PrefillAttend(layer_, begin, end);
+      StreamOut();
+      if (next_token_ == 0) phase_ = Phase::kStream;
+      return Progress::kWorked;
+    case Phase::kStream:
+      if (!StreamOut()) return Progress::kWaiting;
+      ++layer_;
+      phase_ = layer_ == input_.num_layers ? Phase::kEnd : Phase::kProject;
+      return Progress::kWorked;
+    case Phase::kEnd:
+      logits_ = device_->EndPrefill();
+      phase_ = Phase::kDone;
+      return Progress::kDone;
+    case Phase::kDone:
+      break;
+  }
+  return Progress::kDone;
+}
+
+void PrefillJob::KeepResident() {
+  const TokenRange remote = input_.cache->remote();
+  const uint64_t prompt_tokens = input_.prompt.size();
+  for (const TokenRange part :
+       {TokenRange{0, std::min(remote.begin, prompt_tokens)}, TokenRange{remote.end, prompt_tokens}}) {
+    uint64_t token = part.begin;
+    for (const SlotRange slots : input_.cache->SlotsOf(part)) {
+      if (slots.begin == slots.end) continue;
+      device_->PrefillKeep(layer_, input_.resident, token, slots);
+      token += slots.end - slots.begin;
+    }
+  }
+}
+
+TokenRange PrefillJob::NextPiece(size_t shard_idx) const {
+  const ShardSpec& spec = input_.shards[shard_idx].spec;
+  const TokenRange remote = input_.cache->remote();
+  uint64_t pos = cursors_[shard_idx];
+  if (layer_ < spec.layer_begin || layer_ >= spec.layer_end) return {};
+  while (pos < remote.end && !spec.stripe.Owns(pos)) {
+    // Runs are dealt round-robin: skip to the end of the run of the stripe that owns `pos`.
+    pos = spec.stripe.RunAt(pos, remote.end).end;
+  }
+  if (pos >= remote.end) return {};
+  const uint64_t max_tokens =
+      std::max<uint64_t>(1, input_.spill_frame_bytes / SpillSender::TokenBytes(input_.shards[shard_idx]));
+  return {pos, std::min(spec.stripe.RunAt(pos, remote.end).end, pos + max_tokens)};
+}
+
+bool PrefillJob::StreamOut() {
+  // Round-robin, so that all nodes store at once; stops once each shard is out of tokens or out of
+  // room.
+  size_t num_idle = 0;
+  bool all_sent = true;
+  const size_t num_shards = input_.shards.size();
+  while (num_idle < num_shards) {
+    const size_t i = next_shard_;
+    next_shard_ = (next_shard_ + 1) % num_shards;
+    ++num_idle;
+    const TokenRange piece = NextPiece(i);
+    if (piece.empty()) continue;
+    const PrefillReader reader(device_, piece);
+    const SpillSender::Sent sent =
+        spill_->Send(input_.shards[i], layer_, piece.begin, static_cast<uint32_t>(piece.size()), reader);
+    if (sent != SpillSender::Sent::kSent) {
+      all_sent = false;
+      continue;
+    }
+    cursors_[i] = piece.end;
+    num_idle = 0;
+    all_sent = true;
+  }
+  return all_sent;
+}
+
+}  // namespace tributary

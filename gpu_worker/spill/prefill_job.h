@@ -1,0 +1,86 @@
+// The prefill of one prompt, layer by layer, in small units so that decode steps run in between.
+//
+// Per layer:
+//   project   QKV of each chunk; K and V of the whole prompt are in the device's layer buffer
+//   keep      sinks and window go to the sequence's resident slots
+//   attend    each chunk; between the chunks the remote tokens go out as spill frames, as the
+//             nodes' windows allow
+//   stream    what is left of them; the next layer's projection may overwrite the buffer then
+// After the last layer: logits of the last token. The caller still has to wait for the
+// acknowledgements (SpillSender).
+//
+// Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/device/device.h"
+#include "gpu_worker/sequence/window_cache.h"
+#include "gpu_worker/spill/spill.h"
+
+namespace tributary {
+
+struct PrefillInput {
+  std::span<const uint32_t> prompt;
+  DType kv_dtype = DType::kUnset;
+  ResidentId resident;
+  const WindowCache* cache = nullptr;  // Prefilled(prompt.size())
+  std::span<const BoundShard> shards;
+  uint32_t num_layers = 0;
+  uint32_t num_kv_heads = 0;
+  uint32_t head_dim = 0;
+  uint32_t spill_frame_bytes = 0;
+};
+
+class PrefillJob {
+ public:
+  enum class Progress {
+    kWorked,   // more to do
+    kWaiting,  // for room on a node: poll first
+    kDone,     // logits() are there
+  };
+
+  // Everything in `input` outlives the job; device and spill too.
+  PrefillJob(const PrefillInput& input, Device* device, SpillSender* spill);
+  ~PrefillJob();  // frees the device's prefill memory
+  PrefillJob(const PrefillJob&) = delete;
+  PrefillJob& operator=(const PrefillJob&) = delete;
+
+  // Does one unit. Errors: the device's (memory). A failed node is no error here: its sequences end
+  // elsewhere.
+  absl::StatusOr<Progress> RunUnit();
+
+  uint32_t layers_done() const { return layer_; }
+  double fraction() const;
+  // Of the prompt's last token, f32 [vocab_size]. REQUIRES: kDone.
+  std::span<const float> logits() const { return logits_; }
+
+ private:
+  enum class Phase { kBegin, kProject, kAttend, kStream, kEnd, kDone };
+
+  uint64_t num_chunks() const;
+  // The chunk that starts at next_token_; moves on.
+  void NextChunk(uint64_t* begin, uint64_t* end);
+  void KeepResident();
+  // Sends as many frames of this layer as there is room for. True if all are sent.
+  bool StreamOut();
+  // The next piece of a shard's tokens at or after its cursor; empty if none is left.
+  TokenRange NextPiece(size_t shard_idx) const;
+
+  const PrefillInput input_;
+  Device* const device_;
+  SpillSender* const spill_;
+  Phase phase_ = Phase::kBegin;
+  uint32_t layer_ = 0;
+  uint64_t next_token_ = 0;
+  uint64_t units_done_ = 0;
+  std::vector<uint64_t> cursors_;  // [shard]: tokens of this layer before it are sent
+  size_t next_shard_ = 0;
+  std::span<const float> logits_;
+};
+
+}  // namespace tributary

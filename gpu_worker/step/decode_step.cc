@@ -1,0 +1,327 @@
+#include "gpu_worker/step/decode_step.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "fmt/format.h"
+#include "wire/frame_builder.h"
+
+namespace tributary {
+
+DecodeStep::DecodeStep(const DecodeStepOptions& options, Device* device, DataPlane* data_plane, RemoteNodes* nodes,
+                       const Clock* clock, EngineMetrics* metrics, StepTrace* trace)
+    : options_(options),
+      device_(device),
+      data_plane_(data_plane),
+      nodes_(nodes),
+      clock_(clock),
+      metrics_(metrics),
+      trace_(trace),
+      gather_(options.shape) {}
+
+std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_ns) {
+  rows_ = rows;
+  ++exchange_id_;
+  stage_times_ = {};
+  timeout_ns_ = timeout_ns;
+  mark_ns_ = clock_->NowNs();
+  deadline_ns_ = mark_ns_ + timeout_ns;
+  device_rows_.clear();
+  for (StepRow& row : rows) {
+    row.measured = row.quality != nullptr && !row.remote.empty() && row.quality->BeginStep();
+    device_rows_.push_back(row.device);
+    device_rows_.back().may_have_partials = !row.remote.empty();
+  }
+
+  device_->BeginStep(device_rows_);
+  for (uint32_t layer = 0; layer < options_.num_layers; ++layer) RunLayer(layer);
+  const std::span<const float> logits = device_->EndStep();
+  Mark(Stage::kMergeMlp, -1);
+  const absl::Status status = device_->step_status();
+  for (StepRow& row : rows) {
+    if (row.status.ok()) row.status = status;
+  }
+  TakeDeviceTimes();
+  rows_ = {};
+  return logits;
+}
+
+void DecodeStep::TakeDeviceTimes() {
+  const DeviceStepTimes times = device_->step_times();
+  const int64_t end_ns = mark_ns_;
+  exposed_wait_ns_ = stage_times_[static_cast<size_t>(Stage::kRemoteWait)];
+  if (times.step_ns == 0) return;
+  exposed_wait_ns_ = times.remote_wait_ns;
+  const int64_t busy_ns = times.step_ns - times.remote_wait_ns;
+  if (metrics_ != nullptr) {
+    metrics_->gpu_busy.Increment(SecondsFromNs(busy_ns));
+    metrics_->gpu_remote_wait.Increment(SecondsFromNs(times.remote_wait_ns));
+    if (device_end_ns_ != 0) {
+      const double share = static_cast<double>(busy_ns) / static_cast<double>(end_ns - device_end_ns_);
+      metrics_->gpu_idle.Set(std::clamp(1.0 - share, 0.0, 1.0));
+    }
+  }
+  device_end_ns_ = end_ns;
+  if (trace_ == nullptr) return;
+  for (const DeviceSpan& span : times.spans) {
+    trace_->Add({.name = span.name,
+                 .lane = kDeviceLane,
+                 .layer = span.layer,
+                 .step_id = trace_id_,
+                 .begin_ns = end_ns + span.begin_ns,
+                 .end_ns = end_ns + span.end_ns});
+  }
+}
+
+void DecodeStep::RunLayer(uint32_t layer) {
+  Plan(layer);  // this and the frames while a device that runs ahead works on q
+  PrepareQueries(layer);
+  const std::span<const float> q = device_->AwaitQuery(layer);
+  Mark(Stage::kQkv, layer);
+  gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
+  Scatter(layer, q);
+  Mark(Stage::kQuerySend, layer);
+  device_->AttendResident(layer);
+  Mark(Stage::kLocalAttention, layer);
+  Gather();
+  Mark(Stage::kRemoteWait, layer);
+  CollectFailures();
+  TakeMeasurements();
+  device_->FinishLayer(layer, num_slots_);
+  Mark(Stage::kMergeMlp, layer);
+}
+
+void DecodeStep::Plan(uint32_t layer) {
+  expected_.clear();
+  sent_.clear();  // they count in expected_
+  gather_rows_.clear();
+  num_slots_.assign(rows_.size(), 0);
+  for (uint32_t r = 0; r < rows_.size(); ++r) {
+    const StepRow& row = rows_[r];
+    if (row.status.ok() && !row.remote.empty()) num_slots_[r] = row.shards.front().spec.stripe.num_stripes;
+    gather_rows_.push_back({row.context_tokens, row.resident_tokens, num_slots_[r], row.status.ok(),
+                            /*follows=*/row.query_rows == 0, row.measured});
+    if (num_slots_[r] == 0 || row.query_rows == 0) continue;
+    for (const BoundShard& shard : row.shards) {
+      const ShardSpec& spec = shard.spec;
+      const uint64_t tokens = spec.stripe.CountIn(row.remote);
+      if (layer < spec.layer_begin || layer >= spec.layer_end || tokens == 0) continue;
+      expected_.push_back({shard.node, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin, spec.kv_head_end,
+                           tokens, row.query_rows, row.measured});
+    }
+  }
+  std::stable_sort(expected_.begin(), expected_.end(),
+                   [](const ExpectedPartial& a, const ExpectedPartial& b) { return a.node < b.node; });
+}
+
+// The end of the longest run of one node's entries that fits into one query frame and whose answer
+// fits into one, too.
+size_t DecodeStep::EndOfFrame(size_t begin) const {
+  const uint32_t head_dim = options_.shape.head_dim;
+  size_t query_bytes = sizeof(QueryBody), partial_bytes = sizeof(PartialBody);
+  size_t end = begin;
+  for (; end < expected_.size() && expected_[end].node == expected_[begin].node; ++end) {
+    const ExpectedPartial& e = expected_[end];
+    const uint32_t kv_heads = e.kv_head_end - e.kv_head_begin;
+    const uint32_t heads = kv_heads * options_.shape.group_size();
+    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = e.num_rows}, head_dim);
+    partial_bytes += PartialEntryBytes(
+        {.num_q_heads = heads, .n_q = e.num_rows, .flags = e.measured ? kPartialMeasured : 0, .num_kv_heads = kv_heads},
+        head_dim);
+    const bool fits = std::max(query_bytes, partial_bytes) <= limits::kMaxFramePayloadBytes &&
+                      end - begin < limits::kMaxEntriesPerFrame;
+    if (!fits) break;
+  }
+  return std::max(end, begin + 1);
+}
+
+void DecodeStep::PrepareQueries(uint32_t layer) {
+  queries_.clear();
+  q_targets_.assign(expected_.size(), {});
+  for (size_t begin = 0; begin < expected_.size();) {
+    const size_t end = EndOfFrame(begin);
+    queries_.push_back({expected_[begin].node, begin, end, data_plane_->AllocateFrame(QueryPayload(begin, end))});
+    if (queries_.back().frame.ok()) FillFrame(layer, &queries_.back());
+    begin = end;
+  }
+}
+
+size_t DecodeStep::QueryPayload(size_t begin, size_t end) {
+  entries_.clear();
+  for (size_t i = begin; i < end; ++i) {
+    const ExpectedPartial& e = expected_[i];
+    const StepRow& row = rows_[e.row];
+    entries_.push_back({.shard_id = e.shard.value,
+                        .sequence_epoch = row.shards.front().spec.epoch.value,
+                        .visible_begin = row.remote.begin,
+                        .visible_end = row.remote.end,
+                        .num_q_heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size(),
+                        .n_q = e.num_rows,
+                        .flags = row.query_flags | (e.measured ? kQueryMeasure : 0)});
+  }
+  return QueryPayloadBytes(entries_, options_.shape.head_dim);
+}
+
+// entries_ are those of the frame.
+void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
+  FrameBuffer& frame = *query->frame;
+  QueryPayloadWriter writer(frame.payload(), static_cast<uint32_t>(entries_.size()), options_.shape.head_dim,
+                            options_.softmax_scale);
+  for (size_t i = query->begin; i < query->end; ++i) {
+    const QueryEntry& entry = entries_[i - query->begin];
+    q_targets_[i] = writer.Add(entry);
+    rows_[expected_[i].row].bytes_sent +=
+        QueryEntryBytes(entry, options_.shape.head_dim) + (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
+  }
+  frame.header() = FrameHeader{
+      .type = static_cast<uint8_t>(FrameType::kQuery), .step_id = exchange_id_, .layer = static_cast<uint16_t>(layer)};
+}
+
+absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
+  IdleStrategy idle(options_.idle, clock_);
+  while (true) {
+    absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(payload_bytes);
+    if (frame.ok() || !absl::IsResourceExhausted(frame.status()) || clock_->NowNs() >= deadline_ns_) return frame;
+    idle.AfterPoll(nodes_->Poll(), *data_plane_);
+  }
+}
+
+void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
+  sent_ns_ = clock_->NowNs();
+  for (PreparedQuery& query : queries_) {
+    if (!query.frame.ok()) {
+      query.frame = AllocateFrame(QueryPayload(query.begin, query.end));
+      if (query.frame.ok()) FillFrame(layer, &query);
+    }
+    if (!query.frame.ok()) {
+      for (size_t i = query.begin; i < query.end; ++i)
+        gather_.FailRow(expected_[i].row, query.node, query.frame.status());
+      continue;
+    }
+    for (size_t i = query.begin; i < query.end; ++i) CopyQ(i, q);
+    query.frame->header().timeout_ns = static_cast<uint64_t>(std::max<int64_t>(1, deadline_ns_ - sent_ns_));
+    const absl::StatusOr<uint64_t> frame_seq = nodes_->Send(query.node, *std::move(query.frame), SendClass::kEager);
+    if (frame_seq.ok()) {
+      sent_.push_back({query.node, *frame_seq, query.begin, query.end});
+    } else {
+      // It may have failed before this step began.
+      gather_.FailNode(query.node, frame_seq.status());
+    }
+  }
+  queries_.clear();
+}
+
+void DecodeStep::CopyQ(size_t expected_idx, std::span<const float> q) {
+  const ExpectedPartial& e = expected_[expected_idx];
+  const std::span<float> to = q_targets_[expected_idx];
+  const size_t row_floats = to.size() / e.num_rows;
+  for (uint32_t j = 0; j < e.num_rows; ++j) {
+    const size_t head =
+        (size_t{e.row} + j) * options_.shape.num_q_heads + size_t{e.kv_head_begin} * options_.shape.group_size();
+    std::copy_n(q.data() + head * options_.shape.head_dim, row_floats, to.data() + j * row_floats);
+  }
+}
+
+void DecodeStep::Gather() {
+  IdleStrategy idle(options_.idle,
+                    clock_);  // a fresh one: the last event may be a layer's work ago
+  while (!gather_.done()) {
+    const int events = nodes_->Poll();
+    if (gather_.done()) break;
+    const int64_t now_ns = clock_->NowNs();
+    // What has arrived by now counts, and one poll need not fetch all of it: after a long piece of
+    // work of ours, or a SIGSTOP, the nodes are not to blame.
+    if (events == 0 && now_ns >= deadline_ns_) {
+      if (metrics_ != nullptr) metrics_->partials_missing.Increment(gather_.num_missing());
+      gather_.FailMissing(absl::DeadlineExceededError(
+          fmt::format("no partial within the step's {:.3f} s", SecondsFromNs(timeout_ns_))));
+      deadline_ns_ = now_ns + timeout_ns_;  // for the rows that go on
+      break;
+    }
+    idle.AfterPoll(events, *data_plane_);
+  }
+  if (metrics_ != nullptr && !expected_.empty()) {
+    metrics_->remote_attention.Observe(SecondsFromNs(clock_->NowNs() - sent_ns_));
+  }
+}
+
+void DecodeStep::CollectFailures() {
+  for (const RowFailure& failure : gather_.Finish()) {
+    for (uint32_t r = failure.row; r < failure.row + rows_[failure.row].query_rows; ++r) {
+      rows_[r].status = failure.status;
+      rows_[r].failed_node = failure.node;
+      num_slots_[r] = 0;
+    }
+  }
+}
+
+void DecodeStep::TakeMeasurements() {
+  for (uint32_t r = 0; r < rows_.size(); ++r) {
+    if (!rows_[r].measured || num_slots_[r] == 0) continue;  // failed rows have no slots
+    rows_[r].quality->AddLayer(gather_.measured(r));
+  }
+}
+
+void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) {
+  if (trace_ != nullptr && header.step_id == exchange_id_) {
+    trace_->Add({.name = "remote_attention",
+                 .lane = 1 + node,
+                 .layer = header.layer,
+                 .step_id = trace_id_,
+                 .begin_ns = sent_ns_,
+                 .end_ns = clock_->NowNs()});
+  }
+  gather_.OnPartial(node, header, partial,
+                    [&](Arrival arrival, const ExpectedPartial* expected, const PartialEntry& entry) {
+                      if (arrival == Arrival::kTaken) {
+                        StepRow& row = rows_[expected->row];
+                        row.attended_head_tokens += entry.attended_head_tokens;
+                        row.bytes_received += PartialEntryBytes(entry, options_.shape.head_dim) +
+                                              (kFrameHeaderBytes + sizeof(PartialBody)) / partial.body().num_entries;
+                      }
+                      if (metrics_ == nullptr) return;
+                      if (arrival == Arrival::kTaken) {
+                        (entry.status == 0 ? metrics_->partials_ok : metrics_->partials_invalid).Increment();
+                      } else {
+                        (arrival == Arrival::kLate ? metrics_->partials_late : metrics_->partials_invalid).Increment();
+                      }
+                    });
+}
+
+void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error) {
+  if (rows_.empty()) return;
+  for (const SentQuery& query : sent_) {
+    if (query.node != node || query.frame_seq != error.rejected_frame_seq) continue;
+    const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
+    for (size_t i = query.begin; i < query.end; ++i) {
+      gather_.FailRow(expected_[i].row, node,
+                      absl::InternalError(fmt::format("it rejected the query frame: {}", reason)));
+    }
+  }
+}
+
+void DecodeStep::OnNodeFailed(NodeIdx node, const absl::Status& status) {
+  if (rows_.empty()) return;
+  const uint32_t missing_before = gather_.num_missing();
+  gather_.FailNode(node, status);
+  if (metrics_ != nullptr) {
+    metrics_->partials_missing.Increment(missing_before - gather_.num_missing());
+  }
+}
+
+void DecodeStep::Mark(Stage stage, int32_t layer) {
+  const int64_t now_ns = clock_->NowNs();
+  stage_times_[static_cast<size_t>(stage)] += now_ns - mark_ns_;
+  if (trace_ != nullptr) {
+    trace_->Add({.name = kStageNames[static_cast<size_t>(stage)],
+                 .layer = layer,
+                 .step_id = trace_id_,
+                 .begin_ns = mark_ns_,
+                 .end_ns = now_ns});
+  }
+  mark_ns_ = now_ns;
+}
+
+}  // namespace tributary

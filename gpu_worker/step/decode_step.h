@@ -1,0 +1,163 @@
+// READ THIS FIRST: one token for one batch.
+//
+//   for each layer:
+//     qkv               device: rmsnorm, QKV, RoPE, append to the window; meanwhile the frames of
+//                       the queries are made; q comes to the host
+//     query_send        one query frame per CPU node, for all rows that have shards there
+//     local_attention   device: sinks and window, while the nodes attend over their shards
+//     remote_wait       until every partial is in its slot, a node is given up, or the deadline
+//                       passes
+//     merge_mlp         coverage check; device: merge in slot order, output projection, MLP
+//   logits
+//
+// A row whose partial does not come fails and is left out from there on; the others keep their
+// bits. Rows without remote tokens send nothing and wait for nobody.
+//
+// Thread-compatible.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "gpu_worker/device/device.h"
+#include "gpu_worker/remote/engine_metrics.h"
+#include "gpu_worker/remote/remote_nodes.h"
+#include "gpu_worker/spill/spill.h"
+#include "gpu_worker/step/partial_gather.h"
+#include "telemetry/step_trace.h"
+#include "transport/data_plane.h"
+#include "transport/idle_strategy.h"
+
+namespace tributary {
+
+struct StepRow {
+  // In.
+  DecodeRow device;
+  // Successive tokens of one sequence, in rows that follow each other, ask the nodes together and
+  // share shards, `remote` and fate: the first row says how many there are, the others 0.
+  uint32_t query_rows = 1;
+  uint32_t query_flags = 0;            // QueryEntry::flags (wire/frame.h)
+  std::span<const BoundShard> shards;  // of the sequence; alive until the step is done
+  TokenRange remote;
+  uint64_t context_tokens = 0;          // this token included
+  uint64_t resident_tokens = 0;         // likewise
+  AttentionQuality* quality = nullptr;  // of a sparse policy: says whether the step is measured
+
+  // Out.
+  bool measured = false;
+  absl::Status status;  // without the node's name
+  NodeIdx failed_node = kNoNode;
+  // Of all query_rows together.
+  uint64_t attended_head_tokens = 0;  // remote tokens attended, times KV heads, summed over layers
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+};
+
+struct DecodeStepOptions {
+  AttentionShape shape;
+  uint32_t num_layers = 0;
+  float softmax_scale = 0;
+  IdleOptions idle;
+};
+
+// The trace's lane for what a device that runs ahead does by its own clock.
+inline constexpr uint32_t kDeviceLane = 1000;
+
+// Nanoseconds per stage.
+using StageTimes = std::array<int64_t, kNumStages>;
+
+class DecodeStep {
+ public:
+  // The pointers outlive this; metrics and trace may be null.
+  DecodeStep(const DecodeStepOptions& options, Device* device, DataPlane* data_plane, RemoteNodes* nodes,
+             const Clock* clock, EngineMetrics* metrics, StepTrace* trace);
+
+  // Runs the step. Logits are f32 [row][vocab_size], meaningless for rows whose status is not OK,
+  // valid until the next step. The deadline is `timeout_ns` from now; when rows have failed by it,
+  // the rest gets as long again, so a step ends within (1 + number of lost nodes) times timeout_ns.
+  // REQUIRES: 1 <= rows.size() <= max_batch.
+  std::span<const float> Run(std::span<StepRow> rows, int64_t timeout_ns);
+
+  // The caller has taken its tokens from the logits: ends the last stage, kSample.
+  void EndSample() { Mark(Stage::kSample, -1); }
+  const StageTimes& stage_times() const { return stage_times_; }
+  // Time in which the device had nothing to do but wait for partials.
+  int64_t exposed_wait_ns() const { return exposed_wait_ns_; }
+  // Names the step in traces.
+  void set_trace_id(uint64_t step_id) { trace_id_ = step_id; }
+
+  // What comes in during a step, or late: the owner of RemoteNodes hands these on.
+  void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial);
+  void OnRejected(NodeIdx node, const ErrorBody& error);
+  void OnNodeFailed(NodeIdx node, const absl::Status& status);
+
+ private:
+  void RunLayer(uint32_t layer);
+  // Fills expected_ and gather_rows_ with what this layer's live rows need.
+  void Plan(uint32_t layer);
+  // One frame for expected_[begin, end), which are of one node.
+  struct PreparedQuery {
+    NodeIdx node;
+    size_t begin, end;
+    absl::StatusOr<FrameBuffer> frame;
+  };
+  // Fills queries_ with frames that lack only q: what can be done before q is there. Never waits: a frame for which
+  // there is no room is left out.
+  void PrepareQueries(uint32_t layer);
+  size_t QueryPayload(size_t begin, size_t end);  // its bytes; fills entries_
+  void FillFrame(uint32_t layer, PreparedQuery* query);
+  // Sends queries_, and makes the frames that were left out once those before them are on their way. Fails the rows of
+  // those that cannot be sent.
+  void Scatter(uint32_t layer, std::span<const float> q);
+  void CopyQ(size_t expected_idx, std::span<const float> q);
+  absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes);
+  size_t EndOfFrame(size_t begin) const;
+  void Gather();
+  void CollectFailures();
+  // Of measured rows: what the nodes' selections kept of this layer.
+  void TakeMeasurements();
+  // Metrics and trace of a device that runs ahead.
+  void TakeDeviceTimes();
+  // Ends a stage: adds the time since the last one ended.
+  void Mark(Stage stage, int32_t layer);
+
+  const DecodeStepOptions options_;
+  Device* const device_;
+  DataPlane* const data_plane_;
+  RemoteNodes* const nodes_;
+  const Clock* const clock_;
+  EngineMetrics* const metrics_;
+  StepTrace* const trace_;
+  PartialGather gather_;
+
+  struct SentQuery {
+    NodeIdx node;
+    uint64_t frame_seq;
+    size_t begin, end;  // of expected_
+  };
+  // Of the step that runs.
+  std::span<StepRow> rows_;
+  uint64_t exchange_id_ = 0;  // this worker's number of the step: never repeats, unlike the coordinator's
+  uint64_t trace_id_ = 0;
+  int64_t timeout_ns_ = 0;
+  int64_t deadline_ns_ = 0;
+  int64_t mark_ns_ = 0;
+  int64_t sent_ns_ = 0;
+  StageTimes stage_times_{};
+  int64_t exposed_wait_ns_ = 0;
+  int64_t device_end_ns_ = 0;              // when the last step with times ended
+  std::vector<ExpectedPartial> expected_;  // sorted by node, then row
+  std::vector<GatherRow> gather_rows_;
+  std::vector<uint32_t> num_slots_;
+  std::vector<PreparedQuery> queries_;
+  std::vector<std::span<float>> q_targets_;  // in the frames of queries_, by index of expected_
+  std::vector<SentQuery> sent_;
+  std::vector<QueryEntry> entries_;  // scratch: of one frame
+  std::vector<DecodeRow> device_rows_;
+};
+
+}  // namespace tributary

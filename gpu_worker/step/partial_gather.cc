@@ -1,0 +1,210 @@
+#include "gpu_worker/step/partial_gather.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <tuple>
+
+#include "base/check.h"
+#include "fmt/format.h"
+
+namespace tributary {
+
+void PartialGather::Begin(uint64_t step_id, uint32_t layer, std::span<const ExpectedPartial> expected,
+                          std::span<const GatherRow> rows, PartialSlots* slots) {
+  active_ = true;
+  step_id_ = step_id;
+  layer_ = layer;
+  slots_ = slots;
+  expected_.assign(expected.begin(), expected.end());
+  std::sort(expected_.begin(), expected_.end(), [](const ExpectedPartial& a, const ExpectedPartial& b) {
+    return std::tie(a.node, a.shard) < std::tie(b.node, b.shard);
+  });
+  states_.assign(expected_.size(), EntryState::kWaiting);
+  covered_.assign(expected_.size(), 0);
+  rows_.assign(rows.begin(), rows.end());
+  row_failed_.assign(rows.size(), false);
+  if (coverage_.size() < rows.size()) coverage_.resize(rows.size());
+  failures_.clear();
+  num_missing_ = static_cast<uint32_t>(expected_.size());
+  ClearSlots(rows);
+}
+
+void PartialGather::ClearSlots(std::span<const GatherRow> rows) {
+  for (size_t row = 0; row < rows.size(); ++row) {
+    TRIBUTARY_CHECK_LE(rows[row].num_slots, slots_->max_slots);
+    const size_t begin = row * slots_->max_slots * shape_.num_q_heads;
+    std::fill_n(slots_->lse_ln.begin() + begin, size_t{rows[row].num_slots} * shape_.num_q_heads, kEmptyLse);
+    if (!rows[row].measured) continue;
+    const size_t slot = row * slots_->max_slots;
+    const size_t slots_end = slot + rows[row].num_slots;
+    if (lse_dense_ln_.size() < slots_end * shape_.num_q_heads) {
+      lse_dense_ln_.resize(slots_end * shape_.num_q_heads);
+      attended_tokens_.resize(slots_end * shape_.num_kv_heads);
+    }
+    std::fill_n(lse_dense_ln_.begin() + begin, size_t{rows[row].num_slots} * shape_.num_q_heads, kEmptyLse);
+    std::fill_n(attended_tokens_.begin() + slot * shape_.num_kv_heads,
+                size_t{rows[row].num_slots} * shape_.num_kv_heads, 0u);
+  }
+}
+
+Arrival PartialGather::Take(NodeIdx node, const PartialFrameView& partial, const PartialEntry& entry,
+                            const ExpectedPartial** out) {
+  const auto key = std::make_pair(node, ShardId(entry.shard_id));
+  const auto it = std::lower_bound(
+      expected_.begin(), expected_.end(), key,
+      [](const ExpectedPartial& e, const auto& k) { return std::tie(e.node, e.shard) < std::tie(k.first, k.second); });
+  if (it == expected_.end() || it->node != node || it->shard != key.second) return Arrival::kUnexpected;
+  const size_t i = it - expected_.begin();
+  if (states_[i] != EntryState::kWaiting) return Arrival::kLate;
+  *out = &*it;
+  if (absl::Status status = CheckEntry(*it, partial, entry); !status.ok()) {
+    FailRow(it->row, node, status);
+    return Arrival::kTaken;
+  }
+  CopyOut(*it, partial, entry);
+  covered_[i] = entry.covered_tokens;
+  states_[i] = EntryState::kArrived;
+  --num_missing_;
+  return Arrival::kTaken;
+}
+
+absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
+                                       const PartialEntry& entry) const {
+  const auto error = static_cast<FrameError>(entry.status);
+  if (error != FrameError::kOk) {
+    return absl::InternalError(fmt::format("layer {}: shard {} refused the query: {}", layer_, expected.shard.value,
+                                           std::string(FrameErrorName(error))));
+  }
+  const uint32_t num_kv_heads = expected.kv_head_end - expected.kv_head_begin;
+  const uint32_t num_q_heads = num_kv_heads * shape_.group_size();
+  if (partial.body().head_dim != shape_.head_dim || entry.num_q_heads != num_q_heads ||
+      entry.n_q != expected.num_rows) {
+    return absl::InternalError(
+        fmt::format("layer {}: shard {} answered with {} queries of {} heads of {}, asked for {} of {} of {}", layer_,
+                    expected.shard.value, entry.n_q, entry.num_q_heads, partial.body().head_dim, expected.num_rows,
+                    num_q_heads, shape_.head_dim));
+  }
+  if (entry.covered_tokens != expected.tokens) {
+    return absl::InternalError(fmt::format("layer {}: shard {} covers {} tokens, was asked for {}", layer_,
+                                           expected.shard.value, entry.covered_tokens, expected.tokens));
+  }
+  if (entry.attended_head_tokens > expected.tokens * num_kv_heads) {
+    return absl::InternalError(fmt::format("layer {}: shard {} attended to {} tokens, summed over {} heads of {}",
+                                           layer_, expected.shard.value, entry.attended_head_tokens, num_kv_heads,
+                                           expected.tokens));
+  }
+  const std::span<const std::byte> lse_bytes = partial.lse_ln(entry);
+  for (size_t head = 0; head < size_t{expected.num_rows} * num_q_heads; ++head) {
+    const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));
+    // It covers tokens; only where a policy left some out may a head have read none.
+    const bool may_be_empty = entry.attended_head_tokens < expected.tokens * num_kv_heads;
+    if (!std::isfinite(lse_ln) && !(may_be_empty && lse_ln == kEmptyLse)) {
+      return absl::InternalError(
+          fmt::format("layer {}: shard {} answered with lse_ln {}", layer_, expected.shard.value, lse_ln));
+    }
+  }
+  return CheckMeasured(expected, partial, entry);
+}
+
+absl::Status PartialGather::CheckMeasured(const ExpectedPartial& expected, const PartialFrameView& partial,
+                                          const PartialEntry& entry) const {
+  const uint32_t num_kv_heads = expected.kv_head_end - expected.kv_head_begin;
+  const bool is_measured = (entry.flags & kPartialMeasured) != 0;
+  if (is_measured != expected.measured || entry.num_kv_heads != num_kv_heads) {
+    return absl::InternalError(fmt::format("layer {}: shard {} answered for {} KV heads, {}, asked for {}, {}", layer_,
+                                           expected.shard.value, entry.num_kv_heads,
+                                           is_measured ? "measured" : "not measured", num_kv_heads,
+                                           expected.measured ? "measured" : "not measured"));
+  }
+  if (!is_measured) return absl::OkStatus();
+  const std::span<const std::byte> lse_bytes = partial.lse_dense_ln(entry);
+  for (uint32_t head = 0; head < entry.num_q_heads; ++head) {
+    const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));
+    if (std::isfinite(lse_ln)) continue;
+    return absl::InternalError(
+        fmt::format("layer {}: shard {} measured a dense lse_ln of {}", layer_, expected.shard.value, lse_ln));
+  }
+  return absl::OkStatus();
+}
+
+void PartialGather::CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial,
+                            const PartialEntry& entry) {
+  const size_t out_bytes = partial.out(entry).size() / expected.num_rows;
+  const size_t lse_bytes = partial.lse_ln(entry).size() / expected.num_rows;
+  for (uint32_t i = 0; i < expected.num_rows; ++i) {
+    const size_t slot = (size_t{expected.row} + i) * slots_->max_slots + expected.slot;
+    const size_t head = slot * shape_.num_q_heads + size_t{expected.kv_head_begin} * shape_.group_size();
+    std::memcpy(slots_->out.data() + head * shape_.head_dim, partial.out(entry).data() + i * out_bytes, out_bytes);
+    std::memcpy(slots_->lse_ln.data() + head, partial.lse_ln(entry).data() + i * lse_bytes, lse_bytes);
+  }
+  if (!expected.measured) return;
+  const size_t slot = size_t{expected.row} * slots_->max_slots + expected.slot;
+  const size_t head = slot * shape_.num_q_heads + size_t{expected.kv_head_begin} * shape_.group_size();
+  const auto lse_dense_ln = partial.lse_dense_ln(entry);
+  std::memcpy(lse_dense_ln_.data() + head, lse_dense_ln.data(), lse_dense_ln.size());
+  const auto attended = partial.attended_tokens(entry);
+  std::memcpy(attended_tokens_.data() + slot * shape_.num_kv_heads + expected.kv_head_begin, attended.data(),
+              attended.size());
+}
+
+MeasuredLayer PartialGather::measured(uint32_t row) const {
+  TRIBUTARY_CHECK(rows_[row].measured);
+  const size_t slot = size_t{row} * slots_->max_slots;
+  const size_t num_slots = rows_[row].num_slots;
+  const size_t heads = slot * shape_.num_q_heads, num_heads = num_slots * shape_.num_q_heads;
+  return {.layer = layer_,
+          .remote_tokens = rows_[row].context_tokens - rows_[row].resident_tokens,
+          .num_slots = rows_[row].num_slots,
+          .lse_ln = slots_->lse_ln.subspan(heads, num_heads),
+          .lse_dense_ln = std::span(lse_dense_ln_).subspan(heads, num_heads),
+          .attended_tokens =
+              std::span(attended_tokens_).subspan(slot * shape_.num_kv_heads, num_slots * shape_.num_kv_heads)};
+}
+
+void PartialGather::FailRow(uint32_t row, NodeIdx node, const absl::Status& status) {
+  if (row_failed_[row]) return;
+  row_failed_[row] = true;
+  failures_.push_back({row, node, status});
+  for (size_t i = 0; i < expected_.size(); ++i) {
+    if (expected_[i].row != row || states_[i] == EntryState::kDropped) continue;
+    if (states_[i] == EntryState::kWaiting) --num_missing_;
+    states_[i] = EntryState::kDropped;
+  }
+}
+
+void PartialGather::FailNode(NodeIdx node, const absl::Status& status) {
+  if (!active_) return;
+  for (size_t i = 0; i < expected_.size(); ++i) {
+    if (expected_[i].node == node && states_[i] == EntryState::kWaiting) FailRow(expected_[i].row, node, status);
+  }
+}
+
+void PartialGather::FailMissing(const absl::Status& status) {
+  for (size_t i = 0; i < expected_.size(); ++i) {
+    if (states_[i] == EntryState::kWaiting) FailRow(expected_[i].row, expected_[i].node, status);
+  }
+}
+
+std::span<const RowFailure> PartialGather::Finish() {
+  TRIBUTARY_CHECK(done());
+  active_ = false;
+  for (size_t row = 0; row < rows_.size(); ++row) coverage_[row].clear();
+  for (size_t i = 0; i < expected_.size(); ++i) {
+    const ExpectedPartial& e = expected_[i];
+    if (states_[i] != EntryState::kArrived) continue;
+    for (uint32_t q = 0; q < e.num_rows; ++q)
+      coverage_[e.row + q].push_back({e.kv_head_begin, e.kv_head_end, covered_[i]});
+  }
+  uint32_t asking_row = 0;
+  for (uint32_t row = 0; row < rows_.size(); ++row) {
+    if (!rows_[row].follows) asking_row = row;
+    if (row_failed_[asking_row] || !rows_[row].live) continue;
+    absl::Status status =
+        CheckCoverage(rows_[row].context_tokens, rows_[row].resident_tokens, shape_.num_kv_heads, coverage_[row]);
+    if (!status.ok()) FailRow(asking_row, kNoNode, status);
+  }
+  return failures_;
+}
+
+}  // namespace tributary

@@ -1,0 +1,138 @@
+// Waits for one layer's partials, as a pure state machine: what is expected, and what came of it.
+//
+//   Begin(expected) ; { OnPartial | FailNode | FailMissing }* until done() ; Finish()
+//
+// A missing partial is an error of its row, never an omission; the other rows of the batch do not
+// notice. Duplicates and partials of an earlier layer or step are told apart and ignored. Values
+// are copied into the device's slots where the shard's token stripe and heads say, so nothing
+// depends on the order of arrival.
+//
+// Allocates only when a batch is larger than any before, or when a row fails. Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "attention/merge_all.h"
+#include "attention/shape.h"
+#include "base/ids.h"
+#include "gpu_worker/device/device.h"
+#include "gpu_worker/remote/remote_nodes.h"
+#include "gpu_worker/step/attention_quality.h"
+#include "wire/frame.h"
+
+namespace tributary {
+
+// One shard's answer for one row of the batch, or for several of one sequence.
+struct ExpectedPartial {
+  NodeIdx node = kNoNode;
+  ShardId shard;
+  uint32_t row = 0;
+  uint32_t slot = 0;  // token stripe
+  uint32_t kv_head_begin = 0;
+  uint32_t kv_head_end = 0;
+  uint64_t tokens = 0;    // visible ones of the shard: what it must cover
+  uint32_t num_rows = 1;  // query tokens of the entry: row, row + 1, ...
+  bool measured = false;  // the query asked for a measurement
+};
+
+// What a row's coverage must add up to.
+struct GatherRow {
+  uint64_t context_tokens = 0;
+  uint64_t resident_tokens = 0;
+  uint32_t num_slots = 0;
+  bool live = true;      // false: failed in an earlier layer
+  bool follows = false;  // its queries go with those of the row before, and so does its fate
+  bool measured = false;
+};
+
+struct RowFailure {
+  uint32_t row = 0;        // and those that follow it
+  NodeIdx node = kNoNode;  // to blame; kNoNode for our own mistakes
+  absl::Status status;     // without the node's name
+};
+
+// What became of one received entry.
+enum class Arrival {
+  kTaken,       // a row's partial, or its error
+  kLate,        // another layer or step, a duplicate, a row that failed
+  kUnexpected,  // nobody asked this node for this shard
+};
+
+class PartialGather {
+ public:
+  explicit PartialGather(const AttentionShape& shape) : shape_(shape) {}
+
+  // Starts a layer. `expected` are of live rows; `slots` are filled with the empty partial for each
+  // row's num_slots. Rows without remote tokens have none expected.
+  void Begin(uint64_t step_id, uint32_t layer, std::span<const ExpectedPartial> expected,
+             std::span<const GatherRow> rows, PartialSlots* slots);
+
+  // One partial frame. Calls on_entry(Arrival, const ExpectedPartial*, const PartialEntry&) for
+  // each entry; the pointer is null unless kTaken.
+  template <typename OnEntry>
+  void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial, OnEntry&& on_entry) {
+    const bool current = active_ && header.step_id == step_id_ && header.layer == layer_;
+    for (uint32_t i = 0; i < partial.body().num_entries; ++i) {
+      const PartialEntry entry = partial.entry(i);
+      const ExpectedPartial* expected = nullptr;
+      const Arrival arrival = current ? Take(node, partial, entry, &expected) : Arrival::kLate;
+      on_entry(arrival, expected, entry);
+    }
+  }
+
+  // The rows that still wait for this node fail.
+  void FailNode(NodeIdx node, const absl::Status& status);
+  // The rows that still wait for anything fail, each blaming the first node that it waits for.
+  void FailMissing(const absl::Status& status);
+  // One row fails, whatever it waits for.
+  void FailRow(uint32_t row, NodeIdx node, const absl::Status& status);
+
+  // True if no live row waits.
+  bool done() const { return num_missing_ == 0; }
+  uint32_t num_missing() const { return num_missing_; }
+
+  // Ends the layer: checks that each live row's partials and resident tokens cover its context
+  // once; those that do not fail (INTERNAL). REQUIRES: done(). The failures of this layer are valid
+  // until the next Begin().
+  std::span<const RowFailure> Finish();
+  // What was measured of a row that did not fail, after Finish(), until the next Begin(). REQUIRES: the row is
+  // measured.
+  MeasuredLayer measured(uint32_t row) const;
+
+ private:
+  enum class EntryState : uint8_t { kWaiting, kArrived, kDropped };
+
+  Arrival Take(NodeIdx node, const PartialFrameView& partial, const PartialEntry& entry,
+               const ExpectedPartial** expected);
+  // Why an entry is no answer to what was asked; OK if it is.
+  absl::Status CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
+                          const PartialEntry& entry) const;
+  // Likewise, of what was measured. That the heads' tokens add up is the decoder's to check.
+  absl::Status CheckMeasured(const ExpectedPartial& expected, const PartialFrameView& partial,
+                             const PartialEntry& entry) const;
+  void CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial, const PartialEntry& entry);
+  void ClearSlots(std::span<const GatherRow> rows);
+
+  const AttentionShape shape_;
+  bool active_ = false;
+  uint64_t step_id_ = 0;
+  uint32_t layer_ = 0;
+  PartialSlots* slots_ = nullptr;
+  std::vector<ExpectedPartial> expected_;  // sorted by (node, shard)
+  std::vector<EntryState> states_;         // of expected_
+  std::vector<uint64_t> covered_;          // of expected_
+  std::vector<GatherRow> rows_;
+  std::vector<bool> row_failed_;
+  std::vector<std::vector<RouteCoverage>> coverage_;  // [row]
+  std::vector<RowFailure> failures_;
+  // As the device's slots; of measured rows only.
+  std::vector<float> lse_dense_ln_;        // [row][max_slots][num_q_heads]
+  std::vector<uint32_t> attended_tokens_;  // [row][max_slots][num_kv_heads]
+  uint32_t num_missing_ = 0;
+};
+
+}  // namespace tributary

@@ -1,0 +1,56 @@
+#include "policy/hgca.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+
+namespace tributary {
+namespace {
+
+// What f32 cannot hold becomes its largest number: any weight is below it.
+float ToThreshold(double threshold) {
+  return static_cast<float>(std::min(threshold, double{std::numeric_limits<float>::max()}));
+}
+
+}  // namespace
+
+HgcaPolicy::HgcaPolicy(const HgcaParams& hgca, const SparseParams& sparse)
+    : hgca_(hgca),
+      sparse_(sparse),
+      needs_{.resident_salience = true,
+             .spill_bytes_per_token = sizeof(float),
+             .context_cache = hgca.beta > 0,  // else everything is selected, and the shard itself is read
+             .max_cache_tokens = hgca.max_cache_tokens,
+             .cached_salience = hgca.max_cache_tokens != 0,
+             .salience_alpha = static_cast<float>(hgca.alpha),
+             .group_aggregate = hgca.group_aggregate} {}
+
+bool HgcaPolicy::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
+  const auto& layers = sparse_.dense_layers;
+  const auto& heads = sparse_.dense_heads;
+  return std::find(layers.begin(), layers.end(), layer) != layers.end() ||
+         std::find(heads.begin(), heads.end(), LayerHead{layer, kv_head}) != heads.end();
+}
+
+std::optional<SelectionRule> HgcaPolicy::RuleAt(SelectionMoment moment, uint64_t population) const {
+  TRIBUTARY_CHECK_GT(population, uint64_t{0});
+  const double threshold = hgca_.beta / static_cast<double>(population);
+  SelectionRule rule{.threshold = ToThreshold(threshold), .keep_min = hgca_.keep_min};
+  const uint64_t limit = hgca_.max_cache_tokens;
+  switch (moment) {
+    case SelectionMoment::kSpill:
+      return rule;
+    case SelectionMoment::kAppend:
+      if (limit != 0) rule.keep_max = limit;
+      return rule;
+    case SelectionMoment::kCacheFull:
+      if (limit == 0 || population <= limit) return std::nullopt;
+      rule.threshold = ToThreshold(hgca_.beta);
+      rule.keep_max = limit / 2;
+      return rule;
+  }
+  return std::nullopt;
+}
+
+}  // namespace tributary

@@ -1,0 +1,69 @@
+// A policy as the worker, the nodes and the frames know it: what it needs from them, and its rule at each moment at
+// which something is selected. Nobody outside policy/ compares a policy's name.
+//
+// Pure: no KV, no clock, no state; the same arguments give the same answer on every machine. policy/README.md
+// walks through each policy.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "policy/maw.h"
+#include "policy/policy_params.h"
+#include "policy/selection.h"
+
+namespace tributary {
+
+// What a policy asks of the services.
+struct PolicyNeeds {
+  // The device keeps a salience per KV head and resident token, from the softmax weights of its resident attention.
+  bool resident_salience = false;
+  // Bytes per token and KV head of policy metadata that travel behind K and V in a spill frame.
+  uint32_t spill_bytes_per_token = 0;
+  // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
+  bool context_cache = false;
+  // Selected tokens of one KV head of one shard at most; 0: as many as the rules keep.
+  uint64_t max_cache_tokens = 0;
+  // Of queries that read a selection, the node wants the weights of the tokens read, for their saliences
+  // (HeadSelection).
+  bool cached_salience = false;
+  // How weights become saliences (policy/maw.h).
+  float salience_alpha = 0;
+  GroupAggregate group_aggregate = GroupAggregate::kMean;
+
+  MawParams maw_params() const { return {salience_alpha, group_aggregate}; }
+
+  friend bool operator==(const PolicyNeeds&, const PolicyNeeds&) = default;
+};
+
+enum class SelectionMoment {
+  // A block has been stored; saliences: what travelled with it. Kept tokens join those selected before.
+  kSpill,
+  // Appended queries have read the whole shard; saliences: their mean weights. Replaces the selection.
+  kAppend,
+  // What is selected may be too much; saliences: of the selected tokens, relative to uniform. Replaces the selection.
+  kCacheFull,
+};
+
+class AttentionPolicy {
+ public:
+  virtual ~AttentionPolicy() = default;
+
+  virtual const PolicyNeeds& needs() const = 0;
+  // False: every remote token is read, always.
+  virtual bool is_sparse() const { return true; }
+  // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
+  virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
+  // Tokens behind a salient one that count as salient, too (HeadSelection).
+  virtual uint32_t keep_next() const = 0;
+  // The rule by which one KV head selects (SelectUnits); nullopt = nothing is selected at this moment. `population`:
+  // the tokens over which the saliences' softmax was taken (kSpill: resident, kAppend: stored in the shard, kCacheFull:
+  // selected so far); where there are none there is nothing to select either. REQUIRES (checked): population > 0.
+  virtual std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const = 0;
+};
+
+// REQUIRES: `params` came from ResolvePolicy().
+std::unique_ptr<const AttentionPolicy> MakePolicy(const PolicyParams& params);
+
+}  // namespace tributary

@@ -1,0 +1,94 @@
+#include "action_text.h"
+
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+
+namespace tributary {
+namespace {
+
+std::string StatusText(const absl::Status& status) { return status.ok() ? "OK" : std::string(status.ToString()); }
+
+template <typename Id>
+std::string IdsText(const std::vector<Id>& ids) {
+  std::vector<uint64_t> values;
+  for (const Id id : ids) values.push_back(id.value);
+  return fmt::format("[{}]", fmt::join(values, " "));
+}
+
+struct Printer {
+  std::string operator()(const action::ReplyRegister& a) const {
+    return fmt::format("reply-register call={} epoch={} {}", a.call.value, a.membership_epoch, StatusText(a.status));
+  }
+  std::string operator()(const action::ReplyHeartbeat& a) const {
+    return fmt::format("reply-heartbeat call={} epoch={} orphans={} {}", a.call.value, a.membership_epoch,
+                       IdsText(a.orphans), StatusText(a.status));
+  }
+  std::string operator()(const action::ReplyCancel& a) const {
+    return fmt::format("reply-cancel call={} {}", a.call.value, StatusText(a.status));
+  }
+  std::string operator()(const action::OpenShard& a) const {
+    const ShardSpec& s = a.route.shard;
+    return fmt::format(
+        "open-shard node={} shard={} sequence={} epoch={} heads=[{},{}) stripe={}/{} of {} from {} "
+        "capacity={}",
+        a.route.node_id, s.shard_id.value, s.sequence_id.value, s.epoch.value, s.kv_head_begin, s.kv_head_end,
+        s.stripe.stripe_idx, s.stripe.num_stripes, s.stripe.stripe_tokens, s.stripe.origin, s.capacity_tokens);
+  }
+  std::string operator()(const action::CloseShard& a) const {
+    return fmt::format("close-shard node={} shard={} epoch={}", a.node_id, a.shard_id.value, a.epoch.value);
+  }
+  std::string operator()(const action::Welcome& a) const {
+    return fmt::format("welcome stream={} epoch={}", a.stream.value, a.membership_epoch);
+  }
+  std::string operator()(const action::CloseStream& a) const {
+    return fmt::format("close-stream stream={} {}", a.stream.value, StatusText(a.status));
+  }
+  std::string operator()(const action::StartSequence& a) const {
+    return fmt::format("start stream={} sequence={} epoch={} prompt={} max={} shards={}", a.stream.value,
+                       a.sequence_id.value, a.epoch.value, a.spec.prompt_tokens.size(), a.spec.max_tokens,
+                       a.routes.size());
+  }
+  std::string operator()(const action::ContinueSequence& a) const {
+    return fmt::format("continue stream={} sequence={} epoch={} prompt={} max={}{}", a.stream.value,
+                       a.sequence_id.value, a.epoch.value, a.spec.prompt_tokens.size(), a.spec.max_tokens,
+                       a.spec.keep.asked() ? " keep" : "");
+  }
+  std::string operator()(const action::EndLease& a) const {
+    return fmt::format("end-lease request={} sequence={} {}", a.request_id, a.sequence_id.value, LeaseEndName(a.end));
+  }
+  std::string operator()(const action::StepCommand& a) const {
+    return fmt::format("step stream={} step={} sequences={}", a.stream.value, a.step_id.value, IdsText(a.sequences));
+  }
+  std::string operator()(const action::StopSequence& a) const {
+    return fmt::format("stop stream={} sequence={} epoch={}", a.stream.value, a.sequence_id.value, a.epoch.value);
+  }
+  std::string operator()(const action::Accepted& a) const {
+    return fmt::format("accepted call={} request={} sequence={} worker={}", a.call.value, a.request_id,
+                       a.sequence_id.value, a.worker_id);
+  }
+  std::string operator()(const action::Prefill& a) const {
+    return fmt::format("prefill call={} {}/{}", a.call.value, a.layers_done, a.num_layers);
+  }
+  std::string operator()(const action::Tokens& a) const {
+    return fmt::format("tokens call={} n={}{} after={}ms", a.call.value, a.tokens.tokens.size(),
+                       a.first ? " first" : "", a.since_last_ns / 1'000'000);
+  }
+  std::string operator()(const action::Finish& a) const {
+    std::string text = fmt::format("finish call={} {}", a.call.value, OutcomeName(a.outcome));
+    if (!a.reject_reason.empty()) text += fmt::format(" reason={}", a.reject_reason);
+    if (a.summary.kept) {
+      text += fmt::format(" kept={} lease={}ms tokens={}/{}", a.summary.kept->request_id,
+                          a.summary.kept->lease_ns / 1'000'000, a.summary.kept->context_tokens,
+                          a.summary.kept->max_context_tokens);
+    }
+    if (a.retry_delay_ns != 0) text += fmt::format(" retry={}ms", a.retry_delay_ns / 1'000'000);
+    return text + " " + StatusText(a.status);
+  }
+  std::string operator()(const action::Log& a) const { return fmt::format("log {}", a.text); }
+};
+
+}  // namespace
+
+std::string ActionText(const Action& action) { return std::visit(Printer{}, action); }
+
+}  // namespace tributary

@@ -1,0 +1,454 @@
+// Random clusters, requests and faults from one seed; what must hold is checked after every step,
+// and at the end nothing is left. TRIBUTARY_TEST_SEED replays a run.
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <set>
+
+#include "action_text.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "coordinator/core/coordinator_core.h"
+#include "fmt/format.h"
+#include "gtest/gtest.h"
+
+namespace tributary {
+namespace {
+
+uint64_t TestSeed() {
+  const char* seed = std::getenv("TRIBUTARY_TEST_SEED");
+  return seed != nullptr ? std::stoull(seed) : std::random_device{}();
+}
+
+CoordinatorConfig RandomTestConfig() {
+  CoordinatorConfig config;
+  config.protocol_version = 1;
+  config.admission = {6, 4, 4};
+  config.defaults.window_tokens = 32;
+  config.defaults.block_tokens = 16;
+  config.defaults.kv_dtype = DType::kBf16;
+  config.node_timeout_ns = 4 * kNsPerS;
+  config.step_timeout_ns = kNsPerS;
+  config.stall_timeout_ns = 5 * kNsPerS;
+  config.stop_timeout_ns = 2 * kNsPerS;
+  config.orphan_grace_ns = kNsPerS;
+  config.close_retry_ns = kNsPerS;
+  config.forget_after_ns = 60 * kNsPerS;
+  return config;
+}
+
+// Plays clients, nodes and workers by the rules of the protocol, but with random timing, loss and
+// death.
+class World {
+ public:
+  explicit World(uint64_t seed) : random_(seed) {}
+  const std::array<int, 4>& outcomes() const { return outcomes_; }
+  int num_continued() const { return num_continued_; }
+  const std::array<int, action::kNumLeaseEnds>& leases_ended() const { return leases_ended_; }
+
+  void Run(int num_events) {
+    for (int i = 0; i < num_events && !testing::Test::HasFailure(); ++i) RandomEvent();
+    Settle();
+  }
+
+ private:
+  struct Node {
+    uint64_t incarnation = 0;
+    std::set<ShardId> shards;
+  };
+  struct Worker {
+    StreamId stream;
+    std::map<SequenceId, uint32_t> left;  // tokens to give; of a kept sequence: 0
+    std::set<SequenceId> keeps;           // asked to keep it when it has given them
+    std::vector<action::StepCommand> steps;
+  };
+
+  uint64_t Pick(uint64_t n) { return random_() % n; }
+  bool Chance(int percent) { return Pick(100) < static_cast<uint64_t>(percent); }
+
+  void Step(Event event) {
+    for (Action& action : core_.Step(std::move(event), now_ns_)) {
+      history_.push_back(ActionText(action));
+      std::visit([this](auto& a) { Apply(a); }, action);
+    }
+    CheckSteps();
+  }
+
+  template <typename T>
+  void Apply(T&) {}
+  void Apply(action::OpenShard& a) {
+    EXPECT_TRUE(ever_opened_.insert(a.route.shard.shard_id).second);
+    opens_.push_back(a.route);
+  }
+  void Apply(action::CloseShard& a) { closes_.push_back(a); }
+  void Apply(action::CloseStream& a) { ForgetStream(a.stream); }
+  void Apply(action::StartSequence& a) {
+    for (auto& [id, worker] : workers_) {
+      if (worker.stream != a.stream) continue;
+      worker.left[a.sequence_id] = a.spec.max_tokens;
+      if (a.spec.keep.asked()) worker.keeps.insert(a.sequence_id);
+    }
+  }
+  void Apply(action::ContinueSequence& a) {
+    for (auto& [id, worker] : workers_) {
+      if (worker.stream != a.stream) continue;
+      const auto it = worker.left.find(a.sequence_id);
+      ASSERT_NE(it, worker.left.end()) << "continued a sequence that is not there";
+      EXPECT_EQ(it->second, 0u) << "continued during a turn";
+      it->second = a.spec.max_tokens;
+      if (!a.spec.keep.asked()) worker.keeps.erase(a.sequence_id);
+      started_.erase(a.sequence_id);
+      ++num_continued_;
+    }
+  }
+  void Apply(action::EndLease& a) {
+    if (a.end != action::LeaseEnd::kContinued) ++leases_ended_[static_cast<size_t>(a.end)];
+  }
+  void Apply(action::StepCommand& a) {
+    EXPECT_FALSE(a.sequences.empty());
+    for (auto& [id, worker] : workers_) {
+      if (worker.stream == a.stream) worker.steps.push_back(a);
+    }
+  }
+  void Apply(action::StopSequence& a) {
+    for (auto& [id, worker] : workers_) {
+      if (worker.stream == a.stream && worker.left.contains(a.sequence_id)) {
+        stops_.push_back({a.stream, a.sequence_id});
+      }
+    }
+  }
+  void Apply(action::Tokens& a) { EXPECT_TRUE(calls_.contains(a.call)) << "token after Finish"; }
+  void Apply(action::Finish& a) {
+    EXPECT_EQ(calls_.erase(a.call), 1u) << "second Finish";
+    if (a.summary.kept) names_.push_back(a.summary.kept->request_id);
+    ++outcomes_[static_cast<size_t>(a.outcome)];
+  }
+
+  void CheckSteps() {
+    for (const auto& [id, worker] : workers_) {
+      EXPECT_LE(worker.steps.size(), limits::kMaxStepsInFlight);
+    }
+  }
+
+  void ForgetStream(StreamId stream) {
+    std::erase_if(workers_, [&](const auto& item) { return item.second.stream == stream; });
+  }
+
+  NodeDescription Describe(const std::string& id, NodeRole role, uint64_t incarnation) {
+    NodeDescription node{id, incarnation, role, id + ":1", "", "test", 1, 256 << 10, 4096};
+    if (role == NodeRole::kGpuWorker) {
+      node.geometry = {{4, 2, 16}, 2, 256, "tiny"};
+      node.max_batch = 3;
+    }
+    return node;
+  }
+
+  void RandomEvent() {
+    switch (Pick(16)) {
+      case 0:
+        return RegisterNode(fmt::format("cpu-{}", Pick(3)));
+      case 1:
+        return HelloWorker(fmt::format("gpu-{}", Pick(2)));
+      case 2:
+      case 3:
+        return Generate();
+      case 4:
+      case 5:
+        return AnswerOpen();
+      case 6:
+        return AnswerClose();
+      case 7:
+      case 8:
+        return WorkerProgress();
+      case 9:
+        return WorkerStep();
+      case 10:
+        return ClientLeaves();
+      case 11:
+        return Heartbeats(90);
+      case 12:
+      case 13:
+        return Continue();
+      case 14:
+        now_ns_ += static_cast<int64_t>(Pick(400)) * kNsPerMs;
+        return Step(event::Tick{});
+      default:
+        return Disturb();
+    }
+  }
+
+  void RegisterNode(const std::string& id) {
+    if (nodes_.contains(id) && Chance(90)) return;
+    const uint64_t incarnation = ++incarnations_;
+    nodes_[id] = {incarnation, {}};  // a restarted node holds nothing
+    Step(event::Register{CallId(++last_call_), Describe(id, NodeRole::kCpuAttention, incarnation)});
+  }
+
+  void HelloWorker(const std::string& id) {
+    if (workers_.contains(id) && Chance(90)) return;
+    const StreamId stream(++last_stream_);
+    Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, ++incarnations_)});
+    workers_[id] = {stream, {}, {}, {}};
+  }
+
+  void Generate() {
+    const CallId call(++last_call_);
+    calls_.insert(call);
+    event::Generate e{call, {}};
+    e.spec.prompt_tokens.assign(Pick(900), 1);
+    e.spec.max_tokens = static_cast<uint32_t>(Pick(8));
+    e.spec.placement.cut = static_cast<Cut>(Pick(4));
+    e.spec.placement.all_resident = Chance(10);
+    if (Chance(60)) {
+      e.spec.keep.lease_ns = static_cast<int64_t>(Pick(4000)) * kNsPerMs;
+      e.spec.keep.max_context_tokens = e.spec.prompt_tokens.size() + Pick(200);
+    }
+    Step(std::move(e));
+  }
+
+  // Of one that was kept once, and may be so still.
+  void Continue() {
+    if (names_.empty()) return;
+    const CallId call(++last_call_);
+    calls_.insert(call);
+    event::Generate e{call, {}};
+    const size_t recent = std::min<size_t>(names_.size(), 4);
+    e.spec.continue_request_id = names_[names_.size() - 1 - Pick(recent)];
+    e.spec.prompt_tokens.assign(Pick(60), 1);
+    e.spec.max_tokens = static_cast<uint32_t>(Pick(8));
+    if (Chance(60)) e.spec.keep.lease_ns = static_cast<int64_t>(1 + Pick(4000)) * kNsPerMs;
+    Step(std::move(e));
+  }
+
+  void AnswerOpen() {
+    if (opens_.empty()) return;
+    const size_t i = Pick(opens_.size());
+    const ShardRoute route = opens_[i];
+    opens_.erase(opens_.begin() + static_cast<long>(i));
+    absl::Status status = absl::OkStatus();
+    const auto node = nodes_.find(route.node_id);
+    const bool reachable = node != nodes_.end() && node->second.incarnation == route.incarnation;
+    if (!reachable || Chance(3)) {
+      status = absl::DeadlineExceededError("no answer");
+    } else if (Chance(3)) {
+      status = absl::ResourceExhaustedError("full");
+    }
+    if (reachable && (status.ok() || (absl::IsDeadlineExceeded(status) && Chance(50)))) {
+      node->second.shards.insert(route.shard.shard_id);
+    }
+    Step(event::ShardOpened{route.shard.shard_id, status});
+  }
+
+  void AnswerClose() {
+    if (closes_.empty()) return;
+    const action::CloseShard close = closes_.front();
+    closes_.erase(closes_.begin());
+    if (Chance(10)) {
+      return Step(event::ShardClosed{close.shard_id, absl::UnavailableError("no answer")});
+    }
+    nodes_[close.node_id].shards.erase(close.shard_id);
+    Step(event::ShardClosed{close.shard_id, absl::OkStatus()});
+  }
+
+  Worker* AnyWorker() {
+    if (workers_.empty()) return nullptr;
+    auto it = workers_.begin();
+    std::advance(it, static_cast<long>(Pick(workers_.size())));
+    return &it->second;
+  }
+
+  // A first token, or the confirmation of a stop, or an error.
+  void WorkerProgress() {
+    if (!stops_.empty() && Chance(70)) {
+      const auto [stream, id] = stops_.front();
+      stops_.erase(stops_.begin());
+      return End(stream, id, absl::CancelledError("stopped"));
+    }
+    Worker* worker = AnyWorker();
+    if (worker == nullptr || worker->left.empty()) return;
+    auto it = worker->left.begin();
+    std::advance(it, static_cast<long>(Pick(worker->left.size())));
+    const auto [id, left] = *it;
+    const StreamId stream = worker->stream;
+    if (Chance(5)) return End(stream, id, absl::UnavailableError("a node failed"));
+    if (left == 0) return;  // kept
+    if (std::any_of(started_.begin(), started_.end(), [&](SequenceId s) { return s == id; })) return;
+    started_.insert(id);
+    worker->left[id] = left - 1;
+    Step(event::WorkerTokens{stream, {id, {1}, {0}}});
+    if (left == 1) EndTurn(stream, id);
+  }
+
+  // Keeps the sequence if that was asked for.
+  void EndTurn(StreamId stream, SequenceId id) {
+    for (auto& [name, worker] : workers_) {
+      if (worker.stream != stream || !worker.keeps.contains(id)) continue;
+      worker.left[id] = 0;
+      return Step(event::WorkerKept{stream, id, {}});
+    }
+    End(stream, id, absl::OkStatus());
+  }
+
+  void WorkerStep() {
+    Worker* worker = AnyWorker();
+    if (worker == nullptr || worker->steps.empty()) return;
+    const action::StepCommand step = worker->steps.front();
+    worker->steps.erase(worker->steps.begin());
+    const StreamId stream = worker->stream;
+    event::WorkerStepDone done{stream, step.step_id, {}};
+    std::vector<SequenceId> ended;
+    for (const SequenceId id : step.sequences) {
+      const auto it = worker->left.find(id);
+      // A step that was sent before the sequence ended its turn may name it still.
+      if (it == worker->left.end() || it->second == 0 || !started_.contains(id)) continue;
+      done.tokens.push_back({id, {1}, {0}});
+      if (--it->second == 0 || Chance(5)) ended.push_back(id);
+    }
+    Step(std::move(done));
+    for (const SequenceId id : ended) EndTurn(stream, id);
+  }
+
+  void End(StreamId stream, SequenceId id, absl::Status status) {
+    for (auto& [name, worker] : workers_) {
+      if (worker.stream != stream) continue;
+      worker.left.erase(id);
+      worker.keeps.erase(id);
+    }
+    const std::string blamed = absl::IsUnavailable(status) ? "cpu-0" : "";
+    Step(event::WorkerEnded{stream, id, std::move(status), blamed, {}});
+  }
+
+  void ClientLeaves() {
+    if (!names_.empty() && Chance(10)) {
+      return Step(event::Cancel{CallId(++last_call_), names_.back()});
+    }
+    if (calls_.empty() || Chance(50)) return;
+    auto it = calls_.begin();
+    std::advance(it, static_cast<long>(Pick(calls_.size())));
+    if (Chance(50)) return Step(event::ClientGone{*it});
+    Step(event::Cancel{CallId(++last_call_), fmt::format("request-{}", Pick(last_call_) + 1)});
+  }
+
+  void Heartbeats(int percent) {
+    for (auto& [id, node] : nodes_) {
+      if (!Chance(percent)) continue;
+      event::Heartbeat e{CallId(++last_call_), id, node.incarnation, 0, {}, Chance(2)};
+      for (const ShardId shard : node.shards) e.shards.push_back({shard, SequenceId(0), 4096});
+      Step(std::move(e));
+    }
+    std::vector<StreamId> streams;
+    for (const auto& [id, worker] : workers_) streams.push_back(worker.stream);
+    for (const StreamId stream : streams) {
+      if (Chance(percent)) Step(event::WorkerHeartbeat{stream, 0, 0, Chance(2)});
+    }
+  }
+
+  // What should never come, and deaths.
+  void Disturb() {
+    const StreamId stream(Pick(last_stream_ + 2));
+    const SequenceId sequence(Pick(50));
+    switch (Pick(10)) {
+      case 8:
+        return Step(event::WorkerKept{StreamId(9999), sequence, {}});
+      case 0:
+        return Step(event::WorkerTokens{StreamId(9999), {sequence, {1}, {0}}});
+      case 1:
+        return Step(event::WorkerStepDone{stream, StepId(100000), {{sequence, {1}, {0}}}});
+      case 2:
+        return Step(event::WorkerEnded{StreamId(9999), sequence, absl::OkStatus(), "", {}});
+      case 3:
+        return Step(event::ShardOpened{ShardId(100000), absl::OkStatus()});
+      case 4:
+        return Step(event::ShardClosed{ShardId(Pick(100)), absl::OkStatus()});
+      case 5:
+        return Step(event::ClientGone{CallId(999999)});
+      case 6:
+        return Step(event::WorkerPrefill{stream, sequence, 1, 2, 0.5});
+      case 7:
+        if (Worker* worker = AnyWorker(); worker != nullptr && Chance(30)) {
+          const StreamId lost = worker->stream;
+          ForgetStream(lost);
+          Step(event::WorkerLost{lost});
+        }
+        return;
+      default:
+        return Step(event::Heartbeat{CallId(++last_call_), "nobody", 1, 0, {}, false});
+    }
+  }
+
+  // Everybody answers and lets go: nothing may be left over.
+  void Settle() {
+    Step(event::Drain{});
+    Step(event::Abort{});
+    for (int i = 0; i < 2000 && !core_.idle(); ++i) {
+      AnswerOpen();
+      AnswerClose();
+      WorkerStep();
+      if (!stops_.empty()) WorkerProgress();
+      now_ns_ += 100 * kNsPerMs;
+      Heartbeats(100);
+      Step(event::Tick{});
+    }
+    EXPECT_TRUE(core_.idle());
+    EXPECT_TRUE(calls_.empty()) << calls_.size() << " clients never got an end";
+    const ClusterStatus status = core_.status();
+    EXPECT_EQ(status.running + status.waiting + status.shards + status.kept.size(), 0u);
+    for (const MemberStatus& member : status.members) {
+      EXPECT_EQ(member.shards, 0u) << member.member.node.node_id;
+      EXPECT_EQ(member.sequences, 0u) << member.member.node.node_id;
+      if (member.member.node.role == NodeRole::kGpuWorker && member.member.may_return()) {
+        EXPECT_EQ(member.available_bytes, member.member.node.kv_capacity_bytes);
+      }
+    }
+    if (testing::Test::HasFailure()) PrintHistory();
+  }
+
+  void PrintHistory() {
+    const size_t begin = history_.size() > 60 ? history_.size() - 60 : 0;
+    for (size_t i = begin; i < history_.size(); ++i) printf("%s\n", history_[i].c_str());
+  }
+
+  std::mt19937_64 random_;
+  CoordinatorCore core_{RandomTestConfig()};
+  int64_t now_ns_ = kNsPerS;
+  uint64_t last_call_ = 0;
+  uint64_t last_stream_ = 0;
+  uint64_t incarnations_ = 0;
+  std::map<std::string, Node> nodes_;
+  std::map<std::string, Worker> workers_;
+  std::set<CallId> calls_;
+  std::set<ShardId> ever_opened_;
+  std::set<SequenceId> started_;
+  std::vector<ShardRoute> opens_;
+  std::vector<action::CloseShard> closes_;
+  std::vector<std::pair<StreamId, SequenceId>> stops_;
+  std::vector<std::string> history_;
+  std::array<int, 4> outcomes_{};
+  std::vector<std::string> names_;  // of sequences that were kept
+  int num_continued_ = 0;
+  std::array<int, action::kNumLeaseEnds> leases_ended_{};
+};
+
+TEST(CoordinatorRandomTest, NothingIsLostOrLeftOver) {
+  const uint64_t seed = TestSeed();
+  std::array<int, 4> outcomes{};
+  std::array<int, action::kNumLeaseEnds> leases_ended{};
+  for (uint64_t round = 0; round < 60 && !HasFailure(); ++round) {
+    SCOPED_TRACE(fmt::format("TRIBUTARY_TEST_SEED={} (round {})", seed, round));
+    World world(seed + round);
+    world.Run(1500);
+    for (size_t i = 0; i < outcomes.size(); ++i) outcomes[i] += world.outcomes()[i];
+    for (size_t i = 0; i < leases_ended.size(); ++i) leases_ended[i] += world.leases_ended()[i];
+    leases_ended[0] += world.num_continued();
+  }
+  // The world must be rough, but not so rough that nothing ever ends well.
+  for (const int count : outcomes) EXPECT_GT(count, 60);
+  for (size_t i = 0; i < leases_ended.size(); ++i) {
+    EXPECT_GT(leases_ended[i], 5) << LeaseEndName(static_cast<action::LeaseEnd>(i));
+  }
+}
+
+}  // namespace
+}  // namespace tributary

@@ -1,0 +1,141 @@
+#include "gpu_worker/device/host/row_kernels.h"
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testutil/test_seed.h"
+
+namespace tributary {
+namespace {
+
+// One row of scores whose running maximum is already `max`.
+struct OneRow {
+  std::vector<float> scores;
+  float max = 0;
+  float sum = 0;
+  std::vector<float> out;
+
+  void Run(const RowKernels& kernels, float scale, ptrdiff_t visible) {
+    kernels.online_softmax({.scores = scores.data(),
+                            .ld = scores.size(),
+                            .rows = 1,
+                            .cols = scores.size(),
+                            .first_row_visible = visible,
+                            .scale = scale,
+                            .max = &max,
+                            .sum = &sum,
+                            .out = out.data(),
+                            .head_dim = out.size()});
+  }
+};
+
+TEST(RowKernelsTest, BaselineAlwaysRunsAndTheBestIsLast) {
+  EXPECT_STREQ(SupportedRowKernels().front().name, "baseline");
+  EXPECT_EQ(&BestRowKernels(), &SupportedRowKernels().back());
+}
+
+TEST(RowKernelsTest, ExpIsWithinTwoUlp) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    SCOPED_TRACE(kernels.name);
+    OneRow row;
+    constexpr int kCount = 200001;  // odd: the loop's remainder is tested too
+    for (int i = 0; i < kCount; ++i) row.scores.push_back(-86.9f * static_cast<float>(i) / kCount);
+    const std::vector<float> x = row.scores;
+    row.Run(kernels, 1.0f, kCount);
+    double worst_ulp = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double exact = std::exp(static_cast<double>(x[i]));
+      const double ulp = std::nextafter(static_cast<float>(exact), INFINITY) - static_cast<float>(exact);
+      worst_ulp = std::max(worst_ulp, std::abs(row.scores[i] - exact) / ulp);
+    }
+    EXPECT_LE(worst_ulp, 2.0);
+    EXPECT_EQ(row.scores[0], 1.0f);
+  }
+}
+
+TEST(RowKernelsTest, FoldsTilesIntoARunningSoftmax) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(seed);
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0, 20);
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    SCOPED_TRACE(kernels.name);
+    constexpr size_t kRows = 5;
+    constexpr size_t kCols = 37;
+    constexpr size_t kDim = 3;
+    constexpr float kScale = 0.3f;
+    std::vector<float> max(kRows, -INFINITY), sum(kRows, 0), out(kRows * kDim, 0);
+    std::vector<std::vector<double>> seen(kRows);
+    for (const ptrdiff_t visible : {-2, 3, 36, 100}) {
+      std::vector<float> scores(kRows * kCols);
+      for (float& score : scores) score = normal(random);
+      const std::vector<float> input = scores;
+      const std::vector<float> old_out = out;
+      const std::vector<float> old_max = max;
+      kernels.online_softmax(
+          {scores.data(), kCols, kRows, kCols, visible, kScale, max.data(), sum.data(), out.data(), kDim});
+      for (size_t i = 0; i < kRows; ++i) {
+        const ptrdiff_t sees = std::clamp<ptrdiff_t>(visible + static_cast<ptrdiff_t>(i), 0, kCols);
+        for (size_t j = 0; j < kCols; ++j) {
+          const double s = static_cast<double>(kScale) * input[i * kCols + j];
+          if (static_cast<ptrdiff_t>(j) < sees) seen[i].push_back(s);
+          const double expected = static_cast<ptrdiff_t>(j) < sees ? std::exp(s - max[i]) : 0.0;
+          EXPECT_NEAR(scores[i * kCols + j], expected, 1e-5 * expected + 1e-37);
+        }
+        double expected_sum = 0;
+        for (const double s : seen[i]) expected_sum += std::exp(s - max[i]);
+        EXPECT_NEAR(sum[i], expected_sum, 1e-5 * expected_sum);
+        if (!seen[i].empty()) {
+          EXPECT_NEAR(max[i], *std::max_element(seen[i].begin(), seen[i].end()), 1e-5);
+        }
+        for (size_t d = 0; d < kDim; ++d) {
+          if (old_max[i] == -INFINITY) continue;
+          const double keep = std::exp(static_cast<double>(old_max[i]) - max[i]);
+          EXPECT_NEAR(out[i * kDim + d], old_out[i * kDim + d] * keep, 1e-5);
+        }
+      }
+      for (float& value : out) value += normal(random);  // stands for P V
+    }
+  }
+}
+
+TEST(RowKernelsTest, RowsThatSeeNothingStayEmpty) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    OneRow row{.scores = {1, 2, 3}, .max = -INFINITY, .sum = 0, .out = {}};
+    row.Run(kernels, 1.0f, 0);
+    EXPECT_EQ(row.max, -INFINITY);
+    EXPECT_EQ(row.sum, 0);
+    EXPECT_THAT(row.scores, ::testing::Each(0.0f));
+  }
+}
+
+TEST(RowKernelsTest, NanIsNotHidden) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    OneRow row{.scores = {1, std::numeric_limits<float>::quiet_NaN(), 3}, .max = -INFINITY, .sum = 0, .out = {}};
+    row.Run(kernels, 1.0f, 3);
+    EXPECT_TRUE(std::isnan(row.sum)) << kernels.name;
+  }
+}
+
+TEST(RowKernelsTest, SiluMul) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    std::vector<float> gate, up, expected;
+    for (int i = -503; i <= 503; ++i) {
+      const float x = static_cast<float>(i) * 0.2f;
+      gate.push_back(x);
+      up.push_back(2.0f);
+      expected.push_back(static_cast<float>(2.0 * x / (1 + std::exp(-static_cast<double>(x)))));
+    }
+    kernels.silu_mul(gate.data(), up.data(), gate.size());
+    for (size_t i = 0; i < gate.size(); ++i) {
+      EXPECT_NEAR(gate[i], expected[i], 1e-6 * std::abs(expected[i]) + 1e-30) << kernels.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tributary

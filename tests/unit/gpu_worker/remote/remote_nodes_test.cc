@@ -1,0 +1,181 @@
+#include "gpu_worker/remote/remote_nodes.h"
+
+#include <vector>
+
+#include "base/log.h"
+#include "gtest/gtest.h"
+#include "transport/inproc/inproc_network.h"
+#include "wire/frame_builder.h"
+
+namespace tributary {
+namespace {
+
+constexpr SipKey kKey = {1, 2};
+
+// A node's side of the data plane: answers nothing by itself, remembers what came.
+class FakeNode final : public FrameHandler {
+ public:
+  FakeNode(InprocNetwork* network, const std::string& address) : plane(network->Create(address)) {}
+  void Pair(const TransportInfo& worker) { peer = *plane->Connect(worker.address); }
+  void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
+    FrameHeader decoded;
+    ASSERT_EQ(DecodeHeader(header, payload.size(), &decoded), FrameError::kOk);
+    EXPECT_TRUE(VerifyHeader(kKey, decoded));
+    received.push_back(decoded);
+  }
+  void OnPeerError(PeerId, const absl::Status&) override {}
+  // A heartbeat with this header; session, epoch and a new sequence number are filled in.
+  void Send(FrameHeader header = {}, const SipKey& key = kKey) {
+    FrameBuffer frame = *plane->AllocateFrame(kHeartbeatPayloadBytes);
+    WriteHeartbeat({.sent_ns = 1, .is_reply = 1}, frame.payload());
+    if (header.session_id == 0) header.session_id = 5;
+    if (header.epoch == 0) header.epoch = 3;
+    if (header.frame_seq == 0) header.frame_seq = ++frame_seq;
+    if (header.type == 0) header.type = static_cast<uint8_t>(FrameType::kHeartbeat);
+    header.payload_bytes = kHeartbeatPayloadBytes;
+    SealHeader(key, header);
+    frame.header() = header;
+    ASSERT_TRUE(plane->Send(peer, std::move(frame), SendClass::kEager).ok());
+  }
+
+  std::unique_ptr<DataPlane> plane;
+  PeerId peer;
+  uint64_t frame_seq = 0;
+  std::vector<FrameHeader> received;
+};
+
+class RemoteNodesTest : public testing::Test, public NodeConnector, public NodeListener {
+ protected:
+  RemoteNodesTest() : network_(1, &clock_), worker_(network_.Create("worker")), node_(&network_, "node") {
+    (void)InitLogging("test", "off");
+    nodes_ = std::make_unique<RemoteNodes>(RemoteNodesOptions{}, worker_.get(), this, &clock_, this, nullptr);
+  }
+  absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override {
+    ++num_connects_;
+    if (!connect_status_.ok()) return connect_status_;
+    node_.Pair(local);
+    return NodeSession{node_.plane->info(), SessionId(5), kKey, Epoch(session_epoch_), node.node_id};
+  }
+  void OnPartial(NodeIdx, const FrameHeader&, const PartialFrameView&) override {}
+  void OnAck(NodeIdx, const FrameHeader&, const AckBody&) override {}
+  void OnRejected(NodeIdx, const ErrorBody&, std::string_view) override {}
+  void OnNodeFailed(NodeIdx, const absl::Status& status) override { failures_.push_back(status); }
+  // Time passes, and we listen.
+  void Listen(int64_t ns) {
+    for (const int64_t end_ns = clock_.NowNs() + ns; clock_.NowNs() < end_ns;) {
+      clock_.AdvanceNs(10 * kNsPerMs);
+      nodes_->Poll();
+    }
+  }
+
+  ManualClock clock_;
+  InprocNetwork network_;
+  std::unique_ptr<DataPlane> worker_;
+  FakeNode node_;
+  std::unique_ptr<RemoteNodes> nodes_;
+  absl::Status connect_status_;
+  uint64_t session_epoch_ = 3;
+  int num_connects_ = 0;
+  std::vector<absl::Status> failures_;
+  const NodeEndpoint endpoint_{"cpu-0", 3, "host:1"};
+};
+
+TEST_F(RemoteNodesTest, PairsOnceAndIsHealthyWhenHeard) {
+  const NodeIdx node = *nodes_->Acquire(endpoint_);
+  EXPECT_EQ(*nodes_->Acquire(endpoint_), node);
+  EXPECT_EQ(num_connects_, 1);
+  EXPECT_EQ(nodes_->state(node), RemoteNodes::State::kConnecting);
+  node_.Send();
+  nodes_->Poll();
+  EXPECT_EQ(nodes_->state(node), RemoteNodes::State::kHealthy);
+  node_.plane->Poll(node_);
+  ASSERT_EQ(node_.received.size(), 1u) << "a heartbeat at once";
+  EXPECT_EQ(node_.received[0].frame_seq, 1u);
+}
+
+TEST_F(RemoteNodesTest, FramesThatDoNotBelongAreRejectedAndCounted) {
+  (void)*nodes_->Acquire(endpoint_);
+  node_.Send({.session_id = 6});
+  node_.Send({}, SipKey{9, 9});
+  node_.Send({.epoch = 2});
+  node_.Send({.frame_seq = 50});
+  node_.Send({.frame_seq = 50});
+  FrameHeader query;
+  query.type = static_cast<uint8_t>(FrameType::kQuery);
+  node_.Send(query);
+  nodes_->Poll();
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kUnknownSession), 1u);
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kBadAuthTag), 1u);
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kStaleEpoch), 1u);
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kReplayed), 1u);
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kBadType), 1u);
+  EXPECT_TRUE(failures_.empty());
+}
+
+TEST_F(RemoteNodesTest, ASilentNodeFailsAfterThreeSeconds) {
+  const NodeIdx node = *nodes_->Acquire(endpoint_);
+  Listen(2900 * kNsPerMs);
+  EXPECT_TRUE(failures_.empty());
+  node_.plane->Poll(node_);
+  EXPECT_EQ(node_.received.size(), 6u) << "heartbeats every 500 ms";
+  Listen(200 * kNsPerMs);
+  ASSERT_EQ(failures_.size(), 1u);
+  EXPECT_EQ(failures_[0].code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(failures_[0].message().find("'cpu-0'"), std::string::npos);
+  EXPECT_EQ(nodes_->state(node), RemoteNodes::State::kFailed);
+  EXPECT_EQ(nodes_->Send(node, *worker_->AllocateFrame(16), SendClass::kEager).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST_F(RemoteNodesTest, SilenceWhileWeDidNotListenCountsForNothing) {
+  (void)*nodes_->Acquire(endpoint_);
+  for (int i = 0; i < 5; ++i) {
+    clock_.AdvanceNs(10 * kNsPerS);  // a long piece of work, or a SIGSTOP
+    nodes_->Poll();
+  }
+  EXPECT_TRUE(failures_.empty());
+}
+
+TEST_F(RemoteNodesTest, ALostNodeIsPairedAnewForALaterSequence) {
+  const NodeIdx node = *nodes_->Acquire(endpoint_);
+  network_.Cut("worker", "node");
+  nodes_->Poll();
+  ASSERT_EQ(failures_.size(), 1u);
+  EXPECT_EQ(*nodes_->Acquire(endpoint_), node);
+  EXPECT_EQ(num_connects_, 2);
+  node_.frame_seq = 0;
+  node_.Send();
+  nodes_->Poll();
+  EXPECT_EQ(nodes_->state(node), RemoteNodes::State::kHealthy);
+  EXPECT_EQ(failures_.size(), 1u);
+}
+
+TEST_F(RemoteNodesTest, ANodeThatFailsAtItsFirstFrameIsNotHandedOut) {
+  network_.Kill("worker");  // nothing can be sent any more
+  const absl::StatusOr<NodeIdx> node = nodes_->Acquire(endpoint_);
+  EXPECT_EQ(node.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(node.status().message().find("'cpu-0'"), std::string::npos);
+  EXPECT_EQ(num_connects_, 1);
+}
+
+TEST_F(RemoteNodesTest, ANewerIncarnationReplacesTheSession) {
+  (void)*nodes_->Acquire(endpoint_);
+  session_epoch_ = 4;
+  EXPECT_TRUE(nodes_->Acquire({"cpu-0", 4, "host:1"}).ok());
+  ASSERT_EQ(failures_.size(), 1u);
+  EXPECT_NE(failures_[0].message().find("restarted"), std::string::npos);
+  EXPECT_EQ(nodes_->Acquire(endpoint_).status().code(), absl::StatusCode::kFailedPrecondition) << "an older route";
+}
+
+TEST_F(RemoteNodesTest, PairingErrorsNameTheNode) {
+  connect_status_ = absl::UnavailableError("refused");
+  const absl::Status refused = nodes_->Acquire(endpoint_).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(refused.message().find("'cpu-0' at host:1"), std::string::npos);
+  connect_status_ = absl::OkStatus();
+  session_epoch_ = 9;
+  EXPECT_EQ(nodes_->Acquire(endpoint_).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace tributary

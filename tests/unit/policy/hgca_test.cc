@@ -1,0 +1,85 @@
+#include "policy/hgca.h"
+
+#include <limits>
+
+#include "gtest/gtest.h"
+#include "policy/policy.h"
+#include "tests/unit/policy/plain_selection.h"
+
+namespace tributary {
+namespace {
+
+TEST(HgcaTest, SpillRuleIsBetaOverResidentTokens) {
+  const HgcaPolicy policy({.beta = 0.5, .keep_min = 7}, {});
+  EXPECT_EQ(policy.RuleAt(SelectionMoment::kSpill, 1024), (SelectionRule{.threshold = 0.5 / 1024, .keep_min = 7}));
+}
+
+TEST(HgcaTest, AppendRuleIsBoundedByTheCache) {
+  const HgcaPolicy unbounded({.beta = 2, .keep_min = 3}, {});
+  EXPECT_EQ(unbounded.RuleAt(SelectionMoment::kAppend, 100), (SelectionRule{.threshold = 0.02f, .keep_min = 3}));
+  const HgcaPolicy bounded({.beta = 2, .keep_min = 3, .max_cache_tokens = 50}, {});
+  EXPECT_EQ(bounded.RuleAt(SelectionMoment::kAppend, 100),
+            (SelectionRule{.threshold = 0.02f, .keep_min = 3, .keep_max = 50}));
+}
+
+TEST(HgcaTest, ACacheBeyondItsLimitIsHalved) {
+  const HgcaPolicy unbounded({.beta = 2}, {});
+  EXPECT_FALSE(unbounded.RuleAt(SelectionMoment::kCacheFull, 1u << 30).has_value());
+  const HgcaPolicy bounded({.beta = 2, .keep_min = 3, .max_cache_tokens = 50}, {});
+  EXPECT_FALSE(bounded.RuleAt(SelectionMoment::kCacheFull, 50).has_value());
+  EXPECT_EQ(bounded.RuleAt(SelectionMoment::kCacheFull, 51),
+            (SelectionRule{.threshold = 2, .keep_min = 3, .keep_max = 25}));
+}
+
+TEST(HgcaTest, BetaZeroSelectsEverythingAtEveryMoment) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(SeedTrace(seed));
+  std::mt19937_64 random(seed);
+  const HgcaPolicy policy({.beta = 0, .keep_min = 0}, {});
+  for (int round = 0; round < 200; ++round) {
+    const std::vector<float> maw = RandomSalience(random, RandomInt<size_t>(random, 0, 100));
+    std::vector<uint32_t> kept;
+    for (const auto moment : {SelectionMoment::kSpill, SelectionMoment::kAppend}) {
+      SelectUnits(*policy.RuleAt(moment, RandomInt<uint64_t>(random, 1, 5000)), maw, &kept);
+      ASSERT_EQ(kept.size(), maw.size());
+    }
+  }
+}
+
+TEST(HgcaTest, KeepNextIsOffUnlessAskedFor) {
+  EXPECT_EQ(HgcaPolicy({}, {}).keep_next(), 0u);
+  EXPECT_EQ(HgcaPolicy({.keep_next = 8}, {}).keep_next(), 8u);
+}
+
+TEST(HgcaTest, AlwaysDenseByConfiguration) {
+  const HgcaPolicy policy({}, {.dense_layers = {0, 3}, .dense_heads = {{2, 1}}});
+  EXPECT_TRUE(policy.IsAlwaysDense(0, 5));
+  EXPECT_TRUE(policy.IsAlwaysDense(3, 0));
+  EXPECT_TRUE(policy.IsAlwaysDense(2, 1));
+  EXPECT_FALSE(policy.IsAlwaysDense(2, 0));
+  EXPECT_FALSE(policy.IsAlwaysDense(1, 1));
+}
+
+// A threshold that f32 cannot hold keeps the side on which it is: everything for the smallest, the floor for the
+// largest.
+TEST(HgcaTest, ExtremeThresholds) {
+  EXPECT_EQ(HgcaPolicy({.beta = 1e-300}, {}).RuleAt(SelectionMoment::kSpill, 1)->threshold, 0.0f);
+  EXPECT_EQ(HgcaPolicy({.beta = 1e300}, {}).RuleAt(SelectionMoment::kSpill, 1)->threshold,
+            std::numeric_limits<float>::max());
+}
+
+TEST(PolicyTest, WhatEachPolicyNeeds) {
+  const auto dense = MakePolicy({});
+  EXPECT_EQ(dense->needs(), PolicyNeeds{});
+  EXPECT_TRUE(dense->IsAlwaysDense(0, 0));
+  EXPECT_FALSE(dense->RuleAt(SelectionMoment::kSpill, 1).has_value());
+
+  const auto hgca = MakePolicy({.kind = PolicyKind::kHgca});
+  EXPECT_TRUE(hgca->needs().resident_salience);
+  EXPECT_EQ(hgca->needs().maw_params(), (MawParams{0.5f, GroupAggregate::kMean}));
+  EXPECT_TRUE(hgca->needs().context_cache);
+  EXPECT_EQ(hgca->needs().spill_bytes_per_token, 4u);
+}
+
+}  // namespace
+}  // namespace tributary

@@ -1,0 +1,291 @@
+// The data-plane frames, byte for byte (docs/wire_format.md). Little-endian, packed, no padding.
+//
+// A frame is a 64-byte FrameHeader and a payload:
+//   query      QueryBody, QueryEntry[n], q f32 [entry][n_q][num_q_heads][head_dim]
+//   partial    PartialBody, PartialEntry[n], per entry:
+//                out f32 [n_q][num_q_heads][head_dim], lse_ln f32 [n_q][num_q_heads];
+//                if measured: lse_dense_ln f32 [n_q][num_q_heads], attended_tokens u32 [num_kv_heads]
+//   spill      SpillBody, K [token][kv_head][head_dim], V the same (canonical exchange layout);
+//                if resident_tokens > 0: MAW f32 [token][kv_head]
+//   ack        AckBody
+//   error      ErrorBody, text
+//   heartbeat  HeartbeatBody
+// One query frame carries all sequences of the batch that have shards on the node; never one
+// message per head.
+//
+// The data of a query's or partial's entries lies behind the entry table in the order of the
+// entries, without overlap, and the last entry's data ends the payload, so a frame never asks for
+// more work than its bytes. Reserved fields and flags are 0. wire/frame_builder.h writes
+// payloads in this layout.
+//
+// Decoders are pure: they look at a byte span, allocate nothing, check every field (against
+// base/limits.h and the span's size) before using it, and return a FrameError. Payloads need no
+// alignment. They are fuzzed (tests/fuzz).
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <type_traits>
+
+#include "attention/partial.h"
+#include "attention/token_range.h"
+#include "base/dtype.h"
+#include "base/ids.h"
+#include "base/siphash.h"
+
+namespace tributary {
+
+static_assert(std::endian::native == std::endian::little, "frames are little-endian");
+
+inline constexpr uint32_t kFrameMagic = 0x31425254;  // "TRB1"
+inline constexpr uint8_t kFrameVersion = 2;
+
+enum class FrameType : uint8_t { kQuery = 1, kPartial = 2, kSpill = 3, kAck = 4, kError = 5, kHeartbeat = 6 };
+
+// Why a frame, or one entry of it, was refused. On the wire: never renumber. Names label metrics.
+enum class FrameError : uint32_t {
+  kOk = 0,
+  kTruncated = 1,  // shorter than its fields say
+  kBadMagic = 2,
+  kBadVersion = 3,
+  kBadType = 4,
+  kBadSize = 5,  // a count or size beyond base/limits.h, or payload_bytes that disagrees with the payload
+  kBadAuthTag = 6,
+  kUnknownSession = 7,
+  kStaleEpoch = 8,  // the placement has moved on
+  kReplayed = 9,    // frame_seq seen before, or too old to tell
+  kUnknownShard = 10,
+  kBadGeometry = 11,  // heads, head_dim or dtype differ from the shard's
+  kNotStored = 12,    // visible range beyond what the shard holds
+  kOutOfRange = 13,   // tokens or layer outside the shard
+  kExhausted = 14,    // reserved memory is used up
+  kMalformed = 15,    // a value that no correct sender writes: reserved bits, an unknown enum, a
+                      // scale that is not finite
+};
+inline constexpr uint32_t kNumFrameErrors = 16;
+// Lower-case words with underscores ("bad_auth_tag"); "unknown" for a value that is no FrameError.
+std::string_view FrameErrorName(FrameError error);
+
+struct FrameHeader {
+  uint32_t magic = kFrameMagic;
+  uint8_t version = kFrameVersion;
+  uint8_t type = 0;
+  uint16_t flags = 0;  // none defined: must be 0
+  uint64_t session_id = 0;
+  uint64_t epoch = 0;      // of the session: the node's incarnation as the coordinator knows it
+  uint64_t frame_seq = 0;  // rises with each frame of one direction of a session (wire/replay_window.h)
+  uint64_t step_id = 0;    // an answer repeats its query's
+  uint16_t layer = 0;
+  uint16_t slot = 0;  // sender's free choice; an answer repeats it
+  uint32_t payload_bytes = 0;
+  uint64_t timeout_ns = 0;  // time left when sent; 0 = none
+  uint64_t auth_tag = 0;    // SipHash-2-4 of the header with this field 0, under the session's key
+};
+static_assert(sizeof(FrameHeader) == 64 && std::is_trivially_copyable_v<FrameHeader>);
+static_assert(offsetof(FrameHeader, session_id) == 8 && offsetof(FrameHeader, step_id) == 32);
+static_assert(offsetof(FrameHeader, payload_bytes) == 44 && offsetof(FrameHeader, auth_tag) == 56);
+
+inline constexpr size_t kFrameHeaderBytes = sizeof(FrameHeader);
+
+struct QueryBody {
+  uint32_t num_entries = 0;
+  float softmax_scale = 0;
+  uint32_t head_dim = 0;
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(QueryBody) == 16);
+
+// QueryEntry::flags. kMeasure excludes kAppend; kAppendEnd comes with kAppend only.
+inline constexpr uint32_t kQueryMeasure = 1;    // also attend to everything, and report both
+inline constexpr uint32_t kQueryAppend = 2;     // of an appended prompt: attends to everything, and its weights count
+                                                // towards the new selection
+inline constexpr uint32_t kQueryAppendEnd = 4;  // the last query of that prompt: the node selects anew
+inline constexpr uint32_t kQueryFlags = kQueryMeasure | kQueryAppend | kQueryAppendEnd;
+
+struct QueryEntry {
+  uint64_t shard_id = 0;
+  uint64_t sequence_epoch = 0;
+  uint64_t visible_begin = 0;  // the shard answers for its tokens in [visible_begin, visible_end)
+  uint64_t visible_end = 0;
+  uint32_t num_q_heads = 0;     // of the shard's KV heads: group_size * num_kv_heads
+  uint32_t n_q = 0;             // query tokens, all attending to the whole visible range
+  uint32_t q_offset_bytes = 0;  // from the start of the payload
+  uint32_t flags = 0;           // kQuery...
+};
+static_assert(sizeof(QueryEntry) == 48);
+
+struct PartialBody {
+  uint32_t num_entries = 0;
+  uint32_t head_dim = 0;
+  uint64_t queue_ns = 0;    // from receipt to start of the work
+  uint64_t compute_ns = 0;  // attention, merges included
+};
+static_assert(sizeof(PartialBody) == 24);
+
+// PartialEntry::flags.
+inline constexpr uint32_t kPartialMeasured = 1;
+
+struct PartialEntry {
+  uint64_t shard_id = 0;
+  uint32_t status = 0;  // FrameError; unless kOk there is no data
+  uint32_t num_q_heads = 0;
+  uint64_t covered_tokens = 0;
+  // Sum over the KV heads of the tokens that out rests on; covered_tokens * num_kv_heads when dense. What was read to
+  // measure is not counted.
+  uint64_t attended_head_tokens = 0;
+  uint32_t n_q = 0;
+  uint32_t data_offset_bytes = 0;  // from the start of the payload: out, lse_ln, what was measured
+  uint32_t flags = 0;              // kPartial...
+  uint32_t num_kv_heads = 0;
+};
+static_assert(sizeof(PartialEntry) == 48);
+
+struct SpillBody {
+  uint64_t shard_id = 0;
+  uint64_t sequence_epoch = 0;
+  uint64_t token_begin = 0;  // absolute; [token_begin, token_begin + num_tokens) lies in one run of the shard's stripe
+  uint32_t num_tokens = 0;
+  uint32_t num_kv_heads = 0;
+  uint32_t head_dim = 0;
+  uint8_t k_dtype = 0;
+  uint8_t v_dtype = 0;
+  uint16_t reserved = 0;
+  uint32_t resident_tokens = 0;  // of the softmax that the MAW was taken over; 0: no MAW comes with it
+  uint32_t reserved_end = 0;
+};
+static_assert(sizeof(SpillBody) == 48 && offsetof(SpillBody, resident_tokens) == 40);
+
+struct AckBody {
+  uint64_t shard_id = 0;
+  uint64_t token_begin = 0;
+  uint32_t num_tokens = 0;
+  uint32_t status = 0;         // FrameError
+  uint64_t stored_tokens = 0;  // of this layer, without gaps, in stripe-local count
+};
+static_assert(sizeof(AckBody) == 32);
+
+struct ErrorBody {
+  uint32_t error = 0;  // FrameError
+  uint32_t rejected_type = 0;
+  uint64_t rejected_frame_seq = 0;
+  uint32_t text_bytes = 0;
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(ErrorBody) == 24);
+
+struct HeartbeatBody {
+  uint64_t sent_ns = 0;  // sender's clock; an answer repeats it
+  uint32_t is_reply = 0;
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(HeartbeatBody) == 16);
+
+// Fills magic, version and the tag. Call last: the tag covers all other fields.
+void SealHeader(const SipKey& key, FrameHeader& header);
+
+// Checks everything that needs no session: size, magic, version, type, payload_bytes == payload
+// size and within limits.
+FrameError DecodeHeader(std::span<const std::byte> header_bytes, size_t payload_size, FrameHeader* header);
+// True if the tag was made with this key.
+bool VerifyHeader(const SipKey& key, const FrameHeader& header);
+
+// Reads a packed struct at an offset that the decoder has proved to be inside the payload.
+template <typename T>
+T ReadAt(std::span<const std::byte> payload, size_t offset_bytes) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  T value;
+  std::memcpy(&value, payload.data() + offset_bytes, sizeof(T));
+  return value;
+}
+
+// A checked query payload: at least one entry; entry(i) and the q bytes of each entry are inside
+// the payload; visible ranges are well-formed and end at most at kMaxContextTokens; flags go
+// together. Shard, epoch and heads are for the receiver to check.
+class QueryView {
+ public:
+  static FrameError Decode(std::span<const std::byte> payload, QueryView* view);
+  const QueryBody& body() const { return body_; }
+  QueryEntry entry(uint32_t i) const {
+    return ReadAt<QueryEntry>(payload_, sizeof(QueryBody) + i * sizeof(QueryEntry));
+  }
+  // f32 [n_q][num_q_heads][head_dim], unaligned.
+  std::span<const std::byte> q(const QueryEntry& entry) const {
+    return payload_.subspan(entry.q_offset_bytes,
+                            size_t{entry.n_q} * entry.num_q_heads * body_.head_dim * sizeof(float));
+  }
+
+ private:
+  std::span<const std::byte> payload_;
+  QueryBody body_;
+};
+
+// A checked partial payload: at least one entry, each with a known status. Of entries with status
+// kOk the data are inside the payload, the KV heads divide the query heads, and no more was attended
+// than covered. Other entries have no data: all spans are empty.
+class PartialFrameView {
+ public:
+  static FrameError Decode(std::span<const std::byte> payload, PartialFrameView* view);
+  const PartialBody& body() const { return body_; }
+  PartialEntry entry(uint32_t i) const {
+    return ReadAt<PartialEntry>(payload_, sizeof(PartialBody) + i * sizeof(PartialEntry));
+  }
+  // f32 [n_q][num_q_heads][head_dim], unaligned.
+  std::span<const std::byte> out(const PartialEntry& entry) const {
+    return Data(entry, 0, size_t{body_.head_dim} * RowBytes(entry));
+  }
+  // f32 [n_q][num_q_heads], unaligned.
+  std::span<const std::byte> lse_ln(const PartialEntry& entry) const {
+    return Data(entry, size_t{body_.head_dim} * RowBytes(entry), RowBytes(entry));
+  }
+  // Of everything covered; f32 [n_q][num_q_heads], unaligned. Empty unless measured.
+  std::span<const std::byte> lse_dense_ln(const PartialEntry& entry) const {
+    if ((entry.flags & kPartialMeasured) == 0) return {};
+    return Data(entry, (size_t{body_.head_dim} + 1) * RowBytes(entry), RowBytes(entry));
+  }
+  // Tokens that out rests on, per KV head; u32 [num_kv_heads], unaligned. Empty unless measured.
+  std::span<const std::byte> attended_tokens(const PartialEntry& entry) const {
+    if ((entry.flags & kPartialMeasured) == 0) return {};
+    return Data(entry, (size_t{body_.head_dim} + 2) * RowBytes(entry), size_t{entry.num_kv_heads} * sizeof(uint32_t));
+  }
+
+ private:
+  static size_t RowBytes(const PartialEntry& entry) { return size_t{entry.n_q} * entry.num_q_heads * sizeof(float); }
+  std::span<const std::byte> Data(const PartialEntry& entry, size_t begin, size_t bytes) const {
+    if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
+    return payload_.subspan(entry.data_offset_bytes + begin, bytes);
+  }
+
+  std::span<const std::byte> payload_;
+  PartialBody body_;
+};
+
+// A checked spill payload: sizes agree with the payload, dtypes are known, tokens end at most at
+// kMaxContextTokens, and no softmax was over more.
+class SpillView {
+ public:
+  static FrameError Decode(std::span<const std::byte> payload, SpillView* view);
+  const SpillBody& body() const { return body_; }
+  std::span<const std::byte> k() const { return payload_.subspan(sizeof(SpillBody), k_bytes_); }
+  std::span<const std::byte> v() const { return payload_.subspan(sizeof(SpillBody) + k_bytes_, v_bytes_); }
+  // f32 [token][kv_head], unaligned, any values; empty if resident_tokens is 0.
+  std::span<const std::byte> maw() const { return payload_.subspan(sizeof(SpillBody) + k_bytes_ + v_bytes_); }
+
+ private:
+  std::span<const std::byte> payload_;
+  SpillBody body_;
+  size_t k_bytes_ = 0;
+  size_t v_bytes_ = 0;
+};
+
+// Each also checks that the payload has exactly the size that its fields say. `text` borrows the
+// payload.
+FrameError DecodeAck(std::span<const std::byte> payload, AckBody* ack);
+FrameError DecodeError(std::span<const std::byte> payload, ErrorBody* error, std::string_view* text);
+FrameError DecodeHeartbeat(std::span<const std::byte> payload, HeartbeatBody* heartbeat);
+
+}  // namespace tributary
