@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/device/device.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 namespace tributary {
 

@@ -1,7 +1,7 @@
 // The context caches of one shard: per (layer, KV head) the K and V of selected tokens, copied bit for bit out of the
 // shard into tiles of their own, so that a kernel reads what was selected as one run (policy/README.md).
 //
-// A cache knows rows, not tokens: which token row i is, is the selection's business (policy/head_selection.h).
+// A cache knows rows, not tokens: which token row i is, is the selection's business (policy/hgca/head_selection.h).
 // All memory is reserved at Open(), in extents of the pool of the shards.
 #pragma once
 

@@ -1,7 +1,7 @@
 #include "policy/policy.h"
 
 #include "base/check.h"
-#include "policy/hgca.h"
+#include "policy/hgca/hgca.h"
 
 namespace tributary {
 namespace {

@@ -9,7 +9,7 @@
 #include <memory>
 #include <optional>
 
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 #include "policy/policy_params.h"
 #include "policy/selection.h"
 
@@ -28,7 +28,7 @@ struct PolicyNeeds {
   // Of queries that read a selection, the node wants the weights of the tokens read, for their saliences
   // (HeadSelection).
   bool cached_salience = false;
-  // How weights become saliences (policy/maw.h).
+  // How weights become saliences (policy/hgca/maw.h).
   float salience_alpha = 0;
   GroupAggregate group_aggregate = GroupAggregate::kMean;
 

@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 namespace tributary {
 
@@ -57,7 +57,7 @@ struct HgcaParams {
   double alpha = 0.5;      // weight of the newest step in the MAW, [0, 1]
   double beta = 1.0;       // threshold in units of the uniform weight 1/N; 0 selects everything
   uint32_t keep_min = 10;  // tokens kept of each block and KV head, whatever their MAW
-  // Tokens kept behind each salient one (policy/maw.h, SpreadForward); 0: HGCA as published.
+  // Tokens kept behind each salient one (policy/hgca/maw.h, SpreadForward); 0: HGCA as published.
   uint32_t keep_next = 0;
   GroupAggregate group_aggregate = GroupAggregate::kMean;
   // Selected tokens of one KV head of one shard beyond which the context cache is distilled again; 0 = it grows until

@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "policy/maw.h"
 
 namespace tributary {
 namespace {

@@ -6,12 +6,16 @@
 // choose the same.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
 #include <vector>
 
 namespace tributary {
+
+// The order of saliences everywhere: NaN is above every number.
+inline bool IsMoreSalient(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
 
 // keep = clamp(number of units with salience >= threshold, keep_min, keep_max); never more than there are.
 //   everything:         the default

@@ -21,7 +21,7 @@ OTHER_SUFFIXES = {".py", ".sh", ".cmake"}
 
 # module -> modules it may include, besides itself. A module is the longest of these path prefixes.
 ALGEBRA = {"base", "attention", "attention/kv"}
-CORE = ALGEBRA | {"policy", "wire", "cluster", "telemetry", "transport", "model", "kv_store"}
+CORE = ALGEBRA | {"policy", "policy/hgca", "wire", "cluster", "telemetry", "transport", "model", "kv_store"}
 EDGE = CORE | {"proto", "rpc", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
@@ -29,7 +29,8 @@ MAY_INCLUDE = {
     "base": set(),
     "attention": {"base"},
     "attention/kv": {"base", "attention"},
-    "policy": {"base"},
+    "policy": {"base", "policy/hgca"},
+    "policy/hgca": {"base", "policy"},
     "wire": ALGEBRA,
     "cluster": ALGEBRA | {"policy"},
     "telemetry": {"base"},
@@ -46,7 +47,7 @@ MAY_INCLUDE = {
                                           "cpu_attention_service/policy"},
     "cpu_attention_service/edge": EDGE | {"cpu_attention_service/kernels", "cpu_attention_service/executor",
                                           "cpu_attention_service/policy", "cpu_attention_service/node"},
-    "gpu_worker/device": ALGEBRA | {"policy", "model"},
+    "gpu_worker/device": ALGEBRA | {"policy", "policy/hgca", "model"},
     "gpu_worker/sequence": WORKER,
     "gpu_worker/remote": WORKER | {"gpu_worker/sequence"},
     "gpu_worker/spill": WORKER | {"gpu_worker/sequence", "gpu_worker/remote"},

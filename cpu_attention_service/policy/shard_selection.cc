@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 #include "wire/frame.h"
 
 namespace tributary {

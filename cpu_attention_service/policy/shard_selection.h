@@ -22,7 +22,7 @@
 #include "cpu_attention_service/executor/shard_executor.h"
 #include "kv_store/context_cache.h"
 #include "kv_store/kv_shard.h"
-#include "policy/head_selection.h"
+#include "policy/hgca/head_selection.h"
 #include "policy/kept_mass.h"
 #include "policy/policy.h"
 

@@ -35,7 +35,7 @@
 #include "attention/shape.h"
 #include "base/dtype.h"
 #include "base/ids.h"
-#include "policy/maw_update.h"
+#include "policy/hgca/maw_update.h"
 
 namespace tributary {
 
@@ -142,8 +142,9 @@ class Device {
   // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full.
   virtual absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) = 0;
   // The same for a sequence whose policy must know how salient its resident tokens are: per layer and KV head, each
-  // step averages the softmax weights of every slot that it attends over (policy/maw.h), over these slots alone. The
-  // slot that a row appends to starts anew, as do slots that a prefill fills. UNIMPLEMENTED where the device cannot.
+  // step averages the softmax weights of every slot that it attends over (policy/hgca/maw.h), over these slots alone.
+  // The slot that a row appends to starts anew, as do slots that a prefill fills. UNIMPLEMENTED where the device
+  // cannot.
   virtual absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
                                                             const MawParams& maw) {
     return absl::UnimplementedError("this device keeps no moving average of attention weights");

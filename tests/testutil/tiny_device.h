@@ -16,7 +16,7 @@
 #include "fmt/format.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/pack_heads.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 namespace tributary {
 

@@ -4,7 +4,7 @@
 
 #include "attention/merge.h"
 #include "base/check.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 namespace tributary {
 namespace {

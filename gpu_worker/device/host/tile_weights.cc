@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 namespace tributary {
 

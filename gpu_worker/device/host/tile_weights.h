@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gpu_worker/device/host/attend_tile.h"
-#include "policy/maw_update.h"
+#include "policy/hgca/maw_update.h"
 
 namespace tributary {
 
@@ -23,7 +23,7 @@ class TileWeights {
   void Begin();
   // Of the tile that `state` attended last.
   void AddTile(const AttendState& state, size_t tokens);
-  // A of all tokens (policy/maw.h), given the whole softmax's lse_ln, [group_size]. Valid until Begin().
+  // A of all tokens (policy/hgca/maw.h), given the whole softmax's lse_ln, [group_size]. Valid until Begin().
   std::span<const float> Finish(GroupAggregate how, const float* lse_ln);
 
  private:

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
-#include "policy/maw_update.h"
+#include "policy/hgca/maw_update.h"
 
 namespace tributary::gpu {
 
@@ -27,7 +27,7 @@ struct alignas(16) DecodeRowDesc {
     uint32_t begin = 0;
     uint32_t end = 0;
   } attend[kMaxSlotRanges];
-  // A row whose policy wants a MAW (policy/maw.h), else null: [layer][kv_head][capacity_tokens], and a scratch for
+  // A row whose policy wants a MAW (policy/hgca/maw.h), else null: [layer][kv_head][capacity_tokens], and a scratch for
   // one layer's scores, log2 of exp(softmax_scale * q.k), [q_head][capacity_tokens], both by slot.
   float* maw = nullptr;
   float* scores = nullptr;

@@ -1,12 +1,12 @@
 // The moving average of attention weights that a device keeps (Device::ReserveResidentWithMaw) against
-// policy/maw.h, with weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
+// policy/hgca/maw.h, with weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
 #include <cmath>
 #include <map>
 #include <random>
 
 #include "gpu_worker/sequence/window_cache.h"
 #include "gtest/gtest.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 #include "tests/testutil/device_driver.h"
 #include "tests/testutil/random_model.h"
 #include "tests/testutil/test_devices.h"

@@ -5,7 +5,7 @@
 #include <map>
 
 #include "gpu_worker/device/cuda/kernels/merge.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 #include "tests/unit/gpu_worker/device/cuda/kernels/kernel_test_util.h"
 
 namespace tributary::gpu {

@@ -1,4 +1,4 @@
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 #include <cmath>
 #include <limits>

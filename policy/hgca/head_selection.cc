@@ -1,9 +1,9 @@
-#include "policy/head_selection.h"
+#include "policy/hgca/head_selection.h"
 
 #include <algorithm>
 
 #include "base/check.h"
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 namespace tributary {
 

@@ -6,16 +6,12 @@
 // errors; sizes that do not fit together are bugs (checked).
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <span>
 
-#include "policy/maw_update.h"
+#include "policy/hgca/maw_update.h"
 
 namespace tributary {
-
-// The order of saliences everywhere: NaN is above every number.
-inline bool IsMoreSalient(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
 
 // A[t] of one KV head. `weights`: the softmax rows of the group's query heads over the resident tokens alone (not
 // renormalised by the remote part), f32 [group_size][num_tokens]; a: f32 [num_tokens].

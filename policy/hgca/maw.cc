@@ -1,9 +1,10 @@
-#include "policy/maw.h"
+#include "policy/hgca/maw.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
+#include "policy/selection.h"
 
 namespace tributary {
 void AggregateGroup(GroupAggregate how, std::span<const float> weights, uint32_t group_size, std::span<float> a) {

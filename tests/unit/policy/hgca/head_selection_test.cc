@@ -1,4 +1,4 @@
-#include "policy/head_selection.h"
+#include "policy/hgca/head_selection.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "policy/hgca.h"
-#include "policy/maw.h"
+#include "policy/hgca/hgca.h"
+#include "policy/hgca/maw.h"
 #include "tests/unit/policy/plain_selection.h"
 
 namespace tributary {

@@ -10,7 +10,7 @@
 
 namespace tributary {
 
-// Tokens are stripe-local indices. Saliences kept here are relative to uniform (policy/maw.h). Thread-compatible.
+// Tokens are stripe-local indices. Saliences kept here are relative to uniform (policy/hgca/maw.h). Thread-compatible.
 class HeadSelection {
  public:
   // keep_next: AttentionPolicy::keep_next(). Saliences are spread forward by as many tokens, over the borders of

@@ -1,4 +1,4 @@
-#include "policy/hgca.h"
+#include "policy/hgca/hgca.h"
 
 #include <algorithm>
 #include <limits>
