@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "base/cpu_relax.h"
 
 namespace tributary {
 namespace {
@@ -20,7 +21,7 @@ bool SpinUntil(const Done& done, int64_t spin_ns) {
   for (int i = 0;; ++i) {
     if (done()) return true;
     if (i % 64 != 63) {
-      __builtin_ia32_pause();
+      CpuRelax();
       continue;
     }
     if (NowNs() - start_ns > spin_ns) return false;

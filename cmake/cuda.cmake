@@ -1,9 +1,14 @@
-# CUDA is used if it is found, and never required. TRIBUTARY_CUDA: AUTO (default), ON (an error without CUDA), OFF.
+# CUDA is never required. TRIBUTARY_CUDA: AUTO (default: if there are a toolkit and an NVIDIA GPU, since compiling CUDA
+# takes minutes that only its users should spend), ON (an error without the toolkit), OFF.
 # Building needs the toolkit (nvcc 12.4 or later, in PATH or under CUDA_HOME or /usr/local/cuda), no GPU. A binary runs
 # anywhere: the CUDA runtime is linked statically, and cuBLASLt is loaded when a GPU is used.
 set(TRIBUTARY_CUDA AUTO CACHE STRING "Build gpu_worker/device/cuda: AUTO, ON or OFF")
 set(TRIBUTARY_HAVE_CUDA OFF)
-if(TRIBUTARY_CUDA)
+set(wants_cuda ${TRIBUTARY_CUDA})
+if(TRIBUTARY_CUDA STREQUAL "AUTO" AND NOT EXISTS /dev/nvidiactl)
+  set(wants_cuda OFF)
+endif()
+if(wants_cuda)
   include(CheckLanguage)
   if(NOT CMAKE_CUDA_COMPILER)
     find_program(TRIBUTARY_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)

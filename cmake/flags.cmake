@@ -1,18 +1,18 @@
 # Compile options shared by every target, and the options that must never appear.
 add_library(tributary_flags INTERFACE)
 target_compile_features(tributary_flags INTERFACE cxx_std_20)
-target_include_directories(tributary_flags INTERFACE ${CMAKE_SOURCE_DIR})
-# For the C++ compiler alone; nvcc has its own.
+target_include_directories(tributary_flags INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+# For the C++ compiler alone; nvcc has its own. Who uses an installed library has options of his own.
 function(tributary_cxx_options)
   foreach(option IN LISTS ARGN)
-    target_compile_options(tributary_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${option}>)
+    target_compile_options(tributary_flags INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CXX>:${option}>>)
   endforeach()
 endfunction()
 tributary_cxx_options(-Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -fno-omit-frame-pointer)
-target_compile_options(tributary_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall>)
+target_compile_options(tributary_flags INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall>>)
 if(TRIBUTARY_WERROR)
   tributary_cxx_options(-Werror)
-  target_compile_options(tributary_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+  target_compile_options(tributary_flags INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>>)
 endif()
 
 # -ffast-math deletes the guard of the empty merge (docs/numerics.md).
@@ -20,6 +20,10 @@ if(CMAKE_CXX_FLAGS MATCHES "-ffast-math|-Ofast")
   message(FATAL_ERROR "-ffast-math is forbidden: it removes the check for an empty partial (lse_ln = -inf)")
 endif()
 tributary_cxx_options(-fno-fast-math)
+# Nothing of where it was built stands in a binary, nor in an error message.
+tributary_cxx_options(-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
+set(cuda_prefix_map -Xcompiler=-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
+target_compile_options(tributary_flags INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:${cuda_prefix_map}>>)
 
 if(TRIBUTARY_SANITIZE STREQUAL "asan")
   tributary_cxx_options(-fsanitize=address,undefined -fno-sanitize-recover=all -g)

@@ -13,6 +13,43 @@ function(tributary_library)
     target_link_libraries(tributary_${ARG_NAME} INTERFACE tributary_flags ${ARG_DEPS})
   endif()
   add_library(tributary::${ARG_NAME} ALIAS tributary_${ARG_NAME})
+  set_property(GLOBAL APPEND PROPERTY TRIBUTARY_LIBRARIES tributary_${ARG_NAME})
+  tributary_note_lone_headers("${ARG_HDRS}" "${ARG_SRCS}")
+endfunction()
+
+# Remembers the headers that no source of their own name includes first. What only an ISA's or nvcc's sources may
+# include does not count.
+function(tributary_note_lone_headers headers sources)
+  foreach(header IN LISTS headers)
+    string(REGEX REPLACE "\\.h$" "" stem ${header})
+    if(header MATCHES "-inl\\.h$|\\.cuh$|(vec|lanes)_[a-z0-9]+\\.h$" OR "${stem}.cc" IN_LIST sources
+       OR "${stem}.cu" IN_LIST sources)
+      continue()
+    endif()
+    file(RELATIVE_PATH path ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/${header})
+    set_property(GLOBAL APPEND PROPERTY TRIBUTARY_LONE_HEADERS ${path})
+  endforeach()
+endfunction()
+
+# The target lone_headers compiles each of them alone: a header includes what it uses.
+function(tributary_lone_headers_target)
+  get_property(headers GLOBAL PROPERTY TRIBUTARY_LONE_HEADERS)
+  get_property(libraries GLOBAL PROPERTY TRIBUTARY_LIBRARIES)
+  set(sources)
+  foreach(header IN LISTS headers)
+    set(source ${CMAKE_BINARY_DIR}/lone_headers/${header}.cc)
+    set(text "#include \"${header}\"\n")
+    set(old "")
+    if(EXISTS ${source})
+      file(READ ${source} old)
+    endif()
+    if(NOT old STREQUAL text)
+      file(WRITE ${source} ${text})
+    endif()
+    list(APPEND sources ${source})
+  endforeach()
+  add_library(lone_headers OBJECT EXCLUDE_FROM_ALL ${sources})
+  target_link_libraries(lone_headers PRIVATE ${libraries})
 endfunction()
 
 # tributary_binary(NAME tributary-foo SRCS foo_main.cc DEPS ...): an executable in build/bin.

@@ -4,11 +4,8 @@
 
 namespace tributary {
 
-std::string_view BuildVersion() { return kVersion; }
-std::string_view BuildRevision() { return TRIBUTARY_REVISION; }
-
 void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version, std::string_view grpc_version) {
-  registry.gauge(metrics::kBuildInfo, {BuildVersion(), BuildRevision(), ucx_version, grpc_version}).Set(1);
+  registry.gauge(metrics::kBuildInfo, {Version(), Revision(), ucx_version, grpc_version}).Set(1);
 }
 
 ServiceStateMetric::ServiceStateMetric(MetricRegistry& registry)

@@ -8,11 +8,6 @@
 
 namespace tributary {
 
-// "0.1.0"
-std::string_view BuildVersion();
-// Short hash of the commit that was configured, or "unknown" outside a repository.
-std::string_view BuildRevision();
-
 // Versions of libraries are passed in, since only their own folders may include them; "" where
 // there is none.
 void AddBuildInfo(MetricRegistry& registry, std::string_view ucx_version, std::string_view grpc_version);

@@ -25,6 +25,7 @@ CORE = ALGEBRA | {"policy", "policy/hgca", "wire", "cluster", "telemetry", "tran
 EDGE = CORE | {"proto", "rpc", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
+CLIENT = ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc"}
 MAY_INCLUDE = {
     "base": set(),
     "attention": {"base"},
@@ -57,9 +58,10 @@ MAY_INCLUDE = {
                                "gpu_worker/step", "gpu_worker/engine"},
     "coordinator/core": CORE - {"model"},
     "coordinator/edge": EDGE | {"coordinator/core"},
-    "client/api": ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc"},
-    "client/eval": ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc", "client/api", "client/cli"},
-    "client/cli": ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc", "client/api", "client/eval"},
+    "client/api": CLIENT,
+    "client/terminal": CLIENT | {"client/api"},
+    "client/eval": CLIENT | {"client/api", "client/terminal"},
+    "client/cli": CLIENT | {"client/api", "client/terminal", "client/eval"},
 }
 # What may include every module: it puts parts together from outside.
 FREE_FOLDERS = ("tests", "benchmarks")
@@ -119,6 +121,12 @@ def module_of(path):
         if prefix in MAY_INCLUDE:
             return prefix
     return None
+
+
+def has_no_room(path):
+    """True for a C++ file that lies directly in a folder whose code is divided into rooms."""
+    folder = str(pathlib.PurePosixPath(path).parent)
+    return folder not in MAY_INCLUDE and any(room.startswith(folder + "/") for room in MAY_INCLUDE)
 
 
 def is_of(module, name):
@@ -244,6 +252,19 @@ def check_metrics(root, files, texts, findings):
                     findings.add(name, number, f"{metric} is no metric (docs/metrics.md)")
 
 
+def check_own_header_first(path, lines, files, findings):
+    """A source includes its own header first, so that the compiler sees whether that stands alone."""
+    own = str(pathlib.PurePosixPath(path).with_suffix(".h"))
+    if not path.endswith((".cc", ".cu")) or own not in files:
+        return
+    for number, line in enumerate(lines, 1):
+        match = INCLUDE.match(line)
+        if match:
+            if match.group(1) != own:
+                findings.add(path, number, f'"{own}" comes first')
+            return
+
+
 def check_links(root, files, findings):
     for name in files:
         if not name.endswith(".md"):
@@ -258,6 +279,7 @@ def check_links(root, files, findings):
 def run(root):
     findings = Findings()
     files = tracked_files(root)
+    known = set(files)
     texts = {}
     for name in files:
         suffix = pathlib.PurePath(name).suffix
@@ -270,7 +292,10 @@ def run(root):
         if not is_cpp:
             continue
         texts[name] = text
+        if has_no_room(name):
+            findings.add(name, 1, "it lies in no room of its folder; ARCHITECTURE.md says which there are")
         check_includes(name, lines, findings)
+        check_own_header_first(name, lines, known, findings)
         check_functions(name, text, findings)
         if name.endswith(".h") and not name.endswith("-inl.h") and "#pragma once" not in text:
             findings.add(name, 1, "a header begins with #pragma once")

@@ -2,16 +2,10 @@
 
 #include <algorithm>
 
+#include "base/cpu_relax.h"
+
 namespace tributary {
 namespace {
-
-void PauseCpu() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield" ::: "memory");
-#endif
-}
 
 constexpr int64_t kMinSpinShare = 16;
 
@@ -33,7 +27,7 @@ void IdleStrategy::AfterPoll(int num_events, DataPlane& plane) {
     ++num_sleeps_;
     plane.WaitForEvent(options_.sleep_ns);
   } else {
-    PauseCpu();
+    CpuRelax();
   }
 }
 

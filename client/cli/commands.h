@@ -2,8 +2,8 @@
 // stderr says why).
 #pragma once
 
-#include "client/cli/interrupt.h"
 #include "client/cli/options.h"
+#include "client/terminal/interrupt.h"
 
 namespace tributary {
 

@@ -4,11 +4,11 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
-#include "client/cli/common_flags.h"
-#include "client/cli/policy_flags.h"
+#include "base/version.h"
 #include "client/eval/eval_flags.h"
+#include "client/terminal/common_flags.h"
+#include "client/terminal/policy_flags.h"
 #include "fmt/format.h"
-#include "telemetry/build_info.h"
 
 namespace tributary {
 namespace {
@@ -186,8 +186,7 @@ absl::StatusOr<Command> ChooseCommand(const CLI::App& app, const ParsedCommands&
 
 absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
   CLI::App app("tributary: long-context LLM decoding over KV that lies in other processes' memory", "tributary");
-  app.set_version_flag("--version",
-                       fmt::format("tributary {} ({})", std::string(BuildVersion()), std::string(BuildRevision())));
+  app.set_version_flag("--version", fmt::format("tributary {}", VersionText()));
   ParsedCommands parsed;
   AddCommands(app, parsed);
   try {

@@ -2,8 +2,8 @@
 #include <string>
 
 #include "client/cli/commands.h"
-#include "client/cli/interrupt.h"
 #include "client/cli/options.h"
+#include "client/terminal/interrupt.h"
 #include "fmt/format.h"
 
 int main(int argc, char** argv) {

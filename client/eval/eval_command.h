@@ -3,8 +3,8 @@
 
 #include "absl/status/status.h"
 #include "client/api/client.h"
-#include "client/cli/interrupt.h"
 #include "client/eval/eval_plan.h"
+#include "client/terminal/interrupt.h"
 
 namespace tributary {
 

@@ -1,8 +1,8 @@
 #include "client/eval/eval_flags.h"
 
 #include "CLI/CLI.hpp"
-#include "client/cli/common_flags.h"
-#include "client/cli/policy_flags.h"
+#include "client/terminal/common_flags.h"
+#include "client/terminal/policy_flags.h"
 
 namespace tributary {
 namespace {

@@ -4,9 +4,9 @@
 
 #include "base/limits.h"
 #include "base/status.h"
-#include "client/cli/common_flags.h"
-#include "client/cli/policy_flags.h"
 #include "client/eval/needle_prompt.h"
+#include "client/terminal/common_flags.h"
+#include "client/terminal/policy_flags.h"
 #include "fmt/format.h"
 
 namespace tributary {

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/cli/report.h"
 #include "client/eval/agreement.h"
 #include "client/eval/eval_plan.h"
 #include "client/eval/head_usage.h"
+#include "client/terminal/report.h"
 
 namespace tributary {
 

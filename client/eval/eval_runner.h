@@ -7,8 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "client/cli/progress.h"
 #include "client/eval/eval_report.h"
+#include "client/terminal/progress.h"
 
 namespace tributary {
 

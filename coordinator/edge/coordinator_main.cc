@@ -41,7 +41,7 @@ struct Flags {
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
-  app.set_version_flag("--version", std::string(kVersion));
+  app.set_version_flag("--version", std::string(VersionText()));
   app.add_option("--listen", flags.listen, "host:port for clients and nodes; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics; empty: none");
@@ -142,7 +142,7 @@ absl::Status Run(const Flags& flags) {
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorService> service, CoordinatorService::Start(options, registry));
   state.Set(ServiceState::kServing);
-  LOG_INFO("coordinator {} listens on {}", kVersion, service->address());
+  LOG_INFO("coordinator {} listens on {}", VersionText(), service->address());
   if (!flags.port_file.empty()) {
     TRIBUTARY_RETURN_IF_ERROR(
         WritePortFile(flags.port_file, service->address(), exposer == nullptr ? "" : exposer->address()));

@@ -388,7 +388,7 @@ v1::WorkerCommand ToProto(const action::StopSequence& stop) {
 
 v1::StatusResponse ToProto(const ClusterStatus& status, int64_t now_ns) {
   v1::StatusResponse message;
-  message.set_version(kVersion);
+  message.set_version(std::string(VersionText()));
   message.set_membership_epoch(status.membership_epoch);
   message.set_requests_running(status.running);
   message.set_requests_waiting(status.waiting);

@@ -4,14 +4,14 @@
 
 #include "base/limits.h"
 #include "base/numa.h"
+#include "base/version.h"
 #include "fmt/format.h"
-#include "telemetry/build_info.h"
 
 namespace tributary {
 
 int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
   CLI::App app("A CPU attention node: holds shards of KV and attends over them where they lie.");
-  app.set_version_flag("--version", std::string(BuildVersion()));
+  app.set_version_flag("--version", std::string(VersionText()));
   app.add_option("--node-id", flags->node_id, "Name of this node, unique in the cluster")
       ->required()
       ->check([](const std::string& id) {

@@ -60,7 +60,7 @@ v1::NodeInfo DescribeNode(const CpuAttentionFlags& flags, const AttentionServerO
   node.mutable_endpoint()->set_control_address(address);
   node.set_role(v1::NODE_ROLE_CPU_ATTENTION);
   node.set_protocol_version(kProtocolVersion);
-  node.set_version(std::string(BuildVersion()));
+  node.set_version(std::string(VersionText()));
   node.set_kv_capacity_bytes(server.capacity_bytes());
   node.set_extent_bytes(static_cast<uint32_t>(flags.extent_bytes));
   *node.mutable_transport() = TransportInfoToProto(data_plane.info());

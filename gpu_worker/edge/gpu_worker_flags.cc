@@ -38,7 +38,7 @@ void AddDeviceFlags(CLI::App& app, GpuWorkerFlags* flags) {
 
 int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
   CLI::App app("A GPU worker: owns the model and the resident KV; runs prefill and decode steps.");
-  app.set_version_flag("--version", std::string(kVersion));
+  app.set_version_flag("--version", std::string(VersionText()));
   app.add_option("--model", flags->model, "Folder with config.json and *.safetensors");
   app.add_option("--load-format", flags->load_format,
                  "safetensors, or dummy: random weights for config.json alone, to measure with")

@@ -88,7 +88,7 @@ v1::NodeInfo DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& conf
   node.mutable_endpoint()->set_control_address(address);
   node.set_role(v1::NODE_ROLE_GPU_WORKER);
   node.set_protocol_version(kProtocolVersion);
-  node.set_version(kVersion);
+  node.set_version(std::string(VersionText()));
   node.set_kv_capacity_bytes(flags.resident_pool_bytes);
   v1::ModelGeometry& geometry = *node.mutable_geometry();
   geometry.set_num_layers(config.num_layers);

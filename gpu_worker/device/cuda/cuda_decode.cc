@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "base/cpu_relax.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/cuda/kernels/fetch.h"
@@ -21,12 +22,6 @@ uint32_t Load(const StepFlag& flag) {
 }
 void Store(StepFlag* flag, uint32_t value) {
   std::atomic_ref<uint32_t>(flag->value).store(value, std::memory_order_release);
-}
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
 }
 
 }  // namespace
@@ -122,7 +117,7 @@ void CudaDecode::BeginStep(std::span<const DecodeRow> rows) {
 
 bool CudaDecode::AwaitFlag(const StepFlag& flag) {
   for (uint32_t spins = 1; Load(flag) != step_number_; ++spins) {
-    Pause();
+    CpuRelax();
     if (spins % kSpinsPerHealthCheck != 0) continue;
     const cudaError_t state = cudaStreamQuery(context_->decode_stream.get());
     if (state == cudaErrorNotReady) continue;
@@ -143,7 +138,7 @@ bool CudaDecode::CopyLogits() {
   while (true) {
     const cudaError_t state = cudaStreamQuery(stream);
     if (state != cudaErrorNotReady) return context_->Check(state, "the copy of logits");
-    Pause();
+    CpuRelax();
   }
 }
 

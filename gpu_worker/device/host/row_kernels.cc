@@ -6,6 +6,7 @@ const std::vector<RowKernels>& SupportedRowKernels() {
   static const std::vector<RowKernels>* kernels = [] {
     auto* list = new std::vector<RowKernels>;
     list->push_back({kRowKernelsBaseline, "baseline"});
+#if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       list->push_back({kRowKernelsAvx2, "avx2"});
     }
@@ -13,6 +14,7 @@ const std::vector<RowKernels>& SupportedRowKernels() {
         __builtin_cpu_supports("avx512vl")) {
       list->push_back({kRowKernelsAvx512, "avx512"});
     }
+#endif
     return list;
   }();
   return *kernels;

@@ -3,6 +3,7 @@
 #include <set>
 #include <thread>
 
+#include "base/version.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "telemetry/build_info.h"
@@ -130,8 +131,7 @@ TEST(BuildInfoTest, OneStateAtATime) {
   EXPECT_EQ(Find(samples, metrics::kServiceState, {"draining"})->value, 1);
   EXPECT_EQ(Find(samples, metrics::kServiceState, {"starting"})->value, 0);
   EXPECT_EQ(Find(samples, metrics::kServiceState, {"serving"})->value, 0);
-  EXPECT_NE(Find(samples, metrics::kBuildInfo,
-                 {std::string(BuildVersion()), std::string(BuildRevision()), "1.13.1", "1.51.1"}),
+  EXPECT_NE(Find(samples, metrics::kBuildInfo, {std::string(Version()), std::string(Revision()), "1.13.1", "1.51.1"}),
             nullptr);
 }
 

@@ -22,9 +22,16 @@ class TidyTest(unittest.TestCase):
         self.assertTrue(self.includes("gpu_worker/step/decode_step.cc", '#include "transport/ucx/ucx_data_plane.h"'))
 
     def test_services_never_include_each_other(self):
-        self.assertTrue(self.includes("gpu_worker/x.cc", '#include "coordinator/core/admission.h"'))
+        self.assertTrue(self.includes("gpu_worker/engine/x.cc", '#include "coordinator/core/admission.h"'))
         self.assertTrue(self.includes("gpu_worker/edge/gpu_worker_main.cc", '#include "coordinator/core/admission.h"'))
         self.assertFalse(self.includes("tests/sim/cluster.cc", '#include "coordinator/core/admission.h"'))
+
+    def test_inside_a_service_nothing_points_back(self):
+        self.assertTrue(self.includes("gpu_worker/spill/spill.h", '#include "gpu_worker/step/decode_step.h"'))
+        self.assertFalse(self.includes("gpu_worker/step/decode_step.h", '#include "gpu_worker/spill/spill.h"'))
+        self.assertTrue(tidy.has_no_room("gpu_worker/x.cc"))
+        self.assertFalse(tidy.has_no_room("gpu_worker/device/device.h"))
+        self.assertFalse(tidy.has_no_room("kv_store/kv_shard.h"))
 
     def test_edges_may_know_grpc_and_cores_may_not(self):
         self.assertFalse(self.includes("coordinator/edge/coordinator_service.cc", "#include <grpcpp/server.h>"))

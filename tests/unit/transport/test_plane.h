@@ -10,14 +10,10 @@
 #include <utility>
 #include <vector>
 
+#include "tests/testutil/test_seed.h"
 #include "transport/data_plane.h"
 
 namespace tributary {
-
-inline uint64_t TestSeed() {
-  const char* fixed = std::getenv("TRIBUTARY_TEST_SEED");
-  return fixed != nullptr ? std::strtoull(fixed, nullptr, 10) : std::random_device{}();
-}
 
 struct ReceivedFrame {
   std::string header;

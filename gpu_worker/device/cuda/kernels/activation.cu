@@ -1,4 +1,5 @@
 #include "gpu_worker/device/cuda/kernels/activation.h"
+
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
 
 namespace tributary::gpu {

@@ -1,4 +1,5 @@
 #include "gpu_worker/device/cuda/kernels/attend.h"
+
 #include "gpu_worker/device/cuda/kernels/attend_plan.cuh"
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
 

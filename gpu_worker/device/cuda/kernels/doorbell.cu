@@ -1,5 +1,6 @@
-#include "gpu_worker/device/cuda/kernels/device_common.cuh"
 #include "gpu_worker/device/cuda/kernels/doorbell.h"
+
+#include "gpu_worker/device/cuda/kernels/device_common.cuh"
 
 namespace tributary::gpu {
 namespace {

@@ -1,8 +1,9 @@
+#include "gpu_worker/device/cuda/kernels/fetch.h"
+
 #include <algorithm>
 #include <cstddef>
 
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
-#include "gpu_worker/device/cuda/kernels/fetch.h"
 
 namespace tributary::gpu {
 namespace {

@@ -1,5 +1,6 @@
-#include "gpu_worker/device/cuda/kernels/device_common.cuh"
 #include "gpu_worker/device/cuda/kernels/matvec.h"
+
+#include "gpu_worker/device/cuda/kernels/device_common.cuh"
 #include "gpu_worker/device/cuda/kernels/tensor_core.cuh"
 
 namespace tributary::gpu {

@@ -1,7 +1,8 @@
+#include "gpu_worker/device/cuda/kernels/merge.h"
+
 #include "attention/merge.h"
 #include "gpu_worker/device/cuda/kernels/attend_plan.cuh"
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
-#include "gpu_worker/device/cuda/kernels/merge.h"
 
 namespace tributary::gpu {
 namespace {

@@ -1,10 +1,11 @@
 // One block for each row. A cut (top-k, top-p) and the draw itself are the same search: of the tokens in falling order
 // of likelihood, the first at which the running sum of integer weights exceeds a target. The search is a radix descent
 // over the bits of a key that orders tokens by logit, then by token id.
+#include "gpu_worker/device/cuda/kernels/sample.h"
+
 #include <cfloat>
 
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
-#include "gpu_worker/device/cuda/kernels/sample.h"
 
 namespace tributary::gpu {
 namespace {

@@ -1,4 +1,4 @@
-#include "action_text.h"
+#include "tests/unit/coordinator/core/action_text.h"
 
 #include "fmt/format.h"
 #include "fmt/ranges.h"

@@ -8,16 +8,12 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kv_store/kv_shard.h"
+#include "tests/testutil/test_seed.h"
 
 namespace tributary {
 namespace {
 
 using ::testing::HasSubstr;
-
-uint64_t TestSeed() {
-  const char* seed = std::getenv("TRIBUTARY_TEST_SEED");
-  return seed != nullptr ? std::stoull(seed) : std::random_device{}();
-}
 
 Demand DemandOf(uint64_t context_tokens, Cut cut = Cut::kTokens) {
   Demand demand;

@@ -7,20 +7,16 @@
 #include <random>
 #include <set>
 
-#include "action_text.h"
 #include "base/clock.h"
 #include "base/limits.h"
 #include "coordinator/core/coordinator_core.h"
 #include "fmt/format.h"
 #include "gtest/gtest.h"
+#include "tests/testutil/test_seed.h"
+#include "tests/unit/coordinator/core/action_text.h"
 
 namespace tributary {
 namespace {
-
-uint64_t TestSeed() {
-  const char* seed = std::getenv("TRIBUTARY_TEST_SEED");
-  return seed != nullptr ? std::stoull(seed) : std::random_device{}();
-}
 
 CoordinatorConfig RandomTestConfig() {
   CoordinatorConfig config;

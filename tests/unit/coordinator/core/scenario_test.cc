@@ -10,12 +10,12 @@
 #include <set>
 #include <sstream>
 
-#include "action_text.h"
 #include "base/clock.h"
 #include "coordinator/core/coordinator_core.h"
 #include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/unit/coordinator/core/action_text.h"
 
 namespace tributary {
 namespace {

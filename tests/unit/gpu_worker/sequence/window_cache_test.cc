@@ -6,14 +6,10 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/testutil/test_seed.h"
 
 namespace tributary {
 namespace {
-
-uint64_t TestSeed() {
-  if (const char* seed = std::getenv("TRIBUTARY_TEST_SEED")) return std::stoull(seed);
-  return std::random_device{}();
-}
 
 // What the cache claims, checked against a plain array of slots that remembers who was written
 // where.
