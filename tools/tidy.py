@@ -265,6 +265,15 @@ def check_own_header_first(path, lines, files, findings):
             return
 
 
+def check_test_place(path, files, findings):
+    """A unit test lies where its source does: tests/unit/FOLDER/x_test.cc tests something of FOLDER/."""
+    if not path.startswith("tests/unit/"):
+        return
+    folder = str(pathlib.PurePosixPath(path).parent)[len("tests/unit/"):]
+    if not any(name.startswith(folder + "/") for name in files):
+        findings.add(path, 1, f"there is no folder {folder}; a unit test lies where its source does")
+
+
 def check_links(root, files, findings):
     for name in files:
         if not name.endswith(".md"):
@@ -292,6 +301,7 @@ def run(root):
         if not is_cpp:
             continue
         texts[name] = text
+        check_test_place(name, files, findings)
         if has_no_room(name):
             findings.add(name, 1, "it lies in no room of its folder; ARCHITECTURE.md says which there are")
         check_includes(name, lines, findings)

@@ -6,7 +6,7 @@
 #include "attention/reference.h"
 #include "base/dtype.h"
 #include "tests/testutil/test_seed.h"
-#include "tests/unit/gpu_worker/device/cuda/prefill/gpu_test.h"
+#include "tests/unit/gpu_worker/device/cuda/kernels/gpu_test.h"
 
 namespace tributary {
 namespace {
