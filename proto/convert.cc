@@ -128,6 +128,33 @@ absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message) {
   return spec;
 }
 
+v1::NodeEndpoint EndpointToProto(const NodeEndpoint& endpoint) {
+  v1::NodeEndpoint message;
+  message.set_node_id(endpoint.node_id);
+  message.set_incarnation(endpoint.incarnation);
+  message.set_control_address(endpoint.control_address);
+  return message;
+}
+
+NodeEndpoint EndpointFromProto(const v1::NodeEndpoint& message) {
+  return {message.node_id(), message.incarnation(), message.control_address()};
+}
+
+v1::ShardRoute ShardPlacementToProto(const ShardPlacement& placement) {
+  v1::ShardRoute message;
+  *message.mutable_shard() = ShardSpecToProto(placement.spec);
+  for (const NodeEndpoint& holder : placement.holders) *message.add_holders() = EndpointToProto(holder);
+  return message;
+}
+
+absl::StatusOr<ShardPlacement> ShardPlacementFromProto(const v1::ShardRoute& message) {
+  ShardPlacement placement;
+  TRIBUTARY_ASSIGN_OR_RETURN(placement.spec, ShardSpecFromProto(message.shard()));
+  for (const v1::NodeEndpoint& holder : message.holders()) placement.holders.push_back(EndpointFromProto(holder));
+  TRIBUTARY_RETURN_IF_ERROR(ValidateHolders(placement));
+  return placement;
+}
+
 v1::TransportInfo TransportInfoToProto(const TransportInfo& info) {
   v1::TransportInfo message;
   message.set_name(info.name);

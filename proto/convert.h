@@ -5,6 +5,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
+#include "cluster/node_endpoint.h"
+#include "cluster/shard_placement.h"
 #include "cluster/shard_spec.h"
 #include "policy/policy_params.h"
 #include "transport/data_plane.h"
@@ -25,6 +27,13 @@ v1::ShardSpec ShardSpecToProto(const ShardSpec& spec);
 // INVALID_ARGUMENT: unset or unknown dtypes, a policy that is not complete or not valid. The caller checks the rest
 // with Validate(spec).
 absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message);
+
+v1::NodeEndpoint EndpointToProto(const NodeEndpoint& endpoint);
+NodeEndpoint EndpointFromProto(const v1::NodeEndpoint& message);
+
+v1::ShardRoute ShardPlacementToProto(const ShardPlacement& placement);
+// INVALID_ARGUMENT: as ShardSpecFromProto, and as ValidateHolders.
+absl::StatusOr<ShardPlacement> ShardPlacementFromProto(const v1::ShardRoute& message);
 
 // Adds this build's frame version.
 v1::TransportInfo TransportInfoToProto(const TransportInfo& info);

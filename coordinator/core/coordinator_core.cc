@@ -134,7 +134,7 @@ void CoordinatorCore::On(event::Tick& e) {
   ApplyChanges(changes);
   GiveUpStalledWorkers();
   EndExpired();
-  for (const ShardId shard : ledger_.TakeDueCloses(now_ns_)) SendClose(shard);
+  for (const Holding& holding : ledger_.TakeDueCloses(now_ns_)) SendClose(holding);
   for (const SequenceId id : sequences_.Ids()) {
     SequenceEntry* sequence = sequences_.Find(id);
     if (sequence->state != SequencePhase::kStopping) continue;
@@ -172,12 +172,21 @@ void CoordinatorCore::DropNode(const NodeDescription& node) {
   ledger_.DropNode(node.node_id);
   for (const SequenceId id : sequences_.Ids()) {
     SequenceEntry* sequence = sequences_.Find(id);
-    const bool affected = std::any_of(sequence->routes.begin(), sequence->routes.end(), [&](const ShardRoute& route) {
-      return route.node_id == node.node_id && route.incarnation == node.incarnation;
-    });
-    if (!affected) continue;
+    if (!LosesShard(*sequence, node)) continue;
     FailLost(*sequence, fmt::format("CPU attention node '{}' holds KV of this request and is dead", node.node_id));
   }
+}
+
+bool CoordinatorCore::LosesShard(SequenceEntry& sequence, const NodeDescription& node) {
+  bool loses = false;
+  for (ShardPlacement& shard : sequence.shards) {
+    const size_t num_gone = std::erase_if(shard.holders, [&](const NodeEndpoint& holder) {
+      return holder.node_id == node.node_id && holder.incarnation == node.incarnation;
+    });
+    // While shards are being opened, every holder is needed; later, one of them is enough.
+    loses |= num_gone > 0 && (shard.holders.empty() || sequence.state == SequencePhase::kOpening);
+  }
+  return loses;
 }
 
 void CoordinatorCore::DropWorker(StreamId stream, const std::string& why) {
@@ -246,8 +255,10 @@ ClusterRoom CoordinatorCore::Room() const {
   for (const auto& [id, member] : membership_.members()) {
     if (member.node.role != NodeRole::kCpuAttention || !member.may_return()) continue;
     const uint64_t capacity = member.node.kv_capacity_bytes;
-    room.nodes.push_back({id, member.node.control_address, capacity,
-                          capacity - std::min(capacity, ledger_.UsedBytes(id)), member.node.extent_bytes,
+    room.nodes.push_back({{id, member.node.incarnation, member.node.control_address},
+                          capacity,
+                          capacity - std::min(capacity, ledger_.UsedBytes(id)),
+                          member.node.extent_bytes,
                           member.usable()});
   }
   return room;

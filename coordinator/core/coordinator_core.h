@@ -111,6 +111,8 @@ class CoordinatorCore {
   void On(event::Tick& e);
   void ApplyChanges(const std::vector<MemberChange>& changes);
   void DropNode(const NodeDescription& node);
+  // Strikes a dead node off the sequence's holders. True if a shard is lost with it.
+  bool LosesShard(SequenceEntry& sequence, const NodeDescription& node);
   void DropWorker(StreamId stream, const std::string& why);
   // Ends a sequence of which something is lost.
   void FailLost(SequenceEntry& sequence, const std::string& why);
@@ -163,7 +165,7 @@ class CoordinatorCore {
   // Ends a sequence early; its client, if any, gets `status`.
   void Fail(SequenceEntry& sequence, const absl::Status& status, action::Outcome outcome);
   void Release(SequenceEntry& sequence);
-  void SendClose(ShardId shard);
+  void SendClose(const Holding& holding);
   SequenceEntry* FindOf(StreamId stream, SequenceId id);
   uint32_t NumPlaced() const;  // running or kept
   int64_t RetryDelay() const;

@@ -12,6 +12,8 @@
 #include "absl/status/status.h"
 #include "base/ids.h"
 #include "cluster/cluster_types.h"
+#include "cluster/node_endpoint.h"
+#include "cluster/shard_placement.h"
 #include "cluster/shard_spec.h"
 #include "coordinator/core/request.h"
 
@@ -20,14 +22,6 @@ namespace tributary {
 // One RPC that waits for an answer, and one worker's stream; numbered by the adapter, never reused.
 using CallId = StrongId<struct CallIdTag, uint64_t>;
 using StreamId = StrongId<struct StreamIdTag, uint64_t>;
-
-// Where a shard lives.
-struct ShardRoute {
-  ShardSpec shard;
-  std::string node_id;
-  uint64_t incarnation = 0;
-  std::string control_address;
-};
 
 namespace event {
 
@@ -48,10 +42,12 @@ struct Heartbeat {
 // deadline.
 struct ShardOpened {
   ShardId shard_id;
+  std::string node_id;
   absl::Status status;
 };
 struct ShardClosed {
   ShardId shard_id;
+  std::string node_id;
   absl::Status status;
 };
 
@@ -143,14 +139,15 @@ struct ReplyCancel {
   absl::Status status;
 };
 
+// On one of the shard's holders.
 struct OpenShard {
-  ShardRoute route;
+  ShardSpec spec;
+  NodeEndpoint holder;
 };
 struct CloseShard {
   ShardId shard_id;
   Epoch epoch;
-  std::string node_id;
-  std::string control_address;
+  NodeEndpoint holder;
 };
 
 struct Welcome {
@@ -167,7 +164,7 @@ struct StartSequence {
   SequenceId sequence_id;
   Epoch epoch;
   GenerateSpec spec;  // placement resolved
-  std::vector<ShardRoute> routes;
+  std::vector<ShardPlacement> shards;
 };
 // The next turn of a kept sequence.
 struct ContinueSequence {

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "coordinator/core/coordinator_core.h"
 #include "fmt/format.h"
+#include "kv_store/context_cache.h"
 
 namespace tributary {
 namespace {
@@ -132,17 +133,21 @@ void CoordinatorCore::OpenShards(SequenceEntry& sequence, PlacementPlan plan) {
   TRIBUTARY_CHECK(sequence.worker.has_value());
   actions_.push_back(
       action::Accepted{*sequence.client, sequence.request_id, sequence.id, sequence.epoch, sequence.worker_id});
-  for (PlannedShard& planned : plan.shards) {
-    planned.spec.shard_id = ShardId(next_shard_id_++);
-    planned.spec.sequence_id = sequence.id;
-    planned.spec.epoch = sequence.epoch;
-    const Member* node = membership_.Find(planned.node_id);
-    sequence.routes.push_back({planned.spec, planned.node_id, node->node.incarnation, planned.control_address});
-    ledger_.Reserve({planned.spec, planned.node_id, planned.control_address, planned.bytes});
-    actions_.push_back(action::OpenShard{sequence.routes.back()});
+  sequence.shards = std::move(plan.shards);
+  for (ShardPlacement& shard : sequence.shards) {
+    shard.spec.shard_id = ShardId(next_shard_id_++);
+    shard.spec.sequence_id = sequence.id;
+    shard.spec.epoch = sequence.epoch;
+    for (const NodeEndpoint& holder : shard.holders) {
+      const NodeDescription& node = membership_.Find(holder.node_id)->node;
+      const absl::StatusOr<uint64_t> bytes = ShardReservedBytes(shard.spec, node.extent_bytes);
+      TRIBUTARY_CHECK(bytes.ok());  // Place() has asked for the same
+      ledger_.Reserve({shard.spec.shard_id, sequence.id, sequence.epoch, holder, *bytes});
+      ++sequence.holders_opening;
+      actions_.push_back(action::OpenShard{shard.spec, holder});
+    }
   }
-  sequence.shards_opening = static_cast<uint32_t>(plan.shards.size());
-  if (sequence.shards_opening == 0) StartOnWorker(sequence);
+  if (sequence.holders_opening == 0) StartOnWorker(sequence);
 }
 
 void CoordinatorCore::StartOnWorker(SequenceEntry& sequence) {
@@ -153,35 +158,34 @@ void CoordinatorCore::StartOnWorker(SequenceEntry& sequence) {
   sequence.spec.max_tokens = spec.max_tokens;
   sequence.spec.resolved_policy = spec.resolved_policy;
   actions_.push_back(
-      action::StartSequence{*sequence.worker, sequence.id, sequence.epoch, std::move(spec), sequence.routes});
+      action::StartSequence{*sequence.worker, sequence.id, sequence.epoch, std::move(spec), sequence.shards});
 }
 
 void CoordinatorCore::On(event::ShardOpened& e) {
-  const LedgerShard* shard = ledger_.Find(e.shard_id);
-  if (shard == nullptr) return;
-  const SequenceId sequence_id = shard->spec.sequence_id;
-  const std::string node_id = shard->node_id;
-  const ShardLedger::OpenResult result = ledger_.OnOpened(e.shard_id, e.status);
-  if (result.next == ShardLedger::Next::kSendClose) SendClose(e.shard_id);
-  SequenceEntry* sequence = sequences_.Find(sequence_id);
+  const Holding* found = ledger_.Find(e.shard_id, e.node_id);
+  if (found == nullptr) return;
+  const Holding holding = *found;
+  const ShardLedger::OpenResult result = ledger_.OnOpened(e.shard_id, e.node_id, e.status);
+  if (result.next == ShardLedger::Next::kSendClose) SendClose(holding);
+  SequenceEntry* sequence = sequences_.Find(holding.sequence_id);
   if (sequence == nullptr || sequence->state != SequencePhase::kOpening) return;
   if (result.opened) {
-    if (--sequence->shards_opening == 0) StartOnWorker(*sequence);
+    if (--sequence->holders_opening == 0) StartOnWorker(*sequence);
     return;
   }
   if (e.status.ok()) return;
   if (!absl::IsResourceExhausted(e.status) && !absl::IsInvalidArgument(e.status)) {
     std::vector<MemberChange> changes;
-    membership_.Suspect(node_id, &changes);
+    membership_.Suspect(e.node_id, &changes);
     ApplyChanges(changes);
   }
   Fail(*sequence,
-       absl::Status(e.status.code(), fmt::format("CPU attention node '{}' did not open a shard: {}", node_id,
+       absl::Status(e.status.code(), fmt::format("CPU attention node '{}' did not open a shard: {}", e.node_id,
                                                  std::string(e.status.message()))),
        Outcome::kFailed);
 }
 
-void CoordinatorCore::On(event::ShardClosed& e) { ledger_.OnClosed(e.shard_id, e.status, now_ns_); }
+void CoordinatorCore::On(event::ShardClosed& e) { ledger_.OnClosed(e.shard_id, e.node_id, e.status, now_ns_); }
 
 void CoordinatorCore::On(event::WorkerPrefill& e) {
   HeardOf(e.stream);
@@ -343,9 +347,10 @@ void CoordinatorCore::Fail(SequenceEntry& sequence, const absl::Status& status, 
 }
 
 void CoordinatorCore::Release(SequenceEntry& sequence) {
-  for (const ShardRoute& route : sequence.routes) {
-    if (ledger_.Close(route.shard.shard_id) == ShardLedger::Next::kSendClose) {
-      SendClose(route.shard.shard_id);
+  for (const ShardPlacement& shard : sequence.shards) {
+    for (const NodeEndpoint& holder : shard.holders) {
+      if (ledger_.Close(shard.spec.shard_id, holder.node_id) != ShardLedger::Next::kSendClose) continue;
+      SendClose(*ledger_.Find(shard.spec.shard_id, holder.node_id));
     }
   }
   if (sequence.worker) {
@@ -357,9 +362,8 @@ void CoordinatorCore::Release(SequenceEntry& sequence) {
   sequences_.Erase(sequence.id);
 }
 
-void CoordinatorCore::SendClose(ShardId shard) {
-  const LedgerShard* entry = ledger_.Find(shard);
-  actions_.push_back(action::CloseShard{shard, entry->spec.epoch, entry->node_id, entry->control_address});
+void CoordinatorCore::SendClose(const Holding& holding) {
+  actions_.push_back(action::CloseShard{holding.shard_id, holding.epoch, holding.holder});
 }
 
 void CoordinatorCore::SendSteps() {

@@ -130,10 +130,12 @@ absl::Status CoordinatorCore::Drains(const SequenceEntry& sequence) const {
   if (drains(sequence.worker_id)) {
     return absl::UnavailableError(fmt::format("its GPU worker '{}' is shutting down", sequence.worker_id));
   }
-  for (const ShardRoute& route : sequence.routes) {
-    if (!drains(route.node_id)) continue;
-    return absl::UnavailableError(
-        fmt::format("CPU attention node '{}', which holds KV of it, is shutting down", route.node_id));
+  for (const ShardPlacement& shard : sequence.shards) {
+    for (const NodeEndpoint& holder : shard.holders) {
+      if (!drains(holder.node_id)) continue;
+      return absl::UnavailableError(
+          fmt::format("CPU attention node '{}', which holds KV of it, is shutting down", holder.node_id));
+    }
   }
   return absl::OkStatus();
 }
@@ -150,9 +152,11 @@ std::vector<KeptStatus> CoordinatorCore::KeptStatuses() const {
     KeptStatus& status = kept.emplace_back(KeptStatus{sequence->request_id, id, sequence->worker_id,
                                                       sequence->kept_until_ns, sequence->context_tokens,
                                                       sequence->reserved_context_tokens, sequence->resident_bytes});
-    for (const ShardRoute& route : sequence->routes) {
-      const LedgerShard* shard = ledger_.Find(route.shard.shard_id);
-      if (shard != nullptr) status.shard_bytes += shard->bytes;
+    for (const ShardPlacement& shard : sequence->shards) {
+      for (const NodeEndpoint& holder : shard.holders) {
+        const Holding* holding = ledger_.Find(shard.spec.shard_id, holder.node_id);
+        if (holding != nullptr) status.shard_bytes += holding->bytes;
+      }
     }
   }
   return kept;

@@ -47,14 +47,14 @@ CutPlan CutFor(const Demand& demand, uint32_t num_nodes, uint32_t max_stripes) {
   return {1, stripes(num_nodes)};
 }
 
-std::vector<PlannedShard> MakeShards(const Demand& demand, CutPlan cut) {
+std::vector<ShardPlacement> MakeShards(const Demand& demand, CutPlan cut) {
   const PlacementOptions& placement = demand.placement;
   const uint32_t num_kv_heads = demand.geometry.attention.num_kv_heads;
   const TokenRange remote{placement.sink_tokens, placement.sink_tokens + MaxRemoteTokens(demand)};
-  std::vector<PlannedShard> shards;
+  std::vector<ShardPlacement> shards;
   for (uint32_t part = 0; part < cut.head_parts; ++part) {
     for (uint32_t stripe_idx = 0; stripe_idx < cut.num_stripes; ++stripe_idx) {
-      PlannedShard shard;
+      ShardPlacement shard;
       ShardSpec& spec = shard.spec;
       spec.model = demand.geometry.attention;
       spec.num_layers = demand.geometry.num_layers;
@@ -78,25 +78,23 @@ absl::Status ExtentsFit(const NodeRoom& node, const Demand& demand) {
 }
 
 // Gives shard i to nodes[i % num_nodes]; nullopt if one has no room.
-std::optional<std::vector<PlannedShard>> Assign(std::vector<PlannedShard> shards,
-                                                const std::vector<const NodeRoom*>& nodes, uint32_t num_nodes,
-                                                Measure measure) {
+std::optional<std::vector<ShardPlacement>> Assign(std::vector<ShardPlacement> shards,
+                                                  const std::vector<const NodeRoom*>& nodes, uint32_t num_nodes,
+                                                  Measure measure) {
   std::vector<uint64_t> used_bytes(num_nodes, 0);
   for (size_t i = 0; i < shards.size(); ++i) {
     const NodeRoom& node = *nodes[i % num_nodes];
-    shards[i].node_id = node.node_id;
-    shards[i].control_address = node.control_address;
+    shards[i].holders = {node.endpoint};
     const absl::StatusOr<uint64_t> bytes = ShardReservedBytes(shards[i].spec, node.extent_bytes);
     if (!bytes.ok()) return std::nullopt;
-    shards[i].bytes = *bytes;
-    used_bytes[i % num_nodes] += shards[i].bytes;
+    used_bytes[i % num_nodes] += *bytes;
     if (used_bytes[i % num_nodes] > RoomOf(node, measure)) return std::nullopt;
   }
   return shards;
 }
 
-std::optional<std::vector<PlannedShard>> PlaceShards(const std::vector<NodeRoom>& nodes, const Demand& demand,
-                                                     uint32_t max_stripes, Measure measure) {
+std::optional<std::vector<ShardPlacement>> PlaceShards(const std::vector<NodeRoom>& nodes, const Demand& demand,
+                                                       uint32_t max_stripes, Measure measure) {
   std::vector<const NodeRoom*> order;
   for (const NodeRoom& node : nodes) {
     if (!ExtentsFit(node, demand).ok()) continue;
@@ -105,12 +103,12 @@ std::optional<std::vector<PlannedShard>> PlaceShards(const std::vector<NodeRoom>
   std::sort(order.begin(), order.end(), [&](const NodeRoom* a, const NodeRoom* b) {
     const uint64_t room_a = RoomOf(*a, measure);
     const uint64_t room_b = RoomOf(*b, measure);
-    return room_a != room_b ? room_a > room_b : a->node_id < b->node_id;
+    return room_a != room_b ? room_a > room_b : a->endpoint.node_id < b->endpoint.node_id;
   });
   uint32_t num_nodes = static_cast<uint32_t>(order.size());
   if (demand.placement.max_nodes != 0) num_nodes = std::min(num_nodes, demand.placement.max_nodes);
   for (; num_nodes > 0; --num_nodes) {
-    std::vector<PlannedShard> shards = MakeShards(demand, CutFor(demand, num_nodes, max_stripes));
+    std::vector<ShardPlacement> shards = MakeShards(demand, CutFor(demand, num_nodes, max_stripes));
     if (shards.size() > limits::kMaxShardsPerSequence) continue;
     if (auto placed = Assign(std::move(shards), order, num_nodes, measure)) return placed;
   }
@@ -174,7 +172,7 @@ PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uin
     }
     capacity_bytes += node.capacity_bytes;
     uint64_t bytes = 0;
-    for (const PlannedShard& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
+    for (const ShardPlacement& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
       bytes += ShardReservedBytes(shard.spec, node.extent_bytes).value_or(0);
     }
     needed_bytes = std::min(needed_bytes, bytes);

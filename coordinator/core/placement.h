@@ -9,7 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cluster/cluster_types.h"
-#include "cluster/shard_spec.h"
+#include "cluster/node_endpoint.h"
+#include "cluster/shard_placement.h"
 #include "coordinator/core/request.h"
 
 namespace tributary {
@@ -36,8 +37,7 @@ struct WorkerRoom {
 };
 
 struct NodeRoom {
-  std::string node_id;
-  std::string control_address;
+  NodeEndpoint endpoint;
   uint64_t capacity_bytes = 0;
   uint64_t available_bytes = 0;
   uint32_t extent_bytes = 0;
@@ -51,17 +51,10 @@ struct ClusterRoom {
   std::vector<NodeRoom> nodes;
 };
 
-struct PlannedShard {
-  ShardSpec spec;  // ids and epoch unset
-  std::string node_id;
-  std::string control_address;
-  uint64_t bytes = 0;
-};
-
 struct PlacementPlan {
   std::string worker_id;
   uint64_t resident_bytes = 0;
-  std::vector<PlannedShard> shards;  // empty: all resident
+  std::vector<ShardPlacement> shards;  // one holder each; ids and epoch unset. Empty: all resident
 };
 
 // Remote tokens of the longest context that the demand allows: whole blocks, 0 if the context stays

@@ -42,8 +42,8 @@ struct SequenceEntry {
   std::optional<StreamId> worker;  // from kOpening on
   std::string worker_id;
   uint64_t resident_bytes = 0;
-  std::vector<ShardRoute> routes;  // ledger has the shards' state
-  uint32_t shards_opening = 0;
+  std::vector<ShardPlacement> shards;  // with their living holders; the ledger has the state of each
+  uint32_t holders_opening = 0;
 
   // Of all turns.
   KeepOptions keep;                      // as asked for the turn that runs or ran last

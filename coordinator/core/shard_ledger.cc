@@ -1,6 +1,5 @@
 #include "coordinator/core/shard_ledger.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -24,71 +23,67 @@ bool SurelyNotOpened(const absl::Status& status) {
 
 }  // namespace
 
-void ShardLedger::Reserve(LedgerShard shard) {
-  NodeUse& node = nodes_[shard.node_id];
-  node.own_bytes += shard.bytes;
+void ShardLedger::Reserve(Holding holding) {
+  NodeUse& node = nodes_[holding.holder.node_id];
+  node.own_bytes += holding.bytes;
   node.num_shards += 1;
-  const ShardId id = shard.spec.shard_id;
-  const bool inserted = shards_.try_emplace(id, Entry{std::move(shard)}).second;
+  Key key{holding.shard_id, holding.holder.node_id};
+  const bool inserted = holdings_.try_emplace(std::move(key), Entry{std::move(holding)}).second;
   TRIBUTARY_CHECK(inserted);
 }
 
-ShardLedger::OpenResult ShardLedger::OnOpened(ShardId shard, const absl::Status& status) {
-  const auto it = shards_.find(shard);
-  if (it == shards_.end()) return {};
-  Entry& entry = it->second;
-  if (entry.state != State::kOpening && entry.state != State::kDoomed) return {};
+ShardLedger::OpenResult ShardLedger::OnOpened(ShardId shard, const std::string& node_id, const absl::Status& status) {
+  Entry* entry = FindEntry(shard, node_id);
+  if (entry == nullptr) return {};
+  if (entry->state != State::kOpening && entry->state != State::kDoomed) return {};
   if (!status.ok() && SurelyNotOpened(status)) {
-    Erase(shard);
+    Erase(shard, node_id);
     return {};
   }
-  if (status.ok() && entry.state == State::kOpening) {
-    entry.state = State::kOpen;
+  if (status.ok() && entry->state == State::kOpening) {
+    entry->state = State::kOpen;
     return {true, Next::kNothing};
   }
-  entry.state = State::kClosing;
+  entry->state = State::kClosing;
   return {false, Next::kSendClose};
 }
 
-ShardLedger::Next ShardLedger::Close(ShardId shard) {
-  const auto it = shards_.find(shard);
-  if (it == shards_.end()) return Next::kNothing;
-  Entry& entry = it->second;
-  if (entry.state == State::kOpening) {
-    entry.state = State::kDoomed;
+ShardLedger::Next ShardLedger::Close(ShardId shard, const std::string& node_id) {
+  Entry* entry = FindEntry(shard, node_id);
+  if (entry == nullptr) return Next::kNothing;
+  if (entry->state == State::kOpening) {
+    entry->state = State::kDoomed;
     return Next::kNothing;
   }
-  if (entry.state != State::kOpen) return Next::kNothing;
-  entry.state = State::kClosing;
+  if (entry->state != State::kOpen) return Next::kNothing;
+  entry->state = State::kClosing;
   return Next::kSendClose;
 }
 
-void ShardLedger::OnClosed(ShardId shard, const absl::Status& status, int64_t now_ns) {
-  const auto it = shards_.find(shard);
-  if (it == shards_.end() || it->second.state != State::kClosing) return;
-  // FAILED_PRECONDITION: the node has the shard at a later epoch; NOT_FOUND: not at all. Both are
-  // final.
+void ShardLedger::OnClosed(ShardId shard, const std::string& node_id, const absl::Status& status, int64_t now_ns) {
+  Entry* entry = FindEntry(shard, node_id);
+  if (entry == nullptr || entry->state != State::kClosing) return;
+  // FAILED_PRECONDITION: the node has the shard at a later epoch; NOT_FOUND: not at all. Both are final.
   if (status.ok() || absl::IsFailedPrecondition(status) || absl::IsNotFound(status)) {
-    Erase(shard);
+    Erase(shard, node_id);
     return;
   }
-  it->second.state = State::kCloseLater;
-  it->second.retry_at_ns = now_ns + close_retry_ns_;
+  entry->state = State::kCloseLater;
+  entry->retry_at_ns = now_ns + close_retry_ns_;
 }
 
-std::vector<ShardId> ShardLedger::TakeDueCloses(int64_t now_ns) {
-  std::vector<ShardId> due;
-  for (auto& [id, entry] : shards_) {
+std::vector<Holding> ShardLedger::TakeDueCloses(int64_t now_ns) {
+  std::vector<Holding> due;
+  for (auto& [key, entry] : holdings_) {
     if (entry.state != State::kCloseLater || entry.retry_at_ns > now_ns) continue;
     entry.state = State::kClosing;
-    due.push_back(id);
+    due.push_back(entry.holding);
   }
-  std::sort(due.begin(), due.end());
   return due;
 }
 
 void ShardLedger::DropNode(const std::string& node_id) {
-  absl::erase_if(shards_, [&](const auto& item) { return item.second.shard.node_id == node_id; });
+  std::erase_if(holdings_, [&](const auto& item) { return item.first.second == node_id; });
   nodes_.erase(node_id);
 }
 
@@ -99,8 +94,7 @@ std::vector<ShardId> ShardLedger::OnReport(const std::string& node_id, const std
   std::vector<ShardId> orphans;
   node.foreign_bytes = 0;
   for (const ReportedShard& shard : reported) {
-    const LedgerShard* own = Find(shard.shard_id);
-    if (own != nullptr && own->node_id == node_id) continue;
+    if (Find(shard.shard_id, node_id) != nullptr) continue;
     node.foreign_bytes += shard.reserved_bytes;
     const auto known = node.foreign_since_ns.find(shard.shard_id);
     const int64_t first_ns = known == node.foreign_since_ns.end() ? now_ns : known->second;
@@ -111,9 +105,9 @@ std::vector<ShardId> ShardLedger::OnReport(const std::string& node_id, const std
   return orphans;
 }
 
-const LedgerShard* ShardLedger::Find(ShardId shard) const {
-  const auto it = shards_.find(shard);
-  return it == shards_.end() ? nullptr : &it->second.shard;
+const Holding* ShardLedger::Find(ShardId shard, const std::string& node_id) const {
+  const auto it = holdings_.find({shard, node_id});
+  return it == holdings_.end() ? nullptr : &it->second.holding;
 }
 
 uint64_t ShardLedger::UsedBytes(const std::string& node_id) const {
@@ -126,12 +120,17 @@ uint32_t ShardLedger::NumShards(const std::string& node_id) const {
   return it == nodes_.end() ? 0 : it->second.num_shards;
 }
 
-void ShardLedger::Erase(ShardId shard) {
-  const auto it = shards_.find(shard);
-  NodeUse& node = nodes_[it->second.shard.node_id];
-  node.own_bytes -= it->second.shard.bytes;
+ShardLedger::Entry* ShardLedger::FindEntry(ShardId shard, const std::string& node_id) {
+  const auto it = holdings_.find({shard, node_id});
+  return it == holdings_.end() ? nullptr : &it->second;
+}
+
+void ShardLedger::Erase(ShardId shard, const std::string& node_id) {
+  const auto it = holdings_.find({shard, node_id});
+  NodeUse& node = nodes_[node_id];
+  node.own_bytes -= it->second.holding.bytes;
   node.num_shards -= 1;
-  shards_.erase(it);
+  holdings_.erase(it);
 }
 
 }  // namespace tributary

@@ -248,7 +248,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
     reactor->Finish(ToGrpcStatus(a.status));
   }
   void Execute(action::ReplyCancel& a) { cancels.Take(a.call).reactor->Finish(ToGrpcStatus(a.status)); }
-  void Execute(action::OpenShard& a) { shard_client.Open(a.route); }
+  void Execute(action::OpenShard& a) { shard_client.Open(a); }
   void Execute(action::CloseShard& a) { shard_client.Close(a); }
   void Execute(action::Welcome& a) { ToWorker(a.stream, ToProto(a, options.heartbeat_interval_ns)); }
   void Execute(action::StartSequence& a) { ToWorker(a.stream, ToProto(a)); }

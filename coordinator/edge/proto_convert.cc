@@ -343,13 +343,7 @@ v1::WorkerCommand ToProto(const action::StartSequence& start) {
   command.set_top_logprobs(spec.top_logprobs);
   command.set_reserved_context_tokens(spec.keep.max_context_tokens);
   command.set_keep(spec.keep.asked());
-  for (const ShardRoute& route : start.routes) {
-    v1::ShardRoute& added = *command.add_routes();
-    *added.mutable_shard() = ShardSpecToProto(route.shard);
-    added.mutable_node()->set_node_id(route.node_id);
-    added.mutable_node()->set_incarnation(route.incarnation);
-    added.mutable_node()->set_control_address(route.control_address);
-  }
+  for (const ShardPlacement& shard : start.shards) *command.add_routes() = ShardPlacementToProto(shard);
   return message;
 }
 

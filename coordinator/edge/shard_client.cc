@@ -26,31 +26,33 @@ ShardClient::ShardClient(int64_t timeout_ns, Report report) : timeout_ns_(timeou
 
 ShardClient::~ShardClient() { Shutdown(); }
 
-void ShardClient::Open(const ShardRoute& route) {
-  const ShardId shard_id = route.shard.shard_id;
+void ShardClient::Open(const action::OpenShard& open) {
+  const ShardId shard_id = open.spec.shard_id;
+  const std::string& node_id = open.holder.node_id;
   if (!Begin()) return;
   auto call = std::make_shared<Call<v1::OpenShardRequest, v1::OpenShardResponse>>();
-  call->stub = StubFor(route.control_address);
+  call->stub = StubFor(open.holder.control_address);
   call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns_));
-  *call->request.mutable_shard() = ShardSpecToProto(route.shard);
+  *call->request.mutable_shard() = ShardSpecToProto(open.spec);
   call->stub->async()->OpenShard(&call->context, &call->request, &call->response,
-                                 [this, call, shard_id](const grpc::Status& status) {
-                                   report_(event::ShardOpened{shard_id, FromGrpcStatus(status)});
+                                 [this, call, shard_id, node_id](const grpc::Status& status) {
+                                   report_(event::ShardOpened{shard_id, node_id, FromGrpcStatus(status)});
                                    Finish();
                                  });
 }
 
 void ShardClient::Close(const action::CloseShard& close) {
   const ShardId shard_id = close.shard_id;
+  const std::string& node_id = close.holder.node_id;
   if (!Begin()) return;
   auto call = std::make_shared<Call<v1::CloseShardRequest, v1::CloseShardResponse>>();
-  call->stub = StubFor(close.control_address);
+  call->stub = StubFor(close.holder.control_address);
   call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns_));
   call->request.set_shard_id(shard_id.value);
   call->request.set_epoch(close.epoch.value);
   call->stub->async()->CloseShard(&call->context, &call->request, &call->response,
-                                  [this, call, shard_id](const grpc::Status& status) {
-                                    report_(event::ShardClosed{shard_id, FromGrpcStatus(status)});
+                                  [this, call, shard_id, node_id](const grpc::Status& status) {
+                                    report_(event::ShardClosed{shard_id, node_id, FromGrpcStatus(status)});
                                     Finish();
                                   });
 }

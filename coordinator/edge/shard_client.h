@@ -23,7 +23,7 @@ class ShardClient {
   ShardClient(int64_t timeout_ns, Report report);
   ~ShardClient();
 
-  void Open(const ShardRoute& route);
+  void Open(const action::OpenShard& open);
   void Close(const action::CloseShard& close);
   // Forgets the channel: a restarted node must not wait for an old connection's backoff.
   void Forget(const std::string& address);

@@ -105,9 +105,8 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   TRIBUTARY_ASSIGN_OR_RETURN(plan.policy, ParseComplete(PolicyFromProto(message.attention_policy()), {}));
   plan.report_attention_heads = message.report_attention_heads();
   for (const v1::ShardRoute& route : message.routes()) {
-    SequenceRoute& added = plan.routes.emplace_back();
-    TRIBUTARY_ASSIGN_OR_RETURN(added.shard, ShardSpecFromProto(route.shard()));
-    added.node = {route.node().node_id(), route.node().incarnation(), route.node().control_address()};
+    TRIBUTARY_ASSIGN_OR_RETURN(ShardPlacement placement, ShardPlacementFromProto(route));
+    plan.routes.push_back({std::move(placement.spec), std::move(placement.holders.front())});
   }
   return plan;
 }

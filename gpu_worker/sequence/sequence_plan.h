@@ -11,21 +11,13 @@
 #include "attention/shape.h"
 #include "base/dtype.h"
 #include "base/ids.h"
+#include "cluster/node_endpoint.h"
 #include "cluster/shard_spec.h"
 #include "gpu_worker/sequence/sampler.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "policy/policy_params.h"
 
 namespace tributary {
-
-// A CPU attention node as the coordinator knows it.
-struct NodeEndpoint {
-  std::string node_id;
-  uint64_t incarnation = 0;
-  std::string control_address;  // host:port of its gRPC server
-
-  friend bool operator==(const NodeEndpoint&, const NodeEndpoint&) = default;
-};
 
 struct SequenceRoute {
   ShardSpec shard;

@@ -35,6 +35,23 @@ TEST(ConvertTest, ShardSpecSurvivesTheRoundTrip) {
   EXPECT_TRUE(*back == AnyShardSpec());
 }
 
+TEST(ConvertTest, AShardsHoldersSurviveTheRoundTrip) {
+  const ShardPlacement placement{AnyShardSpec(), {{"cpu-0", 8, "host:9"}, {"cpu-1", 3, "host:10"}}};
+  const absl::StatusOr<ShardPlacement> back = ShardPlacementFromProto(ShardPlacementToProto(placement));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_TRUE(*back == placement);
+}
+
+TEST(ConvertTest, RefusesAShardWithoutAHolderOrWithOneTwice) {
+  ShardPlacement placement{AnyShardSpec(), {}};
+  EXPECT_THAT(ShardPlacementFromProto(ShardPlacementToProto(placement)).status().ToString(),
+              HasSubstr("shard 3 of sequence 5 has no holder"));
+  placement.holders = {{"cpu-0", 8, "host:9"}, {"cpu-0", 8, "host:9"}};
+  const absl::Status status = ShardPlacementFromProto(ShardPlacementToProto(placement)).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.ToString(), HasSubstr("node 'cpu-0' as a holder twice"));
+}
+
 TEST(ConvertTest, RefusesAShardWithoutOrWithAnUnknownDType) {
   v1::ShardSpec message = ShardSpecToProto(AnyShardSpec());
   message.set_v_dtype(v1::DTYPE_UNSET);

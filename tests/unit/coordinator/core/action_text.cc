@@ -27,15 +27,15 @@ struct Printer {
     return fmt::format("reply-cancel call={} {}", a.call.value, StatusText(a.status));
   }
   std::string operator()(const action::OpenShard& a) const {
-    const ShardSpec& s = a.route.shard;
+    const ShardSpec& s = a.spec;
     return fmt::format(
         "open-shard node={} shard={} sequence={} epoch={} heads=[{},{}) stripe={}/{} of {} from {} "
         "capacity={}",
-        a.route.node_id, s.shard_id.value, s.sequence_id.value, s.epoch.value, s.kv_head_begin, s.kv_head_end,
+        a.holder.node_id, s.shard_id.value, s.sequence_id.value, s.epoch.value, s.kv_head_begin, s.kv_head_end,
         s.stripe.stripe_idx, s.stripe.num_stripes, s.stripe.stripe_tokens, s.stripe.origin, s.capacity_tokens);
   }
   std::string operator()(const action::CloseShard& a) const {
-    return fmt::format("close-shard node={} shard={} epoch={}", a.node_id, a.shard_id.value, a.epoch.value);
+    return fmt::format("close-shard node={} shard={} epoch={}", a.holder.node_id, a.shard_id.value, a.epoch.value);
   }
   std::string operator()(const action::Welcome& a) const {
     return fmt::format("welcome stream={} epoch={}", a.stream.value, a.membership_epoch);
@@ -46,7 +46,7 @@ struct Printer {
   std::string operator()(const action::StartSequence& a) const {
     return fmt::format("start stream={} sequence={} epoch={} prompt={} max={} shards={}", a.stream.value,
                        a.sequence_id.value, a.epoch.value, a.spec.prompt_tokens.size(), a.spec.max_tokens,
-                       a.routes.size());
+                       a.shards.size());
   }
   std::string operator()(const action::ContinueSequence& a) const {
     return fmt::format("continue stream={} sequence={} epoch={} prompt={} max={}{}", a.stream.value,

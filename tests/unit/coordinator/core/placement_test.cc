@@ -33,7 +33,8 @@ ClusterRoom Cluster(std::vector<uint64_t> available_bytes) {
   ClusterRoom room;
   room.workers.push_back({"gpu-0", 1 << 20, 1 << 20, 0, 0});
   for (size_t i = 0; i < available_bytes.size(); ++i) {
-    room.nodes.push_back({fmt::format("cpu-{}", i), fmt::format("host:{}", i), 64 << 20, available_bytes[i], 4096});
+    room.nodes.push_back(
+        {{fmt::format("cpu-{}", i), 1, fmt::format("host:{}", i)}, 64 << 20, available_bytes[i], 4096});
   }
   return room;
 }
@@ -56,9 +57,9 @@ TEST(PlacementTest, PrefersManyNodesAndThoseWithMostRoom) {
   PlacementResult placed = Place(cluster, demand);
   ASSERT_TRUE(placed.status.ok()) << placed.status;
   ASSERT_EQ(placed.plan.shards.size(), 3u);
-  EXPECT_EQ(placed.plan.shards[0].node_id, "cpu-1");
-  EXPECT_EQ(placed.plan.shards[1].node_id, "cpu-2");
-  EXPECT_EQ(placed.plan.shards[2].node_id, "cpu-0");
+  EXPECT_EQ(placed.plan.shards[0].holders.at(0).node_id, "cpu-1");
+  EXPECT_EQ(placed.plan.shards[1].holders.at(0).node_id, "cpu-2");
+  EXPECT_EQ(placed.plan.shards[2].holders.at(0).node_id, "cpu-0");
   demand.placement.max_nodes = 2;
   EXPECT_EQ(Place(cluster, demand).plan.shards.size(), 2u);
 }
@@ -67,7 +68,7 @@ TEST(PlacementTest, FallsBackToFewerNodesWhenSmallOnesHaveNoRoom) {
   const PlacementResult placed = Place(Cluster({4096, 8 << 20, 4096}), DemandOf(3000));
   ASSERT_TRUE(placed.status.ok()) << placed.status;
   ASSERT_EQ(placed.plan.shards.size(), 1u);
-  EXPECT_EQ(placed.plan.shards[0].node_id, "cpu-1");
+  EXPECT_EQ(placed.plan.shards[0].holders.at(0).node_id, "cpu-1");
 }
 
 TEST(PlacementTest, ASuspectNodeTakesNothingButIsWorthWaitingFor) {
@@ -105,7 +106,7 @@ TEST(PlacementTest, NodesWithTooSmallExtentsAreLeftOut) {
   placed = Place(cluster, demand);
   ASSERT_TRUE(placed.status.ok()) << placed.status;
   ASSERT_EQ(placed.plan.shards.size(), 1u);
-  EXPECT_EQ(placed.plan.shards[0].node_id, "cpu-1");
+  EXPECT_EQ(placed.plan.shards[0].holders.at(0).node_id, "cpu-1");
 }
 
 // Quantised shards reserve less.
@@ -114,13 +115,14 @@ TEST(PlacementTest, StorageDTypesDecideTheRoom) {
   demand.geometry.attention.head_dim = 128;
   ClusterRoom cluster = Cluster({64 << 20});
   cluster.nodes[0].extent_bytes = 64 << 10;
-  const uint64_t plain = Place(cluster, demand).plan.shards[0].bytes;
+  const auto bytes_of = [&](const ShardSpec& spec) { return *KvShard::ReservedBytes(spec, cluster.nodes[0].extent_bytes); };
+  const uint64_t plain = bytes_of(Place(cluster, demand).plan.shards[0].spec);
   demand.placement.remote_k_dtype = DType::kInt8;
   demand.placement.remote_v_dtype = DType::kInt4;
-  const PlannedShard shard = Place(cluster, demand).plan.shards[0];
+  const ShardPlacement shard = Place(cluster, demand).plan.shards[0];
   EXPECT_EQ(shard.spec.v_dtype, DType::kInt4);
-  EXPECT_LT(shard.bytes, plain / 2);
-  EXPECT_GT(shard.bytes, plain / 4);
+  EXPECT_LT(bytes_of(shard.spec), plain / 2);
+  EXPECT_GT(bytes_of(shard.spec), plain / 4);
 }
 
 TEST(PlacementTest, TheLeastLoadedWorkerWithRoomIsTaken) {
@@ -159,21 +161,22 @@ TEST(PlacementTest, EveryRemoteTokenHasExactlyOnePlace) {
     const uint64_t sink = demand.placement.sink_tokens;
     const uint64_t remote_end = sink + MaxRemoteTokens(demand);
     std::map<std::string, uint64_t> used;
-    for (const PlannedShard& shard : placed.plan.shards) {
+    for (const ShardPlacement& shard : placed.plan.shards) {
       EXPECT_TRUE(Validate(shard.spec).ok()) << Validate(shard.spec);
       EXPECT_EQ(shard.spec.stripe.stripe_tokens % demand.placement.block_tokens, 0u);
       EXPECT_GE(shard.spec.capacity_tokens, shard.spec.stripe.LocalIndex(remote_end));
       EXPECT_LE(shard.spec.stripe.num_stripes, cluster.workers[0].max_token_stripes);
-      used[shard.node_id] += *KvShard::ReservedBytes(shard.spec, 4096);
+      ASSERT_EQ(shard.holders.size(), 1u);
+      used[shard.holders[0].node_id] += *KvShard::ReservedBytes(shard.spec, 4096);
     }
     if (demand.placement.max_nodes != 0) {
       EXPECT_LE(used.size(), demand.placement.max_nodes);
     }
-    for (const NodeRoom& node : cluster.nodes) EXPECT_LE(used[node.node_id], node.available_bytes);
+    for (const NodeRoom& node : cluster.nodes) EXPECT_LE(used[node.endpoint.node_id], node.available_bytes);
     for (uint64_t pos = sink; pos < remote_end; pos += pick(1, 100)) {
       for (uint32_t head = 0; head < 4; ++head) {
         int holders = 0;
-        for (const PlannedShard& shard : placed.plan.shards) {
+        for (const ShardPlacement& shard : placed.plan.shards) {
           const bool has_head = shard.spec.kv_head_begin <= head && head < shard.spec.kv_head_end;
           if (has_head && shard.spec.stripe.Owns(pos)) ++holders;
         }

@@ -75,8 +75,8 @@ class World {
   template <typename T>
   void Apply(T&) {}
   void Apply(action::OpenShard& a) {
-    EXPECT_TRUE(ever_opened_.insert(a.route.shard.shard_id).second);
-    opens_.push_back(a.route);
+    EXPECT_TRUE(ever_opened_.insert(a.spec.shard_id).second);
+    opens_.push_back(a);
   }
   void Apply(action::CloseShard& a) { closes_.push_back(a); }
   void Apply(action::CloseStream& a) { ForgetStream(a.stream); }
@@ -221,20 +221,20 @@ class World {
   void AnswerOpen() {
     if (opens_.empty()) return;
     const size_t i = Pick(opens_.size());
-    const ShardRoute route = opens_[i];
+    const action::OpenShard open = opens_[i];
     opens_.erase(opens_.begin() + static_cast<long>(i));
     absl::Status status = absl::OkStatus();
-    const auto node = nodes_.find(route.node_id);
-    const bool reachable = node != nodes_.end() && node->second.incarnation == route.incarnation;
+    const auto node = nodes_.find(open.holder.node_id);
+    const bool reachable = node != nodes_.end() && node->second.incarnation == open.holder.incarnation;
     if (!reachable || Chance(3)) {
       status = absl::DeadlineExceededError("no answer");
     } else if (Chance(3)) {
       status = absl::ResourceExhaustedError("full");
     }
     if (reachable && (status.ok() || (absl::IsDeadlineExceeded(status) && Chance(50)))) {
-      node->second.shards.insert(route.shard.shard_id);
+      node->second.shards.insert(open.spec.shard_id);
     }
-    Step(event::ShardOpened{route.shard.shard_id, status});
+    Step(event::ShardOpened{open.spec.shard_id, open.holder.node_id, status});
   }
 
   void AnswerClose() {
@@ -242,10 +242,10 @@ class World {
     const action::CloseShard close = closes_.front();
     closes_.erase(closes_.begin());
     if (Chance(10)) {
-      return Step(event::ShardClosed{close.shard_id, absl::UnavailableError("no answer")});
+      return Step(event::ShardClosed{close.shard_id, close.holder.node_id, absl::UnavailableError("no answer")});
     }
-    nodes_[close.node_id].shards.erase(close.shard_id);
-    Step(event::ShardClosed{close.shard_id, absl::OkStatus()});
+    nodes_[close.holder.node_id].shards.erase(close.shard_id);
+    Step(event::ShardClosed{close.shard_id, close.holder.node_id, absl::OkStatus()});
   }
 
   Worker* AnyWorker() {
@@ -355,9 +355,9 @@ class World {
       case 2:
         return Step(event::WorkerEnded{StreamId(9999), sequence, absl::OkStatus(), "", {}});
       case 3:
-        return Step(event::ShardOpened{ShardId(100000), absl::OkStatus()});
+        return Step(event::ShardOpened{ShardId(100000), "cpu-0", absl::OkStatus()});
       case 4:
-        return Step(event::ShardClosed{ShardId(Pick(100)), absl::OkStatus()});
+        return Step(event::ShardClosed{ShardId(Pick(100)), "cpu-0", absl::OkStatus()});
       case 5:
         return Step(event::ClientGone{CallId(999999)});
       case 6:
@@ -417,7 +417,7 @@ class World {
   std::set<CallId> calls_;
   std::set<ShardId> ever_opened_;
   std::set<SequenceId> started_;
-  std::vector<ShardRoute> opens_;
+  std::vector<action::OpenShard> opens_;
   std::vector<action::CloseShard> closes_;
   std::vector<std::pair<StreamId, SequenceId>> stops_;
   std::vector<std::string> history_;

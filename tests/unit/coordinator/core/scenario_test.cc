@@ -102,7 +102,8 @@ class Scenario {
     std::string out;
     for (const Action& action : core_.Step(std::move(event), now_ns_)) {
       if (const auto* open = std::get_if<action::OpenShard>(&action)) {
-        open_.insert(open->route.shard.shard_id);
+        open_.insert(open->spec.shard_id);
+        node_of_[open->spec.shard_id] = open->holder.node_id;
       }
       if (const auto* close = std::get_if<action::CloseShard>(&action)) {
         close_.insert(close->shard_id);
@@ -120,8 +121,8 @@ class Scenario {
   std::string All(std::set<ShardId>& shards, bool opened) {
     std::string out;
     for (const ShardId shard : std::exchange(shards, {})) {
-      out += opened ? Step(event::ShardOpened{shard, absl::OkStatus()})
-                    : Step(event::ShardClosed{shard, absl::OkStatus()});
+      out += opened ? Step(event::ShardOpened{shard, node_of_[shard], absl::OkStatus()})
+                    : Step(event::ShardClosed{shard, node_of_[shard], absl::OkStatus()});
     }
     return out;
   }
@@ -165,12 +166,14 @@ class Scenario {
     if (c.verb == "gone") return event::ClientGone{call};
     if (c.verb == "cancel") return event::Cancel{call, c.Text("request")};
     if (c.verb == "opened") {
-      open_.erase(ShardId(c.Number("shard", 0)));
-      return event::ShardOpened{ShardId(c.Number("shard", 0)), StatusOf(c)};
+      const ShardId shard(c.Number("shard", 0));
+      open_.erase(shard);
+      return event::ShardOpened{shard, node_of_[shard], StatusOf(c)};
     }
     if (c.verb == "closed") {
-      close_.erase(ShardId(c.Number("shard", 0)));
-      return event::ShardClosed{ShardId(c.Number("shard", 0)), StatusOf(c)};
+      const ShardId shard(c.Number("shard", 0));
+      close_.erase(shard);
+      return event::ShardClosed{shard, node_of_[shard], StatusOf(c)};
     }
     if (c.verb == "prefill") return event::WorkerPrefill{stream, sequence, 1, 2, 0.5};
     if (c.verb == "tokens") return event::WorkerTokens{stream, {sequence, {7}, {-1.0f}}};
@@ -226,6 +229,7 @@ class Scenario {
   int64_t now_ns_ = kNsPerS;
   std::set<ShardId> open_;
   std::set<ShardId> close_;
+  std::map<ShardId, std::string> node_of_;  // the one that holds it
 };
 
 // Returns the file as it should read.

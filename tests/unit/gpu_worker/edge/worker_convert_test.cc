@@ -35,9 +35,10 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
   shard.shard_id = ShardId(77);
   shard.k_dtype = shard.v_dtype = DType::kBf16;
   *start.add_routes()->mutable_shard() = ShardSpecToProto(shard);
-  start.mutable_routes(0)->mutable_node()->set_node_id("cpu-0");
-  start.mutable_routes(0)->mutable_node()->set_incarnation(8);
-  start.mutable_routes(0)->mutable_node()->set_control_address("host:9");
+  v1::NodeEndpoint& holder = *start.mutable_routes(0)->add_holders();
+  holder.set_node_id("cpu-0");
+  holder.set_incarnation(8);
+  holder.set_control_address("host:9");
 
   const absl::StatusOr<SequencePlan> plan = PlanFromProto(start, {0});
   ASSERT_TRUE(plan.ok()) << plan.status();
@@ -109,6 +110,16 @@ TEST(WorkerConvertTest, AShardWithoutDTypeIsRefused) {
   v1::WorkerCommand::StartSequence start = StartMessage();
   start.add_routes();
   EXPECT_EQ(PlanFromProto(start, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(WorkerConvertTest, AShardWithoutAHolderIsRefused) {
+  v1::WorkerCommand::StartSequence start = StartMessage();
+  ShardSpec shard;
+  shard.k_dtype = shard.v_dtype = DType::kBf16;
+  *start.add_routes()->mutable_shard() = ShardSpecToProto(shard);
+  EXPECT_EQ(PlanFromProto(start, {}).status().code(), absl::StatusCode::kInvalidArgument);
+  start.mutable_routes(0)->add_holders()->set_node_id("cpu-0");
+  EXPECT_TRUE(PlanFromProto(start, {}).ok());
 }
 
 TEST(WorkerConvertTest, StepsAndTheirAnswers) {
