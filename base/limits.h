@@ -39,6 +39,11 @@ inline constexpr uint32_t kMaxEntriesPerFrame = 4096;
 inline constexpr uint32_t kMaxErrorTextBytes = 512;
 
 inline constexpr size_t kMaxNodeIdBytes = 128;
+
+// Connections of one server, and calls under way on each. A connection that says nothing costs some tens of kilobytes.
+inline constexpr uint32_t kMaxServerConnections = 4096;
+inline constexpr uint32_t kMaxStreamsPerConnection = 4096;
+
 inline constexpr uint32_t kMaxPromptBytes = 64u << 20;
 
 static_assert(kMaxBatch <= kMaxEntriesPerFrame);

@@ -1,9 +1,33 @@
 #include "base/log.h"
 
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "base/outside_text.h"
 #include "fmt/format.h"
+#include "spdlog/pattern_formatter.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 
 namespace tributary {
+namespace {
+
+// The message with control characters escaped: it may quote what came from outside.
+class PrintableMessage final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& line) override {
+    const std::string_view text(message.payload.data(), message.payload.size());
+    if (IsPrintable(text)) {
+      line.append(text.data(), text.data() + text.size());
+      return;
+    }
+    const std::string printable = Printable(text);
+    line.append(printable.data(), printable.data() + printable.size());
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<PrintableMessage>(); }
+};
+
+}  // namespace
 
 absl::Status InitLogging(std::string_view process_name, std::string_view level) {
   const std::string name(level);
@@ -14,7 +38,9 @@ absl::Status InitLogging(std::string_view process_name, std::string_view level) 
   }
   spdlog::drop(std::string(process_name));  // set up again: a name registered twice would throw
   auto logger = spdlog::stderr_color_mt(std::string(process_name));
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%L%$ %n[%P] %v");
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<PrintableMessage>('*').set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%L%$ %n[%P] %*");
+  logger->set_formatter(std::move(formatter));
   logger->set_level(parsed);
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));

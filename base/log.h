@@ -1,4 +1,5 @@
-// Logging: spdlog with one process-wide logger on stderr. Never per message on the hot path.
+// Logging: spdlog with one process-wide logger on stderr. Never per message on the hot path. Control characters in a
+// message are escaped, so that what it quotes from outside can neither forge a line nor steer a terminal.
 //
 //   LOG_INFO("node {} registered with {} bytes", id, bytes);
 //

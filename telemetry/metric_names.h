@@ -61,8 +61,16 @@ inline constexpr MetricSpec kProcessResidentMemory{"process_resident_memory_byte
                                                    MetricScope::kAll, "Resident memory."};
 inline constexpr MetricSpec kProcessOpenFds{"process_open_fds", MetricType::kGauge, MetricScope::kAll,
                                             "Open file descriptors."};
+inline constexpr MetricSpec kProcessMaxFds{"process_max_fds", MetricType::kGauge, MetricScope::kAll,
+                                           "Most file descriptors that may be open."};
 inline constexpr MetricSpec kProcessStartTime{"process_start_time_seconds", MetricType::kGauge, MetricScope::kAll,
                                               "Start of the process in seconds since 1970."};
+inline constexpr MetricSpec kRpcConnections{
+    "tributary_rpc_connections_total",
+    MetricType::kCounter,
+    MetricScope::kAll,
+    "Connections to the gRPC port: accepted, or refused for want of file descriptors.",
+    {"outcome"}};
 
 // ---- processes with a data plane: GPU worker and CPU attention service ----
 inline constexpr MetricSpec kTransportBytes{"tributary_transport_bytes_total",
@@ -348,7 +356,9 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kProcessCpuSeconds,
     &metrics::kProcessResidentMemory,
     &metrics::kProcessOpenFds,
+    &metrics::kProcessMaxFds,
     &metrics::kProcessStartTime,
+    &metrics::kRpcConnections,
     &metrics::kTransportBytes,
     &metrics::kTransportFrames,
     &metrics::kTransportEndpointErrors,

@@ -37,6 +37,13 @@ double OpenFds() {
   return count > 0 ? count - 1 : 0;  // without the one that reads the directory
 }
 
+// The soft limit: an accept() beyond it fails.
+double MaxFds() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<double>(limit.rlim_cur);
+}
+
 // Field 22 of /proc/self/stat (ticks since boot) added to the boot time in /proc/stat.
 double StartTimeSeconds() {
   std::ifstream stat("/proc/self/stat");
@@ -66,6 +73,7 @@ void AddProcessMetrics(MetricRegistry& registry) {
     samples.push_back({&metrics::kProcessCpuSeconds, {}, CpuSeconds(), {}});
     samples.push_back({&metrics::kProcessResidentMemory, {}, ResidentBytes(), {}});
     samples.push_back({&metrics::kProcessOpenFds, {}, OpenFds(), {}});
+    samples.push_back({&metrics::kProcessMaxFds, {}, MaxFds(), {}});
     samples.push_back({&metrics::kProcessStartTime, {}, start_time, {}});
   });
 }

@@ -22,7 +22,7 @@ OTHER_SUFFIXES = {".py", ".sh", ".cmake"}
 # module -> modules it may include, besides itself. A module is the longest of these path prefixes.
 ALGEBRA = {"base", "attention", "attention/kv"}
 CORE = ALGEBRA | {"policy", "policy/hgca", "wire", "cluster", "telemetry", "transport", "model", "kv_store"}
-EDGE = CORE | {"proto", "rpc", "transport/ucx"}
+EDGE = CORE | {"proto", "rpc", "process", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
 CLIENT = ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc"}
@@ -38,6 +38,7 @@ MAY_INCLUDE = {
     "transport": {"base", "wire"},
     "proto": ALGEBRA | {"policy", "wire", "cluster", "transport"},
     "rpc": {"base", "proto"},
+    "process": {"base", "telemetry", "proto", "rpc"},
     "kv_store": ALGEBRA | {"policy", "wire", "cluster"},
     "model": ALGEBRA,
     "transport/ucx": {"base", "wire", "transport"},
@@ -73,11 +74,15 @@ EXTERNAL = [
     (re.compile(r"^(cuda|cublas|nccl|nvtx)"), ("gpu_worker/device",), "CUDA"),
     (re.compile(r"^(immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("cpu_attention_service/kernels",), "intrinsics"),
     (re.compile(r"^cblas"), ("gpu_worker/device",), "BLAS"),
-    (re.compile(r"^(grpc|grpcpp|google/protobuf|tributary/v1)/"), ("proto", "rpc", "client", "/edge"),
+    (re.compile(r"^(grpc|grpcpp|google/protobuf|tributary/v1)/"), ("proto", "rpc", "process", "client", "/edge"),
      "gRPC and protobuf"),
-    (re.compile(r"^CLI/"), ("client", "/edge"), "CLI11"),
+    # Channels and servers are made in one place, which knows keepalive, limits and credentials.
+    (re.compile(r"^grpcpp/(create_channel|server_builder|security/.*|grpcpp)(\.h)?$"), ("rpc",),
+     "gRPC channels and servers"),
+    (re.compile(r"^CLI/"), ("client", "process", "/edge"), "CLI11"),
 ]
-EXTERNAL_FREE = {"gRPC and protobuf", "CLI11", "BLAS", "intrinsics", "CUDA"}  # in FREE_FOLDERS
+EXTERNAL_FREE = {"gRPC and protobuf", "gRPC channels and servers",
+                 "CLI11", "BLAS", "intrinsics", "CUDA"}  # in FREE_FOLDERS
 # UCX is free in benchmarks alone, which compare with it.
 BENCH_FREE = {"UCX"}
 

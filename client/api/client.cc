@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "base/clock.h"
 #include "base/status.h"
 #include "fmt/format.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
 
 namespace tributary {
@@ -23,11 +23,11 @@ std::chrono::system_clock::time_point DeadlineAfter(double seconds) {
 }  // namespace
 
 Client::Client(std::string address) : address_(std::move(address)) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY,
-                   0);  // a cluster is never behind the user's web proxy
-  channel_ = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
+  RpcOptions options;
+  options.keepalive_interval_ns = 0;  // who waits for an answer of a stopped coordinator goes on waiting
+  options.connect_timeout_ns = static_cast<int64_t>(kConnectTimeoutS * 1e9);
+  options.max_message_bytes = std::numeric_limits<int32_t>::max();
+  channel_ = MakeChannel(address_, options);
   stub_ = v1::Coordinator::NewStub(channel_);
 }
 

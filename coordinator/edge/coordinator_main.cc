@@ -12,7 +12,9 @@
 #include "base/version.h"
 #include "coordinator/edge/coordinator_service.h"
 #include "fmt/format.h"
-#include "grpcpp/grpcpp.h"
+#include "process/fd_limit.h"
+#include "process/rpc_metrics.h"
+#include "rpc/rpc_server.h"
 #include "telemetry/build_info.h"
 #include "telemetry/exposer.h"
 #include "telemetry/process_collector.h"
@@ -131,9 +133,10 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
 absl::Status Run(const Flags& flags) {
   TRIBUTARY_RETURN_IF_ERROR(InitLogging("coordinator", flags.log_level));
   TRIBUTARY_ASSIGN_OR_RETURN(const CoordinatorServiceOptions options, OptionsOf(flags));
+  RaiseFdLimit();
   StopSignals stop;
   MetricRegistry registry;
-  AddBuildInfo(registry, "", grpc::Version());
+  AddBuildInfo(registry, "", GrpcVersion());
   AddProcessMetrics(registry);
   ServiceStateMetric state(registry);
   std::unique_ptr<MetricsExposer> exposer;
@@ -141,6 +144,7 @@ absl::Status Run(const Flags& flags) {
     TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorService> service, CoordinatorService::Start(options, registry));
+  AddRpcMetrics(service->server(), registry);
   state.Set(ServiceState::kServing);
   LOG_INFO("coordinator {} listens on {}", VersionText(), service->address());
   if (!flags.port_file.empty()) {

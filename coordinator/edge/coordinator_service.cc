@@ -16,7 +16,6 @@
 #include "coordinator/edge/proto_convert.h"
 #include "coordinator/edge/queued_writer.h"
 #include "coordinator/edge/shard_client.h"
-#include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
@@ -314,20 +313,16 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   std::condition_variable idle_changed;
   bool idle = true;  // at the last tick
   std::unique_ptr<CoreLoop> loop;
-  std::unique_ptr<grpc::Server> server;
-  std::string address;
+  std::unique_ptr<RpcServer> server;
 };
 
 absl::StatusOr<std::unique_ptr<CoordinatorService>> CoordinatorService::Start(const CoordinatorServiceOptions& options,
                                                                               MetricRegistry& registry) {
-  InitGrpc();
   auto impl = std::make_unique<Impl>(options, registry);
-  grpc::ServerBuilder builder;
-  ConfigureServer(builder);
-  builder.RegisterService(static_cast<v1::Coordinator::CallbackService*>(impl.get()));
-  builder.RegisterService(static_cast<v1::NodeRegistry::CallbackService*>(impl.get()));
-  TRIBUTARY_ASSIGN_OR_RETURN(impl->server, StartServer(builder, options.listen, &impl->address));
-  SetServing(*impl->server, kServiceName, true);
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      impl->server, RpcServer::Start(options.listen, {static_cast<v1::Coordinator::CallbackService*>(impl.get()),
+                                                      static_cast<v1::NodeRegistry::CallbackService*>(impl.get())}));
+  impl->server->SetServing(true, kServiceName);
   return std::unique_ptr<CoordinatorService>(new CoordinatorService(std::move(impl)));
 }
 
@@ -336,8 +331,7 @@ CoordinatorService::CoordinatorService(std::unique_ptr<Impl> impl) : impl_(std::
 CoordinatorService::~CoordinatorService() {
   // The core answers every open call before the server waits for them.
   impl_->loop->Post(event::Abort{});
-  impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
-  impl_->server->Wait();
+  impl_->server->Shutdown(200 * kNsPerMs);
   // What the end of the streams asked for (closing shards) has been sent once the loop comes to this.
   std::promise<void> flushed;
   impl_->loop->PostInspect([&](const CoordinatorCore&) { flushed.set_value(); });
@@ -346,10 +340,12 @@ CoordinatorService::~CoordinatorService() {
   impl_->loop.reset();
 }
 
-const std::string& CoordinatorService::address() const { return impl_->address; }
+RpcServer& CoordinatorService::server() { return *impl_->server; }
+
+const std::string& CoordinatorService::address() const { return impl_->server->address(); }
 
 bool CoordinatorService::Drain(int64_t timeout_ns) {
-  SetServing(*impl_->server, kServiceName, false);
+  impl_->server->SetServing(false, kServiceName);
   {
     std::lock_guard lock(impl_->idle_mutex);
     impl_->idle = false;  // of a tick before the drain

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/core/coordinator_core.h"
+#include "rpc/rpc_server.h"
 #include "telemetry/metrics.h"
 
 namespace tributary {
@@ -27,6 +28,7 @@ class CoordinatorService {
   // Ends what is left at once.
   ~CoordinatorService();
 
+  RpcServer& server();
   // "host:port" as it is.
   const std::string& address() const;
 

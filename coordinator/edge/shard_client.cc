@@ -3,7 +3,6 @@
 #include <chrono>
 #include <utility>
 
-#include "grpcpp/create_channel.h"
 #include "proto/convert.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"

@@ -22,9 +22,10 @@
 #include "cpu_attention_service/node/io_loop.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
-#include "grpcpp/grpcpp.h"
+#include "process/fd_limit.h"
+#include "process/rpc_metrics.h"
 #include "proto/convert.h"
-#include "rpc/grpc_channel.h"
+#include "rpc/rpc_server.h"
 #include "telemetry/build_info.h"
 #include "telemetry/exposer.h"
 #include "telemetry/process_collector.h"
@@ -38,17 +39,10 @@ constexpr char kProcessName[] = "tributary-cpu-attention";
 // another.
 constexpr int64_t kSessionIdleNs = 120 * kNsPerS;
 
-absl::StatusOr<std::unique_ptr<grpc::Server>> StartGrpc(const CpuAttentionFlags& flags, CpuAttentionService* service,
-                                                        std::string* address) {
-  InitGrpc();
-  grpc::ServerBuilder builder;
-  ConfigureServer(builder);
-  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
-  builder.RegisterService(service);
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<grpc::Server> server, StartServer(builder, flags.listen, address));
-  if (!flags.advertise.empty()) *address = flags.advertise + address->substr(address->rfind(':'));
-  return server;
+// By what others reach the server.
+std::string AdvertisedAddress(const CpuAttentionFlags& flags, const RpcServer& server) {
+  const std::string& address = server.address();
+  return flags.advertise.empty() ? address : flags.advertise + address.substr(address.rfind(':'));
 }
 
 v1::NodeInfo DescribeNode(const CpuAttentionFlags& flags, const AttentionServerOptions& options,
@@ -137,7 +131,7 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   ucx.tls = flags.transport_tls;
   ucx.net_devices = flags.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
-  AddBuildInfo(registry, data_plane->info().release, grpc::Version());
+  AddBuildInfo(registry, data_plane->info().release, GrpcVersion());
 
   TRIBUTARY_ASSIGN_OR_RETURN(const AttentionServerOptions options, MakeServerOptions(flags));
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<AttentionServer> server,
@@ -146,8 +140,9 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   const int io_cpu = options.cpus.empty() ? -1 : options.cpus.front();
   IoLoop loop(server.get(), data_plane.get(), &clock, {.spin_ns = int64_t{flags.spin_us} * kNsPerUs}, io_cpu);
   CpuAttentionService service(flags.node_id, data_plane->info(), &loop);
-  std::string address;
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> grpc_server, StartGrpc(flags, &service, &address));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> rpc, RpcServer::Start(flags.listen, {&service}));
+  const std::string address = AdvertisedAddress(flags, *rpc);
+  AddRpcMetrics(*rpc, registry);
   std::unique_ptr<MetricsExposer> exposer;
   std::string metrics_address;
   if (!flags.metrics_listen.empty()) {
@@ -174,10 +169,10 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
   }
   stop.Wait();
   state.Set(ServiceState::kDraining);
-  grpc_server->GetHealthCheckService()->SetServingStatus(false);
+  rpc->SetServing(false);
   if (registration != nullptr && refusal.Get().ok()) Drain(flags, *registration, loop);
   if (registration != nullptr) registration->Stop();
-  grpc_server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  rpc->Shutdown(kNsPerS);
   loop.Stop();
   return refusal.Get();
 }
@@ -188,6 +183,7 @@ int Main(int argc, char** argv) {
   if (exit_code >= 0) return exit_code;
   absl::Status status = InitLogging(kProcessName, flags.log_level);
   if (status.ok()) {
+    RaiseFdLimit();
     StopSignals stop;
     status = RunNode(flags, stop);
   }

@@ -8,8 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fmt/format.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
 
 namespace tributary {
@@ -24,18 +23,6 @@ constexpr int64_t kMaxBackoffNs = 2 * kNsPerS;
 constexpr int64_t kMinHeartbeatIntervalNs = 10 * kNsPerMs;
 constexpr int64_t kDefaultHeartbeatIntervalNs = 1 * kNsPerS;
 constexpr uint64_t kFailuresPerWarning = 10;
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // never behind the user's web proxy
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
 
 std::chrono::system_clock::time_point DeadlineIn(int64_t timeout_ns) {
   return std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns);

@@ -23,11 +23,12 @@
 #include "gpu_worker/engine/engine_loop.h"
 #include "gpu_worker/remote/engine_metrics.h"
 #include "gpu_worker/step/decode_step.h"
-#include "grpcpp/grpcpp.h"
 #include "model/dummy_weights.h"
 #include "model/weights.h"
+#include "process/fd_limit.h"
+#include "process/rpc_metrics.h"
 #include "proto/convert.h"
-#include "rpc/grpc_channel.h"
+#include "rpc/rpc_server.h"
 #include "telemetry/build_info.h"
 #include "telemetry/exposer.h"
 #include "telemetry/process_collector.h"
@@ -141,10 +142,11 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
   // After the data plane, whose frame memory it pins and unpins.
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
-  AddBuildInfo(registry, data_plane->info().release, grpc::Version());
+  AddBuildInfo(registry, data_plane->info().release, GrpcVersion());
 
-  std::string address;
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> health, StartHealthServer(flags.listen, &address));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> health, RpcServer::Start(flags.listen, {}));
+  const std::string& address = health->address();
+  AddRpcMetrics(*health, registry);
   std::unique_ptr<MetricsExposer> exposer;
   if (!flags.metrics_listen.empty()) {
     TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
@@ -176,11 +178,11 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   service.Start(&loop);
   LOG_INFO("worker {} serves model '{}' on device '{}', health on {}, transports '{}'", flags.node_id, flags.model,
            flags.device, address, data_plane->info().transports);
-  SetServing(*health, "", true);
+  health->SetServing(true);
   state.Set(ServiceState::kServing);
 
   stop.Wait();
-  SetServing(*health, "", false);
+  health->SetServing(false);
   state.Set(ServiceState::kDraining);
   if (refusal.Get().ok()) Drain(flags, service, loop);
   service.Stop();
@@ -197,6 +199,7 @@ int Main(int argc, char** argv) {
   if (exit_code >= 0) return exit_code;
   absl::Status status = InitLogging(kProcessName, flags.log_level);
   if (status.ok()) {
+    RaiseFdLimit();
     StopSignals stop;
     status = RunWorker(flags, stop);
   }

@@ -18,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
+#include "rpc/rpc_server.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 #include "tributary/v1/cpu_attention.grpc.pb.h"
 
@@ -61,15 +62,13 @@ CoordinatorServiceOptions TestOptions() {
 class FakeNode final : public v1::CpuAttention::Service {
  public:
   FakeNode(const std::string& coordinator, std::string node_id) : node_id_(std::move(node_id)) {
-    grpc::ServerBuilder builder;
-    ConfigureServer(builder);
-    builder.RegisterService(this);
-    auto server = StartServer(builder, "127.0.0.1:0", &address_);
+    auto server = RpcServer::Start("127.0.0.1:0", {this});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
+    address_ = server_->address();
     registry_ = v1::NodeRegistry::NewStub(MakeChannel(coordinator));
   }
-  ~FakeNode() override { server_->Shutdown(std::chrono::system_clock::now()); }
+  ~FakeNode() override { server_->Shutdown(0); }
 
   grpc::Status Register(uint32_t protocol_version = kProtocolVersion) {
     v1::RegisterRequest request;
@@ -124,7 +123,7 @@ class FakeNode final : public v1::CpuAttention::Service {
 
   const std::string node_id_;
   std::string address_;
-  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<RpcServer> server_;
   std::unique_ptr<v1::NodeRegistry::Stub> registry_;
   mutable std::mutex mutex_;
   std::set<uint64_t> shards_;

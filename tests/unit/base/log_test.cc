@@ -17,5 +17,13 @@ TEST(LogTest, KnownLevels) {
   }
 }
 
+TEST(LogTest, ControlCharactersAreEscaped) {
+  testing::internal::CaptureStderr();
+  ASSERT_TRUE(InitLogging("log_test", "info").ok());
+  LOG_INFO("from '{}'", "x\x1b[2J\n2026-01-01 E forged");
+  const std::string line = testing::internal::GetCapturedStderr();
+  EXPECT_NE(line.find("from 'x\\x1b[2J\\n2026-01-01 E forged'\n"), std::string::npos) << line;
+}
+
 }  // namespace
 }  // namespace tributary

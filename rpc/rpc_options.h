@@ -1,0 +1,52 @@
+// The settings of every gRPC channel and server of the house: one struct, made into gRPC's words in one place
+// (grpc_channel.cc, rpc_server.cc).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "base/limits.h"
+
+namespace grpc {
+class ChannelCredentials;
+class ServerCredentials;
+}  // namespace grpc
+
+namespace tributary {
+
+// Who may speak with whom. Null means plaintext; TLS takes its place here, and nowhere else.
+struct RpcCredentials {
+  std::shared_ptr<grpc::ChannelCredentials> channel;
+  std::shared_ptr<grpc::ServerCredentials> server;
+};
+
+struct RpcOptions {
+  RpcCredentials credentials;
+
+  // Both ends ping a silent connection after the interval and give it up after the timeout. 0: no pings.
+  int64_t keepalive_interval_ns = 10 * kNsPerS;
+  int64_t keepalive_timeout_ns = 3 * kNsPerS;
+
+  // A varint token takes at most 3 bytes below kMaxVocab: the longest prompt fits, with room for everything else.
+  uint32_t max_message_bytes = limits::kMaxPromptBytes + (4u << 20);
+  uint32_t max_metadata_bytes = 8192;
+
+  // Channels.
+  int64_t initial_backoff_ns = 100 * kNsPerMs;  // between attempts to connect
+  int64_t max_backoff_ns = 2 * kNsPerS;
+  int64_t connect_timeout_ns = kNsPerS;  // of one attempt
+
+  // Servers.
+  int64_t min_ping_interval_ns = 5 * kNsPerS;   // peers that ping more often are cut off
+  int64_t handshake_timeout_ns = 10 * kNsPerS;  // a connection that does not speak HTTP/2 by then is closed
+  uint32_t max_connections = limits::kMaxServerConnections;
+  uint32_t max_streams_per_connection = limits::kMaxStreamsPerConnection;
+  uint64_t max_memory_bytes = uint64_t{2} << 30;  // of all its connections together
+  int max_threads = 64;                           // that run the calls of a synchronous service
+  int min_pollers = 1;                            // of those, waiting for the next call
+  int max_pollers = 2;
+};
+
+}  // namespace tributary
