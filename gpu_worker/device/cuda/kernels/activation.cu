@@ -25,6 +25,7 @@ cudaError_t SiluMul(const SiluMulArgs& args, const Launch& launch) {
       !IsFloatDType(args.out_dtype)) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: rows x intermediate x (2 x dtype read + out dtype written). Ceiling: L2 in decode, device memory in prefill.
   return LaunchKernel(launch, SiluMulKernel, dim3(CeilDiv(args.intermediate, kThreads), args.rows), kThreads, 0, args);
 }
 

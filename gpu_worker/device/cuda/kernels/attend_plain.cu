@@ -127,6 +127,8 @@ cudaError_t LaunchPlain(const AttendArgs& args, const Launch& launch) {
   const auto kernel = AttendPlainKernel<T, kPerLane>;
   const cudaError_t error = ResidentBlocks(kernel, kWarps * kWarpSize, 0, &blocks);
   if (error != cudaSuccess) return error;
+  // Bytes: as AttendOnTensorCores(), for each kHeads query heads of a group. Ceiling: device memory for f32 KV of small
+  // groups; else f32 multiply-adds, 2 x q_heads x head_dim for each token.
   return LaunchKernel(launch, kernel, dim3(blocks), kWarps * kWarpSize, 0, args);
 }
 

@@ -419,6 +419,8 @@ cudaError_t LaunchTensor(const AttendArgs& args, const Launch& launch) {
   uint32_t blocks = 0;
   error = ResidentBlocks(kernel, kWarps * kWarpSize, kSharedBytes, &blocks);
   if (error != cudaSuccess) return error;
+  // Bytes: rows x tokens x kv_heads x head_dim x 2 x 2 (K and V) read; with scores tokens x q_heads x 4 written; splits
+  // x q_heads x head_dim x 4 written. Ceiling: reading K and V from device memory.
   return LaunchKernel(launch, kernel, dim3(blocks), kWarps * kWarpSize, kSharedBytes, args);
 }
 

@@ -22,6 +22,7 @@ cudaError_t RingFlag(const Ring& ring, const Launch& launch) {
   if (ring.flag == nullptr || ring.value == nullptr || ring.arrivals == nullptr) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: 4 over the bus. Ceiling: a launch and a write over the bus.
   return LaunchKernel(launch, RingFlagKernel, dim3(1), 1, 0, ring);
 }
 
@@ -29,6 +30,7 @@ cudaError_t AwaitFlag(const Await& await, const Launch& launch) {
   if (await.flag == nullptr || await.value == nullptr || await.error == nullptr) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: 8 over the bus for each look. Ceiling: the host, then a read over the bus.
   return LaunchKernel(launch, AwaitFlagKernel, dim3(1), 1, 0, await);
 }
 

@@ -45,6 +45,7 @@ __global__ void BeginTokensKernel(const BeginTokensArgs args) {
 
 cudaError_t BeginRows(const BeginRowsArgs& args, const Launch& launch) {
   if (args.num_rows == 0 || !IsFloatDType(args.table_dtype)) return cudaErrorInvalidValue;
+  // Bytes: rows x hidden x (table dtype read + 4 written) + angles. Ceiling: a launch.
   return LaunchKernel(launch, BeginRowsKernel, dim3(args.num_rows), kThreads, 0, args);
 }
 
@@ -52,6 +53,7 @@ cudaError_t BeginTokens(const BeginTokensArgs& args, const Launch& launch) {
   if (args.num_tokens == 0 || (args.table != nullptr && !IsFloatDType(args.table_dtype))) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: tokens x hidden x (table dtype read + 4 written) + angles. Ceiling: device memory.
   return LaunchKernel(launch, BeginTokensKernel, dim3(args.num_tokens), kThreads, 0, args);
 }
 

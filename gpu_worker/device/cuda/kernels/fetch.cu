@@ -130,6 +130,8 @@ cudaError_t FetchPartials(const FetchArgs& args, const Launch& launch) {
   const uint32_t blocks = CeilDiv(floats, 4 * kThreads);
   // All of them where there is something to prefetch: one multiprocessor alone does not ask fast enough.
   const uint32_t out_blocks = args.next != nullptr ? kMaxBlocks - 1 : std::min(blocks, kMaxBlocks - 1);
+  // Bytes: rows x slots x q_heads x (head_dim x 4 + 4) read over the bus and written; up to next_bytes into L2
+  // meanwhile. Ceiling: the host's ring, then the bus.
   return LaunchKernel(launch, FetchKernel, dim3(out_blocks + 1), kThreads, 0, args);
 }
 

@@ -48,6 +48,7 @@ cudaError_t GatherHeads(const GatherHeadsArgs& args, const Launch& launch) {
   const size_t blocks = (units + kThreads - 1) / kThreads;
   if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
   const dim3 grid(static_cast<uint32_t>(blocks), 2);
+  // Bytes: 2 x tokens x heads x vector_bytes, read and written. Ceiling: device memory.
   return wide ? LaunchKernel(launch, GatherHeadsKernel<uint4>, grid, kThreads, 0, args)
               : LaunchKernel(launch, GatherHeadsKernel<uint16_t>, grid, kThreads, 0, args);
 }

@@ -235,6 +235,8 @@ cudaError_t LaunchWithReads(const MatVecArgs& args, int num_sms, const Launch& l
   const uint32_t num_tiles =
       kEpilogue == MatVecEpilogue::kSiluMul ? CeilDiv(args.out / 2, kTileRows / 2) : CeilDiv(args.out, kTileRows);
   const auto blocks = static_cast<uint32_t>(num_sms);
+  // Bytes: out x in x 2 (W, once for up to 16 rows of x) + rows x (in x 2 + outputs x y). Ceiling: reading W from
+  // device memory.
   return LaunchKernel(launch, kernel, dim3(blocks < num_tiles ? blocks : num_tiles), kThreads, kSharedBytes, args);
 }
 
@@ -257,6 +259,7 @@ template <MatVecEpilogue kEpilogue>
 cudaError_t LaunchForDType(const MatVecArgs& args, const Launch& launch) {
   if (args.weight_dtype == DType::kF32) {
     const uint32_t outputs = kEpilogue == MatVecEpilogue::kSiluMul ? args.out / 2 : args.out;
+    // Bytes: out x in x 4 for each kPlainRows rows of x. Ceiling: reading W from device memory.
     return LaunchKernel(launch, MatVecPlainKernel<kEpilogue>, dim3(CeilDiv(outputs, kWarps)), kThreads, 0, args);
   }
   if (args.weight_dtype == DType::kBf16) {

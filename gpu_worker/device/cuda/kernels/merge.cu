@@ -129,6 +129,8 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
 
 template <uint32_t kVectors>
 cudaError_t LaunchMerge(const MergeArgs& args, const Launch& launch) {
+  // Bytes: rows x q_heads x ((splits + slots) x (head_dim x 4 + 8) read + head_dim x out dtype written), all of it just
+  // written, in L2. Ceiling: a launch; with many slots L2.
   return LaunchKernel(launch, MergeKernel<kVectors>, dim3(args.geometry.num_q_heads, args.num_rows), kThreads, 0, args);
 }
 

@@ -96,8 +96,11 @@ cudaError_t RmsNorm(const RmsNormArgs& args, const Launch& launch) {
   const uint32_t per_thread = 4 * kVectors;
   if (args.normed != nullptr && args.hidden_size % 4 == 0 && args.hidden_size <= kMaxThreads * per_thread) {
     const uint32_t threads = CeilDiv(args.hidden_size, per_thread * kWarpSize) * kWarpSize;
+    // Bytes: rows x hidden x (4 read, 4 written if it adds, delta dtype read, normed dtype written) + weight. Ceiling:
+    // a launch in decode, device memory in prefill.
     return LaunchKernel(launch, RmsNormInRegistersKernel, dim3(args.rows), threads, 0, args);
   }
+  // Bytes: as above, hidden read twice. Ceiling: as above.
   return LaunchKernel(launch, RmsNormKernel, dim3(args.rows), kMaxThreads / 2, 0, args);
 }
 

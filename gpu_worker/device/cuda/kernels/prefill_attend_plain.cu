@@ -146,6 +146,7 @@ cudaError_t PrefillAttendPlain(const PrefillAttendArgs& args, const Launch& laun
                                                  static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   const dim3 grid(args.geometry.num_q_heads, CeilDiv(args.num_queries, kTileQueries));
+  // Bytes: as PrefillAttendTensor(), with smaller tiles. Ceiling: f32 multiply-adds and shared memory.
   return LaunchKernel(launch, PrefillAttendPlainKernel, grid, kThreads, shared_bytes, args);
 }
 

@@ -276,6 +276,8 @@ cudaError_t LaunchTensor(const PrefillAttendArgs& args, const Launch& launch) {
       cudaFuncSetAttribute(PrefillAttendKernel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(args.geometry.num_q_heads, CeilDiv(args.num_queries, kTileQueries));
+  // Bytes: q and out once, K and V once per tile of queries (mostly from L2); 4 x queries x visible keys x q_heads x
+  // head_dim FLOP. Ceiling: tensor cores.
   return LaunchKernel(launch, PrefillAttendKernel<T, kDim>, grid, kThreads, kSharedBytes, args);
 }
 

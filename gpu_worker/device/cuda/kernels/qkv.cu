@@ -187,6 +187,8 @@ cudaError_t FinishQkv(const FinishQkvArgs& args, const Launch& launch) {
       (rings && (args.ring.value == nullptr || args.ring.arrivals == nullptr))) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: rows x (q + 2 kv) x head_dim x 4 read; q x 4 to the device and again over the bus, 2 kv in the KV dtype
+  // written. Ceiling: a launch and a trip over the bus, not bytes.
   return LaunchKernel(launch, FinishQkvKernel, dim3(HeadBlocks(args.input.geometry), args.input.num_rows),
                       kWarps * kWarpSize, 0, args);
 }
@@ -197,6 +199,7 @@ cudaError_t FinishQkvPrefill(const FinishQkvPrefillArgs& args, const Launch& lau
       (has_kv && !IsFloatDType(args.kv_dtype))) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: tokens x (q + 2 kv) x head_dim x (input dtype read + its output dtype written). Ceiling: device memory.
   return LaunchKernel(launch, FinishQkvPrefillKernel, dim3(args.input.num_rows, HeadBlocks(args.input.geometry)),
                       kWarps * kWarpSize, 0, args);
 }

@@ -279,6 +279,8 @@ cudaError_t Sample(const SampleArgs& args, const Launch& launch) {
   if (args.num_rows == 0 || args.vocab_size == 0 || args.vocab_size > (1u << kTokenBits)) {
     return cudaErrorInvalidValue;
   }
+  // Bytes: rows x vocab x 4, read twice when greedy, up to some 20 times (from L2) with top_k or top_p. Ceiling: one
+  // block per row: its loads under way, not memory.
   return LaunchKernel(launch, SampleKernel, dim3(args.num_rows), kThreads, 0, args);
 }
 
