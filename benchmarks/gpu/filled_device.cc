@@ -22,16 +22,9 @@ FilledDevice::FilledDevice(std::unique_ptr<Device> inner, const ModelConfig& con
   for (float& value : values_) value = normal(random_);
 }
 
-absl::StatusOr<ResidentId> FilledDevice::ReserveResident(uint32_t capacity_tokens, DType kv_dtype) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, inner_->ReserveResident(capacity_tokens, kv_dtype));
-  TRIBUTARY_RETURN_IF_ERROR(Fill(id, capacity_tokens, kv_dtype));
-  return id;
-}
-
-absl::StatusOr<ResidentId> FilledDevice::ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
-                                                                const MawParams& maw) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, inner_->ReserveResidentWithMaw(capacity_tokens, kv_dtype, maw));
-  TRIBUTARY_RETURN_IF_ERROR(Fill(id, capacity_tokens, kv_dtype));
+absl::StatusOr<ResidentId> FilledDevice::ReserveResident(const ResidentSpec& spec) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, inner_->ReserveResident(spec));
+  TRIBUTARY_RETURN_IF_ERROR(Fill(id, spec.capacity_tokens, spec.kv_dtype));
   return id;
 }
 

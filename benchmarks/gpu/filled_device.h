@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/facet.h"
 #include "model/model_config.h"
 
 namespace tributary {
@@ -24,11 +25,9 @@ class FilledDevice final : public Device {
   DeviceMemory memory() const override { return inner_->memory(); }
   uint64_t KvBytesPerToken(DType kv_dtype) const override { return inner_->KvBytesPerToken(kv_dtype); }
   // With random KV in every slot.
-  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
-  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
-                                                    const MawParams& maw) override;
+  absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) override;
   void ReleaseResident(ResidentId id) override { inner_->ReleaseResident(id); }
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override { inner_->ReadMaw(id, slots, maw); }
+  PolicyFacet* facet(ResidentId id) override { return inner_->facet(id); }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v) override {
     return inner_->ReadResident(id, layer, slots, heads, k, v);
@@ -61,6 +60,9 @@ class FilledDevice final : public Device {
                          std::span<std::byte> v) override;
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     if (computes_) inner_->PrefillKeep(layer, id, token_begin, slots);
+  }
+  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
+    return computes_ ? inner_->PrefillLeave(layer, id, tokens) : nullptr;
   }
   std::span<const float> EndPrefill() override {
     return computes_ ? inner_->EndPrefill() : std::span<const float>(logits_);

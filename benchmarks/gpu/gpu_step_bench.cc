@@ -1,7 +1,7 @@
 // Whole decode steps on the GPU with dummy weights of a real geometry, through the same engine, data plane and CPU
 // nodes as in a cluster:
 //   resident   all KV on the GPU, against the bytes of weights and KV at the speed of a plain read
-//   maw        what HGCA's average of attention weights adds to such a step, and what reading a block of it takes
+//   facet      what HGCA's facet (its average of attention weights) adds to such a step, and to a block that leaves
 //   exchange   what a layer's exchange with 4 nodes costs when these have next to nothing to attend over
 //   remote     a long context in the memory of CPU nodes, in bf16 and in int8, against its bytes at the CPUs' read
 //              bandwidth, and against copying it to the GPU as bf16 in every step
@@ -38,7 +38,7 @@ namespace {
 struct Flags {
   std::string config = "benchmarks/configs/llama3-8b";
   std::string device = "cuda";
-  std::vector<std::string> parts = {"resident", "maw", "exchange", "remote", "prefill", "longest"};
+  std::vector<std::string> parts = {"resident", "facet", "exchange", "remote", "prefill", "longest"};
   std::vector<uint32_t> batches = {1, 8};
   std::vector<uint32_t> contexts = {4096, 32768};
   uint32_t steps = 24;
@@ -146,13 +146,13 @@ class StepBench {
 
   absl::Status Run(const std::string& part) {
     if (part == "resident") return Resident();
-    if (part == "maw") return Maw();
+    if (part == "facet") return Facet();
     if (part == "exchange") return Exchange();
     if (part == "remote") return Remote();
     if (part == "prefill") return Prefill();
     if (part == "longest") return Longest();
     return absl::InvalidArgumentError(
-        fmt::format("unknown part '{}'; there are resident, maw, exchange, remote, prefill, longest", part));
+        fmt::format("unknown part '{}'; there are resident, facet, exchange, remote, prefill, longest", part));
   }
   std::vector<GpuBenchRow>& rows() { return rows_; }
 
@@ -170,7 +170,7 @@ class StepBench {
             .steps = flags_.steps};
   }
   absl::Status Resident();
-  absl::Status Maw();
+  absl::Status Facet();
   absl::StatusOr<SequencePlan> MakePlan(const RunSpec& spec, uint64_t id);
   absl::StatusOr<RunResult> RunEngine(const RunSpec& spec);
   absl::Status Exchange();
@@ -233,17 +233,17 @@ absl::Status StepBench::Resident() {
   return absl::OkStatus();
 }
 
-absl::Status StepBench::Maw() {
+absl::Status StepBench::Facet() {
   for (const uint32_t context : flags_.contexts) {
     for (const uint32_t batch : flags_.batches) {
       ResidentSteps spec = StepsOf(batch, context);
       TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes without, RunResidentSteps(spec, device_.get()));
-      spec.maw = MawParams{};
+      TRIBUTARY_ASSIGN_OR_RETURN(spec.policy, ResolvePolicy({.name = "hgca"}, {}));
       TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes with, RunResidentSteps(spec, device_.get()));
-      const std::string name = fmt::format("MAW, {} tokens, batch {}", context, batch);
+      const std::string name = fmt::format("HGCA's facet, {} tokens, batch {}", context, batch);
       Add({.name = name + ": added to a step", .value = 100 * (with.step_us / without.step_us - 1), .unit = "%"});
       Add({.name = name + ": first step", .value = with.first_step_us * 1e-3, .unit = "ms"});
-      Add({.name = name + ": reading 256 tokens", .value = with.read_maw_us, .unit = "us"});
+      Add({.name = name + ": 256 tokens leave", .value = with.leave_us, .unit = "us"});
     }
   }
   return absl::OkStatus();
@@ -473,7 +473,7 @@ int Main(int argc, char** argv) {
   app.add_option("--device", flags.device, "cuda, or host: to try the benchmark itself")
       ->check(CLI::IsMember({"cuda", "host"}))
       ->capture_default_str();
-  app.add_option("--part", flags.parts, "resident, maw, exchange, remote, prefill, longest")
+  app.add_option("--part", flags.parts, "resident, facet, exchange, remote, prefill, longest")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--batch", flags.batches, "Batches of `resident`")->delimiter(',')->capture_default_str();

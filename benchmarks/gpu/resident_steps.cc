@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "benchmarks/support/median.h"
+#include "gpu_worker/device/facet.h"
 
 namespace tributary {
 namespace {
@@ -19,12 +20,10 @@ absl::StatusOr<std::vector<DecodeRow>> Reserve(const ResidentSteps& spec, Device
   std::vector<DecodeRow> rows(spec.batch);
   for (uint32_t i = 0; i < spec.batch; ++i) {
     DecodeRow& row = rows[i];
-    if (spec.maw.has_value()) {
-      TRIBUTARY_ASSIGN_OR_RETURN(row.resident,
-                                 device->ReserveResidentWithMaw(spec.context_tokens, DType::kBf16, *spec.maw));
-    } else {
-      TRIBUTARY_ASSIGN_OR_RETURN(row.resident, device->ReserveResident(spec.context_tokens, DType::kBf16));
-    }
+    TRIBUTARY_ASSIGN_OR_RETURN(row.resident,
+                               device->ReserveResident({.capacity_tokens = spec.context_tokens,
+                                                        .kv_dtype = DType::kBf16,
+                                                        .policy = spec.policy.has_value() ? &*spec.policy : nullptr}));
     row.token = 100 + i;
     row.pos = spec.context_tokens - 1;
     row.append_slot = spec.context_tokens - 1;
@@ -68,16 +67,16 @@ absl::StatusOr<ResidentTimes> RunResidentSteps(const ResidentSteps& spec, Device
     if (i >= kWarmUps) step_us.push_back(us_since(begin_ns));
   }
   times.step_us = MedianOf(std::move(step_us));
-  if (spec.maw.has_value()) {
+  if (PolicyFacet* const facet = device->facet(rows[0].resident)) {
     const uint32_t tokens = std::min(kReadTokens, spec.context_tokens);
-    std::vector<float> maw(size_t{spec.num_layers} * spec.num_kv_heads * tokens);
-    std::vector<double> read_us;
+    const LeavingBlock block{{0, tokens}, {SlotRange{0, tokens}}, spec.context_tokens};
+    std::vector<double> leave_us;
     for (uint32_t i = 0; i < spec.steps; ++i) {
       const int64_t begin_ns = clock.NowNs();
-      device->ReadMaw(rows[0].resident, {0, tokens}, maw);
-      read_us.push_back(us_since(begin_ns));
+      (void)facet->OnLeaving(block);
+      leave_us.push_back(us_since(begin_ns));
     }
-    times.read_maw_us = MedianOf(std::move(read_us));
+    times.leave_us = MedianOf(std::move(leave_us));
   }
   for (const DecodeRow& row : rows) device->ReleaseResident(row.resident);
   return times;

@@ -12,6 +12,7 @@
 #include "benchmarks/support/median.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/host/host_device.h"
+#include "tests/testutil/hgca_policy.h"
 #include "tests/testutil/random_model.h"
 
 namespace tributary {
@@ -55,8 +56,9 @@ StepSeconds RunStep(Device& device, uint32_t num_layers, ResidentId resident, ui
 }
 
 absl::Status Measure(Device& device, const RandomModelOptions& model, uint32_t tokens, int steps, DType kv_dtype) {
-  const auto plain = device.ReserveResident(tokens, kv_dtype);
-  const auto with_maw = device.ReserveResidentWithMaw(tokens, kv_dtype, {0.5f, GroupAggregate::kMean});
+  const auto plain = device.ReserveResident({tokens, kv_dtype});
+  const PolicyParams hgca = HgcaPolicyWith({0.5f, GroupAggregate::kMean});
+  const auto with_maw = device.ReserveResident({tokens, kv_dtype, &hgca});
   if (!plain.ok()) return plain.status();
   if (!with_maw.ok()) return with_maw.status();
   std::vector<double> attend[2], step[2];

@@ -22,7 +22,7 @@ uint64_t SyntheticDevice::KvBytesPerToken(DType kv_dtype) const {
          DTypeBytes(kv_dtype);
 }
 
-absl::StatusOr<ResidentId> SyntheticDevice::ReserveResident(uint32_t capacity_tokens, DType kv_dtype) {
+absl::StatusOr<ResidentId> SyntheticDevice::ReserveResident(const ResidentSpec& spec) {
   return ResidentId(++last_resident_);
 }
 

@@ -23,7 +23,7 @@ class SyntheticDevice final : public Device {
   DeviceMemory memory() const override { return {}; }
   uint64_t KvBytesPerToken(DType kv_dtype) const override;
 
-  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override;
+  absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) override;
   void ReleaseResident(ResidentId id) override {}
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v) override;

@@ -18,6 +18,9 @@
 // EndPrefill gives the logits of the last token. A decode step may run between any two prefill calls: the two share no
 // state but resident memory.
 //
+// A sequence's attention policy may keep and compute things of its own on the device: its facet (facet.h), which is
+// reserved with the sequence's resident memory and told of what happens to it. A sequence without one costs nothing.
+//
 // KV is rounded to its storage dtype before any attention reads it, in prefill too: where a token lies changes no
 // value. On the host device a row's results do not depend on the other rows of the batch, bit for bit.
 //
@@ -33,11 +36,15 @@
 #include "absl/status/statusor.h"
 #include "attention/partial.h"
 #include "attention/shape.h"
+#include "attention/token_range.h"
 #include "base/dtype.h"
 #include "base/ids.h"
-#include "policy/hgca/maw_update.h"
 
 namespace tributary {
+
+class PolicyFacet;
+class SpillSections;
+struct PolicyParams;
 
 // A sequence's resident KV memory: `capacity_tokens` slots per layer, KV head, K and V. Which token is in which slot is
 // the caller's business (gpu_worker/sequence/window_cache.h).
@@ -77,10 +84,9 @@ struct DecodeRow {
   bool may_have_partials = true;
   // False: a device that samples may keep the logits to itself, which are 0.5 MB per row of a large vocabulary.
   bool wants_logits = true;
-  // If `resident` has a MAW: how many of the newest tokens attended over are new to it. Rows of one sequence in one
-  // step, successive tokens of it, are not averaged one by one: the last row says how many there are, the others 0, and
-  // only it averages.
-  uint32_t maw_new_tokens = 1;
+  // Rows of one sequence in one step are successive tokens of it: the last of them says how many there are, the others
+  // 0. For facets, which may look at a sequence once per step.
+  uint32_t step_tokens = 1;
   DeviceSampling sampling;
 };
 
@@ -115,9 +121,27 @@ struct DeviceStepTimes {
   std::span<const DeviceSpan> spans;  // valid until the next BeginStep
 };
 
+// Resident memory that facets take, by what it holds.
+struct PolicyBytes {
+  const char* kind = "";  // a word of static storage; labels a metric
+  uint64_t bytes = 0;
+};
+
 struct DeviceMemory {
   uint64_t resident_pool_bytes = 0;
   uint64_t resident_used_bytes = 0;
+  // What policies take of it; kinds that have ever been reserved. Valid until the next reservation.
+  std::span<const PolicyBytes> policy_bytes;
+};
+
+// What is reserved for a sequence.
+struct ResidentSpec {
+  uint32_t capacity_tokens = 0;
+  DType kv_dtype = DType::kUnset;
+  // The policy whose facet comes with it; null: none. Not used after the reservation.
+  const PolicyParams* policy = nullptr;
+  // The most tokens that the sequence will ever have, for its facet; 0: capacity_tokens.
+  uint64_t max_context_tokens = 0;
 };
 
 // KV heads [begin, end).
@@ -139,23 +163,13 @@ class Device {
   // One KV token of one layer, K and V, all KV heads, times layers: for capacity arithmetic.
   virtual uint64_t KvBytesPerToken(DType kv_dtype) const = 0;
 
-  // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full.
-  virtual absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) = 0;
-  // The same for a sequence whose policy must know how salient its resident tokens are: per layer and KV head, each
-  // step averages the softmax weights of every slot that it attends over (policy/hgca/maw.h), over these slots alone.
-  // The slot that a row appends to starts anew, as do slots that a prefill fills. UNIMPLEMENTED where the device
-  // cannot.
-  virtual absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
-                                                            const MawParams& maw) {
-    return absl::UnimplementedError("this device keeps no moving average of attention weights");
-  }
+  // RESOURCE_EXHAUSTED with the needed and the free bytes when the pool is full; UNIMPLEMENTED for a policy that this
+  // device has no seat for.
+  virtual absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) = 0;
   virtual void ReleaseResident(ResidentId id) = 0;
 
-  // The MAW of some slots of all layers as the last step left it, f32 [layer][kv_head][slot]; NaN for a slot that was
-  // filled and that no step has attended over since. Between steps; done on return: unlike K and V, the MAW of a slot
-  // changes with every step, and what is read may not depend on when a copy gets its turn. REQUIRES (checked): reserved
-  // with a MAW.
-  virtual void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) {}
+  // The facet that was reserved with it, until it is released; null: there is none.
+  virtual PolicyFacet* facet(ResidentId id) { return nullptr; }
 
   // Copies of KV out of the device, which go on beside everything else it does. k and v receive
   // [token][heads][head_dim] in the KV dtype (the canonical layout of these heads) and must stay until
@@ -201,6 +215,9 @@ class Device {
                                  std::span<std::byte> v) = 0;
   // Copies tokens of the layer last projected into resident slots.
   virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) = 0;
+  // Tokens of the layer last projected, all of it, go to the shards and will never be resident: what the sequence's
+  // facet has to say of them, or null. As ReadPrefill, before the next layer is projected. REQUIRES: facet(id).
+  virtual std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens);
   // Logits of the last token, f32 [vocab_size], valid until the next prefill.
   virtual std::span<const float> EndPrefill() = 0;
   // Ends a prefill early (cancelled); also after EndPrefill. Frees its memory.

@@ -1,6 +1,8 @@
 #include "gpu_worker/device/resident_regions.h"
 
 #include <algorithm>
+#include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "base/check.h"
@@ -22,15 +24,18 @@ ResidentRegions::ResidentRegions(const AttentionShape& shape, uint32_t num_layer
 }
 
 absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DType kv_dtype,
-                                                    const std::optional<MawParams>& maw) {
+                                                    std::span<const PolicyBytes> parts) {
   if (capacity_tokens == 0 || !IsValidDType(kv_dtype)) {
     return absl::InvalidArgumentError(fmt::format("resident capacity of {} tokens in dtype '{}': both must be set",
                                                   capacity_tokens, DTypeName(kv_dtype)));
   }
   const uint64_t token_bytes = uint64_t{2} * num_layers_ * shape_.num_kv_heads * shape_.head_dim * DTypeBytes(kv_dtype);
-  const uint64_t kv_bytes = AlignUp(token_bytes * capacity_tokens);
-  const uint64_t maw_token_bytes = MawBytesPerToken(num_layers_, shape_.num_kv_heads, shape_.num_q_heads);
-  const uint64_t bytes = kv_bytes + (maw.has_value() ? AlignUp(maw_token_bytes * capacity_tokens) : 0);
+  Region region{.bytes = AlignUp(token_bytes * capacity_tokens), .capacity_tokens = capacity_tokens, .dtype = kv_dtype};
+  for (const PolicyBytes& part : parts) {
+    region.parts.push_back({part.kind, region.bytes, part.bytes});  // the offset is the region's own, yet
+    region.bytes += AlignUp(part.bytes);
+  }
+  const uint64_t bytes = region.bytes;
   const auto extent = std::find_if(free_.begin(), free_.end(), [&](const auto& e) { return e.second >= bytes; });
   if (extent == free_.end()) {
     uint64_t largest = 0;
@@ -41,14 +46,16 @@ absl::StatusOr<ResidentId> ResidentRegions::Reserve(uint32_t capacity_tokens, DT
                     "sequences, use a smaller window, or enlarge the resident pool",
                     capacity_tokens, bytes, pool_bytes_ - used_bytes_, pool_bytes_, largest));
   }
-  const Region region{extent->first, bytes, capacity_tokens, kv_dtype, maw, kv_bytes};
+  region.offset = extent->first;
+  for (Part& part : region.parts) part.offset += region.offset;
   const uint64_t left = extent->second - bytes;
   free_.erase(extent);
   if (left != 0) free_.emplace(region.offset + bytes, left);
   used_bytes_ += bytes;
   auto entry = std::find_if(regions_.begin(), regions_.end(), [](const Region& r) { return r.bytes == 0; });
   if (entry == regions_.end()) entry = regions_.insert(regions_.end(), Region{});
-  *entry = region;
+  Account(region.parts, /*reserved=*/true);
+  *entry = std::move(region);
   return ResidentId(static_cast<uint32_t>(entry - regions_.begin()));
 }
 
@@ -56,6 +63,7 @@ void ResidentRegions::Release(ResidentId id) {
   Region& released = regions_[id.value];
   TRIBUTARY_CHECK_NE(region(id).bytes, uint64_t{0});
   used_bytes_ -= released.bytes;
+  Account(released.parts, /*reserved=*/false);
   auto extent = free_.emplace(released.offset, released.bytes).first;
   if (const auto next = std::next(extent); next != free_.end() && extent->first + extent->second == next->first) {
     extent->second += next->second;
@@ -85,18 +93,13 @@ uint64_t ResidentRegions::SlotsOffset(ResidentId id, uint32_t layer, Kind kind, 
   return r.offset + head_idx * r.capacity_tokens * shape_.head_dim * DTypeBytes(r.dtype);
 }
 
-uint64_t ResidentRegions::MawOffset(ResidentId id, uint32_t layer, uint32_t kv_head) const {
-  const Region& r = region(id);
-  TRIBUTARY_CHECK(r.maw.has_value());
-  TRIBUTARY_CHECK_LT(layer, num_layers_);
-  TRIBUTARY_CHECK_LT(kv_head, shape_.num_kv_heads);
-  const uint64_t rows = uint64_t{layer} * shape_.num_kv_heads + kv_head;
-  return r.offset + r.kv_bytes + rows * r.capacity_tokens * sizeof(float);
-}
-
-uint64_t ResidentRegions::ScoresOffset(ResidentId id) const {
-  const uint64_t rows = uint64_t{num_layers_} * shape_.num_kv_heads;
-  return MawOffset(id, 0, 0) + rows * region(id).capacity_tokens * sizeof(float);
+void ResidentRegions::Account(std::span<const Part> parts, bool reserved) {
+  for (const Part& part : parts) {
+    auto of_kind = std::find_if(policy_bytes_.begin(), policy_bytes_.end(),
+                                [&](const PolicyBytes& b) { return std::string_view(b.kind) == part.kind; });
+    if (of_kind == policy_bytes_.end()) of_kind = policy_bytes_.insert(of_kind, {part.kind, 0});
+    reserved ? of_kind->bytes += part.bytes : of_kind->bytes -= part.bytes;
+  }
 }
 
 }  // namespace tributary

@@ -136,13 +136,13 @@ absl::StatusOr<std::unique_ptr<Sequence>> DecodeEngine::Impl::Admit(SequencePlan
   sequence->cache = WindowCache(plan.layout, max_context_tokens);
   const uint32_t capacity_tokens = sequence->cache.capacity_tokens();
   const std::unique_ptr<const AttentionPolicy> policy = MakePolicy(plan.policy);
-  const PolicyNeeds& needs = policy->needs();
-  sequence->keeps_maw = needs.resident_salience && !sequence->shards.empty();
-  TRIBUTARY_ASSIGN_OR_RETURN(sequence->resident,
-                             sequence->keeps_maw
-                                 ? device->ReserveResidentWithMaw(capacity_tokens, plan.kv_dtype, needs.maw_params())
-                                 : device->ReserveResident(capacity_tokens, plan.kv_dtype));
-  if (policy->is_sparse() && !sequence->shards.empty()) {
+  const bool is_sparse = policy->is_sparse() && !sequence->shards.empty();
+  TRIBUTARY_ASSIGN_OR_RETURN(sequence->resident, device->ReserveResident({.capacity_tokens = capacity_tokens,
+                                                                          .kv_dtype = plan.kv_dtype,
+                                                                          .policy = is_sparse ? &plan.policy : nullptr,
+                                                                          .max_context_tokens = max_context_tokens}));
+  sequence->facet = device->facet(sequence->resident);
+  if (is_sparse) {
     sequence->quality = std::make_unique<AttentionQuality>(plan.policy, options.model.shape, options.model.num_layers);
   }
   sequence->cache.Prefilled(plan.prompt_tokens.size());

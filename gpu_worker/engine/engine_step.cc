@@ -128,10 +128,11 @@ void DecodeEngine::Impl::AddRows(const BatchEntry& entry, std::vector<StepRow>* 
     row.device.wants_logits =
         i + 1 == num_left && (!device->samples() || options.logits_observer != nullptr || sequence.next_needs_logits());
     row.device.sampling = sequence.device_sampling();
-    row.device.maw_new_tokens = i + 1 == entry.num_tokens ? entry.num_tokens : 0;
+    row.device.step_tokens = i + 1 == entry.num_tokens ? entry.num_tokens : 0;
     row.query_rows = i == 0 ? entry.num_tokens : 0;
     if (appends) row.query_flags = sequence.AppendFlags(entry.num_tokens);
     row.shards = sequence.shards;
+    row.facet = sequence.facet;
     row.remote = sequence.cache.remote();
     row.context_tokens = sequence.cache.context_tokens();
     row.resident_tokens = sequence.cache.resident_tokens();
@@ -221,7 +222,7 @@ void DecodeEngine::Impl::BeginSpills() {
                        (sequence->state == SequenceState::kDecoding && sequence->FinishReason()[0] == '\0');
     if (!grows || sequence->spill || !sequence->failure.ok()) continue;
     if (const auto block = sequence->cache.next_spill()) {
-      sequence->spill = BeginBlockSpill(*sequence, *block, options.model.shape, options.model.num_layers, device);
+      sequence->spill = BeginBlockSpill(*sequence, *block);
     }
   }
   PumpSpills();

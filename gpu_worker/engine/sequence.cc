@@ -83,16 +83,12 @@ class ResidentReader final : public KvReader {
     TRIBUTARY_CHECK_EQ(offset, k.size());
     return ticket;
   }
-  uint32_t resident_tokens() const override { return sequence_.spill->resident_tokens; }
-  void CopyMaw(HeadRange heads, std::span<std::byte> maw) const override {
-    const BlockSpill& spill = *sequence_.spill;
-    const size_t num_kv_heads = sequence_.shards.front().spec.model.num_kv_heads;
-    const size_t bytes = (heads.end - heads.begin) * sizeof(float);
-    TRIBUTARY_CHECK_EQ(maw.size(), tokens_.size() * bytes);
-    for (uint64_t i = 0; i < tokens_.size(); ++i) {
-      const size_t token = layer_ * spill.block.size() + tokens_.begin + i - spill.block.begin;
-      std::memcpy(maw.data() + i * bytes, &spill.maw[token * num_kv_heads + heads.begin], bytes);
-    }
+  size_t SectionBytes(HeadRange heads) const override {
+    const SpillSections* const sections = sequence_.spill->sections.get();
+    return sections == nullptr ? 0 : sections->Bytes(static_cast<uint32_t>(tokens_.size()), heads);
+  }
+  void WriteSection(HeadRange heads, std::span<std::byte> section) const override {
+    sequence_.spill->sections->Write(layer_, tokens_, heads, section);
   }
 
  private:
@@ -128,30 +124,12 @@ bool SendBlock(const Sequence& sequence, const BoundShard& shard, Device* device
 
 }  // namespace
 
-BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block, const AttentionShape& shape, uint32_t num_layers,
-                           Device* device) {
+BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block) {
   BlockSpill spill{.block = block};
-  if (!sequence.keeps_maw || sequence.softmax_tokens == 0) return spill;
-  spill.resident_tokens = static_cast<uint32_t>(sequence.softmax_tokens);
-  const size_t heads = shape.num_kv_heads;
-  spill.maw.resize(num_layers * block.size() * heads);
-  std::vector<float> piece;  // [layer][kv_head][slot]
-  size_t first = 0;          // of the block's tokens
-  for (const SlotRange slots : sequence.cache.SlotsOf(block)) {
-    const size_t count = slots.end - slots.begin;
-    if (count == 0) continue;
-    piece.resize(num_layers * heads * count);
-    device->ReadMaw(sequence.resident, slots, piece);
-    for (size_t i = 0; i < piece.size(); ++i) {
-      const size_t layer = i / (heads * count), head = i / count % heads;
-      const size_t token = layer * block.size() + first + i % count;
-      spill.maw[token * heads + head] = piece[i];
-    }
-    first += count;
+  if (sequence.facet != nullptr) {
+    spill.sections = sequence.facet->OnLeaving({block, sequence.cache.SlotsOf(block), sequence.softmax_tokens});
   }
-  // Tokens that no step has attended over: the node judges them itself, as what prefill sends.
-  const bool is_known = std::none_of(spill.maw.begin(), spill.maw.end(), [](float maw) { return std::isnan(maw); });
-  return is_known ? spill : BlockSpill{.block = block};
+  return spill;
 }
 
 bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "gpu_worker/device/facet.h"
 #include "gpu_worker/engine/decode_engine.h"
 #include "gpu_worker/sequence/sampler.h"
 #include "gpu_worker/sequence/window_cache.h"
@@ -24,11 +25,7 @@ struct BlockSpill {
   size_t shard_idx = 0;  // of the next frame
   uint64_t token = 0;    // of the next frame; before the block's begin: the block's begin
   bool all_sent = false;
-  // The block's MAW when it began to leave, f32 [layer][token][kv_head], and the tokens of the softmax that it was
-  // taken over; empty and 0 if the policy wants none, or no step has looked at some token yet. Frames go out as nodes
-  // have room: copied for each frame, it would depend on their timing.
-  std::vector<float> maw;
-  uint32_t resident_tokens = 0;
+  std::unique_ptr<const SpillSections> sections;  // what its frames carry for the policy; null: nothing
 };
 
 enum class SequenceState {
@@ -52,8 +49,8 @@ struct Sequence {
   uint32_t generated_tokens = 0;  // in this turn
   std::optional<BlockSpill> spill;
   std::unique_ptr<AttentionQuality> quality;  // null: dense, or nothing can become remote
-  bool keeps_maw = false;
-  uint64_t softmax_tokens = 0;  // resident tokens of the last step
+  PolicyFacet* facet = nullptr;               // of `resident`; null: the policy keeps nothing on the device
+  uint64_t softmax_tokens = 0;                // resident tokens of the last step
 
   uint64_t history_tokens = 0;   // prompts and answers of earlier turns
   std::vector<uint32_t> append;  // tokens of this turn whose KV is not there yet
@@ -101,8 +98,7 @@ struct Sequence {
 };
 
 // The block begins to leave the window. Between steps.
-BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block, const AttentionShape& shape, uint32_t num_layers,
-                           Device* device);
+BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block);
 // Sends the next frames of sequence.spill, of about `frame_bytes` at most, as far as there is room.
 // Returns true if anything was sent. REQUIRES: sequence.spill.
 bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes);

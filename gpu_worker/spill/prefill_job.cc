@@ -11,14 +11,24 @@ namespace {
 // Tokens of the layer that the device has projected.
 class PrefillReader final : public KvReader {
  public:
-  PrefillReader(Device* device, TokenRange tokens) : device_(device), tokens_(tokens) {}
+  // sections: of the layer; null: none.
+  PrefillReader(Device* device, uint32_t layer, TokenRange tokens, const SpillSections* sections)
+      : device_(device), layer_(layer), tokens_(tokens), sections_(sections) {}
   CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
     return device_->ReadPrefill(tokens_.begin, static_cast<uint32_t>(tokens_.size()), heads, k, v);
+  }
+  size_t SectionBytes(HeadRange heads) const override {
+    return sections_ == nullptr ? 0 : sections_->Bytes(static_cast<uint32_t>(tokens_.size()), heads);
+  }
+  void WriteSection(HeadRange heads, std::span<std::byte> section) const override {
+    sections_->Write(layer_, tokens_, heads, section);
   }
 
  private:
   Device* const device_;
+  const uint32_t layer_;
   const TokenRange tokens_;
+  const SpillSections* const sections_;
 };
 
 }  // namespace
@@ -57,6 +67,7 @@ absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
       device_->PrefillProject(layer_, begin, end);
       if (next_token_ != 0) return Progress::kWorked;
       KeepResident();
+      LeaveRemote();
       std::fill(cursors_.begin(), cursors_.end(), input_.cache->remote().begin);
       StreamOut();
       phase_ = Phase::kAttend;
@@ -96,6 +107,12 @@ void PrefillJob::KeepResident() {
   }
 }
 
+void PrefillJob::LeaveRemote() {
+  const TokenRange remote = input_.cache->remote();
+  if (remote.empty() || device_->facet(input_.resident) == nullptr) return;
+  sections_ = device_->PrefillLeave(layer_, input_.resident, remote);
+}
+
 TokenRange PrefillJob::NextPiece(size_t shard_idx) const {
   const ShardSpec& spec = input_.shards[shard_idx].spec;
   const TokenRange remote = input_.cache->remote();
@@ -123,7 +140,7 @@ bool PrefillJob::StreamOut() {
     ++num_idle;
     const TokenRange piece = NextPiece(i);
     if (piece.empty()) continue;
-    const PrefillReader reader(device_, piece);
+    const PrefillReader reader(device_, layer_, piece, sections_.get());
     const SpillSender::Sent sent =
         spill_->Send(input_.shards[i], layer_, piece.begin, static_cast<uint32_t>(piece.size()), reader);
     if (sent != SpillSender::Sent::kSent) {

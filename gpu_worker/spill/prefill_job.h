@@ -2,7 +2,7 @@
 //
 // Per layer:
 //   project   QKV of each chunk; K and V of the whole prompt are in the device's layer buffer
-//   keep      sinks and window go to the sequence's resident slots
+//   keep      sinks and window go to the sequence's resident slots; its facet, if any, sees the rest
 //   attend    each chunk; between the chunks the remote tokens go out as spill frames, as the
 //             nodes' windows allow
 //   stream    what is left of them; the next layer's projection may overwrite the buffer then
@@ -13,12 +13,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/facet.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "gpu_worker/spill/spill.h"
 
@@ -66,6 +68,8 @@ class PrefillJob {
   // The chunk that starts at next_token_; moves on.
   void NextChunk(uint64_t* begin, uint64_t* end);
   void KeepResident();
+  // The sequence's facet sees what leaves.
+  void LeaveRemote();
   // Sends as many frames of this layer as there is room for. True if all are sent.
   bool StreamOut();
   // The next piece of a shard's tokens at or after its cursor; empty if none is left.
@@ -80,6 +84,7 @@ class PrefillJob {
   uint64_t units_done_ = 0;
   std::vector<uint64_t> cursors_;  // [shard]: tokens of this layer before it are sent
   size_t next_shard_ = 0;
+  std::unique_ptr<const SpillSections> sections_;  // of this layer; null: none
   std::span<const float> logits_;
 };
 

@@ -36,7 +36,10 @@ bool SpillSender::MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) cons
 SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
                                     const KvReader& reader) {
   const ShardSpec& spec = shard.spec;
+  const HeadRange heads{spec.kv_head_begin, spec.kv_head_end};
   if (nodes_->state(shard.node) == RemoteNodes::State::kFailed) return Sent::kFailed;
+  std::vector<std::byte> section(reader.SectionBytes(heads));
+  if (!section.empty()) reader.WriteSection(heads, section);
   const SpillBody body{.shard_id = spec.shard_id.value,
                        .sequence_epoch = spec.epoch.value,
                        .token_begin = token_begin,
@@ -45,7 +48,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .head_dim = spec.model.head_dim,
                        .k_dtype = static_cast<uint8_t>(shard.exchange_dtype),
                        .v_dtype = static_cast<uint8_t>(shard.exchange_dtype),
-                       .resident_tokens = reader.resident_tokens()};
+                       .resident_tokens = section.empty() ? 0 : ReadAt<uint32_t>(section, 0)};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
   if (!Fits(shard.node, frame_bytes)) return Sent::kNoRoom;
@@ -54,9 +57,8 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
 
   const SpillSpans spans = WriteSpill(body, frame->payload());
   frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kSpill), .layer = static_cast<uint16_t>(layer)};
-  const HeadRange heads{spec.kv_head_begin, spec.kv_head_end};
   const CopyTicket ticket = reader.Read(heads, spans.k, spans.v);
-  if (body.resident_tokens > 0) reader.CopyMaw(heads, spans.maw);
+  if (body.resident_tokens > 0) std::copy(section.begin() + sizeof(uint32_t), section.end(), spans.maw.begin());
 
   const Key key{shard.node, spec.shard_id.value, layer, token_begin};
   const Frame entry{spec.sequence_id, num_tokens, frame_bytes, kUnsent, nodes_->patient_now_ns()};

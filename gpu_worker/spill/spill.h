@@ -53,10 +53,9 @@ class KvReader {
  public:
   virtual ~KvReader() = default;
   virtual CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const = 0;
-  // The tokens of the softmax that these tokens' MAW was taken over; 0: they have no MAW.
-  virtual uint32_t resident_tokens() const { return 0; }
-  // f32 [token][heads], unaligned; done on return.
-  virtual void CopyMaw(HeadRange heads, std::span<std::byte> maw) const {}
+  // The policy's section of a frame with these heads; 0 bytes: none. Done on return.
+  virtual size_t SectionBytes(HeadRange heads) const { return 0; }
+  virtual void WriteSection(HeadRange heads, std::span<std::byte> section) const {}
 };
 
 class SpillSender {

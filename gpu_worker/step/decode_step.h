@@ -45,6 +45,7 @@ struct StepRow {
   TokenRange remote;
   uint64_t context_tokens = 0;          // this token included
   uint64_t resident_tokens = 0;         // likewise
+  PolicyFacet* facet = nullptr;         // of `device.resident`; null: none
   AttentionQuality* quality = nullptr;  // of a sparse policy: says whether the step is measured
 
   // Out.

@@ -21,7 +21,7 @@ struct Prefilled {
 template <typename AfterLayer>
 Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const uint32_t> tokens, DType kv_dtype,
                           uint32_t capacity_tokens, uint32_t chunk_tokens, const AfterLayer& after_layer) {
-  const absl::StatusOr<ResidentId> resident = device.ReserveResident(capacity_tokens, kv_dtype);
+  const absl::StatusOr<ResidentId> resident = device.ReserveResident({capacity_tokens, kv_dtype});
   TRIBUTARY_CHECK(resident.ok());
   TRIBUTARY_CHECK(device.BeginPrefill(tokens, kv_dtype).ok());
   for (uint32_t layer = 0; layer < num_layers; ++layer) {

@@ -1,22 +1,23 @@
 // A Device of a few hundred lines: a tiny random transformer in plain loops. It rounds KV to its
 // storage dtype, keeps every contract of device.h, and a row never sees the other rows of its
-// batch. For tests of what drives a device.
+// batch. Policies have the host device's seats on it. For tests of what drives a device.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <optional>
+#include <memory>
 #include <random>
 #include <vector>
 
 #include "attention/merge_all.h"
+#include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/host/policy/host_facet.h"
 #include "gpu_worker/device/pack_heads.h"
-#include "policy/hgca/maw.h"
 
 namespace tributary {
 
@@ -53,38 +54,36 @@ class TinyDevice : public Device {
   DeviceMemory memory() const override { return {limits_.resident_pool_bytes, used_bytes_}; }
   uint64_t KvBytesPerToken(DType dtype) const override { return 2 * kv_dim() * DTypeBytes(dtype) * model_.num_layers; }
 
-  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType dtype) override {
-    const uint64_t bytes = capacity_tokens * KvBytesPerToken(dtype);
+  absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) override {
+    const absl::StatusOr<HostFacetPlan> plan = HostFacetPlan::Make(spec, model_.shape, model_.num_layers);
+    if (!plan.ok()) return plan.status();
+    const uint64_t bytes = spec.capacity_tokens * KvBytesPerToken(spec.kv_dtype);
     if (used_bytes_ + bytes > limits_.resident_pool_bytes) {
       return absl::ResourceExhaustedError(
           fmt::format("resident pool: {} bytes needed, {} free", bytes, limits_.resident_pool_bytes - used_bytes_));
     }
     used_bytes_ += bytes;
-    Resident& resident = residents_[++last_resident_];
-    resident = {capacity_tokens, dtype, bytes, {}, {}, {}, {}};
+    const ResidentId id(++last_resident_);
+    Resident& resident = residents_[id.value];
+    resident.capacity = spec.capacity_tokens;
+    resident.dtype = spec.kv_dtype;
+    resident.bytes = bytes;
     // Garbage that would be noticed: NaN in each dtype.
-    resident.k.assign(model_.num_layers, std::vector<std::byte>(capacity_tokens * row_bytes(dtype), std::byte{0xff}));
+    resident.k.assign(model_.num_layers,
+                      std::vector<std::byte>(spec.capacity_tokens * row_bytes(spec.kv_dtype), std::byte{0xff}));
     resident.v = resident.k;
-    return ResidentId(last_resident_);
-  }
-  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType dtype,
-                                                    const MawParams& maw) override {
-    absl::StatusOr<ResidentId> id = ReserveResident(capacity_tokens, dtype);
-    if (!id.ok()) return id;
-    Resident& resident = residents_[id->value];
-    resident.maw_params = maw;
-    resident.maw.assign(model_.num_layers * model_.shape.num_kv_heads, Vector(capacity_tokens, NAN));
+    std::vector<std::span<std::byte>> parts;
+    for (const PolicyBytes& part : plan->parts()) {
+      resident.parts.emplace_back(part.bytes);
+      parts.push_back(resident.parts.back().span());
+    }
+    resident.facet = plan->MakeFacet({parts, [this, id](uint32_t layer, SlotRange slots, HeadRange heads,
+                                                        std::span<std::byte> k, std::span<std::byte> v) {
+                                        PackResident(residents_.at(id.value), layer, slots, heads, k, v);
+                                      }});
     return id;
   }
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
-    const Resident& resident = residents_.at(id.value);
-    TRIBUTARY_CHECK(resident.maw_params.has_value());
-    float* to = maw.data();
-    TRIBUTARY_CHECK_EQ(maw.size(), resident.maw.size() * (slots.end - slots.begin));
-    for (const Vector& head : resident.maw) {
-      to = std::copy(head.begin() + slots.begin, head.begin() + slots.end, to);
-    }
-  }
+  PolicyFacet* facet(ResidentId id) override { return residents_.at(id.value).facet.get(); }
   void ReleaseResident(ResidentId id) override {
     TRIBUTARY_CHECK(residents_.count(id.value) == 1);
     used_bytes_ -= residents_[id.value].bytes;
@@ -92,13 +91,8 @@ class TinyDevice : public Device {
   }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v) override {
-    const Resident& resident = residents_.at(id.value);
-    const size_t row = row_bytes(resident.dtype);
-    TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
-    const uint32_t num_tokens = slots.end - slots.begin;
-    return Copy(std::span(resident.k[layer]).subspan(slots.begin * row, num_tokens * row),
-                std::span(resident.v[layer]).subspan(slots.begin * row, num_tokens * row), num_tokens, resident.dtype,
-                heads, k, v);
+    PackResident(residents_.at(id.value), layer, slots, heads, k, v);
+    return copies_take_time ? ++copies_started : 0;
   }
   bool CopyDone(CopyTicket ticket) override { return ticket <= copies_done; }
 
@@ -106,7 +100,12 @@ class TinyDevice : public Device {
     TRIBUTARY_CHECK_LE(rows.size(), limits_.max_batch);
     rows_ = rows;
     x_.clear();
-    for (const DecodeRow& row : rows) x_.push_back(Embed(row.token));
+    attends_first_ = false;
+    for (const DecodeRow& row : rows) {
+      x_.push_back(Embed(row.token));
+      const HostFacet* const facet = residents_.at(row.resident.value).facet.get();
+      attends_first_ |= facet != nullptr && facet->query_follows_attention();
+    }
     q_.assign(rows.size() * q_dim(), 0);
     resident_.assign(rows.size(), {});
   }
@@ -117,22 +116,16 @@ class TinyDevice : public Device {
       const size_t at = rows_[r].append_slot * row_bytes(resident.dtype);
       const std::vector<float> q = Project(layer, x_[r], rows_[r].pos, resident.dtype, resident.k[layer].data() + at,
                                            resident.v[layer].data() + at);
-      ForgetMaw(resident, layer, {rows_[r].append_slot, rows_[r].append_slot + 1});
       std::copy(q.begin(), q.end(), q_.begin() + r * q_dim());
+      if (resident.facet == nullptr) continue;
+      resident.facet->OnNewTokens(layer, {rows_[r].append_slot, rows_[r].append_slot + 1});
+      resident.facet->OnQuery({rows_[r], static_cast<uint32_t>(r), layer, q});
     }
+    if (attends_first_) AttendRows(layer);
     return q_;
   }
   void AttendResident(uint32_t layer) override {
-    for (size_t r = 0; r < rows_.size(); ++r) {
-      Resident& resident = residents_.at(rows_[r].resident.value);
-      std::vector<size_t> slots;
-      for (const SlotRange& range : rows_[r].attend) {
-        for (size_t slot = range.begin; slot < range.end; ++slot) slots.push_back(slot);
-      }
-      resident_[r] =
-          Attend(q_.data() + r * q_dim(), slots, resident.dtype, resident.k[layer].data(), resident.v[layer].data());
-      if (rows_[r].maw_new_tokens != 0) UpdateMaw(resident, layer, slots);
-    }
+    if (!attends_first_) AttendRows(layer);
   }
   PartialSlots& partial_slots() override { return slots_; }
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {
@@ -188,9 +181,9 @@ class TinyDevice : public Device {
   CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
                          std::span<std::byte> v) override {
     const size_t row = row_bytes(prefill_dtype_);
-    return Copy(std::span(prefill_k_).subspan(token_begin * row, num_tokens * row),
-                std::span(prefill_v_).subspan(token_begin * row, num_tokens * row), num_tokens, prefill_dtype_, heads,
-                k, v);
+    PackRows(std::span(prefill_k_).subspan(token_begin * row, num_tokens * row), num_tokens, prefill_dtype_, heads, k);
+    PackRows(std::span(prefill_v_).subspan(token_begin * row, num_tokens * row), num_tokens, prefill_dtype_, heads, v);
+    return copies_take_time ? ++copies_started : 0;
   }
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     Resident& resident = residents_.at(id.value);
@@ -199,7 +192,13 @@ class TinyDevice : public Device {
     TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
     std::memcpy(resident.k[layer].data() + slots.begin * row, prefill_k_.data() + token_begin * row, bytes);
     std::memcpy(resident.v[layer].data() + slots.begin * row, prefill_v_.data() + token_begin * row, bytes);
-    ForgetMaw(resident, layer, slots);
+    if (resident.facet != nullptr) resident.facet->OnNewTokens(layer, slots);
+  }
+  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
+    const size_t row = row_bytes(prefill_dtype_);
+    return residents_.at(id.value).facet->OnPrompt(
+        {layer, tokens, std::span(prefill_k_).subspan(tokens.begin * row, tokens.size() * row),
+         std::span(prefill_v_).subspan(tokens.begin * row, tokens.size() * row)});
   }
   std::span<const float> EndPrefill() override {
     prefill_logits_ = Logits(prefill_x_.back());
@@ -228,19 +227,16 @@ class TinyDevice : public Device {
     DType dtype = DType::kUnset;
     uint64_t bytes = 0;
     std::vector<std::vector<std::byte>> k, v;  // [layer], each [slot][kv_head][head_dim]
-    std::optional<MawParams> maw_params;
-    std::vector<Vector> maw;  // [layer][kv_head], each [slot]
+    std::vector<AlignedBuffer<std::byte>> parts;
+    std::unique_ptr<HostFacet> facet;  // null: none
   };
   struct Partial {
     Vector out, lse_ln;
   };
 
-  CopyTicket Copy(std::span<const std::byte> k_rows, std::span<const std::byte> v_rows, uint32_t num_tokens,
-                  DType dtype, HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) {
-    const size_t head_bytes = model_.shape.head_dim * DTypeBytes(dtype);
-    PackHeads(k_rows, num_tokens, model_.shape.num_kv_heads, head_bytes, heads, k);
-    PackHeads(v_rows, num_tokens, model_.shape.num_kv_heads, head_bytes, heads, v);
-    return copies_take_time ? ++copies_started : 0;
+  void PackRows(std::span<const std::byte> rows, uint32_t num_tokens, DType dtype, HeadRange heads,
+                std::span<std::byte> packed) const {
+    PackHeads(rows, num_tokens, model_.shape.num_kv_heads, model_.shape.head_dim * DTypeBytes(dtype), heads, packed);
   }
   static Matrix Random(std::mt19937_64& random, size_t rows, size_t columns, float scale) {
     std::normal_distribution<float> normal(0, scale);
@@ -295,29 +291,58 @@ class TinyDevice : public Device {
     ConvertFromF32(dtype, v.data(), v.size(), v_row);
     return q;
   }
-  void ForgetMaw(Resident& resident, uint32_t layer, SlotRange slots) const {
-    if (!resident.maw_params) return;
-    for (uint32_t head = 0; head < model_.shape.num_kv_heads; ++head) {
-      Vector& maw = resident.maw[layer * model_.shape.num_kv_heads + head];
-      std::fill(maw.begin() + slots.begin, maw.begin() + slots.end, NAN);
+  void AttendRows(uint32_t layer) {
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      Resident& resident = residents_.at(rows_[r].resident.value);
+      std::vector<size_t> slots;
+      for (const SlotRange& range : rows_[r].attend) {
+        for (size_t slot = range.begin; slot < range.end; ++slot) slots.push_back(slot);
+      }
+      resident_[r] =
+          Attend(q_.data() + r * q_dim(), slots, resident.dtype, resident.k[layer].data(), resident.v[layer].data());
+      if (resident.facet != nullptr) ShowAttention(*resident.facet, layer, r);
     }
   }
-  // By the weights that Attend() left in last_weights_.
-  void UpdateMaw(Resident& resident, uint32_t layer, const std::vector<size_t>& slots) const {
-    if (!resident.maw_params) return;
+  // What Attend() left in last_weights_, cut into runs of slots.
+  void ShowAttention(HostFacet& facet, uint32_t layer, size_t r) const {
+    const DecodeRow& row = rows_[r];
     const uint32_t group = model_.shape.group_size();
-    for (uint32_t head = 0; head < model_.shape.num_kv_heads; ++head) {
-      Vector weights, a(slots.size());
-      for (uint32_t i = 0; i < group; ++i) {
-        const Vector& of_head = last_weights_[head * group + i];
-        weights.insert(weights.end(), of_head.begin(), of_head.end());
+    const size_t group_dim = size_t{group} * model_.shape.head_dim;
+    for (uint32_t kv_head = 0; kv_head < model_.shape.num_kv_heads; ++kv_head) {
+      std::vector<Vector> weights;
+      std::vector<WeightRun> runs;
+      size_t first = 0;
+      for (const SlotRange& range : row.attend) {
+        for (uint32_t begin = range.begin; begin < range.end && facet.wants_weights_of(row); begin += kMaxRunSlots) {
+          const uint32_t end = std::min(begin + kMaxRunSlots, range.end);
+          Vector& of_run = weights.emplace_back();
+          for (uint32_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+            const auto from = last_weights_[head].begin() + static_cast<std::ptrdiff_t>(first);
+            of_run.insert(of_run.end(), from, from + (end - begin));
+          }
+          runs.push_back({{begin, end}, of_run});
+          first += end - begin;
+        }
       }
-      AggregateGroup(resident.maw_params->group_aggregate, weights, group, a);
-      Vector& maw = resident.maw[layer * model_.shape.num_kv_heads + head];
-      for (size_t i = 0; i < slots.size(); ++i) {
-        maw[slots[i]] = NextMaw(resident.maw_params->alpha, a[i], maw[slots[i]]);
-      }
+      facet.OnAttended({.row = row,
+                        .row_idx = static_cast<uint32_t>(r),
+                        .layer = layer,
+                        .kv_head = kv_head,
+                        .q = std::span(q_).subspan(r * q_dim() + kv_head * group_dim, group_dim),
+                        .out = std::span(resident_[r].out).subspan(kv_head * group_dim, group_dim),
+                        .lse_ln = std::span(resident_[r].lse_ln).subspan(size_t{kv_head} * group, group),
+                        .weights = runs});
     }
+  }
+  void PackResident(const Resident& resident, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                    std::span<std::byte> v) const {
+    const size_t row = row_bytes(resident.dtype);
+    TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
+    const uint32_t num_tokens = slots.end - slots.begin;
+    PackRows(std::span(resident.k[layer]).subspan(slots.begin * row, num_tokens * row), num_tokens, resident.dtype,
+             heads, k);
+    PackRows(std::span(resident.v[layer]).subspan(slots.begin * row, num_tokens * row), num_tokens, resident.dtype,
+             heads, v);
   }
   Partial Attend(const float* q, const std::vector<size_t>& rows, DType dtype, const std::byte* k,
                  const std::byte* v) const {
@@ -371,6 +396,7 @@ class TinyDevice : public Device {
   std::span<const DecodeRow> rows_;
   std::vector<Vector> x_;
   Vector q_, logits_;
+  bool attends_first_ = false;
   std::vector<Partial> resident_;
   mutable std::vector<Vector> last_weights_;  // [head][token]
   PartialSlots slots_;

@@ -27,12 +27,13 @@ void Store(StepFlag* flag, uint32_t value) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaDecode>> CudaDecode::Make(CudaContext* context, const CudaWeights* weights,
-                                                             CudaResident* resident) {
+                                                             CudaResident* resident, const CudaDeviceSeats* seats) {
   std::unique_ptr<CudaDecode> decode(new CudaDecode(context, weights, resident));
   TRIBUTARY_ASSIGN_OR_RETURN(decode->matmul_, CudaMatmul::Make(context));
   TRIBUTARY_ASSIGN_OR_RETURN(decode->buffers_, StepBuffers::Make(*context));
   const StepBuffers& b = *decode->buffers_;
-  decode->graphs_ = std::make_unique<StepGraphs>(context, weights, decode->buffers_.get(), decode->matmul_.get());
+  decode->graphs_ =
+      std::make_unique<StepGraphs>(context, weights, seats, decode->buffers_.get(), decode->matmul_.get());
   decode->graphs_->Prepare(DType::kBf16);
   TRIBUTARY_RETURN_IF_ERROR(context->sticky);
   const uint32_t max_slots = context->limits.max_partial_slots;
@@ -73,13 +74,10 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
     to.append_slot = from.append_slot;
     to.token = from.token;
     to.kv_dtype = regions.dtype(from.resident);
-    const std::optional<MawParams>& maw = regions.maw(from.resident);
-    if (maw.has_value() && from.maw_new_tokens != 0) {
-      to.maw = resident_->Maw(from.resident, 0);
-      to.scores = resident_->Scores(from.resident);
-      to.maw_params = *maw;
-      to.maw_new_tokens = from.maw_new_tokens;
-      key.maw = true;
+    to.step_tokens = from.step_tokens;
+    if (CudaFacet* const facet = resident_->facet(from.resident); facet != nullptr && facet->Describe(from, &to)) {
+      to.facet_kind = resident_->facet_kind(from.resident);
+      key.facets |= 1u << (to.facet_kind - 1);
     }
     for (size_t i = 0; i < from.attend.size(); ++i) {
       TRIBUTARY_CHECK_LE(from.attend[i].begin, from.attend[i].end);

@@ -23,7 +23,7 @@ class CudaDecode {
  public:
   // All outlive this.
   static absl::StatusOr<std::unique_ptr<CudaDecode>> Make(CudaContext* context, const CudaWeights* weights,
-                                                          CudaResident* resident);
+                                                          CudaResident* resident, const CudaDeviceSeats* seats);
   ~CudaDecode() { Stop(); }
 
   // Releases a step that still runs, and waits for it. Memory is freed only after that: freeing waits for the GPU.

@@ -13,6 +13,7 @@
 #include "gpu_worker/device/cuda/cuda_resident.h"
 #include "gpu_worker/device/cuda/cuda_status.h"
 #include "gpu_worker/device/cuda/cuda_weights.h"
+#include "gpu_worker/device/cuda/policy/cuda_facet.h"
 
 namespace tributary {
 namespace {
@@ -87,8 +88,10 @@ class CudaDevice final : public Device {
     device->context_ = std::move(context);
     CudaContext* const c = device->context_.get();
     TRIBUTARY_ASSIGN_OR_RETURN(device->weights_, CudaWeights::Make(*c, weights));
-    TRIBUTARY_ASSIGN_OR_RETURN(device->resident_, CudaResident::Make(c));
-    TRIBUTARY_ASSIGN_OR_RETURN(device->decode_, CudaDecode::Make(c, device->weights_.get(), device->resident_.get()));
+    TRIBUTARY_ASSIGN_OR_RETURN(device->seats_, CudaDeviceSeats::Make(c));
+    TRIBUTARY_ASSIGN_OR_RETURN(device->resident_, CudaResident::Make(c, device->seats_.get()));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        device->decode_, CudaDecode::Make(c, device->weights_.get(), device->resident_.get(), device->seats_.get()));
     TRIBUTARY_ASSIGN_OR_RETURN(device->copies_, CudaKvCopies::Make(c, device->resident_.get()));
     TRIBUTARY_ASSIGN_OR_RETURN(
         device->prefill_, CudaPrefill::Make(c, device->weights_.get(), device->resident_.get(), device->copies_.get()));
@@ -109,18 +112,15 @@ class CudaDevice final : public Device {
     return uint64_t{2} * context_->config.num_layers * context_->kv_dim() * DTypeBytes(kv_dtype);
   }
 
-  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override {
-    return resident_->regions().Reserve(capacity_tokens, kv_dtype);
-  }
-  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
-                                                    const MawParams& maw) override {
-    return resident_->regions().Reserve(capacity_tokens, kv_dtype, maw);
-  }
-  void ReleaseResident(ResidentId id) override { resident_->regions().Release(id); }
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override {
+  absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) override {
     context_->BindThread();
-    resident_->ReadMaw(id, slots, maw);
+    return resident_->Reserve(spec);
   }
+  void ReleaseResident(ResidentId id) override {
+    context_->BindThread();
+    resident_->Release(id);
+  }
+  PolicyFacet* facet(ResidentId id) override { return resident_->facet(id); }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v) override {
     context_->BindThread();
@@ -164,6 +164,9 @@ class CudaDevice final : public Device {
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     prefill_->Keep(layer, id, token_begin, slots);
   }
+  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
+    return prefill_->Leave(layer, id, tokens);
+  }
   std::span<const float> EndPrefill() override { return prefill_->End(); }
   void DropPrefill() override { prefill_->Drop(); }
 
@@ -171,6 +174,7 @@ class CudaDevice final : public Device {
   // In this order: what comes later uses what stands before it.
   std::unique_ptr<CudaContext> context_;
   std::unique_ptr<CudaWeights> weights_;
+  std::unique_ptr<CudaDeviceSeats> seats_;
   std::unique_ptr<CudaResident> resident_;
   std::unique_ptr<CudaDecode> decode_;
   std::unique_ptr<CudaKvCopies> copies_;

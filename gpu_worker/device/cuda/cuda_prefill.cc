@@ -317,7 +317,16 @@ void CudaPrefill::Keep(uint32_t layer, ResidentId id, uint64_t token_begin, Slot
                       "the copy of a prompt's KV into the window");
     }
   }
-  resident_->ForgetMaw(id, layer, slots, stream());
+  if (CudaFacet* const facet = resident_->facet(id)) facet->OnNewTokens(layer, slots, stream());
+}
+
+std::unique_ptr<const SpillSections> CudaPrefill::Leave(uint32_t layer, ResidentId id, TokenRange tokens) {
+  CudaFacet* const facet = resident_->facet(id);
+  TRIBUTARY_CHECK(facet != nullptr);
+  TRIBUTARY_CHECK_LE(tokens.end, num_tokens_);
+  if (!ok() || tokens.empty()) return nullptr;
+  const size_t offset = tokens.begin * context_->kv_dim() * DTypeBytes(kv_dtype_);
+  return facet->OnPrompt({layer, tokens, k_.data() + offset, v_.data() + offset, stream()});
 }
 
 std::span<const float> CudaPrefill::End() {

@@ -41,6 +41,7 @@ class CudaPrefill {
   CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
                   std::span<std::byte> v);
   void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots);
+  std::unique_ptr<const SpillSections> Leave(uint32_t layer, ResidentId id, TokenRange tokens);
   std::span<const float> End();
   void Drop();
 

@@ -27,9 +27,11 @@ const void* At(const void* base, uint64_t elements, DType dtype) {
 
 }  // namespace
 
-StepGraphs::StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers, CudaMatmul* matmul)
+StepGraphs::StepGraphs(CudaContext* context, const CudaWeights* weights, const CudaDeviceSeats* seats,
+                       StepBuffers* buffers, CudaMatmul* matmul)
     : context_(context),
       weights_(weights),
+      seats_(seats),
       buffers_(buffers),
       matmul_(matmul),
       overlap_(context->compute_capability >= kMinOverlapCapability) {}
@@ -149,24 +151,30 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                        .workspace = b.attend,
                        .out = b.normed,
                        .out_dtype = context_->compute_dtype};
+  const CudaSeat::QueryReady ready = QueryReadyOf(key);
+  gpu::Ring ring;
   if (key.exchange) {
-    const uint32_t* const step_number = &b.header->step_number;
     finish.host_q = b.host_q;
-    finish.ring = {&b.query_flags[layer].value, step_number, b.arrivals + layer, &b.stamps[layer].query_ns};
+    ring = {&b.query_flags[layer].value, &b.header->step_number, b.arrivals + layer, &b.stamps[layer].query_ns};
+    if (ready == CudaSeat::QueryReady::kWithQ) finish.ring = ring;
     merge.num_slots = b.num_slots;
     merge.slot_out = b.slot_out;
     merge.slot_lse_ln = b.slot_lse_ln;
     merge.max_slots = b.max_slots;
   }
   Note(gpu::FinishQkv(finish, launch()));
+  RecordFacets(key, layer, rule, &CudaSeat::AddAfterQuery);
+  if (key.exchange && ready == CudaSeat::QueryReady::kAfterQuery) Note(gpu::RingFlag(ring, launch()));
   RecordAttend(key, layer, rule);
+  RecordFacets(key, layer, rule, &CudaSeat::AddAfterAttention);
+  if (key.exchange && ready == CudaSeat::QueryReady::kAfterAttention) Note(gpu::RingFlag(ring, launch()));
   if (key.exchange) RecordFetch(key.rows, layer);
   Note(gpu::MergePartials(merge, launch()));
   AddResidual(key.rows,
               {.weight = w.o, .x = b.normed, .y = b.hidden, .in = q_dim, .out = config.hidden_size, .bias = w.o_bias});
 }
 
-// The window, split over tokens, and what rows with a MAW make of its weights.
+// The window, split over tokens.
 void StepGraphs::RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule) {
   const StepBuffers& b = *buffers_;
   for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
@@ -180,19 +188,39 @@ void StepGraphs::RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu
                       .q = b.q,
                       .rule = rule,
                       .workspace = b.attend,
-                      .keep_scores = key.maw},
+                      .keep_scores = WantsScores(key)},
                      launch()));
   }
-  // Before the wait for the host, which it hides behind.
-  if (key.maw) {
-    Note(gpu::UpdateMaw({.rows = b.rows,
-                         .num_rows = key.rows,
-                         .layer = layer,
-                         .geometry = b.geometry,
-                         .rule = rule,
-                         .workspace = b.attend},
-                        launch()));
+}
+
+void StepGraphs::RecordFacets(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule, AddNodes add) {
+  for (uint32_t kind = 1; kind <= seats_->num_kinds(); ++kind) {
+    if ((key.facets >> (kind - 1) & 1) == 0) continue;
+    Note((seats_->seat(kind).*add)({.kind = kind,
+                                    .rows = buffers_->rows,
+                                    .num_rows = key.rows,
+                                    .layer = layer,
+                                    .geometry = buffers_->geometry,
+                                    .q = buffers_->q,
+                                    .rule = rule,
+                                    .workspace = buffers_->attend,
+                                    .launch = launch()}));
   }
+}
+
+CudaSeat::QueryReady StepGraphs::QueryReadyOf(const StepGraphKey& key) const {
+  CudaSeat::QueryReady latest = CudaSeat::QueryReady::kWithQ;
+  for (uint32_t kind = 1; kind <= seats_->num_kinds(); ++kind) {
+    if ((key.facets >> (kind - 1) & 1) != 0) latest = std::max(latest, seats_->seat(kind).query_ready());
+  }
+  return latest;
+}
+
+bool StepGraphs::WantsScores(const StepGraphKey& key) const {
+  for (uint32_t kind = 1; kind <= seats_->num_kinds(); ++kind) {
+    if ((key.facets >> (kind - 1) & 1) != 0 && seats_->seat(kind).wants_scores()) return true;
+  }
+  return false;
 }
 
 // Waits for the host, and brings its partials over.

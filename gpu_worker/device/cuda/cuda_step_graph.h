@@ -1,9 +1,9 @@
-// A whole decode step as a CUDA graph: one for each padded batch size, mix of KV dtypes, and for steps with and without
-// an exchange with the host in each layer, and with and without rows that keep a MAW.
+// A whole decode step as a CUDA graph: one for each padded batch size, mix of KV dtypes, set of policies whose facets
+// the rows have, and for steps with and without an exchange with the host in each layer.
 //
 // Per layer: rmsnorm, QKV product, FinishQkv (bias, norm, RoPE, append; q to the host, flag rung), Attend (window,
-// split over tokens), UpdateMaw, FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials,
-// output projection, rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own
+// split over tokens), FetchPartials (waits for the host's flag; its partials to the GPU), MergePartials, output
+// projection, rmsnorm, gate and up with SiLU, down. Up to kMaxMatVecRows rows the products are our own
 // matrix-vector kernels, which add into the residual stream; larger batches, unless the device is deterministic, use
 // cuBLASLt.
 #pragma once
@@ -19,6 +19,7 @@
 #include "gpu_worker/device/cuda/cuda_step_buffers.h"
 #include "gpu_worker/device/cuda/cuda_weights.h"
 #include "gpu_worker/device/cuda/kernels/launch.h"
+#include "gpu_worker/device/cuda/policy/cuda_facet.h"
 
 namespace tributary {
 
@@ -26,14 +27,15 @@ struct StepGraphKey {
   uint32_t rows = 0;       // RowBucket()
   bool exchange = false;   // some row may have remote partials
   uint32_t kv_dtypes = 0;  // bit DType: some row's KV has it
-  bool maw = false;        // some row has a MAW
+  uint32_t facets = 0;     // bit kind - 1: some row has a facet of this kind (policy/cuda_facet.h)
   auto operator<=>(const StepGraphKey&) const = default;
 };
 
 class StepGraphs {
  public:
   // All outlive this.
-  StepGraphs(CudaContext* context, const CudaWeights* weights, StepBuffers* buffers, CudaMatmul* matmul);
+  StepGraphs(CudaContext* context, const CudaWeights* weights, const CudaDeviceSeats* seats, StepBuffers* buffers,
+             CudaMatmul* matmul);
   ~StepGraphs();
   StepGraphs(const StepGraphs&) = delete;
   StepGraphs& operator=(const StepGraphs&) = delete;
@@ -56,6 +58,12 @@ class StepGraphs {
   };
   void Record(const StepGraphKey& key);
   void RecordAttention(const StepGraphKey& key, uint32_t layer);
+  // Nodes of the policies whose facets the rows have.
+  using AddNodes = cudaError_t (CudaSeat::*)(const CudaStepNodes&);
+  void RecordFacets(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule, AddNodes add);
+  // When the host may have q and what the facets say with it.
+  CudaSeat::QueryReady QueryReadyOf(const StepGraphKey& key) const;
+  bool WantsScores(const StepGraphKey& key) const;
   void RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule);
   void RecordFetch(uint32_t rows, uint32_t layer);
   void RecordMlp(const StepGraphKey& key, uint32_t layer);
@@ -74,6 +82,7 @@ class StepGraphs {
 
   CudaContext* const context_;
   const CudaWeights* const weights_;
+  const CudaDeviceSeats* const seats_;
   StepBuffers* const buffers_;
   CudaMatmul* const matmul_;
   const bool overlap_;  // programmatic dependent launch

@@ -4,7 +4,6 @@
 
 #include "attention/merge.h"
 #include "base/check.h"
-#include "policy/hgca/maw.h"
 
 namespace tributary {
 namespace {
@@ -27,6 +26,7 @@ HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKe
   const size_t rows = limits.max_batch;
   const size_t slots = rows * limits.max_partial_slots;
   for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(config.attention);
+  facets_.reserve(rows);
   hidden_.resize(rows * config.hidden_size);
   normed_.resize(rows * config.hidden_size);
   projected_.resize(rows * config.hidden_size);
@@ -47,6 +47,12 @@ void HostDecode::BeginStep(std::span<const DecodeRow> rows) {
   TRIBUTARY_CHECK_GE(rows.size(), size_t{1});
   TRIBUTARY_CHECK_LE(rows.size(), size_t{limits_.max_batch});
   rows_ = rows;
+  facets_.clear();
+  attends_first_ = false;
+  for (const DecodeRow& row : rows) {
+    facets_.push_back(cache_.facet(row.resident));
+    attends_first_ |= facets_.back() != nullptr && facets_.back()->query_follows_attention();
+  }
   const size_t half = rope_.half_dim();
   for (size_t r = 0; r < rows.size(); ++r) {
     weights_.Embed(rows[r].token, hidden_.data() + r * weights_.config().hidden_size);
@@ -67,6 +73,7 @@ std::span<const float> HostDecode::AwaitQuery(uint32_t layer) {
   NormaliseRows(weights_.layer(layer).attention_norm.span());
   MatVecEachRow(pool_, qkv, normed_.data(), qkv.in, rows_.size(), qkv_.data(), qkv.out);
   for (size_t r = 0; r < rows_.size(); ++r) FinishProjection(layer, r);
+  if (attends_first_) Attend(layer);
   return std::span(q_).first(rows_.size() * weights_.q_dim());
 }
 
@@ -98,10 +105,17 @@ void HostDecode::FinishProjection(uint32_t layer, size_t row_idx) {
     ConvertFromF32(dtype, k, shape.head_dim, k_slots + decode.append_slot * vector_bytes);
     ConvertFromF32(dtype, k + kv_dim, shape.head_dim, v_slots + decode.append_slot * vector_bytes);
   }
-  cache_.ForgetMaw(decode.resident, layer, {decode.append_slot, decode.append_slot + 1});
+  HostFacet* const facet = facets_[row_idx];
+  if (facet == nullptr) return;
+  facet->OnNewTokens(layer, {decode.append_slot, decode.append_slot + 1});
+  facet->OnQuery({decode, static_cast<uint32_t>(row_idx), layer, {row, q_dim}});
 }
 
 void HostDecode::AttendResident(uint32_t layer) {
+  if (!attends_first_) Attend(layer);
+}
+
+void HostDecode::Attend(uint32_t layer) {
   const uint32_t num_kv_heads = weights_.config().attention.num_kv_heads;
   size_t tokens = 0;
   for (const DecodeRow& row : rows_) {
@@ -128,35 +142,33 @@ void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, 
   const size_t first_q_head = kv_head * shape.group_size();
   const size_t q_offset = row_idx * weights_.q_dim() + first_q_head * shape.head_dim;
   const DecodeRow& row = rows_[row_idx];
-  const bool keeps_maw = cache_.maw(row.resident).has_value() && row.maw_new_tokens != 0;
+  HostFacet* const facet = facets_[row_idx];
+  const bool keeps_weights = facet != nullptr && facet->wants_weights_of(row);
   scratch.attend.Reset(shape.group_size());
-  if (keeps_maw) scratch.weights.Begin();
+  if (keeps_weights) scratch.weights.Begin();
   for (const SlotRange& range : row.attend) {
     for (uint32_t begin = range.begin; begin < range.end; begin += kKeyTileTokens) {
       const SlotRange slots{begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
       AttendSlots(row, layer, kv_head, slots, q_.data() + q_offset, scratch);
-      if (keeps_maw) scratch.weights.AddTile(scratch.attend, slots.end - slots.begin);
+      if (keeps_weights) scratch.weights.AddTile(scratch.attend, slots);
     }
   }
   float* const lse_ln = lse_ln_.data() + row_idx * shape.num_q_heads + first_q_head;
   scratch.attend.Finish(attended_.data() + q_offset, shape.head_dim, lse_ln);
-  if (keeps_maw) UpdateMaw(row, layer, kv_head, lse_ln, scratch);
+  if (facet == nullptr) return;
+  const size_t group_dim = shape.group_size() * shape.head_dim;
+  facet->OnAttended({.row = row,
+                     .row_idx = static_cast<uint32_t>(row_idx),
+                     .layer = layer,
+                     .kv_head = kv_head,
+                     .q = {q_.data() + q_offset, group_dim},
+                     .out = {attended_.data() + q_offset, group_dim},
+                     .lse_ln = {lse_ln, shape.group_size()},
+                     .weights = keeps_weights ? scratch.weights.Finish(lse_ln) : std::span<const WeightRun>()});
 }
 
-void HostDecode::PrepareMaw(uint32_t capacity_tokens) {
+void HostDecode::PrepareWeights(uint32_t capacity_tokens) {
   for (Scratch& scratch : scratch_) scratch.weights.Reserve(capacity_tokens);
-}
-
-void HostDecode::UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head, const float* lse_ln,
-                           Scratch& scratch) {
-  const MawParams& params = *cache_.maw(row.resident);
-  std::span<const float> a = scratch.weights.Finish(params.group_aggregate, lse_ln);
-  const std::span<float> maw = cache_.Maw(row.resident, layer, kv_head);
-  for (const SlotRange& range : row.attend) {
-    const size_t tokens = range.end - range.begin;
-    tributary::UpdateMaw(params.alpha, a.first(tokens), tokens, maw.subspan(range.begin, tokens));
-    a = a.subspan(tokens);
-  }
 }
 
 void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,

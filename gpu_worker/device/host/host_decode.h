@@ -8,11 +8,11 @@
 #include "base/thread_pool.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/host/attend_tile.h"
+#include "gpu_worker/device/host/attended_weights.h"
 #include "gpu_worker/device/host/host_weights.h"
 #include "gpu_worker/device/host/layer_ops.h"
 #include "gpu_worker/device/host/resident_cache.h"
 #include "gpu_worker/device/host/row_kernels.h"
-#include "gpu_worker/device/host/tile_weights.h"
 
 namespace tributary {
 
@@ -30,23 +30,24 @@ class HostDecode {
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots);
   std::span<const float> EndStep();
 
-  // Scratch for the attention weights of sequences with a MAW; steps allocate nothing then.
-  void PrepareMaw(uint32_t capacity_tokens);
+  // Scratch for the attention weights of a sequence whose facet wants them; steps allocate nothing then.
+  void PrepareWeights(uint32_t capacity_tokens);
 
  private:
   // One thread's working memory.
   struct Scratch {
     explicit Scratch(const AttentionShape& shape);
     AttendState attend;
-    TileWeights weights;   // of sequences with a MAW
-    std::vector<float> k;  // [kKeyTileTokens][head_dim], for KV that is stored narrower than f32
+    AttendedWeights weights;  // for facets that want them
+    std::vector<float> k;     // [kKeyTileTokens][head_dim], for KV that is stored narrower than f32
     std::vector<float> v;
   };
   void NormaliseRows(std::span<const float> weight);
   // Bias, norm and RoPE on a row's q, k and v; k and v go to the resident cache.
   void FinishProjection(uint32_t layer, size_t row_idx);
+  // Once per layer: at AttendResident(), or before q goes out where a facet's words depend on it.
+  void Attend(uint32_t layer);
   void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
-  void UpdateMaw(const DecodeRow& row, uint32_t layer, uint32_t kv_head, const float* lse_ln, Scratch& scratch);
   void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
                    Scratch& scratch);
   // Folds the first num_slots partial slots into the resident partial: attended_ becomes the
@@ -62,18 +63,20 @@ class HostDecode {
   std::vector<Scratch> scratch_;  // by thread
 
   std::span<const DecodeRow> rows_;
-  std::vector<float> hidden_;     // [max_batch][hidden]
-  std::vector<float> normed_;     // [max_batch][hidden]
-  std::vector<float> qkv_;        // [max_batch][q_dim + 2 kv_dim]
-  std::vector<float> q_;          // [max_batch][q_dim]
-  std::vector<float> cos_;        // [max_batch][half_dim]
-  std::vector<float> sin_;        // [max_batch][half_dim]
-  std::vector<float> attended_;   // [max_batch][q_dim]
-  std::vector<float> lse_ln_;     // [max_batch][num_q_heads]
-  std::vector<float> gate_up_;    // [max_batch][2 intermediate]
-  std::vector<float> projected_;  // [max_batch][hidden]
-  std::vector<float> logits_;     // [max_batch][vocab]
-  std::vector<float> slot_out_;   // [max_batch][max_slots][num_q_heads][head_dim]
+  std::vector<HostFacet*> facets_;  // by row; null: none
+  bool attends_first_ = false;      // some facet's query follows the attention
+  std::vector<float> hidden_;       // [max_batch][hidden]
+  std::vector<float> normed_;       // [max_batch][hidden]
+  std::vector<float> qkv_;          // [max_batch][q_dim + 2 kv_dim]
+  std::vector<float> q_;            // [max_batch][q_dim]
+  std::vector<float> cos_;          // [max_batch][half_dim]
+  std::vector<float> sin_;          // [max_batch][half_dim]
+  std::vector<float> attended_;     // [max_batch][q_dim]
+  std::vector<float> lse_ln_;       // [max_batch][num_q_heads]
+  std::vector<float> gate_up_;      // [max_batch][2 intermediate]
+  std::vector<float> projected_;    // [max_batch][hidden]
+  std::vector<float> logits_;       // [max_batch][vocab]
+  std::vector<float> slot_out_;     // [max_batch][max_slots][num_q_heads][head_dim]
   std::vector<float> slot_lse_ln_;
   PartialSlots partial_slots_;
 };

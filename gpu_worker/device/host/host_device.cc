@@ -38,17 +38,13 @@ class HostDevice final : public Device {
     return uint64_t{2} * weights_.config().num_layers * weights_.kv_dim() * DTypeBytes(kv_dtype);
   }
 
-  absl::StatusOr<ResidentId> ReserveResident(uint32_t capacity_tokens, DType kv_dtype) override {
-    return cache_.Reserve(capacity_tokens, kv_dtype);
-  }
-  absl::StatusOr<ResidentId> ReserveResidentWithMaw(uint32_t capacity_tokens, DType kv_dtype,
-                                                    const MawParams& maw) override {
-    absl::StatusOr<ResidentId> id = cache_.Reserve(capacity_tokens, kv_dtype, maw);
-    if (id.ok()) decode_.PrepareMaw(capacity_tokens);
+  absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) override {
+    absl::StatusOr<ResidentId> id = cache_.Reserve(spec);
+    if (id.ok() && wants_weights(*id)) decode_.PrepareWeights(spec.capacity_tokens);
     return id;
   }
   void ReleaseResident(ResidentId id) override { cache_.Release(id); }
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) override { cache_.ReadMaw(id, slots, maw); }
+  PolicyFacet* facet(ResidentId id) override { return cache_.facet(id); }
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v) override {
     cache_.Read(id, layer, ResidentCache::Kind::kKey, slots, heads, k);
@@ -82,10 +78,18 @@ class HostDevice final : public Device {
   void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
     prefill_.Keep(layer, cache_, id, token_begin, slots);
   }
+  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
+    return prefill_.Leave(layer, cache_, id, tokens);
+  }
   std::span<const float> EndPrefill() override { return prefill_.End(); }
   void DropPrefill() override { prefill_.Drop(); }
 
  private:
+  bool wants_weights(ResidentId id) const {
+    const HostFacet* const facet = cache_.facet(id);
+    return facet != nullptr && facet->wants_weights();
+  }
+
   const DeviceLimits limits_;
   const HostWeights weights_;
   const Rope rope_;

@@ -236,32 +236,42 @@ HostPrefill::KvView HostPrefill::kv() const {
   return {k_stored_.span(), v_stored_.span()};
 }
 
+HostPrefill::KvView HostPrefill::kv(TokenRange tokens) const {
+  TRIBUTARY_CHECK_LE(tokens.end, num_tokens_);
+  const size_t row_bytes = weights_.kv_dim() * DTypeBytes(kv_dtype_);
+  const KvView all = kv();
+  return {all.k.subspan(tokens.begin * row_bytes, tokens.size() * row_bytes),
+          all.v.subspan(tokens.begin * row_bytes, tokens.size() * row_bytes)};
+}
+
 void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin,
                        SlotRange slots) const {
   TRIBUTARY_CHECK_EQ(layer, layer_);
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
   TRIBUTARY_CHECK_LE(token_begin + (slots.end - slots.begin), num_tokens_);
   TRIBUTARY_CHECK_EQ(static_cast<int>(cache.dtype(id)), static_cast<int>(kv_dtype_));
-  const size_t row_bytes = weights_.kv_dim() * DTypeBytes(kv_dtype_);
-  const size_t offset = token_begin * row_bytes;
-  const size_t bytes = (slots.end - slots.begin) * row_bytes;
-  const KvView view = kv();
-  cache.Write(id, layer, ResidentCache::Kind::kKey, slots, view.k.subspan(offset, bytes));
-  cache.Write(id, layer, ResidentCache::Kind::kValue, slots, view.v.subspan(offset, bytes));
-  cache.ForgetMaw(id, layer, slots);
+  const KvView view = kv({token_begin, token_begin + (slots.end - slots.begin)});
+  cache.Write(id, layer, ResidentCache::Kind::kKey, slots, view.k);
+  cache.Write(id, layer, ResidentCache::Kind::kValue, slots, view.v);
+  if (HostFacet* const facet = cache.facet(id)) facet->OnNewTokens(layer, slots);
+}
+
+std::unique_ptr<const SpillSections> HostPrefill::Leave(uint32_t layer, const ResidentCache& cache, ResidentId id,
+                                                        TokenRange tokens) const {
+  TRIBUTARY_CHECK_EQ(layer, layer_);
+  HostFacet* const facet = cache.facet(id);
+  TRIBUTARY_CHECK(facet != nullptr);
+  const KvView view = kv(tokens);
+  return facet->OnPrompt({layer, tokens, view.k, view.v});
 }
 
 void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
                        std::span<std::byte> v) const {
-  TRIBUTARY_CHECK_LE(token_begin + num_tokens, num_tokens_);
   const AttentionShape& shape = weights_.config().attention;
   const size_t head_bytes = shape.head_dim * DTypeBytes(kv_dtype_);
-  const size_t row_bytes = shape.num_kv_heads * head_bytes;
-  const KvView view = kv();
-  PackHeads(view.k.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens, shape.num_kv_heads, head_bytes,
-            heads, k);
-  PackHeads(view.v.subspan(token_begin * row_bytes, num_tokens * row_bytes), num_tokens, shape.num_kv_heads, head_bytes,
-            heads, v);
+  const KvView view = kv({token_begin, token_begin + num_tokens});
+  PackHeads(view.k, num_tokens, shape.num_kv_heads, head_bytes, heads, k);
+  PackHeads(view.v, num_tokens, shape.num_kv_heads, head_bytes, heads, v);
 }
 
 std::span<const float> HostPrefill::End() {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -36,6 +37,8 @@ class HostPrefill {
   void Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
             std::span<std::byte> v) const;
   void Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin, SlotRange slots) const;
+  std::unique_ptr<const SpillSections> Leave(uint32_t layer, const ResidentCache& cache, ResidentId id,
+                                             TokenRange tokens) const;
   std::span<const float> End();
   void Drop();
 
@@ -45,6 +48,7 @@ class HostPrefill {
     std::span<const std::byte> k, v;
   };
   KvView kv() const;
+  KvView kv(TokenRange tokens) const;
   // One thread's working memory for a tile of tokens or of queries.
   struct Scratch {
     Scratch(const HostWeights& weights, size_t half_dim);

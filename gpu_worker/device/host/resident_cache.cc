@@ -1,15 +1,36 @@
 #include "gpu_worker/device/host/resident_cache.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "base/check.h"
+#include "base/status.h"
 
 namespace tributary {
 
 ResidentCache::ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes)
     : shape_(shape), num_layers_(num_layers), regions_(shape, num_layers, pool_bytes), pool_(pool_bytes) {}
+
+absl::StatusOr<ResidentId> ResidentCache::Reserve(const ResidentSpec& spec) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const HostFacetPlan plan, HostFacetPlan::Make(spec, shape_, num_layers_));
+  TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, regions_.Reserve(spec.capacity_tokens, spec.kv_dtype, plan.parts()));
+  std::vector<std::span<std::byte>> parts;
+  for (const ResidentRegions::Part& part : regions_.parts(id))
+    parts.push_back({pool_.data() + part.offset, part.bytes});
+  const auto read_kv = [this, id](uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                                  std::span<std::byte> v) {
+    Read(id, layer, Kind::kKey, slots, heads, k);
+    Read(id, layer, Kind::kValue, slots, heads, v);
+  };
+  if (facets_.size() <= id.value) facets_.resize(id.value + 1);
+  facets_[id.value] = plan.MakeFacet({parts, read_kv});
+  return id;
+}
+
+void ResidentCache::Release(ResidentId id) {
+  regions_.Release(id);
+  facets_[id.value] = nullptr;
+}
 
 template <typename Copy>
 void ResidentCache::ForEachVector(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads,
@@ -43,27 +64,6 @@ void ResidentCache::Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slo
                 [&](const std::byte* stored, size_t offset, size_t bytes) {
                   std::memcpy(canonical.data() + offset, stored, bytes);
                 });
-}
-
-void ResidentCache::ForgetMaw(ResidentId id, uint32_t layer, SlotRange slots) {
-  if (!maw(id).has_value()) return;
-  for (uint32_t kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-    const std::span<float> head = Maw(id, layer, kv_head);
-    std::fill(head.begin() + slots.begin, head.begin() + slots.end, NAN);
-  }
-}
-
-void ResidentCache::ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) {
-  TRIBUTARY_CHECK_LE(slots.begin, slots.end);
-  TRIBUTARY_CHECK_LE(slots.end, capacity_tokens(id));
-  const size_t num_slots = slots.end - slots.begin;
-  TRIBUTARY_CHECK_EQ(maw.size(), size_t{num_layers_} * shape_.num_kv_heads * num_slots);
-  float* to = maw.data();
-  for (uint32_t layer = 0; layer < num_layers_; ++layer) {
-    for (uint32_t kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head, to += num_slots) {
-      std::copy_n(Maw(id, layer, kv_head).data() + slots.begin, num_slots, to);
-    }
-  }
 }
 
 }  // namespace tributary

@@ -1,13 +1,15 @@
-// The resident KV of all sequences, carved from one pool that is reserved at start.
+// The resident KV of all sequences and their facets, carved from one pool that is reserved at start.
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/aligned_buffer.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/host/policy/host_facet.h"
 #include "gpu_worker/device/resident_regions.h"
 
 namespace tributary {
@@ -18,11 +20,9 @@ class ResidentCache {
   // Throws std::bad_alloc.
   ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes);
 
-  absl::StatusOr<ResidentId> Reserve(uint32_t capacity_tokens, DType kv_dtype,
-                                     const std::optional<MawParams>& maw = std::nullopt) {
-    return regions_.Reserve(capacity_tokens, kv_dtype, maw);
-  }
-  void Release(ResidentId id) { regions_.Release(id); }
+  // Errors as Device::ReserveResident.
+  absl::StatusOr<ResidentId> Reserve(const ResidentSpec& spec);
+  void Release(ResidentId id);
   DeviceMemory memory() const { return regions_.memory(); }
 
   DType dtype(ResidentId id) const { return regions_.dtype(id); }
@@ -39,15 +39,8 @@ class ResidentCache {
   // Of some heads: [token][heads][head_dim].
   void Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads, std::span<std::byte> canonical);
 
-  const std::optional<MawParams>& maw(ResidentId id) const { return regions_.maw(id); }
-  // Of one KV head, [capacity_tokens]. REQUIRES: maw(id).
-  std::span<float> Maw(ResidentId id, uint32_t layer, uint32_t kv_head) {
-    return {reinterpret_cast<float*>(pool_.data() + regions_.MawOffset(id, layer, kv_head)), capacity_tokens(id)};
-  }
-  // These slots hold new tokens: their averages start anew. Nothing without a MAW.
-  void ForgetMaw(ResidentId id, uint32_t layer, SlotRange slots);
-  // Device::ReadMaw.
-  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw);
+  // Null: the sequence has none.
+  HostFacet* facet(ResidentId id) const { return id.value < facets_.size() ? facets_[id.value].get() : nullptr; }
 
  private:
   // Calls copy(pool bytes, canonical offset) for every (token, KV head) vector of the slots and heads.
@@ -59,6 +52,7 @@ class ResidentCache {
   const uint32_t num_layers_;
   ResidentRegions regions_;
   AlignedBuffer<std::byte> pool_;
+  std::vector<std::unique_ptr<HostFacet>> facets_;  // by id
 };
 
 }  // namespace tributary

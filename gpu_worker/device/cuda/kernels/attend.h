@@ -45,21 +45,9 @@ struct AttendArgs {
   const float* q = nullptr;  // [num_rows][num_q_heads][head_dim], 16-byte aligned
   SplitRule rule;
   AttendWorkspace workspace;
-  // Rows with a MAW get their `scores`.
+  // Rows with `scores` get them.
   bool keep_scores = false;
 };
 cudaError_t Attend(const AttendArgs& args, const Launch& launch);
-
-// The MAW of rows that have one, given what Attend() left of this layer: their scores, and in the workspace the maximum
-// and the sum of each split. Changes nothing that MergePartials() reads.
-struct UpdateMawArgs {
-  const DecodeRowDesc* rows = nullptr;
-  uint32_t num_rows = 0;  // at most kMaxDecodeRows
-  uint32_t layer = 0;
-  KvGeometry geometry;
-  SplitRule rule;  // as in Attend()
-  AttendWorkspace workspace;
-};
-cudaError_t UpdateMaw(const UpdateMawArgs& args, const Launch& launch);
 
 }  // namespace tributary::gpu

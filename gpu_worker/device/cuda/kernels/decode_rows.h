@@ -5,12 +5,12 @@
 #include <cstdint>
 
 #include "base/dtype.h"
-#include "policy/hgca/maw_update.h"
 
 namespace tributary::gpu {
 
 inline constexpr uint32_t kMaxSlotRanges = 3;  // sinks, and the ring in at most two pieces
 inline constexpr uint32_t kMaxDecodeRows = 256;
+inline constexpr uint32_t kFacetWordBytes = 16;
 
 // In device memory. `region` is slot 0 of layer 0, K, KV head 0 of the row's resident KV; the region's layout is
 // [layer][K, V][kv_head][capacity_tokens][head_dim] of kv_dtype, 16-byte aligned. A row with a null region is padding:
@@ -27,12 +27,15 @@ struct alignas(16) DecodeRowDesc {
     uint32_t begin = 0;
     uint32_t end = 0;
   } attend[kMaxSlotRanges];
-  // A row whose policy wants a MAW (policy/hgca/maw.h), else null: [layer][kv_head][capacity_tokens], and a scratch for
-  // one layer's scores, log2 of exp(softmax_scale * q.k), [q_head][capacity_tokens], both by slot.
-  float* maw = nullptr;
+  // One layer's scores, log2 of exp(softmax_scale * q.k), [q_head][capacity_tokens] by slot, for a facet that wants
+  // them; else null.
   float* scores = nullptr;
-  MawParams maw_params;
-  uint32_t maw_new_tokens = 0;  // the newest of those attended over start anew, as the one in append_slot does
+  // What the row's facet, if it has one, tells its policy's kernels (../policy/cuda_facet.h); nobody else reads it.
+  std::byte* facet = nullptr;
+  alignas(8) std::byte facet_words[kFacetWordBytes] = {};
+  uint32_t facet_kind = 0;  // 0: no facet, or nothing to do for it in this row
+  uint32_t step_tokens =
+      0;  // the newest of those attended over are new, as the one in append_slot is; 0: see DecodeRow
 };
 
 struct KvGeometry {

@@ -101,7 +101,7 @@ class DeviceRemoteTest : public ::testing::TestWithParam<std::pair<DeviceKind, D
 // new one at its start.
 TEST_P(DeviceRemoteTest, SlotsMayBeARing) {
   SCOPED_TRACE(seed_);
-  const ResidentId ring = *device_->ReserveResident(8 + 83, dtype());
+  const ResidentId ring = *device_->ReserveResident({8 + 83, dtype()});
   CopySlots(ring, 0, {0, 8});
   CopySlots(ring, 8, {49, 91});
   CopySlots(ring, 50, {8, 48});

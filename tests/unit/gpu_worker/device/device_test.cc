@@ -223,7 +223,7 @@ TEST_P(DeviceTest, CountsKvBytes) {
   const auto device = MakeDevice(GetParam(), MakeWeights({}));
   EXPECT_EQ(device->KvBytesPerToken(DType::kBf16), 2u * 2 * 2 * 16 * 2);
   EXPECT_EQ(device->memory().resident_used_bytes, 0u);
-  const ResidentId id = *device->ReserveResident(8, DType::kBf16);
+  const ResidentId id = *device->ReserveResident({8, DType::kBf16});
   EXPECT_EQ(device->memory().resident_used_bytes, 8 * device->KvBytesPerToken(DType::kBf16));
   device->ReleaseResident(id);
   EXPECT_EQ(device->memory().resident_used_bytes, 0u);

@@ -8,9 +8,11 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "gpu_worker/device/pack_heads.h"
+#include "gpu_worker/device/policy/hgca/maw_facet.h"
 #include "gpu_worker/engine/sequence.h"
 #include "gpu_worker/spill/prefill_job.h"
 #include "gtest/gtest.h"
+#include "tests/testutil/hgca_policy.h"
 #include "tests/testutil/tiny_device.h"
 #include "transport/inproc/inproc_network.h"
 
@@ -244,7 +246,7 @@ TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
   }
   const PrefillInput input{.prompt = prompt,
                            .kv_dtype = DType::kF32,
-                           .resident = *device.ReserveResident(cache.capacity_tokens(), DType::kF32),
+                           .resident = *device.ReserveResident({cache.capacity_tokens(), DType::kF32}),
                            .cache = &cache,
                            .shards = shards,
                            .num_layers = model.num_layers,
@@ -310,7 +312,7 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
   sequence.plan.kv_dtype = DType::kF32;
   sequence.cache = WindowCache({.sink_tokens = 4, .window_tokens = 64, .block_tokens = 64}, 4 + 64 * 6);
   sequence.cache.Prefilled(4 + 64 * 4);
-  sequence.resident = *device.ReserveResident(sequence.cache.capacity_tokens(), DType::kF32);
+  sequence.resident = *device.ReserveResident({sequence.cache.capacity_tokens(), DType::kF32});
   sequence.shards = {Shard(1)};
   sequence.shards[0].spec.stripe.stripe_tokens = 64;
   const uint64_t begin = sequence.cache.remote().end;
@@ -341,13 +343,14 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
   }
 }
 
-// A sequence on a device with a MAW, stepped without any remote tokens.
+// A sequence of HGCA, stepped without any remote tokens.
 struct SteppedSequence {
   SteppedSequence() {
     sequence.plan.kv_dtype = DType::kF32;
     sequence.cache = WindowCache({.sink_tokens = 4, .window_tokens = 8, .block_tokens = 8}, 400);
-    sequence.resident = *device.ReserveResidentWithMaw(sequence.cache.capacity_tokens(), DType::kF32, {0.5f});
-    sequence.keeps_maw = true;
+    const PolicyParams policy = HgcaPolicyWith({0.5f});
+    sequence.resident = *device.ReserveResident({sequence.cache.capacity_tokens(), DType::kF32, &policy});
+    sequence.facet = device.facet(sequence.resident);
     sequence.cache.Prefilled(1);
     device.BeginPrefill(std::vector<uint32_t>{3}, DType::kF32).IgnoreError();
     for (uint32_t layer = 0; layer < kNumLayers; ++layer) {
@@ -382,7 +385,7 @@ struct SteppedSequence {
     for (const SlotRange slots : sequence.cache.SlotsOf(block)) {
       for (uint32_t slot = slots.begin; slot < slots.end; ++slot, ++token) {
         std::vector<float> of_slot(kNumLayers * 2);
-        device.ReadMaw(sequence.resident, {slot, slot + 1}, of_slot);
+        dynamic_cast<MawReader*>(sequence.facet)->ReadMaw({slot, slot + 1}, of_slot);
         for (uint32_t i = 0; i < of_slot.size(); ++i) maw[{i / 2, token, i % 2}] = of_slot[i];
       }
     }
@@ -400,13 +403,12 @@ TEST_F(SpillTest, ABlocksMawTravelsAsItWasWhenTheBlockBeganToLeave) {
   SteppedSequence stepped;
   Sequence& sequence = stepped.sequence;
   sequence.shards = {Shard(1, 0, 1), Shard(2, 1, 2)};
-  EXPECT_TRUE(BeginBlockSpill(sequence, {0, 1}, kShape, kNumLayers, &stepped.device).maw.empty())
-      << "no step has looked at it yet";
+  EXPECT_EQ(BeginBlockSpill(sequence, {0, 1}).sections, nullptr) << "no step has looked at it yet";
   size_t delivered = 0;
   for (int block_idx = 0; block_idx < 5; ++block_idx) {  // the ring wraps, and blocks with it
     while (!sequence.cache.next_spill()) stepped.Step();
     const TokenRange block = *sequence.cache.next_spill();
-    sequence.spill = BeginBlockSpill(sequence, block, kShape, kNumLayers, &stepped.device);
+    sequence.spill = BeginBlockSpill(sequence, block);
     const uint64_t softmax_tokens = sequence.softmax_tokens;
     SteppedSequence::Maw expected = stepped.MawOf(block);
     stepped.Step();

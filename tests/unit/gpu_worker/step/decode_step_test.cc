@@ -42,7 +42,7 @@ class DecodeStepTest : public ::testing::Test {
                .num_layers = TinyModel().num_layers,
                .softmax_scale = TinyModel().softmax_scale()},
               &device_, nullptr, nullptr, &clock_, &metrics_, &trace_) {
-    row_.device = {.token = 1, .resident = *device_.ReserveResident(4, DType::kF32)};
+    row_.device = {.token = 1, .resident = *device_.ReserveResident({4, DType::kF32})};
     row_.device.attend[0] = {0, 1};
     row_.context_tokens = row_.resident_tokens = 1;
   }

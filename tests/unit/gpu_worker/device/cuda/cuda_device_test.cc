@@ -70,7 +70,8 @@ Sequences Feed(Device& device, std::span<const size_t> lengths, std::span<const 
   std::mt19937_64 random(seed);
   Sequences sequences;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    sequences.resident.push_back(*device.ReserveResident(static_cast<uint32_t>(lengths[i]), dtypes[i % dtypes.size()]));
+    sequences.resident.push_back(
+        *device.ReserveResident({static_cast<uint32_t>(lengths[i]), dtypes[i % dtypes.size()]}));
     sequences.tokens.emplace_back(lengths[i]);
     for (uint32_t& token : sequences.tokens.back()) token = static_cast<uint32_t>(random() % kVocab);
   }
@@ -279,7 +280,7 @@ TEST_F(CudaDeviceTest, TheGpuWaitsBoundedly) {
 
 TEST_F(CudaDeviceTest, MayBeDestroyedDuringAStep) {
   auto device = MakeDevice(MakeWeights(WideModel(seed_)), {});
-  const DecodeRow row = ContiguousRow(*device->ReserveResident(4, DType::kBf16), 1, 0);
+  const DecodeRow row = ContiguousRow(*device->ReserveResident({4, DType::kBf16}), 1, 0);
   device->BeginStep({&row, 1});
   device->AwaitQuery(0);
   const auto begin = std::chrono::steady_clock::now();

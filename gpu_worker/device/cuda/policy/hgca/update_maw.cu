@@ -1,5 +1,6 @@
 // A step's attention weights, into the moving averages of the slots that they belong to.
-#include "gpu_worker/device/cuda/kernels/attend.h"
+#include "gpu_worker/device/cuda/policy/hgca/update_maw.h"
+
 #include "gpu_worker/device/cuda/kernels/attend_plan.cuh"
 #include "gpu_worker/device/cuda/kernels/device_common.cuh"
 
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs 
   const KvGeometry& g = args.geometry;
   const uint32_t r = blockIdx.z, kv_head = blockIdx.y;
   const DecodeRowDesc& row = args.rows[r];
-  if (row.maw == nullptr) return;
+  if (row.facet_kind != args.facet_kind) return;
   const SplitPlan plan = PlanSplits(row, args.rule);
   if (blockIdx.x * kThreads >= plan.tokens) return;
   const uint32_t group = g.num_q_heads / g.num_kv_heads;
@@ -41,9 +42,11 @@ __global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs 
     if (threadIdx.x % kWarpSize == 0) lse2[i] = value;
   }
   __syncthreads();
-  const GroupAggregate how = row.maw_params.group_aggregate;
+  const MawParams params = reinterpret_cast<const MawWords*>(row.facet_words)->params;
+  const GroupAggregate how = params.group_aggregate;
   const float* const scores = row.scores + size_t{kv_head} * group * row.capacity_tokens;
-  float* const maw = row.maw + (size_t{args.layer} * g.num_kv_heads + kv_head) * row.capacity_tokens;
+  const size_t heads_before = size_t{args.layer} * g.num_kv_heads + kv_head;
+  float* const maw = reinterpret_cast<float*>(row.facet) + heads_before * row.capacity_tokens;
   for (uint32_t t = blockIdx.x * kThreads + threadIdx.x; t < plan.tokens; t += kBlocksPerHead * kThreads) {
     const uint32_t slot = SlotOf(row, t);
     float a = exp2f(scores[slot] - lse2[0]);
@@ -51,20 +54,22 @@ __global__ void __launch_bounds__(kThreads) UpdateMawKernel(const UpdateMawArgs 
       a = AddGroupHead(how, a, exp2f(scores[size_t{i} * row.capacity_tokens + slot] - lse2[i]));
     }
     // The slots that this step appended to held other tokens before.
-    const bool is_new = slot == row.append_slot || t + row.maw_new_tokens >= plan.tokens;
+    const bool is_new = slot == row.append_slot || t + row.step_tokens >= plan.tokens;
     const float before = is_new ? NAN : maw[slot];
-    maw[slot] = NextMaw(row.maw_params.alpha, FinishGroup(how, a, group), before);
+    maw[slot] = NextMaw(params.alpha, FinishGroup(how, a, group), before);
   }
 }
 
 }  // namespace
 
 cudaError_t UpdateMaw(const UpdateMawArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows || args.rule.split_tokens == 0 ||
-      args.rule.max_splits == 0) {
+  if (args.facet_kind == 0 || !Serves(args.geometry) || args.num_rows == 0 || args.num_rows > kMaxDecodeRows ||
+      args.rule.split_tokens == 0 || args.rule.max_splits == 0) {
     return cudaErrorInvalidValue;
   }
   const uint32_t group = args.geometry.num_q_heads / args.geometry.num_kv_heads;
+  // Bytes: tokens x (q_heads x 4 read + kv_heads x 8 read and written) per row with a MAW. Ceiling: device memory; the
+  // scores were written just now, so L2 while they fit.
   return LaunchKernel(launch, UpdateMawKernel, dim3(kBlocksPerHead, args.geometry.num_kv_heads, args.num_rows),
                       kThreads, group * sizeof(float), args);
 }

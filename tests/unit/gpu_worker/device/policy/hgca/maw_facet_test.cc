@@ -1,13 +1,15 @@
-// The moving average of attention weights that a device keeps (Device::ReserveResidentWithMaw) against
-// policy/hgca/maw.h, with weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
+// The moving average of attention weights that HGCA's facet keeps on each device, against policy/hgca/maw.h with
+// weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
 #include <cmath>
 #include <map>
 #include <random>
 
+#include "gpu_worker/device/policy/hgca/maw_facet.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "gtest/gtest.h"
 #include "policy/hgca/maw.h"
 #include "tests/testutil/device_driver.h"
+#include "tests/testutil/hgca_policy.h"
 #include "tests/testutil/random_model.h"
 #include "tests/testutil/test_devices.h"
 #include "tests/testutil/test_seed.h"
@@ -49,6 +51,17 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
   const AttentionShape& shape() const { return weights_->config.attention; }
   uint32_t RandomToken() { return RandomInt(random_, 0u, 60u); }
 
+  ResidentId Reserve(uint32_t capacity_tokens, DType dtype, std::optional<MawParams> maw) {
+    const PolicyParams policy = HgcaPolicyWith(maw.value_or(MawParams{}));
+    return *device_->ReserveResident(
+        {.capacity_tokens = capacity_tokens, .kv_dtype = dtype, .policy = maw ? &policy : nullptr});
+  }
+  void ReadMaw(ResidentId id, SlotRange slots, std::span<float> maw) {
+    auto* const reader = dynamic_cast<MawReader*>(device_->facet(id));
+    TRIBUTARY_CHECK(reader != nullptr);
+    reader->ReadMaw(slots, maw);
+  }
+
   void ReleaseAll() {
     for (const Tracked& s : sequences_) device_->ReleaseResident(s.resident);
     sequences_.clear();
@@ -63,8 +76,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
                 .block_tokens = RandomInt(random_, 1u, 12u)};
     s.cache = WindowCache(s.layout, kMaxContext);
     const uint32_t capacity = s.cache.capacity_tokens();
-    s.resident =
-        maw ? *device_->ReserveResidentWithMaw(capacity, s.dtype, *maw) : *device_->ReserveResident(capacity, s.dtype);
+    s.resident = Reserve(capacity, s.dtype, maw);
     s.expected.assign(kLayers, std::vector<std::map<uint64_t, float>>(shape().num_kv_heads));
     Prefill(s);
     sequences_.push_back(std::move(s));
@@ -117,10 +129,10 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
       DecodeRow row{.token = RandomToken(), .pos = s.cache.context_tokens(), .resident = s.resident};
       row.append_slot = s.cache.Append();
       row.attend = s.cache.AttendRanges();
-      row.maw_new_tokens = 0;
+      row.step_tokens = 0;
       rows.push_back(row);
     } while (rows.size() < max_tokens && s.cache.CanAppend());
-    rows.back().maw_new_tokens = static_cast<uint32_t>(rows.size());
+    rows.back().step_tokens = static_cast<uint32_t>(rows.size());
     return rows;
   }
 
@@ -202,7 +214,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
   void Compare(const Tracked& s, const DecodeRow& row) {
     const uint32_t capacity = s.cache.capacity_tokens();
     std::vector<float> maw(size_t{kLayers} * shape().num_kv_heads * capacity);
-    device_->ReadMaw(s.resident, {0, capacity}, maw);
+    ReadMaw(s.resident, {0, capacity}, maw);
     const std::vector<uint32_t> slots = Slots(row);
     const std::vector<uint64_t> tokens = Tokens(s);
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
@@ -219,7 +231,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     // Part of the slots is the same part of each head.
     const SlotRange part{capacity / 3, capacity / 2 + 1};
     std::vector<float> of_part(size_t{kLayers} * shape().num_kv_heads * (part.end - part.begin));
-    device_->ReadMaw(s.resident, part, of_part);
+    ReadMaw(s.resident, part, of_part);
     const size_t last = of_part.size() - 1;
     const float whole = maw[maw.size() - capacity + part.end - 1];
     EXPECT_TRUE(of_part[last] == whole || (std::isnan(of_part[last]) && std::isnan(whole)));
@@ -229,7 +241,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
   std::vector<float> Averages(const Tracked& s) {
     const uint32_t capacity = s.cache.capacity_tokens();
     std::vector<float> maw(size_t{kLayers} * shape().num_kv_heads * capacity), averages;
-    device_->ReadMaw(s.resident, {0, capacity}, maw);
+    ReadMaw(s.resident, {0, capacity}, maw);
     const DecodeRow row{.attend = s.cache.AttendRanges()};
     for (size_t head = 0; head < size_t{kLayers} * shape().num_kv_heads; ++head) {
       for (const uint32_t slot : Slots(row)) averages.push_back(maw[head * capacity + slot]);
@@ -306,8 +318,8 @@ TEST_P(DeviceMawTest, LogitsAreTheSameBits) {
   const std::vector<uint32_t> prompt = {1, 2, 3, 4, 5, 6, 7, 8, 9};
   std::vector<std::vector<float>> logits;
   for (const bool with_maw : {false, true}) {
-    const ResidentId id = with_maw ? *device_->ReserveResidentWithMaw(20, std::get<1>(GetParam()), {})
-                                   : *device_->ReserveResident(20, std::get<1>(GetParam()));
+    const ResidentId id =
+        Reserve(20, std::get<1>(GetParam()), with_maw ? std::optional(MawParams{}) : std::nullopt);
     TRIBUTARY_CHECK(device_->BeginPrefill(prompt, std::get<1>(GetParam())).ok());
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       device_->PrefillProject(layer, 0, prompt.size());
