@@ -1,48 +1,35 @@
-// One sequence on the GPU worker: where it stands, which block is leaving its window, and what to
-// report when it ends.
+// One sequence on the GPU worker: its plan, where it stands, which block is leaving its window, and what is added up
+// for the summary of its turn.
+//
+// Owns nothing outside itself: `resident` is the device's and its nodes are RemoteNodes', and whoever removes the
+// sequence from the engine gives them back (TurnCloser). Thread-compatible.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "gpu_worker/device/facet.h"
-#include "gpu_worker/engine/decode_engine.h"
+#include "gpu_worker/engine/block_spill.h"
+#include "gpu_worker/engine/sequence_state.h"
+#include "gpu_worker/remote/engine_metrics.h"
 #include "gpu_worker/sequence/sampler.h"
+#include "gpu_worker/sequence/sequence_plan.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "gpu_worker/spill/spill.h"
 #include "gpu_worker/step/attention_quality.h"
-#include "gpu_worker/step/decode_step.h"
 
 namespace tributary {
-
-// A block on its way from the window to its shards. Frames go layer by layer, shard by shard, and
-// by tokens where a block is too big for one frame.
-struct BlockSpill {
-  TokenRange block;
-  uint32_t layer = 0;    // of the next frame
-  size_t shard_idx = 0;  // of the next frame
-  uint64_t token = 0;    // of the next frame; before the block's begin: the block's begin
-  bool all_sent = false;
-  std::unique_ptr<const SpillSections> sections;  // what its frames carry for the policy; null: nothing
-};
-
-enum class SequenceState {
-  kQueued,  // waits for the device's prefill
-  kPrefilling,
-  kDraining,  // prefilled; waits for the shards' acknowledgements
-  kDecoding,
-  kKept,       // the answer has ended; a Continue may follow
-  kAppending,  // a later turn's tokens
-};
 
 struct Sequence {
   SequencePlan plan;
   WindowCache cache;
   ResidentId resident;
   std::vector<BoundShard> shards;
-  SequenceState state = SequenceState::kQueued;
 
   SampledToken sampled;           // the latest token; fed by the next step
   TopTokens top;                  // of the latest token, if the plan asks for them
@@ -72,6 +59,14 @@ struct Sequence {
   uint64_t bytes_received = 0;
 
   SequenceId id() const { return plan.sequence_id; }
+  SequenceState state() const { return state_; }
+  bool is(SequenceState state) const { return state_ == state; }
+  // Moves on. REQUIRES (checked): the event is legal in this state (sequence_state.h).
+  void Apply(SequenceEvent event);
+  // Its turn's first token is there, by whichever event; it decodes now, or has its answer already.
+  void BeginAnswer(SequenceEvent event, int64_t now_ns);
+  // After each token of the answer: Answered if it was the last one.
+  void ApplyIfAnswered();
   // Prompts and answers, the latest token included.
   uint64_t context_tokens() const { return history_tokens + plan.prompt_tokens.size() + generated_tokens; }
   // Of the query that appends the next num_tokens: a sparse policy reads everything then, and selects anew after the
@@ -95,14 +90,9 @@ struct Sequence {
   // "stop" or "length" if the latest token was the last one, else "".
   const char* FinishReason() const;
   bool UsesNode(NodeIdx node) const;
+
+ private:
+  SequenceState state_ = SequenceState::kQueued;
 };
-
-// The block begins to leave the window. Between steps.
-BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block);
-// Sends the next frames of sequence.spill, of about `frame_bytes` at most, as far as there is room.
-// Returns true if anything was sent. REQUIRES: sequence.spill.
-bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes);
-
-SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes);
 
 }  // namespace tributary

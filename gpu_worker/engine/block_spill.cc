@@ -1,0 +1,100 @@
+#include "gpu_worker/engine/block_spill.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "gpu_worker/device/device.h"
+#include "gpu_worker/engine/sequence.h"
+#include "gpu_worker/spill/spill.h"
+
+namespace tributary {
+namespace {
+
+// Some tokens of one layer in a sequence's resident slots.
+class ResidentReader final : public KvReader {
+ public:
+  ResidentReader(const Sequence& sequence, uint32_t layer, TokenRange tokens, Device* device)
+      : sequence_(sequence), layer_(layer), tokens_(tokens), device_(device) {}
+  CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
+    const size_t token_bytes = k.size() / tokens_.size();
+    CopyTicket ticket = 0;
+    size_t offset = 0;
+    for (const SlotRange slots : sequence_.cache.SlotsOf(tokens_)) {
+      const size_t bytes = (slots.end - slots.begin) * token_bytes;
+      if (bytes == 0) continue;
+      ticket = device_->ReadResident(sequence_.resident, layer_, slots, heads, k.subspan(offset, bytes),
+                                     v.subspan(offset, bytes));
+      offset += bytes;
+    }
+    TRIBUTARY_CHECK_EQ(offset, k.size());
+    return ticket;
+  }
+  size_t SectionBytes(HeadRange heads) const override {
+    const SpillSections* const sections = sequence_.spill->sections.get();
+    return sections == nullptr ? 0 : sections->Bytes(static_cast<uint32_t>(tokens_.size()), heads);
+  }
+  void WriteSection(HeadRange heads, std::span<std::byte> section) const override {
+    sequence_.spill->sections->Write(layer_, tokens_, heads, section);
+  }
+
+ private:
+  const Sequence& sequence_;
+  const uint32_t layer_;
+  const TokenRange tokens_;
+  Device* const device_;
+};
+
+// Tokens of the next frame to this shard.
+uint64_t NextTokens(const BlockSpill& spill, const BoundShard& shard, uint32_t frame_bytes) {
+  const uint64_t most = std::max<uint64_t>(1, frame_bytes / SpillSender::TokenBytes(shard));
+  return std::min(most, spill.block.end - std::max(spill.token, spill.block.begin));
+}
+
+// Sends what is left of the block's layer to one shard. False if there was no room for all of it.
+bool SendBlock(const Sequence& sequence, const BoundShard& shard, Device* device, uint32_t frame_bytes,
+               SpillSender* sender, BlockSpill* spill, bool* sent_any) {
+  spill->token = std::max(spill->token, spill->block.begin);
+  while (spill->token < spill->block.end) {
+    const uint64_t num_tokens = NextTokens(*spill, shard, frame_bytes);
+    const ResidentReader reader(sequence, spill->layer, {spill->token, spill->token + num_tokens}, device);
+    if (sender->Send(shard, spill->layer, spill->token, static_cast<uint32_t>(num_tokens), reader) !=
+        SpillSender::Sent::kSent) {
+      return false;
+    }
+    *sent_any = true;
+    spill->token += num_tokens;
+  }
+  spill->token = 0;
+  return true;
+}
+
+}  // namespace
+
+BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block) {
+  BlockSpill spill{.block = block};
+  if (sequence.facet != nullptr) {
+    spill.sections = sequence.facet->OnLeaving({block, sequence.cache.SlotsOf(block), sequence.softmax_tokens});
+  }
+  return spill;
+}
+
+bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes) {
+  BlockSpill& spill = *sequence.spill;
+  const ShardSpec& model = sequence.shards.front().spec;
+  bool sent_any = false;
+  for (; spill.layer < model.num_layers; ++spill.layer, spill.shard_idx = 0) {
+    for (; spill.shard_idx < sequence.shards.size(); ++spill.shard_idx) {
+      const BoundShard& shard = sequence.shards[spill.shard_idx];
+      const bool holds = spill.layer >= shard.spec.layer_begin && spill.layer < shard.spec.layer_end &&
+                         shard.spec.stripe.Owns(spill.block.begin);
+      if (!holds) continue;
+      if (!SendBlock(sequence, shard, device, frame_bytes, sender, &spill, &sent_any)) {
+        return sent_any;
+      }
+    }
+  }
+  spill.all_sent = true;
+  return sent_any;
+}
+
+}  // namespace tributary

@@ -1,0 +1,61 @@
+#include "gpu_worker/engine/sequence_admission.h"
+
+#include <utility>
+
+#include "base/status.h"
+#include "fmt/format.h"
+#include "policy/policy.h"
+
+namespace tributary {
+
+absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan plan, std::string* blamed) {
+  TRIBUTARY_RETURN_IF_ERROR(device_->status());
+  TRIBUTARY_RETURN_IF_ERROR(Validate(plan, model_));
+  if (plan.prompt_tokens.size() > device_->limits().max_prefill_tokens) {
+    return absl::InvalidArgumentError(
+        fmt::format("sequence {}: the prompt has {} tokens, this worker prefills at most {}", plan.sequence_id.value,
+                    plan.prompt_tokens.size(), device_->limits().max_prefill_tokens));
+  }
+  const uint64_t max_context_tokens = plan.max_context_tokens();
+  const bool never_remote = plan.layout.RemoteEnd(max_context_tokens) == plan.layout.sink_tokens;
+  if (plan.routes.empty() || plan.layout.all_resident || never_remote) {
+    plan.layout.all_resident = true;
+    plan.routes.clear();
+  }
+  auto sequence = std::make_unique<Sequence>();
+  TRIBUTARY_RETURN_IF_ERROR(BindShards(plan, sequence.get(), blamed));
+  sequence->cache = WindowCache(plan.layout, max_context_tokens);
+  TRIBUTARY_RETURN_IF_ERROR(Reserve(plan, sequence.get()));
+  sequence->cache.Prefilled(plan.prompt_tokens.size());
+  sequence->started_ns = clock_->NowNs();
+  sequence->plan = std::move(plan);
+  return sequence;
+}
+
+absl::Status SequenceAdmission::BindShards(const SequencePlan& plan, Sequence* sequence, std::string* blamed) {
+  for (const SequenceRoute& route : plan.routes) {
+    const absl::StatusOr<NodeIdx> node = nodes_->Acquire(route.node);
+    if (!node.ok()) {
+      *blamed = route.node.node_id;
+      return node.status();
+    }
+    sequence->shards.push_back({route.shard, *node, plan.kv_dtype});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SequenceAdmission::Reserve(const SequencePlan& plan, Sequence* sequence) {
+  const bool is_sparse = MakePolicy(plan.policy)->is_sparse() && !sequence->shards.empty();
+  TRIBUTARY_ASSIGN_OR_RETURN(sequence->resident,
+                             device_->ReserveResident({.capacity_tokens = sequence->cache.capacity_tokens(),
+                                                       .kv_dtype = plan.kv_dtype,
+                                                       .policy = is_sparse ? &plan.policy : nullptr,
+                                                       .max_context_tokens = plan.max_context_tokens()}));
+  sequence->facet = device_->facet(sequence->resident);
+  if (is_sparse) {
+    sequence->quality = std::make_unique<AttentionQuality>(plan.policy, model_.shape, model_.num_layers);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tributary
