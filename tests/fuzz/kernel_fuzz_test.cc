@@ -2,12 +2,14 @@
 // beginnings, block lists, single tokens, visible ends. Tokens that no query sees hold NaN; memory has exactly the
 // calls' size, so that AddressSanitizer sees what lies beyond.
 //
-// A short time as an ordinary test; TRIBUTARY_FUZZ_SECONDS=60 for longer (`./dev fuzz` does so under ASan and UBSan). A
-// failure prints the seed of its case: TRIBUTARY_TEST_SEED=<seed> runs that case first.
+// 300 cases as an ordinary test; TRIBUTARY_FUZZ_CASES=<number> for others, TRIBUTARY_FUZZ_SECONDS=<number> for as many
+// as fit (`./dev fuzz` runs it under ASan and UBSan). A failure prints the seed of its case: TRIBUTARY_TEST_SEED=<seed>
+// runs that case first.
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 #include "tests/testutil/test_seed.h"
 #include "tests/unit/cpu_attention_service/kernels/kernel_case.h"
@@ -241,9 +243,16 @@ class KernelFuzz {
   std::mt19937_64 random_;
 };
 
+// 0: not set.
+double NumberFrom(const char* variable) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? 0 : std::strtod(text, nullptr);
+}
+
 TEST(KernelFuzzTest, RandomCalls) {
-  const char* text = std::getenv("TRIBUTARY_FUZZ_SECONDS");
-  const double seconds = text == nullptr ? 1.5 : std::strtod(text, nullptr);
+  const double seconds = NumberFrom("TRIBUTARY_FUZZ_SECONDS");
+  const double wanted_cases = NumberFrom("TRIBUTARY_FUZZ_CASES");
+  const int num_cases = wanted_cases > 0 ? static_cast<int>(wanted_cases) : 300;
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   uint64_t seed = TestSeed();
@@ -252,7 +261,7 @@ TEST(KernelFuzzTest, RandomCalls) {
   std::printf("%s\n", SeedTrace(seed).c_str());
   std::fflush(stdout);
   int cases = 0;
-  for (; elapsed() < seconds && !HasFailure(); ++seed, ++cases) {
+  for (; !HasFailure() && (seconds > 0 ? elapsed() < seconds : cases < num_cases); ++seed, ++cases) {
     SCOPED_TRACE(SeedTrace(seed));
     KernelFuzz(seed).RunCase();
   }
