@@ -37,6 +37,7 @@ inline constexpr uint32_t kMaxStepTimeoutMs = 45'000;
 inline constexpr uint32_t kMaxFramePayloadBytes = 16u << 20;
 inline constexpr uint32_t kMaxEntriesPerFrame = 4096;
 inline constexpr uint32_t kMaxErrorTextBytes = 512;
+inline constexpr uint32_t kMaxPolicySectionBytes = kMaxFramePayloadBytes / 2;  // of one entry or spill
 
 inline constexpr size_t kMaxNodeIdBytes = 128;
 

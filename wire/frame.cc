@@ -1,5 +1,6 @@
 #include "wire/frame.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/limits.h"
@@ -11,24 +12,36 @@ namespace {
 // the largest is 2^32 tokens x 2^10 heads x 2^8 elements x 4 bytes = 2^52.
 uint64_t RowsBytes(uint64_t rows, uint32_t head_dim) { return rows * head_dim * sizeof(float); }
 
-// Walks the data areas of a frame's entries: in order, no overlap, ending with the payload.
+bool IsZero(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
+}
+
+// Walks the data of a frame's entries: in order, without a gap, ending with the payload.
 class DataCursor {
  public:
-  DataCursor(uint64_t begin, uint64_t payload_bytes) : next_(begin), payload_bytes_(payload_bytes) {}
+  DataCursor(uint64_t begin, std::span<const std::byte> payload) : next_(begin), payload_(payload) {}
 
-  FrameError Take(uint64_t offset_bytes, uint64_t data_bytes) {
+  // One entry's data and its policy section.
+  FrameError Take(uint64_t offset_bytes, uint64_t data_bytes, uint32_t policy_bytes) {
+    const uint64_t policy_offset = offset_bytes + PaddedBytes(data_bytes);
+    const uint64_t end = policy_offset + PaddedBytes(policy_bytes);
+    if (policy_bytes > limits::kMaxPolicySectionBytes) return FrameError::kBadSize;
     if (offset_bytes < next_) return FrameError::kBadSize;  // into the table or an earlier entry
-    if (offset_bytes > payload_bytes_ || data_bytes > payload_bytes_ - offset_bytes) {
-      return FrameError::kTruncated;
+    if (end > payload_.size()) return FrameError::kTruncated;
+    if (offset_bytes != next_) return FrameError::kBadSize;
+    if (!IsFill(offset_bytes + data_bytes, policy_offset) || !IsFill(policy_offset + policy_bytes, end)) {
+      return FrameError::kMalformed;
     }
-    next_ = offset_bytes + data_bytes;
+    next_ = end;
     return FrameError::kOk;
   }
-  FrameError Finish() const { return next_ == payload_bytes_ ? FrameError::kOk : FrameError::kBadSize; }
+  FrameError Finish() const { return next_ == payload_.size() ? FrameError::kOk : FrameError::kBadSize; }
 
  private:
+  bool IsFill(uint64_t begin, uint64_t end) const { return IsZero(payload_.subspan(begin, end - begin)); }
+
   uint64_t next_;
-  uint64_t payload_bytes_;
+  std::span<const std::byte> payload_;
 };
 
 template <typename Body>
@@ -75,6 +88,7 @@ FrameError CheckQueryFlags(uint32_t flags) {
 
 FrameError CheckQueryEntry(const QueryEntry& entry) {
   if (const FrameError error = CheckQueryFlags(entry.flags); error != FrameError::kOk) return error;
+  if (entry.reserved != 0) return FrameError::kMalformed;
   if (entry.visible_begin > entry.visible_end || entry.visible_end > limits::kMaxContextTokens) {
     return FrameError::kOutOfRange;
   }
@@ -82,7 +96,7 @@ FrameError CheckQueryEntry(const QueryEntry& entry) {
 }
 
 FrameError CheckPartialEntry(const PartialEntry& entry) {
-  if (!IsFrameError(entry.status)) return FrameError::kMalformed;
+  if (!IsFrameError(entry.status) || entry.reserved != 0) return FrameError::kMalformed;
   if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return FrameError::kOk;
   if ((entry.flags & ~kPartialMeasured) != 0) return FrameError::kMalformed;
   if (const FrameError error = CheckRows(entry.n_q, entry.num_q_heads); error != FrameError::kOk) {
@@ -98,13 +112,6 @@ FrameError CheckPartialEntry(const PartialEntry& entry) {
   return FrameError::kOk;
 }
 
-uint64_t PartialDataBytes(const PartialEntry& entry, uint32_t head_dim) {
-  const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
-  const uint64_t bytes = RowsBytes(rows, head_dim) + rows * sizeof(float);
-  if ((entry.flags & kPartialMeasured) == 0) return bytes;
-  return bytes + rows * sizeof(float) + entry.num_kv_heads * sizeof(uint32_t);
-}
-
 // What was measured says the same as the entry: per KV head at most what is covered, together what was attended.
 FrameError CheckMeasured(const PartialEntry& entry, std::span<const std::byte> attended_tokens) {
   if ((entry.flags & kPartialMeasured) == 0) return FrameError::kOk;
@@ -115,11 +122,6 @@ FrameError CheckMeasured(const PartialEntry& entry, std::span<const std::byte> a
     sum += tokens;
   }
   return sum == entry.attended_head_tokens ? FrameError::kOk : FrameError::kOutOfRange;
-}
-
-uint64_t TagOf(const SipKey& key, FrameHeader header) {
-  header.auth_tag = 0;
-  return SipHash24(key, std::as_bytes(std::span(&header, 1)));
 }
 
 }  // namespace
@@ -135,18 +137,10 @@ std::string_view FrameErrorName(FrameError error) {
   static constexpr std::array<std::string_view, kNumFrameErrors> kNames = {
       "ok",           "truncated",       "bad_magic",   "bad_version", "bad_type",      "bad_size",
       "bad_auth_tag", "unknown_session", "stale_epoch", "replayed",    "unknown_shard", "bad_geometry",
-      "not_stored",   "out_of_range",    "exhausted",   "malformed"};
+      "not_stored",   "out_of_range",    "exhausted",   "malformed",   "bad_payload",   "not_granted"};
   const uint32_t value = static_cast<uint32_t>(error);
   return IsFrameError(value) ? kNames[value] : "unknown";
 }
-
-void SealHeader(const SipKey& key, FrameHeader& header) {
-  header.magic = kFrameMagic;
-  header.version = kFrameVersion;
-  header.auth_tag = TagOf(key, header);
-}
-
-bool VerifyHeader(const SipKey& key, const FrameHeader& header) { return header.auth_tag == TagOf(key, header); }
 
 FrameError DecodeHeader(std::span<const std::byte> header_bytes, size_t payload_size, FrameHeader* header) {
   TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckExactSize(header_bytes.size(), kFrameHeaderBytes));
@@ -173,12 +167,13 @@ FrameError QueryView::Decode(std::span<const std::byte> payload, QueryView* view
       CheckEntryTable(payload.size(), sizeof(QueryBody), body.num_entries, sizeof(QueryEntry), body.head_dim));
   view->payload_ = payload;
   view->body_ = body;
-  DataCursor data(sizeof(QueryBody) + uint64_t{body.num_entries} * sizeof(QueryEntry), payload.size());
+  DataCursor data(sizeof(QueryBody) + uint64_t{body.num_entries} * sizeof(QueryEntry), payload);
   for (uint32_t i = 0; i < body.num_entries; ++i) {
     const QueryEntry entry = view->entry(i);
     TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckQueryEntry(entry));
     const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
-    TRIBUTARY_RETURN_IF_FRAME_ERROR(data.Take(entry.q_offset_bytes, RowsBytes(rows, body.head_dim)));
+    TRIBUTARY_RETURN_IF_FRAME_ERROR(
+        data.Take(entry.q_offset_bytes, RowsBytes(rows, body.head_dim), entry.policy_bytes));
   }
   return data.Finish();
 }
@@ -190,12 +185,13 @@ FrameError PartialFrameView::Decode(std::span<const std::byte> payload, PartialF
       CheckEntryTable(payload.size(), sizeof(PartialBody), body.num_entries, sizeof(PartialEntry), body.head_dim));
   view->payload_ = payload;
   view->body_ = body;
-  DataCursor data(sizeof(PartialBody) + uint64_t{body.num_entries} * sizeof(PartialEntry), payload.size());
+  DataCursor data(sizeof(PartialBody) + uint64_t{body.num_entries} * sizeof(PartialEntry), payload);
   for (uint32_t i = 0; i < body.num_entries; ++i) {
     const PartialEntry entry = view->entry(i);
     TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckPartialEntry(entry));
     if (entry.status != static_cast<uint32_t>(FrameError::kOk)) continue;
-    TRIBUTARY_RETURN_IF_FRAME_ERROR(data.Take(entry.data_offset_bytes, PartialDataBytes(entry, body.head_dim)));
+    TRIBUTARY_RETURN_IF_FRAME_ERROR(
+        data.Take(entry.data_offset_bytes, PartialBytes(entry, body.head_dim), entry.policy_bytes));
     TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckMeasured(entry, view->attended_tokens(entry)));
   }
   return data.Finish();
@@ -212,15 +208,15 @@ FrameError SpillView::Decode(std::span<const std::byte> payload, SpillView* view
     return FrameError::kBadGeometry;
   }
   if (body.num_tokens == 0) return FrameError::kBadSize;
-  if (!IsTokenRange(body.token_begin, body.num_tokens) || body.resident_tokens > limits::kMaxContextTokens) {
-    return FrameError::kOutOfRange;
-  }
+  if (!IsTokenRange(body.token_begin, body.num_tokens)) return FrameError::kOutOfRange;
+  if (body.policy_bytes > limits::kMaxPolicySectionBytes) return FrameError::kBadSize;
   const uint64_t elements = uint64_t{body.num_tokens} * body.num_kv_heads * body.head_dim;
   const uint64_t k_bytes = elements * DTypeBytes(k_dtype);
   const uint64_t v_bytes = elements * DTypeBytes(v_dtype);
-  const uint64_t maw_bytes =
-      body.resident_tokens == 0 ? 0 : uint64_t{body.num_tokens} * body.num_kv_heads * sizeof(float);
-  TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckExactSize(payload.size(), sizeof(SpillBody) + k_bytes + v_bytes + maw_bytes));
+  const uint64_t kv_end = sizeof(SpillBody) + k_bytes + v_bytes;
+  const uint64_t policy_begin = body.policy_bytes == 0 ? kv_end : PaddedBytes(kv_end);
+  TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckExactSize(payload.size(), policy_begin + body.policy_bytes));
+  if (!IsZero(payload.subspan(kv_end, policy_begin - kv_end))) return FrameError::kMalformed;
   view->payload_ = payload;
   view->body_ = body;
   view->k_bytes_ = k_bytes;

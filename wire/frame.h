@@ -1,22 +1,26 @@
 // The data-plane frames, byte for byte (docs/wire_format.md). Little-endian, packed, no padding.
 //
 // A frame is a 64-byte FrameHeader and a payload:
-//   query      QueryBody, QueryEntry[n], q f32 [entry][n_q][num_q_heads][head_dim]
+//   query      QueryBody, QueryEntry[n], per entry:
+//                q f32 [n_q][num_q_heads][head_dim], policy section
 //   partial    PartialBody, PartialEntry[n], per entry:
 //                out f32 [n_q][num_q_heads][head_dim], lse_ln f32 [n_q][num_q_heads];
-//                if measured: lse_dense_ln f32 [n_q][num_q_heads], attended_tokens u32 [num_kv_heads]
-//   spill      SpillBody, K [token][kv_head][head_dim], V the same (canonical exchange layout);
-//                if resident_tokens > 0: MAW f32 [token][kv_head]
+//                if measured: lse_dense_ln f32 [n_q][num_q_heads], attended_tokens u32 [num_kv_heads];
+//                policy section
+//   spill      SpillBody, K [token][kv_head][head_dim], V the same (canonical exchange layout), policy section
 //   ack        AckBody
 //   error      ErrorBody, text
 //   heartbeat  HeartbeatBody
 // One query frame carries all sequences of the batch that have shards on the node; never one
 // message per head.
 //
-// The data of a query's or partial's entries lies behind the entry table in the order of the
-// entries, without overlap, and the last entry's data ends the payload, so a frame never asks for
-// more work than its bytes. Reserved fields and flags are 0. wire/frame_builder.h writes
-// payloads in this layout.
+// A policy section is `policy_bytes` bytes that only the sequence's policy reads; 0: there is none. It begins at the
+// next multiple of 8 behind what stands before it.
+//
+// The data of a query's or partial's entries lie behind the entry table, one entry's directly behind the other's, and
+// the last ones end the payload, so a frame never asks for more work than its bytes. Each entry's data begin at a
+// multiple of 8 and are filled up to one. What fills up is 0, as reserved fields and flags are. wire/frame_builder.h
+// writes payloads in this layout.
 //
 // Decoders are pure: they look at a byte span, allocate nothing, check every field (against
 // base/limits.h and the span's size) before using it, and return a FrameError. Payloads need no
@@ -36,14 +40,13 @@
 #include "attention/token_range.h"
 #include "base/dtype.h"
 #include "base/ids.h"
-#include "base/siphash.h"
 
 namespace tributary {
 
 static_assert(std::endian::native == std::endian::little, "frames are little-endian");
 
 inline constexpr uint32_t kFrameMagic = 0x31425254;  // "TRB1"
-inline constexpr uint8_t kFrameVersion = 2;
+inline constexpr uint8_t kFrameVersion = 3;
 
 enum class FrameType : uint8_t { kQuery = 1, kPartial = 2, kSpill = 3, kAck = 4, kError = 5, kHeartbeat = 6 };
 
@@ -66,31 +69,39 @@ enum class FrameError : uint32_t {
   kExhausted = 14,    // reserved memory is used up
   kMalformed = 15,    // a value that no correct sender writes: reserved bits, an unknown enum, a
                       // scale that is not finite
+  kBadPayload = 16,   // changed on the way: not the payload that its header was made for
+  kNotGranted = 17,   // the shard is another worker's
 };
-inline constexpr uint32_t kNumFrameErrors = 16;
+inline constexpr uint32_t kNumFrameErrors = 18;
 // Lower-case words with underscores ("bad_auth_tag"); "unknown" for a value that is no FrameError.
 std::string_view FrameErrorName(FrameError error);
+
+using PayloadTag = std::array<uint32_t, 3>;
 
 struct FrameHeader {
   uint32_t magic = kFrameMagic;
   uint8_t version = kFrameVersion;
   uint8_t type = 0;
-  uint16_t flags = 0;  // none defined: must be 0
-  uint64_t session_id = 0;
-  uint64_t epoch = 0;      // of the session: the node's incarnation as the coordinator knows it
-  uint64_t frame_seq = 0;  // rises with each frame of one direction of a session (wire/replay_window.h)
-  uint64_t step_id = 0;    // an answer repeats its query's
+  uint16_t flags = 0;       // none defined: must be 0
+  uint64_t session_id = 0;  // random; dies with either process
+  uint64_t frame_seq = 0;   // rises with each frame of one direction of a session (wire/replay_window.h)
+  uint64_t step_id = 0;     // of a spill: the sender's free choice. An answer repeats it
   uint16_t layer = 0;
   uint16_t slot = 0;  // sender's free choice; an answer repeats it
   uint32_t payload_bytes = 0;
-  uint64_t timeout_ns = 0;  // time left when sent; 0 = none
-  uint64_t auth_tag = 0;    // SipHash-2-4 of the header with this field 0, under the session's key
+  uint32_t timeout_us = 0;   // time left when sent; 0 = none
+  PayloadTag payload_tag{};  // wire/frame_seal.h: a CRC-32C and zeros, or a MAC
+  uint64_t auth_tag = 0;     // SipHash-2-4 of the header with this field 0, under the session's key
 };
 static_assert(sizeof(FrameHeader) == 64 && std::is_trivially_copyable_v<FrameHeader>);
-static_assert(offsetof(FrameHeader, session_id) == 8 && offsetof(FrameHeader, step_id) == 32);
-static_assert(offsetof(FrameHeader, payload_bytes) == 44 && offsetof(FrameHeader, auth_tag) == 56);
+static_assert(offsetof(FrameHeader, session_id) == 8 && offsetof(FrameHeader, step_id) == 24);
+static_assert(offsetof(FrameHeader, payload_bytes) == 36 && offsetof(FrameHeader, payload_tag) == 44);
+static_assert(offsetof(FrameHeader, auth_tag) == 56);
 
 inline constexpr size_t kFrameHeaderBytes = sizeof(FrameHeader);
+
+// What `bytes` of an entry's data, or of a policy section within them, take up.
+constexpr uint64_t PaddedBytes(uint64_t bytes) { return (bytes + 7) / 8 * 8; }
 
 struct QueryBody {
   uint32_t num_entries = 0;
@@ -116,8 +127,10 @@ struct QueryEntry {
   uint32_t n_q = 0;             // query tokens, all attending to the whole visible range
   uint32_t q_offset_bytes = 0;  // from the start of the payload
   uint32_t flags = 0;           // kQuery...
+  uint32_t policy_bytes = 0;
+  uint32_t reserved = 0;
 };
-static_assert(sizeof(QueryEntry) == 48);
+static_assert(sizeof(QueryEntry) == 56);
 
 struct PartialBody {
   uint32_t num_entries = 0;
@@ -139,11 +152,13 @@ struct PartialEntry {
   // measure is not counted.
   uint64_t attended_head_tokens = 0;
   uint32_t n_q = 0;
-  uint32_t data_offset_bytes = 0;  // from the start of the payload: out, lse_ln, what was measured
+  uint32_t data_offset_bytes = 0;  // from the start of the payload: out, lse_ln, what was measured, policy section
   uint32_t flags = 0;              // kPartial...
   uint32_t num_kv_heads = 0;
+  uint32_t policy_bytes = 0;
+  uint32_t reserved = 0;
 };
-static_assert(sizeof(PartialEntry) == 48);
+static_assert(sizeof(PartialEntry) == 56);
 
 struct SpillBody {
   uint64_t shard_id = 0;
@@ -155,10 +170,10 @@ struct SpillBody {
   uint8_t k_dtype = 0;
   uint8_t v_dtype = 0;
   uint16_t reserved = 0;
-  uint32_t resident_tokens = 0;  // of the softmax that the MAW was taken over; 0: no MAW comes with it
+  uint32_t policy_bytes = 0;
   uint32_t reserved_end = 0;
 };
-static_assert(sizeof(SpillBody) == 48 && offsetof(SpillBody, resident_tokens) == 40);
+static_assert(sizeof(SpillBody) == 48 && offsetof(SpillBody, policy_bytes) == 40);
 
 struct AckBody {
   uint64_t shard_id = 0;
@@ -185,15 +200,9 @@ struct HeartbeatBody {
 };
 static_assert(sizeof(HeartbeatBody) == 16);
 
-// Fills magic, version and the tag. Call last: the tag covers all other fields.
-void SealHeader(const SipKey& key, FrameHeader& header);
-
 // Checks everything that needs no session: size, magic, version, type, payload_bytes == payload
-// size and within limits.
+// size and within limits. Tags are for wire/frame_seal.h.
 FrameError DecodeHeader(std::span<const std::byte> header_bytes, size_t payload_size, FrameHeader* header);
-// True if the tag was made with this key.
-bool VerifyHeader(const SipKey& key, const FrameHeader& header);
-
 // Reads a packed struct at an offset that the decoder has proved to be inside the payload.
 template <typename T>
 T ReadAt(std::span<const std::byte> payload, size_t offset_bytes) {
@@ -215,14 +224,29 @@ class QueryView {
   }
   // f32 [n_q][num_q_heads][head_dim], unaligned.
   std::span<const std::byte> q(const QueryEntry& entry) const {
-    return payload_.subspan(entry.q_offset_bytes,
-                            size_t{entry.n_q} * entry.num_q_heads * body_.head_dim * sizeof(float));
+    return payload_.subspan(entry.q_offset_bytes, QBytes(entry));
+  }
+  // The policy section, unaligned.
+  std::span<const std::byte> policy(const QueryEntry& entry) const {
+    return payload_.subspan(entry.q_offset_bytes + PaddedBytes(QBytes(entry)), entry.policy_bytes);
   }
 
  private:
+  size_t QBytes(const QueryEntry& entry) const {
+    return size_t{entry.n_q} * entry.num_q_heads * body_.head_dim * sizeof(float);
+  }
+
   std::span<const std::byte> payload_;
   QueryBody body_;
 };
+
+// Bytes of an entry's partial, and of what was measured, without its policy section.
+constexpr uint64_t PartialBytes(const PartialEntry& entry, uint32_t head_dim) {
+  const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
+  const uint64_t bytes = rows * (uint64_t{head_dim} + 1) * sizeof(float);
+  if ((entry.flags & kPartialMeasured) == 0) return bytes;
+  return bytes + rows * sizeof(float) + uint64_t{entry.num_kv_heads} * sizeof(uint32_t);
+}
 
 // A checked partial payload: at least one entry, each with a known status. Of entries with status
 // kOk the data are inside the payload, the KV heads divide the query heads, and no more was attended
@@ -252,6 +276,10 @@ class PartialFrameView {
     if ((entry.flags & kPartialMeasured) == 0) return {};
     return Data(entry, (size_t{body_.head_dim} + 2) * RowBytes(entry), size_t{entry.num_kv_heads} * sizeof(uint32_t));
   }
+  // The policy section, unaligned.
+  std::span<const std::byte> policy(const PartialEntry& entry) const {
+    return Data(entry, PaddedBytes(PartialBytes(entry, body_.head_dim)), entry.policy_bytes);
+  }
 
  private:
   static size_t RowBytes(const PartialEntry& entry) { return size_t{entry.n_q} * entry.num_q_heads * sizeof(float); }
@@ -265,15 +293,15 @@ class PartialFrameView {
 };
 
 // A checked spill payload: sizes agree with the payload, dtypes are known, tokens end at most at
-// kMaxContextTokens, and no softmax was over more.
+// kMaxContextTokens.
 class SpillView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, SpillView* view);
   const SpillBody& body() const { return body_; }
   std::span<const std::byte> k() const { return payload_.subspan(sizeof(SpillBody), k_bytes_); }
   std::span<const std::byte> v() const { return payload_.subspan(sizeof(SpillBody) + k_bytes_, v_bytes_); }
-  // f32 [token][kv_head], unaligned, any values; empty if resident_tokens is 0.
-  std::span<const std::byte> maw() const { return payload_.subspan(sizeof(SpillBody) + k_bytes_ + v_bytes_); }
+  // The policy section, unaligned.
+  std::span<const std::byte> policy() const { return payload_.last(body_.policy_bytes); }
 
  private:
   std::span<const std::byte> payload_;

@@ -19,14 +19,29 @@ void CheckAligned(std::span<std::byte> payload) {
   TRIBUTARY_CHECK_EQ(reinterpret_cast<uintptr_t>(payload.data()) % 8, 0u);
 }
 
-// `count` numbers of 4 bytes at an offset that is a multiple of 4; advances the offset.
+// `count` numbers of T's size at an offset that is a multiple of it; advances the offset.
 template <typename T>
 std::span<T> Take(std::span<std::byte> payload, size_t& offset_bytes, size_t count) {
-  static_assert(sizeof(T) == 4);
   TRIBUTARY_CHECK_LE(offset_bytes + count * sizeof(T), payload.size());
   T* begin = reinterpret_cast<T*>(payload.data() + offset_bytes);
   offset_bytes += count * sizeof(T);
   return {begin, count};
+}
+
+// Fills up to a multiple of 8 with zeros; advances the offset.
+void Pad(std::span<std::byte> payload, size_t& offset_bytes) {
+  const size_t end = PaddedBytes(offset_bytes);
+  TRIBUTARY_CHECK_LE(end, payload.size());
+  std::fill_n(payload.begin() + static_cast<ptrdiff_t>(offset_bytes), end - offset_bytes, std::byte{0});
+  offset_bytes = end;
+}
+
+// The policy section behind data that end at the offset; advances it beyond both.
+std::span<std::byte> TakePolicy(std::span<std::byte> payload, size_t& offset_bytes, uint32_t policy_bytes) {
+  Pad(payload, offset_bytes);
+  const std::span<std::byte> section = Take<std::byte>(payload, offset_bytes, policy_bytes);
+  Pad(payload, offset_bytes);
+  return section;
 }
 
 bool HasData(const PartialEntry& entry) { return entry.status == static_cast<uint32_t>(FrameError::kOk); }
@@ -36,15 +51,13 @@ size_t ErrorTextBytes(std::string_view text) { return std::min<size_t>(text.size
 }  // namespace
 
 size_t QueryEntryBytes(const QueryEntry& entry, uint32_t head_dim) {
-  return sizeof(QueryEntry) + size_t{entry.n_q} * entry.num_q_heads * head_dim * sizeof(float);
+  return sizeof(QueryEntry) + PaddedBytes(uint64_t{entry.n_q} * entry.num_q_heads * head_dim * sizeof(float)) +
+         PaddedBytes(entry.policy_bytes);
 }
 
 size_t PartialEntryBytes(const PartialEntry& entry, uint32_t head_dim) {
   if (!HasData(entry)) return sizeof(PartialEntry);
-  const size_t rows = size_t{entry.n_q} * entry.num_q_heads;
-  const size_t bytes = sizeof(PartialEntry) + rows * (size_t{head_dim} + 1) * sizeof(float);
-  if ((entry.flags & kPartialMeasured) == 0) return bytes;
-  return bytes + rows * sizeof(float) + size_t{entry.num_kv_heads} * sizeof(uint32_t);
+  return sizeof(PartialEntry) + PaddedBytes(PartialBytes(entry, head_dim)) + PaddedBytes(entry.policy_bytes);
 }
 
 size_t QueryPayloadBytes(std::span<const QueryEntry> entries, uint32_t head_dim) {
@@ -69,12 +82,15 @@ QueryPayloadWriter::QueryPayloadWriter(std::span<std::byte> payload, uint32_t nu
   WriteAt(payload_, 0, QueryBody{.num_entries = num_entries, .softmax_scale = softmax_scale, .head_dim = head_dim});
 }
 
-std::span<float> QueryPayloadWriter::Add(QueryEntry entry) {
+QuerySpans QueryPayloadWriter::Add(QueryEntry entry) {
   TRIBUTARY_CHECK_LT(num_added_, num_entries_);
   entry.q_offset_bytes = static_cast<uint32_t>(next_data_);
   WriteAt(payload_, sizeof(QueryBody) + size_t{num_added_} * sizeof(QueryEntry), entry);
   ++num_added_;
-  return Take<float>(payload_, next_data_, size_t{entry.n_q} * entry.num_q_heads * head_dim_);
+  QuerySpans spans;
+  spans.q = Take<float>(payload_, next_data_, size_t{entry.n_q} * entry.num_q_heads * head_dim_);
+  spans.policy = TakePolicy(payload_, next_data_, entry.policy_bytes);
+  return spans;
 }
 
 PartialPayloadWriter::PartialPayloadWriter(std::span<std::byte> payload, uint32_t num_entries, uint32_t head_dim)
@@ -100,6 +116,7 @@ PartialSpans PartialPayloadWriter::Add(PartialEntry entry) {
     spans.lse_dense_ln = Take<float>(payload_, next_data_, rows);
     spans.attended_tokens = Take<uint32_t>(payload_, next_data_, entry.num_kv_heads);
   }
+  spans.policy = TakePolicy(payload_, next_data_, entry.policy_bytes);
   return spans;
 }
 
@@ -123,19 +140,23 @@ size_t SpillPayloadBytes(const SpillBody& body) {
   const DType k_dtype = static_cast<DType>(body.k_dtype);
   const DType v_dtype = static_cast<DType>(body.v_dtype);
   TRIBUTARY_CHECK(IsValidDType(k_dtype) && IsValidDType(v_dtype));
-  const size_t rows = size_t{body.num_tokens} * body.num_kv_heads;
-  return sizeof(SpillBody) + rows * body.head_dim * (DTypeBytes(k_dtype) + DTypeBytes(v_dtype)) +
-         (body.resident_tokens == 0 ? 0 : rows * sizeof(float));
+  const size_t elements = size_t{body.num_tokens} * body.num_kv_heads * body.head_dim;
+  const size_t bytes = sizeof(SpillBody) + elements * (DTypeBytes(k_dtype) + DTypeBytes(v_dtype));
+  return body.policy_bytes == 0 ? bytes : PaddedBytes(bytes) + body.policy_bytes;
 }
 
 SpillSpans WriteSpill(const SpillBody& body, std::span<std::byte> payload) {
   TRIBUTARY_CHECK_EQ(payload.size(), SpillPayloadBytes(body));
   WriteAt(payload, 0, body);
   const size_t elements = size_t{body.num_tokens} * body.num_kv_heads * body.head_dim;
-  const size_t k_bytes = elements * DTypeBytes(static_cast<DType>(body.k_dtype));
-  const size_t v_bytes = elements * DTypeBytes(static_cast<DType>(body.v_dtype));
-  return {payload.subspan(sizeof(SpillBody), k_bytes), payload.subspan(sizeof(SpillBody) + k_bytes, v_bytes),
-          payload.subspan(sizeof(SpillBody) + k_bytes + v_bytes)};
+  size_t next = sizeof(SpillBody);
+  SpillSpans spans;
+  spans.k = Take<std::byte>(payload, next, elements * DTypeBytes(static_cast<DType>(body.k_dtype)));
+  spans.v = Take<std::byte>(payload, next, elements * DTypeBytes(static_cast<DType>(body.v_dtype)));
+  if (body.policy_bytes == 0) return spans;
+  Pad(payload, next);
+  spans.policy = Take<std::byte>(payload, next, body.policy_bytes);
+  return spans;
 }
 
 void WriteAck(const AckBody& ack, std::span<std::byte> payload) {

@@ -4,7 +4,7 @@
 // Usage, for a query:
 //   size_t bytes = QueryPayloadBytes(entries, head_dim);          // then allocate
 //   QueryPayloadWriter writer(payload, entries.size(), head_dim, softmax_scale);
-//   for (const QueryEntry& entry : entries) Fill(writer.Add(entry));
+//   for (const QueryEntry& entry : entries) Fill(writer.Add(entry).q);
 //
 // REQUIRES, everywhere and checked: `payload` has exactly the size that the *PayloadBytes function
 // gives, and starts at a multiple of 8. Results beyond limits::kMaxFramePayloadBytes are for the
@@ -21,7 +21,7 @@
 
 namespace tributary {
 
-// What one entry adds to a payload: the entry itself and its data.
+// What one entry adds to a payload: the entry itself, its data and its policy section.
 size_t QueryEntryBytes(const QueryEntry& entry, uint32_t head_dim);
 size_t PartialEntryBytes(const PartialEntry& entry,
                          uint32_t head_dim);  // no data unless status is kOk
@@ -29,15 +29,20 @@ size_t PartialEntryBytes(const PartialEntry& entry,
 size_t QueryPayloadBytes(std::span<const QueryEntry> entries, uint32_t head_dim);
 size_t PartialPayloadBytes(std::span<const PartialEntry> entries, uint32_t head_dim);
 
+// The data of one query entry, to be filled by the caller.
+struct QuerySpans {
+  std::span<float> q;           // [n_q][num_q_heads][head_dim]
+  std::span<std::byte> policy;  // policy_bytes, at a multiple of 8
+};
+
 // Writes the body at once and then entry by entry. The payload is complete after `num_entries`
 // calls of Add().
 class QueryPayloadWriter {
  public:
   QueryPayloadWriter(std::span<std::byte> payload, uint32_t num_entries, uint32_t head_dim, float softmax_scale);
 
-  // Writes the entry with its q_offset_bytes (the given one is ignored) and returns its q, f32
-  // [n_q][num_q_heads][head_dim], to be filled by the caller.
-  std::span<float> Add(QueryEntry entry);
+  // Writes the entry with its q_offset_bytes (the given one is ignored) and returns its data.
+  QuerySpans Add(QueryEntry entry);
   bool complete() const { return num_added_ == num_entries_ && next_data_ == payload_.size(); }
 
  private:
@@ -53,6 +58,7 @@ struct PartialSpans : AttentionPartialView {  // out [n_q][num_q_heads][head_dim
   // Empty unless the entry is measured.
   std::span<float> lse_dense_ln;        // [n_q][num_q_heads]
   std::span<uint32_t> attended_tokens;  // [num_kv_heads]
+  std::span<std::byte> policy;          // policy_bytes, at a multiple of 8
 };
 
 class PartialPayloadWriter {
@@ -78,7 +84,7 @@ class PartialPayloadWriter {
 struct SpillSpans {
   std::span<std::byte> k;  // [token][kv_head][head_dim], to be filled by the caller
   std::span<std::byte> v;
-  std::span<std::byte> maw;  // f32 [token][kv_head], unaligned; empty if resident_tokens is 0
+  std::span<std::byte> policy;  // policy_bytes, at a multiple of 8
 };
 // REQUIRES: valid dtypes in `body`.
 size_t SpillPayloadBytes(const SpillBody& body);

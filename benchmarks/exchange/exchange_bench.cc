@@ -5,11 +5,12 @@
 // send; poll, decode, verify; allocate the partial frame and seal it (the attention between is null: its bytes are left
 // as they are); poll, decode, verify, check for replay, and copy out and lse into slots. Raw is two active messages.
 //
-// Slices of ours and of three kinds of raw take turns, so that what else the machine does falls on all alike: raw with
-// UCX's default settings and its own choice of protocol ("raw"), the same sent eagerly, and eagerly with our settings
-// ("tuned"). A slice gives the median of its round trips; printed are the quartiles over the slices. The ratios are
-// against the faster of the first two, and against tuned: the former is what using the data plane costs, the latter
-// what its own work costs.
+// Ours is measured with payloads tagged by a CRC, as by default, without a tag, which is what the CRC's cost is taken
+// from, and with a MAC. Slices of these and of three kinds of raw take turns, so that what else the machine does falls
+// on all alike: raw with UCX's default settings and its own choice of protocol ("raw"), the same sent eagerly, and
+// eagerly with our settings ("tuned"). A slice gives the median of its round trips; printed are the quartiles over the
+// slices. The ratios are against the faster of the first two raws, and against tuned: the former is what using the data
+// plane costs, the latter what its own work costs.
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -35,12 +36,12 @@
 #include "transport/ucx/ucx_data_plane.h"
 #include "wire/frame.h"
 #include "wire/frame_builder.h"
+#include "wire/frame_seal.h"
 #include "wire/replay_window.h"
 
 namespace tributary {
 namespace {
 
-constexpr SipKey kKey = {1, 2};
 constexpr SessionId kSession(7);
 constexpr size_t kMaxBytes = 1 << 20;
 
@@ -59,7 +60,9 @@ struct Case {
 constexpr Case kCases[] = {
     {"probe", 8, 64, 1}, {"probe", 8, 64, 8}, {"llama-3-8b", 32, 128, 1}, {"llama-3-8b", 32, 128, 8}};
 
-enum Way : int { kOurs = 0, kRaw = 1, kRawEager = 2, kRawTuned = 3, kNumWays = 4 };
+// Ours comes in three ways: payloads with a CRC, as by default; without a tag, to show what the CRC costs; with a MAC.
+enum Way : int { kOurs = 0, kUntagged = 1, kMac = 2, kRaw = 3, kRawEager = 4, kRawTuned = 5, kNumWays = 6 };
+constexpr bool IsOurs(int way) { return way <= kMac; }
 
 // Shared by the two processes. The client writes, the server obeys.
 struct Control {
@@ -90,6 +93,33 @@ void PinTo(int cpu) {
   CPU_SET(cpu, &set);
   if (sched_setaffinity(0, sizeof(set), &set) != 0) std::fprintf(stderr, "cannot pin to core %d\n", cpu);
 }
+
+// The tags of one process's frames, by way.
+class Seals {
+ public:
+  explicit Seals(bool is_client)
+      : crc_out_(kKeys, Out(is_client)),
+        crc_in_(kKeys, Out(!is_client)),
+        mac_out_(kMacKeys, Out(is_client)),
+        mac_in_(kMacKeys, Out(!is_client)) {}
+
+  void Seal(int way, FrameHeader& header, std::span<const std::byte> payload) {
+    header.payload_bytes = static_cast<uint32_t>(payload.size());
+    if (way == kUntagged) return SealHeader(kKeys.header, header);
+    (way == kMac ? mac_out_ : crc_out_).Seal(header, payload);
+  }
+  bool VerifyPayload(int way, const FrameHeader& header, std::span<const std::byte> payload) {
+    return way == kUntagged || (way == kMac ? mac_in_ : crc_in_).VerifyPayload(header, payload);
+  }
+  bool VerifyHeader(const FrameHeader& header) const { return crc_in_.VerifyHeader(header); }
+
+ private:
+  static constexpr SessionKeys kKeys{SipKey{1, 2}, std::nullopt};
+  static constexpr SessionKeys kMacKeys{SipKey{1, 2}, MacKey{}};
+  static FrameDirection Out(bool is_client) { return is_client ? FrameDirection::kToNode : FrameDirection::kToWorker; }
+
+  FrameSeal crc_out_, crc_in_, mac_out_, mac_in_;
+};
 
 // Both transports of one process.
 struct Ends {
@@ -146,13 +176,15 @@ Ends Connect(const Flags& flags, const std::string& tls, int read_fd, int write_
 // Answers each query with a partial of the same rows.
 class NullAttention : public FrameHandler {
  public:
-  explicit NullAttention(Ends& ends) : ends_(ends) {}
+  NullAttention(Ends& ends, const Control& control) : ends_(ends), control_(control) {}
 
   void OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) override {
     FrameHeader header;
     TRIBUTARY_CHECK(DecodeHeader(header_bytes, payload.size(), &header) == FrameError::kOk);
-    TRIBUTARY_CHECK(VerifyHeader(kKey, header) && header.session_id == kSession.value);
+    const int way = control_.way.load(std::memory_order_relaxed);
+    TRIBUTARY_CHECK(header.session_id == kSession.value && seals_.VerifyHeader(header));
     TRIBUTARY_CHECK(replay_.Accept(header.frame_seq));
+    TRIBUTARY_CHECK(seals_.VerifyPayload(way, header, payload));
     QueryView query;
     TRIBUTARY_CHECK(QueryView::Decode(payload, &query) == FrameError::kOk);
     entries_.clear();
@@ -172,24 +204,25 @@ class NullAttention : public FrameHandler {
     FrameHeader& answer = frame->header();
     answer = header;
     answer.type = static_cast<uint8_t>(FrameType::kPartial);
-    answer.payload_bytes = static_cast<uint32_t>(frame->payload().size());
-    SealHeader(kKey, answer);
+    seals_.Seal(way, answer, frame->payload());
     TRIBUTARY_CHECK(ends_.plane->Send(ends_.peer, *std::move(frame), SendClass::kEager).ok());
   }
   void OnPeerError(PeerId, const absl::Status&) override { std::exit(0); }
 
  private:
   Ends& ends_;
+  const Control& control_;
+  Seals seals_{/*is_client=*/false};
   ReplayWindow replay_;
   std::vector<PartialEntry> entries_;
 };
 
 void Serve(Ends& ends, Control& control) {
-  NullAttention attention(ends);
+  NullAttention attention(ends, control);
   control.server_ready = true;
   while (!control.stop.load(std::memory_order_relaxed)) {
     const int way = control.way.load(std::memory_order_relaxed);
-    if (way == kOurs) {
+    if (IsOurs(way)) {
       ends.plane->Poll(attention);
     } else if (ends.RawOf(way).Poll()) {
       ends.RawOf(way).Send(kCases[control.case_idx].partial_bytes(), way != kRaw);
@@ -211,20 +244,20 @@ class Client : public FrameHandler {
     }
   }
 
-  void RoundTripOurs(uint64_t frame_seq) {
+  void RoundTripOurs(int way, uint64_t frame_seq) {
+    way_ = way;
     auto frame = ends_.plane->AllocateFrame(QueryPayloadBytes(entries_, case_.head_dim));
     TRIBUTARY_CHECK(frame.ok());
     QueryPayloadWriter writer(frame->payload(), case_.batch, case_.head_dim, 0.125f);
     for (uint32_t row = 0; row < case_.batch; ++row) {
-      const std::span<float> q = writer.Add(entries_[row]);
+      const std::span<float> q = writer.Add(entries_[row]).q;
       std::memcpy(q.data(), &q_[row * case_.row_floats()], q.size_bytes());
     }
     FrameHeader& header = frame->header();
     header.type = static_cast<uint8_t>(FrameType::kQuery);
     header.session_id = kSession.value;
     header.frame_seq = frame_seq;
-    header.payload_bytes = static_cast<uint32_t>(frame->payload().size());
-    SealHeader(kKey, header);
+    seals_.Seal(way, header, frame->payload());
     answered_ = false;
     TRIBUTARY_CHECK(ends_.plane->Send(ends_.peer, *std::move(frame), SendClass::kEager).ok());
     while (!answered_) ends_.plane->Poll(*this);
@@ -240,8 +273,9 @@ class Client : public FrameHandler {
   void OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) override {
     FrameHeader header;
     TRIBUTARY_CHECK(DecodeHeader(header_bytes, payload.size(), &header) == FrameError::kOk);
-    TRIBUTARY_CHECK(VerifyHeader(kKey, header) && header.session_id == kSession.value);
+    TRIBUTARY_CHECK(header.session_id == kSession.value && seals_.VerifyHeader(header));
     TRIBUTARY_CHECK(replay_.Accept(header.frame_seq));
+    TRIBUTARY_CHECK(seals_.VerifyPayload(way_, header, payload));
     PartialFrameView partial;
     TRIBUTARY_CHECK(PartialFrameView::Decode(payload, &partial) == FrameError::kOk);
     for (uint32_t row = 0; row < partial.body().num_entries; ++row) {
@@ -263,7 +297,9 @@ class Client : public FrameHandler {
   const Case& case_;
   std::vector<QueryEntry> entries_;
   AlignedBuffer<float> q_, out_, lse_ln_;
+  Seals seals_{/*is_client=*/true};
   ReplayWindow replay_;
+  int way_ = kOurs;
   bool answered_ = false;
 };
 
@@ -295,8 +331,8 @@ nlohmann::json RunCase(const Flags& flags, const std::string& tls, const Case& c
       samples_ns.clear();
       for (int i = 0; i < flags.round_trips; ++i) {
         const int64_t start_ns = clock.NowNs();
-        if (way == kOurs) {
-          client.RoundTripOurs(++frame_seq);
+        if (IsOurs(way)) {
+          client.RoundTripOurs(way, ++frame_seq);
         } else {
           client.RoundTripRaw(way);
         }
@@ -307,11 +343,13 @@ nlohmann::json RunCase(const Flags& flags, const std::string& tls, const Case& c
   }
   Quartiles us[kNumWays];
   for (int way = 0; way < kNumWays; ++way) us[way] = QuartilesOf(slices_us[way]);
-  std::vector<double> ratios, tuned_ratios;
+  std::vector<double> ratios, tuned_ratios, crc_ratios, mac_ratios;
   for (size_t i = 0; i < slices_us[kOurs].size(); ++i) {
     const double ours_us = slices_us[kOurs][i];
     ratios.push_back(ours_us / std::min(slices_us[kRaw][i], slices_us[kRawEager][i]));
     tuned_ratios.push_back(ours_us / slices_us[kRawTuned][i]);
+    crc_ratios.push_back(ours_us / slices_us[kUntagged][i]);
+    mac_ratios.push_back(slices_us[kMac][i] / slices_us[kUntagged][i]);
   }
   const auto json_of = [](const Quartiles& q) { return nlohmann::json{q.low, q.median, q.high}; };
   return {{"tls", tls},
@@ -320,11 +358,15 @@ nlohmann::json RunCase(const Flags& flags, const std::string& tls, const Case& c
           {"query_bytes", c.query_bytes() + kFrameHeaderBytes},
           {"partial_bytes", c.partial_bytes() + kFrameHeaderBytes},
           {"ours_us", json_of(us[kOurs])},
+          {"untagged_us", json_of(us[kUntagged])},
+          {"mac_us", json_of(us[kMac])},
           {"raw_us", json_of(us[kRaw])},
           {"raw_eager_us", json_of(us[kRawEager])},
           {"raw_tuned_us", json_of(us[kRawTuned])},
           {"ratio", json_of(QuartilesOf(ratios))},
-          {"ratio_to_tuned", json_of(QuartilesOf(tuned_ratios))}};
+          {"ratio_to_tuned", json_of(QuartilesOf(tuned_ratios))},
+          {"crc_ratio", json_of(QuartilesOf(crc_ratios))},
+          {"mac_ratio", json_of(QuartilesOf(mac_ratios))}};
 }
 
 nlohmann::json RunClient(const Flags& flags, const std::string& tls, Ends& ends, Control& control) {
@@ -379,14 +421,17 @@ std::string Text(const nlohmann::json& quartiles) {
 }
 
 void PrintTable(const nlohmann::json& rows) {
-  constexpr std::string_view kRow = "{:<20} {:<10} {:>5} {:>8} {:>9} {:>20} {:>8} {:>8} {:>8} {:>18} {:>18}\n";
-  fmt::print(kRow, "transports", "model", "batch", "query B", "partial B", "ours us", "raw us", "eager us", "tuned us",
-             "ours / raw", "ours / tuned");
+  constexpr std::string_view kRow =
+      "{:<20} {:<10} {:>5} {:>8} {:>9} {:>20} {:>8} {:>8} {:>8} {:>8} {:>8} {:>18} {:>18} {:>18} {:>18}\n";
+  fmt::print(kRow, "transports", "model", "batch", "query B", "partial B", "ours us", "no tag", "MAC us", "raw us",
+             "eager us", "tuned us", "ours / raw", "ours / tuned", "ours / no tag", "MAC / no tag");
   for (const auto& row : rows) {
     const auto median = [&](const char* name) { return fmt::format("{:.2f}", row[name][1].get<double>()); };
     fmt::print(kRow, row["tls"].get<std::string>(), row["model"].get<std::string>(), row["batch"].get<int>(),
-               row["query_bytes"].get<int>(), row["partial_bytes"].get<int>(), Text(row["ours_us"]), median("raw_us"),
-               median("raw_eager_us"), median("raw_tuned_us"), Text(row["ratio"]), Text(row["ratio_to_tuned"]));
+               row["query_bytes"].get<int>(), row["partial_bytes"].get<int>(), Text(row["ours_us"]),
+               median("untagged_us"), median("mac_us"), median("raw_us"), median("raw_eager_us"),
+               median("raw_tuned_us"), Text(row["ratio"]), Text(row["ratio_to_tuned"]), Text(row["crc_ratio"]),
+               Text(row["mac_ratio"]));
   }
 }
 

@@ -42,7 +42,7 @@ T FromBytes(std::string_view bytes) {
 // A connection's answer: these bytes, then the four strings of TransportInfo, each with its length.
 struct Session {
   SessionId session_id;
-  SipKey key;
+  SessionKeys keys;
   Epoch epoch;
 };
 
@@ -92,8 +92,8 @@ class NodeProcess {
  private:
   absl::StatusOr<std::string> Run(AttentionServer& server, char operation, std::string_view argument) {
     if (operation == kConnect) {
-      TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant, server.OpenSession("bench", std::string(argument)));
-      return ConnectAnswer({grant.session_id, grant.key, grant.epoch}, plane_->info());
+      TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant, server.OpenSession({"bench", 1}, std::string(argument)));
+      return ConnectAnswer({grant.session_id, grant.keys, grant.epoch}, plane_->info());
     }
     if (operation == kOpenShard) {
       v1::ShardSpec message;
@@ -122,7 +122,7 @@ bool AnswerNullCall(NullNode& node, const DataPlane& plane, int socket, bool wai
   if (buffer[0] == kConnect) {
     const absl::Status status = node.Connect({buffer.data() + 1, static_cast<size_t>(size) - 1});
     if (!status.ok()) return false;
-    message += ConnectAnswer({SessionId(node.session_id()), node.key(), Epoch(1)}, plane.info());
+    message += ConnectAnswer({SessionId(node.session_id()), {node.key(), std::nullopt}, Epoch(1)}, plane.info());
   }
   return send(socket, message.data(), message.size(), 0) >= 0;
 }
@@ -213,7 +213,7 @@ absl::StatusOr<NodeSession> ForkCluster::Connect(const NodeEndpoint& endpoint, c
     for (std::string* text : {&info.name, &info.release, &info.transports, &info.address}) {
       *text = TakeString(&rest);
     }
-    return NodeSession{info, session.session_id, session.key, session.epoch, node.id};
+    return NodeSession{info, session.session_id, session.keys, session.epoch, node.id};
   }
   return absl::NotFoundError(fmt::format("no node '{}'", endpoint.node_id));
 }

@@ -15,7 +15,8 @@ absl::Status NullNode::Connect(std::string_view worker_address) {
 void NullNode::OnFrame(std::span<const std::byte> header_bytes, std::span<const std::byte> payload) {
   FrameHeader header;
   TRIBUTARY_CHECK(DecodeHeader(header_bytes, payload.size(), &header) == FrameError::kOk);
-  TRIBUTARY_CHECK(VerifyHeader(key_, header) && header.session_id == session_id_);
+  TRIBUTARY_CHECK(header.session_id == session_id_);
+  TRIBUTARY_CHECK(VerifyHeader(key_, header) && VerifyPayload(header, payload));
   switch (static_cast<FrameType>(header.type)) {
     case FrameType::kQuery:
       return AnswerQuery(header, payload);
@@ -83,8 +84,7 @@ void NullNode::Send(const FrameHeader& received, FrameType type, FrameBuffer fra
   header = received;
   header.type = static_cast<uint8_t>(type);
   header.frame_seq = next_frame_seq_++;
-  header.payload_bytes = static_cast<uint32_t>(frame.payload().size());
-  SealHeader(key_, header);
+  SealFrame(key_, header, frame.payload());
   (void)plane_->Send(peer_, std::move(frame), SendClass::kEager);  // a dead worker asks no more
 }
 

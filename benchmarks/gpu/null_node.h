@@ -10,6 +10,7 @@
 #include "base/siphash.h"
 #include "transport/data_plane.h"
 #include "wire/frame_builder.h"
+#include "wire/frame_seal.h"
 
 namespace tributary {
 

@@ -47,9 +47,12 @@ absl::StatusOr<NodeSession> BenchCluster::Connect(const NodeEndpoint& endpoint, 
     if (node.id != endpoint.node_id) continue;
     absl::StatusOr<SessionGrant> grant = absl::InternalError("not run");
     TRIBUTARY_RETURN_IF_ERROR(node.loop->Run(
-        [&](AttentionServer& server) { grant = server.OpenSession("bench", local.address); }, kControlTimeoutNs));
+        [&](AttentionServer& server) {
+          grant = server.OpenSession({"bench", 1}, local.address);
+        },
+        kControlTimeoutNs));
     TRIBUTARY_RETURN_IF_ERROR(grant.status());
-    return NodeSession{node.plane->info(), grant->session_id, grant->key, grant->epoch, node.id};
+    return NodeSession{node.plane->info(), grant->session_id, grant->keys, grant->epoch, node.id};
   }
   return absl::NotFoundError(fmt::format("no node '{}'", endpoint.node_id));
 }

@@ -52,6 +52,9 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
                  "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
   app.add_option("--transport-net-devices", flags->transport_net_devices,
                  "Network devices of the data plane, e.g. eth0; UCX opens a TCP port on each: name one");
+  app.add_flag("--data-plane-mac", flags->data_plane_mac,
+               "Tags frames with an AES-GMAC instead of a CRC, so that what somebody changes on the network is found, "
+               "too; on every node and worker or none");
   app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")->capture_default_str();
   app.add_option("--port-file", flags->port_file,
                  "Writes the addresses in use to this file, as JSON, once the node serves");

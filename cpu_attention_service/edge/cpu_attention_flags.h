@@ -26,6 +26,7 @@ struct CpuAttentionFlags {
   uint32_t spin_us = 50;
   std::string transport_tls;
   std::string transport_net_devices;
+  bool data_plane_mac = false;
   std::string log_level = "info";
   std::string port_file;
   uint32_t drain_timeout_s = 60;

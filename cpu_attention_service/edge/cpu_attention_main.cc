@@ -96,6 +96,7 @@ absl::StatusOr<AttentionServerOptions> MakeServerOptions(const CpuAttentionFlags
   const size_t num_cpus = options.cpus.empty() ? AllowedCpus().size() : options.cpus.size();
   options.num_threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(num_cpus));
   options.kernel = flags.kernel;
+  options.data_plane_mac = flags.data_plane_mac;
   options.session_idle_ns = kSessionIdleNs;
   return options;
 }
@@ -139,7 +140,7 @@ absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
 
   const int io_cpu = options.cpus.empty() ? -1 : options.cpus.front();
   IoLoop loop(server.get(), data_plane.get(), &clock, {.spin_ns = int64_t{flags.spin_us} * kNsPerUs}, io_cpu);
-  CpuAttentionService service(flags.node_id, data_plane->info(), &loop);
+  CpuAttentionService service(flags.node_id, data_plane->info(), flags.data_plane_mac, &loop);
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> rpc, RpcServer::Start(flags.listen, {&service}));
   const std::string address = AdvertisedAddress(flags, *rpc);
   AddRpcMetrics(*rpc, registry);

@@ -65,8 +65,9 @@ absl::Status CheckCompatible(const TransportInfo& ours, const TransportInfo& the
                   ours.transports, theirs.transports));
 }
 
-CpuAttentionService::CpuAttentionService(std::string node_id, TransportInfo transport, IoLoop* loop)
-    : node_id_(std::move(node_id)), transport_(std::move(transport)), loop_(loop) {}
+CpuAttentionService::CpuAttentionService(std::string node_id, TransportInfo transport, bool data_plane_mac,
+                                         IoLoop* loop)
+    : node_id_(std::move(node_id)), transport_(std::move(transport)), data_plane_mac_(data_plane_mac), loop_(loop) {}
 
 absl::Status CpuAttentionService::RunOnLoop(const grpc::ServerContext& context, const IoLoop::Work& work) {
   return loop_->Run(work, RemainingNs(context));
@@ -78,6 +79,11 @@ absl::Status CpuAttentionService::CheckConnect(const v1::ConnectRequest& request
         fmt::format("worker '{}' speaks protocol version {}, node {} speaks {}; run the same "
                     "release on both",
                     request.worker_id(), request.protocol_version(), node_id_, kProtocolVersion));
+  }
+  if (request.data_plane_mac() != data_plane_mac_) {
+    return absl::FailedPreconditionError(
+        fmt::format("worker '{}' was started {} --data-plane-mac, node {} {} it; start both alike", request.worker_id(),
+                    request.data_plane_mac() ? "with" : "without", node_id_, data_plane_mac_ ? "with" : "without"));
   }
   if (request.worker_id().empty() || request.worker_id().size() > limits::kMaxNodeIdBytes) {
     return absl::InvalidArgumentError(fmt::format("worker_id has {} bytes; it must have 1 to {}",
@@ -94,14 +100,16 @@ grpc::Status CpuAttentionService::Connect(grpc::ServerContext* context, const v1
     return ToGrpcStatus(status);
   }
   absl::StatusOr<SessionGrant> grant = absl::UnknownError("not run");
-  const absl::Status status = RunOnLoop(
-      *context, [&](AttentionServer& server) { grant = server.OpenSession(request->worker_id(), worker.address); });
+  const absl::Status status = RunOnLoop(*context, [&](AttentionServer& server) {
+    grant = server.OpenSession({request->worker_id(), request->worker_incarnation()}, worker.address);
+  });
   if (!status.ok()) return ToGrpcStatus(status);
   if (!grant.ok()) return ToGrpcStatus(grant.status());
   *response->mutable_transport() = TransportInfoToProto(transport_);
   response->set_session_id(grant->session_id.value);
   static_assert(sizeof(SipKey) == 16);
-  response->set_session_key(grant->key.data(), sizeof(SipKey));
+  response->set_session_key(grant->keys.header.data(), sizeof(SipKey));
+  if (grant->keys.payload) response->set_payload_key(grant->keys.payload->data(), sizeof(MacKey));
   response->set_epoch(grant->epoch.value);
   response->set_node_id(node_id_);
   return grpc::Status::OK;

@@ -18,8 +18,8 @@ absl::Status CheckCompatible(const TransportInfo& ours, const TransportInfo& the
 // Thread-safe.
 class CpuAttentionService final : public v1::CpuAttention::Service {
  public:
-  // `loop` outlives the service; `transport` is the data plane's info().
-  CpuAttentionService(std::string node_id, TransportInfo transport, IoLoop* loop);
+  // `loop` outlives the service; `transport` is the data plane's info(), `data_plane_mac` as in AttentionServerOptions.
+  CpuAttentionService(std::string node_id, TransportInfo transport, bool data_plane_mac, IoLoop* loop);
 
   grpc::Status Connect(grpc::ServerContext* context, const v1::ConnectRequest* request,
                        v1::ConnectResponse* response) override;
@@ -37,6 +37,7 @@ class CpuAttentionService final : public v1::CpuAttention::Service {
 
   const std::string node_id_;
   const TransportInfo transport_;
+  const bool data_plane_mac_;
   IoLoop* const loop_;
 };
 

@@ -29,11 +29,9 @@ void AnswerSender::Send(Session& session, const FrameHeader& received, FrameType
   FrameHeader header;
   header.type = static_cast<uint8_t>(type);
   header.session_id = session.id.value;
-  header.epoch = sessions_->epoch().value;
   header.step_id = received.step_id;
   header.layer = received.layer;
   header.slot = received.slot;
-  header.payload_bytes = static_cast<uint32_t>(answer.payload().size());
   if (answer.frame_) {
     SealAndSend(session, header, std::move(answer.frame_));
   } else {
@@ -45,10 +43,10 @@ void AnswerSender::Send(Session& session, const FrameHeader& received, FrameType
 void AnswerSender::SealAndSend(Session& session, const FrameHeader& header, FrameBuffer frame) {
   frame.header() = header;
   frame.header().frame_seq = session.next_frame_seq++;
-  SealHeader(session.key, frame.header());
+  session.outgoing.Seal(frame.header(), frame.payload());
   const absl::Status status = data_plane_->Send(session.peer, std::move(frame), SendClass::kEager);
   // A peer that is gone shows as OnPeerError as well, which ends the session.
-  if (!status.ok()) LOG_DEBUG("answer to {} not sent: {}", session.worker_id, status.ToString());
+  if (!status.ok()) LOG_DEBUG("answer to {} not sent: {}", session.worker.id, status.ToString());
 }
 
 int AnswerSender::Flush() {

@@ -14,6 +14,7 @@
 #include "cpu_attention_service/node/session_table.h"
 #include "cpu_attention_service/node/shard_registry.h"
 #include "fmt/format.h"
+#include "policy/hgca/spill_section.h"
 #include "wire/frame.h"
 #include "wire/frame_builder.h"
 
@@ -47,7 +48,7 @@ struct AttentionServer::Impl {
         clock(time),
         metrics(handles != nullptr ? handles : &no_metrics),
         shards(std::move(shard_registry)),
-        sessions(Epoch(server_options.incarnation)),
+        sessions(server_options.data_plane_mac, server_options.ids),
         sender(plane, &sessions),
         executor(ExecutorOptions(server_options, kernel, [this] { PollWhileAttending(); })),
         step(&executor, time, metrics) {
@@ -114,10 +115,10 @@ AttentionServer::~AttentionServer() = default;
 
 // ---- control ----
 
-absl::StatusOr<SessionGrant> AttentionServer::OpenSession(const std::string& worker_id,
+absl::StatusOr<SessionGrant> AttentionServer::OpenSession(const WorkerIdentity& worker,
                                                           const std::string& worker_address) {
   // First the old one: a data plane may give the same peer for the same address.
-  if (Session* old = impl_->sessions.FindByWorker(worker_id); old != nullptr) {
+  if (Session* old = impl_->sessions.FindByWorker(worker.id); old != nullptr) {
     CloseSession(old->id);
   }
   if (impl_->sessions.size() >= SessionTable::kMaxSessions) {
@@ -125,16 +126,16 @@ absl::StatusOr<SessionGrant> AttentionServer::OpenSession(const std::string& wor
                                                     impl_->options.node_id, SessionTable::kMaxSessions));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const PeerId peer, impl_->data_plane->Connect(worker_address));
-  const Session& session = impl_->sessions.Add(worker_id, peer, impl_->clock->NowNs());
+  const Session& session = impl_->sessions.Add(worker, peer, impl_->clock->NowNs());
   impl_->metrics->sessions.Set(static_cast<double>(impl_->sessions.size()));
-  LOG_INFO("worker {} connected, {} sessions", worker_id, impl_->sessions.size());
-  return SessionGrant{session.id, session.key, impl_->sessions.epoch()};
+  LOG_INFO("worker {} connected, {} sessions", worker.id, impl_->sessions.size());
+  return SessionGrant{session.id, session.keys, Epoch(impl_->options.incarnation)};
 }
 
 void AttentionServer::CloseSession(SessionId id) {
   const Session* session = impl_->sessions.Find(id);
   if (session == nullptr) return;
-  LOG_INFO("worker {} disconnected", session->worker_id);
+  LOG_INFO("worker {} disconnected", session->worker.id);
   impl_->data_plane->Disconnect(session->peer);
   impl_->RemoveSession(*session);
 }
@@ -251,7 +252,7 @@ void AttentionServer::Impl::Housekeeping() {
   if (options.session_idle_ns == 0) return;
   for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
     const Session* session = sessions.Find(id);
-    LOG_WARN("no frame from worker {} for {:.1f} s: its session ends", session->worker_id,
+    LOG_WARN("no frame from worker {} for {:.1f} s: its session ends", session->worker.id,
              SecondsFromNs(options.session_idle_ns));
     data_plane->Disconnect(session->peer);
     RemoveSession(*session);
@@ -263,7 +264,7 @@ void AttentionServer::OnFrame(std::span<const std::byte> header_bytes, std::span
   FrameHeader header;
   Session* session = nullptr;
   FrameError error = DecodeHeader(header_bytes, payload.size(), &header);
-  if (error == FrameError::kOk) error = impl_->sessions.Authenticate(header, &session);
+  if (error == FrameError::kOk) error = impl_->sessions.Authenticate(header, payload, &session);
   if (error != FrameError::kOk) {
     impl_->Refuse(session, header, error);
     return;
@@ -284,7 +285,7 @@ void AttentionServer::OnFrame(std::span<const std::byte> header_bytes, std::span
       impl_->OnHeartbeat(*session, header, payload);
       break;
     case FrameType::kError:
-      LOG_DEBUG("error frame from worker {}", session->worker_id);
+      LOG_DEBUG("error frame from worker {}", session->worker.id);
       break;
     case FrameType::kPartial:
     case FrameType::kAck:
@@ -297,7 +298,7 @@ void AttentionServer::OnPeerError(PeerId peer, const absl::Status& status) {
   impl_->lost_peers.push_back(peer);
   const Session* session = impl_->sessions.FindByPeer(peer);
   if (session == nullptr) return;
-  LOG_WARN("worker {} is lost, its session ends: {}", session->worker_id, status.ToString());
+  LOG_WARN("worker {} is lost, its session ends: {}", session->worker.id, status.ToString());
   impl_->RemoveSession(*session);
 }
 
@@ -435,7 +436,12 @@ FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t la
   if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim) {
     return FrameError::kBadGeometry;
   }
-  if (!spill.maw().empty() && shard->needs.spill_bytes_per_token == 0) return FrameError::kMalformed;
+  HgcaSpillSection section;
+  if (!spill.policy().empty() &&
+      (shard->needs.spill_bytes_per_token == 0 ||
+       !DecodeHgcaSpillSection(spill.policy(), body.num_tokens, body.num_kv_heads, &section))) {
+    return FrameError::kMalformed;
+  }
   const KvExchangeRows rows{spill.k(), spill.v(), static_cast<DType>(body.k_dtype), static_cast<DType>(body.v_dtype)};
   error = shard->kv->Store(layer, body.token_begin, body.num_tokens, rows);
   if (error != FrameError::kOk) return error;
@@ -443,7 +449,7 @@ FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t la
   metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
   if (shard->selection == nullptr) return FrameError::kOk;
   const uint64_t local_begin = spec.stripe.LocalIndex(body.token_begin);
-  shard->selection->OnStored(layer, {local_begin, local_begin + body.num_tokens}, spill.maw(), body.resident_tokens);
+  shard->selection->OnStored(layer, {local_begin, local_begin + body.num_tokens}, section.maw, section.resident_tokens);
   return FrameError::kOk;
 }
 

@@ -7,7 +7,8 @@
 //                 spills wait in order.
 //   spill      -> stored in its shard -> ack, with a status
 //   heartbeat  -> heartbeat, is_reply = 1
-//   others     -> counted by reason; if they come from a session (tag checked) also an error frame.
+//   others     -> counted by reason; if they come from a session (tag checked) also an error frame, so that a sender
+//                 knows at once what was damaged on the way.
 //                 Replays and error frames are never answered, so that no two sides echo.
 //
 // Thread-compatible: one I/O thread owns the server and its data plane; gRPC adapters post closures
@@ -24,10 +25,12 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/ids.h"
-#include "base/siphash.h"
+#include "base/random_id.h"
 #include "cluster/shard_spec.h"
+#include "cluster/worker_identity.h"
 #include "kv_store/arena.h"
 #include "transport/data_plane.h"
+#include "wire/frame_seal.h"
 
 namespace tributary {
 
@@ -35,20 +38,22 @@ struct AttentionMetrics;  // cpu_attention_service/node/attention_metrics.h
 
 struct AttentionServerOptions {
   std::string node_id;
-  uint64_t incarnation = 0;  // also the epoch of its sessions
-  ArenaOptions arena;        // of the KV pool
+  uint64_t incarnation = 0;
+  ArenaOptions arena;  // of the KV pool
   size_t extent_bytes = 512 << 10;
   int num_threads = 1;
   std::vector<int> cpus;  // thread i is pinned to cpus[i % size], but thread 0 is the caller's; as of ThreadPool
   int64_t helper_spin_ns = 20'000;  // how long the others spin between steps before they sleep
   std::string kernel;               // "" = the best that the machine has (cpu_attention_service/kernels)
   int64_t session_idle_ns = 0;      // sessions without a frame for this long are dropped; 0 = never
+  bool data_plane_mac = false;      // payloads have a MAC instead of a CRC (wire/frame_seal.h)
+  IdSource ids = RandomId;          // of sessions
 };
 
 struct SessionGrant {
   SessionId session_id;
-  SipKey key;
-  Epoch epoch;
+  SessionKeys keys;
+  Epoch epoch;  // the node's incarnation
 };
 
 struct ShardUsageInfo {
@@ -69,7 +74,7 @@ class AttentionServer final : public FrameHandler {
 
   // Pairs with a worker whose data plane has this address. A worker has one session: a new one ends
   // the old. RESOURCE_EXHAUSTED beyond SessionTable::kMaxSessions; errors of DataPlane::Connect.
-  absl::StatusOr<SessionGrant> OpenSession(const std::string& worker_id, const std::string& worker_address);
+  absl::StatusOr<SessionGrant> OpenSession(const WorkerIdentity& worker, const std::string& worker_address);
   // Unknown sessions are ignored. Shards stay: they belong to sequences.
   void CloseSession(SessionId session);
 

@@ -1,28 +1,22 @@
 #include "cpu_attention_service/node/session_table.h"
 
-#include <random>
-
 #include "base/check.h"
 
 namespace tributary {
-namespace {
 
-uint64_t RandomU64() {
-  std::random_device device;  // the operating system's generator
-  return (uint64_t{device()} << 32) | device();
-}
-
-}  // namespace
-
-Session& SessionTable::Add(const std::string& worker_id, PeerId peer, int64_t now_ns) {
+Session& SessionTable::Add(const WorkerIdentity& worker, PeerId peer, int64_t now_ns) {
   TRIBUTARY_CHECK_LT(sessions_.size(), kMaxSessions);
   SessionId id;
-  while (id == SessionId() || sessions_.contains(id)) id = SessionId(RandomU64());
+  do id = SessionId(ids_());
+  while (sessions_.contains(id));
   Session& session = sessions_[id];
   session.id = id;
-  session.key = {RandomU64(), RandomU64()};
+  FillRandom(std::as_writable_bytes(std::span(session.keys.header)));
+  if (with_mac_) FillRandom(session.keys.payload.emplace());
+  session.incoming = FrameSeal(session.keys, FrameDirection::kToNode);
+  session.outgoing = FrameSeal(session.keys, FrameDirection::kToWorker);
   session.peer = peer;
-  session.worker_id = worker_id;
+  session.worker = worker;
   session.last_frame_ns = now_ns;
   return session;
 }
@@ -41,7 +35,7 @@ Session* SessionTable::FindByPeer(PeerId peer) {
 
 Session* SessionTable::FindByWorker(const std::string& worker_id) {
   for (auto& [id, session] : sessions_) {
-    if (session.worker_id == worker_id) return &session;
+    if (session.worker.id == worker_id) return &session;
   }
   return nullptr;
 }
@@ -54,14 +48,15 @@ std::vector<SessionId> SessionTable::IdleSince(int64_t before_ns) const {
   return idle;
 }
 
-FrameError SessionTable::Authenticate(const FrameHeader& header, Session** session) {
+FrameError SessionTable::Authenticate(const FrameHeader& header, std::span<const std::byte> payload,
+                                      Session** session) {
   *session = nullptr;
   Session* found = Find(SessionId(header.session_id));
   if (found == nullptr) return FrameError::kUnknownSession;
-  if (!VerifyHeader(found->key, header)) return FrameError::kBadAuthTag;
+  if (!found->incoming.VerifyHeader(header)) return FrameError::kBadAuthTag;
   if (!found->received.Accept(header.frame_seq)) return FrameError::kReplayed;
   *session = found;
-  return Epoch(header.epoch) == epoch_ ? FrameError::kOk : FrameError::kStaleEpoch;
+  return found->incoming.VerifyPayload(header, payload) ? FrameError::kOk : FrameError::kBadPayload;
 }
 
 }  // namespace tributary

@@ -7,18 +7,22 @@
 
 #include "absl/container/node_hash_map.h"
 #include "base/ids.h"
-#include "base/siphash.h"
+#include "base/random_id.h"
+#include "cluster/worker_identity.h"
 #include "transport/data_plane.h"
 #include "wire/frame.h"
+#include "wire/frame_seal.h"
 #include "wire/replay_window.h"
 
 namespace tributary {
 
 struct Session {
   SessionId id;
-  SipKey key{};
+  SessionKeys keys;
+  FrameSeal incoming;
+  FrameSeal outgoing;
   PeerId peer;
-  std::string worker_id;
+  WorkerIdentity worker;
   ReplayWindow received;
   uint64_t next_frame_seq = 1;
   int64_t last_frame_ns = 0;
@@ -29,11 +33,11 @@ class SessionTable {
  public:
   static constexpr size_t kMaxSessions = 256;
 
-  // `epoch`: that of every session of this node.
-  explicit SessionTable(Epoch epoch) : epoch_(epoch) {}
+  // `with_mac`: whether payloads have a MAC (wire/frame_seal.h).
+  SessionTable(bool with_mac, IdSource ids) : with_mac_(with_mac), ids_(std::move(ids)) {}
 
-  // A new session with a random id and key. REQUIRES: size() < kMaxSessions.
-  Session& Add(const std::string& worker_id, PeerId peer, int64_t now_ns);
+  // A new session with a random id and keys. REQUIRES: size() < kMaxSessions.
+  Session& Add(const WorkerIdentity& worker, PeerId peer, int64_t now_ns);
   void Remove(SessionId id) { sessions_.erase(id); }
 
   Session* Find(SessionId id);
@@ -42,16 +46,16 @@ class SessionTable {
   // Sessions without a frame since `before_ns`.
   std::vector<SessionId> IdleSince(int64_t before_ns) const;
 
-  // Whose frame this is, if it is new and genuine. Else null, with the reason: kUnknownSession,
-  // kBadAuthTag, kReplayed. `session` is set also for kStaleEpoch: the sender is genuine and may be
-  // told.
-  FrameError Authenticate(const FrameHeader& header, Session** session);
+  // Whose frame this is, if it is new, genuine and whole. Else null, with the reason: kUnknownSession,
+  // kBadAuthTag, kReplayed. `session` is set also for kBadPayload: the header is genuine, and its
+  // sender may be told.
+  FrameError Authenticate(const FrameHeader& header, std::span<const std::byte> payload, Session** session);
 
   size_t size() const { return sessions_.size(); }
-  Epoch epoch() const { return epoch_; }
 
  private:
-  const Epoch epoch_;
+  const bool with_mac_;
+  const IdSource ids_;
   absl::node_hash_map<SessionId, Session> sessions_;
 };
 

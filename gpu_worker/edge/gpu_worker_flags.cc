@@ -77,6 +77,9 @@ int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags) {
                  "Writes the stages of the last steps to this file, as a Chrome trace, at exit");
   app.add_option("--drain-timeout-s", flags->drain_timeout_s, "Time for running sequences after SIGTERM")
       ->capture_default_str();
+  app.add_flag("--data-plane-mac", flags->data_plane_mac,
+               "Tags frames with an AES-GMAC instead of a CRC, so that what somebody changes on the network is found, "
+               "too; on every worker and node or none");
   app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")->capture_default_str();
   try {
     app.parse(argc, argv);

@@ -23,6 +23,7 @@ struct GpuWorkerFlags {
   uint32_t spin_us = 50;
   std::string transport_tls;
   std::string transport_net_devices;
+  bool data_plane_mac = false;
   uint32_t step_timeout_ms = 10000;
   uint32_t node_silence_timeout_ms = 3000;
   std::string listen = "127.0.0.1:0";

@@ -161,7 +161,7 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   Refusal refusal(&stop);
   WorkerService service(options, [&](const absl::Status& status) { refusal.Set(status); });
 
-  NodeConnectClient connector(flags.node_id, incarnation, kConnectTimeoutNs);
+  NodeConnectClient connector(flags.node_id, incarnation, flags.data_plane_mac, kConnectTimeoutNs);
   StepTrace trace = flags.trace_file.empty() ? StepTrace() : StepTrace(kTraceSpans);
   trace.NameLane(0, "worker");
   trace.NameLane(kDeviceLane, "GPU");

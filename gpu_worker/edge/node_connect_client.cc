@@ -27,6 +27,7 @@ absl::StatusOr<NodeSession> NodeConnectClient::Pair(const NodeEndpoint& node, co
   request.set_worker_id(worker_id_);
   request.set_worker_incarnation(incarnation_);
   request.set_protocol_version(kProtocolVersion);
+  request.set_data_plane_mac(data_plane_mac_);
   *request.mutable_transport() = TransportInfoToProto(local);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns_));
@@ -46,8 +47,17 @@ absl::StatusOr<NodeSession> NodeConnectClient::Pair(const NodeEndpoint& node, co
     return absl::FailedPreconditionError(
         fmt::format("its session key has {} bytes, not {}", response.session_key().size(), sizeof(SipKey)));
   }
+  const size_t payload_key_bytes = data_plane_mac_ ? sizeof(MacKey) : 0;
+  if (response.payload_key().size() != payload_key_bytes) {
+    return absl::FailedPreconditionError(fmt::format("its payload key has {} bytes, not {}: {} --data-plane-mac",
+                                                     response.payload_key().size(), payload_key_bytes,
+                                                     data_plane_mac_ ? "it lacks" : "it has"));
+  }
   session.session_id = SessionId(response.session_id());
-  std::memcpy(session.key.data(), response.session_key().data(), sizeof(SipKey));
+  std::memcpy(session.keys.header.data(), response.session_key().data(), sizeof(SipKey));
+  if (data_plane_mac_) {
+    std::memcpy(session.keys.payload.emplace().data(), response.payload_key().data(), sizeof(MacKey));
+  }
   session.epoch = Epoch(response.epoch());
   session.node_id = response.node_id();
   return session;

@@ -13,8 +13,12 @@ namespace tributary {
 // Thread-compatible: the loop's thread.
 class NodeConnectClient final : public NodeConnector {
  public:
-  NodeConnectClient(std::string worker_id, uint64_t incarnation, int64_t timeout_ns)
-      : worker_id_(std::move(worker_id)), incarnation_(incarnation), timeout_ns_(timeout_ns) {}
+  // `data_plane_mac`: payloads of frames have a MAC; nodes that were not told the same refuse.
+  NodeConnectClient(std::string worker_id, uint64_t incarnation, bool data_plane_mac, int64_t timeout_ns)
+      : worker_id_(std::move(worker_id)),
+        incarnation_(incarnation),
+        data_plane_mac_(data_plane_mac),
+        timeout_ns_(timeout_ns) {}
 
   // The node's error, or FAILED_PRECONDITION for an answer of another frame version, another kind of data plane or
   // another node than asked for. Each names the node and its address.
@@ -25,6 +29,7 @@ class NodeConnectClient final : public NodeConnector {
 
   const std::string worker_id_;
   const uint64_t incarnation_;
+  const bool data_plane_mac_;
   const int64_t timeout_ns_;
   // By address and incarnation: a restarted node gets a new connection.
   std::map<std::pair<std::string, uint64_t>, std::unique_ptr<v1::CpuAttention::Stub>> stubs_;

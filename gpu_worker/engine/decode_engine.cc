@@ -103,6 +103,7 @@ struct DecodeEngine::Impl final : NodeListener {
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) override;
   void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack) override;
   void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) override;
+  void OnDamaged(NodeIdx node, const FrameHeader& header) override;
   void OnNodeFailed(NodeIdx node, const absl::Status& status) override;
 
   const EngineOptions options;
@@ -253,6 +254,13 @@ void DecodeEngine::Impl::OnRejected(NodeIdx node, const ErrorBody& error, std::s
            FrameErrorName(static_cast<FrameError>(error.error)), text);
   spills.OnRejected(node, error);
   step.OnRejected(node, error);
+}
+
+void DecodeEngine::Impl::OnDamaged(NodeIdx node, const FrameHeader& header) {
+  LOG_WARN("an answer of CPU attention node '{}' was damaged on the way: frame {} of type {}", nodes.node_id(node),
+           header.frame_seq, header.type);
+  spills.OnDamaged(node, header);
+  step.OnDamaged(node, header);
 }
 
 void DecodeEngine::Impl::OnNodeFailed(NodeIdx node, const absl::Status& status) {

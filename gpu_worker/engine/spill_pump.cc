@@ -67,6 +67,10 @@ void SpillPump::OnRejected(NodeIdx node, const ErrorBody& error) {
   if (const auto failure = sender_->OnRejected(node, error)) FailFrom(*failure);
 }
 
+void SpillPump::OnDamaged(NodeIdx node, const FrameHeader& header) {
+  if (const auto failure = sender_->OnDamaged(node, header)) FailFrom(*failure);
+}
+
 void SpillPump::FailFrom(const SpillFailure& failure) {
   if (Sequence* sequence = sequences_->Find(failure.sequence)) sequence->Fail(failure.status, failure.node);
 }

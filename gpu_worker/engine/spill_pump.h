@@ -45,6 +45,7 @@ class SpillPump {
 
   void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack);
   void OnRejected(NodeIdx node, const ErrorBody& error);
+  void OnDamaged(NodeIdx node, const FrameHeader& header);
 
   // Sequences with a block on its way.
   size_t num_blocks() const;

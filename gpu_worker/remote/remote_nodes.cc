@@ -83,8 +83,8 @@ absl::Status RemoteNodes::Pair(Node& node) {
   node.failure = absl::OkStatus();
   node.peer = *peer;
   node.session_id = session->session_id;
-  node.key = session->key;
-  node.epoch = session->epoch;
+  node.incoming = FrameSeal(session->keys, FrameDirection::kToWorker);
+  node.outgoing = FrameSeal(session->keys, FrameDirection::kToNode);
   node.next_frame_seq = 1;
   node.replay = ReplayWindow();
   // Pairing may have taken long, and nobody was polled meanwhile.
@@ -97,14 +97,10 @@ absl::StatusOr<uint64_t> RemoteNodes::Send(NodeIdx idx, FrameBuffer frame, SendC
   Node& node = nodes_[idx];
   if (node.state == State::kFailed) return node.failure;
   FrameHeader& header = frame.header();
-  header.magic = kFrameMagic;
-  header.version = kFrameVersion;
   header.flags = 0;
   header.session_id = node.session_id.value;
-  header.epoch = node.epoch.value;
   header.frame_seq = node.next_frame_seq++;
-  header.payload_bytes = static_cast<uint32_t>(frame.payload().size());
-  SealHeader(node.key, header);
+  node.outgoing.Seal(header, frame.payload());
   const uint64_t frame_seq = header.frame_seq;
   if (absl::Status sent = data_plane_->Send(node.peer, std::move(frame), send_class); !sent.ok()) {
     Fail(idx, fmt::format("sending to it failed: {}", std::string(sent.message())));
@@ -144,12 +140,12 @@ FrameError RemoteNodes::FindSession(const FrameHeader& header, NodeIdx* found) {
   for (NodeIdx i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
     if (node.state == State::kFailed || node.session_id.value != header.session_id) continue;
-    if (!VerifyHeader(node.key, header)) {
+    if (!node.incoming.VerifyHeader(header)) {
       error = FrameError::kBadAuthTag;
       continue;
     }
     *found = i;
-    return header.epoch == node.epoch.value ? FrameError::kOk : FrameError::kStaleEpoch;
+    return FrameError::kOk;
   }
   return error;
 }
@@ -165,6 +161,7 @@ void RemoteNodes::OnFrame(std::span<const std::byte> header_bytes, std::span<con
   if (!node.replay.Accept(header.frame_seq)) return Reject(FrameError::kReplayed);
   node.heard_ns = patience_.now_ns();
   node.state = State::kHealthy;
+  if (!node.incoming.VerifyPayload(header, payload)) return OnBadPayload(idx, header);
   error = Dispatch(idx, header, payload);
   if (error != FrameError::kOk) Reject(error);
 }
@@ -204,6 +201,25 @@ FrameError RemoteNodes::Dispatch(NodeIdx idx, const FrameHeader& header, std::sp
       break;  // only workers send these
   }
   return FrameError::kBadType;
+}
+
+void RemoteNodes::OnBadPayload(NodeIdx idx, const FrameHeader& header) {
+  Reject(FrameError::kBadPayload);
+  const std::string text = fmt::format("the worker refused frame {} of type {}: {}", header.frame_seq, header.type,
+                                       std::string(FrameErrorName(FrameError::kBadPayload)));
+  absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(ErrorPayloadBytes(text));
+  if (frame.ok()) {
+    frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kError),
+                                  .step_id = header.step_id,
+                                  .layer = header.layer,
+                                  .slot = header.slot};
+    WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload),
+                .rejected_type = header.type,
+                .rejected_frame_seq = header.frame_seq},
+               text, frame->payload());
+    (void)Send(idx, *std::move(frame), SendClass::kEager);
+  }
+  listener_->OnDamaged(idx, header);
 }
 
 void RemoteNodes::OnPeerError(PeerId peer, const absl::Status& status) {

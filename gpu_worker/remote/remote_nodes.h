@@ -25,6 +25,7 @@
 #include "gpu_worker/sequence/sequence_plan.h"
 #include "transport/data_plane.h"
 #include "wire/frame.h"
+#include "wire/frame_seal.h"
 #include "wire/replay_window.h"
 
 namespace tributary {
@@ -35,7 +36,7 @@ struct EngineMetrics;
 struct NodeSession {
   TransportInfo transport;  // the node's
   SessionId session_id;
-  SipKey key{};
+  SessionKeys keys;
   Epoch epoch;  // the node's incarnation
   std::string node_id;
 };
@@ -61,6 +62,9 @@ class NodeListener {
   virtual void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack) = 0;
   // The node refused the frame that Send() gave the sequence number error.rejected_frame_seq.
   virtual void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) = 0;
+  // An answer came whose payload was changed on the way. Its header is genuine and repeats step, layer and slot of what
+  // it answers; the node was told.
+  virtual void OnDamaged(NodeIdx node, const FrameHeader& header) = 0;
   // Once per session. UNAVAILABLE, with the node's id and the reason.
   virtual void OnNodeFailed(NodeIdx node, const absl::Status& status) = 0;
 };
@@ -90,8 +94,8 @@ class RemoteNodes final : private FrameHandler {
   const absl::Status& failure(NodeIdx node) const { return nodes_[node].failure; }
   size_t num_nodes() const { return nodes_.size(); }
 
-  // Fills in session, epoch, sequence number and tag of `frame` (type, step_id, layer, slot and
-  // timeout_ns are the caller's) and sends it. Returns its frame_seq. A transport error fails the
+  // Fills in session, sequence number and tags of `frame` (type, step_id, layer, slot and
+  // timeout_us are the caller's) and sends it. Returns its frame_seq. A transport error fails the
   // node.
   absl::StatusOr<uint64_t> Send(NodeIdx node, FrameBuffer frame, SendClass send_class);
 
@@ -112,8 +116,8 @@ class RemoteNodes final : private FrameHandler {
     absl::Status failure;
     PeerId peer;
     SessionId session_id;
-    SipKey key{};
-    Epoch epoch;
+    FrameSeal incoming;
+    FrameSeal outgoing;
     uint64_t next_frame_seq = 1;
     ReplayWindow replay;
     int64_t heard_ns = 0;      // patient time
@@ -129,6 +133,7 @@ class RemoteNodes final : private FrameHandler {
   FrameError FindSession(const FrameHeader& header, NodeIdx* node);
   FrameError Dispatch(NodeIdx node, const FrameHeader& header, std::span<const std::byte> payload);
   void Reject(FrameError reason);
+  void OnBadPayload(NodeIdx node, const FrameHeader& header);
   void Fail(NodeIdx node, const std::string& reason);
   void SendHeartbeat(NodeIdx node);
 

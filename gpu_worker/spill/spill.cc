@@ -38,8 +38,6 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
   const ShardSpec& spec = shard.spec;
   const HeadRange heads{spec.kv_head_begin, spec.kv_head_end};
   if (nodes_->state(shard.node) == RemoteNodes::State::kFailed) return Sent::kFailed;
-  std::vector<std::byte> section(reader.SectionBytes(heads));
-  if (!section.empty()) reader.WriteSection(heads, section);
   const SpillBody body{.shard_id = spec.shard_id.value,
                        .sequence_epoch = spec.epoch.value,
                        .token_begin = token_begin,
@@ -48,7 +46,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .head_dim = spec.model.head_dim,
                        .k_dtype = static_cast<uint8_t>(shard.exchange_dtype),
                        .v_dtype = static_cast<uint8_t>(shard.exchange_dtype),
-                       .resident_tokens = section.empty() ? 0 : ReadAt<uint32_t>(section, 0)};
+                       .policy_bytes = static_cast<uint32_t>(reader.SectionBytes(heads))};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
   if (!Fits(shard.node, frame_bytes)) return Sent::kNoRoom;
@@ -56,12 +54,14 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
   if (!frame.ok()) return Sent::kNoRoom;
 
   const SpillSpans spans = WriteSpill(body, frame->payload());
-  frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kSpill), .layer = static_cast<uint16_t>(layer)};
+  const uint64_t number = ++last_number_;
+  frame->header() = FrameHeader{
+      .type = static_cast<uint8_t>(FrameType::kSpill), .step_id = number, .layer = static_cast<uint16_t>(layer)};
   const CopyTicket ticket = reader.Read(heads, spans.k, spans.v);
-  if (body.resident_tokens > 0) std::copy(section.begin() + sizeof(uint32_t), section.end(), spans.maw.begin());
+  if (body.policy_bytes > 0) reader.WriteSection(heads, spans.policy);
 
   const Key key{shard.node, spec.shard_id.value, layer, token_begin};
-  const Frame entry{spec.sequence_id, num_tokens, frame_bytes, kUnsent, nodes_->patient_now_ns()};
+  const Frame entry{spec.sequence_id, num_tokens, frame_bytes, number, kUnsent, nodes_->patient_now_ns()};
   const bool added = frames_.try_emplace(key, entry).second;
   TRIBUTARY_CHECK(added);
   WindowOf(shard.node).bytes += frame_bytes;
@@ -122,6 +122,21 @@ std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBod
     const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
     return SpillFailure{sequence, node,
                         absl::InternalError(fmt::format("it rejected a spill to shard {}: {}", shard_id, reason))};
+  }
+  return std::nullopt;
+}
+
+std::optional<SpillFailure> SpillSender::OnDamaged(NodeIdx node, const FrameHeader& header) {
+  if (static_cast<FrameType>(header.type) != FrameType::kAck) return std::nullopt;
+  for (auto it = frames_.begin(); it != frames_.end(); ++it) {
+    if (it->first.node != node || it->second.number != header.step_id) continue;
+    const SequenceId sequence = it->second.sequence;
+    const uint64_t shard_id = it->first.shard_id;
+    Forget(it);
+    return SpillFailure{
+        sequence, node,
+        absl::InternalError(fmt::format("its acknowledgement of a spill to shard {} was damaged on the way: {}",
+                                        shard_id, std::string(FrameErrorName(FrameError::kBadPayload))))};
   }
   return std::nullopt;
 }

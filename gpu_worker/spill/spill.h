@@ -53,7 +53,7 @@ class KvReader {
  public:
   virtual ~KvReader() = default;
   virtual CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const = 0;
-  // The policy's section of a frame with these heads; 0 bytes: none. Done on return.
+  // The policy section of these tokens' heads (wire/frame.h): its bytes, 0 for none, and its writing, done on return.
   virtual size_t SectionBytes(HeadRange heads) const { return 0; }
   virtual void WriteSection(HeadRange heads, std::span<std::byte> section) const {}
 };
@@ -94,6 +94,8 @@ class SpillSender {
   std::optional<SpillFailure> OnAck(NodeIdx node, uint32_t layer, const AckBody& ack);
   // The node refused a frame as a whole.
   std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error);
+  // An answer of the node was damaged on the way (NodeListener): nobody can say whether the tokens are stored.
+  std::optional<SpillFailure> OnDamaged(NodeIdx node, const FrameHeader& header);
   // A failure for each sequence whose oldest frame is overdue.
   std::vector<SpillFailure> FindOverdue() const;
 
@@ -130,6 +132,7 @@ class SpillSender {
     SequenceId sequence;
     uint32_t num_tokens = 0;
     uint64_t bytes = 0;
+    uint64_t number = 0;  // the frame's step_id, which its acknowledgement repeats
     uint64_t frame_seq = kUnsent;
     int64_t sent_ns = 0;  // patient time; of Send() until it has left
   };
@@ -159,6 +162,7 @@ class SpillSender {
   RemoteNodes* const nodes_;
   EngineMetrics* const metrics_;
   Frames frames_;
+  uint64_t last_number_ = 0;
   std::deque<Filling> filling_;  // in the order in which the device copies
   std::vector<NodeWindow> windows_;
   absl::flat_hash_map<SequenceId, uint32_t> in_flight_;

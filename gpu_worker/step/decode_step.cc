@@ -171,12 +171,14 @@ void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
                             options_.softmax_scale);
   for (size_t i = query->begin; i < query->end; ++i) {
     const QueryEntry& entry = entries_[i - query->begin];
-    q_targets_[i] = writer.Add(entry);
+    q_targets_[i] = writer.Add(entry).q;
     rows_[expected_[i].row].bytes_sent +=
         QueryEntryBytes(entry, options_.shape.head_dim) + (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
-  frame.header() = FrameHeader{
-      .type = static_cast<uint8_t>(FrameType::kQuery), .step_id = exchange_id_, .layer = static_cast<uint16_t>(layer)};
+  frame.header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
+                               .step_id = exchange_id_,
+                               .layer = static_cast<uint16_t>(layer),
+                               .slot = static_cast<uint16_t>(query - queries_.data())};
 }
 
 absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
@@ -201,10 +203,12 @@ void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
       continue;
     }
     for (size_t i = query.begin; i < query.end; ++i) CopyQ(i, q);
-    query.frame->header().timeout_ns = static_cast<uint64_t>(std::max<int64_t>(1, deadline_ns_ - sent_ns_));
+    const int64_t left_us = std::max<int64_t>(1, (deadline_ns_ - sent_ns_) / kNsPerUs);
+    query.frame->header().timeout_us = static_cast<uint32_t>(std::min<int64_t>(left_us, UINT32_MAX));
     const absl::StatusOr<uint64_t> frame_seq = nodes_->Send(query.node, *std::move(query.frame), SendClass::kEager);
     if (frame_seq.ok()) {
-      sent_.push_back({query.node, *frame_seq, query.begin, query.end});
+      sent_.push_back(
+          {query.node, *frame_seq, layer, static_cast<uint16_t>(&query - queries_.data()), query.begin, query.end});
     } else {
       // It may have failed before this step began.
       gather_.FailNode(query.node, frame_seq.status());
@@ -298,6 +302,20 @@ void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error) {
     for (size_t i = query.begin; i < query.end; ++i) {
       gather_.FailRow(expected_[i].row, node,
                       absl::InternalError(fmt::format("it rejected the query frame: {}", reason)));
+    }
+  }
+}
+
+void DecodeStep::OnDamaged(NodeIdx node, const FrameHeader& header) {
+  if (rows_.empty() || header.step_id != exchange_id_ || static_cast<FrameType>(header.type) != FrameType::kPartial) {
+    return;
+  }
+  for (const SentQuery& query : sent_) {
+    if (query.node != node || query.layer != header.layer || query.slot != header.slot) continue;
+    for (size_t i = query.begin; i < query.end; ++i) {
+      gather_.FailRow(expected_[i].row, node,
+                      absl::InternalError(fmt::format("layer {}: its answer was damaged on the way: {}", header.layer,
+                                                      std::string(FrameErrorName(FrameError::kBadPayload)))));
     }
   }
 }

@@ -94,6 +94,7 @@ class DecodeStep {
   // What comes in during a step, or late: the owner of RemoteNodes hands these on.
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial);
   void OnRejected(NodeIdx node, const ErrorBody& error);
+  void OnDamaged(NodeIdx node, const FrameHeader& header);
   void OnNodeFailed(NodeIdx node, const absl::Status& status);
 
  private:
@@ -138,6 +139,8 @@ class DecodeStep {
   struct SentQuery {
     NodeIdx node;
     uint64_t frame_seq;
+    uint32_t layer;
+    uint16_t slot;      // of the header
     size_t begin, end;  // of expected_
   };
   // Of the step that runs.

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "kv_store/kv_shard.h"
+#include "policy/hgca/spill_section.h"
 #include "tests/testutil/sample_frames.h"
 #include "wire/frame.h"
 
@@ -73,8 +74,21 @@ void CheckStored(const KvShard& shard, uint32_t layer, const SpillView& spill) {
   }
 }
 
+// What policies read of their sections: of each as much as it allows.
+void ReadSections(const SpillView& spill) {
+  const SpillBody& body = spill.body();
+  HgcaSpillSection section;
+  if (!DecodeHgcaSpillSection(spill.policy(), body.num_tokens, body.num_kv_heads, &section)) return;
+  TRIBUTARY_CHECK_EQ(section.resident_tokens == 0, spill.policy().empty());
+  if (section.resident_tokens == 0) return;
+  TRIBUTARY_CHECK_LE(section.resident_tokens, limits::kMaxContextTokens);
+  TRIBUTARY_CHECK_EQ(section.maw.size(), size_t{body.num_tokens} * body.num_kv_heads * sizeof(float));
+  TouchBytes(section.maw);
+}
+
 void FeedSpill(const FrameHeader& header, const SpillView& spill) {
   const SpillBody& body = spill.body();
+  ReadSections(spill);
   for (uint32_t num_stripes : {1u, 3u}) {
     absl::StatusOr<std::unique_ptr<KvShard>> shard = KvShard::Open(SpecLike(body, num_stripes), &SharedPool());
     if (!shard.ok()) return;  // a geometry too large for this pool
@@ -126,8 +140,8 @@ void FuzzFrame(std::span<const std::byte> bytes) {
   if (error == FrameError::kOk) {
     TRIBUTARY_CHECK_EQ(header.payload_bytes, payload.size());
     FrameHeader sealed = header;
-    SealHeader(kSampleKey, sealed);
-    TRIBUTARY_CHECK(VerifyHeader(kSampleKey, sealed));
+    SealFrame(kSampleKey, sealed, payload);
+    TRIBUTARY_CHECK(VerifyHeader(kSampleKey, sealed) && VerifyPayload(sealed, payload));
   }
   // A bad header must not keep the fuzzer from the payload's decoder.
   const FrameType type = static_cast<FrameType>(static_cast<uint8_t>(bytes[offsetof(FrameHeader, type)]) % 6 + 1);

@@ -337,9 +337,9 @@ absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint, co
     if (!node.alive) return absl::UnavailableError("connection refused");
     if (node.frozen) return absl::DeadlineExceededError("no answer within 1 s");
     std::lock_guard lock(node.mutex);
-    const auto grant = node.server->OpenSession("worker-0", local.address);
+    const auto grant = node.server->OpenSession({"worker-0", 1}, local.address);
     if (!grant.ok()) return grant.status();
-    return NodeSession{node.plane->info(), grant->session_id, grant->key, grant->epoch, node.id};
+    return NodeSession{node.plane->info(), grant->session_id, grant->keys, grant->epoch, node.id};
   }
   return absl::NotFoundError("no such node");
 }

@@ -8,9 +8,11 @@
 #include <random>
 #include <vector>
 
+#include "policy/hgca/spill_section.h"
 #include "tests/testutil/test_seed.h"
 #include "wire/frame.h"
 #include "wire/frame_builder.h"
+#include "wire/frame_seal.h"
 
 namespace tributary {
 
@@ -20,6 +22,11 @@ struct SampleFrame {
 };
 
 inline constexpr SipKey kSampleKey = {0x1122334455667788u, 0x99aabbccddeeff00u};
+
+// Of a policy section: half of them are empty.
+inline uint32_t SampleSectionBytes(std::mt19937_64& random) {
+  return RandomInt(random, 0, 1) == 0 ? 0 : RandomInt(random, 1u, 40u);
+}
 
 inline std::vector<std::byte> SampleQueryPayload(std::mt19937_64& random) {
   const uint32_t head_dim = RandomInt(random, 1u, 8u);
@@ -33,11 +40,14 @@ inline std::vector<std::byte> SampleQueryPayload(std::mt19937_64& random) {
     entry.n_q = RandomInt(random, 1u, 2u);
     constexpr uint32_t kFlags[] = {0, kQueryMeasure, kQueryAppend, kQueryAppend | kQueryAppendEnd};
     entry.flags = kFlags[RandomInt(random, 0, 3)];
+    entry.policy_bytes = SampleSectionBytes(random);
   }
   std::vector<std::byte> payload(QueryPayloadBytes(entries, head_dim));
   QueryPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim, 0.125f);
   for (const QueryEntry& entry : entries) {
-    for (float& x : writer.Add(entry)) x = static_cast<float>(RandomInt(random, -8, 8));
+    const QuerySpans spans = writer.Add(entry);
+    for (float& x : spans.q) x = static_cast<float>(RandomInt(random, -8, 8));
+    for (std::byte& b : spans.policy) b = static_cast<std::byte>(random());
   }
   return payload;
 }
@@ -54,6 +64,7 @@ inline std::vector<std::byte> SamplePartialPayload(std::mt19937_64& random) {
     entry.attended_head_tokens = entry.covered_tokens / 2 * entry.num_kv_heads;
     entry.n_q = RandomInt(random, 1u, 2u);
     entry.flags = RandomInt(random, 0, 1) == 0 ? kPartialMeasured : 0;
+    entry.policy_bytes = SampleSectionBytes(random);
   }
   std::vector<std::byte> payload(PartialPayloadBytes(entries, head_dim));
   PartialPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim);
@@ -65,6 +76,7 @@ inline std::vector<std::byte> SamplePartialPayload(std::mt19937_64& random) {
     for (uint32_t& tokens : spans.attended_tokens) {
       tokens = static_cast<uint32_t>(entry.covered_tokens / 2);
     }
+    for (std::byte& b : spans.policy) b = static_cast<std::byte>(random());
   }
   writer.SetTimes(random() % 1000, random() % 1000);
   return payload;
@@ -80,12 +92,15 @@ inline std::vector<std::byte> SampleSpillPayload(std::mt19937_64& random) {
   body.head_dim = RandomInt(random, 1u, 8u);
   body.k_dtype = static_cast<uint8_t>(RandomInt(random, 1, 3));
   body.v_dtype = static_cast<uint8_t>(RandomInt(random, 1, 3));
-  body.resident_tokens = RandomInt(random, 0, 1) == 0 ? 0 : RandomInt(random, 1u, 5000u);
+  const bool is_hgca = RandomInt(random, 0, 2) == 0;
+  body.policy_bytes = is_hgca ? static_cast<uint32_t>(HgcaSpillSectionBytes(body.num_tokens, body.num_kv_heads))
+                              : SampleSectionBytes(random);
   std::vector<std::byte> payload(SpillPayloadBytes(body));
   const SpillSpans spans = WriteSpill(body, payload);
   for (std::byte& b : spans.k) b = static_cast<std::byte>(random());
   for (std::byte& b : spans.v) b = static_cast<std::byte>(random());
-  for (std::byte& b : spans.maw) b = static_cast<std::byte>(random());
+  for (std::byte& b : spans.policy) b = static_cast<std::byte>(random());
+  if (is_hgca) BeginHgcaSpillSection(RandomInt(random, 1u, 5000u), spans.policy);
   return payload;
 }
 
@@ -122,14 +137,12 @@ inline SampleFrame MakeSampleFrame(std::mt19937_64& random, FrameType type) {
   }
   frame.header.type = static_cast<uint8_t>(type);
   frame.header.session_id = random();
-  frame.header.epoch = random();
   frame.header.frame_seq = random();
   frame.header.step_id = random();
   frame.header.layer = RandomInt<uint16_t>(random, 0, 31);
   frame.header.slot = RandomInt<uint16_t>(random, 0, 7);
-  frame.header.payload_bytes = static_cast<uint32_t>(frame.payload.size());
-  frame.header.timeout_ns = random();
-  SealHeader(kSampleKey, frame.header);
+  frame.header.timeout_us = static_cast<uint32_t>(random());
+  SealFrame(kSampleKey, frame.header, frame.payload);
   return frame;
 }
 
@@ -150,7 +163,7 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       QueryView view;
       error = QueryView::Decode(payload, &view);
       for (uint32_t i = 0; error == FrameError::kOk && i < view.body().num_entries; ++i) {
-        *digest += TouchBytes(view.q(view.entry(i)));
+        *digest += TouchBytes(view.q(view.entry(i))) + TouchBytes(view.policy(view.entry(i)));
       }
       break;
     }
@@ -160,7 +173,7 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       for (uint32_t i = 0; error == FrameError::kOk && i < view.body().num_entries; ++i) {
         const PartialEntry entry = view.entry(i);
         *digest += TouchBytes(view.out(entry)) + TouchBytes(view.lse_ln(entry)) + TouchBytes(view.lse_dense_ln(entry)) +
-                   TouchBytes(view.attended_tokens(entry));
+                   TouchBytes(view.attended_tokens(entry)) + TouchBytes(view.policy(entry));
       }
       break;
     }
@@ -168,7 +181,7 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       SpillView view;
       error = SpillView::Decode(payload, &view);
       if (error == FrameError::kOk) {
-        *digest = TouchBytes(view.k()) + TouchBytes(view.v()) + TouchBytes(view.maw());
+        *digest = TouchBytes(view.k()) + TouchBytes(view.v()) + TouchBytes(view.policy());
       }
       break;
     }

@@ -37,6 +37,7 @@ TEST_F(FrameTest, ValidFramesOfEveryTypeDecode) {
       ASSERT_EQ(DecodeHeader(BytesOf(frame.header), frame.payload.size(), &header), FrameError::kOk);
       ASSERT_EQ(std::memcmp(&header, &frame.header, sizeof(header)), 0);
       ASSERT_TRUE(VerifyHeader(kSampleKey, header));
+      ASSERT_TRUE(VerifyPayload(header, frame.payload));
       uint64_t digest;
       ASSERT_EQ(DecodePayload(type, frame.payload, &digest), FrameError::kOk);
     }
@@ -60,18 +61,6 @@ TEST_F(FrameTest, EveryTruncationIsRefused) {
       ASSERT_EQ(DecodePayload(type, longer, &digest), FrameError::kBadSize) << "type " << int(type);
     }
   }
-}
-
-TEST_F(FrameTest, EveryHeaderBitIsGuarded) {
-  const SampleFrame frame = MakeSampleFrame(random_, FrameType::kSpill);
-  for (size_t bit = 0; bit < kFrameHeaderBytes * 8; ++bit) {
-    std::vector<std::byte> bytes(BytesOf(frame.header).begin(), BytesOf(frame.header).end());
-    bytes[bit / 8] ^= std::byte{1} << (bit % 8);
-    FrameHeader header;
-    std::memcpy(&header, bytes.data(), sizeof(header));
-    EXPECT_FALSE(VerifyHeader(kSampleKey, header)) << "bit " << bit;
-  }
-  EXPECT_FALSE(VerifyHeader({kSampleKey[0], kSampleKey[1] ^ 1}, frame.header));
 }
 
 TEST_F(FrameTest, HeaderErrors) {
@@ -99,28 +88,42 @@ TEST_F(FrameTest, HeaderErrors) {
 
 TEST_F(FrameTest, QueryRoundTrip) {
   const std::vector<QueryEntry> entries = {
-      {.shard_id = 7, .sequence_epoch = 3, .visible_begin = 64, .visible_end = 128, .num_q_heads = 4, .n_q = 1},
+      {.shard_id = 7,
+       .sequence_epoch = 3,
+       .visible_begin = 64,
+       .visible_end = 128,
+       .num_q_heads = 1,
+       .n_q = 1,
+       .policy_bytes = 17},
       {.shard_id = 8,
        .sequence_epoch = 2,
        .visible_begin = 0,
        .visible_end = 0,
        .num_q_heads = 2,
        .n_q = 3,
-       .flags = kQueryAppend | kQueryAppendEnd}};
+       .flags = kQueryAppend | kQueryAppendEnd},
+      {.shard_id = 9, .visible_end = 1, .num_q_heads = 1, .n_q = 1, .policy_bytes = 3}};
   std::vector<std::byte> payload(QueryPayloadBytes(entries, 5));
-  QueryPayloadWriter writer(payload, 2, 5, 0.25f);
+  QueryPayloadWriter writer(payload, 3, 5, 0.25f);
   float next = 0;
   for (const QueryEntry& entry : entries) {
     EXPECT_FALSE(writer.complete());
-    for (float& x : writer.Add(entry)) x = next++;
+    const QuerySpans spans = writer.Add(entry);
+    for (float& x : spans.q) x = next++;
+    ASSERT_EQ(spans.policy.size(), entry.policy_bytes);
+    for (std::byte& b : spans.policy) b = std::byte{0xab};
   }
   EXPECT_TRUE(writer.complete());
   QueryView view;
   ASSERT_EQ(QueryView::Decode(payload, &view), FrameError::kOk);
   EXPECT_EQ(view.body().softmax_scale, 0.25f);
   float expected = 0;
-  for (uint32_t i = 0; i < 2; ++i) {
+  for (uint32_t i = 0; i < 3; ++i) {
     const QueryEntry entry = view.entry(i);
+    EXPECT_EQ(entry.q_offset_bytes % 8, 0u);
+    const std::span<const std::byte> policy = view.policy(entry);
+    EXPECT_EQ(std::vector<std::byte>(policy.begin(), policy.end()),
+              std::vector<std::byte>(entries[i].policy_bytes, std::byte{0xab}));
     EXPECT_EQ(entry.shard_id, entries[i].shard_id);
     EXPECT_EQ(entry.sequence_epoch, entries[i].sequence_epoch);
     EXPECT_EQ(entry.visible_end, entries[i].visible_end);
@@ -133,13 +136,13 @@ TEST_F(FrameTest, QueryRoundTrip) {
 
 TEST_F(FrameTest, PartialRoundTrip) {
   const std::vector<PartialEntry> entries = {
-      {.shard_id = 7, .num_q_heads = 2, .n_q = 1, .num_kv_heads = 2},
+      {.shard_id = 7, .num_q_heads = 1, .n_q = 1, .num_kv_heads = 1, .policy_bytes = 5},
       {.shard_id = 8,
        .status = static_cast<uint32_t>(FrameError::kNotStored),
        .num_q_heads = 2,
        .n_q = 1,
        .flags = kPartialMeasured},
-      {.shard_id = 9, .num_q_heads = 4, .n_q = 2, .flags = kPartialMeasured, .num_kv_heads = 2}};
+      {.shard_id = 9, .num_q_heads = 4, .n_q = 2, .flags = kPartialMeasured, .num_kv_heads = 2, .policy_bytes = 8}};
   std::vector<std::byte> payload(PartialPayloadBytes(entries, 3));
   PartialPayloadWriter writer(payload, 3, 3);
   float next = 0;
@@ -149,6 +152,7 @@ TEST_F(FrameTest, PartialRoundTrip) {
     for (float& x : data.lse_ln) x = next++;
     for (float& x : data.lse_dense_ln) x = next++;
     for (uint32_t& x : data.attended_tokens) x = 5;
+    for (std::byte& b : data.policy) b = std::byte{0xcd};
     EXPECT_EQ(data.lse_dense_ln.size(), entry.shard_id == 9 ? 8u : 0u);
     EXPECT_EQ(data.attended_tokens.size(), entry.shard_id == 9 ? 2u : 0u);
   }
@@ -161,6 +165,11 @@ TEST_F(FrameTest, PartialRoundTrip) {
   EXPECT_EQ(view.body().compute_ns, 22u);
   EXPECT_EQ(view.entry(2).covered_tokens, 20u);
   EXPECT_EQ(view.entry(2).attended_head_tokens, 10u);
+  EXPECT_EQ(view.policy(view.entry(0)).size(), 5u);
+  EXPECT_EQ(view.policy(view.entry(0)).back(), std::byte{0xcd});
+  EXPECT_TRUE(view.policy(view.entry(1)).empty());
+  EXPECT_EQ(view.policy(view.entry(2)).size(), 8u);
+  EXPECT_EQ(view.policy(view.entry(2)).front(), std::byte{0xcd});
   EXPECT_TRUE(view.out(view.entry(1)).empty());
   EXPECT_TRUE(view.lse_ln(view.entry(1)).empty());
   EXPECT_TRUE(view.lse_dense_ln(view.entry(1)).empty());
@@ -188,24 +197,24 @@ TEST_F(FrameTest, SpillErrorAckHeartbeatRoundTrip) {
                        .head_dim = 3,
                        .k_dtype = 1,
                        .v_dtype = 2,
-                       .resident_tokens = 9};
+                       .policy_bytes = 9};
   std::vector<std::byte> payload(SpillPayloadBytes(body));
   const SpillSpans spans = WriteSpill(body, payload);
   EXPECT_EQ(spans.k.size(), 48u);
   EXPECT_EQ(spans.v.size(), 24u);
   spans.k.front() = std::byte{17};
   spans.v.back() = std::byte{23};
-  ASSERT_EQ(spans.maw.size(), 2 * 2 * sizeof(float));
-  spans.maw.back() = std::byte{29};
+  ASSERT_EQ(spans.policy.size(), 9u);
+  spans.policy.back() = std::byte{29};
   SpillView view;
   ASSERT_EQ(SpillView::Decode(payload, &view), FrameError::kOk);
   EXPECT_EQ(view.k().size(), 48u);
   EXPECT_EQ(view.k().front(), std::byte{17});
   EXPECT_EQ(view.v().size(), 24u);
   EXPECT_EQ(view.v().back(), std::byte{23});
-  EXPECT_EQ(view.body().resident_tokens, 9u);
-  ASSERT_EQ(view.maw().size(), 16u);
-  EXPECT_EQ(view.maw().back(), std::byte{29});
+  ASSERT_EQ(view.policy().size(), 9u);
+  EXPECT_EQ(view.policy().back(), std::byte{29});
+  EXPECT_EQ((view.policy().data() - payload.data()) % 8, 0);
 
   const std::string long_text(limits::kMaxErrorTextBytes + 5, 'y');
   payload.assign(ErrorPayloadBytes(long_text), std::byte{0});
@@ -279,6 +288,10 @@ TEST_F(FrameTest, QueryFieldsAreChecked) {
        {kEntry0 + offsetof(QueryEntry, q_offset_bytes), kHuge, 4, FrameError::kTruncated},
        {kEntry0 + offsetof(QueryEntry, flags), 8, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, flags), kHuge, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, reserved), 1, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, policy_bytes), kHuge, 4, FrameError::kBadSize},
+       {kEntry0 + offsetof(QueryEntry, policy_bytes), limits::kMaxPolicySectionBytes, 4, FrameError::kTruncated},
+       {kEntry1 + offsetof(QueryEntry, policy_bytes), 1, 4, FrameError::kTruncated},
        {kEntry0 + offsetof(QueryEntry, flags), kQueryMeasure | kQueryAppend, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, flags), kQueryAppendEnd, 4, FrameError::kMalformed},
        // The second entry's data on top of the first's, and a hole at the end.
@@ -319,6 +332,9 @@ TEST_F(FrameTest, PartialFieldsAreChecked) {
                  {kEntry0 + offsetof(PartialEntry, num_kv_heads), 3, 4, FrameError::kBadGeometry},
                  {kEntry0 + offsetof(PartialEntry, num_kv_heads), kHuge, 4, FrameError::kBadGeometry},
                  {kEntry0 + offsetof(PartialEntry, flags), 2, 4, FrameError::kMalformed},
+                 {kEntry0 + offsetof(PartialEntry, reserved), 1, 4, FrameError::kMalformed},
+                 {kEntry0 + offsetof(PartialEntry, policy_bytes), kHuge, 4, FrameError::kBadSize},
+                 {kEntry1 + offsetof(PartialEntry, policy_bytes), 1, 4, FrameError::kTruncated},
                  {kEntry1 + offsetof(PartialEntry, flags), 0, 4, FrameError::kBadSize},
                  {attended, 6, 4, FrameError::kOutOfRange},
                  {attended, 4, 4, FrameError::kOutOfRange},
@@ -334,11 +350,11 @@ TEST_F(FrameTest, PartialFieldsAreChecked) {
 TEST_F(FrameTest, SpillFieldsAreChecked) {
   const SpillBody body{.token_begin = 3,
                        .num_tokens = 2,
-                       .num_kv_heads = 2,
-                       .head_dim = 4,
+                       .num_kv_heads = 1,
+                       .head_dim = 3,
                        .k_dtype = 2,
-                       .v_dtype = 3,
-                       .resident_tokens = 5};
+                       .v_dtype = 1,
+                       .policy_bytes = 5};
   std::vector<std::byte> good(SpillPayloadBytes(body));
   WriteSpill(body, good);
   constexpr uint64_t kHuge = ~uint64_t{0};
@@ -355,8 +371,11 @@ TEST_F(FrameTest, SpillFieldsAreChecked) {
                  {offsetof(SpillBody, k_dtype), 0, 1, FrameError::kBadGeometry},
                  {offsetof(SpillBody, v_dtype), 4, 1, FrameError::kBadGeometry},
                  {offsetof(SpillBody, reserved), 1, 2, FrameError::kMalformed},
-                 {offsetof(SpillBody, resident_tokens), 0, 4, FrameError::kBadSize},
-                 {offsetof(SpillBody, resident_tokens), kHuge, 4, FrameError::kOutOfRange},
+                 {offsetof(SpillBody, policy_bytes), 0, 4, FrameError::kBadSize},
+                 {offsetof(SpillBody, policy_bytes), 4, 4, FrameError::kBadSize},
+                 {offsetof(SpillBody, policy_bytes), 6, 4, FrameError::kTruncated},
+                 {offsetof(SpillBody, policy_bytes), kHuge, 4, FrameError::kBadSize},
+                 {sizeof(SpillBody) + 36, 1, 1, FrameError::kMalformed},  // between V and the section
                  {offsetof(SpillBody, reserved_end), 1, 4, FrameError::kMalformed}},
                 [](const std::vector<std::byte>& payload) {
                   SpillView view;
@@ -400,6 +419,7 @@ TEST_F(FrameTest, ErrorNamesAreDistinctMetricLabels) {
   }
   EXPECT_EQ(FrameErrorName(FrameError::kOk), "ok");
   EXPECT_EQ(FrameErrorName(FrameError::kMalformed), "malformed");
+  EXPECT_EQ(FrameErrorName(FrameError::kNotGranted), "not_granted");
   EXPECT_EQ(FrameErrorName(static_cast<FrameError>(kNumFrameErrors)), "unknown");
 }
 

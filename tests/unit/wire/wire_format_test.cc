@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "wire/frame.h"
 #include "wire/frame_builder.h"
+#include "wire/frame_seal.h"
 
 namespace tributary {
 namespace {
@@ -31,17 +32,15 @@ std::vector<std::byte> ExampleFrame() {
   const std::span<std::byte> payload = std::span(frame).subspan(kFrameHeaderBytes);
   QueryPayloadWriter writer(payload, 1, /*head_dim=*/2, /*softmax_scale=*/0.5f);
   float next = 1;
-  for (float& x : writer.Add(entries[0])) x = next++;
+  for (float& x : writer.Add(entries[0]).q) x = next++;
   FrameHeader header{.type = static_cast<uint8_t>(FrameType::kQuery),
                      .session_id = 0x51,
-                     .epoch = 2,
                      .frame_seq = 9,
                      .step_id = 40,
                      .layer = 5,
                      .slot = 1,
-                     .payload_bytes = static_cast<uint32_t>(payload_bytes),
-                     .timeout_ns = 2'000'000'000};
-  SealHeader({0x0706050403020100u, 0x0f0e0d0c0b0a0908u}, header);
+                     .timeout_us = 2'000'000};
+  SealFrame({0x0706050403020100u, 0x0f0e0d0c0b0a0908u}, header, payload);
   std::memcpy(frame.data(), &header, sizeof(header));
   return frame;
 }

@@ -30,8 +30,9 @@ using testing::MakeSpec;
 // A node without its process.
 class Node {
  public:
-  Node() {
+  explicit Node(bool data_plane_mac = false) {
     AttentionServerOptions options;
+    options.data_plane_mac = data_plane_mac;
     options.node_id = "n0";
     options.incarnation = 42;
     options.arena.bytes = 1 << 20;
@@ -40,7 +41,7 @@ class Node {
     TRIBUTARY_CHECK(created.ok());
     server_ = *std::move(created);
     loop_ = std::make_unique<IoLoop>(server_.get(), plane_.get(), &clock_);
-    service_ = std::make_unique<CpuAttentionService>("n0", plane_->info(), loop_.get());
+    service_ = std::make_unique<CpuAttentionService>("n0", plane_->info(), data_plane_mac, loop_.get());
     loop_->Start();
     grpc::ServerBuilder builder;
     int port = 0;
@@ -125,6 +126,29 @@ TEST_F(NodeServiceTest, ConnectGivesASession) {
   v1::DisconnectResponse nothing;
   EXPECT_TRUE(node_.Call(&v1::CpuAttention::Stub::Disconnect, disconnect, &nothing).ok());
   EXPECT_EQ(node_.num_sessions(), 0u);
+}
+
+// Both sides want a MAC, or neither does: nobody gets less than was asked for.
+TEST_F(NodeServiceTest, AMacIsAgreedOnOrRefused) {
+  v1::ConnectResponse response;
+  v1::ConnectRequest request = GoodConnect();
+  ASSERT_TRUE(node_.Connect(request, &response).ok());
+  EXPECT_EQ(response.payload_key().size(), 0u);
+  request.set_data_plane_mac(true);
+  grpc::Status status = node_.Connect(request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("--data-plane-mac"));
+
+  Node strict(/*data_plane_mac=*/true);
+  const std::unique_ptr<DataPlane> worker = strict.network().Create("worker");
+  ASSERT_TRUE(strict.Connect(request, &response).ok());
+  EXPECT_EQ(response.session_key().size(), 16u);
+  EXPECT_EQ(response.payload_key().size(), 16u);
+  request.set_data_plane_mac(false);
+  status = strict.Connect(request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("without --data-plane-mac"));
+  EXPECT_EQ(strict.num_sessions(), 1u);
 }
 
 TEST_F(NodeServiceTest, OtherVersionsAndTransportsAreRefused) {

@@ -62,7 +62,7 @@ TEST_F(AttentionServerTest, APeerErrorEndsTheSessionAndKeepsTheShards) {
 
 TEST_F(AttentionServerTest, AWorkerThatConnectsAgainReplacesItsSession) {
   const SessionId old = worker_->grant().session_id;
-  auto grant = server_->OpenSession("worker1", "worker1");
+  auto grant = server_->OpenSession({"worker1", 1}, "worker1");
   ASSERT_TRUE(grant.ok()) << grant.status();
   EXPECT_NE(grant->session_id, old);
   EXPECT_EQ(server_->num_sessions(), 1u);
@@ -75,7 +75,7 @@ TEST_F(AttentionServerTest, AWorkerThatConnectsAgainReplacesItsSession) {
 TEST_F(AttentionServerTest, SessionsAreBounded) {
   absl::Status status;
   for (size_t i = 0; i <= SessionTable::kMaxSessions && status.ok(); ++i) {
-    status = server_->OpenSession(fmt::format("w{}", i), "nowhere").status();
+    status = server_->OpenSession({fmt::format("w{}", i), 1}, "nowhere").status();
   }
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(server_->num_sessions(), SessionTable::kMaxSessions);

@@ -16,6 +16,7 @@
 #include "tests/unit/cpu_attention_service/node/test_shard.h"
 #include "transport/inproc/inproc_network.h"
 #include "wire/frame_builder.h"
+#include "wire/frame_seal.h"
 #include "wire/replay_window.h"
 
 namespace tributary::testing {
@@ -34,9 +35,11 @@ class FakeWorker : public FrameHandler {
   FakeWorker(InprocNetwork& network, const std::string& name) : name_(name), plane_(network.Create(name)) {}
 
   void Connect(AttentionServer& server, std::string_view node_address) {
-    auto grant = server.OpenSession(name_, name_);
+    auto grant = server.OpenSession(identity(), name_);
     ASSERT_TRUE(grant.ok()) << grant.status();
     grant_ = *grant;
+    incoming_ = FrameSeal(grant_.keys, FrameDirection::kToWorker);
+    outgoing_ = FrameSeal(grant_.keys, FrameDirection::kToNode);
     auto peer = plane_->Connect(node_address);
     ASSERT_TRUE(peer.ok()) << peer.status();
     node_ = *peer;
@@ -46,7 +49,6 @@ class FakeWorker : public FrameHandler {
     FrameHeader header;
     header.type = static_cast<uint8_t>(type);
     header.session_id = grant_.session_id.value;
-    header.epoch = grant_.epoch.value;
     header.frame_seq = ++frame_seq_;
     header.step_id = 7;
     header.layer = layer;
@@ -56,9 +58,15 @@ class FakeWorker : public FrameHandler {
 
   // Seals and sends.
   void Send(FrameHeader header, std::span<const std::byte> payload) {
-    header.payload_bytes = static_cast<uint32_t>(payload.size());
-    SealHeader(grant_.key, header);
+    outgoing_.Seal(header, payload);
     SendRaw(header, payload);
+  }
+  // Seals, flips one bit of the payload, and sends.
+  void SendDamaged(FrameHeader header, std::span<const std::byte> payload, size_t bit) {
+    outgoing_.Seal(header, payload);
+    std::vector<std::byte> damaged(payload.begin(), payload.end());
+    damaged[bit / 8] ^= std::byte{1} << (bit % 8);
+    SendRaw(header, damaged);
   }
   void SendRaw(const FrameHeader& header, std::span<const std::byte> payload) {
     auto frame = plane_->AllocateFrame(payload.size());
@@ -71,23 +79,24 @@ class FakeWorker : public FrameHandler {
   void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
     Received frame;
     ASSERT_EQ(DecodeHeader(header, payload.size(), &frame.header), FrameError::kOk);
-    ASSERT_TRUE(VerifyHeader(grant_.key, frame.header));
+    ASSERT_TRUE(incoming_.VerifyHeader(frame.header));
     ASSERT_TRUE(seen_.Accept(frame.header.frame_seq));
-    ASSERT_EQ(frame.header.epoch, grant_.epoch.value);
+    ASSERT_TRUE(incoming_.VerifyPayload(frame.header, payload));
     frame.payload.assign(payload.begin(), payload.end());
     received_.push_back(std::move(frame));
   }
   void OnPeerError(PeerId, const absl::Status&) override {}
 
   DataPlane& plane() { return *plane_; }
+  WorkerIdentity identity() const { return {name_, 1}; }
   const SessionGrant& grant() const { return grant_; }
-  SessionGrant& grant() { return grant_; }
   std::deque<Received>& received() { return received_; }
 
  private:
   std::string name_;
   std::unique_ptr<DataPlane> plane_;
   SessionGrant grant_;
+  FrameSeal incoming_, outgoing_;
   PeerId node_;
   uint64_t frame_seq_ = 0;
   ReplayWindow seen_;
@@ -116,6 +125,8 @@ class AttentionServerTest : public ::testing::Test {
     server_options.extent_bytes = 16 << 10;
     server_options.num_threads = num_threads;
     server_options.session_idle_ns = idle_ns;
+    server_options.data_plane_mac = data_plane_mac_;
+    server_options.ids = SeededIds(seed_);
     auto server = AttentionServer::Create(server_options, plane_.get(), &clock_, &metrics_);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -197,7 +208,7 @@ class AttentionServerTest : public ::testing::Test {
     AlignedBuffer<std::byte> payload(QueryPayloadBytes(entries, head_dim));
     QueryPayloadWriter writer(payload.span(), static_cast<uint32_t>(entries.size()), head_dim, kScale);
     for (const QueryEntry& entry : entries) {
-      const std::span<float> to = writer.Add(entry);
+      const std::span<float> to = writer.Add(entry).q;
       std::copy_n(q.begin(), to.size(), to.begin());
       q = q.subspan(to.size());
     }
@@ -243,6 +254,7 @@ class AttentionServerTest : public ::testing::Test {
   std::unique_ptr<AttentionServer> server_;
   std::unique_ptr<FakeWorker> worker_;
   int num_workers_ = 0;
+  bool data_plane_mac_ = false;  // of servers started from now on
 };
 
 }  // namespace tributary::testing

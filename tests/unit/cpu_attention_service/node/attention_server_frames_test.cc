@@ -194,7 +194,7 @@ TEST_F(AttentionServerTest, UnauthenticFramesAreCountedAndNotAnswered) {
   WriteHeartbeat({}, payload.span());
   const auto send = [&](FrameHeader header, bool seal) {
     header.payload_bytes = kHeartbeatPayloadBytes;
-    if (seal) SealHeader(worker_->grant().key, header);
+    if (seal) SealFrame(worker_->grant().keys.header, header, payload.span());
     worker_->SendRaw(header, payload.span());
     Settle();
   };
@@ -226,14 +226,8 @@ TEST_F(AttentionServerTest, UnauthenticFramesAreCountedAndNotAnswered) {
 }
 
 TEST_F(AttentionServerTest, GenuineButBadFramesGetAnErrorFrame) {
-  worker_->grant().epoch = Epoch(41);  // as after a restart of the node
   AlignedBuffer<std::byte> heartbeat(kHeartbeatPayloadBytes);
   WriteHeartbeat({}, heartbeat.span());
-  worker_->Send(worker_->Header(FrameType::kHeartbeat), heartbeat.span());
-  worker_->grant().epoch = Epoch(42);
-  Settle();
-  EXPECT_EQ(TakeError(), FrameError::kStaleEpoch);
-
   LayerKv kv;
   const ShardSpec spec = StoredShard(1, 10, &kv);
   std::vector<std::byte> query = QueryPayload({Entry(spec, 0, 10)}, RandomQ());
@@ -254,6 +248,36 @@ TEST_F(AttentionServerTest, GenuineButBadFramesGetAnErrorFrame) {
   worker_->Send(worker_->Header(FrameType::kError), heartbeat.span());
   Settle();
   EXPECT_TRUE(worker_->received().empty());
+}
+
+// Whatever bit of a payload changes on the way: the frame does nothing, and its sender knows at once.
+TEST_F(AttentionServerTest, DamagedPayloadsAreRefusedWithAnError) {
+  for (const bool with_mac : {false, true}) {
+    data_plane_mac_ = with_mac;
+    Start();
+    LayerKv kv;
+    const ShardSpec spec = StoredShard(1, 8, &kv);
+    const LayerKv other_kv = RandomLayerKv(spec, 16, random_);
+    const std::vector<std::byte> query = QueryPayload({Entry(spec, 0, 8)}, RandomQ());
+    const std::vector<std::byte> spill = SpillPayload(spec, other_kv, 0, 4);
+    const double rejected_before = Rejected(FrameError::kBadPayload);
+    const uint64_t num_before = server_->shards()[0].stored_tokens;
+    size_t num_sent = 0;
+    for (size_t bit = 0; bit < spill.size() * 8; bit += bit < 600 ? 1 : 97, ++num_sent) {
+      worker_->SendDamaged(worker_->Header(FrameType::kSpill), spill, bit);
+      Settle();
+      ASSERT_EQ(TakeError(), FrameError::kBadPayload) << "bit " << bit;
+    }
+    for (size_t bit = 0; bit < query.size() * 8; bit += bit < 600 ? 1 : 97, ++num_sent) {
+      worker_->SendDamaged(worker_->Header(FrameType::kQuery), query, bit);
+      Settle();
+      ASSERT_EQ(TakeError(), FrameError::kBadPayload) << "bit " << bit;
+    }
+    EXPECT_EQ(Rejected(FrameError::kBadPayload), rejected_before + static_cast<double>(num_sent));
+    EXPECT_EQ(server_->shards()[0].stored_tokens, num_before);
+    EXPECT_EQ(metrics_.requests[0].value(), 0);
+    EXPECT_TRUE(worker_->received().empty());
+  }
 }
 
 TEST_F(AttentionServerTest, RandomBytesNeverHarm) {

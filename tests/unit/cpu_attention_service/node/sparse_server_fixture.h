@@ -2,11 +2,13 @@
 // and the f64 attention over those.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "policy/hgca/spill_section.h"
 #include "policy/policy.h"
 #include "tests/unit/cpu_attention_service/node/attention_server_fixture.h"
 #include "tests/unit/policy/plain_selection.h"
@@ -70,11 +72,16 @@ class SparseServerTest : public AttentionServerTest {
                       const ShardSpec* spec = nullptr) {
     if (spec == nullptr) spec = &spec_;
     std::vector<std::byte> payload = SpillPayload(*spec, kv_, begin, end);
-    auto body = ReadAt<SpillBody>(payload, 0);
-    body.resident_tokens = maw.empty() ? 0 : resident_tokens;
-    std::memcpy(payload.data(), &body, sizeof(body));
-    const auto bytes = std::as_bytes(maw);
-    payload.insert(payload.end(), bytes.begin(), bytes.end());
+    if (!maw.empty()) {
+      std::vector<std::byte> section(HgcaSpillSectionBytes(end - begin, kHeads));
+      const auto bytes = std::as_bytes(maw);
+      std::copy(bytes.begin(), bytes.end(), BeginHgcaSpillSection(resident_tokens, section).begin());
+      auto body = ReadAt<SpillBody>(payload, 0);
+      body.policy_bytes = static_cast<uint32_t>(section.size());
+      std::memcpy(payload.data(), &body, sizeof(body));
+      payload.resize(PaddedBytes(payload.size()));
+      payload.insert(payload.end(), section.begin(), section.end());
+    }
     worker_->Send(worker_->Header(FrameType::kSpill), payload);
     Settle();
     AckBody ack;

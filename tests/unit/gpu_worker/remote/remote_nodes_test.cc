@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "transport/inproc/inproc_network.h"
 #include "wire/frame_builder.h"
+#include "wire/frame_seal.h"
 
 namespace tributary {
 namespace {
@@ -20,20 +21,19 @@ class FakeNode final : public FrameHandler {
   void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
     FrameHeader decoded;
     ASSERT_EQ(DecodeHeader(header, payload.size(), &decoded), FrameError::kOk);
-    EXPECT_TRUE(VerifyHeader(kKey, decoded));
+    EXPECT_TRUE(VerifyHeader(kKey, decoded) && VerifyPayload(decoded, payload));
     received.push_back(decoded);
   }
   void OnPeerError(PeerId, const absl::Status&) override {}
-  // A heartbeat with this header; session, epoch and a new sequence number are filled in.
+  // A heartbeat with this header; session and a new sequence number are filled in.
   void Send(FrameHeader header = {}, const SipKey& key = kKey) {
     FrameBuffer frame = *plane->AllocateFrame(kHeartbeatPayloadBytes);
     WriteHeartbeat({.sent_ns = 1, .is_reply = 1}, frame.payload());
     if (header.session_id == 0) header.session_id = 5;
-    if (header.epoch == 0) header.epoch = 3;
     if (header.frame_seq == 0) header.frame_seq = ++frame_seq;
     if (header.type == 0) header.type = static_cast<uint8_t>(FrameType::kHeartbeat);
-    header.payload_bytes = kHeartbeatPayloadBytes;
-    SealHeader(key, header);
+    SealFrame(key, header, frame.payload());
+    if (damage) frame.payload()[1] ^= std::byte{4};
     frame.header() = header;
     ASSERT_TRUE(plane->Send(peer, std::move(frame), SendClass::kEager).ok());
   }
@@ -41,6 +41,7 @@ class FakeNode final : public FrameHandler {
   std::unique_ptr<DataPlane> plane;
   PeerId peer;
   uint64_t frame_seq = 0;
+  bool damage = false;  // a bit of what is sent changes on the way
   std::vector<FrameHeader> received;
 };
 
@@ -54,11 +55,12 @@ class RemoteNodesTest : public testing::Test, public NodeConnector, public NodeL
     ++num_connects_;
     if (!connect_status_.ok()) return connect_status_;
     node_.Pair(local);
-    return NodeSession{node_.plane->info(), SessionId(5), kKey, Epoch(session_epoch_), node.node_id};
+    return NodeSession{node_.plane->info(), SessionId(5), {kKey, std::nullopt}, Epoch(session_epoch_), node.node_id};
   }
   void OnPartial(NodeIdx, const FrameHeader&, const PartialFrameView&) override {}
   void OnAck(NodeIdx, const FrameHeader&, const AckBody&) override {}
   void OnRejected(NodeIdx, const ErrorBody&, std::string_view) override {}
+  void OnDamaged(NodeIdx, const FrameHeader& header) override { damaged_.push_back(header); }
   void OnNodeFailed(NodeIdx, const absl::Status& status) override { failures_.push_back(status); }
   // Time passes, and we listen.
   void Listen(int64_t ns) {
@@ -77,6 +79,7 @@ class RemoteNodesTest : public testing::Test, public NodeConnector, public NodeL
   uint64_t session_epoch_ = 3;
   int num_connects_ = 0;
   std::vector<absl::Status> failures_;
+  std::vector<FrameHeader> damaged_;
   const NodeEndpoint endpoint_{"cpu-0", 3, "host:1"};
 };
 
@@ -97,7 +100,6 @@ TEST_F(RemoteNodesTest, FramesThatDoNotBelongAreRejectedAndCounted) {
   (void)*nodes_->Acquire(endpoint_);
   node_.Send({.session_id = 6});
   node_.Send({}, SipKey{9, 9});
-  node_.Send({.epoch = 2});
   node_.Send({.frame_seq = 50});
   node_.Send({.frame_seq = 50});
   FrameHeader query;
@@ -106,9 +108,27 @@ TEST_F(RemoteNodesTest, FramesThatDoNotBelongAreRejectedAndCounted) {
   nodes_->Poll();
   EXPECT_EQ(nodes_->frames_rejected(FrameError::kUnknownSession), 1u);
   EXPECT_EQ(nodes_->frames_rejected(FrameError::kBadAuthTag), 1u);
-  EXPECT_EQ(nodes_->frames_rejected(FrameError::kStaleEpoch), 1u);
   EXPECT_EQ(nodes_->frames_rejected(FrameError::kReplayed), 1u);
   EXPECT_EQ(nodes_->frames_rejected(FrameError::kBadType), 1u);
+  EXPECT_TRUE(failures_.empty());
+}
+
+TEST_F(RemoteNodesTest, ADamagedAnswerIsReportedAndItsSenderTold) {
+  (void)*nodes_->Acquire(endpoint_);
+  node_.plane->Poll(node_);
+  node_.received.clear();
+  node_.damage = true;
+  node_.Send({.type = static_cast<uint8_t>(FrameType::kPartial), .step_id = 9, .layer = 2, .slot = 4});
+  nodes_->Poll();
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kBadPayload), 1u);
+  ASSERT_EQ(damaged_.size(), 1u);
+  EXPECT_EQ(damaged_[0].step_id, 9u);
+  EXPECT_EQ(damaged_[0].layer, 2u);
+  EXPECT_EQ(damaged_[0].slot, 4u);
+  node_.plane->Poll(node_);
+  ASSERT_EQ(node_.received.size(), 1u);
+  EXPECT_EQ(node_.received[0].type, static_cast<uint8_t>(FrameType::kError));
+  EXPECT_EQ(node_.received[0].slot, 4u);
   EXPECT_TRUE(failures_.empty());
 }
 

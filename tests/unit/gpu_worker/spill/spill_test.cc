@@ -12,6 +12,7 @@
 #include "gpu_worker/engine/sequence.h"
 #include "gpu_worker/spill/prefill_job.h"
 #include "gtest/gtest.h"
+#include "policy/hgca/spill_section.h"
 #include "tests/testutil/hgca_policy.h"
 #include "tests/testutil/tiny_device.h"
 #include "transport/inproc/inproc_network.h"
@@ -28,7 +29,7 @@ class SpillSink final : public FrameHandler {
   struct Spill {
     FrameHeader header;
     SpillBody body;
-    std::vector<std::byte> k, v, maw;
+    std::vector<std::byte> k, v, policy;
   };
   void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
     FrameHeader decoded;
@@ -40,7 +41,7 @@ class SpillSink final : public FrameHandler {
                       view.body(),
                       {view.k().begin(), view.k().end()},
                       {view.v().begin(), view.v().end()},
-                      {view.maw().begin(), view.maw().end()}});
+                      {view.policy().begin(), view.policy().end()}});
   }
   void OnPeerError(PeerId, const absl::Status&) override {}
   std::vector<Spill> spills;
@@ -70,11 +71,12 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
                                             worker_.get(), nodes_.get(), nullptr);
   }
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo&) override {
-    return NodeSession{node_plane_->info(), SessionId(5), SipKey{1, 2}, Epoch(1), node.node_id};
+    return NodeSession{node_plane_->info(), SessionId(5), {SipKey{1, 2}, std::nullopt}, Epoch(1), node.node_id};
   }
   void OnPartial(NodeIdx, const FrameHeader&, const PartialFrameView&) override {}
   void OnAck(NodeIdx, const FrameHeader&, const AckBody&) override {}
   void OnRejected(NodeIdx, const ErrorBody&, std::string_view) override {}
+  void OnDamaged(NodeIdx, const FrameHeader&) override {}
   void OnNodeFailed(NodeIdx, const absl::Status&) override {}
 
   BoundShard Shard(uint64_t id, uint32_t head_begin = 0, uint32_t head_end = 2) const {
@@ -190,6 +192,25 @@ TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
   EXPECT_TRUE(sender_->OnRejected(node_, rejected).has_value());
   EXPECT_FALSE(sender_->OnRejected(node_, rejected).has_value());
   EXPECT_EQ(sender_->num_in_flight(), 0u);
+}
+
+TEST_F(SpillTest, ADamagedAcknowledgementFailsTheSequence) {
+  EXPECT_EQ(Send(Shard(1), 4), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(1), 12), SpillSender::Sent::kSent);
+  Deliver();
+  ASSERT_EQ(sink_.spills.size(), 2u);
+  FrameHeader header = sink_.spills[1].header;
+  header.type = static_cast<uint8_t>(FrameType::kPartial);
+  EXPECT_FALSE(sender_->OnDamaged(node_, header).has_value()) << "no acknowledgement";
+  header.type = static_cast<uint8_t>(FrameType::kAck);
+  EXPECT_FALSE(sender_->OnDamaged(node_ + 1, header).has_value()) << "another node";
+  const auto failure = sender_->OnDamaged(node_, header);
+  ASSERT_TRUE(failure.has_value());
+  EXPECT_EQ(failure->sequence, SequenceId(1));
+  EXPECT_EQ(failure->node, node_);
+  EXPECT_NE(failure->status.message().find("bad_payload"), std::string::npos) << failure->status;
+  EXPECT_FALSE(sender_->OnDamaged(node_, header).has_value()) << "a late one";
+  EXPECT_EQ(sender_->num_in_flight(), 1u);
 }
 
 // The device copies into the frame while everything else goes on: it leaves when the copy is done, in order.
@@ -418,12 +439,13 @@ TEST_F(SpillTest, ABlocksMawTravelsAsItWasWhenTheBlockBeganToLeave) {
       for (; delivered < sink_.spills.size(); ++delivered) {
         const auto& spill = sink_.spills[delivered];
         EXPECT_FALSE(sender_->OnAck(node_, spill.header.layer, Ack(spill)).has_value());
-        EXPECT_EQ(spill.body.resident_tokens, softmax_tokens);
+        HgcaSpillSection section;
+        ASSERT_TRUE(DecodeHgcaSpillSection(spill.policy, spill.body.num_tokens, 1, &section));
+        EXPECT_EQ(section.resident_tokens, softmax_tokens);
         const auto head = static_cast<uint32_t>(spill.body.shard_id - 1);
-        ASSERT_EQ(spill.maw.size(), spill.body.num_tokens * sizeof(float));
         for (uint32_t i = 0; i < spill.body.num_tokens; ++i) {
           const auto key = std::tuple(uint32_t{spill.header.layer}, spill.body.token_begin + i, head);
-          EXPECT_EQ(ReadAt<float>(spill.maw, i * sizeof(float)), expected.at(key));
+          EXPECT_EQ(ReadAt<float>(section.maw, i * sizeof(float)), expected.at(key));
           expected.erase(key);
         }
       }
