@@ -96,6 +96,7 @@ void DecodeStep::RunLayer(uint32_t layer) {
 void DecodeStep::Plan(uint32_t layer) {
   expected_.clear();
   unasked_.clear();
+  num_frames_ = 0;
   sent_.clear();  // they count in expected_
   gather_rows_.clear();
   num_slots_.assign(rows_.size(), 0);
@@ -144,7 +145,8 @@ void DecodeStep::PrepareQueries(uint32_t layer, size_t begin) {
   q_targets_.resize(expected_.size());
   while (begin < expected_.size()) {
     const size_t end = EndOfFrame(begin);
-    queries_.push_back({expected_[begin].node, begin, end, data_plane_->AllocateFrame(QueryPayload(begin, end))});
+    queries_.push_back(
+        {expected_[begin].node, begin, end, num_frames_++, data_plane_->AllocateFrame(QueryPayload(begin, end))});
     if (queries_.back().frame.ok()) FillFrame(layer, &queries_.back());
     begin = end;
   }
@@ -180,7 +182,7 @@ void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
   frame.header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
                                .step_id = exchange_id_,
                                .layer = static_cast<uint16_t>(layer),
-                               .slot = static_cast<uint16_t>(query - queries_.data())};
+                               .slot = query->slot};
 }
 
 absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
@@ -209,8 +211,7 @@ void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
     query.frame->header().timeout_us = static_cast<uint32_t>(std::min<int64_t>(left_us, UINT32_MAX));
     const absl::StatusOr<uint64_t> frame_seq = nodes_->Send(query.node, *std::move(query.frame), SendClass::kEager);
     if (frame_seq.ok()) {
-      sent_.push_back(
-          {query.node, *frame_seq, layer, static_cast<uint16_t>(&query - queries_.data()), query.begin, query.end});
+      sent_.push_back({query.node, *frame_seq, layer, query.slot, query.begin, query.end});
     } else {
       // It may have failed before this step began.
       LoseNode(query.node, frame_seq.status());

@@ -107,6 +107,7 @@ class DecodeStep {
   struct PreparedQuery {
     NodeIdx node;
     size_t begin, end;
+    uint16_t slot;  // of the header: tells the frames of a layer apart
     absl::StatusOr<FrameBuffer> frame;
   };
   // Fills queries_ with frames for expected_ from `begin` on that lack only q: what can be done before q is there.
@@ -167,6 +168,7 @@ class DecodeStep {
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;
   std::vector<PreparedQuery> queries_;
+  uint16_t num_frames_ = 0;                  // of this layer
   std::vector<std::span<float>> q_targets_;  // in the frames of queries_, by index of expected_
   std::vector<SentQuery> sent_;
   std::vector<QueryEntry> entries_;  // scratch: of one frame
