@@ -215,16 +215,17 @@ void PrintSteps(const Flags& flags, HgcaBench& bench, const char* name, double s
 absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& blocks, std::mt19937_64& random) {
   fmt::print("{} tokens, {}, {} threads\n", num_tokens, flags.dtype, flags.threads);
   HgcaBench bench(flags, num_tokens, blocks, random);
-  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2}));
+  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .parameters = {{"beta", 1}, {"keep_min", 2}}}));
   double spill_us = bench.Fill(/*with_maw=*/true);
   PrintSteps(flags, bench, "caches that grow", spill_us);
   const uint64_t rows_per_head = bench.cached_rows() / kShape.num_kv_heads;
   // A limit at the mean of what the heads keep: the diffuse ones are distilled.
-  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2, .max_cache_tokens = rows_per_head}));
+  TRIBUTARY_RETURN_IF_ERROR(
+      bench.Open({.name = "hgca", .parameters = {{"beta", 1}, {"keep_min", 2}, {"max_cache_tokens", rows_per_head}}}));
   spill_us = bench.Fill(/*with_maw=*/true);
   PrintSteps(flags, bench, "caches with a limit", spill_us);
   // No MAW: the first query reads everything and chooses.
-  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2}));
+  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .parameters = {{"beta", 1}, {"keep_min", 2}}}));
   bench.Fill(/*with_maw=*/false);
   bench.DenseStepUs();
   const StepTimes first = bench.Step();

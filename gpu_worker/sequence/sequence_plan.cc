@@ -62,9 +62,8 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, cons
                           model.num_layers, model.shape.num_q_heads, model.shape.num_kv_heads, model.shape.head_dim));
   }
   if (shard.policy != plan.policy) {
-    return Invalid(plan,
-                   fmt::format("{} has another policy ({}) than the sequence ({})", name,
-                               std::string(PolicyName(shard.policy.kind)), std::string(PolicyName(plan.policy.kind))));
+    return Invalid(plan, fmt::format("{} has another policy ({}) than the sequence ({})", name,
+                                     std::string(shard.policy.name()), std::string(plan.policy.name())));
   }
   const TokenStripe& stripe = shard.stripe;
   if (stripe.origin != plan.layout.sink_tokens || stripe.stripe_tokens % plan.layout.block_tokens != 0) {
@@ -116,10 +115,6 @@ absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
 }  // namespace
 
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
-  if (const absl::Status served = CheckServed(plan.policy.kind); !served.ok()) {
-    return absl::Status(served.code(),
-                        fmt::format("sequence {}: {}", plan.sequence_id.value, std::string(served.message())));
-  }
   TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, plan, model));
   TRIBUTARY_RETURN_IF_ERROR(CheckContext(plan, model));
   if (!IsValidDType(plan.kv_dtype)) {

@@ -73,7 +73,7 @@ struct ModelLimits {
   uint32_t max_partial_slots = 0;   // token stripes that one row's merge reads
 };
 
-// INVALID_ARGUMENT or UNIMPLEMENTED (policy), with the offending values. When it is OK, every
+// INVALID_ARGUMENT, with the offending values. When it is OK, every
 // remote token of every layer and KV head has exactly one shard with room for it.
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model);
 

@@ -92,7 +92,7 @@ TEST(SequencePlanTest, EveryFaultIsNamed) {
       {[](SequencePlan& p) { p.kv_dtype = DType::kUnset; }, "kv_dtype"},
       {[](SequencePlan& p) { p.layout.window_tokens = 8; }, "window_tokens 8"},
       {[](SequencePlan& p) { p.sampling.temperature = -2; }, "temperature is -2"},
-      {[](SequencePlan& p) { p.policy.kind = PolicyKind::kHgca; }, "another policy (dense)"},
+      {[](SequencePlan& p) { p.policy = *ResolvePolicy({.name = "hgca"}, {}); }, "another policy (dense)"},
       {[](SequencePlan& p) { p.top_logprobs = 101; }, "top_logprobs is 101, must be at most 100"},
       {[](SequencePlan& p) { p.routes[1].shard.epoch = Epoch(2); }, "at epoch 2"},
       {[](SequencePlan& p) { p.routes[1].shard.num_layers = 5; }, "shard 2 has 5 layers"},
