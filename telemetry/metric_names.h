@@ -343,6 +343,21 @@ inline constexpr MetricSpec kKvShards{"tributary_kv_shards", MetricType::kGauge,
                                       "Open shards."};
 inline constexpr MetricSpec kKvIngestBytes{"tributary_kv_ingest_bytes_total", MetricType::kCounter,
                                            MetricScope::kCpuAttention, "KV bytes received in spill frames and stored."};
+inline constexpr MetricSpec kKvCheckedBytes{
+    "tributary_kv_checked_bytes_total",
+    MetricType::kCounter,
+    MetricScope::kCpuAttention,
+    "Stored KV compared with its CRCs; reason is read (before it was read for the first time) or scrub.",
+    {"reason"}};
+inline constexpr MetricSpec kKvCorruptTiles{
+    "tributary_kv_corrupt_tiles_total", MetricType::kCounter, MetricScope::kCpuAttention,
+    "Tiles found that no longer have the bytes that were stored: queries that read them are refused, the log names "
+    "them. Anything but 0 asks for a look at the host's memory."};
+inline constexpr MetricSpec kKvScrubPasses{"tributary_kv_scrub_passes_total", MetricType::kCounter,
+                                           MetricScope::kCpuAttention, "Times that the scrub has read all stored KV."};
+inline constexpr MetricSpec kKvScrubPass{"tributary_kv_scrub_pass_ratio", MetricType::kGauge,
+                                         MetricScope::kCpuAttention,
+                                         "Share of the shards' streams that this pass of the scrub is done with."};
 inline constexpr MetricSpec kSessions{"tributary_sessions", MetricType::kGauge, MetricScope::kCpuAttention,
                                       "GPU workers connected to this node."};
 
@@ -419,6 +434,10 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kKvUsed,
     &metrics::kKvShards,
     &metrics::kKvIngestBytes,
+    &metrics::kKvCheckedBytes,
+    &metrics::kKvCorruptTiles,
+    &metrics::kKvScrubPasses,
+    &metrics::kKvScrubPass,
     &metrics::kSessions,
 };
 
