@@ -227,6 +227,12 @@ inline constexpr MetricSpec kResidentPoolCapacity{"tributary_resident_pool_capac
                                                   MetricScope::kGpuWorker, "Size of the pool for sinks and windows."};
 inline constexpr MetricSpec kResidentPoolUsed{"tributary_resident_pool_used_bytes", MetricType::kGauge,
                                               MetricScope::kGpuWorker, "Reserved by live sequences."};
+inline constexpr MetricSpec kGpuPolicyBytes{
+    "tributary_gpu_policy_bytes",
+    MetricType::kGauge,
+    MetricScope::kGpuWorker,
+    "Of tributary_resident_pool_used_bytes: what attention policies keep on the device, by what it is.",
+    {"kind"}};
 inline constexpr MetricSpec kSpillQueueBlocks{
     "tributary_spill_queue_blocks", MetricType::kGauge, MetricScope::kGpuWorker,
     "Blocks that left a window and are not yet acknowledged by every shard and layer."};
@@ -409,6 +415,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kSequencesFailed,
     &metrics::kResidentPoolCapacity,
     &metrics::kResidentPoolUsed,
+    &metrics::kGpuPolicyBytes,
     &metrics::kSpillQueueBlocks,
     &metrics::kSpillBytes,
     &metrics::kSpillAcks,
