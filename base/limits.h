@@ -23,6 +23,11 @@ inline constexpr uint32_t kMaxBlockTokens = 1024;
 // Alternatives reported with each token: all of a byte vocabulary's, and 2 MiB for a step of kMaxBatch sequences.
 inline constexpr uint32_t kMaxTopLogprobs = 1024;
 
+// A request's attention policy (policy/parameter.h). A name or word is a few letters.
+inline constexpr uint32_t kMaxPolicyParameters = 64;
+inline constexpr size_t kMaxPolicyWordBytes = 64;
+inline constexpr uint32_t kMaxPolicyHeads = 65536;
+
 // Kept sequences: a day, and ends that are remembered to tell late comers why.
 inline constexpr int64_t kMaxLeaseNs = int64_t{24 * 3600} * 1'000'000'000;
 inline constexpr uint32_t kMaxRememberedLeases = 1024;

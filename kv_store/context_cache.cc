@@ -53,7 +53,7 @@ absl::StatusOr<std::unique_ptr<ContextCache>> ContextCache::Open(const ShardSpec
                     "{} in the KV pool; wait until other sequences end, set max_cache_tokens, or give the node "
                     "a larger pool",
                     spec.shard_id.value, spec.sequence_id.value, num_extents * pool->extent_bytes(),
-                    std::string(PolicyName(spec.policy.kind)), pool->free_bytes(), pool->capacity_bytes()));
+                    std::string(spec.policy.name()), pool->free_bytes(), pool->capacity_bytes()));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::vector<ExtentId> extents,
                              pool->Acquire(static_cast<uint32_t>(plan->layout.num_streams),

@@ -9,7 +9,7 @@
 #include <memory>
 #include <optional>
 
-#include "policy/hgca/maw.h"
+#include "policy/hgca/maw_update.h"
 #include "policy/policy_params.h"
 #include "policy/selection.h"
 
@@ -55,15 +55,13 @@ class AttentionPolicy {
   virtual bool is_sparse() const { return true; }
   // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
   virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
-  // Tokens behind a salient one that count as salient, too (HeadSelection).
-  virtual uint32_t keep_next() const = 0;
   // The rule by which one KV head selects (SelectUnits); nullopt = nothing is selected at this moment. `population`:
   // the tokens over which the saliences' softmax was taken (kSpill: resident, kAppend: stored in the shard, kCacheFull:
   // selected so far); where there are none there is nothing to select either. REQUIRES (checked): population > 0.
   virtual std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const = 0;
 };
 
-// REQUIRES: `params` came from ResolvePolicy().
+// The rules of a checked policy; policy/policy_registry.h has the table.
 std::unique_ptr<const AttentionPolicy> MakePolicy(const PolicyParams& params);
 
 }  // namespace tributary

@@ -2,6 +2,7 @@
 
 #include "base/status.h"
 #include "fmt/format.h"
+#include "proto/convert_policy.h"
 #include "wire/frame.h"
 
 namespace tributary {
@@ -30,46 +31,6 @@ absl::StatusOr<DType> DTypeFromProto(v1::DType dtype) {
       return absl::InvalidArgumentError(fmt::format(
           "unknown dtype {}; this build knows f32, bf16, f16, int8, int4 and fp8-e4m3", static_cast<int>(dtype)));
   }
-}
-
-v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy) {
-  v1::AttentionPolicy message;
-  message.set_name(policy.name);
-  if (policy.alpha.has_value()) message.set_alpha(*policy.alpha);
-  if (policy.beta.has_value()) message.set_beta(*policy.beta);
-  if (policy.keep_min.has_value()) message.set_keep_min(*policy.keep_min);
-  if (policy.keep_next.has_value()) message.set_keep_next(*policy.keep_next);
-  if (policy.group_aggregate.has_value()) message.set_group_aggregate(*policy.group_aggregate);
-  if (policy.max_cache_tokens.has_value()) message.set_max_cache_tokens(*policy.max_cache_tokens);
-  if (policy.min_kept_mass.has_value()) message.set_min_kept_mass(*policy.min_kept_mass);
-  if (policy.quality_sample_rate.has_value()) {
-    message.set_quality_sample_rate(*policy.quality_sample_rate);
-  }
-  message.mutable_dense_layers()->Add(policy.dense_layers.begin(), policy.dense_layers.end());
-  for (const LayerHead& head : policy.dense_heads) {
-    v1::LayerHead& added = *message.add_dense_heads();
-    added.set_layer(head.layer);
-    added.set_kv_head(head.kv_head);
-  }
-  return message;
-}
-
-PolicyRequest PolicyFromProto(const v1::AttentionPolicy& message) {
-  PolicyRequest policy;
-  policy.name = message.name();
-  if (message.has_alpha()) policy.alpha = message.alpha();
-  if (message.has_beta()) policy.beta = message.beta();
-  if (message.has_keep_min()) policy.keep_min = message.keep_min();
-  if (message.has_keep_next()) policy.keep_next = message.keep_next();
-  if (message.has_group_aggregate()) policy.group_aggregate = message.group_aggregate();
-  if (message.has_max_cache_tokens()) policy.max_cache_tokens = message.max_cache_tokens();
-  if (message.has_min_kept_mass()) policy.min_kept_mass = message.min_kept_mass();
-  if (message.has_quality_sample_rate()) policy.quality_sample_rate = message.quality_sample_rate();
-  policy.dense_layers.assign(message.dense_layers().begin(), message.dense_layers().end());
-  for (const v1::LayerHead& head : message.dense_heads()) {
-    policy.dense_heads.push_back({head.layer(), head.kv_head()});
-  }
-  return policy;
 }
 
 v1::ShardSpec ShardSpecToProto(const ShardSpec& spec) {
@@ -118,8 +79,8 @@ absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message) {
   if (!IsKvDType(spec.k_dtype) || !IsKvDType(spec.v_dtype)) {
     return absl::InvalidArgumentError(fmt::format("shard {} states no dtype for K or V", spec.shard_id.value));
   }
-  absl::StatusOr<PolicyParams> policy = ParseComplete(
-      PolicyFromProto(message.policy()), {.num_layers = spec.num_layers, .num_kv_heads = spec.model.num_kv_heads});
+  absl::StatusOr<PolicyParams> policy = CompletePolicyFromProto(
+      message.policy(), {.num_layers = spec.num_layers, .num_kv_heads = spec.model.num_kv_heads});
   if (!policy.ok()) {
     return absl::InvalidArgumentError(
         fmt::format("shard {}: {}", spec.shard_id.value, std::string(policy.status().message())));

@@ -8,7 +8,6 @@
 #include "cluster/node_endpoint.h"
 #include "cluster/shard_placement.h"
 #include "cluster/shard_spec.h"
-#include "policy/policy_params.h"
 #include "transport/data_plane.h"
 #include "tributary/v1/common.pb.h"
 
@@ -17,10 +16,6 @@ namespace tributary {
 v1::DType DTypeToProto(DType dtype);
 // INVALID_ARGUMENT for a value that is no DType; DTYPE_UNSET becomes kUnset.
 absl::StatusOr<DType> DTypeFromProto(v1::DType dtype);
-
-// What is not set stays so; the caller resolves (policy/policy_params.h).
-v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy);
-PolicyRequest PolicyFromProto(const v1::AttentionPolicy& message);
 
 // geometry.vocab_size and model_name stay unset: a shard does not know them.
 v1::ShardSpec ShardSpecToProto(const ShardSpec& spec);

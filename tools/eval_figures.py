@@ -36,6 +36,9 @@ def load(path):
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise FigureError(f"'{path}' has the schema {found!r}; this tool draws '{SCHEMA}'")
+    for setting in data.get("settings", []):
+        names = data.get("parameters", [])
+        setting["parameters"] = {name: setting[name] for name in names if setting.get(name) not in (None, [])}
     return data
 
 
@@ -43,22 +46,30 @@ def is_dense(setting):
     return setting["policy"] == "dense"
 
 
-NAMES = ("policy", "beta", "alpha", "keep_min", "keep_next", "group_aggregate", "max_cache_tokens", "min_kept_mass",
-         "dense_layers", "dense_heads", "window_tokens")
+def spoken(name):
+    return name.removesuffix("_tokens").replace("_", " ")
 
 
 def words(setting):
-    """{name: "name value"} of what was given."""
-    found = {}
-    for name in NAMES:
-        value = setting.get(name)
-        if value is None or value == []:
-            continue
+    """{name: "name value"} of what was given: the policy, its parameters, the window."""
+    found = {"policy": setting["policy"]}
+    for name, value in setting["parameters"].items():
         if isinstance(value, list):
             value = " ".join(str(v) for v in value)
-        text = f"{value:,}" if name == "window_tokens" else f"{value:g}" if isinstance(value, float) else str(value)
-        found[name] = text if name == "policy" else f"{name.removesuffix('_tokens').replace('_', ' ')} {text}"
+        found[name] = f"{spoken(name)} {value:g}" if isinstance(value, float) else f"{spoken(name)} {value}"
+    found["window_tokens"] = f"window {setting['window_tokens']:,}"
     return found
+
+
+def varied_parameter(settings):
+    """The parameter that takes the most values, all of them numbers; None if none takes two."""
+    values = {}
+    for setting in settings:
+        for name, value in setting["parameters"].items():
+            values.setdefault(name, set()).add(str(value) if isinstance(value, (list, str)) else value)
+    counts = {name: len(found) for name, found in values.items() if not any(isinstance(v, str) for v in found)}
+    most = max(counts, key=counts.get, default=None)
+    return most if most is not None and counts[most] > 1 else None
 
 
 def common_words(settings):
@@ -75,8 +86,10 @@ def heading(text, data, common):
     return ", ".join([f"{text}: {data['model']['name']}", *common.values()])
 
 
-def quality_lines(settings, measure, common=()):
-    """{line label: [(remote read share, value, beta or None)]}, ascending; `measure` gives (share, value) or None.
+def quality_lines(settings, measure, common=(), varied=None):
+    """{line label: [(remote read share, value, number or None)]}, ascending; `measure` gives (share, value) or None.
+
+    `varied`: the parameter that is no part of a line's label but the number at each of its points.
 
     Dense reads everything and differs from itself in nothing: it is the axis, not a line.
     """
@@ -84,8 +97,8 @@ def quality_lines(settings, measure, common=()):
     for setting in settings:
         point = None if is_dense(setting) else measure(setting)
         if point is not None:
-            line = title(setting, common, without=("beta",)) or title(setting, without=("beta",))
-            lines.setdefault(line, []).append((*point, setting.get("beta")))
+            line = title(setting, common, without=(varied,)) or title(setting, without=(varied,))
+            lines.setdefault(line, []).append((*point, setting["parameters"].get(varied)))
     return {line: sorted(points, key=lambda p: p[:2]) for line, points in lines.items()}
 
 
@@ -156,15 +169,15 @@ def limited(settings, what):
 
 
 def draw_line(axis, number, line, points):
-    """Points are labelled with beta, above and below the line in turn, so that labels of neighbours keep apart."""
+    """Points are labelled with their numbers, above and below the line in turn: labels of neighbours keep apart."""
     xs, ys = [100 * x for x, _, _ in points], [y for _, y, _ in points]
     marker = "osD^vPX*"[number % 8]
     axis.plot(xs, ys, marker=marker, markersize=4.5, linewidth=1.1, label=line, color=f"C{number % 10}", clip_on=False)
-    for i, (x, y, (_, _, beta)) in enumerate(zip(xs, ys, points)):
-        if beta is None:
+    for i, (x, y, (_, _, number_there)) in enumerate(zip(xs, ys, points)):
+        if number_there is None:
             continue
         up = (i + number) % 2 == 0
-        axis.annotate(f"{beta:g}", (x, y), textcoords="offset points", xytext=(0, 5 if up else -5), ha="center",
+        axis.annotate(f"{number_there:g}", (x, y), textcoords="offset points", xytext=(0, 5 if up else -5), ha="center",
                       va="bottom" if up else "top", fontsize=6, color=f"C{number % 10}")
 
 
@@ -182,10 +195,11 @@ def draw_quality(plt, data):
     if not settings:
         return None
     common = common_words(settings)
+    varied = varied_parameter(settings)
     measures = [
-        ("Perplexity", "above dense (%)", quality_lines(settings, perplexity_point, common), 0),
-        ("Distributions", kl_label(data), quality_lines(settings, kl_point, common), None),
-        ("Needles", "found, of those that dense found (%)", quality_lines(settings, needle_point, common), 100),
+        ("Perplexity", "above dense (%)", quality_lines(settings, perplexity_point, common, varied), 0),
+        ("Distributions", kl_label(data), quality_lines(settings, kl_point, common, varied), None),
+        ("Needles", "found, of those that dense found (%)", quality_lines(settings, needle_point, common, varied), 100),
     ]
     measures = [measure for measure in measures if measure[2]]
     if not measures:
@@ -213,8 +227,8 @@ def draw_quality(plt, data):
     # Below the axes, where it covers nothing; the saved figure grows by it.
     figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.01),
                   ncols=min(4, len(handles)), fontsize=8)
-    numbers = any(point[2] is not None for _, _, lines, _ in measures for points in lines.values() for point in points)
-    figure.suptitle(heading("Quality against remote KV read", data, common) + (" (numbers: beta)" if numbers else ""))
+    numbers = f" (numbers: {spoken(varied)})" if varied else ""
+    figure.suptitle(heading("Quality against remote KV read", data, common) + numbers)
     return figure
 
 

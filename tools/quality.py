@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Measures what HGCA costs in quality on the probe model, and rewrites the tables and figures of docs/quality.md.
+"""Measures what a sparse policy costs in quality on the probe model, rewrites tables and figures of docs/quality.md.
+
+The policy and the parameters that are tried stand in its folder (EXPERIMENT below): `grid` and `settings` are values to
+try, `documented` is the setting that the page recommends, `retention` the one whose heads are shown.
 
 `./dev quality` builds and then runs this. It downloads nothing: model and text are in models/probe. Everything follows
 from the seed; only times differ from run to run. What is outside of the marked blocks of docs/quality.md is left alone.
@@ -24,11 +27,10 @@ TRIBUTARY = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin")
 MODEL = ROOT / "models" / "probe"
 TEXT = MODEL / "persuasion.txt"
 PAGE = ROOT / "docs" / "quality.md"
+EXPERIMENT = json.loads((ROOT / "policy" / "hgca" / "quality.json").read_text())
 RESULTS = ROOT / "build" / "quality"
-BETAS = "0.25,0.5,0.75,1,2,4"
 WINDOWS = "256,1024,4096"
 WINDOW = 1024  # of everything but the grid
-DOCUMENTED_BETA = "8"  # of the documented setting, with keep_next 8
 # Run -> calls of tools/eval_figures.py.
 FIGURES = {
     "grid": [["--figures", "quality"], ["--figures", "retention,kept_mass", "--window", str(WINDOW)]],
@@ -46,12 +48,24 @@ class QualityError(Exception):
     """Something that the reader of the terminal must know."""
 
 
+def parameter_flags(parameters):
+    """Flags of `tributary eval`. {"keep_min": [1, 2]} is --keep-min 1,2, and {"keep_min": 1} is --keep-min 1."""
+    flags = []
+    for name, values in parameters.items():
+        values = values if isinstance(values, list) else [values]
+        flags += ["--" + name.replace("_", "-"), ",".join(f"{value:g}" for value in values)]
+    return flags
+
+
 def runs(quick):
     """{name: flags of `tributary eval`}. Turns are many questions to one sequence, which cost one prefill."""
     prompt, decode, queries = (2048, 64, 4) if quick else (16384, 2048, 16)
-    common = ["--policy", "hgca", "--quality-sample-rate", "0.0625"]
+    common = ["--policy", EXPERIMENT["policy"], "--quality-sample-rate", "0.0625"]
+    grid = parameter_flags(EXPERIMENT["retention" if quick else "grid"])
+    settings = parameter_flags(EXPERIMENT["documented" if quick else "settings"])
+    documented = parameter_flags(EXPERIMENT["documented"])
     text = ["--prefill-tokens", str(prompt), "--decode-tokens", str(decode)]
-    one = ["--window-tokens", str(WINDOW), "--keep-next", "8"]
+    one = ["--window-tokens", str(WINDOW)]
     single = ["--lengths", str(prompt), "--needles", "8", "--needle-kinds", "multi-key",
               "--depths", "0.1,0.3,0.5,0.7,0.9"]
 
@@ -61,14 +75,14 @@ def runs(quick):
 
     return {
         "grid": [*common, *text, "--window-tokens", "256,1024" if quick else WINDOWS,
-                 "--beta", "1" if quick else BETAS, *turns(queries, str(prompt))],
-        "settings": [*common, *text, *one, "--beta", "8" if quick else "2,4,8,16", *turns(2 * queries, str(prompt)),
-                     "--questions", "1" if quick else "2"],
+                 *grid, *turns(queries, str(prompt))],
+        "settings": [*common, *text, *one, *settings, *turns(2 * queries, str(prompt)), "--questions",
+                     "1" if quick else "2"],
         # The documented setting, each question a prompt of its own.
-        "prompts": [*common, *one, "--beta", DOCUMENTED_BETA, *single, "--questions", "1" if quick else "5"],
+        "prompts": [*common, *one, *documented, *single, "--questions", "1" if quick else "5"],
         # The selection is made before the question is seen.
-        "unseen": [*common, *one, "--beta", DOCUMENTED_BETA, *single, "--decode-question"],
-        "lengths": [*common, *one, "--beta", DOCUMENTED_BETA,
+        "unseen": [*common, *one, *documented, *single, "--decode-question"],
+        "lengths": [*common, *one, *documented,
                     *turns(2 * queries, "1024,2048" if quick else "4096,8192,16384")],
     }
 
@@ -116,16 +130,22 @@ def markdown_table(header, rows, left=1):
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
+def parameter_cells(setting, names):
+    return [f"{setting[name]:g}" for name in names]
+
+
 def grid_table(data):
     settings = [s for s in data["settings"] if not eval_figures.is_dense(s)]
-    rows = [[f"{s['window_tokens']:,}", f"{s['beta']:g}", *row_of(s)] for s in settings]
-    return markdown_table(["window", "beta", *MEASURES], rows, left=0)
+    names = list(EXPERIMENT["grid"])
+    rows = [[f"{s['window_tokens']:,}", *parameter_cells(s, names), *row_of(s)] for s in settings]
+    return markdown_table(["window", *names, *MEASURES], rows, left=0)
 
 
 def settings_table(data):
     settings = [s for s in data["settings"] if not eval_figures.is_dense(s)]
-    rows = [[f"{s['beta']:g}", f"{s['keep_next']:g}", *row_of(s)] for s in settings]
-    return markdown_table(["beta", "keep_next", *MEASURES], rows, left=0)
+    names = list(EXPERIMENT["documented"])
+    rows = [[*parameter_cells(s, names), *row_of(s)] for s in settings]
+    return markdown_table([*names, *MEASURES], rows, left=0)
 
 
 def verdict(scored, turns, single):
@@ -150,7 +170,7 @@ def verdict(scored, turns, single):
 def documented_block(settings, prompts):
     """The documented setting: text and turns of one run, single prompts of the other."""
     single = next(s for s in prompts["settings"] if not eval_figures.is_dense(s))
-    same = ("beta", "keep_next", "window_tokens")
+    same = (*EXPERIMENT["documented"], "window_tokens")
     turns = next(s for s in settings["settings"] if all(s[name] == single[name] for name in same))
     rows = verdict(turns["perplexity"], turns["needles"], single["needles"])
     steps = len(single["needles"]["questions"][0]["expected"]) - 1  # the first token comes from the prefill
@@ -163,8 +183,9 @@ def documented_block(settings, prompts):
 
 
 def retention_table(data):
-    """By layer and KV head, at beta = 1 and the window of the documented setting."""
-    found = [s for s in data["settings"] if s["beta"] == 1 and s["window_tokens"] == WINDOW and s.get("heads")]
+    """By layer and KV head, in the setting named by `retention` and the window of the documented one."""
+    found = [s for s in data["settings"] if s["window_tokens"] == WINDOW and s.get("heads")
+             and all(s[name] == value for name, value in EXPERIMENT["retention"].items())]
     if not found:
         return "Not reported by this cluster."
     grid = found[0]["heads"]["remote_read_share"]

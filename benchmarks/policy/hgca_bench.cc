@@ -103,7 +103,10 @@ class HgcaBench {
     TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t bytes, ShardReservedBytes(spec, kExtentBytes));
     ArenaOptions arena;
     arena.bytes = bytes;
-    TRIBUTARY_ASSIGN_OR_RETURN(registry_, ShardRegistry::Create(arena, kExtentBytes, cpu_kernels::Best().pack));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        std::unique_ptr<ShardStore> store,
+        ShardStore::Create({.arena = arena, .extent_bytes = kExtentBytes, .pack = cpu_kernels::Best().pack}));
+    registry_ = std::make_unique<ShardRegistry>(std::move(store));
     TRIBUTARY_RETURN_IF_ERROR(registry_->Open(spec).status());
     FrameError error;
     shard_ = registry_->Find(spec.shard_id, spec.epoch, &error);
@@ -114,8 +117,8 @@ class HgcaBench {
   double Spill(bool with_maw) {
     const uint64_t stored = shard_->kv->stored_tokens(0);
     const size_t i = stored / kBlockTokens % Blocks::kNumBlocks;
-    TRIBUTARY_CHECK(shard_->kv->Store(0, stored, kBlockTokens,
-                                      {blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16}) == FrameError::kOk);
+    const KvExchangeRows rows{blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16};
+    TRIBUTARY_CHECK(shard_->kv->Store(0, stored, kBlockTokens, rows).ok());
     const std::span<const std::byte> maw = std::as_bytes(std::span(blocks_.maw[i]));
     const int64_t start_ns = clock_.NowNs();
     shard_->selection->OnStored(0, {stored, stored + kBlockTokens}, with_maw ? maw : std::span<const std::byte>(),
@@ -215,16 +218,17 @@ void PrintSteps(const Flags& flags, HgcaBench& bench, const char* name, double s
 absl::Status RunContext(const Flags& flags, uint32_t num_tokens, const Blocks& blocks, std::mt19937_64& random) {
   fmt::print("{} tokens, {}, {} threads\n", num_tokens, flags.dtype, flags.threads);
   HgcaBench bench(flags, num_tokens, blocks, random);
-  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2}));
+  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .parameters = {{"beta", 1}, {"keep_min", 2}}}));
   double spill_us = bench.Fill(/*with_maw=*/true);
   PrintSteps(flags, bench, "caches that grow", spill_us);
   const uint64_t rows_per_head = bench.cached_rows() / kShape.num_kv_heads;
   // A limit at the mean of what the heads keep: the diffuse ones are distilled.
-  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2, .max_cache_tokens = rows_per_head}));
+  TRIBUTARY_RETURN_IF_ERROR(
+      bench.Open({.name = "hgca", .parameters = {{"beta", 1}, {"keep_min", 2}, {"max_cache_tokens", rows_per_head}}}));
   spill_us = bench.Fill(/*with_maw=*/true);
   PrintSteps(flags, bench, "caches with a limit", spill_us);
   // No MAW: the first query reads everything and chooses.
-  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .beta = 1, .keep_min = 2}));
+  TRIBUTARY_RETURN_IF_ERROR(bench.Open({.name = "hgca", .parameters = {{"beta", 1}, {"keep_min", 2}}}));
   bench.Fill(/*with_maw=*/false);
   bench.DenseStepUs();
   const StepTimes first = bench.Step();

@@ -18,23 +18,7 @@ void AddGridFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--window-tokens", options.window_tokens, "Most recent tokens that stay on the worker (default: 1024)")
       ->delimiter(',')
       ->group(kGridGroup);
-  app.add_option("--alpha", options.alphas, policy_help::kAlpha)->delimiter(',')->group(kGridGroup);
-  app.add_option("--beta", options.betas, policy_help::kBeta)->delimiter(',')->group(kGridGroup);
-  app.add_option("--keep-min", options.keep_mins, policy_help::kKeepMin)->delimiter(',')->group(kGridGroup);
-  app.add_option("--keep-next", options.keep_nexts, policy_help::kKeepNext)->delimiter(',')->group(kGridGroup);
-  app.add_option("--group-aggregate", options.group_aggregates, policy_help::kGroupAggregate)
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--max-cache-tokens", options.max_cache_tokens, policy_help::kMaxCacheTokens)
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--min-kept-mass", options.min_kept_masses, policy_help::kMinKeptMass)
-      ->delimiter(',')
-      ->group(kGridGroup);
-  app.add_option("--quality-sample-rate", options.quality_sample_rate, policy_help::kQualitySampleRate)
-      ->group(kGridGroup);
-  app.add_option("--dense-layers", options.dense_layers, policy_help::kDenseLayers)->delimiter(',')->group(kGridGroup);
-  app.add_option("--dense-heads", options.dense_heads, policy_help::kDenseHeads)->delimiter(',')->group(kGridGroup);
+  AddPolicyGridFlags(app, kGridGroup, options.parameters);
 }
 
 void AddNeedleFlags(CLI::App& app, EvalOptions& options) {

@@ -6,8 +6,8 @@
 #include "base/status.h"
 #include "client/eval/needle_prompt.h"
 #include "client/terminal/common_flags.h"
-#include "client/terminal/policy_flags.h"
 #include "fmt/format.h"
+#include "policy/policy_registry.h"
 
 namespace tributary {
 namespace {
@@ -17,75 +17,33 @@ absl::Status Invalid(fmt::format_string<Args...> format, Args&&... args) {
   return absl::InvalidArgumentError(fmt::format(format, std::forward<Args>(args)...));
 }
 
-// Every request with every value of the list; as they are if the list is empty.
-template <typename T>
-void Multiply(const std::vector<T>& values, std::optional<T> PolicyRequest::*field,
-              std::vector<PolicyRequest>* requests) {
-  if (values.empty()) return;
-  std::vector<PolicyRequest> product;
-  for (const PolicyRequest& request : *requests) {
-    for (const T& value : values) {
-      product.push_back(request);
-      product.back().*field = value;
+// The policy with every combination of the values of those parameters that it has, the first parameter outermost.
+std::vector<PolicyRequest> PolicyGrid(const PolicyRules& policy, const EvalOptions& options) {
+  std::vector<PolicyRequest> grid{{.name = std::string(policy.name), .parameters = {}}};
+  for (const ParameterRow& row : policy.parameters) {
+    for (const ParameterAxis& axis : options.parameters) {
+      if (axis.name != row.name) continue;
+      std::vector<PolicyRequest> product;
+      for (const PolicyRequest& request : grid) {
+        for (const ParameterValue& value : axis.values) {
+          product.push_back(request);
+          product.back().Set(row.name, value);
+        }
+      }
+      grid = std::move(product);
     }
-  }
-  *requests = std::move(product);
-}
-
-// All parameters of the flags, at once: to see which are given.
-PolicyRequest GivenParameters(const EvalOptions& options) {
-  PolicyRequest given;
-  if (!options.alphas.empty()) given.alpha = options.alphas[0];
-  if (!options.betas.empty()) given.beta = options.betas[0];
-  if (!options.keep_mins.empty()) given.keep_min = options.keep_mins[0];
-  if (!options.keep_nexts.empty()) given.keep_next = options.keep_nexts[0];
-  if (!options.group_aggregates.empty()) given.group_aggregate = options.group_aggregates[0];
-  if (!options.max_cache_tokens.empty()) given.max_cache_tokens = options.max_cache_tokens[0];
-  if (!options.min_kept_masses.empty()) given.min_kept_mass = options.min_kept_masses[0];
-  given.quality_sample_rate = options.quality_sample_rate;
-  given.dense_layers = options.dense_layers;
-  given.dense_heads.resize(options.dense_heads.size());
-  return given;
-}
-
-std::vector<PolicyRequest> PolicyGrid(PolicyKind kind, const EvalOptions& options,
-                                      const std::vector<LayerHead>& dense_heads) {
-  std::vector<PolicyRequest> grid{{.name = std::string(PolicyName(kind))}};
-  if (HasParameter(kind, "alpha")) Multiply(options.alphas, &PolicyRequest::alpha, &grid);
-  if (HasParameter(kind, "beta")) Multiply(options.betas, &PolicyRequest::beta, &grid);
-  if (HasParameter(kind, "keep_min")) Multiply(options.keep_mins, &PolicyRequest::keep_min, &grid);
-  if (HasParameter(kind, "keep_next")) {
-    Multiply(options.keep_nexts, &PolicyRequest::keep_next, &grid);
-  }
-  if (HasParameter(kind, "group_aggregate")) {
-    Multiply(options.group_aggregates, &PolicyRequest::group_aggregate, &grid);
-  }
-  if (HasParameter(kind, "max_cache_tokens")) {
-    Multiply(options.max_cache_tokens, &PolicyRequest::max_cache_tokens, &grid);
-  }
-  if (HasParameter(kind, "min_kept_mass")) {
-    Multiply(options.min_kept_masses, &PolicyRequest::min_kept_mass, &grid);
-  }
-  for (PolicyRequest& request : grid) {
-    if (HasParameter(kind, "quality_sample_rate")) {
-      request.quality_sample_rate = options.quality_sample_rate;
-    }
-    if (HasParameter(kind, "dense_layers")) request.dense_layers = options.dense_layers;
-    if (HasParameter(kind, "dense_heads")) request.dense_heads = dense_heads;
   }
   return grid;
 }
 
-absl::Status CheckParametersHaveAPolicy(const std::vector<PolicyKind>& kinds, const EvalOptions& options) {
-  for (const std::string_view parameter : ParametersGiven(GivenParameters(options))) {
-    const bool used =
-        std::any_of(kinds.begin(), kinds.end(), [parameter](PolicyKind kind) { return HasParameter(kind, parameter); });
+absl::Status CheckParametersHaveAPolicy(const std::vector<const PolicyRules*>& policies, const EvalOptions& options) {
+  for (const ParameterAxis& axis : options.parameters) {
+    const bool used = std::any_of(policies.begin(), policies.end(),
+                                  [&axis](const PolicyRules* policy) { return policy->Find(axis.name) != nullptr; });
     if (used) continue;
     std::string names;
-    for (const PolicyKind kind : kinds) {
-      names += fmt::format("{}{}", names.empty() ? "" : ", ", PolicyName(kind));
-    }
-    return Invalid("{} is no parameter of {}; drop it or add a policy that has it to --policy", parameter, names);
+    for (const PolicyRules* policy : policies) names += fmt::format("{}{}", names.empty() ? "" : ", ", policy->name);
+    return Invalid("{} is no parameter of {}; drop it or add a policy that has it to --policy", axis.name, names);
   }
   return absl::OkStatus();
 }
@@ -121,26 +79,24 @@ absl::Status CheckNeedles(const EvalOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) {
-  std::vector<PolicyKind> kinds;
+  std::vector<const PolicyRules*> policies;
   for (const std::string& name : options.policies) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const PolicyKind kind, ParsePolicyName(name));
-    TRIBUTARY_RETURN_IF_ERROR(CheckServed(kind));
-    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+    TRIBUTARY_ASSIGN_OR_RETURN(const PolicyRules* const policy, FindPolicy(name));
+    if (std::find(policies.begin(), policies.end(), policy) == policies.end()) policies.push_back(policy);
   }
-  TRIBUTARY_RETURN_IF_ERROR(CheckParametersHaveAPolicy(kinds, options));
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<LayerHead> dense_heads, ParseLayerHeads(options.dense_heads));
+  TRIBUTARY_RETURN_IF_ERROR(CheckParametersHaveAPolicy(policies, options));
   if (options.window_tokens.empty()) return Invalid("--window-tokens is empty; give at least one");
-  // Dense comes first; without it in the list there is one dense run to compare with.
+  // Exact attention comes first; without it in the list there is one run of it to compare with.
   std::vector<EvalSetting> settings;
-  const auto dense = std::find(kinds.begin(), kinds.end(), PolicyKind::kDense);
-  if (dense != kinds.end()) {
-    std::rotate(kinds.begin(), dense, dense + 1);
+  const auto dense = std::find(policies.begin(), policies.end(), &PolicyParams().rules());
+  if (dense != policies.end()) {
+    std::rotate(policies.begin(), dense, dense + 1);
   } else {
-    settings.push_back({{.name = "dense"}, options.window_tokens.front()});
+    settings.push_back({CompleteRequest(PolicyParams()), options.window_tokens.front()});
   }
-  for (const PolicyKind kind : kinds) {
+  for (const PolicyRules* policy : policies) {
     for (const uint32_t window_tokens : options.window_tokens) {
-      for (const PolicyRequest& request : PolicyGrid(kind, options, dense_heads)) {
+      for (const PolicyRequest& request : PolicyGrid(*policy, options)) {
         TRIBUTARY_RETURN_IF_ERROR(ResolvePolicy(request, {.block_tokens = options.layout.block_tokens}).status());
         settings.push_back({request, window_tokens});
       }

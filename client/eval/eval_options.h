@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/api/request_options.h"
+#include "client/terminal/policy_flags.h"
 #include "policy/policy_params.h"
 
 namespace tributary {
@@ -20,17 +21,7 @@ struct EvalOptions {
 
   std::vector<std::string> policies{"dense"};
   std::vector<uint32_t> window_tokens{1024};
-  std::vector<double> alphas;
-  std::vector<double> betas;
-  std::vector<uint32_t> keep_mins;
-  std::vector<uint32_t> keep_nexts;
-  std::vector<std::string> group_aggregates;
-  std::vector<uint64_t> max_cache_tokens;
-  std::vector<double> min_kept_masses;
-  std::optional<double> quality_sample_rate;
-  // Of every sparse setting; no axes of the grid.
-  std::vector<uint32_t> dense_layers;
-  std::vector<std::string> dense_heads;  // "LAYER:KV_HEAD"
+  std::vector<ParameterAxis> parameters;
 
   std::string text_file;         // byte for byte: perplexity, and the needles' haystack
   std::string text_tokens_file;  // ids, for models without a byte vocabulary: perplexity only
@@ -60,7 +51,7 @@ struct EvalSetting {
 };
 
 // INVALID_ARGUMENT with what to do: flags that do not go together, values out of range, a parameter that no policy of
-// the list has. UNIMPLEMENTED: a policy that cannot be decoded with.
+// the list has.
 absl::Status CheckEval(const EvalOptions& options);
 
 // The settings in the order in which they are run; the first is dense, the baseline. Policies outermost, then windows,

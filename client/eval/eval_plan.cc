@@ -9,6 +9,7 @@
 #include "fmt/format.h"
 #include "model/byte_text.h"
 #include "proto/convert.h"
+#include "proto/convert_policy.h"
 
 namespace tributary {
 namespace {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "fmt/format.h"
+#include "policy/policy_registry.h"
 
 namespace tributary {
 namespace {
@@ -15,13 +16,22 @@ Json OrNull(const std::optional<T>& value) {
   return value.has_value() ? Json(*value) : Json(nullptr);
 }
 
-// "2:0": layer 2, KV head 0.
-std::vector<std::string> HeadNames(const std::vector<LayerHead>& heads) {
-  std::vector<std::string> names;
-  for (const LayerHead& head : heads) {
-    names.push_back(fmt::format("{}:{}", head.layer, head.kv_head));
+// Null for a scalar that was not given, as for any policy that has no such parameter.
+Json ParameterJson(const ParameterRow& row, const ParameterValue* value) {
+  if (value == nullptr) return IsListType(row.type) ? Json::array() : Json(nullptr);
+  switch (value->type()) {
+    case ParameterType::kNumber:
+      return value->number();
+    case ParameterType::kCount:
+      return value->count();
+    case ParameterType::kWord:
+      return value->word();
+    case ParameterType::kLayers:
+      return value->layers();
+    case ParameterType::kHeads:
+      return value->Elements();
   }
-  return names;
+  return nullptr;
 }
 
 Json UsageJson(const KvUsage& usage) {
@@ -127,16 +137,9 @@ Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const Setting
   object["name"] = SettingName(setting);
   object["policy"] = setting.policy.name;
   object["window_tokens"] = setting.window_tokens;
-  object["alpha"] = OrNull(setting.policy.alpha);
-  object["beta"] = OrNull(setting.policy.beta);
-  object["keep_min"] = OrNull(setting.policy.keep_min);
-  object["keep_next"] = OrNull(setting.policy.keep_next);
-  object["group_aggregate"] = OrNull(setting.policy.group_aggregate);
-  object["max_cache_tokens"] = OrNull(setting.policy.max_cache_tokens);
-  object["min_kept_mass"] = OrNull(setting.policy.min_kept_mass);
-  object["quality_sample_rate"] = OrNull(setting.policy.quality_sample_rate);
-  object["dense_layers"] = setting.policy.dense_layers;
-  object["dense_heads"] = HeadNames(setting.policy.dense_heads);
+  for (const ParameterColumn& column : AllParameters()) {
+    object[std::string(column.row->name)] = ParameterJson(*column.row, setting.policy.Find(column.row->name));
+  }
   object["perplexity"] =
       result.perplexity.has_value() ? PerplexityJson(plan, *result.perplexity, baseline) : Json(nullptr);
   object["needles"] = result.needles.empty() ? Json(nullptr) : NeedlesJson(plan, result, baseline);
@@ -165,26 +168,11 @@ std::string Cell(bool there, fmt::format_string<Args...> format, Args&&... args)
 }  // namespace
 
 std::string SettingName(const EvalSetting& setting) {
-  const PolicyRequest& policy = setting.policy;
-  std::string name = policy.name;
-  if (policy.alpha.has_value()) name += fmt::format(" alpha={}", *policy.alpha);
-  if (policy.beta.has_value()) name += fmt::format(" beta={}", *policy.beta);
-  if (policy.keep_min.has_value()) name += fmt::format(" keep_min={}", *policy.keep_min);
-  if (policy.keep_next.has_value()) name += fmt::format(" keep_next={}", *policy.keep_next);
-  if (policy.group_aggregate.has_value()) {
-    name += fmt::format(" group_aggregate={}", *policy.group_aggregate);
-  }
-  if (policy.max_cache_tokens.has_value()) {
-    name += fmt::format(" max_cache_tokens={}", *policy.max_cache_tokens);
-  }
-  if (policy.min_kept_mass.has_value()) {
-    name += fmt::format(" min_kept_mass={}", *policy.min_kept_mass);
-  }
-  if (!policy.dense_layers.empty()) {
-    name += fmt::format(" dense_layers={}", fmt::join(policy.dense_layers, ","));
-  }
-  if (!policy.dense_heads.empty()) {
-    name += fmt::format(" dense_heads={}", fmt::join(HeadNames(policy.dense_heads), ","));
+  std::string name = setting.policy.name;
+  for (const ParameterColumn& column : AllParameters()) {
+    const ParameterValue* const value = setting.policy.Find(column.row->name);
+    if (value == nullptr || value->is_empty_list() || !column.row->names_setting) continue;
+    name += fmt::format(" {}={}", column.row->name, value->Text());
   }
   return name;
 }
@@ -208,6 +196,10 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
   object["decode_tokens"] = options.decode_tokens;
   object["decode_question"] = options.decode_question;
   object["turns"] = options.turns;
+  object["parameters"] = Json::array();
+  for (const ParameterColumn& column : AllParameters()) {
+    if (column.row->names_setting) object["parameters"].push_back(column.row->name);
+  }
   Json settings = Json::array();
   for (size_t i = 0; i < report.results.size(); ++i) {
     settings.push_back(SettingJson(plan, plan.settings[i], report.results[i], report.results[0]));
@@ -217,10 +209,8 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
 }
 
 std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
-  constexpr const char* kSettingColumns[] = {
-      "policy",        "window_tokens",       "alpha",           "beta",
-      "keep_min",      "keep_next",           "group_aggregate", "max_cache_tokens",
-      "min_kept_mass", "quality_sample_rate", "dense_layers",    "dense_heads"};
+  std::vector<std::string> setting_columns{"policy", "window_tokens"};
+  for (const ParameterColumn& column : AllParameters()) setting_columns.emplace_back(column.row->name);
   constexpr const char* kPerplexityColumns[] = {
       "nll_mean",       "perplexity",   "perplexity_ratio", "logprob_abs_diff_mean", "logprob_abs_diff_max",
       "kl_mean",        "kl_max",       "top1_agreement",   "kv_read_share",         "remote_read_share",
@@ -229,7 +219,7 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
       "asked",          "found",        "baseline_found", "found_where_baseline", "remote_read_share_mean",
       "kept_mass_mean", "kept_mass_min"};
   std::string text;
-  for (const char* column : kSettingColumns) text += fmt::format("{},", column);
+  for (const std::string& column : setting_columns) text += fmt::format("{},", column);
   for (const char* column : kPerplexityColumns) text += fmt::format("{},", column);
   for (const char* column : kNeedleColumns) {
     text += fmt::format("needles_{}{}", column, column == std::end(kNeedleColumns)[-1] ? "\n" : ",");
@@ -237,12 +227,12 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
   const Json report_json = EvalJson(plan, report);
   for (const Json& setting : report_json["settings"]) {
     std::vector<std::string> cells;
-    const auto add = [&cells](const Json& object, std::span<const char* const> columns) {
-      for (const char* column : columns) {
+    const auto add = [&cells](const Json& object, const auto& columns) {
+      for (const auto& column : columns) {
         cells.push_back(object.is_object() && object.contains(column) ? CsvCell(object[column]) : "");
       }
     };
-    add(setting, kSettingColumns);
+    add(setting, setting_columns);
     add(setting["perplexity"], kPerplexityColumns);
     add(setting["needles"], kNeedleColumns);
     text += fmt::format("{}\n", fmt::join(cells, ","));

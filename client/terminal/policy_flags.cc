@@ -1,57 +1,83 @@
 #include "client/terminal/policy_flags.h"
 
-#include <charconv>
+#include <functional>
+#include <span>
+#include <utility>
 
 #include "CLI/CLI.hpp"
 #include "fmt/format.h"
+#include "policy/policy_registry.h"
 
 namespace tributary {
 namespace {
 
 constexpr const char* kPolicyGroup = "What is read of the KV (defaults: those of the policy)";
 
-}  // namespace
-
-absl::StatusOr<std::vector<LayerHead>> ParseLayerHeads(const std::vector<std::string>& names) {
-  std::vector<LayerHead> heads;
-  for (const std::string& name : names) {
-    LayerHead head;
-    const char* const end = name.data() + name.size();
-    const auto [colon, layer_error] = std::from_chars(name.data(), end, head.layer);
-    const bool has_colon = layer_error == std::errc() && colon != end && *colon == ':';
-    const auto [stop, head_error] = std::from_chars(has_colon ? colon + 1 : end, end, head.kv_head);
-    if (!has_colon || head_error != std::errc() || stop != end) {
-      return absl::InvalidArgumentError(fmt::format("--dense-heads has '{}'; use LAYER:KV_HEAD, such as 2:0", name));
-    }
-    heads.push_back(head);
+const char* TypeName(ParameterType type) {
+  switch (type) {
+    case ParameterType::kNumber:
+      return "FLOAT";
+    case ParameterType::kCount:
+    case ParameterType::kLayers:
+      return "UINT";
+    case ParameterType::kWord:
+    case ParameterType::kHeads:
+      return "TEXT";
   }
-  return heads;
+  return "TEXT";
 }
 
+ParameterValue ParseOrThrow(const ParameterRow& row, std::span<const std::string> texts) {
+  absl::StatusOr<ParameterValue> value = ParseValue(row, texts);
+  if (!value.ok()) throw CLI::ValidationError(std::string(value.status().message()));
+  return *std::move(value);
+}
+
+}  // namespace
+
 void AddPolicyFlags(CLI::App& app, PolicyRequest& policy) {
-  const auto add = [&app](const char* name, auto& value, const char* help) {
-    return app.add_option(name, value, help)->group(kPolicyGroup);
-  };
-  add("--policy", policy.name, "Attention policy: dense (default, exact) or hgca");
-  add("--beta", policy.beta, policy_help::kBeta);
-  add("--alpha", policy.alpha, policy_help::kAlpha);
-  add("--keep-min", policy.keep_min, policy_help::kKeepMin);
-  add("--keep-next", policy.keep_next, policy_help::kKeepNext);
-  add("--group-aggregate", policy.group_aggregate, policy_help::kGroupAggregate);
-  add("--max-cache-tokens", policy.max_cache_tokens, policy_help::kMaxCacheTokens);
-  add("--min-kept-mass", policy.min_kept_mass, policy_help::kMinKeptMass);
-  add("--quality-sample-rate", policy.quality_sample_rate, policy_help::kQualitySampleRate);
-  add("--dense-layers", policy.dense_layers, policy_help::kDenseLayers)->delimiter(',');
-  app.add_option_function<std::vector<std::string>>(
-         "--dense-heads",
-         [&policy](const std::vector<std::string>& names) {
-           absl::StatusOr<std::vector<LayerHead>> heads = ParseLayerHeads(names);
-           if (!heads.ok()) throw CLI::ValidationError(std::string(heads.status().message()));
-           policy.dense_heads = *std::move(heads);
-         },
-         policy_help::kDenseHeads)
-      ->delimiter(',')
+  app.add_option("--policy", policy.name,
+                 fmt::format("Attention policy, one of {}; default {}", PolicyNames(), Policies().front()->name))
       ->group(kPolicyGroup);
+  for (const ParameterColumn& column : AllParameters()) {
+    const ParameterRow& row = *column.row;
+    if (IsListType(row.type)) {
+      app.add_option_function<std::vector<std::string>>(
+             FlagOf(row),
+             [&row, &policy](const std::vector<std::string>& texts) { policy.Set(row.name, ParseOrThrow(row, texts)); },
+             column.help)
+          ->delimiter(',')
+          ->type_name(TypeName(row.type))
+          ->group(kPolicyGroup);
+    } else {
+      app.add_option_function<std::string>(
+             FlagOf(row),
+             [&row, &policy](const std::string& text) {
+               policy.Set(row.name, ParseOrThrow(row, {&text, 1}));
+             },
+             column.help)
+          ->type_name(TypeName(row.type))
+          ->group(kPolicyGroup);
+    }
+  }
+}
+
+void AddPolicyGridFlags(CLI::App& app, const char* group, std::vector<ParameterAxis>& axes) {
+  for (const ParameterColumn& column : AllParameters()) {
+    const ParameterRow& row = *column.row;
+    const auto set = [&row, &axes](const std::vector<std::string>& texts) {
+      ParameterAxis& axis = axes.emplace_back(ParameterAxis{std::string(row.name), {}});
+      if (IsListType(row.type)) {
+        axis.values.push_back(ParseOrThrow(row, texts));
+        return;
+      }
+      for (const std::string& text : texts) axis.values.push_back(ParseOrThrow(row, {&text, 1}));
+    };
+    app.add_option_function<std::vector<std::string>>(FlagOf(row), set, column.help)
+        ->delimiter(',')
+        ->type_name(TypeName(row.type))
+        ->group(group);
+  }
 }
 
 }  // namespace tributary

@@ -10,6 +10,7 @@
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "policy/policy_params.h"
+#include "policy/policy_registry.h"
 
 namespace tributary {
 namespace {
@@ -125,18 +126,8 @@ absl::Status CheckTurnTokens(const GenerateSpec& spec, uint32_t vocab) {
   return CheckTopLogprobs(spec.top_logprobs, vocab);
 }
 
-std::string LayersText(const std::vector<uint32_t>& layers) { return fmt::format("[{}]", fmt::join(layers, ", ")); }
-
-std::string HeadsText(const std::vector<LayerHead>& heads) {
-  std::string text;
-  for (const LayerHead& head : heads) {
-    text += fmt::format("{}{}/{}", text.empty() ? "" : ", ", head.layer, head.kv_head);
-  }
-  return fmt::format("[{}]", text);
-}
-
 template <typename T>
-absl::Status Differs(const char* what, const T& asked, const T& kept) {
+absl::Status Differs(std::string_view what, const T& asked, const T& kept) {
   return absl::FailedPreconditionError(
       fmt::format("{} is {}, but the kept sequence has {}, and that cannot change; leave it out, or "
                   "send all tokens as a new request",
@@ -165,27 +156,17 @@ absl::Status CheckSamePlacement(const PlacementOptions& asked, const PlacementOp
 
 // Likewise.
 absl::Status CheckSamePolicy(const PolicyRequest& asked, const PolicyParams& kept) {
-  const PolicyRequest has = CompleteRequest(kept);
-  if (!asked.name.empty() && asked.name != has.name) return Differs("the policy", asked.name, has.name);
-  absl::Status status;
-  const auto compare = [&](const char* what, const auto& stated, const auto& value) {
-    if (!status.ok() || !stated.has_value() || stated == value) return;
-    const std::string kept_value = value.has_value() ? fmt::format("{}", *value) : "none";
-    status = Differs(what, fmt::format("{}", *stated), kept_value);
-  };
-  compare("alpha", asked.alpha, has.alpha);
-  compare("beta", asked.beta, has.beta);
-  compare("keep_min", asked.keep_min, has.keep_min);
-  compare("keep_next", asked.keep_next, has.keep_next);
-  compare("group_aggregate", asked.group_aggregate, has.group_aggregate);
-  compare("max_cache_tokens", asked.max_cache_tokens, has.max_cache_tokens);
-  compare("min_kept_mass", asked.min_kept_mass, has.min_kept_mass);
-  compare("quality_sample_rate", asked.quality_sample_rate, has.quality_sample_rate);
-  if (!status.ok()) return status;
-  if (!asked.dense_layers.empty() && asked.dense_layers != has.dense_layers)
-    return Differs("dense_layers", LayersText(asked.dense_layers), LayersText(has.dense_layers));
-  if (!asked.dense_heads.empty() && asked.dense_heads != has.dense_heads)
-    return Differs("dense_heads", HeadsText(asked.dense_heads), HeadsText(has.dense_heads));
+  if (!asked.name.empty() && asked.name != kept.name()) {
+    return Differs("the policy", ForMessage(asked.name), std::string(kept.name()));
+  }
+  for (const NamedValue& given : asked.parameters) {
+    const ParameterRow* const row = kept.rules().Find(given.name);
+    if (row == nullptr) return Differs(ForMessage(given.name), ForMessage(given.value.Text()), std::string("none"));
+    if (given.value.is_empty_list()) continue;
+    TRIBUTARY_ASSIGN_OR_RETURN(const ParameterValue value, CheckedValue(*row, given.value, {}));
+    const ParameterValue& has = *kept.Find(given.name);
+    if (value != has) return Differs(given.name, value.Text(), has.is_empty_list() ? "none" : has.Text());
+  }
   return absl::OkStatus();
 }
 
@@ -246,12 +227,9 @@ PlacementOptions ResolvePlacement(const PlacementOptions& requested, const Place
 }
 
 absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec, const ServingLimits& limits) {
-  TRIBUTARY_ASSIGN_OR_RETURN(PolicyParams policy,
-                             ResolvePolicy(spec.policy, {.block_tokens = spec.placement.block_tokens,
-                                                         .num_layers = limits.geometry.num_layers,
-                                                         .num_kv_heads = limits.geometry.attention.num_kv_heads}));
-  TRIBUTARY_RETURN_IF_ERROR(CheckServed(policy.kind));
-  return policy;
+  return ResolvePolicy(spec.policy, {.block_tokens = spec.placement.block_tokens,
+                                     .num_layers = limits.geometry.num_layers,
+                                     .num_kv_heads = limits.geometry.attention.num_kv_heads});
 }
 
 absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits) {

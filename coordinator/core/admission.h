@@ -29,11 +29,11 @@ struct ServingLimits {
 // Fills what the request leaves open. REQUIRES: `defaults` is complete.
 PlacementOptions ResolvePlacement(const PlacementOptions& requested, const PlacementOptions& defaults);
 
-// INVALID_ARGUMENT, naming the value and the remedy; UNIMPLEMENTED policies too. `spec.placement` is resolved. The
-// request's policy, checked against the model and the blocks. INVALID_ARGUMENT as of ResolvePolicy; UNIMPLEMENTED: a
-// policy that this build cannot decode with. REQUIRES: `placement` resolved.
+// The request's policy, checked against the model and the blocks. INVALID_ARGUMENT as of ResolvePolicy. REQUIRES:
+// `spec.placement` is resolved.
 absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec, const ServingLimits& limits);
 
+// INVALID_ARGUMENT, naming the value and the remedy. REQUIRES: `spec.placement` is resolved.
 absl::Status CheckRequest(const GenerateSpec& spec, const ServingLimits& limits);
 
 // A kept sequence, as far as a continuation is checked against it.

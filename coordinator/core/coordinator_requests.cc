@@ -260,7 +260,7 @@ void CoordinatorCore::FinishTurn(SequenceEntry& sequence, RequestSummary summary
   if (sequence.first_token_ns != 0) {
     summary.ttft_s = SecondsFromNs(sequence.first_token_ns - sequence.received_ns);
   }
-  if (summary.policy.empty()) summary.policy = PolicyName(sequence.spec.resolved_policy.kind);
+  if (summary.policy.empty()) summary.policy = sequence.spec.resolved_policy.name();
   action::Finish finish{*sequence.client, absl::OkStatus(), Outcome::kOk};
   finish.summary = std::move(summary);
   FinishClient(sequence, std::move(finish));

@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "fmt/format.h"
 #include "proto/convert.h"
+#include "proto/convert_policy.h"
 
 namespace tributary {
 namespace {
@@ -192,7 +193,7 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.placement.all_resident = placement.all_resident();
   spec.stop_tokens.assign(message.stop_tokens().begin(), message.stop_tokens().end());
   spec.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
-  spec.policy = PolicyFromProto(message.attention_policy());
+  TRIBUTARY_ASSIGN_OR_RETURN(spec.policy, PolicyFromProto(message.attention_policy()));
   spec.report_attention_heads = message.report_attention_heads();
   spec.request_id = message.request_id();
   spec.ignore_eos = message.ignore_eos();

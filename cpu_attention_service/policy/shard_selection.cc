@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "base/check.h"
+#include "policy/hgca/hgca_params.h"
 #include "policy/hgca/maw.h"
+#include "policy/sparse_params.h"
 #include "wire/frame.h"
 
 namespace tributary {
@@ -27,14 +29,15 @@ ShardSelection::ShardSelection(const KvShard* shard, std::unique_ptr<ContextCach
   TRIBUTARY_CHECK(cache_ != nullptr);
   const ShardSpec& spec = shard->spec();
   const uint32_t num_heads = spec.num_kv_heads_held();
-  const auto min_kept_mass = static_cast<float>(spec.policy.sparse.min_kept_mass);
+  const auto min_kept_mass = static_cast<float>(ReadSparseParams(spec.policy).min_kept_mass);
+  const uint32_t keep_next = ReadHgcaParams(spec.policy).keep_next;
   layers_.reserve(spec.num_layers_held());
   for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
     Layer& state = layers_.emplace_back(num_heads, min_kept_mass);
     state.heads.resize(num_heads);
     for (uint32_t head = 0; head < num_heads; ++head) {
       if (!cache_->Has(layer, head)) continue;
-      state.heads[head].emplace(policy_->keep_next());
+      state.heads[head].emplace(keep_next);
       state.has_sparse_heads = true;
     }
   }

@@ -3,6 +3,7 @@
 #include "base/status.h"
 #include "fmt/format.h"
 #include "proto/convert.h"
+#include "proto/convert_policy.h"
 
 namespace tributary {
 namespace {
@@ -102,7 +103,7 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
         fmt::format("kv_dtype {}: the worker keeps KV in f32, bf16 or f16; use one of these",
                     std::string(DTypeName(plan.kv_dtype))));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(plan.policy, ParseComplete(PolicyFromProto(message.attention_policy()), {}));
+  TRIBUTARY_ASSIGN_OR_RETURN(plan.policy, CompletePolicyFromProto(message.attention_policy(), {}));
   plan.report_attention_heads = message.report_attention_heads();
   for (const v1::ShardRoute& route : message.routes()) {
     TRIBUTARY_ASSIGN_OR_RETURN(plan.shards.emplace_back(), ShardPlacementFromProto(route));

@@ -48,7 +48,7 @@ void Sequence::BeginTurn(TurnPlan turn, int64_t now_ns) {
 }
 
 uint32_t Sequence::AppendFlags(size_t num_tokens) const {
-  if (plan.policy.kind == PolicyKind::kDense) return 0;
+  if (!plan.policy.is_sparse()) return 0;
   const bool is_last = num_appended + num_tokens == append.size();
   return is_last ? kQueryAppend | kQueryAppendEnd : kQueryAppend;
 }

@@ -4,7 +4,6 @@
 
 #include "base/status.h"
 #include "fmt/format.h"
-#include "policy/policy.h"
 
 namespace tributary {
 
@@ -50,7 +49,7 @@ absl::Status SequenceAdmission::BindShards(const SequencePlan& plan, Sequence* s
 }
 
 absl::Status SequenceAdmission::Reserve(const SequencePlan& plan, Sequence* sequence) {
-  const bool is_sparse = MakePolicy(plan.policy)->is_sparse() && !sequence->shards.empty();
+  const bool is_sparse = plan.policy.is_sparse() && !sequence->shards.empty();
   TRIBUTARY_ASSIGN_OR_RETURN(sequence->resident,
                              device_->ReserveResident({.capacity_tokens = sequence->cache.capacity_tokens(),
                                                        .kv_dtype = plan.kv_dtype,

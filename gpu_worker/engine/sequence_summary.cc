@@ -41,7 +41,7 @@ void AddNodes(const Sequence& sequence, const RemoteNodes& nodes, SequenceSummar
 
 SequenceSummary EmptySummary(const SequencePlan& plan) {
   return {.prompt_tokens = static_cast<uint32_t>(plan.prompt_tokens.size()),
-          .policy = std::string(PolicyName(plan.policy.kind))};
+          .policy = std::string(plan.policy.name())};
 }
 
 SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) {
@@ -62,7 +62,7 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
   summary.attended_tokens_mean = sequence.num_steps == 0
                                      ? static_cast<double>(summary.context_tokens - summary.generated_tokens)
                                      : sequence.attended_tokens_sum / num_steps;
-  summary.policy = PolicyName(plan.policy.kind);
+  summary.policy = plan.policy.name();
   if (sequence.quality != nullptr) {
     summary.attention = sequence.quality->Summary();
     if (!plan.report_attention_heads) summary.attention->heads.clear();

@@ -62,9 +62,8 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, cons
                           model.num_layers, model.shape.num_q_heads, model.shape.num_kv_heads, model.shape.head_dim));
   }
   if (shard.policy != plan.policy) {
-    return Invalid(plan,
-                   fmt::format("{} has another policy ({}) than the sequence ({})", name,
-                               std::string(PolicyName(shard.policy.kind)), std::string(PolicyName(plan.policy.kind))));
+    return Invalid(plan, fmt::format("{} has another policy ({}) than the sequence ({})", name,
+                                     std::string(shard.policy.name()), std::string(plan.policy.name())));
   }
   const TokenStripe& stripe = shard.stripe;
   if (stripe.origin != plan.layout.sink_tokens || stripe.stripe_tokens % plan.layout.block_tokens != 0) {
@@ -89,12 +88,12 @@ absl::Status CheckHolders(const SequencePlan& plan, const ShardPlacement& placem
   if (absl::Status status = ValidateHolders(placement); !status.ok()) {
     return Invalid(plan, std::string(status.message()));
   }
-  if (placement.holders.size() == 1 || plan.policy.kind == PolicyKind::kDense) return absl::OkStatus();
+  if (placement.holders.size() == 1 || !plan.policy.is_sparse()) return absl::OkStatus();
   return absl::UnimplementedError(
       fmt::format("sequence {}: shard {} has {} holders, which policy '{}' cannot have: they would choose differently; "
                   "place it on one node",
                   plan.sequence_id.value, placement.spec.shard_id.value, placement.holders.size(),
-                  std::string(PolicyName(plan.policy.kind))));
+                  std::string(plan.policy.name())));
 }
 
 // Every (layer, KV head) must be held by exactly one shard of each stripe, and all of one number of
@@ -129,10 +128,6 @@ absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
 }  // namespace
 
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
-  if (const absl::Status served = CheckServed(plan.policy.kind); !served.ok()) {
-    return absl::Status(served.code(),
-                        fmt::format("sequence {}: {}", plan.sequence_id.value, std::string(served.message())));
-  }
   TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, plan, model));
   TRIBUTARY_RETURN_IF_ERROR(CheckContext(plan, model));
   if (!IsValidDType(plan.kv_dtype)) {

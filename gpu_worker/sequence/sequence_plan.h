@@ -67,9 +67,8 @@ struct ModelLimits {
   uint32_t max_partial_slots = 0;   // token stripes that one row's merge reads
 };
 
-// INVALID_ARGUMENT or UNIMPLEMENTED (policy), with the offending values. When it is OK, every
-// remote token of every layer and KV head has exactly one shard with room for it, and each shard a
-// holder.
+// INVALID_ARGUMENT or UNIMPLEMENTED (several holders of a sparse policy's shard), with the offending values. When it is
+// OK, every remote token of every layer and KV head has exactly one shard with room for it, and each shard a holder.
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model);
 
 // A turn that begins when `context_tokens` (prompts and answers) are there, in a sequence that was

@@ -4,6 +4,7 @@
 
 #include "attention/merge.h"
 #include "base/check.h"
+#include "policy/sparse_params.h"
 
 namespace tributary {
 namespace {
@@ -21,8 +22,8 @@ float FoldSlots(std::span<const float> lse_ln, uint32_t num_slots, uint32_t num_
 
 AttentionQuality::AttentionQuality(const PolicyParams& policy, const AttentionShape& shape, uint32_t num_layers)
     : shape_(shape),
-      sample_rate_(policy.sparse.quality_sample_rate),
-      min_kept_mass_(policy.sparse.min_kept_mass),
+      sample_rate_(ReadSparseParams(policy).quality_sample_rate),
+      min_kept_mass_(ReadSparseParams(policy).min_kept_mass),
       policy_(MakePolicy(policy)),
       heads_(size_t{num_layers} * shape.num_kv_heads) {}
 

@@ -73,6 +73,12 @@ Arrival PartialGather::Take(NodeIdx node, const PartialFrameView& partial, const
 absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
                                        const PartialEntry& entry) const {
   const auto error = static_cast<FrameError>(entry.status);
+  if (error == FrameError::kCorruptKv) {
+    return absl::DataLossError(
+        fmt::format("layer {}: shard {} no longer has the bytes that were stored, in tile {} of its KV head {}; the "
+                    "sequence must be stored anew, and its host's memory looked at",
+                    layer_, expected.shard.value, entry.covered_tokens, entry.num_kv_heads));
+  }
   if (error != FrameError::kOk) {
     return absl::InternalError(fmt::format("layer {}: shard {} refused the query: {}", layer_, expected.shard.value,
                                            std::string(FrameErrorName(error))));
@@ -94,6 +100,11 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected, const Pa
     return absl::InternalError(fmt::format("layer {}: shard {} attended to {} tokens, summed over {} heads of {}",
                                            layer_, expected.shard.value, entry.attended_head_tokens, num_kv_heads,
                                            expected.tokens));
+  }
+  if (entry.policy_bytes > expected.max_section_bytes) {
+    return absl::InternalError(fmt::format("layer {}: shard {} answered with {} bytes for the policy, which takes {}",
+                                           layer_, expected.shard.value, entry.policy_bytes,
+                                           expected.max_section_bytes));
   }
   const std::span<const std::byte> lse_bytes = partial.lse_ln(entry);
   for (size_t head = 0; head < size_t{expected.num_rows} * num_q_heads; ++head) {

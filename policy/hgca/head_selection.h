@@ -13,7 +13,7 @@ namespace tributary {
 // Tokens are stripe-local indices. Saliences kept here are relative to uniform (policy/hgca/maw.h). Thread-compatible.
 class HeadSelection {
  public:
-  // keep_next: AttentionPolicy::keep_next(). Saliences are spread forward by as many tokens, over the borders of
+  // keep_next: HgcaParams::keep_next. Saliences are spread forward by as many tokens, over the borders of
   // blocks, too, before a rule is applied to them.
   explicit HeadSelection(uint32_t keep_next = 0) : keep_next_(keep_next) {}
 

@@ -2,7 +2,9 @@
 // policy/README.md.
 #pragma once
 
+#include "policy/hgca/hgca_params.h"
 #include "policy/policy.h"
+#include "policy/sparse_params.h"
 
 namespace tributary {
 
@@ -12,7 +14,6 @@ class HgcaPolicy final : public AttentionPolicy {
 
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override;
-  uint32_t keep_next() const override { return hgca_.keep_next; }
   // kSpill:     MAW >= beta / resident tokens, at least keep_min of the block.
   // kAppend:    mean weight >= beta / stored tokens, at least keep_min of the shard, at most max_cache_tokens.
   // kCacheFull: nullopt up to max_cache_tokens; beyond, salience >= beta (it is relative to uniform), at most half of

@@ -118,13 +118,13 @@ class HgcaSimTest : public testing::Test {
     return request;
   }
   PolicyParams Hgca(double beta, uint32_t block_tokens) {
-    PolicyRequest policy{.name = "hgca", .beta = beta};
-    policy.alpha = 0.125 * RandomInt(random_, 0, 8);
-    policy.keep_min = RandomInt(random_, 0u, std::min(3u, block_tokens));
-    policy.group_aggregate = RandomInt(random_, 0, 1) == 0 ? "max" : "mean";
-    policy.quality_sample_rate = std::vector{0.0, 0.3, 1.0}[RandomInt(random_, 0, 2)];
-    const bool has_floor = *policy.quality_sample_rate > 0 && RandomInt(random_, 0, 1) == 0;
-    policy.min_kept_mass = has_floor ? 0.6 : 0.0;
+    PolicyRequest policy{.name = "hgca", .parameters = {{"beta", beta}}};
+    policy.Set("alpha", 0.125 * RandomInt(random_, 0, 8));
+    policy.Set("keep_min", RandomInt(random_, 0u, std::min(3u, block_tokens)));
+    policy.Set("group_aggregate", RandomInt(random_, 0, 1) == 0 ? "max" : "mean");
+    policy.Set("quality_sample_rate", std::vector{0.0, 0.3, 1.0}[RandomInt(random_, 0, 2)]);
+    const bool has_floor = policy.Find("quality_sample_rate")->number() > 0 && RandomInt(random_, 0, 1) == 0;
+    policy.Set("min_kept_mass", has_floor ? 0.6 : 0.0);
     return *ResolvePolicy(policy, {.block_tokens = block_tokens});
   }
   static SimResult Run(const SimOptions& options, const SimRequest& request) {
@@ -193,7 +193,7 @@ TEST_F(HgcaSimTest, TheKeptMassReportedIsTheTrueOne) {
   for (int round = 0; round < 2 * kRounds; ++round) {
     SimOptions options = RandomOptions();
     SimRequest request = RandomRequest(options.model, std::vector{0.5, 1.0, 3.0}[round % 3]);
-    request.policy.sparse.quality_sample_rate = 1;
+    request.policy.Set("quality_sample_rate", 1.0);
     request.report_attention_heads = true;
     WatchingDevice* device = nullptr;
     options.make_device = [&](const DeviceLimits& limits) {
@@ -241,7 +241,8 @@ TEST_F(HgcaSimTest, LessIsReadThanByDense) {
   request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
   request.max_tokens = 60;
   request.forced_tokens.clear();
-  request.policy = *ResolvePolicy({.name = "hgca", .beta = 2.0, .keep_min = 1}, {.block_tokens = 8});
+  request.policy =
+      *ResolvePolicy({.name = "hgca", .parameters = {{"beta", 2.0}, {"keep_min", 1}}}, {.block_tokens = 8});
   const SimResult sparse = Run(options, request);
   ASSERT_TRUE(sparse.summary.attention.has_value());
   EXPECT_LT(sparse.summary.attention->remote_read_share, 0.8);

@@ -251,9 +251,7 @@ TEST_F(TurnsTest, HgcaThatKeepsEverythingHasTheBitsOfDense) {
     const SimOptions options = RandomOptions();
     Conversation talk = RandomConversation();
     const Conversation dense = TalkAlone(options, talk);
-    talk.first.policy.kind = PolicyKind::kHgca;
-    talk.first.policy.hgca.beta = 0;
-    talk.first.policy.sparse.quality_sample_rate = 0.5;
+    talk.first.policy = *ResolvePolicy({.name = "hgca", .parameters = {{"beta", 0}, {"quality_sample_rate", 0.5}}}, {});
     const Conversation hgca = TalkAlone(options, talk);
     for (size_t t = 0; t < talk.num_turns(); ++t) {
       ASSERT_EQ(hgca.results[t].tokens, dense.results[t].tokens);
@@ -271,9 +269,7 @@ TEST_F(TurnsTest, SparseConversationsAreBitwiseTheSameBesideOthers) {
     std::vector<Conversation> talks(Draw(2, 5));
     for (Conversation& talk : talks) {
       talk = RandomConversation();
-      talk.first.policy.kind = PolicyKind::kHgca;
-      talk.first.policy.hgca.beta = 1.5;
-      talk.first.policy.hgca.keep_min = 1;
+      talk.first.policy = *ResolvePolicy({.name = "hgca", .parameters = {{"beta", 1.5}, {"keep_min", 1}}}, {});
     }
     SimOptions calm = options;
     calm.faults = {};
@@ -301,10 +297,9 @@ TEST_F(TurnsTest, AnAppendedPromptReadsEverything) {
   request.forced_tokens = {7};
   const SimTurn turn{.prompt = RandomTokens(90), .max_tokens = 6, .forced_tokens = RandomTokens(6)};
   std::vector<SimResult> results;
-  for (const PolicyKind kind : {PolicyKind::kDense, PolicyKind::kHgca}) {
-    request.policy.kind = kind;
-    request.policy.hgca.beta = 4;
-    request.policy.hgca.keep_min = 1;
+  for (const PolicyRequest& policy :
+       {PolicyRequest{}, PolicyRequest{.name = "hgca", .parameters = {{"beta", 4}, {"keep_min", 1}}}}) {
+    request.policy = *ResolvePolicy(policy, {});
     SimCluster cluster(options);
     const SequenceId id = cluster.Submit(request);
     ASSERT_TRUE(cluster.RunUntilEnded());

@@ -1,15 +1,15 @@
 // HGCA as a device knows it.
 #pragma once
 
+#include "policy/hgca/maw_update.h"
 #include "policy/policy_params.h"
 
 namespace tributary {
 
 inline PolicyParams HgcaPolicyWith(const MawParams& maw) {
-  PolicyParams params;
-  params.kind = PolicyKind::kHgca;
-  params.hgca.alpha = maw.alpha;
-  params.hgca.group_aggregate = maw.group_aggregate;
+  PolicyParams params = *ResolvePolicy({.name = "hgca", .parameters = {}}, {});
+  params.Set("alpha", maw.alpha);
+  params.Set("group_aggregate", maw.group_aggregate == GroupAggregate::kMax ? "max" : "mean");
   return params;
 }
 

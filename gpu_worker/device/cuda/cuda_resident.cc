@@ -18,7 +18,7 @@ absl::StatusOr<ResidentId> CudaResident::Reserve(const ResidentSpec& spec) {
   uint32_t kind = 0;
   std::vector<PolicyBytes> parts;
   if (spec.policy != nullptr) {
-    TRIBUTARY_ASSIGN_OR_RETURN(kind, seats_->KindOf(PolicyName(spec.policy->kind)));
+    TRIBUTARY_ASSIGN_OR_RETURN(kind, seats_->KindOf(spec.policy->name()));
     if (kind != 0) parts = seats_->seat(kind).Parts(facet_spec);
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, regions_.Reserve(spec.capacity_tokens, spec.kv_dtype, parts));

@@ -114,7 +114,7 @@ class ContextCacheTest : public TileRowsTest {
     for (const uint32_t layer : {1u, 2u}) {
       for (float& value : rows) value = normal(random_);
       const auto bytes = std::as_bytes(std::span(rows));
-      ASSERT_EQ(shard_->Store(layer, 0, kTokens, {bytes, bytes, DType::kF32, DType::kF32}), FrameError::kOk);
+      ASSERT_TRUE(shard_->Store(layer, 0, kTokens, {bytes, bytes, DType::kF32, DType::kF32}).ok());
     }
     auto cache = ContextCache::Open(spec, &pool_);
     ASSERT_TRUE(cache.ok()) << cache.status();
@@ -192,15 +192,17 @@ TEST_F(ContextCacheTest, RowsAreCopiesWhateverIsDoneToThem) {
 TEST_F(ContextCacheTest, RoomIsWhatThePolicySays) {
   EXPECT_EQ(ContextCacheTokens(Spec({})), 0u);
   EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca"})), kTokens / 2);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .max_cache_tokens = 64})), 64u);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .max_cache_tokens = 1u << 30})), kTokens);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .beta = 0})), 0u);
+  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .parameters = {{"max_cache_tokens", 64}}})), 64u);
+  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .parameters = {{"max_cache_tokens", 1u << 30}}})), kTokens);
+  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .parameters = {{"beta", 0}}})), 0u);
 }
 
 TEST_F(ContextCacheTest, OneFunctionSaysWhatIsReserved) {
-  for (const PolicyRequest& policy : {PolicyRequest{}, PolicyRequest{.name = "hgca"},
-                                      PolicyRequest{.name = "hgca", .dense_layers = {1}, .dense_heads = {{2, 0}}},
-                                      PolicyRequest{.name = "hgca", .dense_layers = {1, 2}}}) {
+  for (const PolicyRequest& policy :
+       {PolicyRequest{}, PolicyRequest{.name = "hgca"},
+        PolicyRequest{.name = "hgca",
+        .parameters = {{"dense_layers", std::vector<uint32_t>{1}}, {"dense_heads", std::vector<LayerHead>{{2, 0}}}}},
+        PolicyRequest{.name = "hgca", .parameters = {{"dense_layers", std::vector<uint32_t>{1, 2}}}}}) {
     const uint64_t before = pool_.free_bytes();
     Open(policy);
     EXPECT_EQ(before - pool_.free_bytes(), *ShardReservedBytes(Spec(policy), kExtentBytes));
@@ -214,7 +216,8 @@ TEST_F(ContextCacheTest, OneFunctionSaysWhatIsReserved) {
 }
 
 TEST_F(ContextCacheTest, AlwaysDenseHeadsHaveNoCache) {
-  Open({.name = "hgca", .dense_layers = {1}, .dense_heads = {{2, 0}}});
+  Open({.name = "hgca",
+        .parameters = {{"dense_layers", std::vector<uint32_t>{1}}, {"dense_heads", std::vector<LayerHead>{{2, 0}}}}});
   EXPECT_FALSE(cache_->Has(1, 0));
   EXPECT_FALSE(cache_->Has(2, 0));
   EXPECT_TRUE(cache_->Has(2, 1));
@@ -224,7 +227,7 @@ TEST_F(ContextCacheTest, AlwaysDenseHeadsHaveNoCache) {
   cache_->Append(*shard_, 2, 1, tokens);
   ExpectRows(2, 1, tokens);
   EXPECT_EQ(cache_->filled_bytes(), 2 * cache_->tile_layout().record_bytes);
-  Open({.name = "hgca", .dense_layers = {1, 2}});
+  Open({.name = "hgca", .parameters = {{"dense_layers", std::vector<uint32_t>{1, 2}}}});
   EXPECT_EQ(cache_, nullptr);
 }
 
@@ -240,7 +243,7 @@ TEST_F(ContextCacheTest, AFullPoolSaysWhatIsMissing) {
 using ContextCacheDeathTest = ContextCacheTest;
 
 TEST_F(ContextCacheDeathTest, MoreThanThereIsRoomFor) {
-  Open({.name = "hgca", .max_cache_tokens = 64});
+  Open({.name = "hgca", .parameters = {{"max_cache_tokens", 64}}});
   EXPECT_DEATH(cache_->Append(*shard_, 1, 0, SomeTokens(65)), "check failed");
   const std::vector<uint32_t> row = {0};
   EXPECT_DEATH(cache_->Keep(1, 0, row), "check failed");

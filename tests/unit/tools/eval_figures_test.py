@@ -25,9 +25,10 @@ def question(length, depth, found):
 def setting(policy, window, share, beta=None):
     questions = [question(length, depth / 10, random.random() < 0.8) for length in (2048, 8192) for depth in range(10)]
     found = sum(q["found"] for q in questions)
+    given = {} if policy == "dense" else {"beta": float(beta), "keep_next": 8}
     return {
-        "policy": policy, "window_tokens": window, "alpha": None, "beta": beta, "keep_min": None, "min_kept_mass": None,
-        "keep_next": 8 if policy == "hgca" else None, "dense_heads": [],
+        "policy": policy, "window_tokens": window, "alpha": None, "beta": None, "keep_next": None, "dense_heads": [],
+        **given, "parameters": given,  # which load() adds
         "perplexity": {"remote_read_share": share, "perplexity_ratio": 1 + random.random() / 50,
                        "kl_mean": random.random() / 100, "kl_is_exact": True},
         "needles": {"baseline_found": len(questions), "found_where_baseline": found,
@@ -42,12 +43,13 @@ def results():
             settings.append(setting("hgca", window, 0.1 / beta, beta))
             settings[-1]["heads"] = {"remote_read_share": [[random.random() for _ in range(2)] for _ in range(6)],
                                      "kept_mass_mean": [[random.random(), None] for _ in range(6)]}
-    return {"schema": eval_figures.SCHEMA, "model": {"name": "probe"}, "settings": settings}
+    return {"schema": eval_figures.SCHEMA, "model": {"name": "probe"}, "settings": settings,
+            "parameters": ["alpha", "beta", "keep_next", "dense_heads"]}
 
 
 class SeriesTest(unittest.TestCase):
     def test_quality_has_a_line_per_policy_and_window(self):
-        lines = eval_figures.quality_lines(results()["settings"], eval_figures.perplexity_point)
+        lines = eval_figures.quality_lines(results()["settings"], eval_figures.perplexity_point, varied="beta")
         self.assertEqual(set(lines), {"hgca, keep next 8, window 256", "hgca, keep next 8, window 1,024"})
         points = lines["hgca, keep next 8, window 256"]
         self.assertEqual([p[2] for p in points], [2, 1, 0.5])
@@ -58,11 +60,34 @@ class SeriesTest(unittest.TestCase):
         common = eval_figures.common_words(settings)
         self.assertEqual(set(common), {"policy", "keep_next"})
         self.assertEqual(eval_figures.title(settings[0], common), "beta 0.5, window 256")
-        settings[0]["dense_heads"] = ["2:0", "3:1"]
+        settings[0]["parameters"]["dense_heads"] = ["2:0", "3:1"]
         self.assertEqual(eval_figures.title(settings[0], without=("beta",)),
                          "hgca, keep next 8, dense heads 2:0 3:1, window 256")
         same = settings[0:1] * 2
         self.assertEqual(eval_figures.title(same[0], eval_figures.common_words(same)), "")
+
+    def test_numbers_are_of_the_parameter_that_varies_most(self):
+        settings = results()["settings"]
+        self.assertEqual(eval_figures.varied_parameter(settings), "beta")
+        for i, one in enumerate(settings):
+            one["parameters"] = {"et_share": i / 8, "beta": float(i % 2), "et_word": str(i), "et_heads": [f"{i}:0"]}
+        self.assertEqual(eval_figures.varied_parameter(settings), "et_share")
+        self.assertIsNone(eval_figures.varied_parameter(settings[:1]))
+        self.assertIsNone(eval_figures.varied_parameter([]))
+
+    def test_a_file_says_which_keys_are_parameters(self):
+        data = results()
+        for one in data["settings"]:
+            del one["parameters"]
+            one["et_share"] = 0.25
+        data["parameters"] = ["et_share", "beta", "dense_heads"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "results.json"
+            path.write_text(json.dumps(data))
+            settings = eval_figures.load(path)["settings"]
+        self.assertEqual(settings[0]["parameters"], {"et_share": 0.25})
+        self.assertEqual(settings[2]["parameters"], {"et_share": 0.25, "beta": 0.5})
+        self.assertEqual(eval_figures.title(settings[2]), "hgca, et share 0.25, beta 0.5, window 256")
 
     def test_a_lower_bound_is_called_one(self):
         data = results()

@@ -61,7 +61,7 @@ class TableTest(unittest.TestCase):
                                        for length, found in ((8192, True), (4096, False), (8192, False))]
         self.assertIn("0 of 1 in 4,096 tokens, 1 of 2 in 8,192 tokens.", quality.lengths_line(results(one)))
 
-    def test_retention_is_that_of_beta_1(self):
+    def test_retention_is_that_of_its_setting(self):
         one = setting()
         one["heads"] = {"remote_read_share": [[0.005, 0.3], [0.1, 0.02]]}
         other = setting(beta=2)

@@ -19,7 +19,7 @@ absl::StatusOr<HostFacetPlan> HostFacetPlan::Make(const ResidentSpec& spec, cons
                                                   uint32_t num_layers) {
   HostFacetPlan plan;
   if (spec.policy == nullptr) return plan;
-  const std::string name(PolicyName(spec.policy->kind));
+  const std::string name(spec.policy->name());
   const HostSeat* const seat = HostSeats().Find(name);
   if (seat == nullptr) {
     return absl::UnimplementedError(

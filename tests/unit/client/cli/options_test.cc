@@ -103,16 +103,16 @@ TEST(OptionsTest, PolicyFlagsAreTheRequestsPolicy) {
                                           "1:0,3:1",
                                           "--report-attention-heads"};
   const PolicyRequest expected{.name = "hgca",
-                               .alpha = 0.25,
-                               .beta = 0.5,
-                               .keep_min = 3,
-                               .keep_next = 4,
-                               .group_aggregate = "max",
-                               .max_cache_tokens = 512,
-                               .min_kept_mass = 0.9,
-                               .quality_sample_rate = 0.125,
-                               .dense_layers = {0, 2},
-                               .dense_heads = {{1, 0}, {3, 1}}};
+                               .parameters = {{"alpha", 0.25},
+                                              {"beta", 0.5},
+                                              {"keep_min", 3},
+                                              {"keep_next", 4},
+                                              {"group_aggregate", "max"},
+                                              {"max_cache_tokens", 512},
+                                              {"min_kept_mass", 0.9},
+                                              {"quality_sample_rate", 0.125},
+                                              {"dense_layers", std::vector<uint32_t>{0, 2}},
+                                              {"dense_heads", std::vector<LayerHead>{{1, 0}, {3, 1}}}}};
   const auto with = [&](std::vector<const char*> line) {
     line.insert(line.end(), flags.begin(), flags.end());
     return line;
@@ -134,7 +134,7 @@ TEST(OptionsTest, BadPoliciesAreToldBeforeAClusterStarts) {
     ExpectUsageError(line, words);
   };
   expect({"--policy", "fluxion"}, "policy 'fluxion' is not known");
-  expect({"--beta", "1"}, "beta is a parameter of policy hgca");
+  expect({"--beta", "1"}, "beta is 1, but it is a parameter of policy hgca");
   expect({"--policy", "hgca", "--alpha", "1.5"}, "alpha is 1.5");
   expect({"--policy", "hgca", "--beta", "-1"}, "beta is -1");
   expect({"--policy", "hgca", "--beta", "nan"}, "beta is nan");

@@ -86,14 +86,14 @@ TEST(EvalOptionsTest, TheGridBeginsWithDense) {
 }
 
 TEST(EvalOptionsTest, SettingsAreNamedByWhatWasGiven) {
-  EXPECT_EQ(SettingName({{.name = "hgca", .alpha = 0.5, .beta = 1, .min_kept_mass = 0.9}, 256}),
+  EXPECT_EQ(SettingName({{.name = "hgca", .parameters = {{"alpha", 0.5}, {"beta", 1}, {"min_kept_mass", 0.9}}}, 256}),
             "hgca alpha=0.5 beta=1 min_kept_mass=0.9");
   EXPECT_EQ(SettingName({{.name = "hgca",
-                          .keep_next = 8,
-                          .group_aggregate = "max",
-                          .max_cache_tokens = 512,
-                          .dense_layers = {0, 3},
-                          .dense_heads = {{2, 0}, {3, 1}}},
+                          .parameters = {{"keep_next", 8},
+                                         {"group_aggregate", "max"},
+                                         {"max_cache_tokens", 512},
+                                         {"dense_layers", std::vector<uint32_t>{0, 3}},
+                                         {"dense_heads", std::vector<LayerHead>{{2, 0}, {3, 1}}}}},
                          256}),
             "hgca keep_next=8 group_aggregate=max max_cache_tokens=512 dense_layers=0,3 "
             "dense_heads=2:0,3:1");

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/byte_text.h"
+#include "proto/convert_policy.h"
 
 namespace tributary {
 namespace {
@@ -395,24 +396,22 @@ TEST_F(EvalRunnerTest, AlternativesAreAskedForAsTheModelAllows) {
 
 TEST_F(EvalRunnerTest, RequestsCarryThePolicyOfTheirSetting) {
   EvalPlan plan = Plan();
-  plan.settings[1].policy = {.name = "hgca", .beta = 2, .keep_next = 8, .dense_heads = {{2, 1}}};
+  plan.settings[1].policy = {
+      .name = "hgca", .parameters = {{"beta", 2}, {"keep_next", 8}, {"dense_heads", std::vector<LayerHead>{{2, 1}}}}};
   for (const EvalJob& job : plan.jobs) {
     const auto request = BuildEvalRequest(plan, job);
     ASSERT_TRUE(request.ok()) << request.status();
     const v1::AttentionPolicy& policy = request->attention_policy();
     EXPECT_EQ(policy.name(), job.setting == 0 ? "dense" : "hgca");
     if (job.setting == 0) continue;
-    EXPECT_EQ(policy.beta(), 2);
-    EXPECT_EQ(policy.keep_next(), 8u);
-    EXPECT_FALSE(policy.has_alpha());  // the coordinator's default
-    ASSERT_EQ(policy.dense_heads_size(), 1);
-    EXPECT_EQ(policy.dense_heads(0).layer(), 2u);
+    // What is not given is left to the coordinator's defaults.
+    EXPECT_EQ(*PolicyFromProto(policy), plan.settings[1].policy);
   }
 }
 
 TEST_F(EvalRunnerTest, LayersThatTheModelHasNotAreRefused) {
   EvalPlan plan = Plan();
-  plan.settings.push_back({{.name = "hgca", .dense_heads = {{6, 0}}}, 256});
+  plan.settings.push_back({{.name = "hgca", .parameters = {{"dense_heads", std::vector<LayerHead>{{6, 0}}}}}, 256});
   EXPECT_THAT(std::string(FitToModel(Geometry(256), &plan).message()), HasSubstr("dense_heads names 6:0"));
 }
 

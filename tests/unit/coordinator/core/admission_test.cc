@@ -115,21 +115,24 @@ TEST(AdmissionTest, RefusesEachBadPolicyByNameAndValue) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<Case> cases = {
       {[](auto& p) { p.name = "hcattention"; }, "policy 'hcattention' is not known"},
-      {[](auto& p) { p.alpha = 1.01; }, "alpha is 1.01"},
-      {[](auto& p) { p.alpha = -0.5; }, "alpha is -0.5"},
-      {[&](auto& p) { p.alpha = nan; }, "alpha is nan"},
-      {[](auto& p) { p.beta = -1; }, "beta is -1"},
-      {[&](auto& p) { p.beta = nan; }, "beta is nan"},
-      {[](auto& p) { p.keep_min = 100'000; }, "keep_min is 100000"},
-      {[](auto& p) { p.group_aggregate = "median"; }, "group_aggregate 'median'"},
-      {[](auto& p) { p.min_kept_mass = 1.5; }, "min_kept_mass is 1.5"},
-      {[](auto& p) { p.quality_sample_rate = -1; }, "quality_sample_rate is -1"},
-      {[](auto& p) { p.dense_layers = {10'000}; }, "10000"},
+      {[](auto& p) { p.Set("alpha", 1.01); }, "alpha is 1.01"},
+      {[](auto& p) { p.Set("alpha", -0.5); }, "alpha is -0.5"},
+      {[&](auto& p) { p.Set("alpha", nan); }, "alpha is nan"},
+      {[](auto& p) { p.Set("beta", -1.0); }, "beta is -1"},
+      {[&](auto& p) { p.Set("beta", nan); }, "beta is nan"},
+      {[](auto& p) { p.Set("keep_min", 100'000); }, "keep_min is 100000"},
+      {[](auto& p) { p.Set("group_aggregate", "median"); }, "group_aggregate 'median'"},
+      {[](auto& p) { p.Set("min_kept_mass", 1.5); }, "min_kept_mass is 1.5"},
+      {[](auto& p) { p.Set("quality_sample_rate", -1.0); }, "quality_sample_rate is -1"},
+      {[](auto& p) { p.Set("dense_layers", std::vector<uint32_t>{10'000}); }, "10000"},
       {[](auto& p) {
-         p.dense_heads = {{0, 999}};
+         p.Set("dense_heads", std::vector<LayerHead>{{0, 999}});
        },
        "999"},
-      {[](auto& p) { p = {.name = "dense", .beta = 1}; }, "beta is a parameter of policy hgca"},
+      {[](auto& p) {
+         p = {.name = "dense", .parameters = {{"beta", 1}}};
+       },
+       "beta is 1, but it is a parameter of policy hgca"},
   };
   for (const Case& c : cases) {
     GenerateSpec spec = GoodSpec();
@@ -144,12 +147,12 @@ TEST(AdmissionTest, RefusesEachBadPolicyByNameAndValue) {
 
 TEST(AdmissionTest, ResolvedPoliciesAreComplete) {
   GenerateSpec spec = GoodSpec();
-  spec.policy = {.name = "hgca", .beta = 2};
+  spec.policy = {.name = "hgca", .parameters = {{"beta", 2}}};
   const absl::StatusOr<PolicyParams> policy = ResolveRequestPolicy(spec, Limits());
   ASSERT_TRUE(policy.ok()) << policy.status();
-  EXPECT_EQ(policy->kind, PolicyKind::kHgca);
-  EXPECT_EQ(policy->hgca.beta, 2);
-  EXPECT_EQ(policy->hgca.alpha, HgcaParams().alpha);
+  EXPECT_EQ(policy->name(), "hgca");
+  EXPECT_EQ(policy->number("beta"), 2);
+  EXPECT_EQ(policy->number("alpha"), 0.5);
 }
 
 TEST(AdmissionTest, HeadCutsNeedHeads) {
@@ -237,7 +240,7 @@ TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
        "all_resident is true, but the kept sequence has false"},
       {[](auto& s) { s.placement.max_nodes = 2; }, kDiffers, "max_nodes is 2, but the kept sequence has 0"},
       {[](auto& s) { s.policy.name = "hgca"; }, kDiffers, "the policy is hgca, but the kept sequence has dense"},
-      {[](auto& s) { s.policy.beta = 2; }, kDiffers, "beta is 2, but the kept sequence has none"},
+      {[](auto& s) { s.policy.Set("beta", 2); }, kDiffers, "beta is 2, but the kept sequence has none"},
       {[](auto& s) {
          s.keep = {kNsPerS, 601};
        },
@@ -257,19 +260,17 @@ TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
 
 TEST(AdmissionTest, ParametersOfAPolicyDoNotChange) {
   KeptState kept = Kept();
-  kept.policy.kind = PolicyKind::kHgca;
-  kept.policy.hgca.beta = 0.5;
-  kept.policy.sparse.dense_layers = {0, 3};
+  kept.policy = *ResolvePolicy(
+      {.name = "hgca", .parameters = {{"beta", 0.5}, {"dense_layers", std::vector<uint32_t>{0, 3}}}}, {});
   GenerateSpec spec;
   spec.continue_request_id = "chat";
   spec.max_tokens = 1;
-  spec.policy.beta = 0.5;
-  spec.policy.dense_layers = {0, 3};
+  spec.policy.Set("beta", 0.5);
+  spec.policy.Set("dense_layers", std::vector<uint32_t>{0, 3});
   EXPECT_TRUE(CheckContinuation(spec, kept).ok());
-  spec.policy.dense_layers = {0};
-  EXPECT_THAT(CheckContinuation(spec, kept).ToString(),
-              HasSubstr("dense_layers is [0], but the kept sequence has [0, 3]"));
-  spec.policy.beta = 1;
+  spec.policy.Set("dense_layers", std::vector<uint32_t>{0});
+  EXPECT_THAT(CheckContinuation(spec, kept).ToString(), HasSubstr("dense_layers is 0, but the kept sequence has 0,3"));
+  spec.policy.Set("beta", 1);
   EXPECT_THAT(CheckContinuation(spec, kept).ToString(), HasSubstr("beta is 1, but the kept sequence has 0.5"));
 }
 

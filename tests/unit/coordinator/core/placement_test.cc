@@ -115,7 +115,9 @@ TEST(PlacementTest, StorageDTypesDecideTheRoom) {
   demand.geometry.attention.head_dim = 128;
   ClusterRoom cluster = Cluster({64 << 20});
   cluster.nodes[0].extent_bytes = 64 << 10;
-  const auto bytes_of = [&](const ShardSpec& spec) { return *KvShard::ReservedBytes(spec, cluster.nodes[0].extent_bytes); };
+  const auto bytes_of = [&](const ShardSpec& spec) {
+    return *KvShard::ReservedBytes(spec, cluster.nodes[0].extent_bytes);
+  };
   const uint64_t plain = bytes_of(Place(cluster, demand).plan.shards[0].spec);
   demand.placement.remote_k_dtype = DType::kInt8;
   demand.placement.remote_v_dtype = DType::kInt4;

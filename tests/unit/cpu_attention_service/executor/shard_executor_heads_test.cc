@@ -45,7 +45,7 @@ class ShardExecutorHeadsTest : public ::testing::Test {
     spec.policy = *ResolvePolicy({.name = "hgca"}, {});
     shard_ = *KvShard::Open(spec, pool_.get());
     const LayerKv kv = RandomLayerKv(spec, kTokens, random_);
-    ASSERT_EQ(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)), FrameError::kOk);
+    ASSERT_TRUE(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)).ok());
     cache_ = *ContextCache::Open(spec, pool_.get());
     for (uint32_t head = 0; head < kShape.num_kv_heads; ++head) {
       std::vector<uint32_t> tokens;

@@ -20,7 +20,7 @@ using testing::ReferenceOver;
 using testing::SparseServerTest;
 using testing::Tokens;
 
-PolicyRequest Hgca() { return {.name = "hgca", .keep_min = 4}; }
+PolicyRequest Hgca() { return {.name = "hgca", .parameters = {{"keep_min", 4}}}; }
 
 double Kept(const ReferencePartial& sparse, const ReferencePartial& dense, uint32_t h) {
   return std::exp(sparse.lse_ln[h] - dense.lse_ln[h]);
@@ -37,7 +37,7 @@ std::vector<std::byte> AnswerBytes(const PartialFrameView& view) {
 
 TEST_F(SparseServerTest, ReadsWhatItSelectedOfEachBlock) {
   PolicyRequest request = Hgca();
-  request.beta = 2;
+  request.Set("beta", 2);
   OpenSparse(request, 1000);
   for (int block = 0; block < 6; ++block) {
     SpillNext(RandomInt(random_, 1u, 150u), RandomInt(random_, 200u, 400u));
@@ -98,7 +98,7 @@ TEST_F(SparseServerTest, BetaZeroIsDenseBitForBit) {
   LayerKv kv;
   for (const char* name : {"dense", "hgca"}) {
     PolicyRequest request{.name = name};
-    if (request.name == "hgca") request.beta = 0;
+    if (request.name == "hgca") request.Set("beta", 0);
     OpenSparse(request, 500, request.name == "hgca" ? 2 : 1);
     if (request.name == "dense") kv = kv_;
     kv_ = kv;
@@ -116,7 +116,7 @@ TEST_F(SparseServerTest, BetaZeroIsDenseBitForBit) {
 // The same by saliences: everything passes a tiny threshold.
 TEST_F(SparseServerTest, AHeadThatSelectedEverythingReadsTheShard) {
   PolicyRequest request = Hgca();
-  request.beta = 1e-30;
+  request.Set("beta", 1e-30);
   OpenSparse(request, 500);
   const std::vector<float> high(100 * kHeads, 0.5f), low(100 * kHeads, 0.0f);
   ASSERT_EQ(SpillTokens(0, 100, high, 300).status, 0u);
@@ -138,8 +138,8 @@ TEST_F(SparseServerTest, AHeadThatSelectedEverythingReadsTheShard) {
 
 TEST_F(SparseServerTest, WithoutMawTheFirstQueryReadsEverythingAndSelects) {
   PolicyRequest request = Hgca();
-  request.beta = 1.5;
-  request.group_aggregate = random_() % 2 == 0 ? "max" : "mean";
+  request.Set("beta", 1.5);
+  request.Set("group_aggregate", random_() % 2 == 0 ? "max" : "mean");
   OpenSparse(request, 1000);
   ASSERT_EQ(SpillTokens(0, 400, {}, 0).status, 0u);
   SpillNext(50, 300);  // waits for the tokens before it
@@ -157,7 +157,7 @@ TEST_F(SparseServerTest, WithoutMawTheFirstQueryReadsEverythingAndSelects) {
 
 TEST_F(SparseServerTest, ADroppedTokenReturnsWhenAnAppendedPromptAttendsToIt) {
   PolicyRequest request = Hgca();
-  request.keep_min = 1;
+  request.Set("keep_min", 1);
   OpenSparse(request, 600);
   // Token 123 of each head weighs nothing while it is resident, and is what the appended prompt looks for.
   std::vector<float> maw(400 * kHeads, 0.0f);
@@ -242,8 +242,8 @@ TEST_F(SparseServerTest, ADenseShardKeepsEverything) {
 
 TEST_F(SparseServerTest, AHeadThatKeptTooLittleReadsEverythingUntilItsSelectionIsGoodAgain) {
   PolicyRequest request = Hgca();
-  request.keep_min = 1;
-  request.min_kept_mass = 0.5;
+  request.Set("keep_min", 1);
+  request.Set("min_kept_mass", 0.5);
   OpenSparse(request, 600);
   // Head 0 selects token 7, head 1 token 8. The first query looks for 7 in both heads, the second for 7 and 8.
   std::vector<float> maw(400 * kHeads, 0.0f);
@@ -278,8 +278,8 @@ TEST_F(SparseServerTest, AHeadThatKeptTooLittleReadsEverythingUntilItsSelectionI
 
 TEST_F(SparseServerTest, AlwaysDenseHeadsReadEverything) {
   PolicyRequest request = Hgca();
-  request.dense_heads = {{0, 1}};
-  request.dense_layers = {1};
+  request.Set("dense_heads", std::vector<LayerHead>{{0, 1}});
+  request.Set("dense_layers", std::vector<uint32_t>{1});
   OpenSparse(request, 600);
   SpillNext(300, 300);
   selected_[1] = AllTokens(0, 300);
@@ -291,8 +291,8 @@ TEST_F(SparseServerTest, AlwaysDenseHeadsReadEverything) {
 
 TEST_F(SparseServerTest, ABoundedCacheStaysWithinItsLimit) {
   PolicyRequest request = Hgca();
-  request.beta = 0.01;
-  request.max_cache_tokens = 40;
+  request.Set("beta", 0.01);
+  request.Set("max_cache_tokens", 40);
   OpenSparse(request, 1000);
   for (int block = 0; block < 12; ++block) {
     const uint32_t tokens = RandomInt(random_, 1u, 80u);
@@ -305,7 +305,7 @@ TEST_F(SparseServerTest, ABoundedCacheStaysWithinItsLimit) {
 
 TEST_F(SparseServerTest, TokensWhoseMawIsNanAreKept) {
   PolicyRequest request = Hgca();
-  request.keep_min = 1;
+  request.Set("keep_min", 1);
   OpenSparse(request, 300);
   std::vector<float> maw(100 * kHeads, 0.0f);
   maw[0] = maw[1] = 1;
@@ -317,7 +317,7 @@ TEST_F(SparseServerTest, TokensWhoseMawIsNanAreKept) {
 
 TEST_F(SparseServerTest, AHeadThatSelectsNothingAnswersEmpty) {
   PolicyRequest request = Hgca();
-  request.keep_min = 0;
+  request.Set("keep_min", 0);
   OpenSparse(request, 300);
   ASSERT_EQ(SpillTokens(0, 100, std::vector<float>(100 * kHeads, 0.0f), 300).status, 0u);
   const std::vector<float> q = RandomQ();
@@ -359,7 +359,7 @@ TEST_F(SparseServerTest, ThePoolPaysForCachesAndGetsThemBack) {
   EXPECT_EQ(server_->shards().back().reserved_bytes + server_->shards().front().reserved_bytes, dense + sparse);
   EXPECT_EQ(*server_->OpenShard(spec_), sparse) << "again is fine";
   ShardSpec other = spec_;
-  other.policy.hgca.beta = 3;
+  other.policy.Set("beta", 3.0);
   EXPECT_EQ(server_->OpenShard(other).status().code(), absl::StatusCode::kAlreadyExists)
       << "a policy does not change while the shard lives";
   ASSERT_TRUE(server_->CloseShard(ShardId(2), Epoch(1)).ok());

@@ -92,7 +92,7 @@ TEST(SequencePlanTest, EveryFaultIsNamed) {
       {[](SequencePlan& p) { p.kv_dtype = DType::kUnset; }, "kv_dtype"},
       {[](SequencePlan& p) { p.layout.window_tokens = 8; }, "window_tokens 8"},
       {[](SequencePlan& p) { p.sampling.temperature = -2; }, "temperature is -2"},
-      {[](SequencePlan& p) { p.policy.kind = PolicyKind::kHgca; }, "another policy (dense)"},
+      {[](SequencePlan& p) { p.policy = *ResolvePolicy({.name = "hgca"}, {}); }, "another policy (dense)"},
       {[](SequencePlan& p) { p.top_logprobs = 101; }, "top_logprobs is 101, must be at most 100"},
       {[](SequencePlan& p) { p.shards[1].spec.epoch = Epoch(2); }, "at epoch 2"},
       {[](SequencePlan& p) { p.shards[1].spec.num_layers = 5; }, "shard 2 has 5 layers"},
@@ -124,7 +124,7 @@ TEST(SequencePlanTest, SeveralHoldersAreForExactAttention) {
   SequencePlan plan = GoodPlan();
   for (ShardPlacement& placement : plan.shards) placement.holders.push_back({"cpu-9", 1, "host:1"});
   EXPECT_TRUE(Validate(plan, kModel).ok());
-  plan.policy.kind = PolicyKind::kHgca;
+  plan.policy = *ResolvePolicy({.name = "hgca"}, {});
   for (ShardPlacement& placement : plan.shards) placement.spec.policy = plan.policy;
   EXPECT_EQ(Validate(plan, kModel).code(), absl::StatusCode::kUnimplemented) << Validate(plan, kModel);
   for (ShardPlacement& placement : plan.shards) placement.holders.resize(1);

@@ -13,10 +13,10 @@ constexpr AttentionShape kShape{.num_q_heads = 4, .num_kv_heads = 2, .head_dim =
 constexpr uint32_t kLayers = 3;
 
 PolicyParams Hgca(double rate, double min_kept_mass = 0, std::vector<LayerHead> dense_heads = {}) {
-  PolicyParams params{.kind = PolicyKind::kHgca};
-  params.sparse.quality_sample_rate = rate;
-  params.sparse.min_kept_mass = min_kept_mass;
-  params.sparse.dense_heads = std::move(dense_heads);
+  PolicyParams params = *ResolvePolicy({.name = "hgca"}, {});
+  params.Set("quality_sample_rate", rate);
+  params.Set("min_kept_mass", min_kept_mass);
+  params.Set("dense_heads", std::move(dense_heads));
   return params;
 }
 
@@ -100,7 +100,7 @@ TEST(AttentionQualityTest, HeadsThatReadEverythingHaveFallenBackUnlessConfigured
   for (const double beta : {0.0, 1.0}) {
     for (const double floor : {0.0, 0.5}) {
       PolicyParams policy = Hgca(1, floor, {{1, 0}});
-      policy.hgca.beta = beta;
+      policy.Set("beta", beta);
       AttentionQuality quality(policy, kShape, kLayers);
       quality.BeginStep();
       quality.EndStep(1, 1);

@@ -84,8 +84,13 @@ TEST(HeadSelectionTest, NanMawIsKeptAndHeals) {
 // Random lives of a head: spills, attention, appends, a bounded cache; beside a plain model that keeps sets of tokens.
 class RandomLife {
  public:
-  RandomLife(std::mt19937_64& random, const HgcaPolicy& policy, float alpha, uint64_t limit)
-      : random_(random), policy_(policy), alpha_(alpha), limit_(limit), head_(policy.keep_next()) {}
+  RandomLife(std::mt19937_64& random, const HgcaPolicy& policy, const HgcaParams& params)
+      : random_(random),
+        policy_(policy),
+        alpha_(static_cast<float>(params.alpha)),
+        limit_(params.max_cache_tokens),
+        keep_next_(params.keep_next),
+        head_(params.keep_next) {}
 
   void Spill() {
     const auto resident = RandomInt<uint64_t>(random_, 1, 2000);
@@ -97,7 +102,7 @@ class RandomLife {
     std::vector<float> spread;
     for (size_t i = 0; i < maw.size(); ++i) {
       std::vector<float> passage{maw[i]};
-      for (size_t t = first + i - std::min<size_t>(first + i, policy_.keep_next()); t < first + i; ++t) {
+      for (size_t t = first + i - std::min<size_t>(first + i, keep_next_); t < first + i; ++t) {
         passage.push_back(t < first ? seen_[t] / static_cast<float>(resident) : maw[t - first]);
       }
       spread.push_back(Largest(passage));
@@ -122,7 +127,7 @@ class RandomLife {
     const SelectionRule rule = *policy_.RuleAt(SelectionMoment::kAppend, stored);
     std::vector<float> spread;
     for (size_t t = 0; t < stored; ++t) {
-      const size_t begin = t - std::min<size_t>(t, policy_.keep_next());
+      const size_t begin = t - std::min<size_t>(t, keep_next_);
       spread.push_back(Largest({weights.begin() + static_cast<std::ptrdiff_t>(begin),
                                 weights.begin() + static_cast<std::ptrdiff_t>(t) + 1}));
     }
@@ -168,7 +173,7 @@ class RandomLife {
     for (size_t row = 0; row < before.size(); ++row) {
       std::vector<float> passage;
       for (size_t other = 0; other <= row; ++other) {
-        if (before[row] - before[other] <= policy_.keep_next()) passage.push_back(salience[other]);
+        if (before[row] - before[other] <= keep_next_) passage.push_back(salience[other]);
       }
       spread.push_back(Largest(passage));
     }
@@ -182,6 +187,7 @@ class RandomLife {
   const HgcaPolicy& policy_;
   const float alpha_;
   const uint64_t limit_;
+  const uint32_t keep_next_;
   HeadSelection head_;
   std::set<uint32_t> expected_;
   std::vector<float> seen_;  // saliences of all tokens, relative to uniform, as they came
@@ -200,7 +206,7 @@ TEST(HeadSelectionTest, RandomLivesAgreeWithAPlainModel) {
       params.max_cache_tokens = RandomInt<uint64_t>(random, 24, 200);
     }
     const HgcaPolicy policy(params, {});
-    RandomLife head(random, policy, static_cast<float>(params.alpha), params.max_cache_tokens);
+    RandomLife head(random, policy, params);
     for (int event = 0; event < 40; ++event) {
       const uint64_t kind = random() % 10;
       if (kind < 6) {

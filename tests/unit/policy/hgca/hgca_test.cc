@@ -46,9 +46,14 @@ TEST(HgcaTest, BetaZeroSelectsEverythingAtEveryMoment) {
   }
 }
 
-TEST(HgcaTest, KeepNextIsOffUnlessAskedFor) {
-  EXPECT_EQ(HgcaPolicy({}, {}).keep_next(), 0u);
-  EXPECT_EQ(HgcaPolicy({.keep_next = 8}, {}).keep_next(), 8u);
+TEST(HgcaTest, DefaultsAreThoseOfTheRows) {
+  EXPECT_EQ(ReadHgcaParams(*ResolvePolicy({.name = "hgca", .parameters = {}}, {})),
+            (HgcaParams{.alpha = 0.5,
+                        .beta = 1,
+                        .keep_min = 10,
+                        .keep_next = 0,
+                        .group_aggregate = GroupAggregate::kMean,
+                        .max_cache_tokens = 0}));
 }
 
 TEST(HgcaTest, AlwaysDenseByConfiguration) {
@@ -74,7 +79,7 @@ TEST(PolicyTest, WhatEachPolicyNeeds) {
   EXPECT_TRUE(dense->IsAlwaysDense(0, 0));
   EXPECT_FALSE(dense->RuleAt(SelectionMoment::kSpill, 1).has_value());
 
-  const auto hgca = MakePolicy({.kind = PolicyKind::kHgca});
+  const auto hgca = MakePolicy(*ResolvePolicy({.name = "hgca", .parameters = {}}, {}));
   EXPECT_TRUE(hgca->needs().resident_salience);
   EXPECT_EQ(hgca->needs().maw_params(), (MawParams{0.5f, GroupAggregate::kMean}));
   EXPECT_TRUE(hgca->needs().context_cache);

@@ -1,0 +1,48 @@
+#include "policy/sparse_params.h"
+
+#include "fmt/format.h"
+
+namespace tributary {
+namespace {
+
+constexpr std::string_view kMinKeptMass = "min_kept_mass";
+constexpr std::string_view kQualitySampleRate = "quality_sample_rate";
+constexpr std::string_view kDenseLayers = "dense_layers";
+constexpr std::string_view kDenseHeads = "dense_heads";
+
+constexpr ParameterRow Watching(ParameterRow row) {
+  row.names_setting = false;
+  return row;
+}
+
+constexpr ParameterRow kRows[] = {
+    NumberRow(kMinKeptMass, "", {0, 1}, 0, "a head that keeps less of the softmax reads everything, 0: none does"),
+    Watching(NumberRow(kQualitySampleRate, "", {0, 1}, 1.0 / 256, "share of the steps whose kept mass is measured")),
+    ListRow(kDenseLayers, "", ParameterType::kLayers, "these layers read everything"),
+    ListRow(kDenseHeads, "", ParameterType::kHeads, "these KV heads (LAYER:KV_HEAD) read everything"),
+};
+
+}  // namespace
+
+std::vector<ParameterRow> WithSparseParameters(std::span<const ParameterRow> own) {
+  std::vector<ParameterRow> rows(own.begin(), own.end());
+  rows.insert(rows.end(), std::begin(kRows), std::end(kRows));
+  return rows;
+}
+
+SparseParams ReadSparseParams(const PolicyParams& params) {
+  if (!params.is_sparse()) return {};
+  return {.min_kept_mass = params.number(kMinKeptMass),
+          .quality_sample_rate = params.number(kQualitySampleRate),
+          .dense_layers = params.layers(kDenseLayers),
+          .dense_heads = params.heads(kDenseHeads)};
+}
+
+absl::Status CheckSparseParams(const PolicyParams& params) {
+  const SparseParams sparse = ReadSparseParams(params);
+  if (sparse.min_kept_mass == 0 || sparse.quality_sample_rate > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{} is {}, but {} 0 never measures it; set a rate above 0",
+                                                kMinKeptMass, sparse.min_kept_mass, kQualitySampleRate));
+}
+
+}  // namespace tributary

@@ -1,0 +1,31 @@
+// The parameters that every sparse policy has.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "policy/parameter.h"
+#include "policy/policy_params.h"
+
+namespace tributary {
+
+struct SparseParams {
+  double min_kept_mass = 0;            // a KV head that kept less at its last sample reads everything; 0 = never
+  double quality_sample_rate = 0;      // share of the steps whose kept mass is measured
+  std::vector<uint32_t> dense_layers;  // read everything, always
+  std::vector<LayerHead> dense_heads;
+
+  friend bool operator==(const SparseParams&, const SparseParams&) = default;
+};
+
+// A policy's own rows, and behind them those of every sparse policy.
+std::vector<ParameterRow> WithSparseParameters(std::span<const ParameterRow> own);
+
+// Of a policy that is not sparse: nothing is measured, nobody falls back.
+SparseParams ReadSparseParams(const PolicyParams& params);
+
+// INVALID_ARGUMENT: a floor that is never measured.
+absl::Status CheckSparseParams(const PolicyParams& params);
+
+}  // namespace tributary
