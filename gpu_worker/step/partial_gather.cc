@@ -73,6 +73,12 @@ Arrival PartialGather::Take(NodeIdx node, const PartialFrameView& partial, const
 absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
                                        const PartialEntry& entry) const {
   const auto error = static_cast<FrameError>(entry.status);
+  if (error == FrameError::kCorruptKv) {
+    return absl::DataLossError(
+        fmt::format("layer {}: shard {} no longer has the bytes that were stored, in tile {} of its KV head {}; the "
+                    "sequence must be stored anew, and its host's memory looked at",
+                    layer_, expected.shard.value, entry.covered_tokens, entry.num_kv_heads));
+  }
   if (error != FrameError::kOk) {
     return absl::InternalError(fmt::format("layer {}: shard {} refused the query: {}", layer_, expected.shard.value,
                                            std::string(FrameErrorName(error))));

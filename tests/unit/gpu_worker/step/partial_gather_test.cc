@@ -217,11 +217,13 @@ TEST_F(PartialGatherTest, WrongAnswersFailTheirRowWithTheValues) {
   struct Case {
     Answer answer;
     std::string text;
+    absl::StatusCode code = absl::StatusCode::kInternal;
   };
   const std::vector<Case> cases = {
       {{10, 4, 29, 1}, "29"},                                  // covers less than it was asked for
       {{10, 2, 30, 1}, "of 2 heads"},                          // too few heads
       {{10, 4, 30, 0, FrameError::kNotStored}, "not_stored"},  // refused
+      {{10, 4, 30, 0, FrameError::kCorruptKv}, "tile 30 of its KV head", absl::StatusCode::kDataLoss},
       {{10, 4, 30, std::numeric_limits<float>::quiet_NaN()}, "nan"},
       {{10, 4, 30, -INFINITY}, "-inf"},  // tokens, but an empty partial
       {{10, 4, 30, INFINITY, FrameError::kOk, 30}, "inf"},
@@ -233,7 +235,7 @@ TEST_F(PartialGatherTest, WrongAnswersFailTheirRowWithTheValues) {
     ASSERT_TRUE(gather_.done());
     const auto failures = gather_.Finish();
     ASSERT_EQ(failures.size(), 1u) << c.text;
-    EXPECT_EQ(failures[0].status.code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(failures[0].status.code(), c.code);
     EXPECT_NE(failures[0].status.message().find(c.text), std::string::npos) << failures[0].status;
   }
   Begin({kExpected[0]}, {{40, 10, 1}});
