@@ -9,13 +9,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <set>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/mutex.h"
 
 namespace tributary {
 
@@ -48,20 +48,21 @@ class BlockPool {
   const std::byte* data(ExtentId extent) const { return region_.data() + size_t{extent} * extent_bytes_; }
 
  private:
-  void AddGap(ExtentId begin, uint32_t count);
-  void RemoveGap(ExtentId begin, uint32_t count);
-  void Free(ExtentId begin, uint32_t count);
-  std::pair<uint32_t, ExtentId> ChooseGap(uint32_t wanted, uint32_t extents_per_piece) const;
+  void AddGap(ExtentId begin, uint32_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RemoveGap(ExtentId begin, uint32_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Free(ExtentId begin, uint32_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::pair<uint32_t, ExtentId> ChooseGap(uint32_t wanted, uint32_t extents_per_piece) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::span<std::byte> region_;
   size_t extent_bytes_;
   uint32_t num_extents_;
-  mutable std::mutex mutex_;  // guards all below
-  uint32_t num_free_ = 0;
+  mutable Mutex mutex_;
+  uint32_t num_free_ ABSL_GUARDED_BY(mutex_) = 0;
   // Maximal runs of free extents, by place and by size.
-  std::map<ExtentId, uint32_t> gaps_;
-  std::set<std::pair<uint32_t, ExtentId>> gaps_by_size_;
-  std::vector<bool> acquired_;
+  std::map<ExtentId, uint32_t> gaps_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::pair<uint32_t, ExtentId>> gaps_by_size_ ABSL_GUARDED_BY(mutex_);
+  std::vector<bool> acquired_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tributary

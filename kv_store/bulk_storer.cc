@@ -70,14 +70,14 @@ void BulkStorer::Keep(uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
   Kept kept{layer, token_begin, num_tokens, rows.k_dtype, rows.v_dtype, {}, {}};
   kept.k.assign(rows.k.begin(), rows.k.end());
   kept.v.assign(rows.v.begin(), rows.v.end());
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   kept_.push_back(std::move(kept));
   has_kept_.store(true, std::memory_order_release);
 }
 
 StoreResult BulkStorer::StoreKept() {
   StoreResult total;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   while (!kept_.empty()) {
     const Kept& kept = kept_.back();
     const KvExchangeRows rows{kept.k, kept.v, kept.k_dtype, kept.v_dtype};

@@ -13,9 +13,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "kv_store/kv_shard.h"
 
 namespace tributary {
@@ -69,8 +69,8 @@ class BulkStorer {
 
   const std::shared_ptr<KvShard> shard_;
   const BulkVisibility visibility_;
-  std::mutex mutex_;
-  std::vector<Kept> kept_;  // guarded by mutex_
+  Mutex mutex_;
+  std::vector<Kept> kept_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> has_kept_{false};
 };
 

@@ -195,7 +195,7 @@ bool KvShard::AreIntact(uint32_t layer, uint32_t kv_head, uint64_t tile_begin, u
 }
 
 void KvShard::ReportCorrupt(const TilePlace& place) {
-  const std::lock_guard lock(corrupt_mutex_);
+  const MutexLock lock(&corrupt_mutex_);
   if (std::find(corrupt_.begin(), corrupt_.end(), place) != corrupt_.end()) return;
   if (corrupt_.size() < kMaxRememberedCorruptTiles) corrupt_.push_back(place);
   std::atomic<uint64_t>& first = first_corrupt_token_[place.layer - spec_.layer_begin];
@@ -209,7 +209,7 @@ void KvShard::ReportCorrupt(const TilePlace& place) {
 }
 
 std::optional<TilePlace> KvShard::FirstCorruptTile(uint32_t layer) const {
-  const std::lock_guard lock(corrupt_mutex_);
+  const MutexLock lock(&corrupt_mutex_);
   std::optional<TilePlace> first;
   for (const TilePlace& place : corrupt_) {
     if (place.layer == layer && (!first.has_value() || place.tile < first->tile)) first = place;

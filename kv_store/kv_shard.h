@@ -9,13 +9,13 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "attention/kv/kv_pack.h"
+#include "base/mutex.h"
 #include "cluster/shard_spec.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/block_summaries.h"
@@ -159,8 +159,8 @@ class KvShard {
   std::vector<LayerTokens> layers_;       // [layer held], as the two below
   std::vector<uint64_t> checked_tokens_;  // the owner's
   std::vector<std::atomic<uint64_t>> first_corrupt_token_;
-  mutable std::mutex corrupt_mutex_;
-  std::vector<TilePlace> corrupt_;  // guarded by corrupt_mutex_; the first of them
+  mutable Mutex corrupt_mutex_;
+  std::vector<TilePlace> corrupt_ ABSL_GUARDED_BY(corrupt_mutex_);  // the first of them
   std::unique_ptr<BlockSummaries> summaries_;
 };
 

@@ -26,14 +26,14 @@ StoreError LayerTokens::Claim(TokenRange tokens, Storer storer, StoreClaim* clai
   claim->tiles = TilesOf(tokens);
   claim->storer = storer;
   claim->missing.clear();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   if (IsClaimed(claim->tiles)) return StoreError::kBusy;
   if (!stored_.CanInsert(tokens, claims_.size())) return StoreError::kExhausted;
-  stored_.ForEachMissing(tokens, [&](TokenRange missing) {
-    claim->missing.push_back({.tokens = missing,
-                              .first_tile_has_tokens = HasTokens(stored_, missing.begin / kKvTileTokens),
-                              .last_tile_has_tokens = HasTokens(stored_, (missing.end - 1) / kKvTileTokens)});
-  });
+  stored_.ForEachMissing(tokens, [&](TokenRange missing) { claim->missing.push_back({.tokens = missing}); });
+  for (StoreClaim::Missing& run : claim->missing) {
+    run.first_tile_has_tokens = HasTokens(stored_, run.tokens.begin / kKvTileTokens);
+    run.last_tile_has_tokens = HasTokens(stored_, (run.tokens.end - 1) / kKvTileTokens);
+  }
   const uint64_t visible = visible_.load(std::memory_order_relaxed);
   if (storer != Storer::kOwner && visible % kKvTileTokens != 0) {
     const TokenRange shared = TokensOfTile(visible / kKvTileTokens);
@@ -46,35 +46,35 @@ StoreError LayerTokens::Claim(TokenRange tokens, Storer storer, StoreClaim* clai
 }
 
 void LayerTokens::Commit(const StoreClaim& claim) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   EndClaim(claim);
   stored_.Insert(claim.tokens);
   Show(claim.storer);
 }
 
 void LayerTokens::Abandon(const StoreClaim& claim) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   EndClaim(claim);
 }
 
 bool LayerTokens::IsEmpty() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   return stored_.prefix_tokens() == 0 && stored_.num_ranges() == 0 && claims_.empty();
 }
 
 void LayerTokens::Hold() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   ++num_holds_;
 }
 
 void LayerTokens::EndHold() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   TRIBUTARY_CHECK_GT(num_holds_, 0u);
   --num_holds_;
 }
 
 void LayerTokens::Publish() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   Show(Storer::kOwner);
 }
 

@@ -11,11 +11,11 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "attention/token_range.h"
+#include "base/mutex.h"
 #include "kv_store/store_result.h"
 #include "kv_store/stored_ranges.h"
 
@@ -71,15 +71,16 @@ class LayerTokens {
   void Publish();
 
  private:
-  bool IsClaimed(TokenRange tiles) const;  // in part
-  void EndClaim(const StoreClaim& claim);
-  void Show(Storer storer);
+  // In part.
+  bool IsClaimed(TokenRange tiles) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndClaim(const StoreClaim& claim) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Show(Storer storer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::atomic<uint64_t> visible_{0};  // written with mutex_ held
-  mutable std::mutex mutex_;
-  StoredRanges stored_;             // guarded by mutex_, as all below
-  std::vector<TokenRange> claims_;  // of tiles
-  uint32_t num_holds_ = 0;
+  mutable Mutex mutex_;
+  StoredRanges stored_ ABSL_GUARDED_BY(mutex_);
+  std::vector<TokenRange> claims_ ABSL_GUARDED_BY(mutex_);  // of tiles
+  uint32_t num_holds_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace tributary

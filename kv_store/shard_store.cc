@@ -34,7 +34,7 @@ absl::StatusOr<std::shared_ptr<KvShard>> ShardStore::Open(const ShardSpec& spec)
                     spec.shard_id.value, open.sequence_id.value, open.epoch.value));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<KvShard> shard, KvShard::Open(spec, &pool_, pack_, &counters_));
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   shards_.emplace(spec.shard_id, shard);
   return shard;
 }
@@ -55,7 +55,7 @@ bool ShardStore::Drop(ShardId id) {
   if (it == shards_.end()) return false;
   const std::shared_ptr<KvShard> dropped = it->second;  // its memory is given back without the lock
   dropped->RefuseStores();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(&mutex_);
   shards_.erase(it);
   return true;
 }
@@ -79,7 +79,7 @@ StoreError ShardStore::OpenBulk(ShardId id, Epoch epoch, BulkVisibility visibili
                                 std::unique_ptr<BulkStorer>* storer) {
   std::shared_ptr<KvShard> shard;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(&mutex_);
     const auto it = shards_.find(id);
     if (it == shards_.end()) return StoreError::kUnknownShard;
     if (it->second->spec().epoch != epoch) return StoreError::kStaleEpoch;

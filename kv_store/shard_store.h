@@ -9,10 +9,10 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
+#include "base/mutex.h"
 #include "cluster/shard_spec.h"
 #include "kv_store/arena.h"
 #include "kv_store/block_pool.h"
@@ -73,7 +73,7 @@ class ShardStore {
   const KvPackFn pack_;
   StoreCounters counters_;
   // Changed by the owner alone, with mutex_ held: it reads without, the others with it. Destroyed before the pool.
-  std::mutex mutex_;
+  Mutex mutex_;
   Shards shards_;
 };
 
