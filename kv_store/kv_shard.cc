@@ -71,7 +71,7 @@ FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tok
   });
   const uint64_t prefix_before = stored.prefix_tokens();
   stored.Insert(local);
-  if (summaries_ != nullptr) {
+  if (!summaries_.empty()) {
     // Rows of tokens that were stored before say nothing.
     const TokenRange news = num_missing == local.size() ? local : TokenRange{};
     Summarise(layer, {prefix_before, stored.prefix_tokens()}, news, rows);
@@ -113,8 +113,8 @@ void KvShard::ClearNewTiles(uint32_t layer, TokenRange local) {
 }
 
 absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
-  if (summaries_ != nullptr) {
-    return absl::FailedPreconditionError("shard: block summaries are kept already; open another shard");
+  if (FindSummaries(options) != nullptr) {
+    return absl::FailedPreconditionError("shard: these block summaries are kept already; ask for each once");
   }
   for (const std::vector<bool>& layer : has_tokens_) {
     if (std::find(layer.begin(), layer.end(), true) != layer.end()) {
@@ -122,11 +122,23 @@ absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
           "shard: tokens are stored already; ask for block summaries when the shard is opened");
     }
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      BlockSummaries summaries,
-      BlockSummaries::Create(options, spec_.model.head_dim, table_.layout().num_streams, spec_.capacity_tokens));
-  summaries_ = std::make_unique<BlockSummaries>(std::move(summaries));
+  const SummarisedKeys keys{spec_.model.head_dim, table_.layout().num_streams, spec_.capacity_tokens};
+  TRIBUTARY_ASSIGN_OR_RETURN(BlockSummaries summaries, BlockSummaries::Open(options, keys, pool_));
+  summaries_.push_back(std::move(summaries));
   return absl::OkStatus();
+}
+
+const BlockSummaries* KvShard::FindSummaries(const BlockSummaryOptions& options) const {
+  for (const BlockSummaries& summaries : summaries_) {
+    if (summaries.options() == options) return &summaries;
+  }
+  return nullptr;
+}
+
+uint64_t KvShard::reserved_bytes() const {
+  uint64_t bytes = table_.extents().size() * pool_->extent_bytes();
+  for (const BlockSummaries& summaries : summaries_) bytes += summaries.reserved_bytes();
+  return bytes;
 }
 
 // Adds the tokens `added`, whose gaps are closed. The rows hold `given`, if any: a float storage's
@@ -156,7 +168,9 @@ void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, cons
         UnpackKvToF32(tile_layout(), Tile(layer, head, pos / kKvTileTokens), in_tile, count, keys.data(),
                       values.data());
       }
-      summaries_->Append(StreamIdx(layer, head), keys.data(), head_dim, count);
+      for (BlockSummaries& summaries : summaries_) {
+        summaries.Append(StreamIdx(layer, head), keys.data(), head_dim, count);
+      }
       pos += count;
     }
   }

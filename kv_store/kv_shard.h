@@ -50,7 +50,7 @@ class KvShard {
   // the plain one comes with the CPU kernels.
   static absl::StatusOr<std::unique_ptr<KvShard>> Open(const ShardSpec& spec, BlockPool* pool,
                                                        KvPackFn pack = &PackKvPlain);
-  // Bytes that Open would reserve from a pool with such extents. INVALID_ARGUMENT as of Open.
+  // Bytes that Open would reserve from a pool with such extents; summaries come on top. INVALID_ARGUMENT as of Open.
   static absl::StatusOr<uint64_t> ReservedBytes(const ShardSpec& spec, size_t extent_bytes);
   ~KvShard();  // gives the extents back
   KvShard(const KvShard&) = delete;
@@ -58,7 +58,7 @@ class KvShard {
 
   const ShardSpec& spec() const { return spec_; }
   const KvTileLayout& tile_layout() const { return table_.layout().tile; }
-  uint64_t reserved_bytes() const { return table_.extents().size() * pool_->extent_bytes(); }
+  uint64_t reserved_bytes() const;
 
   // Stores absolute tokens [token_begin, token_begin + num_tokens) of one (absolute) layer.
   // Idempotent: tokens stored before are skipped. Order is free: a gap is remembered and closes
@@ -84,12 +84,13 @@ class KvShard {
   // REQUIRES (checked): layer and head held, a tile of which any token is stored.
   const std::byte* TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const;
 
-  // From now on, summaries of the stored keys' blocks are kept, for policies that choose blocks: of
-  // the tokens that are there without a gap, in the values that attention reads. A head's stream in
-  // summaries() is SummaryStream(layer, kv_head). FAILED_PRECONDITION if tokens are stored already
-  // or summaries are kept; else errors as of BlockSummaries::Create.
+  // From now on, summaries of the stored keys' blocks are kept, beside those asked for before, for policies that choose
+  // blocks: of the tokens that are there without a gap, in the values that attention reads. Their memory is part of
+  // reserved_bytes(). FAILED_PRECONDITION if tokens are stored already or these summaries are kept; else errors as of
+  // BlockSummaries::Open.
   absl::Status KeepSummaries(const BlockSummaryOptions& options);
-  const BlockSummaries* summaries() const { return summaries_.get(); }  // null: none are kept
+  // Null: not kept. A head's stream in them is SummaryStream(layer, kv_head).
+  const BlockSummaries* FindSummaries(const BlockSummaryOptions& options) const;
   // REQUIRES: layer held, kv_head < those held.
   uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const { return StreamIdx(layer, kv_head); }
 
@@ -116,7 +117,7 @@ class KvShard {
   // [layer held][tile]: something is in it. The memory may be another shard's of old, so that a tile
   // is cleared before its first tokens: kernels mask what is not stored, but 0 x NaN is NaN.
   std::vector<std::vector<bool>> has_tokens_;
-  std::unique_ptr<BlockSummaries> summaries_;
+  std::vector<BlockSummaries> summaries_;
 };
 
 }  // namespace tributary

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "base/status.h"
+#include "cpu_attention_service/policy/shard_policy_seats.h"
 #include "fmt/format.h"
+#include "kv_store/shard_needs.h"
 
 namespace tributary {
 
@@ -34,12 +36,11 @@ absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
                     spec.shard_id.value, open.sequence_id.value, open.epoch.value));
   }
   auto shard = std::make_unique<NodeShard>();
-  shard->needs = MakePolicy(spec.policy)->needs();
   TRIBUTARY_ASSIGN_OR_RETURN(shard->kv, KvShard::Open(spec, &pool_, pack_));
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ContextCache> cache, ContextCache::Open(spec, &pool_));
-  if (cache != nullptr) {
-    shard->selection = std::make_unique<ShardSelection>(shard->kv.get(), std::move(cache));
+  for (const BlockSummaryOptions& options : NeedsOf(spec).summaries) {
+    TRIBUTARY_RETURN_IF_ERROR(shard->kv->KeepSummaries(options));
   }
+  TRIBUTARY_ASSIGN_OR_RETURN(shard->policy, OpenShardPolicy(shard->kv.get(), &pool_));
   const uint64_t reserved_bytes = shard->reserved_bytes();
   shards_.emplace(spec.shard_id, std::move(shard));
   return reserved_bytes;

@@ -8,7 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "cluster/shard_spec.h"
-#include "cpu_attention_service/policy/shard_selection.h"
+#include "cpu_attention_service/policy/shard_policy.h"
 #include "kv_store/arena.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/kv_shard.h"
@@ -18,13 +18,10 @@ namespace tributary {
 
 // One shard on this node.
 struct NodeShard {
-  PolicyNeeds needs;
   std::unique_ptr<KvShard> kv;
-  std::unique_ptr<ShardSelection> selection;  // null: the policy reads everything. Destroyed before kv
+  std::unique_ptr<ShardPolicy> policy;  // null: every query reads everything. Destroyed before kv
 
-  uint64_t reserved_bytes() const {
-    return kv->reserved_bytes() + (selection == nullptr ? 0 : selection->cache().reserved_bytes());
-  }
+  uint64_t reserved_bytes() const { return kv->reserved_bytes() + (policy == nullptr ? 0 : policy->reserved_bytes()); }
 };
 
 // Thread-compatible.
@@ -36,7 +33,7 @@ class ShardRegistry {
                                                                KvPackFn pack);
 
   // The reserved bytes. The same spec again is OK; ALREADY_EXISTS: the id with another spec; else
-  // errors of KvShard::Open and ContextCache::Open.
+  // errors of KvShard::Open, KvShard::KeepSummaries and OpenShardPolicy.
   absl::StatusOr<uint64_t> Open(const ShardSpec& spec);
   // An unknown shard is OK. FAILED_PRECONDITION: the shard is of a newer epoch.
   absl::Status Close(ShardId id, Epoch epoch);
