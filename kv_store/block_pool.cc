@@ -21,7 +21,15 @@ BlockPool::BlockPool(std::span<std::byte> region, size_t extent_bytes) : region_
   if (num_extents_ > 0) AddGap(0, num_extents_);
 }
 
-uint32_t BlockPool::largest_free_run() const { return gaps_by_size_.empty() ? 0 : gaps_by_size_.rbegin()->first; }
+uint32_t BlockPool::num_free() const {
+  const std::lock_guard lock(mutex_);
+  return num_free_;
+}
+
+uint32_t BlockPool::largest_free_run() const {
+  const std::lock_guard lock(mutex_);
+  return gaps_by_size_.empty() ? 0 : gaps_by_size_.rbegin()->first;
+}
 
 void BlockPool::AddGap(ExtentId begin, uint32_t count) {
   gaps_.emplace(begin, count);
@@ -50,11 +58,12 @@ std::pair<uint32_t, ExtentId> BlockPool::ChooseGap(uint32_t wanted, uint32_t ext
 absl::StatusOr<std::vector<ExtentId>> BlockPool::Acquire(uint32_t num_pieces, uint32_t extents_per_piece) {
   TRIBUTARY_CHECK_GT(extents_per_piece, 0u);
   const uint64_t count = uint64_t{num_pieces} * extents_per_piece;
+  const std::lock_guard lock(mutex_);
   if (count > num_free_) {
     return absl::ResourceExhaustedError(
         fmt::format("KV pool: {} bytes needed, {} free of {}; wait until other sequences end, or give the "
                     "node a larger pool",
-                    count * extent_bytes_, free_bytes(), capacity_bytes()));
+                    count * extent_bytes_, num_free_ * extent_bytes_, capacity_bytes()));
   }
   std::vector<ExtentId> extents;
   extents.reserve(count);
@@ -73,6 +82,7 @@ absl::StatusOr<std::vector<ExtentId>> BlockPool::Acquire(uint32_t num_pieces, ui
 }
 
 void BlockPool::Release(std::span<const ExtentId> extents) {
+  const std::lock_guard lock(mutex_);
   for (size_t i = 0; i < extents.size();) {
     uint32_t count = 0;
     for (; i + count < extents.size() && extents[i + count] == extents[i] + count; ++count) {

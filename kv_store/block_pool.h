@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <set>
 #include <span>
 #include <utility>
@@ -20,7 +21,7 @@ namespace tributary {
 
 using ExtentId = uint32_t;  // neighbours in memory have neighbouring ids
 
-// Thread-compatible.
+// Thread-safe. The memory of an extent is its owner's alone.
 class BlockPool {
  public:
   // REQUIRES: extent_bytes is a power of two >= 4096; `region` is 64-byte aligned and outlives the
@@ -29,8 +30,8 @@ class BlockPool {
 
   size_t extent_bytes() const { return extent_bytes_; }
   uint32_t num_extents() const { return num_extents_; }
-  uint32_t num_free() const { return num_free_; }
-  uint64_t free_bytes() const { return uint64_t{num_free_} * extent_bytes_; }
+  uint32_t num_free() const;
+  uint64_t free_bytes() const { return uint64_t{num_free()} * extent_bytes_; }
   uint64_t capacity_bytes() const { return uint64_t{num_extents_} * extent_bytes_; }
   // The longest run of neighbouring free extents.
   uint32_t largest_free_run() const;
@@ -55,6 +56,7 @@ class BlockPool {
   std::span<std::byte> region_;
   size_t extent_bytes_;
   uint32_t num_extents_;
+  mutable std::mutex mutex_;  // guards all below
   uint32_t num_free_ = 0;
   // Maximal runs of free extents, by place and by size.
   std::map<ExtentId, uint32_t> gaps_;

@@ -1,47 +1,45 @@
 #include "kv_store/kv_shard.h"
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "base/status.h"
-#include "fmt/format.h"
-#include "kv_store/row_packer.h"
 
 namespace tributary {
+namespace {
 
-absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool, KvPackFn pack) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ShardLayout layout, ShardLayout::Make(spec, pool->extent_bytes()));
-  const uint64_t num_extents = layout.num_extents();
-  if (num_extents > pool->num_free()) {
-    return absl::ResourceExhaustedError(
-        fmt::format("shard {} of sequence {}: {} bytes needed, {} free of {} in the KV pool; wait until other "
-                    "sequences end, or give the node a larger pool",
-                    spec.shard_id.value, spec.sequence_id.value, num_extents * pool->extent_bytes(), pool->free_bytes(),
-                    pool->capacity_bytes()));
-  }
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      std::vector<ExtentId> extents,
-      pool->Acquire(static_cast<uint32_t>(layout.num_streams), static_cast<uint32_t>(layout.extents_per_stream)));
-  return std::unique_ptr<KvShard>(new KvShard(spec, pool, pack, BlockTable(layout, std::move(extents))));
+constexpr uint64_t kNoToken = std::numeric_limits<uint64_t>::max();
+// Of one shard. More are counted, but no longer told apart.
+constexpr size_t kMaxRememberedCorruptTiles = 1024;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool, KvPackFn pack,
+                                                       StoreCounters* counters) {
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardTiles> tiles, ShardTiles::Open(spec, pool, pack));
+  return std::unique_ptr<KvShard>(new KvShard(spec, pool, std::move(tiles), counters));
 }
 
 absl::StatusOr<uint64_t> KvShard::ReservedBytes(const ShardSpec& spec, size_t extent_bytes) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const ShardLayout layout, ShardLayout::Make(spec, extent_bytes));
-  return layout.num_extents() * extent_bytes;
+  return ShardTiles::ReservedBytes(spec, extent_bytes);
 }
 
-KvShard::KvShard(const ShardSpec& spec, BlockPool* pool, KvPackFn pack, BlockTable table)
+KvShard::KvShard(const ShardSpec& spec, BlockPool* pool, std::unique_ptr<ShardTiles> tiles, StoreCounters* counters)
     : spec_(spec),
       pool_(pool),
-      pack_(pack),
-      table_(std::move(table)),
+      tiles_(std::move(tiles)),
+      counters_(counters),
       layers_(spec.num_layers_held()),
-      has_tokens_(spec.num_layers_held(), std::vector<bool>(KvTilesFor(spec.capacity_tokens))) {}
+      checked_tokens_(spec.num_layers_held()),
+      first_corrupt_token_(spec.num_layers_held()) {
+  for (std::atomic<uint64_t>& token : first_corrupt_token_) token.store(kNoToken, std::memory_order_relaxed);
+}
 
-KvShard::~KvShard() { pool_->Release(table_.extents()); }
+// ---- storing ----
 
 bool KvShard::AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) const {
   const uint64_t elements = uint64_t{num_tokens} * spec_.num_kv_heads_held() * spec_.model.head_dim;
@@ -49,80 +47,189 @@ bool KvShard::AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) cons
          rows.k.size() == elements * DTypeBytes(rows.k_dtype) && rows.v.size() == elements * DTypeBytes(rows.v_dtype);
 }
 
-FrameError KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows) {
-  if (!HoldsLayer(layer) || num_tokens == 0) return FrameError::kOutOfRange;
-  if (!AreRowsValid(num_tokens, rows)) return FrameError::kBadGeometry;
+StoreError KvShard::CheckCall(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows,
+                              TokenRange* local) const {
   const TokenStripe& stripe = spec_.stripe;
-  if (token_begin > limits::kMaxContextTokens || !stripe.Owns(token_begin)) {
-    return FrameError::kOutOfRange;
-  }
+  if (!HoldsLayer(layer) || num_tokens == 0) return StoreError::kOutOfRange;
+  if (token_begin > limits::kMaxContextTokens || !stripe.Owns(token_begin)) return StoreError::kOutOfRange;
   const uint64_t token_end = token_begin + num_tokens;
-  if (stripe.RunAt(token_begin, token_end).end != token_end) return FrameError::kOutOfRange;
+  if (stripe.RunAt(token_begin, token_end).end != token_end) return StoreError::kOutOfRange;
   const uint64_t local_begin = stripe.LocalIndex(token_begin);
-  const TokenRange local{local_begin, local_begin + num_tokens};
-  if (local.end > spec_.capacity_tokens) return FrameError::kOutOfRange;
-
-  StoredRanges& stored = layers_[layer - spec_.layer_begin];
-  if (!stored.CanInsert(local)) return FrameError::kExhausted;
-  uint64_t num_missing = 0;
-  stored.ForEachMissing(local, [&](TokenRange missing) {
-    StoreMissing(layer, missing, local, rows);
-    num_missing += missing.size();
-  });
-  const uint64_t prefix_before = stored.prefix_tokens();
-  stored.Insert(local);
-  if (!summaries_.empty()) {
-    // Rows of tokens that were stored before say nothing.
-    const TokenRange news = num_missing == local.size() ? local : TokenRange{};
-    Summarise(layer, {prefix_before, stored.prefix_tokens()}, news, rows);
-  }
-  return FrameError::kOk;
+  *local = {local_begin, local_begin + num_tokens};
+  if (local->end > spec_.capacity_tokens) return StoreError::kOutOfRange;
+  return AreRowsValid(num_tokens, rows) ? StoreError::kOk : StoreError::kBadGeometry;
 }
 
-// Stores `local` out of rows that hold the tokens `given`.
-void KvShard::StoreMissing(uint32_t layer, TokenRange local, TokenRange given, const KvExchangeRows& rows) {
-  ClearNewTiles(layer, local);
-  const uint32_t heads = spec_.num_kv_heads_held();
+GivenRows KvShard::RowsOfHead(const KvExchangeRows& rows, uint32_t kv_head, uint64_t first_token) const {
   const size_t k_row_bytes = spec_.model.head_dim * DTypeBytes(rows.k_dtype);
   const size_t v_row_bytes = spec_.model.head_dim * DTypeBytes(rows.v_dtype);
-  const uint64_t run_tokens = tokens_per_run();
-  for (uint32_t head = 0; head < heads; ++head) {
-    for (uint64_t pos = local.begin; pos < local.end;) {
-      const uint64_t run_begin = pos / run_tokens * run_tokens;
-      const uint64_t end = std::min(local.end, run_begin + run_tokens);
-      const uint64_t first_row = (pos - given.begin) * heads + head;
-      PackHeadRows(pack_, tile_layout(), {rows.k.data() + first_row * k_row_bytes, heads * k_row_bytes, rows.k_dtype},
-                   {rows.v.data() + first_row * v_row_bytes, heads * v_row_bytes, rows.v_dtype},
-                   Tile(layer, head, run_begin / kKvTileTokens), pos - run_begin, static_cast<uint32_t>(end - pos));
-      pos = end;
-    }
-  }
+  const size_t heads = spec_.num_kv_heads_held();
+  return {{rows.k.data() + kv_head * k_row_bytes, heads * k_row_bytes, rows.k_dtype},
+          {rows.v.data() + kv_head * v_row_bytes, heads * v_row_bytes, rows.v_dtype},
+          first_token};
 }
 
-// A tile that `local` fills needs no clearing.
-void KvShard::ClearNewTiles(uint32_t layer, TokenRange local) {
-  std::vector<bool>& has_tokens = has_tokens_[layer - spec_.layer_begin];
-  for (uint64_t tile = local.begin / kKvTileTokens; tile < KvTilesFor(local.end); ++tile) {
-    if (has_tokens[tile]) continue;
-    has_tokens[tile] = true;
-    if (local.Contains({tile * kKvTileTokens, (tile + 1) * kKvTileTokens})) continue;
+StoreResult KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows,
+                           Storer storer) {
+  if (is_closed_.load(std::memory_order_acquire)) return {.error = StoreError::kUnknownShard};
+  TokenRange local;
+  if (const StoreError error = CheckCall(layer, token_begin, num_tokens, rows, &local); error != StoreError::kOk) {
+    return {.error = error};
+  }
+  LayerTokens& tokens = layers_[layer - spec_.layer_begin];
+  StoreClaim claim;
+  if (const StoreError error = tokens.Claim(local, storer, &claim); error != StoreError::kOk) return {.error = error};
+  StoreResult result = StoreClaimed(layer, claim, rows);
+  if (result.ok()) {
+    tokens.Commit(claim);
+  } else {
+    tokens.Abandon(claim);
+  }
+  result.stored_tokens = tokens.visible();
+  if (!summaries_.empty() && storer == Storer::kOwner && result.ok()) {
+    Summarise(layer, {summaries_.front().num_tokens(StreamIdx(layer, 0)), result.stored_tokens}, local, rows);
+  }
+  return result;
+}
+
+StoreResult KvShard::StoreClaimed(uint32_t layer, const StoreClaim& claim, const KvExchangeRows& rows) {
+  StoreResult result;
+  result.new_tokens = claim.num_missing();
+  const bool is_news = result.new_tokens == claim.tokens.size();
+  if (!is_news && !CompareStored(layer, claim, rows, &result)) return result;
+  if (!CheckTouched(layer, claim, &result)) return result;
+  for (uint32_t head = 0; head < spec_.num_kv_heads_held(); ++head) {
+    const GivenRows given = RowsOfHead(rows, head, claim.tokens.begin);
+    for (const StoreClaim::Missing& run : claim.missing) tiles_->Write(StreamIdx(layer, head), run, given);
+  }
+  return result;
+}
+
+// False, with the reason in `result`, if tokens that are stored already are others than the rows'.
+bool KvShard::CompareStored(uint32_t layer, const StoreClaim& claim, const KvExchangeRows& rows, StoreResult* result) {
+  const auto is_same = [&](uint32_t head, TokenRange stored) {
+    if (stored.empty()) return true;
+    for (uint64_t tile = stored.begin / kKvTileTokens; tile < KvTilesFor(stored.end); ++tile) {
+      if (!CheckTile(layer, head, tile, result)) return false;
+    }
+    const std::optional<uint64_t> other =
+        tiles_->FirstOtherTile(StreamIdx(layer, head), stored, RowsOfHead(rows, head, claim.tokens.begin));
+    if (!other.has_value()) return true;
+    *result = {.error = StoreError::kOtherContent, .place = {spec_.shard_id, layer, head, *other}};
+    if (counters_ != nullptr) counters_->refused_other_content.fetch_add(1, std::memory_order_relaxed);
+    return false;
+  };
+  for (uint32_t head = 0; head < spec_.num_kv_heads_held(); ++head) {
+    uint64_t pos = claim.tokens.begin;
+    for (const StoreClaim::Missing& run : claim.missing) {
+      if (!is_same(head, {pos, run.tokens.begin})) return false;
+      pos = run.tokens.end;
+    }
+    if (!is_same(head, {pos, claim.tokens.end})) return false;
+  }
+  return true;
+}
+
+// Tiles that get more tokens get a new CRC, which must not vouch for what went wrong before.
+bool KvShard::CheckTouched(uint32_t layer, const StoreClaim& claim, StoreResult* result) {
+  for (const StoreClaim::Missing& run : claim.missing) {
     for (uint32_t head = 0; head < spec_.num_kv_heads_held(); ++head) {
-      std::memset(Tile(layer, head, tile), 0, tile_layout().record_bytes);
+      if (run.first_tile_has_tokens && !CheckTile(layer, head, run.tokens.begin / kKvTileTokens, result)) return false;
+      if (run.last_tile_has_tokens && !CheckTile(layer, head, (run.tokens.end - 1) / kKvTileTokens, result)) {
+        return false;
+      }
     }
   }
+  return true;
 }
+
+bool KvShard::CheckTile(uint32_t layer, uint32_t kv_head, uint64_t tile, StoreResult* result) {
+  if (AreIntact(layer, kv_head, tile, tile + 1)) return true;
+  *result = {.error = StoreError::kCorrupt, .place = {spec_.shard_id, layer, kv_head, tile}};
+  return false;
+}
+
+void KvShard::Hold() {
+  for (LayerTokens& layer : layers_) layer.Hold();
+}
+
+void KvShard::EndHold() {
+  for (LayerTokens& layer : layers_) layer.EndHold();
+}
+
+void KvShard::Publish() {
+  for (LayerTokens& layer : layers_) layer.Publish();
+}
+
+uint64_t KvShard::stored_tokens(uint32_t layer) const {
+  return HoldsLayer(layer) ? layers_[layer - spec_.layer_begin].visible() : 0;
+}
+
+// ---- reading ----
+
+KvRun KvShard::RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin, uint64_t local_end) const {
+  TRIBUTARY_CHECK_LT(local_begin, local_end);
+  TRIBUTARY_CHECK_LE(local_end, stored_tokens(layer));
+  const uint64_t run_begin = local_begin / tokens_per_run() * tokens_per_run();
+  const uint64_t run_end = std::min(local_end, run_begin + tokens_per_run());
+  return {TileAt(layer, kv_head, run_begin / kKvTileTokens), run_begin, static_cast<uint32_t>(local_begin - run_begin),
+          static_cast<uint32_t>(run_end - run_begin)};
+}
+
+const std::byte* KvShard::TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const {
+  TRIBUTARY_CHECK(HoldsLayer(layer));
+  TRIBUTARY_CHECK_LT(kv_head, spec_.num_kv_heads_held());
+  TRIBUTARY_CHECK_LT(tile, KvTilesFor(stored_tokens(layer)));
+  return tiles_->Tile(StreamIdx(layer, kv_head), tile);
+}
+
+// ---- checking ----
+
+bool KvShard::AreIntact(uint32_t layer, uint32_t kv_head, uint64_t tile_begin, uint64_t tile_end) {
+  const uint64_t stream = StreamIdx(layer, kv_head);
+  for (uint64_t tile = tile_begin; tile < tile_end; ++tile) {
+    if (tiles_->IsIntact(stream, tile)) continue;
+    ReportCorrupt({spec_.shard_id, layer, kv_head, tile});
+    return false;
+  }
+  return true;
+}
+
+void KvShard::ReportCorrupt(const TilePlace& place) {
+  const std::lock_guard lock(corrupt_mutex_);
+  if (std::find(corrupt_.begin(), corrupt_.end(), place) != corrupt_.end()) return;
+  if (corrupt_.size() < kMaxRememberedCorruptTiles) corrupt_.push_back(place);
+  std::atomic<uint64_t>& first = first_corrupt_token_[place.layer - spec_.layer_begin];
+  const uint64_t token = place.tile * kKvTileTokens;
+  if (token < first.load(std::memory_order_relaxed)) first.store(token, std::memory_order_release);
+  if (counters_ != nullptr) counters_->corrupt_tiles.fetch_add(1, std::memory_order_relaxed);
+  LOG_ERROR(
+      "{} no longer has the bytes that were stored: queries that read it are refused. Check this host's memory; "
+      "the sequence must be stored anew",
+      ToString(place));
+}
+
+std::optional<TilePlace> KvShard::FirstCorruptTile(uint32_t layer) const {
+  const std::lock_guard lock(corrupt_mutex_);
+  std::optional<TilePlace> first;
+  for (const TilePlace& place : corrupt_) {
+    if (place.layer == layer && (!first.has_value() || place.tile < first->tile)) first = place;
+  }
+  return first;
+}
+
+// ---- summaries ----
 
 absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
   if (FindSummaries(options) != nullptr) {
     return absl::FailedPreconditionError("shard: these block summaries are kept already; ask for each once");
   }
-  for (const std::vector<bool>& layer : has_tokens_) {
-    if (std::find(layer.begin(), layer.end(), true) != layer.end()) {
-      return absl::FailedPreconditionError(
-          "shard: tokens are stored already; ask for block summaries when the shard is opened");
-    }
+  for (const LayerTokens& layer : layers_) {
+    if (layer.IsEmpty()) continue;
+    return absl::FailedPreconditionError(
+        "shard: tokens are stored already; ask for block summaries when the shard is opened");
   }
-  const SummarisedKeys keys{spec_.model.head_dim, table_.layout().num_streams, spec_.capacity_tokens};
+  const SummarisedKeys keys{spec_.model.head_dim, tiles_->layout().num_streams, spec_.capacity_tokens};
   TRIBUTARY_ASSIGN_OR_RETURN(BlockSummaries summaries, BlockSummaries::Open(options, keys, pool_));
   summaries_.push_back(std::move(summaries));
   return absl::OkStatus();
@@ -136,9 +243,15 @@ const BlockSummaries* KvShard::FindSummaries(const BlockSummaryOptions& options)
 }
 
 uint64_t KvShard::reserved_bytes() const {
-  uint64_t bytes = table_.extents().size() * pool_->extent_bytes();
+  uint64_t bytes = tiles_->reserved_bytes();
   for (const BlockSummaries& summaries : summaries_) bytes += summaries.reserved_bytes();
   return bytes;
+}
+
+void KvShard::UpdateSummaries(uint32_t layer) {
+  if (summaries_.empty()) return;
+  const TokenRange added{summaries_.front().num_tokens(StreamIdx(layer, 0)), stored_tokens(layer)};
+  if (!added.empty()) Summarise(layer, added, {}, {});
 }
 
 // Adds the tokens `added`, whose gaps are closed. The rows hold `given`, if any: a float storage's
@@ -165,8 +278,8 @@ void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, cons
           ConvertToF32(stored_dtype, values.data(), head_dim, key);
         }
       } else {
-        UnpackKvToF32(tile_layout(), Tile(layer, head, pos / kKvTileTokens), in_tile, count, keys.data(),
-                      values.data());
+        UnpackKvToF32(tile_layout(), tiles_->Tile(StreamIdx(layer, head), pos / kKvTileTokens), in_tile, count,
+                      keys.data(), values.data());
       }
       for (BlockSummaries& summaries : summaries_) {
         summaries.Append(StreamIdx(layer, head), keys.data(), head_dim, count);
@@ -174,26 +287,6 @@ void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, cons
       pos += count;
     }
   }
-}
-
-uint64_t KvShard::stored_tokens(uint32_t layer) const {
-  return HoldsLayer(layer) ? layers_[layer - spec_.layer_begin].prefix_tokens() : 0;
-}
-
-KvRun KvShard::RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin, uint64_t local_end) const {
-  TRIBUTARY_CHECK_LT(local_begin, local_end);
-  TRIBUTARY_CHECK_LE(local_end, stored_tokens(layer));
-  const uint64_t run_begin = local_begin / tokens_per_run() * tokens_per_run();
-  const uint64_t run_end = std::min(local_end, run_begin + tokens_per_run());
-  return {TileAt(layer, kv_head, run_begin / kKvTileTokens), run_begin, static_cast<uint32_t>(local_begin - run_begin),
-          static_cast<uint32_t>(run_end - run_begin)};
-}
-
-const std::byte* KvShard::TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const {
-  TRIBUTARY_CHECK(HoldsLayer(layer));
-  TRIBUTARY_CHECK_LT(kv_head, spec_.num_kv_heads_held());
-  TRIBUTARY_CHECK_LT(tile, KvTilesFor(stored_tokens(layer)));
-  return Tile(layer, kv_head, tile);
 }
 
 }  // namespace tributary

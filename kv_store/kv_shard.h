@@ -3,11 +3,14 @@
 // the bytes).
 //
 // All memory is reserved at Open(): storing never fails for lack of room, and what is stored never
-// moves.
+// moves nor changes. Each tile has a CRC, by which readers find out whether it still has the bytes that were stored.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,9 +19,9 @@
 #include "cluster/shard_spec.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/block_summaries.h"
-#include "kv_store/block_table.h"
-#include "kv_store/stored_ranges.h"
-#include "wire/frame.h"
+#include "kv_store/layer_tokens.h"
+#include "kv_store/shard_tiles.h"
+#include "kv_store/store_result.h"
 
 namespace tributary {
 
@@ -42,41 +45,63 @@ struct KvRun {
   uint32_t num_tokens() const { return token_end - token_begin; }
 };
 
-// Thread-compatible; concurrent reads (RunAt, TileAt, stored_tokens) are safe while nobody stores.
+// Of all shards of a store. Any thread.
+struct StoreCounters {
+  std::atomic<uint64_t> refused_other_content{0};  // calls
+  std::atomic<uint64_t> corrupt_tiles{0};          // found, each once
+};
+
+// Any thread may store, several at once; what they store is seen by readers whole or not at all (layer_tokens.h).
+// Reading takes no lock. One thread, the owner, and those that it waits for, read (RunAt, TileAt, summaries) and check;
+// it alone may store into a tile of which tokens are visible.
 class KvShard {
  public:
   // INVALID_ARGUMENT (Validate(spec), or a tile larger than an extent), RESOURCE_EXHAUSTED (needed
-  // and free bytes). The pool outlives the shard. `pack` writes rows into tiles; a faster one than
-  // the plain one comes with the CPU kernels.
+  // and free bytes). The pool and the counters (may be null) outlive the shard. `pack` writes rows into tiles; a faster
+  // one than the plain one comes with the CPU kernels.
   static absl::StatusOr<std::unique_ptr<KvShard>> Open(const ShardSpec& spec, BlockPool* pool,
-                                                       KvPackFn pack = &PackKvPlain);
+                                                       KvPackFn pack = &PackKvPlain, StoreCounters* counters = nullptr);
   // Bytes that Open would reserve from a pool with such extents; summaries come on top. INVALID_ARGUMENT as of Open.
   static absl::StatusOr<uint64_t> ReservedBytes(const ShardSpec& spec, size_t extent_bytes);
-  ~KvShard();  // gives the extents back
   KvShard(const KvShard&) = delete;
   KvShard& operator=(const KvShard&) = delete;
 
   const ShardSpec& spec() const { return spec_; }
-  const KvTileLayout& tile_layout() const { return table_.layout().tile; }
+  const KvTileLayout& tile_layout() const { return tiles_->layout().tile; }
   uint64_t reserved_bytes() const;
 
-  // Stores absolute tokens [token_begin, token_begin + num_tokens) of one (absolute) layer.
-  // Idempotent: tokens stored before are skipped. Order is free: a gap is remembered and closes
-  // later. Errors, which store nothing: kOutOfRange (layer, no tokens, more than one run of the
-  // stripe, capacity), kBadGeometry (dtypes, span sizes), kExhausted (too many gaps: send again when
-  // earlier tokens are acknowledged).
-  FrameError Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows);
+  // ---- storing ----
 
-  // Stripe-local tokens of the (absolute) layer that are there without a gap; 0 for a layer not
-  // held.
+  // Stores absolute tokens [token_begin, token_begin + num_tokens) of one (absolute) layer, all or nothing.
+  // Idempotent: tokens that were stored before must be the same again, in what is stored, not in the dtype of the rows.
+  // Order is free: a gap is remembered and closes later. Errors: kOutOfRange, kBadGeometry, kExhausted,
+  // kOtherContent, kCorrupt, kBusy; of others than the owner kNeedsOwner.
+  StoreResult Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows,
+                    Storer storer = Storer::kOwner);
+
+  // What Store() answers without a look at what is stored: kOutOfRange, kBadGeometry; else the stripe-local numbers.
+  StoreError CheckCall(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows,
+                       TokenRange* local) const;
+
+  // From Hold() to as many EndHold() what is stored does not become visible: not before a sequence is sealed.
+  void Hold();
+  void EndHold();
+  // All that is there without a gap becomes visible, also the tokens of a tile that is not full.
+  void Publish();
+  // From now on Store() answers kUnknownShard: the shard is closed.
+  void RefuseStores() { is_closed_.store(true, std::memory_order_release); }
+
+  // Stripe-local tokens of the (absolute) layer that are there without a gap and visible; 0 for a layer not held.
   uint64_t stored_tokens(uint32_t layer) const;
+
+  // ---- reading ----
 
   // The longest run of stripe-local tokens [local_begin, x) with x <= local_end that lies in one
   // extent. `layer` is absolute, `kv_head` counts from the first one held. Runs break at the
   // multiples of tokens_per_run(), so work splits at fixed local positions:
   //   for (pos = begin; pos < end; pos += run.num_tokens()) run = RunAt(layer, head, pos, end);
   // REQUIRES (checked): layer and head held, local_begin < local_end <= stored_tokens(layer).
-  uint32_t tokens_per_run() const { return table_.layout().tokens_per_extent(); }
+  uint32_t tokens_per_run() const { return tiles_->layout().tokens_per_extent(); }
   KvRun RunAt(uint32_t layer, uint32_t kv_head, uint64_t local_begin, uint64_t local_end) const;
 
   // The tile of stripe-local tokens [tile * 64, tile * 64 + 64), for readers of single blocks. What
@@ -84,39 +109,62 @@ class KvShard {
   // REQUIRES (checked): layer and head held, a tile of which any token is stored.
   const std::byte* TileAt(uint32_t layer, uint32_t kv_head, uint64_t tile) const;
 
+  // ---- checking ----
+
+  // Tokens of the layer, from 0 on, whose tiles were intact when they were checked, all of them after they were stored.
+  // Who reads checks the others first: IntactUpTo() each head's tiles, then SetChecked(). Owner only.
+  uint64_t checked_tokens(uint32_t layer) const { return checked_tokens_[layer - spec_.layer_begin]; }
+  void SetChecked(uint32_t layer, uint64_t tokens) { checked_tokens_[layer - spec_.layer_begin] = tokens; }
+  // The first tile of [tile_begin, tile_end) that no longer has the bytes that were stored is reported; false then.
+  // Different threads at once. REQUIRES: layer and head held; tokens of all these tiles are visible.
+  bool AreIntact(uint32_t layer, uint32_t kv_head, uint64_t tile_begin, uint64_t tile_end);
+
+  // From this token of the layer on it may not be read: the first of the first corrupt tile. No token: ~0.
+  uint64_t first_corrupt_token(uint32_t layer) const {
+    return first_corrupt_token_[layer - spec_.layer_begin].load(std::memory_order_acquire);
+  }
+  // That tile. Takes a lock.
+  std::optional<TilePlace> FirstCorruptTile(uint32_t layer) const;
+
+  // ---- summaries (owner) ----
+
   // From now on, summaries of the stored keys' blocks are kept, beside those asked for before, for policies that choose
   // blocks: of the tokens that are there without a gap, in the values that attention reads. Their memory is part of
   // reserved_bytes(). FAILED_PRECONDITION if tokens are stored already or these summaries are kept; else errors as of
   // BlockSummaries::Open.
   absl::Status KeepSummaries(const BlockSummaryOptions& options);
+  // Summarises what others than the owner have stored; before summaries of the layer are read.
+  void UpdateSummaries(uint32_t layer);
   // Null: not kept. A head's stream in them is SummaryStream(layer, kv_head).
   const BlockSummaries* FindSummaries(const BlockSummaryOptions& options) const;
   // REQUIRES: layer held, kv_head < those held.
   uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const { return StreamIdx(layer, kv_head); }
 
  private:
-  KvShard(const ShardSpec& spec, BlockPool* pool, KvPackFn pack, BlockTable table);
+  KvShard(const ShardSpec& spec, BlockPool* pool, std::unique_ptr<ShardTiles> tiles, StoreCounters* counters);
   uint64_t StreamIdx(uint32_t layer, uint32_t kv_head) const {
     return uint64_t{layer - spec_.layer_begin} * spec_.num_kv_heads_held() + kv_head;
   }
   bool HoldsLayer(uint32_t layer) const { return layer >= spec_.layer_begin && layer < spec_.layer_end; }
-  std::byte* Tile(uint32_t layer, uint32_t kv_head, uint64_t tile) const {
-    const BlockTable::Place place = table_.Tile(StreamIdx(layer, kv_head), tile);
-    return pool_->data(place.extent) + place.offset_bytes;
-  }
   bool AreRowsValid(uint32_t num_tokens, const KvExchangeRows& rows) const;
-  void StoreMissing(uint32_t layer, TokenRange local, TokenRange given, const KvExchangeRows& rows);
-  void ClearNewTiles(uint32_t layer, TokenRange local);
+  GivenRows RowsOfHead(const KvExchangeRows& rows, uint32_t kv_head, uint64_t first_token) const;
+  StoreResult StoreClaimed(uint32_t layer, const StoreClaim& claim, const KvExchangeRows& rows);
+  bool CompareStored(uint32_t layer, const StoreClaim& claim, const KvExchangeRows& rows, StoreResult* result);
+  bool CheckTouched(uint32_t layer, const StoreClaim& claim, StoreResult* result);
+  bool CheckTile(uint32_t layer, uint32_t kv_head, uint64_t tile, StoreResult* result);
+  void ReportCorrupt(const TilePlace& place);
   void Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows);
 
   const ShardSpec spec_;
   BlockPool* const pool_;
-  const KvPackFn pack_;
-  const BlockTable table_;
-  std::vector<StoredRanges> layers_;  // [layer held]
-  // [layer held][tile]: something is in it. The memory may be another shard's of old, so that a tile
-  // is cleared before its first tokens: kernels mask what is not stored, but 0 x NaN is NaN.
-  std::vector<std::vector<bool>> has_tokens_;
+  const std::unique_ptr<ShardTiles> tiles_;
+  StoreCounters* const counters_;
+  std::atomic<bool> is_closed_{false};
+  std::vector<LayerTokens> layers_;       // [layer held], as the two below
+  std::vector<uint64_t> checked_tokens_;  // the owner's
+  std::vector<std::atomic<uint64_t>> first_corrupt_token_;
+  mutable std::mutex corrupt_mutex_;
+  std::vector<TilePlace> corrupt_;  // guarded by corrupt_mutex_; the first of them
   std::vector<BlockSummaries> summaries_;
 };
 

@@ -34,7 +34,7 @@ HeadRows RowsFor(KvStorage storage, const HeadRows& rows, uint32_t head_dim, uin
 }  // namespace
 
 void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, const HeadRows& v, std::byte* tiles,
-                  uint64_t token_begin, uint32_t num_tokens) {
+                  uint64_t token_begin, uint32_t num_tokens, uint32_t* tile_crcs) {
   const bool converts = NeedsConversion(layout.k_storage, k.dtype) || NeedsConversion(layout.v_storage, v.dtype);
   ConvertedRows k_room, v_room;
   KvPackArgs args;
@@ -55,6 +55,7 @@ void PackHeadRows(KvPackFn pack, const KvTileLayout& layout, const HeadRows& k, 
     args.k_stride_bytes = k_rows.stride_bytes;
     args.v_stride_bytes = v_rows.stride_bytes;
     args.token_begin = position;
+    if (tile_crcs != nullptr) args.tile_crcs = tile_crcs + (position / kKvTileTokens - token_begin / kKvTileTokens);
     pack(args);
   }
 }

@@ -6,8 +6,8 @@
 
 namespace tributary {
 
-bool StoredRanges::CanInsert(TokenRange range) const {
-  if (beyond_.size() < kMaxRanges || range.begin <= prefix_tokens_) return true;
+bool StoredRanges::CanInsert(TokenRange range, size_t num_before) const {
+  if (beyond_.size() + num_before < kMaxRanges || range.begin <= prefix_tokens_) return true;
   for (const TokenRange& stored : beyond_) {
     if (range.begin <= stored.end && stored.begin <= range.end) return true;  // joins it
   }

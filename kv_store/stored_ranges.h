@@ -21,8 +21,8 @@ class StoredRanges {
   uint64_t prefix_tokens() const { return prefix_tokens_; }
   size_t num_ranges() const { return beyond_.size(); }
 
-  // False if inserting the range would need more than kMaxRanges.
-  bool CanInsert(TokenRange range) const;
+  // False if inserting the range, after `num_before` others that are decided on, might need more than kMaxRanges.
+  bool CanInsert(TokenRange range, size_t num_before = 0) const;
   // REQUIRES: CanInsert(range). Inserting again changes nothing.
   void Insert(TokenRange range);
 

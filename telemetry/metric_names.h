@@ -227,6 +227,12 @@ inline constexpr MetricSpec kResidentPoolCapacity{"tributary_resident_pool_capac
                                                   MetricScope::kGpuWorker, "Size of the pool for sinks and windows."};
 inline constexpr MetricSpec kResidentPoolUsed{"tributary_resident_pool_used_bytes", MetricType::kGauge,
                                               MetricScope::kGpuWorker, "Reserved by live sequences."};
+inline constexpr MetricSpec kGpuPolicyBytes{
+    "tributary_gpu_policy_bytes",
+    MetricType::kGauge,
+    MetricScope::kGpuWorker,
+    "Of tributary_resident_pool_used_bytes: what attention policies keep on the device, by what it is.",
+    {"kind"}};
 inline constexpr MetricSpec kSpillQueueBlocks{
     "tributary_spill_queue_blocks", MetricType::kGauge, MetricScope::kGpuWorker,
     "Blocks that left a window and are not yet acknowledged by every shard and layer."};
@@ -343,6 +349,21 @@ inline constexpr MetricSpec kKvShards{"tributary_kv_shards", MetricType::kGauge,
                                       "Open shards."};
 inline constexpr MetricSpec kKvIngestBytes{"tributary_kv_ingest_bytes_total", MetricType::kCounter,
                                            MetricScope::kCpuAttention, "KV bytes received in spill frames and stored."};
+inline constexpr MetricSpec kKvCheckedBytes{
+    "tributary_kv_checked_bytes_total",
+    MetricType::kCounter,
+    MetricScope::kCpuAttention,
+    "Stored KV compared with its CRCs; reason is read (before it was read for the first time) or scrub.",
+    {"reason"}};
+inline constexpr MetricSpec kKvCorruptTiles{
+    "tributary_kv_corrupt_tiles_total", MetricType::kCounter, MetricScope::kCpuAttention,
+    "Tiles found that no longer have the bytes that were stored: queries that read them are refused, the log names "
+    "them. Anything but 0 asks for a look at the host's memory."};
+inline constexpr MetricSpec kKvScrubPasses{"tributary_kv_scrub_passes_total", MetricType::kCounter,
+                                           MetricScope::kCpuAttention, "Times that the scrub has read all stored KV."};
+inline constexpr MetricSpec kKvScrubPass{"tributary_kv_scrub_pass_ratio", MetricType::kGauge,
+                                         MetricScope::kCpuAttention,
+                                         "Share of the shards' streams that this pass of the scrub is done with."};
 inline constexpr MetricSpec kSessions{"tributary_sessions", MetricType::kGauge, MetricScope::kCpuAttention,
                                       "GPU workers connected to this node."};
 
@@ -394,6 +415,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kSequencesFailed,
     &metrics::kResidentPoolCapacity,
     &metrics::kResidentPoolUsed,
+    &metrics::kGpuPolicyBytes,
     &metrics::kSpillQueueBlocks,
     &metrics::kSpillBytes,
     &metrics::kSpillAcks,
@@ -419,6 +441,10 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kKvUsed,
     &metrics::kKvShards,
     &metrics::kKvIngestBytes,
+    &metrics::kKvCheckedBytes,
+    &metrics::kKvCorruptTiles,
+    &metrics::kKvScrubPasses,
+    &metrics::kKvScrubPass,
     &metrics::kSessions,
 };
 

@@ -39,7 +39,7 @@ MAY_INCLUDE = {
     "proto": ALGEBRA | {"policy", "wire", "cluster", "transport"},
     "rpc": {"base", "proto"},
     "process": {"base", "telemetry", "proto", "rpc"},
-    "kv_store": ALGEBRA | {"policy", "wire", "cluster"},
+    "kv_store": ALGEBRA | {"policy", "cluster"},
     "model": ALGEBRA,
     "transport/ucx": {"base", "wire", "transport"},
     "cpu_attention_service/kernels": ALGEBRA,

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "attention/kv/kv_quantise.h"
+#include "base/crc32c.h"
 #include "base/dtype.h"
 #include "base/limits.h"
 
@@ -121,6 +122,9 @@ void PackKvPlain(const KvPackArgs& args) {
     const std::byte* v_row = static_cast<const std::byte*>(args.v) + i * args.v_stride_bytes;
     PackPartRow(layout, k_part, k_row, token, tile);
     PackPartRow(layout, v_part, v_row, token, tile);
+    const bool fills_tile = token + 1 == kKvTileTokens && i + 1 >= kKvTileTokens;
+    if (args.tile_crcs == nullptr || !fills_tile) continue;
+    args.tile_crcs[position / kKvTileTokens - args.token_begin / kKvTileTokens] = Crc32c({tile, layout.record_bytes});
   }
 }
 

@@ -25,6 +25,9 @@ struct KvPackArgs {
   uint32_t num_tokens = 0;
   void* tiles = nullptr;     // consecutive records; aligned to kKvTileAlignBytes
   uint64_t token_begin = 0;  // of the first row, counted from token 0 of the record at `tiles`
+  // If not null, [tile that has one of the tokens]: the CRC-32C of the record (base/crc32c.h) of each tile of which all
+  // 64 tokens are given, taken while its bytes are in the cache. Those of the other tiles are not touched.
+  uint32_t* tile_crcs = nullptr;
 };
 
 // REQUIRES: what the comments above say; memory that does not overlap. Whole tiles may be written past the caches.

@@ -109,7 +109,10 @@ class HgcaBench {
     TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t bytes, ShardReservedBytes(spec, kExtentBytes));
     ArenaOptions arena;
     arena.bytes = bytes;
-    TRIBUTARY_ASSIGN_OR_RETURN(registry_, ShardRegistry::Create(arena, kExtentBytes, cpu_kernels::Best().pack));
+    TRIBUTARY_ASSIGN_OR_RETURN(
+        std::unique_ptr<ShardStore> store,
+        ShardStore::Create({.arena = arena, .extent_bytes = kExtentBytes, .pack = cpu_kernels::Best().pack}));
+    registry_ = std::make_unique<ShardRegistry>(std::move(store));
     TRIBUTARY_RETURN_IF_ERROR(registry_->Open(spec).status());
     FrameError error;
     shard_ = registry_->Find(spec.shard_id, spec.epoch, &error);
@@ -120,8 +123,8 @@ class HgcaBench {
   double Spill(bool with_maw) {
     const uint64_t stored = shard_->kv->stored_tokens(0);
     const size_t i = stored / kBlockTokens % Blocks::kNumBlocks;
-    TRIBUTARY_CHECK(shard_->kv->Store(0, stored, kBlockTokens,
-                                      {blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16}) == FrameError::kOk);
+    const KvExchangeRows rows{blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16};
+    TRIBUTARY_CHECK(shard_->kv->Store(0, stored, kBlockTokens, rows).ok());
     const std::span<const std::byte> section = std::span(blocks_.sections[i]);
     const int64_t start_ns = clock_.NowNs();
     shard_->policy->OnStored(0, {stored, stored + kBlockTokens}, with_maw ? section : std::span<const std::byte>());

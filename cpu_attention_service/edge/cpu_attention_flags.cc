@@ -43,6 +43,10 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
       ->capture_default_str();
   app.add_flag("--prefault", flags->prefault,
                "Touches all KV memory at start, so that the first tokens do not wait for pages");
+  app.add_option("--scrub-bytes-per-second", flags->scrub_bytes_per_second,
+                 "Stored KV compared with its CRCs while the node has nothing else to do, at most; 0 = never")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->capture_default_str();
   app.add_option("--kernel", flags->kernel, "amx, avx512_bf16, avx512, avx2 or scalar; the best one by default");
   app.add_option("--spin-us", flags->spin_us,
                  "How long to poll before sleeping; beside a GPU, longer than a layer takes: 1000")

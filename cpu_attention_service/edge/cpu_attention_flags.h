@@ -22,6 +22,7 @@ struct CpuAttentionFlags {
   int numa_node = -1;                      // KV memory and threads on this one; -1 = anywhere
   std::string huge_pages = "transparent";  // or "reserved" or "off"
   bool prefault = false;
+  uint64_t scrub_bytes_per_second = 64u << 20;  // 0 = stored KV is not scrubbed
   std::string kernel;
   uint32_t spin_us = 50;
   std::string transport_tls;

@@ -93,6 +93,7 @@ absl::StatusOr<AttentionServerOptions> MakeServerOptions(const CpuAttentionFlags
   options.arena.prefault = flags.prefault;
   options.arena.numa_node = flags.numa_node;
   options.extent_bytes = flags.extent_bytes;
+  options.scrub.bytes_per_second = flags.scrub_bytes_per_second;
   const size_t num_cpus = options.cpus.empty() ? AllowedCpus().size() : options.cpus.size();
   options.num_threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(num_cpus));
   options.kernel = flags.kernel;

@@ -189,20 +189,20 @@ inline __m512i Fp8DimLanes(__m512i quad) {
   return _mm512_shuffle_epi8(quad, _mm512_set4_epi32(0x0f0b0e0a, 0x0d090c08, 0x07030602, 0x05010400));
 }
 
-template <bool kStream, typename Quantiser>
+template <typename Quantiser>
 void PackQuantK(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes, unsigned char* codes) {
   if (rows.storage == KvStorage::kInt4) {
     for (uint32_t dim = 0; dim < rows.padded_dim; dim += 8, codes += 64) {
       const __m512i low = QuadOfDims(quantiser, lanes, rows.head_dim, dim);
       const __m512i high = QuadOfDims(quantiser, lanes, rows.head_dim, dim + 4);
-      Store64<kStream>(codes, _mm512_or_si512(low, _mm512_slli_epi32(high, 4)));
+      Store64(codes, _mm512_or_si512(low, _mm512_slli_epi32(high, 4)));
     }
     return;
   }
   const bool is_fp8 = rows.storage == KvStorage::kFp8E4m3;
   for (uint32_t dim = 0; dim < rows.padded_dim; dim += 4, codes += 64) {
     const __m512i quad = QuadOfDims(quantiser, lanes, rows.head_dim, dim);
-    Store64<kStream>(codes, is_fp8 ? Fp8TokenLanes(quad) : quad);
+    Store64(codes, is_fp8 ? Fp8TokenLanes(quad) : quad);
   }
 }
 
@@ -226,7 +226,7 @@ inline void QuadsOfTokens(const QuantRows& rows, const Quantiser& quantiser, con
   by_tokens[3] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
 }
 
-template <bool kStream, typename Quantiser>
+template <typename Quantiser>
 void PackQuantV(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes, unsigned char* codes) {
   const bool is_int4 = rows.storage == KvStorage::kInt4;
   for (uint32_t chunk = 0; chunk < rows.padded_dim; chunk += kKvChunkDims) {
@@ -237,28 +237,27 @@ void PackQuantV(const QuantRows& rows, const Quantiser& quantiser, const QuantLa
       QuadsOfTokens(rows, quantiser, lanes, chunk + dim, quads);
       unsigned char* to = codes + dim * 4;
       if (is_int4) {
-        Store64<kStream>(to, _mm512_or_si512(quads[0], _mm512_slli_epi32(quads[1], 4)));
-        Store64<kStream>(to + dims * 4, _mm512_or_si512(quads[2], _mm512_slli_epi32(quads[3], 4)));
+        Store64(to, _mm512_or_si512(quads[0], _mm512_slli_epi32(quads[1], 4)));
+        Store64(to + dims * 4, _mm512_or_si512(quads[2], _mm512_slli_epi32(quads[3], 4)));
         continue;
       }
 #pragma GCC unroll 4
-      for (uint32_t i = 0; i < 4; ++i) Store64<kStream>(to + i * dims * 4, quads[i]);
+      for (uint32_t i = 0; i < 4; ++i) Store64(to + i * dims * 4, quads[i]);
     }
     codes += dims * kKvSubgroupTokens * (is_int4 ? 4 : 8) / 8;
   }
 }
 
 // Codes of a whole subgroup, and the scales of its tokens.
-template <bool kStream>
 void PackQuantSubgroup(const QuantRows& rows, unsigned char* codes, unsigned char* scales) {
   QuantLanes lanes;
   if (rows.storage == KvStorage::kFp8E4m3) {
     TransposeRows(rows, 1, &lanes);
     const Fp8Quantiser quantiser;
     if (rows.is_k) {
-      PackQuantK<kStream>(rows, quantiser, lanes, codes);
+      PackQuantK(rows, quantiser, lanes, codes);
     } else {
-      PackQuantV<kStream>(rows, quantiser, lanes, codes);
+      PackQuantV(rows, quantiser, lanes, codes);
     }
     return;
   }
@@ -267,9 +266,9 @@ void PackQuantSubgroup(const QuantRows& rows, unsigned char* codes, unsigned cha
   const __m512i largest = RotateLanes(rows.head_dim, block, &lanes);
   const IntQuantiser quantiser = MakeIntQuantiser(rows, largest, scales);
   if (rows.is_k) {
-    PackQuantK<kStream>(rows, quantiser, lanes, codes);
+    PackQuantK(rows, quantiser, lanes, codes);
   } else {
-    PackQuantV<kStream>(rows, quantiser, lanes, codes);
+    PackQuantV(rows, quantiser, lanes, codes);
   }
 }
 

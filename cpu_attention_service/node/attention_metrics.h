@@ -34,6 +34,11 @@ struct AttentionMetrics {
   Histogram policy_update_seconds;
   Gauge row_cache_bytes;
   Counter ingest_bytes;
+  Counter checked_read_bytes;
+  Counter checked_scrub_bytes;
+  Counter corrupt_tiles;
+  Counter scrub_passes;
+  Gauge scrub_pass;
   Gauge kv_capacity_bytes;
   Gauge kv_used_bytes;
   Gauge kv_shards;

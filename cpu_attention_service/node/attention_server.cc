@@ -1,6 +1,7 @@
 #include "cpu_attention_service/node/attention_server.h"
 
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "base/limits.h"
@@ -13,6 +14,8 @@
 #include "cpu_attention_service/node/frame_queue.h"
 #include "cpu_attention_service/node/session_table.h"
 #include "cpu_attention_service/node/shard_registry.h"
+#include "cpu_attention_service/node/store_frames.h"
+#include "cpu_attention_service/node/stored_check.h"
 #include "fmt/format.h"
 #include "wire/frame.h"
 #include "wire/frame_builder.h"
@@ -61,16 +64,18 @@ FrameError CheckSection(const NodeShard& shard, const ReadRequest& request, Part
 }  // namespace
 
 struct AttentionServer::Impl {
-  Impl(const AttentionServerOptions& server_options, std::unique_ptr<ShardRegistry> shard_registry,
-       const CpuKernel* kernel, DataPlane* plane, const Clock* time, AttentionMetrics* handles)
+  Impl(const AttentionServerOptions& server_options, std::unique_ptr<ShardStore> store, const CpuKernel* kernel,
+       DataPlane* plane, const Clock* time, AttentionMetrics* handles)
       : options(server_options),
         data_plane(plane),
         clock(time),
         metrics(handles != nullptr ? handles : &no_metrics),
-        shards(std::move(shard_registry)),
+        shards(std::move(store)),
         sessions(server_options.data_plane_mac, server_options.ids),
         sender(plane, &sessions),
         executor(ExecutorOptions(server_options, kernel, [this] { PollWhileAttending(); })),
+        stored_check(&executor, [this] { PollWhileAttending(); }),
+        scrub(&shards.store(), server_options.scrub),
         step(&executor, time, metrics) {
     entries.reserve(limits::kMaxEntriesPerFrame);
     query_shards.reserve(limits::kMaxEntriesPerFrame);
@@ -80,12 +85,14 @@ struct AttentionServer::Impl {
   int RunQueue();
   void RunQueued(const QueuedFrame& frame);
   void OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload, int64_t received_ns);
-  NodeShard* FindQueried(const QueryEntry& query, uint32_t layer, uint32_t head_dim, FrameError* error) const;
-  PartialEntry CheckEntry(const QueryView& view, const QueryEntry& query, uint32_t layer, NodeShard** shard) const;
+  void CheckEntries(const QueryView& view, uint32_t layer);
+  NodeShard* FindQueried(const QueryEntry& query, uint32_t layer, uint32_t head_dim, PartialEntry* entry,
+                         FrameError* error);
+  PartialEntry CheckEntry(const QueryView& view, const QueryEntry& query, uint32_t layer, NodeShard** shard);
   void Attend(const QueryView& view, uint32_t layer, PartialPayloadWriter& writer, int64_t received_ns);
   void SetAttended(PartialPayloadWriter& writer);
   void OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
-  FrameError StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens);
+  std::optional<FrameError> StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens);
   void OnHeartbeat(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
 
   // Counts the frame as refused and, if it can be answered, says so to the sender.
@@ -94,16 +101,19 @@ struct AttentionServer::Impl {
   void Housekeeping();
   void SetKvGauges();
   void SetPolicyGauges();
+  void SetCheckMetrics();
 
   const AttentionServerOptions options;
   DataPlane* const data_plane;
   const Clock* const clock;
   AttentionMetrics no_metrics;
   AttentionMetrics* const metrics;
-  std::unique_ptr<ShardRegistry> shards;
+  ShardRegistry shards;
   SessionTable sessions;
   AnswerSender sender;
   ShardExecutor executor;
+  StoredCheck stored_check;
+  ShardScrub scrub;
   AttentionStep step;
   std::vector<PeerId> lost_peers;  // to be forgotten outside the data plane's handlers
   int64_t next_housekeeping_ns = 0;
@@ -125,10 +135,11 @@ absl::StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Create(const A
         fmt::format("num_threads is {}; it must be in [1, {}]", options.num_threads, kMaxThreads));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const CpuKernel* kernel, cpu_kernels::Select(options.kernel));
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardRegistry> shards,
-                             ShardRegistry::Create(options.arena, options.extent_bytes, kernel->pack));
-  auto impl = std::make_unique<Impl>(options, std::move(shards), kernel, data_plane, clock, metrics);
-  impl->metrics->kv_capacity_bytes.Set(static_cast<double>(impl->shards->capacity_bytes()));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      std::unique_ptr<ShardStore> store,
+      ShardStore::Create({.arena = options.arena, .extent_bytes = options.extent_bytes, .pack = kernel->pack}));
+  auto impl = std::make_unique<Impl>(options, std::move(store), kernel, data_plane, clock, metrics);
+  impl->metrics->kv_capacity_bytes.Set(static_cast<double>(impl->shards.store().capacity_bytes()));
   return std::unique_ptr<AttentionServer>(new AttentionServer(std::move(impl)));
 }
 
@@ -170,34 +181,34 @@ absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec) {
     return absl::Status(served.code(), fmt::format("shard {} is not served by node {}: {}", spec.shard_id.value,
                                                    impl_->options.node_id, std::string(served.message())));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards->Open(spec));
+  TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards.Open(spec));
   impl_->SetKvGauges();
   return reserved_bytes;
 }
 
 absl::Status AttentionServer::CloseShard(ShardId shard, Epoch epoch) {
-  TRIBUTARY_RETURN_IF_ERROR(impl_->shards->Close(shard, epoch));
+  TRIBUTARY_RETURN_IF_ERROR(impl_->shards.Close(shard, epoch));
   impl_->SetKvGauges();
   return absl::OkStatus();
 }
 
 bool AttentionServer::DropOrphan(ShardId shard) {
-  const bool dropped = impl_->shards->Drop(shard);
+  const bool dropped = impl_->shards.Drop(shard);
   impl_->SetKvGauges();
   return dropped;
 }
 
-uint64_t AttentionServer::free_bytes() const { return impl_->shards->free_bytes(); }
-uint64_t AttentionServer::capacity_bytes() const { return impl_->shards->capacity_bytes(); }
+uint64_t AttentionServer::free_bytes() const { return impl_->shards.store().free_bytes(); }
+uint64_t AttentionServer::capacity_bytes() const { return impl_->shards.store().capacity_bytes(); }
 size_t AttentionServer::num_sessions() const { return impl_->sessions.size(); }
 size_t AttentionServer::num_waiting_answers() const { return impl_->sender.num_waiting(); }
 std::string_view AttentionServer::kernel_name() const { return impl_->executor.kernel().name; }
 
-const Arena& AttentionServer::arena() const { return impl_->shards->arena(); }
+const Arena& AttentionServer::arena() const { return impl_->shards.store().arena(); }
 
 std::vector<ShardUsageInfo> AttentionServer::shards() const {
   std::vector<ShardUsageInfo> usage;
-  for (const NodeShard* shard : impl_->shards->shards()) {
+  for (const NodeShard* shard : impl_->shards.shards()) {
     const ShardSpec& spec = shard->kv->spec();
     uint64_t tokens = 0;
     for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
@@ -214,13 +225,13 @@ void AttentionServer::Impl::RemoveSession(const Session& session) {
 }
 
 void AttentionServer::Impl::SetKvGauges() {
-  metrics->kv_used_bytes.Set(static_cast<double>(shards->capacity_bytes() - shards->free_bytes()));
-  metrics->kv_shards.Set(static_cast<double>(shards->size()));
+  metrics->kv_used_bytes.Set(static_cast<double>(shards.store().capacity_bytes() - shards.store().free_bytes()));
+  metrics->kv_shards.Set(static_cast<double>(shards.size()));
 }
 
 void AttentionServer::Impl::SetPolicyGauges() {
   uint64_t row_bytes = 0, fallback_heads = 0;
-  for (const NodeShard* shard : shards->shards()) {
+  for (const NodeShard* shard : shards.shards()) {
     if (shard->policy == nullptr) continue;
     const ShardPolicyUsage usage = shard->policy->usage();
     row_bytes += usage.cached_row_bytes;
@@ -230,6 +241,16 @@ void AttentionServer::Impl::SetPolicyGauges() {
   metrics->fallback_heads.Set(static_cast<double>(fallback_heads));
 }
 
+void AttentionServer::Impl::SetCheckMetrics() {
+  const ScrubProgress& progress = scrub.progress();
+  const uint64_t corrupt_tiles = shards.store().counters().corrupt_tiles.load(std::memory_order_relaxed);
+  metrics->checked_read_bytes.AdvanceTo(static_cast<double>(stored_check.checked_bytes()));
+  metrics->checked_scrub_bytes.AdvanceTo(static_cast<double>(progress.checked_bytes));
+  metrics->corrupt_tiles.AdvanceTo(static_cast<double>(corrupt_tiles));
+  metrics->scrub_passes.AdvanceTo(static_cast<double>(progress.num_passes));
+  metrics->scrub_pass.Set(scrub.pass_share());
+}
+
 // ---- frames ----
 
 int AttentionServer::Poll() {
@@ -237,7 +258,9 @@ int AttentionServer::Poll() {
   impl_->lost_peers.clear();
   impl_->Housekeeping();
   const int events = impl_->sender.Flush() + impl_->data_plane->Poll(*this);
-  return events + impl_->RunQueue();
+  const int answered = impl_->RunQueue();
+  if (events + answered == 0) impl_->scrub.RunSlice(impl_->clock->NowNs());
+  return events + answered;
 }
 
 // What has come by now; what comes while it is done is left for the next poll, so that others get
@@ -272,6 +295,7 @@ void AttentionServer::Impl::Housekeeping() {
   next_housekeeping_ns = now_ns + kHousekeepingIntervalNs;
   metrics->transport.AdvanceTo(data_plane->counters());
   SetPolicyGauges();
+  SetCheckMetrics();
   if (options.session_idle_ns == 0) return;
   for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
     const Session* session = sessions.Find(id);
@@ -348,22 +372,15 @@ void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
     return;
   }
   const uint32_t head_dim = view.body().head_dim;
-  entries.clear();
-  query_shards.clear();
-  for (uint32_t i = 0; i < view.body().num_entries; ++i) {
-    NodeShard* shard = nullptr;
-    entries.push_back(CheckEntry(view, view.entry(i), header.layer, &shard));
-    query_shards.push_back(shard);
-    metrics->CountRequest(static_cast<FrameError>(entries.back().status));
-  }
+  const SessionId session_id = session.id;
+  CheckEntries(view, header.layer);
   absl::StatusOr<AnswerBuffer> answer = sender.Allocate(PartialPayloadBytes(entries, head_dim));
   if (!answer.ok()) {
-    Refuse(&session, header,
+    Refuse(sessions.Find(session_id), header,
            absl::IsResourceExhausted(answer.status()) ? FrameError::kExhausted : FrameError::kBadSize);
     return;
   }
   PartialPayloadWriter writer(answer->payload(), view.body().num_entries, head_dim);
-  const SessionId session_id = session.id;
   Attend(view, header.layer, writer, received_ns);
   // The session may have ended during the step.
   if (Session* asker = sessions.Find(session_id); asker != nullptr) {
@@ -374,29 +391,50 @@ void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
   attending = false;
 }
 
-// Null, with the reason, unless the query fits the shard.
+// The answer's entries, without data, and the shards of those that can be answered. What is read for the first time is
+// checked, which may take a while.
+void AttentionServer::Impl::CheckEntries(const QueryView& view, uint32_t layer) {
+  entries.clear();
+  query_shards.clear();
+  attending = true;
+  for (uint32_t i = 0; i < view.body().num_entries; ++i) {
+    NodeShard* shard = nullptr;
+    entries.push_back(CheckEntry(view, view.entry(i), layer, &shard));
+    query_shards.push_back(shard);
+    metrics->CountRequest(static_cast<FrameError>(entries.back().status));
+  }
+  attending = false;
+}
+
+// Null, with the reason, unless the query fits the shard, and what it reads is as it was stored.
 NodeShard* AttentionServer::Impl::FindQueried(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
-                                              FrameError* error) const {
-  NodeShard* shard = shards->Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), error);
+                                              PartialEntry* entry, FrameError* error) {
+  NodeShard* shard = shards.Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), error);
   if (shard == nullptr) return nullptr;
   const ShardSpec& spec = shard->kv->spec();
   if (head_dim != spec.model.head_dim || query.num_q_heads != spec.num_q_heads_held()) {
     *error = FrameError::kBadGeometry;
   } else if (layer < spec.layer_begin || layer >= spec.layer_end) {
     *error = FrameError::kOutOfRange;
-  } else if (spec.stripe.LocalIndex(query.visible_end) > shard->kv->stored_tokens(layer)) {
+  } else if (const uint64_t end = spec.stripe.LocalIndex(query.visible_end); end > shard->kv->stored_tokens(layer)) {
     *error = FrameError::kNotStored;
+  } else if (!stored_check.MayRead(*shard->kv, layer, end)) {
+    *error = FrameError::kNotStored;
+    if (const std::optional<TilePlace> place = shard->kv->FirstCorruptTile(layer); place.has_value()) {
+      entry->num_kv_heads = place->kv_head;
+      entry->covered_tokens = place->tile;
+    }
   }
   return *error == FrameError::kOk ? shard : nullptr;
 }
 
-// The answer's entry, without data. `shard` is set if the status is kOk.
+// `shard` is set if the status is kOk.
 PartialEntry AttentionServer::Impl::CheckEntry(const QueryView& view, const QueryEntry& query, uint32_t layer,
-                                               NodeShard** shard) const {
+                                               NodeShard** shard) {
   PartialEntry entry;
   entry.shard_id = query.shard_id;
   FrameError error = FrameError::kOk;
-  NodeShard* found = FindQueried(query, layer, view.body().head_dim, &error);
+  NodeShard* found = FindQueried(query, layer, view.body().head_dim, &entry, &error);
   if (found != nullptr) error = CheckSection(*found, RequestOf(*found, view, query, layer), &entry);
   entry.status = static_cast<uint32_t>(error);
   if (error != FrameError::kOk) return entry;
@@ -460,17 +498,23 @@ void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header,
     metrics->CountRejected(FrameError::kExhausted);
     return;
   }
-  const FrameError error = StoreSpill(spill, header.layer, &ack.stored_tokens);
-  ack.status = static_cast<uint32_t>(error);
-  if (error != FrameError::kOk) metrics->CountRejected(error);
+  const std::optional<FrameError> error = StoreSpill(spill, header.layer, &ack.stored_tokens);
+  if (!error.has_value()) {
+    waiting.Push(session.id, header, payload, clock->NowNs());
+    return;
+  }
+  ack.status = static_cast<uint32_t>(*error);
+  if (*error != FrameError::kOk) metrics->CountRejected(*error);
   WriteAck(ack, answer->payload());
   sender.Send(session, header, FrameType::kAck, *std::move(answer));
 }
 
-FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens) {
+// Nothing: another thread is storing into the same tiles, for some microseconds.
+std::optional<FrameError> AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t layer,
+                                                            uint64_t* stored_tokens) {
   const SpillBody& body = spill.body();
   FrameError error = FrameError::kOk;
-  NodeShard* shard = shards->Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
+  NodeShard* shard = shards.Find(ShardId(body.shard_id), Epoch(body.sequence_epoch), &error);
   if (shard == nullptr) return error;
   const ShardSpec& spec = shard->kv->spec();
   if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim) {
@@ -484,9 +528,10 @@ FrameError AttentionServer::Impl::StoreSpill(const SpillView& spill, uint32_t la
     return FrameError::kMalformed;
   }
   const KvExchangeRows rows{spill.k(), spill.v(), static_cast<DType>(body.k_dtype), static_cast<DType>(body.v_dtype)};
-  error = shard->kv->Store(layer, body.token_begin, body.num_tokens, rows);
-  if (error != FrameError::kOk) return error;
-  *stored_tokens = shard->kv->stored_tokens(layer);
+  const StoreResult stored = shard->kv->Store(layer, body.token_begin, body.num_tokens, rows);
+  if (stored.error == StoreError::kBusy) return std::nullopt;
+  if (!stored.ok()) return ToFrameError(stored.error);
+  *stored_tokens = stored.stored_tokens;
   metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
   if (shard->policy == nullptr) return FrameError::kOk;
   const uint64_t local_begin = spec.stripe.LocalIndex(body.token_begin);

@@ -29,6 +29,7 @@
 #include "cluster/shard_spec.h"
 #include "cluster/worker_identity.h"
 #include "kv_store/arena.h"
+#include "kv_store/shard_scrub.h"
 #include "transport/data_plane.h"
 #include "wire/frame_seal.h"
 
@@ -41,6 +42,7 @@ struct AttentionServerOptions {
   uint64_t incarnation = 0;
   ArenaOptions arena;  // of the KV pool
   size_t extent_bytes = 512 << 10;
+  ShardScrubOptions scrub;  // runs when nothing else is to do
   int num_threads = 1;
   std::vector<int> cpus;  // thread i is pinned to cpus[i % size], but thread 0 is the caller's; as of ThreadPool
   int64_t helper_spin_ns = 20'000;  // how long the others spin between steps before they sleep

@@ -33,6 +33,7 @@ void AttentionStep::Plan(NodeShard* shard, const ReadRequest& request) {
     work.plan.plans_heads = false;
     return;
   }
+  shard->kv->UpdateSummaries(request.layer);
   const int64_t start_ns = clock_->NowNs();
   policy->PlanRead(request, &work.plan);
   if (work.plan.has_selected) metrics_->selection_seconds.Observe(SecondsFromNs(clock_->NowNs() - start_ns));

@@ -235,6 +235,7 @@ void DecodeEngine::Impl::UpdateGauges() {
   const DeviceMemory memory = device->memory();
   metrics->resident_capacity.Set(static_cast<double>(memory.resident_pool_bytes));
   metrics->resident_used.Set(static_cast<double>(memory.resident_used_bytes));
+  metrics->SetPolicyBytes(memory.policy_bytes);
   metrics->spill_queue_blocks.Set(static_cast<double>(spills.num_blocks()));
   metrics->transport.AdvanceTo(data_plane->counters());
 }

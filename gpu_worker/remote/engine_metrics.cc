@@ -32,7 +32,8 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
       sparse_attended(registry.counter(metrics::kSparseAttendedTokens)),
       kept_mass_mean(registry.histogram(metrics::kKeptMassMean)),
       kept_mass_min(registry.histogram(metrics::kKeptMassMin)),
-      transport(registry) {
+      transport(registry),
+      registry_(&registry) {
   for (size_t i = 0; i < kNumStages; ++i) {
     stage_duration[i] = registry.histogram(metrics::kDecodePhaseDuration, {kStageNames[i]});
   }
@@ -46,6 +47,14 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
     spill_acks[i] = registry.counter(metrics::kSpillAcks, {name});
     if (i != 0) frames_rejected[i] = registry.counter(metrics::kFramesRejected, {name});
   }
+}
+
+void EngineMetrics::SetPolicyBytes(std::span<const PolicyBytes> bytes) {
+  if (registry_ == nullptr) return;
+  for (size_t i = policy_bytes_.size(); i < bytes.size(); ++i) {
+    policy_bytes_.push_back(registry_->gauge(metrics::kGpuPolicyBytes, {bytes[i].kind}));
+  }
+  for (size_t i = 0; i < bytes.size(); ++i) policy_bytes_[i].Set(static_cast<double>(bytes[i].bytes));
 }
 
 }  // namespace tributary

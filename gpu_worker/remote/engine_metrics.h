@@ -2,7 +2,10 @@
 #pragma once
 
 #include <array>
+#include <span>
+#include <vector>
 
+#include "gpu_worker/device/device.h"
 #include "telemetry/metrics.h"
 #include "telemetry/transport_metrics.h"
 #include "wire/frame.h"
@@ -32,6 +35,8 @@ struct EngineMetrics {
   Counter appended_tokens;
   std::array<Counter, 17> sequences_failed;  // by absl::StatusCode
   Gauge resident_capacity, resident_used;
+  // Of DeviceMemory, whose kinds keep their order.
+  void SetPolicyBytes(std::span<const PolicyBytes> bytes);
   Gauge spill_queue_blocks;
   Counter spill_bytes;
   Counter sparse_covered, sparse_attended;
@@ -39,6 +44,10 @@ struct EngineMetrics {
   std::array<Counter, kNumFrameErrors> spill_acks;
   std::array<Counter, kNumFrameErrors> frames_rejected;
   TransportMetrics transport;
+
+ private:
+  MetricRegistry* registry_ = nullptr;
+  std::vector<Gauge> policy_bytes_;  // by kind
 };
 
 }  // namespace tributary

@@ -6,7 +6,6 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "fmt/format.h"
-#include "wire/frame_builder.h"
 
 namespace tributary {
 
@@ -110,15 +109,45 @@ void DecodeStep::Plan(uint32_t layer) {
       if (layer < spec.layer_begin || layer >= spec.layer_end || tokens == 0) continue;
       expected_.push_back({shard.node, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin, spec.kv_head_end,
                            tokens, row.query_rows, row.measured});
+      if (row.facet != nullptr) {
+        ExpectedPartial& e = expected_.back();
+        e.max_section_bytes = static_cast<uint32_t>(row.facet->MaxPartialSectionBytes(FacetQueryOf(layer, e)));
+      }
     }
   }
   std::stable_sort(expected_.begin(), expected_.end(),
                    [](const ExpectedPartial& a, const ExpectedPartial& b) { return a.node < b.node; });
 }
 
+FacetQuery DecodeStep::FacetQueryOf(uint32_t layer, const ExpectedPartial& e) const {
+  const StepRow& row = rows_[e.row];
+  TokenStripe stripe = row.shards.front().spec.stripe;
+  stripe.stripe_idx = e.slot;
+  return {.layer = layer,
+          .row = e.row,
+          .num_rows = e.num_rows,
+          .flags = row.query_flags | (e.measured ? kQueryMeasure : 0),
+          .kv_heads = {e.kv_head_begin, e.kv_head_end},
+          .stripe = stripe,
+          .visible = row.remote};
+}
+
+size_t DecodeStep::MaxSectionBytes(uint32_t layer, const ExpectedPartial& e) const {
+  const PolicyFacet* const facet = rows_[e.row].facet;
+  return facet == nullptr ? 0 : facet->MaxQuerySectionBytes(FacetQueryOf(layer, e));
+}
+
+bool DecodeStep::WaitsForQuery(size_t begin, size_t end) const {
+  return std::any_of(expected_.begin() + static_cast<std::ptrdiff_t>(begin),
+                     expected_.begin() + static_cast<std::ptrdiff_t>(end), [&](const ExpectedPartial& e) {
+                       const PolicyFacet* const facet = rows_[e.row].facet;
+                       return facet != nullptr && facet->query_section_varies();
+                     });
+}
+
 // The end of the longest run of one node's entries that fits into one query frame and whose answer
 // fits into one, too.
-size_t DecodeStep::EndOfFrame(size_t begin) const {
+size_t DecodeStep::EndOfFrame(uint32_t layer, size_t begin) const {
   const uint32_t head_dim = options_.shape.head_dim;
   size_t query_bytes = sizeof(QueryBody), partial_bytes = sizeof(PartialBody);
   size_t end = begin;
@@ -126,10 +155,14 @@ size_t DecodeStep::EndOfFrame(size_t begin) const {
     const ExpectedPartial& e = expected_[end];
     const uint32_t kv_heads = e.kv_head_end - e.kv_head_begin;
     const uint32_t heads = kv_heads * options_.shape.group_size();
-    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = e.num_rows}, head_dim);
-    partial_bytes += PartialEntryBytes(
-        {.num_q_heads = heads, .n_q = e.num_rows, .flags = e.measured ? kPartialMeasured : 0, .num_kv_heads = kv_heads},
-        head_dim);
+    const auto section_bytes = static_cast<uint32_t>(MaxSectionBytes(layer, e));
+    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = e.num_rows, .policy_bytes = section_bytes}, head_dim);
+    partial_bytes += PartialEntryBytes({.num_q_heads = heads,
+                                        .n_q = e.num_rows,
+                                        .flags = e.measured ? kPartialMeasured : 0,
+                                        .num_kv_heads = kv_heads,
+                                        .policy_bytes = e.max_section_bytes},
+                                       head_dim);
     const bool fits = std::max(query_bytes, partial_bytes) <= limits::kMaxFramePayloadBytes &&
                       end - begin < limits::kMaxEntriesPerFrame;
     if (!fits) break;
@@ -139,27 +172,34 @@ size_t DecodeStep::EndOfFrame(size_t begin) const {
 
 void DecodeStep::PrepareQueries(uint32_t layer) {
   queries_.clear();
-  q_targets_.assign(expected_.size(), {});
+  targets_.assign(expected_.size(), {});
   for (size_t begin = 0; begin < expected_.size();) {
-    const size_t end = EndOfFrame(begin);
-    queries_.push_back({expected_[begin].node, begin, end, data_plane_->AllocateFrame(QueryPayload(begin, end))});
-    if (queries_.back().frame.ok()) FillFrame(layer, &queries_.back());
+    const size_t end = EndOfFrame(layer, begin);
+    // Without a frame: Scatter() makes it. (A status without words allocates nothing.)
+    queries_.push_back({expected_[begin].node, begin, end, absl::UnavailableError("")});
+    if (!WaitsForQuery(begin, end)) {
+      queries_.back().frame = data_plane_->AllocateFrame(QueryPayload(layer, begin, end));
+      if (queries_.back().frame.ok()) FillFrame(layer, &queries_.back());
+    }
     begin = end;
   }
 }
 
-size_t DecodeStep::QueryPayload(size_t begin, size_t end) {
+size_t DecodeStep::QueryPayload(uint32_t layer, size_t begin, size_t end) {
   entries_.clear();
   for (size_t i = begin; i < end; ++i) {
     const ExpectedPartial& e = expected_[i];
     const StepRow& row = rows_[e.row];
+    const size_t section_bytes = row.facet == nullptr ? 0 : row.facet->QuerySectionBytes(FacetQueryOf(layer, e));
+    TRIBUTARY_CHECK_LE(section_bytes, size_t{limits::kMaxPolicySectionBytes});
     entries_.push_back({.shard_id = e.shard.value,
                         .sequence_epoch = row.shards.front().spec.epoch.value,
                         .visible_begin = row.remote.begin,
                         .visible_end = row.remote.end,
                         .num_q_heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size(),
                         .n_q = e.num_rows,
-                        .flags = row.query_flags | (e.measured ? kQueryMeasure : 0)});
+                        .flags = row.query_flags | (e.measured ? kQueryMeasure : 0),
+                        .policy_bytes = static_cast<uint32_t>(section_bytes)});
   }
   return QueryPayloadBytes(entries_, options_.shape.head_dim);
 }
@@ -171,7 +211,7 @@ void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
                             options_.softmax_scale);
   for (size_t i = query->begin; i < query->end; ++i) {
     const QueryEntry& entry = entries_[i - query->begin];
-    q_targets_[i] = writer.Add(entry).q;
+    targets_[i] = writer.Add(entry);
     rows_[expected_[i].row].bytes_sent +=
         QueryEntryBytes(entry, options_.shape.head_dim) + (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
@@ -194,7 +234,7 @@ void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
   sent_ns_ = clock_->NowNs();
   for (PreparedQuery& query : queries_) {
     if (!query.frame.ok()) {
-      query.frame = AllocateFrame(QueryPayload(query.begin, query.end));
+      query.frame = AllocateFrame(QueryPayload(layer, query.begin, query.end));
       if (query.frame.ok()) FillFrame(layer, &query);
     }
     if (!query.frame.ok()) {
@@ -202,7 +242,10 @@ void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
         gather_.FailRow(expected_[i].row, query.node, query.frame.status());
       continue;
     }
-    for (size_t i = query.begin; i < query.end; ++i) CopyQ(i, q);
+    for (size_t i = query.begin; i < query.end; ++i) {
+      CopyQ(i, q);
+      if (!targets_[i].policy.empty()) WriteSection(layer, i);
+    }
     const int64_t left_us = std::max<int64_t>(1, (deadline_ns_ - sent_ns_) / kNsPerUs);
     query.frame->header().timeout_us = static_cast<uint32_t>(std::min<int64_t>(left_us, UINT32_MAX));
     const absl::StatusOr<uint64_t> frame_seq = nodes_->Send(query.node, *std::move(query.frame), SendClass::kEager);
@@ -219,13 +262,27 @@ void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
 
 void DecodeStep::CopyQ(size_t expected_idx, std::span<const float> q) {
   const ExpectedPartial& e = expected_[expected_idx];
-  const std::span<float> to = q_targets_[expected_idx];
+  const std::span<float> to = targets_[expected_idx].q;
   const size_t row_floats = to.size() / e.num_rows;
   for (uint32_t j = 0; j < e.num_rows; ++j) {
     const size_t head =
         (size_t{e.row} + j) * options_.shape.num_q_heads + size_t{e.kv_head_begin} * options_.shape.group_size();
     std::copy_n(q.data() + head * options_.shape.head_dim, row_floats, to.data() + j * row_floats);
   }
+}
+
+void DecodeStep::WriteSection(uint32_t layer, size_t expected_idx) {
+  const ExpectedPartial& e = expected_[expected_idx];
+  rows_[e.row].facet->WriteQuerySection(FacetQueryOf(layer, e), targets_[expected_idx].policy);
+}
+
+void DecodeStep::TakeSection(uint32_t layer, const ExpectedPartial& expected, std::span<const std::byte> section) {
+  if (expected.max_section_bytes == 0 || gather_.row_failed(expected.row)) return;
+  const absl::Status status = rows_[expected.row].facet->OnPartialSection(FacetQueryOf(layer, expected), section);
+  if (status.ok()) return;
+  const std::string what =
+      fmt::format("layer {}: shard {}: {}", layer, expected.shard.value, std::string(status.message()));
+  gather_.FailRow(expected.row, expected.node, absl::Status(status.code(), what));
 }
 
 void DecodeStep::Gather() {
@@ -281,6 +338,7 @@ void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header, const Partia
                     [&](Arrival arrival, const ExpectedPartial* expected, const PartialEntry& entry) {
                       if (arrival == Arrival::kTaken) {
                         StepRow& row = rows_[expected->row];
+                        TakeSection(header.layer, *expected, partial.policy(entry));
                         row.attended_head_tokens += entry.attended_head_tokens;
                         row.bytes_received += PartialEntryBytes(entry, options_.shape.head_dim) +
                                               (kFrameHeaderBytes + sizeof(PartialBody)) / partial.body().num_entries;

@@ -24,6 +24,7 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/facet.h"
 #include "gpu_worker/remote/engine_metrics.h"
 #include "gpu_worker/remote/remote_nodes.h"
 #include "gpu_worker/spill/spill.h"
@@ -31,6 +32,7 @@
 #include "telemetry/step_trace.h"
 #include "transport/data_plane.h"
 #include "transport/idle_strategy.h"
+#include "wire/frame_builder.h"
 
 namespace tributary {
 
@@ -99,6 +101,12 @@ class DecodeStep {
 
  private:
   void RunLayer(uint32_t layer);
+  // What a row's facet is told of a query; `e` is of a row that has one.
+  FacetQuery FacetQueryOf(uint32_t layer, const ExpectedPartial& e) const;
+  // Of the section that the row's facet, if any, adds to the query.
+  size_t MaxSectionBytes(uint32_t layer, const ExpectedPartial& e) const;
+  // True: the frame of expected_[begin, end) cannot be laid out before q is there.
+  bool WaitsForQuery(size_t begin, size_t end) const;
   // Fills expected_ and gather_rows_ with what this layer's live rows need.
   void Plan(uint32_t layer);
   // One frame for expected_[begin, end), which are of one node.
@@ -110,14 +118,17 @@ class DecodeStep {
   // Fills queries_ with frames that lack only q: what can be done before q is there. Never waits: a frame for which
   // there is no room is left out.
   void PrepareQueries(uint32_t layer);
-  size_t QueryPayload(size_t begin, size_t end);  // its bytes; fills entries_
+  size_t QueryPayload(uint32_t layer, size_t begin, size_t end);  // its bytes; fills entries_
   void FillFrame(uint32_t layer, PreparedQuery* query);
   // Sends queries_, and makes the frames that were left out once those before them are on their way. Fails the rows of
   // those that cannot be sent.
   void Scatter(uint32_t layer, std::span<const float> q);
   void CopyQ(size_t expected_idx, std::span<const float> q);
+  void WriteSection(uint32_t layer, size_t expected_idx);
+  // The answer's section, to the row's facet.
+  void TakeSection(uint32_t layer, const ExpectedPartial& expected, std::span<const std::byte> section);
   absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes);
-  size_t EndOfFrame(size_t begin) const;
+  size_t EndOfFrame(uint32_t layer, size_t begin) const;
   void Gather();
   void CollectFailures();
   // Of measured rows: what the nodes' selections kept of this layer.
@@ -158,7 +169,7 @@ class DecodeStep {
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;
   std::vector<PreparedQuery> queries_;
-  std::vector<std::span<float>> q_targets_;  // in the frames of queries_, by index of expected_
+  std::vector<QuerySpans> targets_;  // in the frames of queries_, by index of expected_
   std::vector<SentQuery> sent_;
   std::vector<QueryEntry> entries_;  // scratch: of one frame
   std::vector<DecodeRow> device_rows_;

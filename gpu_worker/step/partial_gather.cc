@@ -94,6 +94,11 @@ absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected, const Pa
                                            layer_, expected.shard.value, entry.attended_head_tokens, num_kv_heads,
                                            expected.tokens));
   }
+  if (entry.policy_bytes > expected.max_section_bytes) {
+    return absl::InternalError(fmt::format("layer {}: shard {} answered with {} bytes for the policy, which takes {}",
+                                           layer_, expected.shard.value, entry.policy_bytes,
+                                           expected.max_section_bytes));
+  }
   const std::span<const std::byte> lse_bytes = partial.lse_ln(entry);
   for (size_t head = 0; head < size_t{expected.num_rows} * num_q_heads; ++head) {
     const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));

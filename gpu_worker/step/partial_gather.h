@@ -34,9 +34,10 @@ struct ExpectedPartial {
   uint32_t slot = 0;  // token stripe
   uint32_t kv_head_begin = 0;
   uint32_t kv_head_end = 0;
-  uint64_t tokens = 0;    // visible ones of the shard: what it must cover
-  uint32_t num_rows = 1;  // query tokens of the entry: row, row + 1, ...
-  bool measured = false;  // the query asked for a measurement
+  uint64_t tokens = 0;             // visible ones of the shard: what it must cover
+  uint32_t num_rows = 1;           // query tokens of the entry: row, row + 1, ...
+  bool measured = false;           // the query asked for a measurement
+  uint32_t max_section_bytes = 0;  // of its policy
 };
 
 // What a row's coverage must add up to.
@@ -91,6 +92,8 @@ class PartialGather {
   // One row fails, whatever it waits for.
   void FailRow(uint32_t row, NodeIdx node, const absl::Status& status);
 
+  // True if this row, which is the first of those that ask together, has failed in this layer.
+  bool row_failed(uint32_t row) const { return row_failed_[row]; }
   // True if no live row waits.
   bool done() const { return num_missing_ == 0; }
   uint32_t num_missing() const { return num_missing_; }

@@ -93,10 +93,10 @@ void FeedSpill(const FrameHeader& header, const SpillView& spill) {
     absl::StatusOr<std::unique_ptr<KvShard>> shard = KvShard::Open(SpecLike(body, num_stripes), &SharedPool());
     if (!shard.ok()) return;  // a geometry too large for this pool
     for (uint32_t layer : {uint32_t{header.layer}, 1u, 2u}) {
-      const FrameError error = (*shard)->Store(layer, body.token_begin, body.num_tokens, RowsOf(spill));
+      const StoreResult result = (*shard)->Store(layer, body.token_begin, body.num_tokens, RowsOf(spill));
       TRIBUTARY_CHECK_LE((*shard)->stored_tokens(layer), kCapacityTokens);
-      TRIBUTARY_CHECK(error == FrameError::kOk || (*shard)->stored_tokens(layer) == 0);
-      if (error == FrameError::kOk) CheckStored(**shard, layer, spill);
+      TRIBUTARY_CHECK(result.ok() || (*shard)->stored_tokens(layer) == 0);
+      if (result.ok()) CheckStored(**shard, layer, spill);
     }
   }
   TRIBUTARY_CHECK_EQ(SharedPool().num_free(), SharedPool().num_extents());
@@ -116,7 +116,7 @@ void StoreProgram(std::span<const std::byte> program) {
     const uint64_t begin = spec.stripe.origin + static_cast<uint64_t>(program[i]);
     const uint32_t tokens = static_cast<uint32_t>(program[i + 1]) % 60;
     const std::span<const std::byte> data = std::span(row).first(tokens * sizeof(float));
-    if (shard->Store(1, begin, tokens, {data, data, DType::kF32, DType::kF32}) != FrameError::kOk) {
+    if (!shard->Store(1, begin, tokens, {data, data, DType::kF32, DType::kF32}).ok()) {
       continue;
     }
     for (uint64_t pos = begin; pos < begin + tokens; ++pos) stored[pos - spec.stripe.origin] = true;

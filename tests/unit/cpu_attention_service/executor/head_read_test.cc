@@ -39,7 +39,7 @@ class HeadReadTest : public ::testing::Test {
     const ShardSpec spec = MakeSpec(1, kShape, kTokens, DType::kF32);
     shard_ = *KvShard::Open(spec, pool_.get());
     kv_ = RandomLayerKv(spec, kTokens, random_);
-    ASSERT_EQ(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv_)), FrameError::kOk);
+    ASSERT_TRUE(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv_)).ok());
     cache_ = *RowCache::Open(spec, {.capacity_rows = kTokens}, pool_.get());
     q_ = RandomFloats(size_t{kMaxQueries} * kShape.num_q_heads * kShape.head_dim, random_);
     for (uint32_t head = 0; head < kShape.num_kv_heads; ++head) {

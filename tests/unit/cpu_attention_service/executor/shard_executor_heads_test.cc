@@ -43,7 +43,7 @@ class ShardExecutorHeadsTest : public ::testing::Test {
     const ShardSpec spec = MakeSpec(1, kShape, kTokens);
     shard_ = *KvShard::Open(spec, pool_.get());
     const LayerKv kv = RandomLayerKv(spec, kTokens, random_);
-    ASSERT_EQ(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)), FrameError::kOk);
+    ASSERT_TRUE(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)).ok());
     cache_ = *RowCache::Open(spec, {.capacity_rows = kTokens / 2}, pool_.get());
     for (uint32_t head = 0; head < kShape.num_kv_heads; ++head) {
       std::vector<uint32_t> tokens;

@@ -5,6 +5,7 @@
 
 #include "attention/kv/kv_pack.h"
 #include "base/aligned_buffer.h"
+#include "base/crc32c.h"
 #include "cpu_attention_service/kernels/kernels.h"
 #include "tests/unit/cpu_attention_service/node/random_inputs.h"
 
@@ -45,13 +46,30 @@ class PackTest : public ::testing::TestWithParam<const CpuKernel*> {
       args.num_tokens = run;
       args.k = k.data() + head * args.k_stride_bytes / kHeads;
       args.v = v.data() + head * args.v_stride_bytes / kHeads;
+      std::vector<uint32_t> expected_crcs(KvTilesFor(args.token_begin + run), 0x5a5a), actual_crcs = expected_crcs;
       args.tiles = expected.data();
+      args.tile_crcs = expected_crcs.data();
       PackKvPlain(args);
       args.tiles = actual.data();
+      args.tile_crcs = actual_crcs.data();
       kernel().pack(args);
+      ASSERT_EQ(expected_crcs, actual_crcs);
+      CheckCrcs(args, expected_crcs);
       args.token_begin += run;
     }
     for (size_t i = 0; i < bytes; ++i) ASSERT_EQ(expected[i], actual[i]) << "byte " << i;
+  }
+
+  // Of the tiles that the call filled, and of no others.
+  static void CheckCrcs(const KvPackArgs& args, const std::vector<uint32_t>& crcs) {
+    const uint64_t first_tile = args.token_begin / kKvTileTokens;
+    const uint64_t end = args.token_begin + args.num_tokens;
+    for (uint64_t tile = first_tile; tile < KvTilesFor(end); ++tile) {
+      const bool is_filled = tile * kKvTileTokens >= args.token_begin && (tile + 1) * kKvTileTokens <= end;
+      const size_t record_bytes = args.layout.record_bytes;
+      const auto* record = static_cast<const std::byte*>(args.tiles) + tile * record_bytes;
+      ASSERT_EQ(crcs[tile - first_tile], is_filled ? Crc32c({record, record_bytes}) : 0x5a5a) << "tile " << tile;
+    }
   }
 
   // Quantised storages take rows of any float type.

@@ -29,7 +29,7 @@ class BlockChoiceTest : public ::testing::Test {
     shard_ = *KvShard::Open(spec, pool_.get());
     ASSERT_TRUE(shard_->KeepSummaries(options).ok());
     const auto kv = RandomLayerKv(spec, kTokens, random_);
-    ASSERT_EQ(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)), FrameError::kOk);
+    ASSERT_TRUE(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)).ok());
     q_ = RandomFloats(kGroup * kShape.head_dim, random_);
   }
 
