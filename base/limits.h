@@ -44,7 +44,18 @@ inline constexpr uint32_t kMaxEntriesPerFrame = 4096;
 inline constexpr uint32_t kMaxErrorTextBytes = 512;
 inline constexpr uint32_t kMaxPolicySectionBytes = kMaxFramePayloadBytes / 2;  // of one entry or spill
 
+// Text from outside.
 inline constexpr size_t kMaxNodeIdBytes = 128;
+inline constexpr size_t kMaxRequestIdBytes = 128;
+inline constexpr size_t kMaxAddressBytes = 256;  // host:port
+inline constexpr size_t kMaxModelNameBytes = 256;
+inline constexpr size_t kMaxOutsideTextBytes = 1024;            // any other
+inline constexpr size_t kMaxTransportAddressBytes = 64u << 10;  // of a data plane
+
+// Nodes and workers of a cluster, those that have died and are not yet forgotten included.
+inline constexpr size_t kMaxMembers = 1024;
+// Generate calls open at a coordinator: more than it admits, so that admission is what refuses them.
+inline constexpr size_t kMaxGenerateCalls = 16384;
 
 // Connections of one server, and calls under way on each. A connection that says nothing costs some tens of kilobytes.
 inline constexpr uint32_t kMaxServerConnections = 4096;

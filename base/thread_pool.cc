@@ -60,22 +60,22 @@ ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus, int64_t spin_ns) 
 
 ThreadPool::~ThreadPool() {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
   }
-  wake_.notify_all();
+  wake_.NotifyAll();
   for (std::thread& thread : threads_) thread.join();
 }
 
 // REQUIRES: no thread is in a run.
 void ThreadPool::Post(const std::function<void(int)>& work) {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     work_ = &work;
     const uint64_t last_run = admission_.load(std::memory_order_relaxed) >> kRunShift;
     admission_.store(((last_run + 1) << kRunShift) | kOpen, std::memory_order_release);
   }
-  wake_.notify_all();
+  wake_.NotifyAll();
 }
 
 void ThreadPool::Run(const std::function<void(int)>& work) {
@@ -117,8 +117,8 @@ bool ThreadPool::WaitForRun(uint64_t last_run) {
     return admission_.load(std::memory_order_acquire) >> kRunShift != last_run || stopping_.load();
   };
   if (!SpinUntil(ready, spin_ns_)) {
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, ready);
+    MutexLock lock(&mutex_);
+    while (!ready()) wake_.Wait(&mutex_);
   }
   return !stopping_.load();
 }

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#include "base/mutex.h"
 
 namespace tributary {
 
@@ -41,8 +41,8 @@ class ThreadPool {
   bool Join(uint64_t* last_run);
 
   const int64_t spin_ns_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  Mutex mutex_;  // of the sleep alone: all that the threads share is atomic
+  CondVar wake_;
   // One word, so that joining a run is one exchange: number of the run | open: threads may join | threads in it.
   static constexpr int kRunShift = 33;
   static constexpr uint64_t kOpen = uint64_t{1} << 32;

@@ -37,14 +37,14 @@ Histogram MetricRegistry::histogram(const MetricSpec& spec, LabelValues labels) 
 }
 
 void MetricRegistry::AddSource(Source source) {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   sources_.push_back(std::move(source));
 }
 
 internal::MetricCell* MetricRegistry::Cell(const MetricSpec& spec, MetricType type, LabelValues labels) {
   TRIBUTARY_CHECK(spec.type == type);
   TRIBUTARY_CHECK_EQ(labels.size(), spec.num_labels());
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   for (const auto& cell : cells_) {
     if (cell->spec->name == spec.name && std::ranges::equal(cell->label_values, labels)) return cell.get();
   }
@@ -61,7 +61,7 @@ internal::MetricCell* MetricRegistry::Cell(const MetricSpec& spec, MetricType ty
 
 std::vector<MetricSample> MetricRegistry::Collect() const {
   std::vector<MetricSample> samples;
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   for (const auto& cell : cells_) {
     MetricSample sample{cell->spec, cell->label_values, cell->value.load(std::memory_order_relaxed), {}};
     if (cell->spec->type == MetricType::kHistogram) {

@@ -15,12 +15,12 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/mutex.h"
 #include "telemetry/metric_names.h"
 
 namespace tributary {
@@ -124,9 +124,9 @@ class MetricRegistry {
  private:
   internal::MetricCell* Cell(const MetricSpec& spec, MetricType type, LabelValues labels);
 
-  mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<internal::MetricCell>> cells_;
-  std::vector<Source> sources_;
+  mutable Mutex mutex_;
+  std::vector<std::unique_ptr<internal::MetricCell>> cells_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Source> sources_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tributary

@@ -21,7 +21,8 @@ OTHER_SUFFIXES = {".py", ".sh", ".cmake"}
 
 # module -> modules it may include, besides itself. A module is the longest of these path prefixes.
 ALGEBRA = {"base", "attention", "attention/kv"}
-CORE = ALGEBRA | {"policy", "policy/hgca", "wire", "cluster", "telemetry", "transport", "model", "kv_store"}
+CORE = ALGEBRA | {"policy", "policy/hgca", "wire", "cluster", "telemetry", "transport", "process/loop", "model",
+                  "kv_store"}
 EDGE = CORE | {"proto", "rpc", "process", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
@@ -38,7 +39,8 @@ MAY_INCLUDE = {
     "transport": {"base", "wire"},
     "proto": ALGEBRA | {"policy", "wire", "cluster", "transport"},
     "rpc": {"base", "proto"},
-    "process": {"base", "telemetry", "proto", "rpc"},
+    "process/loop": {"base", "transport"},
+    "process": {"base", "telemetry", "rpc"},
     "kv_store": ALGEBRA | {"policy", "cluster"},
     "model": ALGEBRA,
     "transport/ucx": {"base", "wire", "transport"},
@@ -94,7 +96,13 @@ BANNED = [
     (re.compile(r"(?<![\w.])assert\("), True, "use TRIBUTARY_CHECK, which is always on"),
     (re.compile(r"#include <(cassert|assert\.h)>"), True, "use base/check.h"),
 ]
-BANNED_EXEMPT = {"cmake/flags.cmake", "tools/tidy.py"}
+BANNED_EXEMPT = {"base/mutex.h", "cmake/flags.cmake", "tools/tidy.py"}
+
+# The same, of production code alone.
+PRODUCTION_BANNED = [
+    (re.compile(r"\bstd::(mutex|lock_guard|unique_lock|scoped_lock|condition_variable)\b"), True,
+     "use base/mutex.h, so that tools/thread_safety.py sees what the lock guards"),
+]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+["<]([^">]+)[">]')
 STRIP = re.compile(r'R"\((?:.|\n)*?\)"|//[^\n]*|/\*(?:.|\n)*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'')
@@ -211,7 +219,7 @@ def check_lines(path, lines, findings):
             findings.add(path, number, "blanks at the end of the line")
         if path in BANNED_EXEMPT:
             continue
-        for pattern, cpp_only, why in BANNED:
+        for pattern, cpp_only, why in BANNED if path.startswith(FREE_FOLDERS) else BANNED + PRODUCTION_BANNED:
             match = pattern.search(line)
             if match and (is_cpp or not cpp_only) and not (comment and "math" in match.group(0)):
                 findings.add(path, number, f"'{match.group(0)}': {why}")

@@ -135,9 +135,11 @@ FrameError CheckMeasured(const PartialEntry& entry, std::span<const std::byte> a
 
 std::string_view FrameErrorName(FrameError error) {
   static constexpr std::array<std::string_view, kNumFrameErrors> kNames = {
-      "ok",           "truncated",       "bad_magic",   "bad_version", "bad_type",      "bad_size",
-      "bad_auth_tag", "unknown_session", "stale_epoch", "replayed",    "unknown_shard", "bad_geometry",
-      "not_stored",   "out_of_range",    "exhausted",   "malformed",   "bad_payload",   "not_granted"};
+      "ok",          "truncated",    "bad_magic",     "bad_version",
+      "bad_type",    "bad_size",     "bad_auth_tag",  "unknown_session",
+      "stale_epoch", "replayed",     "unknown_shard", "bad_geometry",
+      "not_stored",  "out_of_range", "exhausted",     "malformed",
+      "bad_payload", "not_granted",  "other_content", "corrupt_kv"};
   const uint32_t value = static_cast<uint32_t>(error);
   return IsFrameError(value) ? kNames[value] : "unknown";
 }

@@ -63,16 +63,18 @@ enum class FrameError : uint32_t {
   kStaleEpoch = 8,  // the placement has moved on
   kReplayed = 9,    // frame_seq seen before, or too old to tell
   kUnknownShard = 10,
-  kBadGeometry = 11,  // heads, head_dim or dtype differ from the shard's
-  kNotStored = 12,    // visible range beyond what the shard holds
-  kOutOfRange = 13,   // tokens or layer outside the shard
-  kExhausted = 14,    // reserved memory is used up
-  kMalformed = 15,    // a value that no correct sender writes: reserved bits, an unknown enum, a
-                      // scale that is not finite
-  kBadPayload = 16,   // changed on the way: not the payload that its header was made for
-  kNotGranted = 17,   // the shard is another worker's
+  kBadGeometry = 11,   // heads, head_dim or dtype differ from the shard's
+  kNotStored = 12,     // visible range beyond what the shard holds
+  kOutOfRange = 13,    // tokens or layer outside the shard
+  kExhausted = 14,     // reserved memory is used up
+  kMalformed = 15,     // a value that no correct sender writes: reserved bits, an unknown enum, a
+                       // scale that is not finite
+  kBadPayload = 16,    // changed on the way: not the payload that its header was made for
+  kNotGranted = 17,    // the shard is another worker's
+  kOtherContent = 18,  // a spill of tokens that are stored already, and are not the same
+  kCorruptKv = 19,     // stored K or V no longer has the bytes that were stored
 };
-inline constexpr uint32_t kNumFrameErrors = 18;
+inline constexpr uint32_t kNumFrameErrors = 20;
 // Lower-case words with underscores ("bad_auth_tag"); "unknown" for a value that is no FrameError.
 std::string_view FrameErrorName(FrameError error);
 
@@ -145,7 +147,9 @@ inline constexpr uint32_t kPartialMeasured = 1;
 
 struct PartialEntry {
   uint64_t shard_id = 0;
-  uint32_t status = 0;  // FrameError; unless kOk there is no data
+  // FrameError; unless kOk there is no data. If kCorruptKv, num_kv_heads says which KV head of those held it is that is
+  // corrupt, and covered_tokens which tile.
+  uint32_t status = 0;
   uint32_t num_q_heads = 0;
   uint64_t covered_tokens = 0;
   // Sum over the KV heads of the tokens that out rests on; covered_tokens * num_kv_heads when dense. What was read to

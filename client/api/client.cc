@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/clock.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "rpc/grpc_channel.h"
@@ -42,15 +43,17 @@ absl::Status Client::WaitForConnection(double timeout_s) {
 
 absl::Status Client::Explain(const grpc::Status& status) const {
   absl::Status result = FromGrpcStatus(status);
+  // It may quote what others have sent, and goes to a terminal.
+  const std::string message = Printable(status.error_message());
+  if (!result.ok()) result = absl::Status(result.code(), message);
   // gRPC's own words ("Socket closed") name neither side. The channel may learn of it a little later.
   if (absl::IsUnavailable(result) && (channel_->GetState(false) != GRPC_CHANNEL_READY ||
                                       channel_->WaitForStateChange(GRPC_CHANNEL_READY, DeadlineAfter(kStateChangeS)))) {
-    return absl::UnavailableError(fmt::format("{}; the connection to the coordinator at {} is lost: does it still run?",
-                                              status.error_message(), address_));
+    return absl::UnavailableError(
+        fmt::format("{}; the connection to the coordinator at {} is lost: does it still run?", message, address_));
   }
   if (const auto delay_ns = RetryDelayNs(status); delay_ns.has_value()) {
-    result = absl::Status(result.code(),
-                          fmt::format("{} (retry after {:.1f} s)", status.error_message(), SecondsFromNs(*delay_ns)));
+    result = absl::Status(result.code(), fmt::format("{} (retry after {:.1f} s)", message, SecondsFromNs(*delay_ns)));
   }
   return result;
 }
@@ -60,7 +63,7 @@ absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRe
   TRIBUTARY_RETURN_IF_ERROR(WaitForConnection(kConnectTimeoutS));
   grpc::ClientContext context;
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     if (cancelled_) return absl::CancelledError("cancelled before it was sent");
     running_.push_back(&context);
   }
@@ -80,7 +83,7 @@ absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRe
   const grpc::Status status = stream->Finish();
   bool cancelled_here = false;
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     std::erase(running_, &context);
     cancelled_here = cancelled_;
   }
@@ -115,7 +118,7 @@ absl::StatusOr<v1::StatusResponse> Client::Status(double timeout_s) {
 }
 
 void Client::CancelAll() {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   cancelled_ = true;
   for (grpc::ClientContext* context : running_) context->TryCancel();
 }

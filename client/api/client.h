@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/mutex.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
 namespace tributary {
@@ -51,9 +51,9 @@ class Client {
   const std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;
-  std::mutex mutex_;
-  bool cancelled_ = false;
-  std::vector<grpc::ClientContext*> running_;
+  Mutex mutex_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<grpc::ClientContext*> running_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tributary

@@ -34,7 +34,7 @@ Interrupt::~Interrupt() {
 }
 
 void Interrupt::SetHandler(std::function<void()> handler) {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   handler_ = std::move(handler);
   if (handler_ && stop_requested()) handler_();
 }
@@ -44,7 +44,7 @@ void Interrupt::WaitForSignals() {
   for (int signal = 0; sigwait(&set, &signal) == 0;) {
     if (finished_.load(std::memory_order_acquire)) return;
     if (stop_requested()) _exit(kExitInterrupted);
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     stop_requested_.store(true, std::memory_order_release);
     if (handler_) handler_();
   }

@@ -3,8 +3,9 @@
 
 #include <atomic>
 #include <functional>
-#include <mutex>
 #include <thread>
+
+#include "base/mutex.h"
 
 namespace tributary {
 
@@ -28,8 +29,8 @@ class Interrupt {
 
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> finished_{false};
-  std::mutex mutex_;
-  std::function<void()> handler_;
+  Mutex mutex_;
+  std::function<void()> handler_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

@@ -1,16 +1,13 @@
 // The one thread that owns the coordinator's core: takes events from any thread, hands out actions, ticks.
 #pragma once
 
-#include <condition_variable>
-#include <deque>
 #include <functional>
-#include <mutex>
-#include <thread>
 #include <variant>
-#include <vector>
 
 #include "base/clock.h"
 #include "coordinator/core/coordinator_core.h"
+#include "process/loop/loop_idle.h"
+#include "process/loop/owner_loop.h"
 
 namespace tributary {
 
@@ -22,7 +19,7 @@ class CoreLoop {
   // `execute` runs on the loop's thread, `on_tick` after every tick. The clock outlives the loop.
   CoreLoop(const CoordinatorConfig& config, const Clock* clock, Execute execute, Inspect on_tick);
   // Stops; what is still queued is dropped.
-  ~CoreLoop();
+  ~CoreLoop() = default;
 
   // Thread-safe. Handled in the order of the calls.
   void Post(Event event);
@@ -31,18 +28,17 @@ class CoreLoop {
 
  private:
   using Item = std::variant<Event, Inspect>;
-  void Add(Item item);
-  void ThreadMain();
+  void Run(Item& item);
+  void Step(Event event);
+  int TickIfDue();
 
   const Clock* const clock_;
   const Execute execute_;
   const Inspect on_tick_;
-  CoordinatorCore core_;  // of the thread only
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Item> queue_;  // guarded by mutex_
-  bool stopping_ = false;   // guarded by mutex_
-  std::thread thread_;
+  CoordinatorCore core_;  // of the thread only, as is next_tick_ns_
+  int64_t next_tick_ns_ = 0;
+  SleepIdle idle_;
+  OwnerLoop<Item> loop_;
 };
 
 }  // namespace tributary

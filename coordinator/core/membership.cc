@@ -98,6 +98,12 @@ absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, s
                     "node id: give one of them another",
                     node.incarnation, node.node_id));
   }
+  if (members_.size() >= limits::kMaxMembers && !members_.contains(node.node_id)) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "node '{}' would be member {}; a cluster has at most {}, and forgets dead ones {} s after they were "
+        "last heard",
+        node.node_id, members_.size() + 1, limits::kMaxMembers, options_.forget_after_ns / 1'000'000'000));
+  }
   auto [it, inserted] = members_.try_emplace(node.node_id);
   Member& member = it->second;
   if (!inserted && member.node.incarnation != node.incarnation) {

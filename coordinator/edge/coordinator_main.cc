@@ -1,32 +1,21 @@
 // tributary-coordinator: flags, and the parts put together.
 #include <chrono>
-#include <cstdio>
 #include <optional>
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "base/process.h"
 #include "base/status.h"
 #include "base/version.h"
 #include "coordinator/edge/coordinator_service.h"
 #include "fmt/format.h"
-#include "process/fd_limit.h"
-#include "process/rpc_metrics.h"
-#include "rpc/rpc_server.h"
-#include "telemetry/build_info.h"
-#include "telemetry/exposer.h"
-#include "telemetry/process_collector.h"
+#include "process/server_process.h"
 
 namespace tributary {
 namespace {
 
 struct Flags {
-  std::string listen = "127.0.0.1:0";
-  std::string metrics_listen;
-  std::string port_file;
-  std::string log_level = "info";
   std::string kv_dtype = "bf16";
   std::string remote_k_dtype;  // "" = kv_dtype
   std::string remote_v_dtype;
@@ -39,16 +28,9 @@ struct Flags {
   uint32_t window_tokens = 1024;
   uint32_t sink_tokens = 64;
   uint32_t block_tokens = 64;
-  uint32_t drain_timeout_s = 60;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
-  app.set_version_flag("--version", std::string(VersionText()));
-  app.add_option("--listen", flags.listen, "host:port for clients and nodes; port 0 takes a free one")
-      ->capture_default_str();
-  app.add_option("--metrics-listen", flags.metrics_listen, "host:port of /metrics; empty: none");
-  app.add_option("--port-file", flags.port_file, "where to write the addresses as JSON");
-  app.add_option("--log-level", flags.log_level, "debug, info, warn, error or off")->capture_default_str();
   app.add_option("--max-running", flags.max_running, "requests placed at the same time")
       ->capture_default_str()
       ->check(CLI::Range(1u, 1u << 16));
@@ -76,11 +58,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
                    "in which CPU nodes store it, for requests that state none: f32, bf16, f16, "
                    "int8, int4 or fp8-e4m3; default: as --kv-dtype");
   }
-  app.add_option("--drain-timeout-s", flags.drain_timeout_s, "time for running requests after SIGTERM")
-      ->capture_default_str();
 }
 
-absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
+absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags, const std::string& listen) {
   if (flags.node_timeout_ms < 3 * flags.heartbeat_interval_ms) {
     return absl::InvalidArgumentError(
         fmt::format("--node-timeout-ms {} is less than three heartbeat intervals of {} ms; raise it",
@@ -97,7 +77,7 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
                     *flags.max_kept, flags.max_running));
   }
   CoordinatorServiceOptions options;
-  options.listen = flags.listen;
+  options.listen = listen;
   options.heartbeat_interval_ns = int64_t{flags.heartbeat_interval_ms} * kNsPerMs;
   options.shard_call_timeout_ns = 5 * kNsPerS;
   CoordinatorConfig& core = options.core;
@@ -130,45 +110,31 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags) {
   return options;
 }
 
-absl::Status Run(const Flags& flags) {
-  TRIBUTARY_RETURN_IF_ERROR(InitLogging("coordinator", flags.log_level));
-  TRIBUTARY_ASSIGN_OR_RETURN(const CoordinatorServiceOptions options, OptionsOf(flags));
-  RaiseFdLimit();
-  StopSignals stop;
-  MetricRegistry registry;
-  AddBuildInfo(registry, "", GrpcVersion());
-  AddProcessMetrics(registry);
-  ServiceStateMetric state(registry);
-  std::unique_ptr<MetricsExposer> exposer;
-  if (!flags.metrics_listen.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
+absl::Status Run(const Flags& flags, ServerProcess& process) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const CoordinatorServiceOptions options, OptionsOf(flags, process.flags().listen));
+  process.SetBuildInfo("");
+  TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorService> service,
+                             CoordinatorService::Start(options, process.registry()));
+  TRIBUTARY_RETURN_IF_ERROR(process.PublishAddress(service->server(), service->address()));
+  process.SetServing(service->server(), fmt::format("coordinator {} listens on {}", VersionText(), service->address()));
+
+  process.WaitForStop();
+  if (!service->Drain(int64_t{process.flags().drain_timeout_s} * kNsPerS)) {
+    LOG_WARN("requests still ran after {} s of draining; they are ended now", process.flags().drain_timeout_s);
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorService> service, CoordinatorService::Start(options, registry));
-  AddRpcMetrics(service->server(), registry);
-  state.Set(ServiceState::kServing);
-  LOG_INFO("coordinator {} listens on {}", VersionText(), service->address());
-  if (!flags.port_file.empty()) {
-    TRIBUTARY_RETURN_IF_ERROR(
-        WritePortFile(flags.port_file, service->address(), exposer == nullptr ? "" : exposer->address()));
-  }
-  stop.Wait();
-  state.Set(ServiceState::kDraining);
-  if (!service->Drain(int64_t{flags.drain_timeout_s} * kNsPerS)) {
-    LOG_WARN("requests still ran after {} s of draining; they are ended now", flags.drain_timeout_s);
-  }
-  return absl::OkStatus();
+  return process.refusal();
 }
 
 }  // namespace
 }  // namespace tributary
 
 int main(int argc, char** argv) {
-  CLI::App app("Tributary's coordinator: admits requests, places their KV, forms decode steps.");
   tributary::Flags flags;
-  tributary::AddFlags(app, flags);
-  CLI11_PARSE(app, argc, argv);
-  const absl::Status status = tributary::Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "tributary-coordinator: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return tributary::RunServerProgram(
+      argc, argv,
+      {"tributary-coordinator", "coordinator",
+       "Tributary's coordinator: admits requests, places their KV, forms decode steps."},
+      [&](CLI::App& app) { tributary::AddFlags(app, flags); },
+      [&](tributary::ServerProcess& process) { return tributary::Run(flags, process); });
 }

@@ -2,20 +2,22 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <future>
 #include <map>
-#include <mutex>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/log.h"
+#include "base/mutex.h"
 #include "base/status.h"
 #include "coordinator/core/coordinator_metrics.h"
 #include "coordinator/core/core_loop.h"
 #include "coordinator/edge/proto_convert.h"
 #include "coordinator/edge/queued_writer.h"
 #include "coordinator/edge/shard_client.h"
+#include "fmt/format.h"
+#include "proto/outside_strings.h"
 #include "rpc/grpc_status.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
@@ -30,23 +32,36 @@ template <typename Id, typename Reactor>
 class ReactorRegistry {
  public:
   void Add(Id id, Reactor* reactor) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     reactors_[id] = reactor;
   }
   void Remove(Id id) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     reactors_.erase(id);
+  }
+  size_t size() {
+    MutexLock lock(&mutex_);
+    return reactors_.size();
   }
   template <typename Use>
   void With(Id id, Use use) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     if (const auto it = reactors_.find(id); it != reactors_.end()) use(*it->second);
   }
 
  private:
-  std::mutex mutex_;
-  std::map<Id, Reactor*> reactors_;
+  Mutex mutex_;
+  std::map<Id, Reactor*> reactors_ ABSL_GUARDED_BY(mutex_);
 };
+
+// What is asked before anything of a call is kept: its text is bounded, and there are not too many such calls.
+absl::Status CheckEntry(const google::protobuf::Message& request, size_t num_calls = 0, size_t max_calls = 1) {
+  if (num_calls > max_calls) {
+    return absl::ResourceExhaustedError(
+        fmt::format("{} such calls are open; at most {} may be: try again later", num_calls, max_calls));
+  }
+  return CheckOutsideStrings(request);
+}
 
 class GenerateStream;
 class WorkerStream;
@@ -104,6 +119,10 @@ class WorkerStream final
  private:
   void OnReadDone(bool ok) override {
     if (!ok) return Lost(grpc::Status::OK);
+    // Hello once; later events hold numbers and texts of errors, which the log escapes.
+    if (message_.has_hello()) {
+      if (absl::Status status = CheckEntry(message_.hello()); !status.ok()) return Lost(ToGrpcStatus(status));
+    }
     absl::StatusOr<Event> event = WorkerEventFromProto(stream_, message_);
     if (!event.ok()) return Lost(ToGrpcStatus(event.status()));
     loop_->Post(*std::move(event));
@@ -137,11 +156,11 @@ template <typename Response>
 class UnaryCalls {
  public:
   void Add(CallId id, UnaryCall<Response> call) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     calls_[id] = call;
   }
   UnaryCall<Response> Take(CallId id) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     const auto it = calls_.find(id);
     UnaryCall<Response> call = it->second;
     calls_.erase(it);
@@ -149,8 +168,8 @@ class UnaryCalls {
   }
 
  private:
-  std::mutex mutex_;
-  std::map<CallId, UnaryCall<Response>> calls_;
+  Mutex mutex_;
+  std::map<CallId, UnaryCall<Response>> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
@@ -172,6 +191,10 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                                         const v1::GenerateRequest* request) override {
     const CallId call = NextCall();
     auto* stream = new GenerateStream(call, &generate_streams, loop.get());
+    if (absl::Status status = CheckEntry(*request, generate_streams.size(), limits::kMaxGenerateCalls); !status.ok()) {
+      stream->End(ToGrpcStatus(status));
+      return stream;
+    }
     absl::StatusOr<GenerateSpec> spec = GenerateSpecFromProto(*request);
     if (!spec.ok()) {
       stream->End(ToGrpcStatus(spec.status()));
@@ -185,6 +208,10 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                    v1::CancelResponse* response) override {
     const CallId call = NextCall();
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (absl::Status status = CheckEntry(*request); !status.ok()) {
+      reactor->Finish(ToGrpcStatus(status));
+      return reactor;
+    }
     cancels.Add(call, {reactor, response});
     loop->Post(event::Cancel{call, request->request_id()});
     return reactor;
@@ -204,7 +231,8 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
                                      v1::RegisterResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    absl::StatusOr<NodeDescription> node = NodeFromProto(request->node());
+    absl::Status entry = CheckEntry(*request);
+    absl::StatusOr<NodeDescription> node = entry.ok() ? NodeFromProto(request->node()) : entry;
     if (node.ok() && node->role != NodeRole::kCpuAttention) {
       node = absl::InvalidArgumentError("GPU workers register over WorkerChannel, not Register");
     }
@@ -223,6 +251,10 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                       v1::HeartbeatResponse* response) override {
     const CallId call = NextCall();
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (absl::Status status = CheckEntry(*request); !status.ok()) {
+      reactor->Finish(ToGrpcStatus(status));
+      return reactor;
+    }
     heartbeats.Add(call, {reactor, response});
     loop->Post(HeartbeatFromProto(call, *request));
     return reactor;
@@ -230,7 +262,12 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
 
   grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>* WorkerChannel(
       grpc::CallbackServerContext* context) override {
-    return new WorkerStream(StreamId(++last_id), context, &worker_streams, loop.get());
+    auto* stream = new WorkerStream(StreamId(++last_id), context, &worker_streams, loop.get());
+    if (worker_streams.size() > limits::kMaxMembers) {
+      stream->Refuse(absl::ResourceExhaustedError(
+          fmt::format("{} workers are connected; at most {} may be", worker_streams.size() - 1, limits::kMaxMembers)));
+    }
+    return stream;
   }
 
   // ---- actions, on the loop's thread ----
@@ -294,9 +331,9 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
 
   void OnTick(const CoordinatorCore& core) {
     metrics.Observe(core.status());
-    std::lock_guard lock(idle_mutex);
+    MutexLock lock(&idle_mutex);
     idle = core.idle();
-    if (idle) idle_changed.notify_all();
+    if (idle) idle_changed.NotifyAll();
   }
 
   const CoordinatorServiceOptions options;
@@ -309,9 +346,9 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   UnaryCalls<v1::HeartbeatResponse> heartbeats;
   UnaryCalls<v1::CancelResponse> cancels;
   ShardClient shard_client;
-  std::mutex idle_mutex;
-  std::condition_variable idle_changed;
-  bool idle = true;  // at the last tick
+  Mutex idle_mutex;
+  CondVar idle_changed;
+  bool idle ABSL_GUARDED_BY(idle_mutex) = true;  // at the last tick
   std::unique_ptr<CoreLoop> loop;
   std::unique_ptr<RpcServer> server;
 };
@@ -345,14 +382,17 @@ RpcServer& CoordinatorService::server() { return *impl_->server; }
 const std::string& CoordinatorService::address() const { return impl_->server->address(); }
 
 bool CoordinatorService::Drain(int64_t timeout_ns) {
+  const auto end = WaitEnd(timeout_ns);
   impl_->server->SetServing(false, kServiceName);
   {
-    std::lock_guard lock(impl_->idle_mutex);
+    MutexLock lock(&impl_->idle_mutex);
     impl_->idle = false;  // of a tick before the drain
   }
   impl_->loop->Post(event::Drain{});
-  std::unique_lock lock(impl_->idle_mutex);
-  return impl_->idle_changed.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [this] { return impl_->idle; });
+  MutexLock lock(&impl_->idle_mutex);
+  while (!impl_->idle && impl_->idle_changed.WaitUntil(&impl_->idle_mutex, end)) {
+  }
+  return impl_->idle;
 }
 
 }  // namespace tributary

@@ -6,10 +6,10 @@
 #pragma once
 
 #include <deque>
-#include <mutex>
 #include <optional>
 #include <utility>
 
+#include "base/mutex.h"
 #include "grpcpp/support/server_callback.h"
 
 namespace tributary {
@@ -20,7 +20,7 @@ class QueuedWriter : public Reactor {
  public:
   // Dropped once the stream is broken or ended.
   void Push(Message message) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     if (broken_ || end_) return;
     // The front one may be on its way; any other may still grow.
     if (queue_.size() > 1 && MergeInto(queue_.back(), message)) return;
@@ -30,7 +30,7 @@ class QueuedWriter : public Reactor {
 
   // Finishes once everything is written. The first status counts.
   void End(grpc::Status status) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     if (end_) return;
     end_ = std::move(status);
     if (queue_.empty()) this->Finish(*end_);
@@ -42,7 +42,7 @@ class QueuedWriter : public Reactor {
 
  private:
   void OnWriteDone(bool ok) final {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     queue_.pop_front();
     if (!ok) {
       broken_ = true;
@@ -55,10 +55,11 @@ class QueuedWriter : public Reactor {
     }
   }
 
-  std::mutex mutex_;
-  std::deque<Message> queue_;  // the front one is being written; references into a deque survive push_back
-  std::optional<grpc::Status> end_;
-  bool broken_ = false;
+  Mutex mutex_;
+  // The front one is being written; references into a deque survive push_back.
+  std::deque<Message> queue_ ABSL_GUARDED_BY(mutex_);
+  std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace tributary

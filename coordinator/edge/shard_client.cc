@@ -57,33 +57,33 @@ void ShardClient::Close(const action::CloseShard& close) {
 }
 
 void ShardClient::Forget(const std::string& address) {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   stubs_.erase(address);
 }
 
 void ShardClient::Shutdown() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(&mutex_);
   stopped_ = true;
-  idle_.wait(lock, [this] { return num_pending_ == 0; });
+  while (num_pending_ > 0) idle_.Wait(&mutex_);
 }
 
 std::shared_ptr<v1::CpuAttention::Stub> ShardClient::StubFor(const std::string& address) {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   std::shared_ptr<v1::CpuAttention::Stub>& stub = stubs_[address];
   if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(address));
   return stub;
 }
 
 bool ShardClient::Begin() {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   if (stopped_) return false;
   ++num_pending_;
   return true;
 }
 
 void ShardClient::Finish() {
-  std::lock_guard lock(mutex_);
-  if (--num_pending_ == 0) idle_.notify_all();
+  MutexLock lock(&mutex_);
+  if (--num_pending_ == 0) idle_.NotifyAll();
 }
 
 }  // namespace tributary

@@ -1,14 +1,13 @@
 // Calls CpuAttention.OpenShard and CloseShard on the nodes, and reports each answer once.
 #pragma once
 
-#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "absl/status/status.h"
+#include "base/mutex.h"
 #include "coordinator/core/coordinator_events.h"
 #include "tributary/v1/cpu_attention.grpc.pb.h"
 
@@ -37,11 +36,11 @@ class ShardClient {
 
   const int64_t timeout_ns_;
   const Report report_;
-  std::mutex mutex_;
-  std::condition_variable idle_;
-  int num_pending_ = 0;
-  bool stopped_ = false;
-  std::map<std::string, std::shared_ptr<v1::CpuAttention::Stub>> stubs_;
+  Mutex mutex_;
+  CondVar idle_;
+  int num_pending_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<std::string, std::shared_ptr<v1::CpuAttention::Stub>> stubs_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tributary

@@ -9,19 +9,10 @@
 
 namespace tributary {
 
-int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
-  CLI::App app("A CPU attention node: holds shards of KV and attends over them where they lie.");
-  app.set_version_flag("--version", std::string(VersionText()));
-  app.add_option("--node-id", flags->node_id, "Name of this node, unique in the cluster")
-      ->required()
-      ->check([](const std::string& id) {
-        return id.empty() || id.size() > limits::kMaxNodeIdBytes ? "must have 1 to 128 bytes" : "";
-      });
+void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags) {
+  AddNodeIdFlag(app, &flags->node_id, "Name of this node, unique in the cluster");
   app.add_option("--coordinator", flags->coordinator, "HOST:PORT to register with; without it the node stands alone");
-  app.add_option("--listen", flags->listen, "HOST:PORT of the gRPC server; port 0 takes a free one")
-      ->capture_default_str();
   app.add_option("--advertise", flags->advertise, "Host by which others reach this node, if not the one in --listen");
-  app.add_option("--metrics-listen", flags->metrics_listen, "HOST:PORT for /metrics; without it there is none");
   app.add_option("--kv-pool-bytes", flags->kv_pool_bytes,
                  "Memory for KV, reserved at start; takes suffixes such as 512MiB or 8GiB")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
@@ -48,29 +39,10 @@ int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags) {
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
       ->capture_default_str();
   app.add_option("--kernel", flags->kernel, "amx, avx512_bf16, avx512, avx2 or scalar; the best one by default");
-  app.add_option("--spin-us", flags->spin_us,
-                 "How long to poll before sleeping; beside a GPU, longer than a layer takes: 1000")
-      ->check(CLI::Range(0u, 1'000'000u))
-      ->capture_default_str();
-  app.add_option("--transport-tls", flags->transport_tls,
-                 "UCX transports, e.g. posix,sysv,self or tcp,self; all by default");
-  app.add_option("--transport-net-devices", flags->transport_net_devices,
-                 "Network devices of the data plane, e.g. eth0; UCX opens a TCP port on each: name one");
-  app.add_flag("--data-plane-mac", flags->data_plane_mac,
-               "Tags frames with an AES-GMAC instead of a CRC, so that what somebody changes on the network is found, "
-               "too; on every node and worker or none");
-  app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")->capture_default_str();
-  app.add_option("--port-file", flags->port_file,
-                 "Writes the addresses in use to this file, as JSON, once the node serves");
-  app.add_option("--drain-timeout-s", flags->drain_timeout_s,
-                 "Time for requests with KV on this node after SIGTERM; a second SIGTERM ends it")
-      ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
-  }
-  return -1;
+  AddDataPlaneFlags(app, &flags->data_plane);
+  app.callback([flags] {
+    if (flags->node_id.empty()) throw CLI::RequiredError("--node-id");
+  });
 }
 
 absl::StatusOr<std::vector<int>> CpusToPin(const CpuAttentionFlags& flags) {

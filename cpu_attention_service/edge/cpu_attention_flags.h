@@ -6,15 +6,14 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "process/server_flags.h"
 
 namespace tributary {
 
 struct CpuAttentionFlags {
   std::string node_id;
   std::string coordinator;  // "" = standalone
-  std::string listen = "127.0.0.1:0";
-  std::string advertise;  // host that others reach this one by; "" = that of `listen`
-  std::string metrics_listen;
+  std::string advertise;    // host that others reach this one by; "" = that of --listen
   uint64_t kv_pool_bytes = uint64_t{1} << 30;
   uint64_t extent_bytes = 512u << 10;
   int threads = 0;                         // 0 = one per allowed core
@@ -24,21 +23,14 @@ struct CpuAttentionFlags {
   bool prefault = false;
   uint64_t scrub_bytes_per_second = 64u << 20;  // 0 = stored KV is not scrubbed
   std::string kernel;
-  uint32_t spin_us = 50;
-  std::string transport_tls;
-  std::string transport_net_devices;
-  bool data_plane_mac = false;
-  std::string log_level = "info";
-  std::string port_file;
-  uint32_t drain_timeout_s = 60;
+  DataPlaneFlags data_plane;
 };
 
 // The cores to pin to, empty for none: those of `cpus`, else those of the NUMA node. NOT_FOUND or
 // INVALID_ARGUMENT: what the flags name is not there.
 absl::StatusOr<std::vector<int>> CpusToPin(const CpuAttentionFlags& flags);
 
-// -1 if the process should go on; else the exit code (help, version or a wrong flag, which is
-// explained on stderr).
-int ParseCpuAttentionFlags(int argc, char** argv, CpuAttentionFlags* flags);
+// Beside those of every server (process/server_flags.h).
+void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags);
 
 }  // namespace tributary

@@ -1,16 +1,13 @@
 // tributary-cpu-attention: puts a CPU attention node together and runs it until SIGTERM or SIGINT.
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/process.h"
+#include "base/random_id.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "base/version.h"
@@ -22,19 +19,13 @@
 #include "cpu_attention_service/node/io_loop.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
-#include "process/fd_limit.h"
-#include "process/rpc_metrics.h"
+#include "process/server_process.h"
 #include "proto/convert.h"
-#include "rpc/rpc_server.h"
-#include "telemetry/build_info.h"
-#include "telemetry/exposer.h"
-#include "telemetry/process_collector.h"
 #include "transport/ucx/ucx_data_plane.h"
 
 namespace tributary {
 namespace {
 
-constexpr char kProcessName[] = "tributary-cpu-attention";
 // A worker that is there sends a heartbeat every half second; what is left is of one that hung and came back as
 // another.
 constexpr int64_t kSessionIdleNs = 120 * kNsPerS;
@@ -63,30 +54,25 @@ v1::NodeInfo DescribeNode(const CpuAttentionFlags& flags, const AttentionServerO
 }
 
 // Waits until no shard is left: the coordinator opens none on a draining node, and closes those of requests that end.
-void Drain(const CpuAttentionFlags& flags, NodeRegistration& registration, IoLoop& loop) {
-  constexpr int64_t kPollMs = 20;
-  constexpr int64_t kUnderWayMs = 100;  // a shard may be opened by who has not heard of the draining
+void Drain(ServerProcess& process, const std::string& node_id, NodeRegistration& registration, IoLoop& loop) {
   registration.SetDraining();
   size_t num_shards = 0;
-  for (int64_t waited_ms = 0; waited_ms <= int64_t{flags.drain_timeout_s} * 1000; waited_ms += kPollMs) {
+  process.Drain([&] {
     const absl::Status asked =
         loop.Run([&](AttentionServer& server) { num_shards = server.shards().size(); }, 2 * kNsPerS);
-    if (!asked.ok() || registration.coordinator_is_gone()) break;
-    if (num_shards == 0 && waited_ms >= kUnderWayMs) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
-  }
+    return !asked.ok() || registration.coordinator_is_gone() || num_shards == 0;
+  });
   if (num_shards > 0) {
-    LOG_WARN("node {} stops with {} open shards; requests with KV in them end with an error", flags.node_id,
-             num_shards);
+    LOG_WARN("node {} stops with {} open shards; requests with KV in them end with an error", node_id, num_shards);
   }
 }
 
 absl::StatusOr<AttentionServerOptions> MakeServerOptions(const CpuAttentionFlags& flags) {
   AttentionServerOptions options;
   options.node_id = flags.node_id;
-  options.incarnation = RandomIncarnation();
+  options.incarnation = RandomId();
   TRIBUTARY_ASSIGN_OR_RETURN(options.cpus, CpusToPin(flags));
-  options.helper_spin_ns = int64_t{flags.spin_us} * kNsPerUs;
+  options.helper_spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
   options.arena.bytes = flags.kv_pool_bytes;
   options.arena.try_hugetlb = flags.huge_pages == "reserved";
   options.arena.transparent_huge = flags.huge_pages != "off";
@@ -97,7 +83,7 @@ absl::StatusOr<AttentionServerOptions> MakeServerOptions(const CpuAttentionFlags
   const size_t num_cpus = options.cpus.empty() ? AllowedCpus().size() : options.cpus.size();
   options.num_threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(num_cpus));
   options.kernel = flags.kernel;
-  options.data_plane_mac = flags.data_plane_mac;
+  options.data_plane_mac = flags.data_plane.mac;
   options.session_idle_ns = kSessionIdleNs;
   return options;
 }
@@ -121,80 +107,60 @@ void LogPlacement(const AttentionServerOptions& options, const Arena& arena) {
   }
 }
 
-absl::Status RunNode(const CpuAttentionFlags& flags, StopSignals& stop) {
+absl::Status RunNode(const CpuAttentionFlags& flags, ServerProcess& process) {
   RealClock clock;
-  MetricRegistry registry;
-  AddProcessMetrics(registry);
-  AttentionMetrics metrics(registry);
-  ServiceStateMetric state(registry);
-  state.Set(ServiceState::kStarting);
-
+  AttentionMetrics metrics(process.registry());
   UcxOptions ucx;
-  ucx.tls = flags.transport_tls;
-  ucx.net_devices = flags.transport_net_devices;
+  ucx.tls = flags.data_plane.transport_tls;
+  ucx.net_devices = flags.data_plane.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
-  AddBuildInfo(registry, data_plane->info().release, GrpcVersion());
+  process.SetBuildInfo(data_plane->info().release);
 
   TRIBUTARY_ASSIGN_OR_RETURN(const AttentionServerOptions options, MakeServerOptions(flags));
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<AttentionServer> server,
                              AttentionServer::Create(options, data_plane.get(), &clock, &metrics));
 
   const int io_cpu = options.cpus.empty() ? -1 : options.cpus.front();
-  IoLoop loop(server.get(), data_plane.get(), &clock, {.spin_ns = int64_t{flags.spin_us} * kNsPerUs}, io_cpu);
-  CpuAttentionService service(flags.node_id, data_plane->info(), flags.data_plane_mac, &loop);
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> rpc, RpcServer::Start(flags.listen, {&service}));
+  const IdleOptions idle{.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs};
+  IoLoop loop(server.get(), data_plane.get(), &clock, idle, io_cpu);
+  CpuAttentionService service(flags.node_id, data_plane->info(), flags.data_plane.mac, &loop);
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> rpc,
+                             RpcServer::Start(process.flags().listen, {&service}));
   const std::string address = AdvertisedAddress(flags, *rpc);
-  AddRpcMetrics(*rpc, registry);
-  std::unique_ptr<MetricsExposer> exposer;
-  std::string metrics_address;
-  if (!flags.metrics_listen.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
-    metrics_address = exposer->address();
-  }
-  const v1::NodeInfo node = DescribeNode(flags, options, *server, *data_plane, address, metrics_address);
+  TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
+  const v1::NodeInfo node = DescribeNode(flags, options, *server, *data_plane, address, process.metrics_address());
   LogPlacement(options, server->arena());
   loop.Start();
-  if (!flags.port_file.empty()) {
-    TRIBUTARY_RETURN_IF_ERROR(WritePortFile(flags.port_file, address, metrics_address));
-  }
-  LOG_INFO("node {} serves on {} with {} bytes of KV, {} threads, kernel '{}', transports '{}'", flags.node_id, address,
-           server->capacity_bytes(), options.num_threads, std::string(server->kernel_name()),
-           data_plane->info().transports);
-  state.Set(ServiceState::kServing);
-
-  Refusal refusal(&stop);
+  TRIBUTARY_RETURN_IF_ERROR(process.PublishAddress(*rpc, address));
+  process.SetServing(
+      *rpc, fmt::format("node {} serves on {} with {} bytes of KV, {} threads, kernel '{}', transports '{}'",
+                        flags.node_id, address, server->capacity_bytes(), options.num_threads, server->kernel_name(),
+                        data_plane->info().transports));
   std::unique_ptr<NodeRegistration> registration;
   if (!flags.coordinator.empty()) {
     registration = std::make_unique<NodeRegistration>(flags.coordinator, node, &loop,
-                                                      [&](const absl::Status& status) { refusal.Set(status); });
+                                                      [&](const absl::Status& status) { process.Refuse(status); });
     registration->Start();
   }
-  stop.Wait();
-  state.Set(ServiceState::kDraining);
-  rpc->SetServing(false);
-  if (registration != nullptr && refusal.Get().ok()) Drain(flags, *registration, loop);
-  if (registration != nullptr) registration->Stop();
+  process.WaitForStop();
+  if (registration != nullptr) {
+    if (process.refusal().ok()) Drain(process, flags.node_id, *registration, loop);
+    registration->Stop();
+  }
   rpc->Shutdown(kNsPerS);
   loop.Stop();
-  return refusal.Get();
-}
-
-int Main(int argc, char** argv) {
-  CpuAttentionFlags flags;
-  const int exit_code = ParseCpuAttentionFlags(argc, argv, &flags);
-  if (exit_code >= 0) return exit_code;
-  absl::Status status = InitLogging(kProcessName, flags.log_level);
-  if (status.ok()) {
-    RaiseFdLimit();
-    StopSignals stop;
-    status = RunNode(flags, stop);
-  }
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "%s: %s\n", kProcessName, std::string(status.message()).c_str());
-  return 1;
+  return process.refusal();
 }
 
 }  // namespace
 }  // namespace tributary
 
-int main(int argc, char** argv) { return tributary::Main(argc, argv); }
+int main(int argc, char** argv) {
+  tributary::CpuAttentionFlags flags;
+  return tributary::RunServerProgram(
+      argc, argv,
+      {"tributary-cpu-attention", "tributary-cpu-attention",
+       "A CPU attention node: holds shards of KV and attends over them where they lie."},
+      [&](CLI::App& app) { tributary::AddCpuAttentionFlags(app, &flags); },
+      [&](tributary::ServerProcess& process) { return tributary::RunNode(flags, process); });
+}

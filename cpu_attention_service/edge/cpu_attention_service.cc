@@ -14,6 +14,7 @@
 #include "base/version.h"
 #include "fmt/format.h"
 #include "proto/convert.h"
+#include "proto/outside_strings.h"
 #include "rpc/grpc_status.h"
 
 namespace tributary {
@@ -74,6 +75,7 @@ absl::Status CpuAttentionService::RunOnLoop(const grpc::ServerContext& context, 
 }
 
 absl::Status CpuAttentionService::CheckConnect(const v1::ConnectRequest& request, TransportInfo* transport) const {
+  TRIBUTARY_RETURN_IF_ERROR(CheckOutsideStrings(request));
   if (request.protocol_version() != kProtocolVersion) {
     return absl::FailedPreconditionError(
         fmt::format("worker '{}' speaks protocol version {}, node {} speaks {}; run the same "
@@ -85,9 +87,9 @@ absl::Status CpuAttentionService::CheckConnect(const v1::ConnectRequest& request
         fmt::format("worker '{}' was started {} --data-plane-mac, node {} {} it; start both alike", request.worker_id(),
                     request.data_plane_mac() ? "with" : "without", node_id_, data_plane_mac_ ? "with" : "without"));
   }
-  if (request.worker_id().empty() || request.worker_id().size() > limits::kMaxNodeIdBytes) {
-    return absl::InvalidArgumentError(fmt::format("worker_id has {} bytes; it must have 1 to {}",
-                                                  request.worker_id().size(), limits::kMaxNodeIdBytes));
+  if (request.worker_id().empty()) {
+    return absl::InvalidArgumentError(
+        fmt::format("worker_id is empty; it must have 1 to {} bytes", limits::kMaxNodeIdBytes));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(*transport, TransportInfoFromProto(request.transport()));
   return CheckCompatible(transport_, *transport);
@@ -123,6 +125,7 @@ grpc::Status CpuAttentionService::Disconnect(grpc::ServerContext* context, const
 
 grpc::Status CpuAttentionService::OpenShard(grpc::ServerContext* context, const v1::OpenShardRequest* request,
                                             v1::OpenShardResponse* response) {
+  if (const absl::Status status = CheckOutsideStrings(*request); !status.ok()) return ToGrpcStatus(status);
   const absl::StatusOr<ShardSpec> spec = ShardSpecFromProto(request->shard());
   if (!spec.ok()) return ToGrpcStatus(spec.status());
   absl::StatusOr<uint64_t> reserved_bytes = absl::UnknownError("not run");

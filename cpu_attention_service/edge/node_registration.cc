@@ -52,17 +52,17 @@ void NodeRegistration::Start() {
 }
 
 void NodeRegistration::SetDraining() {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   draining_ = true;
   drain_due_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void NodeRegistration::Stop() {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (!thread_.joinable()) return;
   thread_.join();
@@ -72,8 +72,10 @@ void NodeRegistration::Stop() {
 }
 
 bool NodeRegistration::Pause(int64_t pause_ns) {
-  std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::nanoseconds(pause_ns), [&] { return stopping_ || drain_due_; });
+  const auto end = WaitEnd(pause_ns);
+  MutexLock lock(&mutex_);
+  while (!stopping_ && !drain_due_ && changed_.WaitUntil(&mutex_, end)) {
+  }
   drain_due_ = false;
   return !stopping_;
 }
@@ -123,7 +125,7 @@ int64_t NodeRegistration::Register() {
 int64_t NodeRegistration::SendHeartbeat() {
   bool draining = false;
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     draining = draining_;
   }
   const absl::Status status = Heartbeat(draining, kHeartbeatTimeoutNs);

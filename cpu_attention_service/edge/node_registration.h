@@ -5,14 +5,13 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 
 #include "absl/status/status.h"
+#include "base/mutex.h"
 #include "cpu_attention_service/node/io_loop.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
@@ -59,11 +58,11 @@ class NodeRegistration {
   int64_t backoff_ns_ = 0;
   std::atomic<uint64_t> num_failures_{0};  // since the last success
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool stopping_ = false;  // these three guarded by mutex_
-  bool draining_ = false;
-  bool drain_due_ = false;  // the coordinator has not been told
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool drain_due_ ABSL_GUARDED_BY(mutex_) = false;  // the coordinator has not been told
   std::thread thread_;
 };
 

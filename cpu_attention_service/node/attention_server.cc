@@ -419,7 +419,7 @@ NodeShard* AttentionServer::Impl::FindQueried(const QueryEntry& query, uint32_t 
   } else if (const uint64_t end = spec.stripe.LocalIndex(query.visible_end); end > shard->kv->stored_tokens(layer)) {
     *error = FrameError::kNotStored;
   } else if (!stored_check.MayRead(*shard->kv, layer, end)) {
-    *error = FrameError::kNotStored;
+    *error = FrameError::kCorruptKv;
     if (const std::optional<TilePlace> place = shard->kv->FirstCorruptTile(layer); place.has_value()) {
       entry->num_kv_heads = place->kv_head;
       entry->covered_tokens = place->tile;

@@ -20,9 +20,9 @@ inline FrameError ToFrameError(StoreError error) {
     case StoreError::kBadGeometry:
       return FrameError::kBadGeometry;
     case StoreError::kOtherContent:
-      return FrameError::kMalformed;
+      return FrameError::kOtherContent;
     case StoreError::kCorrupt:
-      return FrameError::kNotStored;
+      return FrameError::kCorruptKv;
     case StoreError::kExhausted:
     case StoreError::kBusy:
     case StoreError::kNeedsOwner:

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "process/server_flags.h"
+
 namespace tributary {
 
 struct GpuWorkerFlags {
@@ -20,21 +22,13 @@ struct GpuWorkerFlags {
   uint32_t max_batch = 8;
   uint32_t max_prefill_tokens = 65536;
   uint32_t max_token_stripes = 8;
-  uint32_t spin_us = 50;
-  std::string transport_tls;
-  std::string transport_net_devices;
-  bool data_plane_mac = false;
+  DataPlaneFlags data_plane;
   uint32_t step_timeout_ms = 10000;
   uint32_t node_silence_timeout_ms = 3000;
-  std::string listen = "127.0.0.1:0";
-  std::string metrics_listen;
-  std::string port_file;
   std::string trace_file;
-  uint32_t drain_timeout_s = 60;
-  std::string log_level = "info";
 };
 
-// Returns the exit code if the process should end at once (--help, a wrong flag), else -1.
-int ParseGpuWorkerFlags(int argc, char** argv, GpuWorkerFlags* flags);
+// Beside those of every server (process/server_flags.h).
+void AddGpuWorkerFlags(CLI::App& app, GpuWorkerFlags* flags);
 
 }  // namespace tributary

@@ -1,15 +1,13 @@
 // tributary-gpu-worker: puts a GPU worker together and runs it until SIGTERM or SIGINT.
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/process.h"
+#include "base/random_id.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "base/version.h"
@@ -25,20 +23,14 @@
 #include "gpu_worker/step/decode_step.h"
 #include "model/dummy_weights.h"
 #include "model/weights.h"
-#include "process/fd_limit.h"
-#include "process/rpc_metrics.h"
+#include "process/server_process.h"
 #include "proto/convert.h"
-#include "rpc/rpc_server.h"
-#include "telemetry/build_info.h"
-#include "telemetry/exposer.h"
-#include "telemetry/process_collector.h"
 #include "telemetry/step_trace.h"
 #include "transport/ucx/ucx_data_plane.h"
 
 namespace tributary {
 namespace {
 
-constexpr char kProcessName[] = "tributary-gpu-worker";
 constexpr int64_t kConnectTimeoutNs = 2 * kNsPerS;
 constexpr size_t kTraceSpans = 1 << 18;
 
@@ -71,7 +63,7 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
   options.model.num_layers = config.num_layers;
   options.model.vocab_size = config.vocab_size;
   options.model.max_context_tokens = config.max_position_embeddings;
-  options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
+  options.idle.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
   options.softmax_scale = static_cast<float>(config.softmax_scale());
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
   options.nodes.silence_timeout_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
@@ -111,104 +103,72 @@ v1::NodeInfo DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& conf
 }
 
 // Waits until nothing runs, at most for the drain timeout.
-void Drain(const GpuWorkerFlags& flags, WorkerService& service, const EngineLoop& loop) {
+void Drain(ServerProcess& process, WorkerService& service, const EngineLoop& loop) {
   service.SetDraining();
-  // A start that the coordinator sent before it heard of the draining may still be under way.
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  for (int64_t waited_ms = 0; !loop.idle(); waited_ms += 20) {
-    if (waited_ms >= int64_t{flags.drain_timeout_s} * 1000) {
-      LOG_WARN("{} sequences still ran after {} s of draining; they are ended now", loop.num_sequences(),
-               flags.drain_timeout_s);
-      return;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
+  if (process.Drain([&] { return loop.idle(); })) return;
+  LOG_WARN("{} sequences still ran after {} s of draining; they are ended now", loop.num_sequences(),
+           process.flags().drain_timeout_s);
 }
 
-absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
+absl::Status RunWorker(const GpuWorkerFlags& flags, ServerProcess& process) {
   RealClock clock;
-  MetricRegistry registry;
-  AddProcessMetrics(registry);
-  EngineMetrics metrics(registry);
-  ServiceStateMetric state(registry);
-  state.Set(ServiceState::kStarting);
-
+  EngineMetrics metrics(process.registry());
   TRIBUTARY_ASSIGN_OR_RETURN(
       const std::shared_ptr<const ModelWeights> weights,
       flags.load_format == "dummy" ? MakeDummyWeights(flags.model, flags.dummy_seed) : LoadModelWeights(flags.model));
   UcxOptions ucx;
-  ucx.tls = flags.transport_tls;
-  ucx.net_devices = flags.transport_net_devices;
+  ucx.tls = flags.data_plane.transport_tls;
+  ucx.net_devices = flags.data_plane.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
   // After the data plane, whose frame memory it pins and unpins.
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
-  AddBuildInfo(registry, data_plane->info().release, GrpcVersion());
+  process.SetBuildInfo(data_plane->info().release);
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> health, RpcServer::Start(process.flags().listen, {}));
+  TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
 
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> health, RpcServer::Start(flags.listen, {}));
-  const std::string& address = health->address();
-  AddRpcMetrics(*health, registry);
-  std::unique_ptr<MetricsExposer> exposer;
-  if (!flags.metrics_listen.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(exposer, MetricsExposer::Start(flags.metrics_listen, registry));
-  }
-  const std::string metrics_address = exposer == nullptr ? "" : exposer->address();
-
-  const uint64_t incarnation = RandomIncarnation();
+  const uint64_t incarnation = RandomId();
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
-  options.hello = DescribeWorker(flags, weights->config, incarnation, *data_plane, address, metrics_address);
+  options.hello =
+      DescribeWorker(flags, weights->config, incarnation, *data_plane, health->address(), process.metrics_address());
   options.eos_tokens = weights->config.eos_token_ids;
-  Refusal refusal(&stop);
-  WorkerService service(options, [&](const absl::Status& status) { refusal.Set(status); });
+  WorkerService service(options, [&](const absl::Status& status) { process.Refuse(status); });
 
-  NodeConnectClient connector(flags.node_id, incarnation, flags.data_plane_mac, kConnectTimeoutNs);
+  NodeConnectClient connector(flags.node_id, incarnation, flags.data_plane.mac, kConnectTimeoutNs);
   StepTrace trace = flags.trace_file.empty() ? StepTrace() : StepTrace(kTraceSpans);
   trace.NameLane(0, "worker");
   trace.NameLane(kDeviceLane, "GPU");
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DecodeEngine> engine,
                              DecodeEngine::Create(MakeEngineOptions(flags, weights->config), device.get(),
                                                   data_plane.get(), &connector, &clock, &service, &metrics, &trace));
-  if (!flags.port_file.empty()) {
-    TRIBUTARY_RETURN_IF_ERROR(WritePortFile(flags.port_file, address, metrics_address));
-  }
+  TRIBUTARY_RETURN_IF_ERROR(process.PublishAddress(*health, health->address()));
   // From here on nothing fails: the loop must outlive the service's thread, so both are stopped below, in order.
   EngineLoop loop(engine.get(), device.get(), data_plane.get(), &clock,
-                  [&](const absl::Status& status) { refusal.Set(status); });
+                  [&](const absl::Status& status) { process.Refuse(status); });
   loop.Start();
   service.Start(&loop);
-  LOG_INFO("worker {} serves model '{}' on device '{}', health on {}, transports '{}'", flags.node_id, flags.model,
-           flags.device, address, data_plane->info().transports);
-  health->SetServing(true);
-  state.Set(ServiceState::kServing);
-
-  stop.Wait();
-  health->SetServing(false);
-  state.Set(ServiceState::kDraining);
-  if (refusal.Get().ok()) Drain(flags, service, loop);
+  process.SetServing(
+      *health, fmt::format("worker {} serves model '{}' on device '{}', health on {}, transports '{}'", flags.node_id,
+                           flags.model, flags.device, health->address(), data_plane->info().transports));
+  process.WaitForStop();
+  if (process.refusal().ok()) Drain(process, service, loop);
   service.Stop();
   loop.Stop();
   if (!flags.trace_file.empty()) {
     TRIBUTARY_RETURN_IF_ERROR(trace.WriteChromeTrace(flags.trace_file, flags.node_id));
   }
-  return refusal.Get();
-}
-
-int Main(int argc, char** argv) {
-  GpuWorkerFlags flags;
-  const int exit_code = ParseGpuWorkerFlags(argc, argv, &flags);
-  if (exit_code >= 0) return exit_code;
-  absl::Status status = InitLogging(kProcessName, flags.log_level);
-  if (status.ok()) {
-    RaiseFdLimit();
-    StopSignals stop;
-    status = RunWorker(flags, stop);
-  }
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "%s: %s\n", kProcessName, std::string(status.message()).c_str());
-  return 1;
+  return process.refusal();
 }
 
 }  // namespace
 }  // namespace tributary
 
-int main(int argc, char** argv) { return tributary::Main(argc, argv); }
+int main(int argc, char** argv) {
+  tributary::GpuWorkerFlags flags;
+  return tributary::RunServerProgram(
+      argc, argv,
+      {"tributary-gpu-worker", "tributary-gpu-worker",
+       "A GPU worker: owns the model and the resident KV; runs prefill and decode steps."},
+      [&](CLI::App& app) { tributary::AddGpuWorkerFlags(app, &flags); },
+      [&](tributary::ServerProcess& process) { return tributary::RunWorker(flags, process); });
+}

@@ -106,8 +106,7 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   TRIBUTARY_ASSIGN_OR_RETURN(plan.policy, CompletePolicyFromProto(message.attention_policy(), {}));
   plan.report_attention_heads = message.report_attention_heads();
   for (const v1::ShardRoute& route : message.routes()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(ShardPlacement placement, ShardPlacementFromProto(route));
-    plan.routes.push_back({std::move(placement.spec), std::move(placement.holders.front())});
+    TRIBUTARY_ASSIGN_OR_RETURN(plan.shards.emplace_back(), ShardPlacementFromProto(route));
   }
   return plan;
 }

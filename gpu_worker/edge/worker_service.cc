@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "fmt/format.h"
 #include "gpu_worker/edge/worker_convert.h"
+#include "proto/outside_strings.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
 
@@ -28,22 +29,23 @@ void WorkerService::Start(EngineLoop* loop) {
 }
 
 void WorkerService::SetDraining() {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   draining_ = true;
   heartbeat_due_ = true;
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 void WorkerService::Stop() {
   {
-    std::unique_lock lock(mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
     // The writer ends the stream after its last event, and the coordinator answers that. A cancelled
     // stream would lose what is on its way: the last tokens of a sequence that a drain waited for.
-    const bool closed = changed_.wait_for(lock, std::chrono::nanoseconds(options_.close_timeout_ns),
-                                          [this] { return context_ == nullptr; });
-    if (!closed) context_->TryCancel();
+    const auto end = WaitEnd(options_.close_timeout_ns);
+    while (context_ != nullptr && changed_.WaitUntil(&mutex_, end)) {
+    }
+    if (context_ != nullptr) context_->TryCancel();
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -60,7 +62,7 @@ void WorkerService::ThreadMain() {
       reported = false;
     }
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(&mutex_);
       if (stopping_) return;
     }
     if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status)) {
@@ -79,7 +81,7 @@ void WorkerService::ThreadMain() {
 absl::Status WorkerService::RunStream(bool* was_welcome) {
   grpc::ClientContext context;
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     if (stopping_) return absl::CancelledError("stopping");
     context_ = &context;
     outgoing_.clear();
@@ -98,24 +100,24 @@ absl::Status WorkerService::RunStream(bool* was_welcome) {
     error = Handle(command);
   }
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     stream_open_ = false;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (!error.ok()) context.TryCancel();
   writer.join();
   const grpc::Status end = stream->Finish();
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     context_ = nullptr;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   if (!error.ok()) return error;
   return end.ok() ? absl::UnavailableError("the coordinator closed the channel") : FromGrpcStatus(end);
 }
 
 void WorkerService::WriteEvents(Stream& stream) {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(&mutex_);
   auto next_heartbeat = std::chrono::steady_clock::now();
   while (stream_open_) {
     if (outgoing_.empty() && stopping_) {
@@ -129,15 +131,15 @@ void WorkerService::WriteEvents(Stream& stream) {
         next_heartbeat = now + std::chrono::nanoseconds(heartbeat_interval_ns_);
         outgoing_.push_back(HeartbeatEvent());
       } else {
-        changed_.wait_until(lock, next_heartbeat);
+        changed_.WaitUntil(&mutex_, next_heartbeat);
         continue;
       }
     }
     v1::WorkerEvent event = std::move(outgoing_.front());
     outgoing_.pop_front();
-    lock.unlock();
+    lock.Unlock();
     const bool written = stream.Write(event);
-    lock.lock();
+    lock.Lock();
     if (!written) return;  // the reader sees the end too
   }
 }
@@ -146,7 +148,7 @@ absl::Status WorkerService::Handle(const v1::WorkerCommand& command) {
   switch (command.command_case()) {
     case v1::WorkerCommand::kWelcome: {
       LOG_INFO("welcome at the coordinator {}", options_.coordinator);
-      std::lock_guard lock(mutex_);
+      MutexLock lock(&mutex_);
       if (command.welcome().heartbeat_interval_ns() > 0) {
         heartbeat_interval_ns_ = command.welcome().heartbeat_interval_ns();
       }
@@ -175,7 +177,8 @@ absl::Status WorkerService::Handle(const v1::WorkerCommand& command) {
 }
 
 absl::Status WorkerService::Begin(const v1::WorkerCommand::StartSequence& start) {
-  absl::StatusOr<SequencePlan> plan = PlanFromProto(start, options_.eos_tokens);
+  absl::Status text = CheckOutsideStrings(start);
+  absl::StatusOr<SequencePlan> plan = text.ok() ? PlanFromProto(start, options_.eos_tokens) : text;
   absl::Status status = plan.status();
   if (plan.ok()) {
     if (loop_->Post(*std::move(plan))) return absl::OkStatus();
@@ -196,15 +199,18 @@ bool WorkerService::Pause(int64_t backoff_ns) {
   // Workers that lost the same coordinator should not all return in the same moment.
   std::minstd_rand random{std::random_device{}()};
   const int64_t jitter_ns = std::uniform_int_distribution<int64_t>(0, backoff_ns / 2)(random);
-  std::unique_lock lock(mutex_);
-  return !changed_.wait_for(lock, std::chrono::nanoseconds(backoff_ns / 2 + jitter_ns), [this] { return stopping_; });
+  const auto end = WaitEnd(backoff_ns / 2 + jitter_ns);
+  MutexLock lock(&mutex_);
+  while (!stopping_ && changed_.WaitUntil(&mutex_, end)) {
+  }
+  return !stopping_;
 }
 
 void WorkerService::Send(v1::WorkerEvent event) {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   if (!stream_open_) return;
   outgoing_.push_back(std::move(event));
-  changed_.notify_all();
+  changed_.NotifyAll();
 }
 
 v1::WorkerEvent WorkerService::HeartbeatEvent() const {

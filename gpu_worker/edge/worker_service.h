@@ -4,15 +4,14 @@
 // with growing pauses; nothing of an old stream is ever reported on a new one.
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "gpu_worker/engine/decode_engine.h"
 #include "gpu_worker/engine/engine_loop.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
@@ -62,7 +61,7 @@ class WorkerService final : public EngineEvents {
   void StopSequences();
   bool Pause(int64_t backoff_ns);
   void Send(v1::WorkerEvent event);
-  v1::WorkerEvent HeartbeatEvent() const;
+  v1::WorkerEvent HeartbeatEvent() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const WorkerServiceOptions options_;
   const std::function<void(const absl::Status&)> on_refused_;
@@ -70,15 +69,15 @@ class WorkerService final : public EngineEvents {
   EngineLoop* loop_ = nullptr;
   std::thread thread_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<v1::WorkerEvent> outgoing_;  // all below guarded by mutex_
-  bool stream_open_ = false;              // events are kept only while it is
-  bool stopping_ = false;
-  bool draining_ = false;
-  bool heartbeat_due_ = false;
-  int64_t heartbeat_interval_ns_ = 500 * kNsPerMs;
-  grpc::ClientContext* context_ = nullptr;  // of the open stream
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<v1::WorkerEvent> outgoing_ ABSL_GUARDED_BY(mutex_);
+  bool stream_open_ ABSL_GUARDED_BY(mutex_) = false;  // events are kept only while it is
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool heartbeat_due_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t heartbeat_interval_ns_ ABSL_GUARDED_BY(mutex_) = 500 * kNsPerMs;
+  grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the open stream
 };
 
 }  // namespace tributary

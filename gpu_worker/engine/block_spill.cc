@@ -50,14 +50,15 @@ uint64_t NextTokens(const BlockSpill& spill, const BoundShard& shard, uint32_t f
   return std::min(most, spill.block.end - std::max(spill.token, spill.block.begin));
 }
 
-// Sends what is left of the block's layer to one shard. False if there was no room for all of it.
+// Sends what is left of the block's layer to one holder of a shard. False if there was no room for all of it.
 bool SendBlock(const Sequence& sequence, const BoundShard& shard, Device* device, uint32_t frame_bytes,
                SpillSender* sender, BlockSpill* spill, bool* sent_any) {
+  const ShardHolder& holder = shard.holders[spill->holder_idx];
   spill->token = std::max(spill->token, spill->block.begin);
-  while (spill->token < spill->block.end) {
+  while (!holder.lost && spill->token < spill->block.end) {
     const uint64_t num_tokens = NextTokens(*spill, shard, frame_bytes);
     const ResidentReader reader(sequence, spill->layer, {spill->token, spill->token + num_tokens}, device);
-    if (sender->Send(shard, spill->layer, spill->token, static_cast<uint32_t>(num_tokens), reader) !=
+    if (sender->Send(shard, holder.node, spill->layer, spill->token, static_cast<uint32_t>(num_tokens), reader) !=
         SpillSender::Sent::kSent) {
       return false;
     }
@@ -83,13 +84,13 @@ bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t
   const ShardSpec& model = sequence.shards.front().spec;
   bool sent_any = false;
   for (; spill.layer < model.num_layers; ++spill.layer, spill.shard_idx = 0) {
-    for (; spill.shard_idx < sequence.shards.size(); ++spill.shard_idx) {
+    for (; spill.shard_idx < sequence.shards.size(); ++spill.shard_idx, spill.holder_idx = 0) {
       const BoundShard& shard = sequence.shards[spill.shard_idx];
       const bool holds = spill.layer >= shard.spec.layer_begin && spill.layer < shard.spec.layer_end &&
                          shard.spec.stripe.Owns(spill.block.begin);
       if (!holds) continue;
-      if (!SendBlock(sequence, shard, device, frame_bytes, sender, &spill, &sent_any)) {
-        return sent_any;
+      for (; spill.holder_idx < shard.holders.size(); ++spill.holder_idx) {
+        if (!SendBlock(sequence, shard, device, frame_bytes, sender, &spill, &sent_any)) return sent_any;
       }
     }
   }

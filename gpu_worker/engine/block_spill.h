@@ -16,12 +16,13 @@ class Device;       // gpu_worker/device/device.h
 class SpillSender;  // gpu_worker/spill/spill.h
 struct Sequence;    // gpu_worker/engine/sequence.h
 
-// Frames go layer by layer, shard by shard, and by tokens where a block is too big for one frame.
+// Frames go layer by layer, shard by shard, holder by holder, and by tokens where a block is too big for one frame.
 struct BlockSpill {
   TokenRange block;
-  uint32_t layer = 0;    // of the next frame
-  size_t shard_idx = 0;  // of the next frame
-  uint64_t token = 0;    // of the next frame; before the block's begin: the block's begin
+  uint32_t layer = 0;     // of the next frame
+  size_t shard_idx = 0;   // of the next frame
+  size_t holder_idx = 0;  // of the next frame
+  uint64_t token = 0;     // of the next frame; before the block's begin: the block's begin
   bool all_sent = false;
   std::unique_ptr<const SpillSections> sections;  // what its frames carry for the policy; null: nothing
 };

@@ -191,7 +191,7 @@ void DecodeEngine::Impl::Continue(ContinuePlan plan) {
 void DecodeEngine::Impl::Step(const StepCommand& command) {
   const int64_t begin_ns = clock->NowNs();
   nodes.Poll();
-  spills.FailOverdue();
+  spills.LoseOverdue();
   BeginDecoding();
   runner.Step(command, begin_ns);
   closer.CloseDone();
@@ -210,7 +210,7 @@ void DecodeEngine::Impl::StopAll() {
 
 bool DecodeEngine::Impl::RunOnce() {
   bool worked = nodes.Poll() > 0;
-  spills.FailOverdue();
+  spills.LoseOverdue();
   worked |= spills.Pump();
   worked |= BeginDecoding();
   closer.CloseDone();
@@ -266,7 +266,7 @@ void DecodeEngine::Impl::OnDamaged(NodeIdx node, const FrameHeader& header) {
 
 void DecodeEngine::Impl::OnNodeFailed(NodeIdx node, const absl::Status& status) {
   sequences.ForEach([&](Sequence& sequence) {
-    if (sequence.UsesNode(node)) sequence.Fail(status, node);
+    if (sequence.UsesNode(node)) spills.LoseHolder(sequence, node, status);
   });
   step.OnNodeFailed(node, status);
 }

@@ -4,17 +4,16 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <mutex>
-#include <thread>
+#include <utility>
 #include <variant>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "gpu_worker/engine/decode_engine.h"
+#include "process/loop/loop_idle.h"
+#include "process/loop/owner_loop.h"
 #include "transport/data_plane.h"
-#include "transport/idle_strategy.h"
 
 namespace tributary {
 
@@ -38,27 +37,27 @@ class EngineLoop {
   EngineLoop(DecodeEngine* engine, Device* device, DataPlane* data_plane, const Clock* clock,
              std::function<void(const absl::Status&)> on_device_failed = nullptr);
   // Stops after the command that runs.
-  ~EngineLoop();
+  ~EngineLoop() = default;
 
-  void Start();
-  void Stop();
+  void Start() { loop_.Start(); }
+  void Stop() { loop_.Stop(); }
 
   // Thread-safe. False when kMaxCommands wait: more than any coordinator that keeps to the protocol sends.
-  bool Post(EngineCommand command);
+  bool Post(EngineCommand command) { return loop_.Post(std::move(command)); }
   // Drops what waits, of a stream that is over, and stops all sequences. Never refused.
-  void PostStopAll(std::function<void()> done);
+  void PostStopAll(std::function<void()> done) { loop_.PostInstead(StopAllCommand{std::move(done)}); }
 
   // As of the loop's last turn. Thread-safe.
   uint32_t num_sequences() const { return num_sequences_.load(std::memory_order_relaxed); }
   uint64_t resident_free_bytes() const { return resident_free_bytes_.load(std::memory_order_relaxed); }
   // Neither sequences nor commands.
-  bool idle() const;
+  bool idle() const { return !loop_.has_items() && num_sequences() == 0; }
 
   static constexpr size_t kMaxCommands = 4096;
 
  private:
-  void ThreadMain();
-  bool RunCommand();
+  void RunCommand(EngineCommand& command);
+  int Turn();
   void Run(SequencePlan& plan);
   void Run(ContinuePlan& plan);
   void Run(StepCommand& step);
@@ -69,17 +68,11 @@ class EngineLoop {
 
   DecodeEngine* const engine_;
   Device* const device_;
-  DataPlane* const data_plane_;
-  const Clock* const clock_;
   std::function<void(const absl::Status&)> on_device_failed_;  // null once called
   std::atomic<uint32_t> num_sequences_{0};
   std::atomic<uint64_t> resident_free_bytes_{0};
-  std::atomic<bool> stopping_{false};
-  std::atomic<bool> has_commands_{false};
-  mutable std::mutex mutex_;
-  std::deque<EngineCommand> commands_;  // guarded by mutex_
-  bool running_command_ = false;        // guarded by mutex_
-  std::thread thread_;
+  DataPlaneIdle idle_;
+  OwnerLoop<EngineCommand> loop_;
 };
 
 }  // namespace tributary

@@ -77,7 +77,13 @@ const char* Sequence::FinishReason() const {
 }
 
 bool Sequence::UsesNode(NodeIdx node) const {
-  return std::any_of(shards.begin(), shards.end(), [&](const BoundShard& shard) { return shard.node == node; });
+  return std::any_of(shards.begin(), shards.end(), [&](const BoundShard& shard) { return shard.IsHeldBy(node); });
+}
+
+bool Sequence::LoseHolder(NodeIdx node) {
+  bool all_held = true;
+  for (BoundShard& shard : shards) all_held &= shard.Lose(node);
+  return all_held;
 }
 
 }  // namespace tributary

@@ -89,7 +89,10 @@ struct Sequence {
   DeviceSampling device_sampling() const;
   // "stop" or "length" if the latest token was the last one, else "".
   const char* FinishReason() const;
+  // Whether the node holds a shard of it, and is not lost.
   bool UsesNode(NodeIdx node) const;
+  // The node no longer holds what it should. False if some shard has no holder left.
+  bool LoseHolder(NodeIdx node);
 
  private:
   SequenceState state_ = SequenceState::kQueued;

@@ -4,7 +4,6 @@
 
 #include "base/status.h"
 #include "fmt/format.h"
-#include "policy/policy.h"
 
 namespace tributary {
 
@@ -18,9 +17,9 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
   }
   const uint64_t max_context_tokens = plan.max_context_tokens();
   const bool never_remote = plan.layout.RemoteEnd(max_context_tokens) == plan.layout.sink_tokens;
-  if (plan.routes.empty() || plan.layout.all_resident || never_remote) {
+  if (plan.shards.empty() || plan.layout.all_resident || never_remote) {
     plan.layout.all_resident = true;
-    plan.routes.clear();
+    plan.shards.clear();
   }
   auto sequence = std::make_unique<Sequence>();
   TRIBUTARY_RETURN_IF_ERROR(BindShards(plan, sequence.get(), blamed));
@@ -33,19 +32,24 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
 }
 
 absl::Status SequenceAdmission::BindShards(const SequencePlan& plan, Sequence* sequence, std::string* blamed) {
-  for (const SequenceRoute& route : plan.routes) {
-    const absl::StatusOr<NodeIdx> node = nodes_->Acquire(route.node);
-    if (!node.ok()) {
-      *blamed = route.node.node_id;
-      return node.status();
+  for (const ShardPlacement& placement : plan.shards) {
+    BoundShard& shard = sequence->shards.emplace_back();
+    shard.spec = placement.spec;
+    shard.exchange_dtype = plan.kv_dtype;
+    for (const NodeEndpoint& holder : placement.holders) {
+      const absl::StatusOr<NodeIdx> node = nodes_->Acquire(holder);
+      if (!node.ok()) {
+        *blamed = holder.node_id;
+        return node.status();
+      }
+      shard.holders.push_back({.node = *node});
     }
-    sequence->shards.push_back({route.shard, *node, plan.kv_dtype});
   }
   return absl::OkStatus();
 }
 
 absl::Status SequenceAdmission::Reserve(const SequencePlan& plan, Sequence* sequence) {
-  const bool is_sparse = MakePolicy(plan.policy)->is_sparse() && !sequence->shards.empty();
+  const bool is_sparse = plan.policy.is_sparse() && !sequence->shards.empty();
   TRIBUTARY_ASSIGN_OR_RETURN(sequence->resident,
                              device_->ReserveResident({.capacity_tokens = sequence->cache.capacity_tokens(),
                                                        .kv_dtype = plan.kv_dtype,

@@ -1,9 +1,43 @@
 #include "gpu_worker/engine/sequence_summary.h"
 
+#include <algorithm>
 #include <set>
-#include <utility>
+#include <string>
 
 namespace tributary {
+namespace {
+
+bool Holds(const BoundShard& shard, NodeIdx node) {
+  return std::any_of(shard.holders.begin(), shard.holders.end(),
+                     [&](const ShardHolder& holder) { return holder.node == node; });
+}
+
+NodeShare ShareOf(NodeIdx node, const Sequence& sequence, const std::string& node_id) {
+  NodeShare share{.node_id = node_id};
+  const TokenRange remote = sequence.cache.remote();
+  std::set<uint32_t> stripes;
+  for (const BoundShard& shard : sequence.shards) {
+    if (!Holds(shard, node)) continue;
+    const uint64_t tokens = shard.spec.stripe.CountIn(remote);
+    ++share.shards;
+    share.kv_bytes += StoredBytes(shard.spec, tokens);
+    if (stripes.insert(shard.spec.stripe.stripe_idx).second) share.tokens += tokens;
+  }
+  return share;
+}
+
+// All that hold or held shards of it, in the order of its plan.
+void AddNodes(const Sequence& sequence, const RemoteNodes& nodes, SequenceSummary* summary) {
+  std::set<NodeIdx> seen;
+  for (const BoundShard& shard : sequence.shards) {
+    for (const ShardHolder& holder : shard.holders) {
+      if (!seen.insert(holder.node).second) continue;
+      summary->nodes.push_back(ShareOf(holder.node, sequence, nodes.node_id(holder.node)));
+    }
+  }
+}
+
+}  // namespace
 
 SequenceSummary EmptySummary(const SequencePlan& plan) {
   return {.prompt_tokens = static_cast<uint32_t>(plan.prompt_tokens.size()),
@@ -42,20 +76,7 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
     summary.remote_k_dtype = sequence.shards.front().spec.k_dtype;
     summary.remote_v_dtype = sequence.shards.front().spec.v_dtype;
   }
-  std::set<NodeIdx> seen;
-  for (const BoundShard& first : sequence.shards) {
-    if (!seen.insert(first.node).second) continue;
-    NodeShare share{.node_id = nodes.node_id(first.node)};
-    std::set<uint32_t> stripes;
-    for (const BoundShard& shard : sequence.shards) {
-      if (shard.node != first.node) continue;
-      const uint64_t tokens = shard.spec.stripe.CountIn(remote);
-      ++share.shards;
-      share.kv_bytes += StoredBytes(shard.spec, tokens);
-      if (stripes.insert(shard.spec.stripe.stripe_idx).second) share.tokens += tokens;
-    }
-    summary.nodes.push_back(std::move(share));
-  }
+  AddNodes(sequence, nodes, &summary);
   return summary;
 }
 

@@ -1,5 +1,6 @@
 #include "gpu_worker/engine/spill_pump.h"
 
+#include "base/log.h"
 #include "fmt/format.h"
 #include "transport/idle_strategy.h"
 
@@ -38,41 +39,54 @@ bool SpillPump::TryMakeRoom(Sequence& sequence) {
   return true;
 }
 
-void SpillPump::MakeRoom(Sequence& sequence, int64_t deadline_ns) {
+void SpillPump::MakeRoom(Sequence& sequence, int64_t deadline_ns, int64_t timeout_ns) {
   IdleStrategy idle(options_.idle, clock_);
   while (sequence.failure.ok() && !TryMakeRoom(sequence)) {
     const int events_handled = nodes_->Poll() + (Pump() ? 1 : 0);
     if (events_handled == 0 && clock_->NowNs() >= deadline_ns) {
-      const NodeIdx node = sender_->SlowestNode(sequence.id());
-      sequence.Fail(absl::DeadlineExceededError(fmt::format("tokens [{}, {}) were not acknowledged within the step's "
-                                                            "deadline, so the window is full",
-                                                            sequence.spill->block.begin, sequence.spill->block.end)),
-                    node != kNoNode ? node : sequence.shards[sequence.spill->shard_idx].node);
+      const BlockSpill& spill = *sequence.spill;
+      NodeIdx slowest = sender_->SlowestNode(sequence.id());
+      if (slowest == kNoNode) slowest = sequence.shards[spill.shard_idx].holders[spill.holder_idx].node;
+      LoseHolder(sequence, slowest,
+                 absl::DeadlineExceededError(fmt::format("tokens [{}, {}) were not acknowledged within the step's "
+                                                         "deadline, so the window is full",
+                                                         spill.block.begin, spill.block.end)));
+      deadline_ns = clock_->NowNs() + timeout_ns;
     }
     idle.AfterPoll(events_handled, *data_plane_);
   }
 }
 
-void SpillPump::FailOverdue() {
+void SpillPump::LoseOverdue() {
   if (nodes_->patient_now_ns() - overdue_ns_ < kOverdueIntervalNs) return;
   overdue_ns_ = nodes_->patient_now_ns();
-  for (const SpillFailure& failure : sender_->FindOverdue()) FailFrom(failure);
+  for (const SpillFailure& failure : sender_->FindOverdue()) LoseFrom(failure);
 }
 
 void SpillPump::OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack) {
-  if (const auto failure = sender_->OnAck(node, header.layer, ack)) FailFrom(*failure);
+  if (const auto failure = sender_->OnAck(node, header.layer, ack)) LoseFrom(*failure);
 }
 
 void SpillPump::OnRejected(NodeIdx node, const ErrorBody& error) {
-  if (const auto failure = sender_->OnRejected(node, error)) FailFrom(*failure);
+  if (const auto failure = sender_->OnRejected(node, error)) LoseFrom(*failure);
 }
 
 void SpillPump::OnDamaged(NodeIdx node, const FrameHeader& header) {
-  if (const auto failure = sender_->OnDamaged(node, header)) FailFrom(*failure);
+  if (const auto failure = sender_->OnDamaged(node, header)) LoseFrom(*failure);
 }
 
-void SpillPump::FailFrom(const SpillFailure& failure) {
-  if (Sequence* sequence = sequences_->Find(failure.sequence)) sequence->Fail(failure.status, failure.node);
+void SpillPump::LoseFrom(const SpillFailure& failure) {
+  if (Sequence* sequence = sequences_->Find(failure.sequence)) LoseHolder(*sequence, failure.node, failure.status);
+}
+
+void SpillPump::LoseHolder(Sequence& sequence, NodeIdx node, const absl::Status& status) {
+  sender_->DropHolder(sequence.id(), node);
+  if (!sequence.LoseHolder(node)) {
+    sequence.Fail(status, node);
+  } else {
+    LOG_WARN("sequence {} goes on without CPU attention node '{}': {}", sequence.id().value, nodes_->node_id(node),
+             std::string(status.message()));
+  }
 }
 
 size_t SpillPump::num_blocks() const {

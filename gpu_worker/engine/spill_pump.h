@@ -1,9 +1,12 @@
 // Blocks that leave the windows of growing sequences: begins them, sends their frames as nodes have room, and releases
 // their slots once every frame of theirs is acknowledged.
 //
+// Its slots are free when every holder of its shards that is not lost has acknowledged every layer of it.
+//
 // A block begins to leave as soon as WindowCache says that it should, and goes on between and during steps; a step
-// waits for it only when its sequence's window is full. What goes wrong (a refusal, silence, a deadline) fails the
-// sequence and blames the node. Owns nothing: each sequence has its own BlockSpill. Thread-compatible.
+// waits for it only when its sequence's window is full. What goes wrong (a refusal, silence, a deadline) loses the
+// holder to the sequence, and fails it with the node to blame once a shard has no other holder. Owns nothing: each
+// sequence has its own BlockSpill. Thread-compatible.
 #pragma once
 
 #include <cstdint>
@@ -38,10 +41,14 @@ class SpillPump {
   bool Pump();
   // Makes room in the window if its oldest block is acknowledged. False if there is none.
   bool TryMakeRoom(Sequence& sequence);
-  // Polls until the sequence can append; fails it at the deadline.
-  void MakeRoom(Sequence& sequence, int64_t deadline_ns);
-  // Fails the sequences with frames that were not acknowledged in time. Looks ten times a second.
-  void FailOverdue();
+  // Polls until the sequence can append. At the deadline the slowest holder is lost, and the others get timeout_ns
+  // more.
+  void MakeRoom(Sequence& sequence, int64_t deadline_ns, int64_t timeout_ns);
+  // Loses the holders that did not acknowledge a frame in time. Looks ten times a second.
+  void LoseOverdue();
+  // The node no longer has what it should of the sequence: nothing is sent to it or asked of it any more. `status`
+  // fails the sequence if a shard of it has no holder left.
+  void LoseHolder(Sequence& sequence, NodeIdx node, const absl::Status& status);
 
   void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack);
   void OnRejected(NodeIdx node, const ErrorBody& error);
@@ -51,7 +58,7 @@ class SpillPump {
   size_t num_blocks() const;
 
  private:
-  void FailFrom(const SpillFailure& failure);
+  void LoseFrom(const SpillFailure& failure);
 
   const EngineOptions& options_;
   Device* const device_;
@@ -60,7 +67,7 @@ class SpillPump {
   const Clock* const clock_;
   const SequenceTable* const sequences_;
   SpillSender* const sender_;
-  int64_t overdue_ns_ = 0;  // when FailOverdue() last looked, patient time
+  int64_t overdue_ns_ = 0;  // when LoseOverdue() last looked, patient time
 };
 
 }  // namespace tributary

@@ -12,7 +12,7 @@ void StepRunner::Step(const StepCommand& command, int64_t begin_ns) {
   const int64_t timeout_ns = std::min(asked_ns, int64_t{limits::kMaxStepTimeoutMs} * kNsPerMs);
   tokens_.clear();
   PickRows(command);
-  for (const BatchEntry& entry : entries_) parts_.spills->MakeRoom(*entry.sequence, begin_ns + timeout_ns);
+  for (const BatchEntry& entry : entries_) parts_.spills->MakeRoom(*entry.sequence, begin_ns + timeout_ns, timeout_ns);
   std::erase_if(entries_, [](const BatchEntry& entry) { return !entry.sequence->failure.ok(); });
   const size_t num_rows = entries_.size();
 

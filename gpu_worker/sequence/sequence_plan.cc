@@ -83,30 +83,43 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, cons
   return absl::OkStatus();
 }
 
+// A sparse policy's node chooses by what it was asked, too, and of several holders one is asked: they would differ.
+absl::Status CheckHolders(const SequencePlan& plan, const ShardPlacement& placement) {
+  if (absl::Status status = ValidateHolders(placement); !status.ok()) {
+    return Invalid(plan, std::string(status.message()));
+  }
+  if (placement.holders.size() == 1 || !plan.policy.is_sparse()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      fmt::format("sequence {}: shard {} has {} holders, which policy '{}' cannot have: they would choose differently; "
+                  "place it on one node",
+                  plan.sequence_id.value, placement.spec.shard_id.value, placement.holders.size(),
+                  std::string(plan.policy.name())));
+}
+
 // Every (layer, KV head) must be held by exactly one shard of each stripe, and all of one number of
 // stripes.
 absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
-  const uint32_t num_stripes = plan.routes.front().shard.stripe.num_stripes;
-  for (const SequenceRoute& route : plan.routes) {
-    const TokenStripe& stripe = route.shard.stripe;
-    if (stripe.num_stripes != num_stripes || stripe.stripe_tokens != plan.routes.front().shard.stripe.stripe_tokens) {
+  const uint32_t num_stripes = plan.shards.front().spec.stripe.num_stripes;
+  for (const ShardPlacement& placement : plan.shards) {
+    const TokenStripe& stripe = placement.spec.stripe;
+    if (stripe.num_stripes != num_stripes || stripe.stripe_tokens != plan.shards.front().spec.stripe.stripe_tokens) {
       return Invalid(plan, "its shards cut the tokens in different ways");
     }
   }
   const size_t heads = model.shape.num_kv_heads;
-  std::vector<uint8_t> holders(model.num_layers * heads * num_stripes);
-  for (const SequenceRoute& route : plan.routes) {
-    const ShardSpec& shard = route.shard;
+  std::vector<uint8_t> counts(model.num_layers * heads * num_stripes);
+  for (const ShardPlacement& placement : plan.shards) {
+    const ShardSpec& shard = placement.spec;
     for (size_t layer = shard.layer_begin; layer < shard.layer_end; ++layer) {
       for (size_t head = shard.kv_head_begin; head < shard.kv_head_end; ++head) {
-        uint8_t& count = holders[(layer * heads + head) * num_stripes + shard.stripe.stripe_idx];
+        uint8_t& count = counts[(layer * heads + head) * num_stripes + shard.stripe.stripe_idx];
         count = static_cast<uint8_t>(std::min(count + 1, 2));
       }
     }
   }
-  const auto bad = std::find_if(holders.begin(), holders.end(), [](uint8_t count) { return count != 1; });
-  if (bad == holders.end()) return absl::OkStatus();
-  const size_t i = bad - holders.begin();
+  const auto bad = std::find_if(counts.begin(), counts.end(), [](uint8_t count) { return count != 1; });
+  if (bad == counts.end()) return absl::OkStatus();
+  const size_t i = bad - counts.begin();
   return Invalid(plan,
                  fmt::format("stripe {} of layer {} KV head {} has {} shards, must have exactly one", i % num_stripes,
                              i / num_stripes / heads, i / num_stripes % heads, *bad == 0 ? "no" : "several"));
@@ -123,16 +136,17 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
   if (const absl::Status status = Validate(plan.layout); !status.ok()) {
     return Invalid(plan, std::string(status.message()));
   }
-  if (plan.layout.all_resident || plan.routes.empty()) return absl::OkStatus();
-  if (plan.routes.size() > limits::kMaxShardsPerSequence) {
-    return Invalid(plan, fmt::format("{} shards, at most {}", plan.routes.size(), limits::kMaxShardsPerSequence));
+  if (plan.layout.all_resident || plan.shards.empty()) return absl::OkStatus();
+  if (plan.shards.size() > limits::kMaxShardsPerSequence) {
+    return Invalid(plan, fmt::format("{} shards, at most {}", plan.shards.size(), limits::kMaxShardsPerSequence));
   }
   absl::flat_hash_set<ShardId> shard_ids;
-  for (const SequenceRoute& route : plan.routes) {
-    if (!shard_ids.insert(route.shard.shard_id).second) {
-      return Invalid(plan, fmt::format("shard id {} names two shards", route.shard.shard_id.value));
+  for (const ShardPlacement& placement : plan.shards) {
+    if (!shard_ids.insert(placement.spec.shard_id).second) {
+      return Invalid(plan, fmt::format("shard id {} names two shards", placement.spec.shard_id.value));
     }
-    TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, route.shard));
+    TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, placement.spec));
+    TRIBUTARY_RETURN_IF_ERROR(CheckHolders(plan, placement));
   }
   return CheckCover(plan, model);
 }

@@ -11,18 +11,12 @@
 #include "attention/shape.h"
 #include "base/dtype.h"
 #include "base/ids.h"
-#include "cluster/node_endpoint.h"
-#include "cluster/shard_spec.h"
+#include "cluster/shard_placement.h"
 #include "gpu_worker/sequence/sampler.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "policy/policy_params.h"
 
 namespace tributary {
-
-struct SequenceRoute {
-  ShardSpec shard;
-  NodeEndpoint node;
-};
 
 // One turn of a sequence: what is added to it, and what answer is asked for.
 struct TurnPlan {
@@ -45,7 +39,7 @@ struct SequencePlan : TurnPlan {
   DType kv_dtype = DType::kUnset;  // resident, and on the way to shards; those may store another
   PolicyParams policy;
   bool report_attention_heads = false;  // the summary says what each KV head read and kept
-  std::vector<SequenceRoute> routes;    // empty: all resident
+  std::vector<ShardPlacement> shards;   // empty: all resident
 
   // Prompts and answers of all turns together, for which memory is reserved; no more than this turn
   // needs: for this turn only.
@@ -73,8 +67,8 @@ struct ModelLimits {
   uint32_t max_partial_slots = 0;   // token stripes that one row's merge reads
 };
 
-// INVALID_ARGUMENT, with the offending values. When it is OK, every
-// remote token of every layer and KV head has exactly one shard with room for it.
+// INVALID_ARGUMENT or UNIMPLEMENTED (several holders of a sparse policy's shard), with the offending values. When it is
+// OK, every remote token of every layer and KV head has exactly one shard with room for it, and each shard a holder.
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model);
 
 // A turn that begins when `context_tokens` (prompts and answers) are there, in a sequence that was

@@ -34,7 +34,11 @@ class PrefillReader final : public KvReader {
 }  // namespace
 
 PrefillJob::PrefillJob(const PrefillInput& input, Device* device, SpillSender* spill)
-    : input_(input), device_(device), spill_(spill), cursors_(input.shards.size()) {}
+    : input_(input), device_(device), spill_(spill) {
+  for (size_t i = 0; i < input.shards.size(); ++i) {
+    for (size_t holder = 0; holder < input.shards[i].holders.size(); ++holder) targets_.push_back({i, holder, 0});
+  }
+}
 
 PrefillJob::~PrefillJob() {
   if (phase_ != Phase::kBegin) device_->DropPrefill();
@@ -68,7 +72,7 @@ absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
       if (next_token_ != 0) return Progress::kWorked;
       KeepResident();
       LeaveRemote();
-      std::fill(cursors_.begin(), cursors_.end(), input_.cache->remote().begin);
+      for (Target& target : targets_) target.cursor = input_.cache->remote().begin;
       StreamOut();
       phase_ = Phase::kAttend;
       return Progress::kWorked;
@@ -113,41 +117,41 @@ void PrefillJob::LeaveRemote() {
   sections_ = device_->PrefillLeave(layer_, input_.resident, remote);
 }
 
-TokenRange PrefillJob::NextPiece(size_t shard_idx) const {
-  const ShardSpec& spec = input_.shards[shard_idx].spec;
+TokenRange PrefillJob::NextPiece(const Target& target) const {
+  const BoundShard& shard = input_.shards[target.shard_idx];
+  const ShardSpec& spec = shard.spec;
   const TokenRange remote = input_.cache->remote();
-  uint64_t pos = cursors_[shard_idx];
+  uint64_t pos = target.cursor;
+  if (shard.holders[target.holder_idx].lost) return {};
   if (layer_ < spec.layer_begin || layer_ >= spec.layer_end) return {};
   while (pos < remote.end && !spec.stripe.Owns(pos)) {
     // Runs are dealt round-robin: skip to the end of the run of the stripe that owns `pos`.
     pos = spec.stripe.RunAt(pos, remote.end).end;
   }
   if (pos >= remote.end) return {};
-  const uint64_t max_tokens =
-      std::max<uint64_t>(1, input_.spill_frame_bytes / SpillSender::TokenBytes(input_.shards[shard_idx]));
+  const uint64_t max_tokens = std::max<uint64_t>(1, input_.spill_frame_bytes / SpillSender::TokenBytes(shard));
   return {pos, std::min(spec.stripe.RunAt(pos, remote.end).end, pos + max_tokens)};
 }
 
 bool PrefillJob::StreamOut() {
-  // Round-robin, so that all nodes store at once; stops once each shard is out of tokens or out of
-  // room.
+  // Round-robin, so that all nodes store at once; stops once each target is out of tokens or out of room.
   size_t num_idle = 0;
   bool all_sent = true;
-  const size_t num_shards = input_.shards.size();
-  while (num_idle < num_shards) {
-    const size_t i = next_shard_;
-    next_shard_ = (next_shard_ + 1) % num_shards;
+  while (num_idle < targets_.size()) {
+    Target& target = targets_[next_target_];
+    next_target_ = (next_target_ + 1) % targets_.size();
     ++num_idle;
-    const TokenRange piece = NextPiece(i);
+    const TokenRange piece = NextPiece(target);
     if (piece.empty()) continue;
     const PrefillReader reader(device_, layer_, piece, sections_.get());
-    const SpillSender::Sent sent =
-        spill_->Send(input_.shards[i], layer_, piece.begin, static_cast<uint32_t>(piece.size()), reader);
+    const BoundShard& shard = input_.shards[target.shard_idx];
+    const SpillSender::Sent sent = spill_->Send(shard, shard.holders[target.holder_idx].node, layer_, piece.begin,
+                                                static_cast<uint32_t>(piece.size()), reader);
     if (sent != SpillSender::Sent::kSent) {
       all_sent = false;
       continue;
     }
-    cursors_[i] = piece.end;
+    target.cursor = piece.end;
     num_idle = 0;
     all_sent = true;
   }

@@ -72,8 +72,14 @@ class PrefillJob {
   void LeaveRemote();
   // Sends as many frames of this layer as there is room for. True if all are sent.
   bool StreamOut();
-  // The next piece of a shard's tokens at or after its cursor; empty if none is left.
-  TokenRange NextPiece(size_t shard_idx) const;
+  // One holder of one shard.
+  struct Target {
+    size_t shard_idx;
+    size_t holder_idx;
+    uint64_t cursor;  // tokens of this layer before it are sent
+  };
+  // The next piece of a target's tokens at or after its cursor; empty if none is left, or the holder is lost.
+  TokenRange NextPiece(const Target& target) const;
 
   const PrefillInput input_;
   Device* const device_;
@@ -82,8 +88,8 @@ class PrefillJob {
   uint32_t layer_ = 0;
   uint64_t next_token_ = 0;
   uint64_t units_done_ = 0;
-  std::vector<uint64_t> cursors_;  // [shard]: tokens of this layer before it are sent
-  size_t next_shard_ = 0;
+  std::vector<Target> targets_;
+  size_t next_target_ = 0;
   std::unique_ptr<const SpillSections> sections_;  // of this layer; null: none
   std::span<const float> logits_;
 };

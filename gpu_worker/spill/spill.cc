@@ -29,15 +29,11 @@ bool SpillSender::Fits(NodeIdx node, uint64_t frame_bytes) const {
   return window.frame_seqs.empty() || nodes_->next_frame_seq(node) - *window.frame_seqs.begin() < kMaxFrameSeqSpread;
 }
 
-bool SpillSender::MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const {
-  return Fits(shard.node, num_tokens * TokenBytes(shard));
-}
-
-SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
-                                    const KvReader& reader) {
+SpillSender::Sent SpillSender::Send(const BoundShard& shard, NodeIdx holder, uint32_t layer, uint64_t token_begin,
+                                    uint32_t num_tokens, const KvReader& reader) {
   const ShardSpec& spec = shard.spec;
   const HeadRange heads{spec.kv_head_begin, spec.kv_head_end};
-  if (nodes_->state(shard.node) == RemoteNodes::State::kFailed) return Sent::kFailed;
+  if (nodes_->state(holder) == RemoteNodes::State::kFailed) return Sent::kFailed;
   const SpillBody body{.shard_id = spec.shard_id.value,
                        .sequence_epoch = spec.epoch.value,
                        .token_begin = token_begin,
@@ -49,7 +45,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
                        .policy_bytes = static_cast<uint32_t>(reader.SectionBytes(heads))};
   const size_t payload_bytes = SpillPayloadBytes(body);
   const uint64_t frame_bytes = kFrameHeaderBytes + payload_bytes;
-  if (!Fits(shard.node, frame_bytes)) return Sent::kNoRoom;
+  if (!Fits(holder, frame_bytes)) return Sent::kNoRoom;
   absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(payload_bytes);
   if (!frame.ok()) return Sent::kNoRoom;
 
@@ -60,11 +56,11 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
   const CopyTicket ticket = reader.Read(heads, spans.k, spans.v);
   if (body.policy_bytes > 0) reader.WriteSection(heads, spans.policy);
 
-  const Key key{shard.node, spec.shard_id.value, layer, token_begin};
+  const Key key{holder, spec.shard_id.value, layer, token_begin};
   const Frame entry{spec.sequence_id, num_tokens, frame_bytes, number, kUnsent, nodes_->patient_now_ns()};
   const bool added = frames_.try_emplace(key, entry).second;
   TRIBUTARY_CHECK(added);
-  WindowOf(shard.node).bytes += frame_bytes;
+  WindowOf(holder).bytes += frame_bytes;
   ++in_flight_[spec.sequence_id];
   traffic_[spec.sequence_id].sent += frame_bytes;
   if (metrics_ != nullptr) metrics_->spill_bytes.Increment(static_cast<double>(spans.k.size() + spans.v.size()));
@@ -76,9 +72,9 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, uint32_t layer, uin
 
 bool SpillSender::SendFilled(const Key& key, FrameBuffer frame) {
   const absl::StatusOr<uint64_t> frame_seq = nodes_->Send(key.node, std::move(frame), SendClass::kBulk);
-  const auto it = frames_.find(key);
+  const auto it = frames_.find(key);  // gone if the node failed just now, and the listener dropped it
   if (!frame_seq.ok()) {
-    Forget(it);
+    if (it != frames_.end()) Forget(it);
     return false;
   }
   it->second.frame_seq = *frame_seq;
@@ -102,6 +98,7 @@ std::optional<SpillFailure> SpillSender::OnAck(NodeIdx node, uint32_t layer, con
   if (metrics_ != nullptr) metrics_->spill_acks[std::min(ack.status, kNumFrameErrors - 1)].Increment();
   const auto it = frames_.find(Key{node, ack.shard_id, layer, ack.token_begin});
   if (it == frames_.end() || it->second.num_tokens != ack.num_tokens) return std::nullopt;
+  if (it->second.frame_seq == kUnsent) return std::nullopt;  // nobody can have it yet
   const SequenceId sequence = it->second.sequence;
   traffic_[sequence].received += kFrameHeaderBytes + sizeof(AckBody);
   Forget(it);
@@ -146,8 +143,9 @@ std::vector<SpillFailure> SpillSender::FindOverdue() const {
   const int64_t now_ns = nodes_->patient_now_ns();
   for (const auto& [key, frame] : frames_) {
     if (now_ns - frame.sent_ns < options_.timeout_ns) continue;
-    const bool known = std::any_of(failures.begin(), failures.end(),
-                                   [&](const SpillFailure& f) { return f.sequence == frame.sequence; });
+    const bool known = std::any_of(failures.begin(), failures.end(), [&](const SpillFailure& f) {
+      return f.sequence == frame.sequence && f.node == key.node;
+    });
     if (known) continue;
     failures.push_back({frame.sequence, key.node,
                         absl::DeadlineExceededError(fmt::format(
@@ -173,16 +171,25 @@ NodeIdx SpillSender::SlowestNode(SequenceId sequence) const {
   return slowest;
 }
 
-void SpillSender::Drop(SequenceId sequence) {
+template <typename Predicate>
+void SpillSender::ForgetIf(Predicate&& predicate) {
   // The device may still write into these frames: they stay until it has.
   for (Filling& filling : filling_) {
-    if (!filling.dropped && frames_.at(filling.key).sequence == sequence) filling.dropped = true;
+    if (!filling.dropped && predicate(filling.key, frames_.at(filling.key))) filling.dropped = true;
   }
   for (auto it = frames_.begin(); it != frames_.end();) {
     const auto current = it++;
-    if (current->second.sequence == sequence) Forget(current);
+    if (predicate(current->first, current->second)) Forget(current);
   }
+}
+
+void SpillSender::Drop(SequenceId sequence) {
+  ForgetIf([&](const Key&, const Frame& frame) { return frame.sequence == sequence; });
   traffic_.erase(sequence);
+}
+
+void SpillSender::DropHolder(SequenceId sequence, NodeIdx node) {
+  ForgetIf([&](const Key& key, const Frame& frame) { return key.node == node && frame.sequence == sequence; });
 }
 
 uint64_t SpillSender::bytes_in_flight(NodeIdx node) const { return node < windows_.size() ? windows_[node].bytes : 0; }

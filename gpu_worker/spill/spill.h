@@ -3,9 +3,9 @@
 //
 // The device copies K and V straight into the frame, beside what else it does; the frame leaves once
 // the copy is done (Pump). Each spill frame is in flight from Send() to its acknowledgement. The
-// bytes in flight per node are bounded, so a slow node slows its own sequences and floods nobody. A frame that is not
-// acknowledged in time, or refused, fails its sequence; nothing is sent twice (the transport is
-// reliable while it lives).
+// bytes in flight per node are bounded, so a slow node slows its own sequences and floods nobody. A shard that several
+// nodes hold is sent to each of them, in frames of its own, and acknowledged by each. A frame that is not acknowledged
+// in time, or refused, is a failure of its holder; nothing is sent twice (the transport is reliable while it lives).
 //
 // Thread-compatible.
 #pragma once
@@ -20,8 +20,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "base/ids.h"
-#include "cluster/shard_spec.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/remote/bound_shard.h"
 #include "gpu_worker/remote/remote_nodes.h"
 #include "transport/data_plane.h"
 #include "wire/frame.h"
@@ -29,19 +29,12 @@
 
 namespace tributary {
 
-// A shard and the node that holds it, as the worker's loop refers to them.
-struct BoundShard {
-  ShardSpec spec;
-  NodeIdx node = kNoNode;
-  DType exchange_dtype = DType::kUnset;  // of K and V on the way; the shard may store others
-};
-
 struct SpillOptions {
   uint64_t window_bytes = 0;  // in flight per node; one frame is always allowed
   int64_t timeout_ns = 0;     // of patient time (RemoteNodes::patient_now_ns)
 };
 
-// A spill that went wrong: its sequence cannot go on.
+// A spill that went wrong: the node does not have what it should hold of the sequence.
 struct SpillFailure {
   SequenceId sequence;
   NodeIdx node = kNoNode;
@@ -81,11 +74,10 @@ class SpillSender {
   // Bytes of one token of one layer in a frame to this shard, K and V.
   static uint64_t TokenBytes(const BoundShard& shard);
 
-  // False if Send() of so many tokens to this shard would surely answer kNoRoom.
-  bool MayHaveRoom(const BoundShard& shard, uint64_t num_tokens) const;
-  // Sends tokens [token_begin, token_begin + num_tokens) of a layer, of which `reader` reads the
-  // shard's heads. REQUIRES: the tokens lie in one run of the shard's stripe, the layer in the shard.
-  Sent Send(const BoundShard& shard, uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvReader& reader);
+  // Sends tokens [token_begin, token_begin + num_tokens) of a layer to one holder of the shard; `reader` reads the
+  // shard's heads of them. REQUIRES: the tokens lie in one run of the shard's stripe, the layer in the shard.
+  Sent Send(const BoundShard& shard, NodeIdx holder, uint32_t layer, uint64_t token_begin, uint32_t num_tokens,
+            const KvReader& reader);
   // Sends the frames whose copies are done. Returns how many.
   int Pump();
 
@@ -96,16 +88,18 @@ class SpillSender {
   std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error);
   // An answer of the node was damaged on the way (NodeListener): nobody can say whether the tokens are stored.
   std::optional<SpillFailure> OnDamaged(NodeIdx node, const FrameHeader& header);
-  // A failure for each sequence whose oldest frame is overdue.
+  // A failure for each sequence and node with overdue frames.
   std::vector<SpillFailure> FindOverdue() const;
 
-  // Frames of this sequence in flight.
+  // Frames of this sequence in flight, to all holders: none once each of them has acknowledged everything.
   uint32_t in_flight(SequenceId sequence) const;
   // Nodes with frames of this sequence in flight: whom to blame for a stall. kNoNode if there are
   // none.
   NodeIdx SlowestNode(SequenceId sequence) const;
   // Forgets the sequence's frames; late acknowledgements are ignored.
   void Drop(SequenceId sequence);
+  // Likewise those to one node, which has lost the sequence.
+  void DropHolder(SequenceId sequence, NodeIdx node);
 
   size_t num_in_flight() const { return frames_.size(); }
   uint64_t bytes_in_flight(NodeIdx node) const;
@@ -146,6 +140,9 @@ class SpillSender {
   };
   using Frames = absl::flat_hash_map<Key, Frame>;
   void Forget(Frames::iterator it);
+  // Forgets the frames whose (key, frame) fulfil it.
+  template <typename Predicate>
+  void ForgetIf(Predicate&& predicate);
   // Sends a frame that is in frames_ already. False if its node has failed.
   bool SendFilled(const Key& key, FrameBuffer frame);
   // What is in flight to one node.

@@ -76,7 +76,7 @@ void DecodeStep::TakeDeviceTimes() {
 
 void DecodeStep::RunLayer(uint32_t layer) {
   Plan(layer);  // this and the frames while a device that runs ahead works on q
-  PrepareQueries(layer);
+  PrepareQueries(layer, 0);
   const std::span<const float> q = device_->AwaitQuery(layer);
   Mark(Stage::kQkv, layer);
   gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
@@ -84,7 +84,7 @@ void DecodeStep::RunLayer(uint32_t layer) {
   Mark(Stage::kQuerySend, layer);
   device_->AttendResident(layer);
   Mark(Stage::kLocalAttention, layer);
-  Gather();
+  Gather(layer, q);
   Mark(Stage::kRemoteWait, layer);
   CollectFailures();
   TakeMeasurements();
@@ -94,6 +94,8 @@ void DecodeStep::RunLayer(uint32_t layer) {
 
 void DecodeStep::Plan(uint32_t layer) {
   expected_.clear();
+  unasked_.clear();
+  num_frames_ = 0;
   sent_.clear();  // they count in expected_
   gather_rows_.clear();
   num_slots_.assign(rows_.size(), 0);
@@ -107,7 +109,8 @@ void DecodeStep::Plan(uint32_t layer) {
       const ShardSpec& spec = shard.spec;
       const uint64_t tokens = spec.stripe.CountIn(row.remote);
       if (layer < spec.layer_begin || layer >= spec.layer_end || tokens == 0) continue;
-      expected_.push_back({shard.node, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin, spec.kv_head_end,
+      const NodeIdx asked = ChooseHolder(shard, [this](NodeIdx node) { return nodes_->state(node); });
+      expected_.push_back({asked, spec.shard_id, r, spec.stripe.stripe_idx, spec.kv_head_begin, spec.kv_head_end,
                            tokens, row.query_rows, row.measured});
       if (row.facet != nullptr) {
         ExpectedPartial& e = expected_.back();
@@ -170,13 +173,13 @@ size_t DecodeStep::EndOfFrame(uint32_t layer, size_t begin) const {
   return std::max(end, begin + 1);
 }
 
-void DecodeStep::PrepareQueries(uint32_t layer) {
+void DecodeStep::PrepareQueries(uint32_t layer, size_t begin) {
   queries_.clear();
-  targets_.assign(expected_.size(), {});
-  for (size_t begin = 0; begin < expected_.size();) {
+  targets_.resize(expected_.size());
+  while (begin < expected_.size()) {
     const size_t end = EndOfFrame(layer, begin);
     // Without a frame: Scatter() makes it. (A status without words allocates nothing.)
-    queries_.push_back({expected_[begin].node, begin, end, absl::UnavailableError("")});
+    queries_.push_back({expected_[begin].node, begin, end, num_frames_++, absl::UnavailableError("")});
     if (!WaitsForQuery(begin, end)) {
       queries_.back().frame = data_plane_->AllocateFrame(QueryPayload(layer, begin, end));
       if (queries_.back().frame.ok()) FillFrame(layer, &queries_.back());
@@ -218,7 +221,7 @@ void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
   frame.header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kQuery),
                                .step_id = exchange_id_,
                                .layer = static_cast<uint16_t>(layer),
-                               .slot = static_cast<uint16_t>(query - queries_.data())};
+                               .slot = query->slot};
 }
 
 absl::StatusOr<FrameBuffer> DecodeStep::AllocateFrame(size_t payload_bytes) {
@@ -250,11 +253,10 @@ void DecodeStep::Scatter(uint32_t layer, std::span<const float> q) {
     query.frame->header().timeout_us = static_cast<uint32_t>(std::min<int64_t>(left_us, UINT32_MAX));
     const absl::StatusOr<uint64_t> frame_seq = nodes_->Send(query.node, *std::move(query.frame), SendClass::kEager);
     if (frame_seq.ok()) {
-      sent_.push_back(
-          {query.node, *frame_seq, layer, static_cast<uint16_t>(&query - queries_.data()), query.begin, query.end});
+      sent_.push_back({query.node, *frame_seq, layer, query.slot, query.begin, query.end});
     } else {
       // It may have failed before this step began.
-      gather_.FailNode(query.node, frame_seq.status());
+      LoseNode(query.node, frame_seq.status());
     }
   }
   queries_.clear();
@@ -285,10 +287,40 @@ void DecodeStep::TakeSection(uint32_t layer, const ExpectedPartial& expected, st
   gather_.FailRow(expected.row, expected.node, absl::Status(status.code(), what));
 }
 
-void DecodeStep::Gather() {
+void DecodeStep::LoseNode(NodeIdx node, const absl::Status& status) {
+  const std::vector<ExpectedPartial> moved =
+      gather_.LoseNode(node, status, [this](const ExpectedPartial& expected) { return OtherHolder(expected); });
+  unasked_.insert(unasked_.end(), moved.begin(), moved.end());
+}
+
+NodeIdx DecodeStep::OtherHolder(const ExpectedPartial& expected) const {
+  const std::span<const BoundShard> shards = rows_[expected.row].shards;
+  const auto shard = std::find_if(shards.begin(), shards.end(),
+                                  [&](const BoundShard& s) { return s.spec.shard_id == expected.shard; });
+  TRIBUTARY_CHECK(shard != shards.end());
+  const NodeIdx other = ChooseHolder(*shard, [this](NodeIdx node) { return nodes_->state(node); });
+  return nodes_->state(other) == RemoteNodes::State::kFailed ? kNoNode : other;
+}
+
+void DecodeStep::AskOthers(uint32_t layer, std::span<const float> q) {
+  while (!unasked_.empty()) {  // those who are asked now may fail, too
+    const size_t begin = expected_.size();
+    for (const ExpectedPartial& expected : std::exchange(unasked_, {})) {
+      // Its row may have failed, or this node, too: then it is in unasked_ again.
+      if (nodes_->state(expected.node) != RemoteNodes::State::kFailed) expected_.push_back(expected);
+    }
+    std::stable_sort(expected_.begin() + static_cast<std::ptrdiff_t>(begin), expected_.end(),
+                     [](const ExpectedPartial& a, const ExpectedPartial& b) { return a.node < b.node; });
+    PrepareQueries(layer, begin);
+    Scatter(layer, q);
+  }
+}
+
+void DecodeStep::Gather(uint32_t layer, std::span<const float> q) {
   IdleStrategy idle(options_.idle,
                     clock_);  // a fresh one: the last event may be a layer's work ago
   while (!gather_.done()) {
+    AskOthers(layer, q);
     const int events = nodes_->Poll();
     if (gather_.done()) break;
     const int64_t now_ns = clock_->NowNs();
@@ -381,7 +413,7 @@ void DecodeStep::OnDamaged(NodeIdx node, const FrameHeader& header) {
 void DecodeStep::OnNodeFailed(NodeIdx node, const absl::Status& status) {
   if (rows_.empty()) return;
   const uint32_t missing_before = gather_.num_missing();
-  gather_.FailNode(node, status);
+  LoseNode(node, status);
   if (metrics_ != nullptr) {
     metrics_->partials_missing.Increment(missing_before - gather_.num_missing());
   }

@@ -3,15 +3,17 @@
 //   for each layer:
 //     qkv               device: rmsnorm, QKV, RoPE, append to the window; meanwhile the frames of
 //                       the queries are made; q comes to the host
-//     query_send        one query frame per CPU node, for all rows that have shards there
+//     query_send        one query frame per CPU node, for all rows that have shards there; of several holders of a
+//                       shard, one is asked
 //     local_attention   device: sinks and window, while the nodes attend over their shards
 //     remote_wait       until every partial is in its slot, a node is given up, or the deadline
 //                       passes
 //     merge_mlp         coverage check; device: merge in slot order, output projection, MLP
 //   logits
 //
-// A row whose partial does not come fails and is left out from there on; the others keep their
-// bits. Rows without remote tokens send nothing and wait for nobody.
+// What a node that fails was asked for and has not answered is asked of another holder, if there is one. A row whose
+// partial does not come fails and is left out from there on; the others keep their bits. Rows without remote tokens
+// send nothing and wait for nobody.
 //
 // Thread-compatible.
 #pragma once
@@ -113,11 +115,12 @@ class DecodeStep {
   struct PreparedQuery {
     NodeIdx node;
     size_t begin, end;
+    uint16_t slot;  // of the header: tells the frames of a layer apart
     absl::StatusOr<FrameBuffer> frame;
   };
-  // Fills queries_ with frames that lack only q: what can be done before q is there. Never waits: a frame for which
-  // there is no room is left out.
-  void PrepareQueries(uint32_t layer);
+  // Fills queries_ with frames for expected_ from `begin` on that lack only q: what can be done before q is there.
+  // Never waits: a frame for which there is no room is left out.
+  void PrepareQueries(uint32_t layer, size_t begin);
   size_t QueryPayload(uint32_t layer, size_t begin, size_t end);  // its bytes; fills entries_
   void FillFrame(uint32_t layer, PreparedQuery* query);
   // Sends queries_, and makes the frames that were left out once those before them are on their way. Fails the rows of
@@ -129,7 +132,13 @@ class DecodeStep {
   void TakeSection(uint32_t layer, const ExpectedPartial& expected, std::span<const std::byte> section);
   absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes);
   size_t EndOfFrame(uint32_t layer, size_t begin) const;
-  void Gather();
+  void Gather(uint32_t layer, std::span<const float> q);
+  // This node will not answer any more: its rows fail, or what it was asked for goes to unasked_.
+  void LoseNode(NodeIdx node, const absl::Status& status);
+  // Another holder of what was asked for; kNoNode if none is left.
+  NodeIdx OtherHolder(const ExpectedPartial& expected) const;
+  // Asks for what is in unasked_.
+  void AskOthers(uint32_t layer, std::span<const float> q);
   void CollectFailures();
   // Of measured rows: what the nodes' selections kept of this layer.
   void TakeMeasurements();
@@ -165,10 +174,12 @@ class DecodeStep {
   StageTimes stage_times_{};
   int64_t exposed_wait_ns_ = 0;
   int64_t device_end_ns_ = 0;              // when the last step with times ended
-  std::vector<ExpectedPartial> expected_;  // sorted by node, then row
+  std::vector<ExpectedPartial> expected_;  // sorted by node, then row; then what was asked again
+  std::vector<ExpectedPartial> unasked_;   // of nodes that have failed: others are to be asked
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;
   std::vector<PreparedQuery> queries_;
+  uint16_t num_frames_ = 0;          // of this layer
   std::vector<QuerySpans> targets_;  // in the frames of queries_, by index of expected_
   std::vector<SentQuery> sent_;
   std::vector<QueryEntry> entries_;  // scratch: of one frame

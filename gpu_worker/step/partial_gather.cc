@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <tuple>
 
 #include "base/check.h"
@@ -72,6 +73,12 @@ Arrival PartialGather::Take(NodeIdx node, const PartialFrameView& partial, const
 absl::Status PartialGather::CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
                                        const PartialEntry& entry) const {
   const auto error = static_cast<FrameError>(entry.status);
+  if (error == FrameError::kCorruptKv) {
+    return absl::DataLossError(
+        fmt::format("layer {}: shard {} no longer has the bytes that were stored, in tile {} of its KV head {}; the "
+                    "sequence must be stored anew, and its host's memory looked at",
+                    layer_, expected.shard.value, entry.covered_tokens, entry.num_kv_heads));
+  }
   if (error != FrameError::kOk) {
     return absl::InternalError(fmt::format("layer {}: shard {} refused the query: {}", layer_, expected.shard.value,
                                            std::string(FrameErrorName(error))));
@@ -178,11 +185,27 @@ void PartialGather::FailRow(uint32_t row, NodeIdx node, const absl::Status& stat
   }
 }
 
-void PartialGather::FailNode(NodeIdx node, const absl::Status& status) {
-  if (!active_) return;
-  for (size_t i = 0; i < expected_.size(); ++i) {
-    if (expected_[i].node == node && states_[i] == EntryState::kWaiting) FailRow(expected_[i].row, node, status);
+std::vector<ExpectedPartial> PartialGather::EndMove(std::span<const ShardId> shards) {
+  std::vector<size_t> order(expected_.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return std::tie(expected_[a].node, expected_[a].shard) < std::tie(expected_[b].node, expected_[b].shard);
+  });
+  const std::vector<ExpectedPartial> expected = std::move(expected_);
+  const std::vector<EntryState> states = std::move(states_);
+  const std::vector<uint64_t> covered = std::move(covered_);
+  expected_.clear();
+  states_.clear();
+  covered_.clear();
+  std::vector<ExpectedPartial> to_ask;
+  for (const size_t i : order) {
+    expected_.push_back(expected[i]);
+    states_.push_back(states[i]);
+    covered_.push_back(covered[i]);
+    const bool moved = std::find(shards.begin(), shards.end(), expected[i].shard) != shards.end();
+    if (moved && states[i] == EntryState::kWaiting) to_ask.push_back(expected[i]);
   }
+  return to_ask;
 }
 
 void PartialGather::FailMissing(const absl::Status& status) {

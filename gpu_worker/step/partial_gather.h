@@ -1,18 +1,19 @@
 // Waits for one layer's partials, as a pure state machine: what is expected, and what came of it.
 //
-//   Begin(expected) ; { OnPartial | FailNode | FailMissing }* until done() ; Finish()
+//   Begin(expected) ; { OnPartial | LoseNode | FailMissing }* until done() ; Finish()
 //
 // A missing partial is an error of its row, never an omission; the other rows of the batch do not
 // notice. Duplicates and partials of an earlier layer or step are told apart and ignored. Values
 // are copied into the device's slots where the shard's token stripe and heads say, so nothing
 // depends on the order of arrival.
 //
-// Allocates only when a batch is larger than any before, or when a row fails. Thread-compatible.
+// Allocates only when a batch is larger than any before, when a row fails, or when a node is lost. Thread-compatible.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -85,8 +86,23 @@ class PartialGather {
     }
   }
 
-  // The rows that still wait for this node fail.
-  void FailNode(NodeIdx node, const absl::Status& status);
+  // This node will not answer. What is still waited for from it is asked of another node, where other(ExpectedPartial)
+  // knows one; where that says kNoNode, the row fails. Returns what is to be asked, with its new node.
+  template <typename Other>
+  std::vector<ExpectedPartial> LoseNode(NodeIdx node, const absl::Status& status, Other&& other) {
+    std::vector<ShardId> moved;
+    for (size_t i = 0; active_ && i < expected_.size(); ++i) {
+      if (expected_[i].node != node || states_[i] != EntryState::kWaiting) continue;
+      const NodeIdx next = other(std::as_const(expected_[i]));
+      if (next == kNoNode) {
+        FailRow(expected_[i].row, node, status);
+      } else {
+        expected_[i].node = next;
+        moved.push_back(expected_[i].shard);
+      }
+    }
+    return moved.empty() ? std::vector<ExpectedPartial>() : EndMove(moved);
+  }
   // The rows that still wait for anything fail, each blaming the first node that it waits for.
   void FailMissing(const absl::Status& status);
   // One row fails, whatever it waits for.
@@ -119,6 +135,8 @@ class PartialGather {
                              const PartialEntry& entry) const;
   void CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial, const PartialEntry& entry);
   void ClearSlots(std::span<const GatherRow> rows);
+  // Sorts expected_ again. Returns the entries of these shards that are still waited for.
+  std::vector<ExpectedPartial> EndMove(std::span<const ShardId> shards);
 
   const AttentionShape shape_;
   bool active_ = false;

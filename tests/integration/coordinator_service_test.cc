@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/version.h"
 #include "fmt/format.h"
 #include "gmock/gmock.h"
@@ -495,6 +496,30 @@ TEST_F(CoordinatorServiceTest, BadRequestsAreRefusedAndHarmNobody) {
   EXPECT_THAT(status.error_message(), HasSubstr("99"));
   Request good(*stub_, 10, 5);
   EXPECT_TRUE(good.Wait().ok());
+}
+
+TEST_F(CoordinatorServiceTest, TextFromOutsideIsBoundedAndPrintable) {
+  const auto cancel = [&](const std::string& request_id) {
+    grpc::ClientContext context;
+    v1::CancelRequest request;
+    request.set_request_id(request_id);
+    v1::CancelResponse response;
+    return stub_->Cancel(&context, request, &response);
+  };
+  grpc::Status status = cancel(std::string(limits::kMaxRequestIdBytes, 'x'));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  status = cancel(std::string(5000, 'x'));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("request_id has 5000 bytes; at most 128"));
+  status = cancel("a\x1b[2J");
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("'a\\x1b[2J' has a control character at byte 1"));
+
+  FakeNode node(service_->address(), std::string(200, 'n'));
+  EXPECT_EQ(node.Register().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  FakeWorker worker(service_->address(), "gpu\n2026-11-30 E forged");
+  EXPECT_EQ(worker.WaitForEnd().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Status().nodes_size(), 0);
 }
 
 TEST_F(CoordinatorServiceTest, OtherVersionsAndGeometriesAreRefused) {

@@ -25,6 +25,7 @@ namespace tributary {
 struct SimOptions {
   uint64_t seed = 1;
   uint32_t num_nodes = 2;
+  uint32_t num_holders = 1;  // of each shard, at most num_nodes: the node after its first holder is its next one
   TinyModel model;
   InprocFaults faults;
   double corrupt_header = 0;  // per frame of the worker, both ways: flips a bit of the header
@@ -182,7 +183,8 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   std::unique_ptr<DataPlane> MakePlane(const std::string& address);
   void StartNode(Node& node);
   void StopThread(Node& node);
-  std::vector<SequenceRoute> OpenShards(SequenceId id, const SimRequest& request);
+  std::vector<ShardPlacement> OpenShards(SequenceId id, const SimRequest& request);
+  void OpenShard(const ShardSpec& spec, Node& node);
   void CloseShards(SequenceId id);
   void Wait(int64_t timeout_ns);
   int PollNodes();
@@ -205,7 +207,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   std::unique_ptr<SimPlane> plane_;
   std::unique_ptr<DecodeEngine> engine_;
   std::map<SequenceId, SimResult> results_;
-  std::map<SequenceId, std::vector<SequenceRoute>> routes_;
+  std::map<SequenceId, std::vector<ShardPlacement>> shards_;
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;
   uint64_t last_shard_ = 0;

@@ -1,7 +1,6 @@
 #include "transport/inproc/inproc_data_plane.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <iterator>
 #include <tuple>
@@ -19,7 +18,7 @@ InprocDataPlane::InprocDataPlane(std::shared_ptr<InprocNetwork::Hub> hub, std::s
       info_{.name = "inproc", .release = "1", .transports = "inproc", .address = node_->address} {}
 
 InprocDataPlane::~InprocDataPlane() {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   hub_->KillNode(*node_);
   // The node stays referenced by frames of its peers; its own references would form cycles.
   node_->peers.clear();
@@ -31,7 +30,7 @@ absl::StatusOr<PeerId> InprocDataPlane::Connect(std::string_view address) {
   if (address.empty()) {
     return absl::InvalidArgumentError("peer address is empty; pass the peer's TransportInfo.address");
   }
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   const PeerId id(node_->next_peer_id++);
   InprocPeer& peer = node_->peers[id.value];
   peer.node = hub_->Find(address);
@@ -44,7 +43,7 @@ absl::StatusOr<PeerId> InprocDataPlane::Connect(std::string_view address) {
 }
 
 void InprocDataPlane::Disconnect(PeerId peer) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   const auto it = node_->peers.find(peer.value);
   if (it == node_->peers.end()) return;
   if (it->second.node != nullptr) hub_->DropTransit(node_.get(), it->second.node.get());
@@ -73,7 +72,7 @@ void InprocDataPlane::ReleaseFrame(std::byte* frame) {
 }
 
 absl::Status InprocDataPlane::Send(PeerId peer, FrameBuffer frame, SendClass send_class) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   const auto it = node_->peers.find(peer.value);
   if (it == node_->peers.end()) {
     return absl::UnavailableError(fmt::format("peer {} is unknown; connect first", peer.value));
@@ -117,7 +116,7 @@ int InprocDataPlane::Poll(FrameHandler& handler) {
   std::vector<InprocFrame> frames;
   std::vector<std::pair<PeerId, absl::Status>> errors;
   {
-    std::lock_guard lock(hub_->mutex);
+    MutexLock lock(&hub_->mutex);
     if (node_->frozen || !node_->alive) return 0;
     ++node_->num_polls;
     frames = TakeVisible();
@@ -141,20 +140,21 @@ int InprocDataPlane::Poll(FrameHandler& handler) {
 }
 
 void InprocDataPlane::WaitForEvent(int64_t timeout_ns) {
-  const auto timeout = std::chrono::nanoseconds(std::clamp<int64_t>(timeout_ns, 0, kNsPerMs));
-  std::unique_lock lock(hub_->mutex);
-  node_->event.wait_for(lock, timeout, [&] { return node_->woken || hub_->HasVisible(*node_); });
+  const auto end = WaitEnd(std::clamp<int64_t>(timeout_ns, 0, kNsPerMs));
+  MutexLock lock(&hub_->mutex);
+  while (!node_->woken && !hub_->HasVisible(*node_) && node_->event.WaitUntil(&hub_->mutex, end)) {
+  }
   node_->woken = false;
 }
 
 void InprocDataPlane::Wake() {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   node_->woken = true;
-  node_->event.notify_all();
+  node_->event.NotifyAll();
 }
 
 DataPlaneCounters InprocDataPlane::counters() const {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   return node_->counters;
 }
 

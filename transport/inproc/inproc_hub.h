@@ -3,13 +3,11 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <string>
 #include <utility>
@@ -17,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "transport/inproc/inproc_network.h"
 
 namespace tributary {
@@ -62,7 +61,7 @@ struct InprocNode {
   std::vector<InprocFrame> inbox;                            // not yet handled
   std::vector<InprocFrame> outbox;                           // sent while frozen
   DataPlaneCounters counters;
-  std::condition_variable event;
+  CondVar event;
 };
 
 struct InprocNetwork::Hub {
@@ -74,29 +73,31 @@ struct InprocNetwork::Hub {
     uint64_t last_due_poll = 0;
   };
 
-  // All of these need `mutex`.
-  Link& LinkBetween(const std::string& from, const std::string& to);
-  std::shared_ptr<InprocNode> Find(std::string_view address) const;
+  Link& LinkBetween(const std::string& from, const std::string& to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  std::shared_ptr<InprocNode> Find(std::string_view address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // Passes a frame through the faults of its link, into the receiver's inbox.
-  void Route(InprocFrame frame);
-  void Enqueue(Link& link, const InprocFaults& faults, InprocFrame frame);
+  void Route(InprocFrame frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void Enqueue(Link& link, const InprocFaults& active, InprocFrame frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // Every peer entry of `node` that means `other` fails with this reason.
-  void FailPeersOf(InprocNode& node, const InprocNode* other, const absl::Status& status);
+  void FailPeersOf(InprocNode& node, const InprocNode* other, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // Drops what is on its way from one to the other.
-  void DropTransit(const InprocNode* from, const InprocNode* to);
-  void Drop(InprocFrame& frame);
-  void BreakLink(const std::shared_ptr<InprocNode>& a, const std::shared_ptr<InprocNode>& b);
-  void KillNode(InprocNode& node);
-  bool HasVisible(const InprocNode& node) const;
+  void DropTransit(const InprocNode* from, const InprocNode* to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  // Gives the frame's memory back; needs no lock.
+  static void Drop(InprocFrame& frame);
+  void BreakLink(const std::shared_ptr<InprocNode>& a, const std::shared_ptr<InprocNode>& b)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void KillNode(InprocNode& node) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  bool HasVisible(const InprocNode& node) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   uint64_t seed = 0;
   const Clock* clock = nullptr;
-  mutable std::mutex mutex;
-  InprocFaults faults;
-  InprocStats stats;
-  uint64_t next_order = 0;
-  std::vector<std::shared_ptr<InprocNode>> nodes;  // alive ones
-  std::map<std::pair<std::string, std::string>, Link> links;
+  mutable Mutex mutex;  // guards the nodes' fields, too
+  InprocFaults faults ABSL_GUARDED_BY(mutex);
+  InprocStats stats ABSL_GUARDED_BY(mutex);
+  uint64_t next_order ABSL_GUARDED_BY(mutex) = 0;
+  std::vector<std::shared_ptr<InprocNode>> nodes ABSL_GUARDED_BY(mutex);  // alive ones
+  std::map<std::pair<std::string, std::string>, Link> links ABSL_GUARDED_BY(mutex);
 };
 
 }  // namespace tributary

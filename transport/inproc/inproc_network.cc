@@ -106,7 +106,7 @@ void InprocNetwork::Hub::Enqueue(Link& link, const InprocFaults& active, InprocF
   link.last_due_poll = frame.due_poll;
   frame.order = next_order++;
   receiver.inbox.push_back(std::move(frame));
-  receiver.event.notify_all();
+  receiver.event.NotifyAll();
 }
 
 void InprocNetwork::Hub::FailPeersOf(InprocNode& node, const InprocNode* other, const absl::Status& status) {
@@ -115,20 +115,22 @@ void InprocNetwork::Hub::FailPeersOf(InprocNode& node, const InprocNode* other, 
     peer.failed = true;
     node.peer_errors.emplace_back(PeerId(id), status);
   }
-  node.event.notify_all();
+  node.event.NotifyAll();
 }
 
 void InprocNetwork::Hub::DropTransit(const InprocNode* from, const InprocNode* to) {
+  uint64_t num_lost = 0;
   for (const auto& node : nodes) {
     for (auto* queue : {&node->inbox, &node->outbox}) {
       std::erase_if(*queue, [&](InprocFrame& frame) {
         if (frame.sender.get() != from || frame.receiver.get() != to) return false;
-        ++stats.lost;
+        ++num_lost;
         Drop(frame);
         return true;
       });
     }
   }
+  stats.lost += num_lost;
 }
 
 void InprocNetwork::Hub::BreakLink(const std::shared_ptr<InprocNode>& a, const std::shared_ptr<InprocNode>& b) {
@@ -146,7 +148,7 @@ void InprocNetwork::Hub::KillNode(InprocNode& node) {
     FailPeersOf(*other, &node, absl::UnavailableError(fmt::format("peer '{}' is dead", node.address)));
   }
   node.alive = false;
-  node.event.notify_all();
+  node.event.NotifyAll();
   std::erase_if(nodes, [&](const auto& other) { return other.get() == &node; });
 }
 
@@ -171,7 +173,7 @@ std::unique_ptr<DataPlane> InprocNetwork::Create(std::string_view address, const
   auto node = std::make_shared<InprocNode>();
   node->address = std::string(address);
   {
-    std::lock_guard lock(hub_->mutex);
+    MutexLock lock(&hub_->mutex);
     TRIBUTARY_CHECK(!address.empty());
     TRIBUTARY_CHECK(hub_->Find(address) == nullptr);
     hub_->nodes.push_back(node);
@@ -180,38 +182,38 @@ std::unique_ptr<DataPlane> InprocNetwork::Create(std::string_view address, const
 }
 
 void InprocNetwork::SetFaults(const InprocFaults& faults) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   hub_->faults = faults;
   for (auto& [addresses, link] : hub_->links) link.faults.reset();
 }
 
 void InprocNetwork::SetLinkFaults(std::string_view from, std::string_view to, const InprocFaults& faults) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   hub_->LinkBetween(std::string(from), std::string(to)).faults = faults;
 }
 
 void InprocNetwork::Kill(std::string_view address) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   if (const auto node = hub_->Find(address)) hub_->KillNode(*node);
 }
 
 void InprocNetwork::Freeze(std::string_view address) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   if (const auto node = hub_->Find(address)) node->frozen = true;
 }
 
 void InprocNetwork::Thaw(std::string_view address) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   const auto node = hub_->Find(address);
   if (node == nullptr) return;
   node->frozen = false;
   std::vector<InprocFrame> outbox = std::exchange(node->outbox, {});
   for (InprocFrame& frame : outbox) hub_->Route(std::move(frame));
-  node->event.notify_all();
+  node->event.NotifyAll();
 }
 
 void InprocNetwork::Cut(std::string_view a, std::string_view b) {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   const auto node_a = hub_->Find(a);
   const auto node_b = hub_->Find(b);
   if (node_a == nullptr || node_b == nullptr) return;
@@ -219,7 +221,7 @@ void InprocNetwork::Cut(std::string_view a, std::string_view b) {
 }
 
 std::optional<int64_t> InprocNetwork::NextDeliveryNs() const {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   const int64_t now_ns = hub_->clock->NowNs();
   std::optional<int64_t> next_ns;
   for (const auto& node : hub_->nodes) {
@@ -232,14 +234,14 @@ std::optional<int64_t> InprocNetwork::NextDeliveryNs() const {
 }
 
 uint64_t InprocNetwork::frames_in_transit() const {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   uint64_t frames = 0;
   for (const auto& node : hub_->nodes) frames += node->inbox.size() + node->outbox.size();
   return frames;
 }
 
 InprocStats InprocNetwork::stats() const {
-  std::lock_guard lock(hub_->mutex);
+  MutexLock lock(&hub_->mutex);
   return hub_->stats;
 }
 

@@ -39,10 +39,24 @@ class TidyTest(unittest.TestCase):
         self.assertTrue(
             self.includes("coordinator/core/admission.h", '#include "coordinator/edge/coordinator_service.h"'))
 
+    def test_channels_and_servers_are_made_in_one_place(self):
+        for header in ("create_channel.h", "server_builder.h", "security/credentials.h", "grpcpp.h"):
+            line = f'#include "grpcpp/{header}"'
+            self.assertFalse(self.includes("rpc/rpc_server.cc", line))
+            self.assertTrue(self.includes("coordinator/edge/coordinator_service.cc", line))
+            self.assertTrue(self.includes("client/api/client.cc", line))
+            self.assertFalse(self.includes("tests/unit/rpc/rpc_server_test.cc", line))
+
+    def test_locks_are_those_that_the_analysis_knows(self):
+        self.assertTrue(self.line_findings("base/thread_pool.h", "  std::mutex mutex_;"))
+        self.assertTrue(self.line_findings("rpc/a.cc", "std::lock_guard lock(mutex_);"))
+        self.assertFalse(self.line_findings("base/mutex.h", "  std::mutex mutex_;"))
+        self.assertFalse(self.line_findings("tests/unit/base/a_test.cc", "  std::mutex mutex_;"))
+
     def test_third_party_stays_in_its_folder(self):
         self.assertFalse(self.includes("transport/ucx/ucx_worker.h", "#include <ucp/api/ucp.h>"))
         self.assertTrue(self.includes("gpu_worker/edge/gpu_worker_main.cc", "#include <ucp/api/ucp.h>"))
-        self.assertFalse(self.includes("telemetry/exposer.cc", '#include "prometheus/exposer.h"'))
+        self.assertFalse(self.includes("telemetry/x.cc", '#include "prometheus/exposer.h"'))
         self.assertTrue(self.includes("coordinator/edge/coordinator_main.cc", '#include "prometheus/exposer.h"'))
         self.assertTrue(self.includes("attention/merge.h", "#include <immintrin.h>"))
 

@@ -1,6 +1,7 @@
 #include "coordinator/core/membership.h"
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -46,6 +47,17 @@ class MembershipTest : public testing::Test {
   int64_t now_ns_ = kNsPerS;
   std::vector<MemberChange> changes_;
 };
+
+TEST_F(MembershipTest, MembersAreBoundedUntilDeadOnesAreForgotten) {
+  for (size_t i = 0; i < limits::kMaxMembers; ++i) ASSERT_TRUE(Register(CpuNode("n" + std::to_string(i))).ok());
+  const absl::Status status = Register(CpuNode("one-more"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("'one-more' would be member 1025; a cluster has at most 1024"));
+  EXPECT_EQ(membership_.Find("one-more"), nullptr);
+  EXPECT_TRUE(Register(CpuNode("n7", 2)).ok());  // who is known may come back
+  Advance(60'000);
+  EXPECT_TRUE(Register(CpuNode("one-more")).ok());
+}
 
 TEST_F(MembershipTest, SilenceMakesSuspectThenDeadAndHeartbeatsLeadBack) {
   ASSERT_TRUE(Register(CpuNode("a")).ok());

@@ -37,8 +37,8 @@ TEST_F(AttentionServerStoredTest, OtherContentIsNeverAcknowledged) {
   LayerKv other = kv;
   other.v.back() ^= std::byte{1};
   const AckBody ack = Spill(spec, other, 0, 100);
-  EXPECT_EQ(static_cast<FrameError>(ack.status), FrameError::kMalformed);
-  EXPECT_EQ(Rejected(FrameError::kMalformed), 1);
+  EXPECT_EQ(static_cast<FrameError>(ack.status), FrameError::kOtherContent);
+  EXPECT_EQ(Rejected(FrameError::kOtherContent), 1);
   const std::vector<float> q = RandomQ();
   worker_->Send(worker_->Header(FrameType::kQuery), QueryPayload({Entry(spec, 0, 100)}, q));
   Settle();
@@ -55,16 +55,16 @@ TEST_F(AttentionServerStoredTest, ABitThatFlipsBeforeTheFirstReadIsFound) {
   FlipBit(1, 1);
   for (int i = 0; i < 2; ++i) {
     const PartialEntry entry = Ask(spec, 100);
-    EXPECT_EQ(static_cast<FrameError>(entry.status), FrameError::kNotStored);
+    EXPECT_EQ(static_cast<FrameError>(entry.status), FrameError::kCorruptKv);
     EXPECT_EQ(entry.num_kv_heads, 1u);    // which of them
     EXPECT_EQ(entry.covered_tokens, 1u);  // which tile
   }
   EXPECT_EQ(Ask(spec, 64).status, 0u);  // does not read that tile
   EXPECT_EQ(Ask(spec, 100, 1).status, 0u);
-  EXPECT_EQ(static_cast<FrameError>(Spill(spec, kv, 64, 100).status), FrameError::kNotStored);
+  EXPECT_EQ(static_cast<FrameError>(Spill(spec, kv, 64, 100).status), FrameError::kCorruptKv);
   Idle(kNsPerS);
   EXPECT_EQ(metrics_.corrupt_tiles.value(), 1);
-  EXPECT_EQ(metrics_.requests[static_cast<size_t>(FrameError::kNotStored)].value(), 2);
+  EXPECT_EQ(metrics_.requests[static_cast<size_t>(FrameError::kCorruptKv)].value(), 2);
   EXPECT_EQ(metrics_.checked_read_bytes.value(), 2 * 2 * 2 * kRecordBytes);
 }
 
@@ -75,7 +75,7 @@ TEST_F(AttentionServerStoredTest, ABitThatFlipsLaterIsFoundByTheScrub) {
   FlipBit(0, 1);
   EXPECT_EQ(Ask(spec, 100).status, 0u);  // what was checked is not checked at each read
   Idle(kNsPerS);
-  EXPECT_EQ(static_cast<FrameError>(Ask(spec, 100).status), FrameError::kNotStored);
+  EXPECT_EQ(static_cast<FrameError>(Ask(spec, 100).status), FrameError::kCorruptKv);
   EXPECT_EQ(metrics_.corrupt_tiles.value(), 1);
   EXPECT_GT(metrics_.scrub_passes.value(), 0);
   EXPECT_GE(metrics_.checked_scrub_bytes.value(), 4 * kRecordBytes);

@@ -57,9 +57,9 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
   EXPECT_THAT(plan->forced_tokens, ElementsAre(2));
   EXPECT_EQ(plan->policy, PolicyParams{});
   EXPECT_EQ(plan->top_logprobs, 12u);
-  ASSERT_EQ(plan->routes.size(), 1u);
-  EXPECT_EQ(plan->routes[0].shard.shard_id, ShardId(77));
-  EXPECT_EQ(plan->routes[0].node, (NodeEndpoint{"cpu-0", 8, "host:9"}));
+  ASSERT_EQ(plan->shards.size(), 1u);
+  EXPECT_EQ(plan->shards[0].spec.shard_id, ShardId(77));
+  EXPECT_EQ(plan->shards[0].holders, (std::vector<NodeEndpoint>{{"cpu-0", 8, "host:9"}}));
 }
 
 TEST(WorkerConvertTest, ASequenceMayBeKept) {

@@ -61,17 +61,23 @@ class NothingReader final : public KvReader {
 
 class SpillTest : public testing::Test, public NodeConnector, public NodeListener {
  protected:
-  SpillTest() : network_(1, &clock_), worker_(network_.Create("worker")), node_plane_(network_.Create("node")) {
+  SpillTest()
+      : network_(1, &clock_),
+        worker_(network_.Create("worker")),
+        node_plane_(network_.Create("node")),
+        other_plane_(network_.Create("other")) {
     (void)InitLogging("test", "off");
     RemoteNodesOptions options;
     options.silence_timeout_ns = 1000 * kNsPerS;
     nodes_ = std::make_unique<RemoteNodes>(options, worker_.get(), this, &clock_, this, nullptr);
     node_ = *nodes_->Acquire({"cpu-0", 1, "host:1"});
+    other_ = *nodes_->Acquire({"cpu-1", 1, "host:2"});
     sender_ = std::make_unique<SpillSender>(SpillOptions{.window_bytes = 4000, .timeout_ns = kNsPerS}, &device_,
                                             worker_.get(), nodes_.get(), nullptr);
   }
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo&) override {
-    return NodeSession{node_plane_->info(), SessionId(5), {SipKey{1, 2}, std::nullopt}, Epoch(1), node.node_id};
+    const DataPlane& plane = node.node_id == "cpu-0" ? *node_plane_ : *other_plane_;
+    return NodeSession{plane.info(), SessionId(5), {SipKey{1, 2}, std::nullopt}, Epoch(1), node.node_id};
   }
   void OnPartial(NodeIdx, const FrameHeader&, const PartialFrameView&) override {}
   void OnAck(NodeIdx, const FrameHeader&, const AckBody&) override {}
@@ -91,10 +97,10 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
     spec.stripe = {.origin = 4, .stripe_tokens = 8, .num_stripes = 1, .stripe_idx = 0};
     spec.capacity_tokens = 1000;
     spec.k_dtype = spec.v_dtype = DType::kF32;
-    return {spec, node_, DType::kF32};
+    return {spec, {{node_}}, DType::kF32};
   }
   SpillSender::Sent Send(const BoundShard& shard, uint64_t token, uint32_t num_tokens = 8, uint32_t layer = 0) {
-    return sender_->Send(shard, layer, token, num_tokens, NothingReader(device_));
+    return sender_->Send(shard, node_, layer, token, num_tokens, NothingReader(device_));
   }
   AckBody Ack(const SpillSink::Spill& spill, FrameError status = FrameError::kOk) const {
     return {.shard_id = spill.body.shard_id,
@@ -107,10 +113,10 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
   TinyDevice device_{TinyModel{}, {.max_batch = 1, .max_partial_slots = 1}};
   ManualClock clock_;
   InprocNetwork network_;
-  std::unique_ptr<DataPlane> worker_, node_plane_;
+  std::unique_ptr<DataPlane> worker_, node_plane_, other_plane_;
   std::unique_ptr<RemoteNodes> nodes_;
   std::unique_ptr<SpillSender> sender_;
-  NodeIdx node_ = kNoNode;
+  NodeIdx node_ = kNoNode, other_ = kNoNode;
   SpillSink sink_;
 };
 
@@ -361,6 +367,71 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
     EXPECT_EQ(spill.body.token_begin, begin + i % 3 * 23);
     EXPECT_EQ(spill.body.num_tokens, i % 3 == 2 ? 18u : 23u);
     EXPECT_LE(spill.k.size() + spill.v.size(), kFrameBytes);
+  }
+}
+
+// A block of a shard that two nodes hold goes to both, and counts as acknowledged once both have acknowledged all of
+// it. A holder that is lost is not waited for, and gets no more.
+TEST_F(SpillTest, EachHolderIsSentEverythingAndAcknowledgesIt) {
+  TinyDevice device(
+      TinyModel{},
+      {.max_batch = 1, .max_partial_slots = 1, .resident_pool_bytes = 1 << 20, .max_prefill_tokens = 4096});
+  for (const bool is_lost : {false, true}) {
+    Sequence sequence;
+    sequence.plan.kv_dtype = DType::kF32;
+    sequence.cache = WindowCache({.sink_tokens = 4, .window_tokens = 16, .block_tokens = 16}, 400);
+    sequence.cache.Prefilled(4 + 16 * 4);
+    sequence.resident = *device.ReserveResident({sequence.cache.capacity_tokens(), DType::kF32});
+    sequence.shards = {Shard(is_lost ? 2 : 1)};
+    sequence.shards[0].holders.push_back({.node = other_});
+    const uint64_t begin = sequence.cache.remote().end;
+    sequence.spill = BlockSpill{.block = {begin, begin + 16}};
+    SpillSink node_sink, other_sink;
+    // The nodes' windows take a part of it.
+    PumpSpill(sequence, &device, sender_.get(), 512);
+    node_plane_->Poll(node_sink);
+    other_plane_->Poll(other_sink);
+    const uint32_t num_sent = sender_->in_flight(SequenceId(1));
+    EXPECT_EQ(num_sent, node_sink.spills.size() + other_sink.spills.size());
+    ASSERT_FALSE(other_sink.spills.empty());
+    ASSERT_FALSE(sequence.spill->all_sent);
+    for (const auto& spill : node_sink.spills) sender_->OnAck(node_, spill.header.layer, Ack(spill));
+    EXPECT_EQ(sender_->in_flight(SequenceId(1)), other_sink.spills.size()) << "the other has acknowledged nothing";
+    if (is_lost) {
+      EXPECT_TRUE(sequence.LoseHolder(other_));
+      sender_->DropHolder(SequenceId(1), other_);
+      EXPECT_EQ(sender_->in_flight(SequenceId(1)), 0u);
+      EXPECT_EQ(sender_->bytes_in_flight(other_), 0u);
+    }
+    size_t node_acked = node_sink.spills.size(), other_acked = 0;
+    for (int i = 0; i < 20; ++i) {
+      PumpSpill(sequence, &device, sender_.get(), 512);
+      node_plane_->Poll(node_sink);
+      if (!is_lost) other_plane_->Poll(other_sink);
+      for (; node_acked < node_sink.spills.size(); ++node_acked) {
+        const auto& spill = node_sink.spills[node_acked];
+        EXPECT_FALSE(sender_->OnAck(node_, spill.header.layer, Ack(spill)).has_value());
+      }
+      for (; !is_lost && other_acked < other_sink.spills.size(); ++other_acked) {
+        const auto& spill = other_sink.spills[other_acked];
+        EXPECT_GT(sender_->in_flight(SequenceId(1)), 0u);
+        EXPECT_FALSE(sender_->OnAck(other_, spill.header.layer, Ack(spill)).has_value());
+      }
+    }
+    EXPECT_TRUE(sequence.spill->all_sent);
+    EXPECT_EQ(sender_->in_flight(SequenceId(1)), 0u);
+    std::vector<int> seen(kNumLayers * 16);
+    for (const auto& spill : node_sink.spills) {
+      for (uint32_t t = 0; t < spill.body.num_tokens; ++t)
+        ++seen[spill.header.layer * 16 + spill.body.token_begin - begin + t];
+    }
+    EXPECT_EQ(seen, std::vector<int>(kNumLayers * 16, 1));
+    if (is_lost) continue;
+    ASSERT_EQ(other_sink.spills.size(), node_sink.spills.size());
+    for (size_t i = 0; i < node_sink.spills.size(); ++i) {
+      EXPECT_EQ(other_sink.spills[i].k, node_sink.spills[i].k);
+      EXPECT_EQ(other_sink.spills[i].body.token_begin, node_sink.spills[i].body.token_begin);
+    }
   }
 }
 

@@ -85,6 +85,11 @@ class PartialGatherTest : public testing::Test {
     });
     return arrivals;
   }
+  // No other node has what it was asked for.
+  void FailNode(NodeIdx node) {
+    const auto to_ask = gather_.LoseNode(node, absl::UnavailableError("gone"), [](const auto&) { return kNoNode; });
+    EXPECT_TRUE(to_ask.empty());
+  }
   float Lse(uint32_t row, uint32_t slot, uint32_t head) const { return lse_[(row * kMaxSlots + slot) * 4 + head]; }
   float Out(uint32_t row, uint32_t slot, uint32_t head) const {
     return out_[((row * kMaxSlots + slot) * 4 + head) * 8];
@@ -144,7 +149,7 @@ TEST_F(PartialGatherTest, ALostNodeFailsTheRowsThatWaitForItOnly) {
   expected.push_back({2, ShardId(30), 2, 0, 0, 2, 5});
   Begin(expected, rows);
   Arrive(1, Frame({{11, 4, 20, 2}}));  // row 0's share of node 1 has arrived already
-  gather_.FailNode(1, absl::UnavailableError("gone"));
+  FailNode(1);
   Arrive(0, Frame({{10, 4, 30, 1}}));
   EXPECT_EQ(Arrive(0, Frame({{20, 2, 40, 3}})), std::vector{Arrival::kLate}) << "its row has failed";
   Arrive(2, Frame({{30, 4, 5, 1}}));
@@ -154,6 +159,48 @@ TEST_F(PartialGatherTest, ALostNodeFailsTheRowsThatWaitForItOnly) {
   EXPECT_EQ(failures[0].row, 1u);
   EXPECT_EQ(failures[0].node, 1u);
   EXPECT_EQ(failures[0].status.code(), absl::StatusCode::kUnavailable);
+}
+
+// Of the two shards that node 1 was asked for and has not answered, node 5 holds one, too: the other one's row fails,
+// and the answers of others count as before.
+TEST_F(PartialGatherTest, WhatALostNodeOwesIsAskedOfAnother) {
+  const std::vector<GatherRow> rows = {{60, 10, 2}, {45, 5, 1}, {14, 9, 1}};
+  auto expected = kExpected;
+  expected.push_back({1, ShardId(30), 2, 0, 0, 2, 5});
+  Begin(expected, rows);
+  Arrive(0, Frame({{10, 4, 30, 1}}));
+  Arrive(1, Frame({{30, 4, 5, 1}}));  // this is not asked again
+  std::vector<ShardId> offered;
+  const auto to_ask = gather_.LoseNode(1, absl::UnavailableError("gone"), [&](const ExpectedPartial& e) {
+    offered.push_back(e.shard);
+    return e.shard == ShardId(11) ? NodeIdx{5} : kNoNode;
+  });
+  EXPECT_EQ(offered, (std::vector{ShardId(11), ShardId(21)}));
+  ASSERT_EQ(to_ask.size(), 1u);
+  EXPECT_EQ(to_ask[0].shard, ShardId(11));
+  EXPECT_EQ(to_ask[0].node, 5u);
+  EXPECT_FALSE(gather_.done());
+  EXPECT_EQ(Arrive(1, Frame({{11, 4, 20, 9}})), std::vector{Arrival::kUnexpected}) << "it is not asked any more";
+  EXPECT_EQ(Arrive(5, Frame({{11, 4, 20, 2}})), std::vector{Arrival::kTaken});
+  ASSERT_TRUE(gather_.done());
+  const auto failures = gather_.Finish();
+  ASSERT_EQ(failures.size(), 1u);
+  EXPECT_EQ(failures[0].row, 1u);
+  EXPECT_EQ(failures[0].node, 1u);
+  EXPECT_EQ(Out(0, 1, 0), 2);
+  EXPECT_EQ(Out(0, 0, 0), 1);
+}
+
+// A row that fails for one of its shards asks nobody for the others.
+TEST_F(PartialGatherTest, ARowThatFailsAsksNobodyElse) {
+  const std::vector<ExpectedPartial> expected = {{1, ShardId(20), 0, 0, 0, 1, 40}, {1, ShardId(21), 0, 0, 1, 2, 40}};
+  Begin(expected, std::vector<GatherRow>{{45, 5, 1}});
+  const auto to_ask = gather_.LoseNode(1, absl::UnavailableError("gone"), [](const ExpectedPartial& e) {
+    return e.shard == ShardId(20) ? NodeIdx{5} : kNoNode;
+  });
+  EXPECT_TRUE(to_ask.empty());
+  EXPECT_TRUE(gather_.done());
+  EXPECT_EQ(gather_.Finish().size(), 1u);
 }
 
 TEST_F(PartialGatherTest, TheDeadlineBlamesANodeThatIsMissing) {
@@ -170,11 +217,13 @@ TEST_F(PartialGatherTest, WrongAnswersFailTheirRowWithTheValues) {
   struct Case {
     Answer answer;
     std::string text;
+    absl::StatusCode code = absl::StatusCode::kInternal;
   };
   const std::vector<Case> cases = {
       {{10, 4, 29, 1}, "29"},                                  // covers less than it was asked for
       {{10, 2, 30, 1}, "of 2 heads"},                          // too few heads
       {{10, 4, 30, 0, FrameError::kNotStored}, "not_stored"},  // refused
+      {{10, 4, 30, 0, FrameError::kCorruptKv}, "tile 30 of its KV head", absl::StatusCode::kDataLoss},
       {{10, 4, 30, std::numeric_limits<float>::quiet_NaN()}, "nan"},
       {{10, 4, 30, -INFINITY}, "-inf"},  // tokens, but an empty partial
       {{10, 4, 30, INFINITY, FrameError::kOk, 30}, "inf"},
@@ -186,7 +235,7 @@ TEST_F(PartialGatherTest, WrongAnswersFailTheirRowWithTheValues) {
     ASSERT_TRUE(gather_.done());
     const auto failures = gather_.Finish();
     ASSERT_EQ(failures.size(), 1u) << c.text;
-    EXPECT_EQ(failures[0].status.code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(failures[0].status.code(), c.code);
     EXPECT_NE(failures[0].status.message().find(c.text), std::string::npos) << failures[0].status;
   }
   Begin({kExpected[0]}, {{40, 10, 1}});
@@ -304,7 +353,7 @@ TEST_F(PartialGatherTest, TheRowsOfAChunkGetTheirOwnPartials) {
 TEST_F(PartialGatherTest, AChunkFailsAsOneRow) {
   Begin(kChunk, kChunkRows);
   Arrive(1, Frame({AnswerOfTwo(11, 3), {20, 4, 40, 7}}));
-  gather_.FailNode(0, absl::UnavailableError("gone"));
+  FailNode(0);
   EXPECT_TRUE(gather_.done());
   ASSERT_EQ(gather_.Finish().size(), 1u);
   EXPECT_EQ(gather_.Finish()[0].row, 0u);

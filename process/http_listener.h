@@ -9,9 +9,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "absl/status/statusor.h"
+#include "rpc/tcp_acceptor.h"
 
 namespace tributary {
 
@@ -23,25 +23,21 @@ class HttpListener {
   // free one. INVALID_ARGUMENT: not of that form; UNAVAILABLE: the port is taken or the host is not this machine's.
   static absl::StatusOr<std::unique_ptr<HttpListener>> Start(std::string_view listen, std::string path,
                                                              PageMaker make_page);
-  ~HttpListener();
+  ~HttpListener();  // waits for the answer that is under way
   HttpListener(const HttpListener&) = delete;
   HttpListener& operator=(const HttpListener&) = delete;
 
   // "host:port" with the port that was taken.
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return acceptor_->address(); }
 
  private:
-  HttpListener(int listen_fd, int stop_fd, std::string address, std::string path, PageMaker make_page);
-  void Serve();
+  HttpListener(std::unique_ptr<TcpAcceptor> acceptor, std::string path, PageMaker make_page);
   void Answer(int fd) const;
   std::string Response(std::string_view request) const;
 
-  const int listen_fd_;
-  const int stop_fd_;  // an eventfd
-  const std::string address_;
   const std::string path_;
   const PageMaker make_page_;
-  std::thread thread_;
+  const std::unique_ptr<TcpAcceptor> acceptor_;
 };
 
 }  // namespace tributary

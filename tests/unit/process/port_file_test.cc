@@ -1,6 +1,5 @@
-#include "base/process.h"
+#include "process/port_file.h"
 
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 
@@ -30,29 +29,6 @@ TEST(PortFileTest, NamesThePathThatCannotBeWritten) {
   const absl::Status status = WritePortFile("/nonexistent/ports.json", "a", "b");
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(status.ToString(), HasSubstr("/nonexistent/ports.json"));
-}
-
-// Signals change the whole process, so each in a process of its own.
-TEST(StopSignalsDeathTest, TheFirstAsksTheSecondEnds) {
-  testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT(
-      {
-        StopSignals stop;
-        if (stop.requested() || stop.Wait(1'000'000)) std::exit(11);
-        kill(getpid(), SIGTERM);
-        if (!stop.Wait() || !stop.requested()) std::exit(12);
-        std::exit(7);
-      },
-      testing::ExitedWithCode(7), "");
-  EXPECT_EXIT(
-      {
-        StopSignals stop;
-        kill(getpid(), SIGTERM);
-        stop.Wait();
-        kill(getpid(), SIGINT);
-        while (true) pause();
-      },
-      testing::ExitedWithCode(1), "");
 }
 
 }  // namespace

@@ -1,10 +1,8 @@
-#include "telemetry/exposer.h"
+#include "telemetry/prometheus_text.h"
 
 #include <limits>
-#include <utility>
 #include <vector>
 
-#include "fmt/format.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
 
@@ -43,6 +41,8 @@ prometheus::ClientMetric PrometheusMetric(const MetricSample& sample) {
   return metric;
 }
 
+}  // namespace
+
 std::string PrometheusText(const MetricRegistry& registry) {
   std::vector<prometheus::MetricFamily> families;
   for (const MetricSample& sample : registry.Collect()) {
@@ -53,22 +53,6 @@ std::string PrometheusText(const MetricRegistry& registry) {
     families.back().metric.push_back(PrometheusMetric(sample));
   }
   return prometheus::TextSerializer().Serialize(families);
-}
-
-}  // namespace
-
-MetricsExposer::MetricsExposer(std::unique_ptr<HttpListener> listener) : listener_(std::move(listener)) {}
-
-MetricsExposer::~MetricsExposer() = default;
-
-absl::StatusOr<std::unique_ptr<MetricsExposer>> MetricsExposer::Start(std::string_view listen,
-                                                                      const MetricRegistry& registry) {
-  auto listener = HttpListener::Start(listen, "/metrics", [&registry] { return PrometheusText(registry); });
-  if (!listener.ok()) {
-    return absl::Status(listener.status().code(),
-                        fmt::format("metrics: {} (--metrics-listen)", std::string(listener.status().message())));
-  }
-  return std::unique_ptr<MetricsExposer>(new MetricsExposer(*std::move(listener)));
 }
 
 }  // namespace tributary

@@ -1,4 +1,4 @@
-#include "telemetry/exposer.h"
+#include "process/metrics_endpoint.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -39,15 +39,15 @@ std::string HttpGet(const std::string& address, const std::string& path) {
   return answer;
 }
 
-TEST(ExposerTest, ServesCountersGaugesAndHistograms) {
+TEST(MetricsEndpointTest, ServesCountersGaugesAndHistograms) {
   MetricRegistry registry;
-  auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
-  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
   registry.counter(metrics::kRequests, {"ok"}).Increment(3);
   registry.gauge(metrics::kRequestsRunning).Set(2);
   registry.histogram(metrics::kBatchSize).Observe(3);
 
-  const std::string text = HttpGet((*exposer)->address(), "/metrics");
+  const std::string text = HttpGet((*endpoint)->address(), "/metrics");
   EXPECT_THAT(text, HasSubstr("# TYPE tributary_requests_total counter"));
   EXPECT_THAT(text, HasSubstr("tributary_requests_total{outcome=\"ok\"} 3"));
   EXPECT_THAT(text, HasSubstr("tributary_requests_running 2"));
@@ -57,46 +57,46 @@ TEST(ExposerTest, ServesCountersGaugesAndHistograms) {
   EXPECT_THAT(text, HasSubstr("tributary_batch_size_sum 3"));
 }
 
-TEST(ExposerTest, OtherPathsAndMethodsAreRefused) {
+TEST(MetricsEndpointTest, OtherPathsAndMethodsAreRefused) {
   MetricRegistry registry;
-  auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
-  ASSERT_TRUE(exposer.ok()) << exposer.status();
-  EXPECT_THAT(HttpGet((*exposer)->address(), "/"), HasSubstr("404"));
-  EXPECT_THAT(HttpGet((*exposer)->address(), "/metricsx"), HasSubstr("404"));
-  EXPECT_THAT(HttpGet((*exposer)->address(), "/metrics?x=1"), HasSubstr("200 OK"));
-  EXPECT_THAT(HttpGet((*exposer)->address(), ""), HasSubstr("404"));
+  auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  EXPECT_THAT(HttpGet((*endpoint)->address(), "/"), HasSubstr("404"));
+  EXPECT_THAT(HttpGet((*endpoint)->address(), "/metricsx"), HasSubstr("404"));
+  EXPECT_THAT(HttpGet((*endpoint)->address(), "/metrics?x=1"), HasSubstr("200 OK"));
+  EXPECT_THAT(HttpGet((*endpoint)->address(), ""), HasSubstr("404"));
 }
 
-TEST(ExposerTest, GarbageAndEarlyGoodbyesHarmNothing) {
+TEST(MetricsEndpointTest, GarbageAndEarlyGoodbyesHarmNothing) {
   MetricRegistry registry;
-  auto exposer = MetricsExposer::Start("127.0.0.1:0", registry);
-  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
   for (const std::string& garbage : {std::string("\r\n\r\n"), std::string("POST /metrics HTTP/1.0\r\n\r\n"),
                                      std::string(10'000, 'x'), std::string("GET /metrics"), std::string()}) {
-    const int fd = Connect((*exposer)->address());
+    const int fd = Connect((*endpoint)->address());
     EXPECT_EQ(send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL), static_cast<ssize_t>(garbage.size()));
     shutdown(fd, SHUT_WR);
     const std::string answer = ReadAll(fd);
     EXPECT_EQ(answer.find("200 OK"), std::string::npos) << garbage.substr(0, 20);
     close(fd);
   }
-  EXPECT_THAT(HttpGet((*exposer)->address(), "/metrics"), HasSubstr("200 OK"));
+  EXPECT_THAT(HttpGet((*endpoint)->address(), "/metrics"), HasSubstr("200 OK"));
 }
 
-TEST(ExposerTest, BusyPortIsUnavailableAndNamesTheAddress) {
+TEST(MetricsEndpointTest, BusyPortIsUnavailableAndNamesTheAddress) {
   MetricRegistry registry;
-  auto first = MetricsExposer::Start("127.0.0.1:0", registry);
+  auto first = MetricsEndpoint::Start("127.0.0.1:0", registry);
   ASSERT_TRUE(first.ok()) << first.status();
-  auto second = MetricsExposer::Start((*first)->address(), registry);
+  auto second = MetricsEndpoint::Start((*first)->address(), registry);
   ASSERT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr((*first)->address()));
 }
 
-TEST(ExposerTest, MalformedAddressIsInvalid) {
+TEST(MetricsEndpointTest, MalformedAddressIsInvalid) {
   MetricRegistry registry;
   for (const char* listen : {"", "9100", ":9100", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:9x"}) {
     SCOPED_TRACE(listen);
-    EXPECT_EQ(MetricsExposer::Start(listen, registry).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(MetricsEndpoint::Start(listen, registry).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

@@ -1,26 +1,15 @@
-// What every server process does at its edges: say where it listens, and stop when it is told to.
+// SIGTERM and SIGINT as a question that a server asks.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <string>
 
 #include "absl/status/status.h"
+#include "base/mutex.h"
 
 namespace tributary {
 
-// Writes {"listen": ..., "metrics": ...} so that a reader sees the whole file or none. UNAVAILABLE with path and
-// reason.
-absl::Status WritePortFile(const std::string& path, const std::string& listen_address,
-                           const std::string& metrics_address);
-
-// A new random number for this start of the process, never 0: who answers under a known name is not who answered
-// before.
-uint64_t RandomIncarnation();
-
-// SIGTERM and SIGINT. The first one asks to stop; the second ends the process at once, with exit code 1.
-// One per process.
+// The first signal asks to stop; the second ends the process at once, with exit code 1. One per process.
 class StopSignals {
  public:
   StopSignals();
@@ -47,8 +36,8 @@ class Refusal {
 
  private:
   StopSignals* const stop_;
-  mutable std::mutex mutex_;
-  absl::Status status_;
+  mutable Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace tributary

@@ -1,50 +1,28 @@
-#include "base/process.h"
+#include "process/stop_signals.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
-#include <condition_variable>
 #include <csignal>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <mutex>
-#include <random>
 #include <thread>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "fmt/format.h"
 
 namespace tributary {
 
-absl::Status WritePortFile(const std::string& path, const std::string& listen_address,
-                           const std::string& metrics_address) {
-  const std::string part = fmt::format("{}.{}.part", path, getpid());
-  std::ofstream file(part);
-  file << fmt::format("{{\"listen\": \"{}\", \"metrics\": \"{}\"}}\n", listen_address, metrics_address);
-  file.close();
-  if (!file || std::rename(part.c_str(), path.c_str()) != 0) {
-    const std::string reason = std::strerror(errno);
-    std::remove(part.c_str());
-    return absl::UnavailableError(
-        fmt::format("cannot write --port-file '{}': {}; does the folder exist?", path, reason));
-  }
-  return absl::OkStatus();
-}
-
-uint64_t RandomIncarnation() {
-  std::random_device device;
-  const uint64_t value = (uint64_t{device()} << 32) | device();
-  return value != 0 ? value : 1;  // 0 means unset in messages
-}
-
 struct StopSignals::State {
-  std::mutex mutex;
-  std::condition_variable changed;
-  bool requested = false;
+  Mutex mutex;
+  CondVar changed;
+  bool requested ABSL_GUARDED_BY(mutex) = false;
+
+  void Request() {
+    MutexLock lock(&mutex);
+    requested = true;
+    changed.NotifyAll();
+  }
 };
 
 namespace {
@@ -80,47 +58,43 @@ StopSignals::StopSignals() : state_(std::make_shared<State>()) {
   // Detached: it waits until the process ends.
   std::thread([state = state_] {
     LOG_INFO("{}: stopping; a second one ends the process at once", strsignal(WaitForSignal()));
-    {
-      std::lock_guard lock(state->mutex);
-      state->requested = true;
-      state->changed.notify_all();
-    }
+    state->Request();
     LOG_WARN("{} again: exiting now", strsignal(WaitForSignal()));
     _exit(1);
   }).detach();
 }
 
 bool StopSignals::requested() const {
-  std::lock_guard lock(state_->mutex);
+  MutexLock lock(&state_->mutex);
   return state_->requested;
 }
 
-void StopSignals::Request() {
-  std::lock_guard lock(state_->mutex);
-  state_->requested = true;
-  state_->changed.notify_all();
-}
+void StopSignals::Request() { state_->Request(); }
 
 bool StopSignals::Wait(int64_t timeout_ns) {
-  std::unique_lock lock(state_->mutex);
-  const auto asked = [this] { return state_->requested; };
-  if (timeout_ns < 0) {
-    state_->changed.wait(lock, asked);
-    return true;
+  State& state = *state_;
+  const auto end = WaitEnd(timeout_ns);
+  MutexLock lock(&state.mutex);
+  while (!state.requested) {
+    if (timeout_ns < 0) {
+      state.changed.Wait(&state.mutex);
+    } else if (!state.changed.WaitUntil(&state.mutex, end)) {
+      break;
+    }
   }
-  return state_->changed.wait_for(lock, std::chrono::nanoseconds(timeout_ns), asked);
+  return state.requested;
 }
 
 void Refusal::Set(const absl::Status& status) {
   {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(&mutex_);
     status_ = status;
   }
   stop_->Request();
 }
 
 absl::Status Refusal::Get() const {
-  std::lock_guard lock(mutex_);
+  MutexLock lock(&mutex_);
   return status_;
 }
 

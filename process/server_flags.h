@@ -1,0 +1,35 @@
+// The flags that server processes share, in the same words.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace tributary {
+
+// Of every server.
+struct ServerFlags {
+  std::string listen = "127.0.0.1:0";
+  std::string metrics_listen;  // "" = no /metrics
+  std::string port_file;       // "" = none
+  std::string log_level = "info";
+  uint32_t drain_timeout_s = 60;
+};
+
+// Of servers with a data plane: workers and nodes.
+struct DataPlaneFlags {
+  uint32_t spin_us = 50;
+  std::string transport_tls;
+  std::string transport_net_devices;
+  bool mac = false;
+};
+
+void AddServerFlags(CLI::App& app, ServerFlags* flags);
+void AddDataPlaneFlags(CLI::App& app, DataPlaneFlags* flags);
+// --node-id of the cluster's members; checks its length and that it is printable.
+void AddNodeIdFlag(CLI::App& app, std::string* node_id, const std::string& help);
+
+}  // namespace tributary
