@@ -16,15 +16,14 @@
 namespace tributary {
 namespace {
 
-uint64_t StreamBytes(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t capacity_tokens) {
-  const uint64_t block_tokens = options.block_tokens;
-  const uint64_t blocks = (capacity_tokens + block_tokens - 1) / block_tokens;
+StreamRecordsOptions RecordsOf(const BlockSummaryOptions& options, const SummarisedKeys& keys) {
+  const uint64_t blocks = (keys.capacity_tokens + options.block_tokens - 1) / options.block_tokens;
   const uint64_t records = (blocks + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
-  return records * MakeBlockSummaryLayout(options.kind, options.storage, head_dim).record_bytes;
+  return {keys.num_streams, records, MakeBlockSummaryLayout(options.kind, options.storage, keys.head_dim).record_bytes};
 }
 
-absl::Status Validate(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
-                      uint64_t capacity_tokens) {
+absl::Status Validate(const BlockSummaryOptions& options, const SummarisedKeys& keys) {
+  const auto& [head_dim, num_streams, capacity_tokens] = keys;
   const auto wrong = [](const std::string& what) { return absl::InvalidArgumentError("block summaries: " + what); };
   if (options.block_tokens < 16 || options.block_tokens > 128 || !std::has_single_bit(options.block_tokens)) {
     return wrong(fmt::format("block_tokens is {}; it must be 16, 32, 64 or 128", options.block_tokens));
@@ -98,29 +97,27 @@ void StoreBlockSummary(const BlockSummaryLayout& layout, const float* rows, uint
   }
 }
 
-absl::StatusOr<BlockSummaries> BlockSummaries::Create(const BlockSummaryOptions& options, uint32_t head_dim,
-                                                      uint64_t num_streams, uint64_t capacity_tokens) {
-  TRIBUTARY_RETURN_IF_ERROR(Validate(options, head_dim, num_streams, capacity_tokens));
-  const uint64_t stream_bytes = StreamBytes(options, head_dim, capacity_tokens);
-  TRIBUTARY_ASSIGN_OR_RETURN(Arena arena, Arena::Create({.bytes = stream_bytes * num_streams}));
-  return BlockSummaries(options, head_dim, num_streams, stream_bytes, std::move(arena));
+absl::StatusOr<BlockSummaries> BlockSummaries::Open(const BlockSummaryOptions& options, const SummarisedKeys& keys,
+                                                    BlockPool* pool) {
+  TRIBUTARY_RETURN_IF_ERROR(Validate(options, keys));
+  TRIBUTARY_ASSIGN_OR_RETURN(StreamRecords records, StreamRecords::Open(RecordsOf(options, keys), pool));
+  return BlockSummaries(options, keys, std::move(records));
 }
 
-uint64_t BlockSummaries::ReservedBytes(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
-                                       uint64_t capacity_tokens) {
-  return num_streams * StreamBytes(options, head_dim, capacity_tokens);
+absl::StatusOr<uint64_t> BlockSummaries::ReservedBytes(const BlockSummaryOptions& options, const SummarisedKeys& keys,
+                                                       size_t extent_bytes) {
+  TRIBUTARY_RETURN_IF_ERROR(Validate(options, keys));
+  return StreamRecords::ReservedBytes(RecordsOf(options, keys), extent_bytes);
 }
 
-BlockSummaries::BlockSummaries(const BlockSummaryOptions& options, uint32_t head_dim, uint64_t num_streams,
-                               uint64_t stream_bytes, Arena arena)
+BlockSummaries::BlockSummaries(const BlockSummaryOptions& options, const SummarisedKeys& keys, StreamRecords records)
     : options_(options),
-      layout_(MakeBlockSummaryLayout(options.kind, options.storage, head_dim)),
-      stream_bytes_(stream_bytes),
-      arena_(std::move(arena)),
-      streams_(num_streams) {
+      layout_(MakeBlockSummaryLayout(options.kind, options.storage, keys.head_dim)),
+      records_(std::move(records)),
+      streams_(keys.num_streams) {
   for (Stream& stream : streams_) {
-    stream.sum_or_max.resize(head_dim);
-    if (options.kind == SummaryKind::kMinMax) stream.min.resize(head_dim);
+    stream.sum_or_max.resize(keys.head_dim);
+    if (options.kind == SummaryKind::kMinMax) stream.min.resize(keys.head_dim);
   }
 }
 
@@ -128,8 +125,14 @@ uint32_t BlockSummaries::num_blocks(uint64_t stream) const {
   return static_cast<uint32_t>((streams_[stream].num_tokens + options_.block_tokens - 1) / options_.block_tokens);
 }
 
-const std::byte* BlockSummaries::Records(uint64_t stream) const {
-  return arena_.memory().data() + stream * stream_bytes_;
+BlockSummaries::Run BlockSummaries::RunAt(uint64_t stream, uint32_t block_begin, uint32_t block_end) const {
+  TRIBUTARY_CHECK_EQ(block_begin % kSummaryRecordBlocks, 0u);
+  TRIBUTARY_CHECK_LT(block_begin, block_end);
+  TRIBUTARY_CHECK_LE(block_end, num_blocks(stream));
+  const uint64_t record = block_begin / kSummaryRecordBlocks;
+  const uint64_t end = (uint64_t{block_end} + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
+  const uint64_t blocks = records_.RunLength(stream, record, end) * kSummaryRecordBlocks;
+  return {records_.At(stream, record), static_cast<uint32_t>(std::min<uint64_t>(blocks, block_end - block_begin))};
 }
 
 void BlockSummaries::AddToBlock(Stream& stream, const float* key, bool is_first) {
@@ -165,8 +168,7 @@ void BlockSummaries::WriteBlock(uint64_t stream_idx) {
       rows[layout_.padded_dim + d] = stream.min[d];
     }
   }
-  std::byte* record =
-      arena_.memory().data() + stream_idx * stream_bytes_ + block / kSummaryRecordBlocks * layout_.record_bytes;
+  std::byte* record = records_.At(stream_idx, block / kSummaryRecordBlocks);
   StoreBlockSummary(layout_, rows, static_cast<uint32_t>(block % kSummaryRecordBlocks), record);
 }
 
@@ -175,7 +177,7 @@ void BlockSummaries::Append(uint64_t stream_idx, const float* keys, size_t row_s
   Stream& stream = streams_[stream_idx];
   const uint64_t block_tokens = options_.block_tokens;
   const uint64_t blocks = (stream.num_tokens + num_tokens + block_tokens - 1) / block_tokens;
-  TRIBUTARY_CHECK_LE((blocks + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks * layout_.record_bytes, stream_bytes_);
+  TRIBUTARY_CHECK_LE((blocks + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks, records_.records_per_stream());
   for (uint64_t i = 0; i < num_tokens; ++i) {
     AddToBlock(stream, keys + i * row_stride, stream.num_tokens % block_tokens == 0);
     ++stream.num_tokens;

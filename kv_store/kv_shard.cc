@@ -21,15 +21,16 @@ constexpr size_t kMaxRememberedCorruptTiles = 1024;
 absl::StatusOr<std::unique_ptr<KvShard>> KvShard::Open(const ShardSpec& spec, BlockPool* pool, KvPackFn pack,
                                                        StoreCounters* counters) {
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<ShardTiles> tiles, ShardTiles::Open(spec, pool, pack));
-  return std::unique_ptr<KvShard>(new KvShard(spec, std::move(tiles), counters));
+  return std::unique_ptr<KvShard>(new KvShard(spec, pool, std::move(tiles), counters));
 }
 
 absl::StatusOr<uint64_t> KvShard::ReservedBytes(const ShardSpec& spec, size_t extent_bytes) {
   return ShardTiles::ReservedBytes(spec, extent_bytes);
 }
 
-KvShard::KvShard(const ShardSpec& spec, std::unique_ptr<ShardTiles> tiles, StoreCounters* counters)
+KvShard::KvShard(const ShardSpec& spec, BlockPool* pool, std::unique_ptr<ShardTiles> tiles, StoreCounters* counters)
     : spec_(spec),
+      pool_(pool),
       tiles_(std::move(tiles)),
       counters_(counters),
       layers_(spec.num_layers_held()),
@@ -85,8 +86,8 @@ StoreResult KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_to
     tokens.Abandon(claim);
   }
   result.stored_tokens = tokens.visible();
-  if (summaries_ != nullptr && storer == Storer::kOwner && result.ok()) {
-    Summarise(layer, {summaries_->num_tokens(StreamIdx(layer, 0)), result.stored_tokens}, local, rows);
+  if (!summaries_.empty() && storer == Storer::kOwner && result.ok()) {
+    Summarise(layer, {summaries_.front().num_tokens(StreamIdx(layer, 0)), result.stored_tokens}, local, rows);
   }
   return result;
 }
@@ -220,22 +221,40 @@ std::optional<TilePlace> KvShard::FirstCorruptTile(uint32_t layer) const {
 // ---- summaries ----
 
 absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
-  if (summaries_ != nullptr) {
-    return absl::FailedPreconditionError("shard: block summaries are kept already; open another shard");
+  if (FindSummaries(options) != nullptr) {
+    return absl::FailedPreconditionError("shard: these block summaries are kept already; ask for each once");
   }
   for (const LayerTokens& layer : layers_) {
     if (layer.IsEmpty()) continue;
     return absl::FailedPreconditionError(
         "shard: tokens are stored already; ask for block summaries when the shard is opened");
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      BlockSummaries summaries,
-      BlockSummaries::Create(options, spec_.model.head_dim, tiles_->layout().num_streams, spec_.capacity_tokens));
-  summaries_ = std::make_unique<BlockSummaries>(std::move(summaries));
+  const SummarisedKeys keys{spec_.model.head_dim, tiles_->layout().num_streams, spec_.capacity_tokens};
+  TRIBUTARY_ASSIGN_OR_RETURN(BlockSummaries summaries, BlockSummaries::Open(options, keys, pool_));
+  summaries_.push_back(std::move(summaries));
   return absl::OkStatus();
 }
 
-// Adds the tokens `added`, whose gaps are closed. The rows hold `given`: a float storage's
+const BlockSummaries* KvShard::FindSummaries(const BlockSummaryOptions& options) const {
+  for (const BlockSummaries& summaries : summaries_) {
+    if (summaries.options() == options) return &summaries;
+  }
+  return nullptr;
+}
+
+uint64_t KvShard::reserved_bytes() const {
+  uint64_t bytes = tiles_->reserved_bytes();
+  for (const BlockSummaries& summaries : summaries_) bytes += summaries.reserved_bytes();
+  return bytes;
+}
+
+void KvShard::UpdateSummaries(uint32_t layer) {
+  if (summaries_.empty()) return;
+  const TokenRange added{summaries_.front().num_tokens(StreamIdx(layer, 0)), stored_tokens(layer)};
+  if (!added.empty()) Summarise(layer, added, {}, {});
+}
+
+// Adds the tokens `added`, whose gaps are closed. The rows hold `given`, if any: a float storage's
 // values are the rows' rounded to it, which is quicker than reading them back out of the tiles.
 void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows) {
   const uint32_t heads = spec_.num_kv_heads_held();
@@ -262,7 +281,9 @@ void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, cons
         UnpackKvToF32(tile_layout(), tiles_->Tile(StreamIdx(layer, head), pos / kKvTileTokens), in_tile, count,
                       keys.data(), values.data());
       }
-      summaries_->Append(StreamIdx(layer, head), keys.data(), head_dim, count);
+      for (BlockSummaries& summaries : summaries_) {
+        summaries.Append(StreamIdx(layer, head), keys.data(), head_dim, count);
+      }
       pos += count;
     }
   }

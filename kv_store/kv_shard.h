@@ -61,14 +61,14 @@ class KvShard {
   // one than the plain one comes with the CPU kernels.
   static absl::StatusOr<std::unique_ptr<KvShard>> Open(const ShardSpec& spec, BlockPool* pool,
                                                        KvPackFn pack = &PackKvPlain, StoreCounters* counters = nullptr);
-  // Bytes that Open would reserve from a pool with such extents. INVALID_ARGUMENT as of Open.
+  // Bytes that Open would reserve from a pool with such extents; summaries come on top. INVALID_ARGUMENT as of Open.
   static absl::StatusOr<uint64_t> ReservedBytes(const ShardSpec& spec, size_t extent_bytes);
   KvShard(const KvShard&) = delete;
   KvShard& operator=(const KvShard&) = delete;
 
   const ShardSpec& spec() const { return spec_; }
   const KvTileLayout& tile_layout() const { return tiles_->layout().tile; }
-  uint64_t reserved_bytes() const { return tiles_->reserved_bytes(); }
+  uint64_t reserved_bytes() const;
 
   // ---- storing ----
 
@@ -128,17 +128,20 @@ class KvShard {
 
   // ---- summaries (owner) ----
 
-  // From now on, summaries of the stored keys' blocks are kept, for policies that choose blocks: of
-  // the tokens that are there without a gap, in the values that attention reads. A head's stream in
-  // summaries() is SummaryStream(layer, kv_head). FAILED_PRECONDITION if tokens are stored already
-  // or summaries are kept; else errors as of BlockSummaries::Create.
+  // From now on, summaries of the stored keys' blocks are kept, beside those asked for before, for policies that choose
+  // blocks: of the tokens that are there without a gap, in the values that attention reads. Their memory is part of
+  // reserved_bytes(). FAILED_PRECONDITION if tokens are stored already or these summaries are kept; else errors as of
+  // BlockSummaries::Open.
   absl::Status KeepSummaries(const BlockSummaryOptions& options);
-  const BlockSummaries* summaries() const { return summaries_.get(); }  // null: none are kept
+  // Summarises what others than the owner have stored; before summaries of the layer are read.
+  void UpdateSummaries(uint32_t layer);
+  // Null: not kept. A head's stream in them is SummaryStream(layer, kv_head).
+  const BlockSummaries* FindSummaries(const BlockSummaryOptions& options) const;
   // REQUIRES: layer held, kv_head < those held.
   uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const { return StreamIdx(layer, kv_head); }
 
  private:
-  KvShard(const ShardSpec& spec, std::unique_ptr<ShardTiles> tiles, StoreCounters* counters);
+  KvShard(const ShardSpec& spec, BlockPool* pool, std::unique_ptr<ShardTiles> tiles, StoreCounters* counters);
   uint64_t StreamIdx(uint32_t layer, uint32_t kv_head) const {
     return uint64_t{layer - spec_.layer_begin} * spec_.num_kv_heads_held() + kv_head;
   }
@@ -153,6 +156,7 @@ class KvShard {
   void Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows);
 
   const ShardSpec spec_;
+  BlockPool* const pool_;
   const std::unique_ptr<ShardTiles> tiles_;
   StoreCounters* const counters_;
   std::atomic<bool> is_closed_{false};
@@ -161,7 +165,7 @@ class KvShard {
   std::vector<std::atomic<uint64_t>> first_corrupt_token_;
   mutable Mutex corrupt_mutex_;
   std::vector<TilePlace> corrupt_ ABSL_GUARDED_BY(corrupt_mutex_);  // the first of them
-  std::unique_ptr<BlockSummaries> summaries_;
+  std::vector<BlockSummaries> summaries_;
 };
 
 }  // namespace tributary

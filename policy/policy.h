@@ -8,12 +8,23 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
+#include "attention/kv/block_summary_options.h"
 #include "policy/hgca/maw_update.h"
 #include "policy/policy_params.h"
 #include "policy/selection.h"
 
 namespace tributary {
+
+// Records that a node keeps for each KV head of each layer, for as many tokens as a shard has room for
+// (kv_store/stream_records.h).
+struct RecordNeed {
+  uint32_t tokens_per_record = 0;  // at least 1
+  uint32_t record_bytes = 0;       // a multiple of 64
+
+  friend bool operator==(const RecordNeed&, const RecordNeed&) = default;
+};
 
 // What a policy asks of the services.
 struct PolicyNeeds {
@@ -22,9 +33,13 @@ struct PolicyNeeds {
   // Bytes per token and KV head of policy metadata that travel behind K and V in a spill frame.
   uint32_t spill_bytes_per_token = 0;
   // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
-  bool context_cache = false;
+  bool row_cache = false;
   // Selected tokens of one KV head of one shard at most; 0: as many as the rules keep.
   uint64_t max_cache_tokens = 0;
+  // Summaries of the blocks of keys that the node keeps: of several block sizes at once, if need be.
+  std::vector<BlockSummaryOptions> block_summaries;
+  // What else the node keeps.
+  std::vector<RecordNeed> records;
   // Of queries that read a selection, the node wants the weights of the tokens read, for their saliences
   // (HeadSelection).
   bool cached_salience = false;

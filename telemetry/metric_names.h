@@ -331,16 +331,16 @@ inline constexpr MetricSpec kAppendWeightsDuration{
     "part chooses anew.",
     {},
     kSecondsBuckets};
-inline constexpr MetricSpec kSalienceUpdateDuration{
-    "tributary_attention_salience_update_seconds",
+inline constexpr MetricSpec kPolicyUpdateDuration{
+    "tributary_attention_policy_update_seconds",
     MetricType::kHistogram,
     MetricScope::kCpuAttention,
-    "Weights of the tokens that a query read, where caches have a limit; after the answer.",
+    "Weights of the tokens that a query read, for policies that keep averages of them; after the answer.",
     {},
     kSecondsBuckets};
-inline constexpr MetricSpec kContextCacheBytes{
-    "tributary_context_cache_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
-    "Filled of the context caches; what is reserved for them is part of tributary_kv_used_bytes."};
+inline constexpr MetricSpec kRowCacheBytes{
+    "tributary_kv_row_cache_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
+    "Filled of the caches of chosen rows; what is reserved for them is part of tributary_kv_used_bytes."};
 inline constexpr MetricSpec kKvCapacity{"tributary_kv_capacity_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
                                         "Size of the KV pool."};
 inline constexpr MetricSpec kKvUsed{"tributary_kv_used_bytes", MetricType::kGauge, MetricScope::kCpuAttention,
@@ -435,8 +435,8 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kSelectionDuration,
     &metrics::kReselectionDuration,
     &metrics::kAppendWeightsDuration,
-    &metrics::kSalienceUpdateDuration,
-    &metrics::kContextCacheBytes,
+    &metrics::kPolicyUpdateDuration,
+    &metrics::kRowCacheBytes,
     &metrics::kKvCapacity,
     &metrics::kKvUsed,
     &metrics::kKvShards,

@@ -31,7 +31,7 @@ MAY_INCLUDE = {
     "base": set(),
     "attention": {"base"},
     "attention/kv": {"base", "attention"},
-    "policy": {"base", "policy/hgca"},
+    "policy": {"base", "attention/kv", "policy/hgca"},
     "policy/hgca": {"base", "policy"},
     "wire": ALGEBRA,
     "cluster": ALGEBRA | {"policy"},

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -24,6 +25,8 @@
 #include "benchmarks/support/median.h"
 #include "cpu_attention_service/node/attention_step.h"
 #include "fmt/format.h"
+#include "kv_store/shard_needs.h"
+#include "policy/hgca/spill_section.h"
 
 namespace tributary {
 namespace {
@@ -54,16 +57,19 @@ struct Blocks {
         rows->emplace_back(elements * DTypeBytes(DType::kBf16));
         ConvertFromF32(DType::kBf16, values.data(), elements, rows->back().data());
       }
-      maw.emplace_back(size_t{kBlockTokens} * kShape.num_kv_heads);
-      for (size_t t = 0; t < maw.back().size(); ++t) {
+      std::vector<float> maw(size_t{kBlockTokens} * kShape.num_kv_heads);
+      for (size_t t = 0; t < maw.size(); ++t) {
         const double sigma = kSigmas[t % kShape.num_kv_heads];
         const double relative = std::exp(sigma * double{normal(random)} - sigma * sigma / 2);
-        maw.back()[t] = static_cast<float>(relative / kResidentTokens);
+        maw[t] = static_cast<float>(relative / kResidentTokens);
       }
+      sections.emplace_back(HgcaSpillSectionBytes(kBlockTokens, kShape.num_kv_heads));
+      const std::span<std::byte> rest = BeginHgcaSpillSection(kResidentTokens, sections.back());
+      std::memcpy(rest.data(), maw.data(), rest.size());
     }
   }
   std::vector<std::vector<std::byte>> k, v;
-  std::vector<std::vector<float>> maw;  // [token][KV head]
+  std::vector<std::vector<std::byte>> sections;  // of their spills, with a MAW [token][KV head]
 };
 
 struct StepTimes {
@@ -119,13 +125,12 @@ class HgcaBench {
     const size_t i = stored / kBlockTokens % Blocks::kNumBlocks;
     const KvExchangeRows rows{blocks_.k[i], blocks_.v[i], DType::kBf16, DType::kBf16};
     TRIBUTARY_CHECK(shard_->kv->Store(0, stored, kBlockTokens, rows).ok());
-    const std::span<const std::byte> maw = std::as_bytes(std::span(blocks_.maw[i]));
+    const std::span<const std::byte> section = std::span(blocks_.sections[i]);
     const int64_t start_ns = clock_.NowNs();
-    shard_->selection->OnStored(0, {stored, stored + kBlockTokens}, with_maw ? maw : std::span<const std::byte>(),
-                                kResidentTokens);
+    shard_->policy->OnStored(0, {stored, stored + kBlockTokens}, with_maw ? section : std::span<const std::byte>());
     if (with_maw) {
-      SelectionRead read;
-      shard_->selection->Plan(0, {0, stored + kBlockTokens}, 0, &read);
+      ReadPlan plan;
+      shard_->policy->PlanRead({.local = {0, stored + kBlockTokens}}, &plan);
     }
     return static_cast<double>(clock_.NowNs() - start_ns) * 1e-3;
   }
@@ -139,25 +144,23 @@ class HgcaBench {
   }
 
   StepTimes Step(uint32_t flags = 0) {
-    QueryEntry query;
-    query.visible_end = shard_->kv->stored_tokens(0);
-    query.num_q_heads = kShape.num_q_heads;
-    query.n_q = 1;
-    query.flags = flags;
-    PartialEntry entry;
-    entry.num_kv_heads = kShape.num_kv_heads;
+    ReadRequest request;
+    request.local = {0, shard_->kv->stored_tokens(0)};
+    request.flags = flags;
+    request.softmax_scale = 1.0f / std::sqrt(float{kShape.head_dim});
+    request.q = std::as_bytes(std::span(q_));
     const int64_t start_ns = clock_.NowNs();
-    step_->Begin(0, 1.0f / std::sqrt(float{kShape.head_dim}));
-    step_->Plan(shard_, query, std::as_bytes(std::span(q_)), &entry);
+    step_->Begin();
+    step_->Plan(shard_, request);
     PartialSpans data;
     data.out = out_;
     data.lse_ln = lse_ln_;
     step_->SetData(data);
     step_->Run();
     const int64_t answered_ns = clock_.NowNs();
-    step_->Select();
-    attended_share_ = static_cast<double>(entry.attended_head_tokens) /
-                      (static_cast<double>(query.visible_end) * kShape.num_kv_heads);
+    step_->Finish();
+    attended_share_ = static_cast<double>(step_->attended_head_tokens(0)) /
+                      (static_cast<double>(request.local.size()) * kShape.num_kv_heads);
     return {static_cast<double>(answered_ns - start_ns) * 1e-3,
             static_cast<double>(clock_.NowNs() - answered_ns) * 1e-3};
   }
@@ -178,7 +181,7 @@ class HgcaBench {
   uint64_t cached_rows() const {
     uint64_t rows = 0;
     for (uint32_t head = 0; head < kShape.num_kv_heads; ++head) {
-      rows += shard_->selection->cache().num_rows(0, head);
+      rows += shard_->policy->row_cache()->num_rows(0, head);
     }
     return rows;
   }

@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "coordinator/core/coordinator_core.h"
 #include "fmt/format.h"
-#include "kv_store/context_cache.h"
+#include "kv_store/shard_needs.h"
 
 namespace tributary {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "base/limits.h"
 #include "fmt/format.h"
-#include "kv_store/context_cache.h"
+#include "kv_store/shard_needs.h"
 #include "policy/policy.h"
 
 namespace tributary {

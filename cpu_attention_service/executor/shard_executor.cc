@@ -33,25 +33,6 @@ void WriteEmptyHead(const ShardQuery& query, uint32_t kv_head) {
   }
 }
 
-HeadRead ReadOf(const ShardQuery& query, uint32_t kv_head) {
-  return query.heads.empty() ? HeadRead{} : query.heads[kv_head];
-}
-
-// What is read: tokens of the shard, or rows of the cache.
-TokenRange RangeOf(const ShardQuery& query, const HeadRead& head) {
-  return head.source == HeadRead::Source::kShard ? query.local : head.rows;
-}
-
-uint64_t RunTokens(const ShardQuery& query, const HeadRead& head) {
-  return head.source == HeadRead::Source::kShard ? query.shard->tokens_per_run() : query.cache->rows_per_run();
-}
-
-KvRun RunOf(const ShardQuery& query, uint32_t kv_head, uint64_t begin, uint64_t end) {
-  return ReadOf(query, kv_head).source == HeadRead::Source::kShard
-             ? query.shard->RunAt(query.layer, kv_head, begin, end)
-             : query.cache->RunAt(query.layer, kv_head, begin, end);
-}
-
 }  // namespace
 
 ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
@@ -119,17 +100,30 @@ void ShardExecutor::PlanWave(std::span<const ShardQuery> queries, Cursor& cursor
   }
 }
 
-// Adds the runs of the task at the cursor. False if the wave became full before the task's end.
+// Moves the cursor to the next source that has anything, from `source` on.
+void ShardExecutor::GoToSource(const ShardQuery& query, ReadSource source, Cursor& cursor) {
+  for (; source != ReadSource::kNone; source = static_cast<ReadSource>(static_cast<uint8_t>(source) + 1)) {
+    const ReadUnits units = UnitsOf(query, cursor.kv_head, source);
+    if (units.begin >= units.end) continue;
+    cursor.pos = units.begin;
+    break;
+  }
+  cursor.source = source;
+  cursor.rank = 0;
+}
+
+// Adds the items of the task at the cursor. False if the wave became full before the task's end.
 bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
-  const ShardSpec& spec = query.shard->spec();
-  const uint32_t head_dim = spec.model.head_dim;
-  const HeadRead head = ReadOf(query, cursor.kv_head);
-  const TokenRange range = RangeOf(query, head);
-  if (range.empty() || head.source == HeadRead::Source::kNothing) {
-    if (head.source != HeadRead::Source::kNothing) WriteEmptyHead(query, cursor.kv_head);
-    cursor.q_begin = query.n_q;  // of all its query tokens
-    NextTask(query, cursor);
-    return true;
+  if (!cursor.in_task) {
+    const HeadRead* head = ReadOf(query, cursor.kv_head);
+    const bool is_untouched = head != nullptr && head->is_untouched;
+    GoToSource(query, is_untouched ? ReadSource::kNone : ReadSource::kTokens, cursor);
+    if (cursor.source == ReadSource::kNone) {
+      if (!is_untouched) WriteEmptyHead(query, cursor.kv_head);
+      cursor.q_begin = query.n_q;  // of all its query tokens
+      NextTask(query, cursor);
+      return true;
+    }
   }
   Task task{};
   task.query = &query;
@@ -138,25 +132,16 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
   task.q_count = std::min(kMaxQueriesPerTask, query.n_q - cursor.q_begin);
   task.first_item = static_cast<uint32_t>(items_.size());
   task.begins = !cursor.in_task;
-  if (task.begins) cursor.pos = range.begin;
   cursor.in_task = true;
-
-  const size_t partial_floats = size_t{task.q_count} * spec.model.group_size() * (head_dim + 1);
-  const uint32_t num_rows = task.q_count * spec.model.group_size();
-  const uint64_t tile_reads = (num_rows + kRowsPerRead - 1) / kRowsPerRead;
-  const uint64_t run_tokens = RunTokens(query, head);
-  while (cursor.pos < range.end && items_.size() < options_.max_items_per_wave &&
+  const uint32_t num_rows = task.q_count * query.shard->spec().model.group_size();
+  const size_t partial_floats = size_t{num_rows} * (query.shard->spec().model.head_dim + 1);
+  while (cursor.source != ReadSource::kNone && items_.size() < options_.max_items_per_wave &&
          scratch_used_ + partial_floats <= scratch_.size()) {
-    const uint64_t run_end = std::min(range.end, (cursor.pos / run_tokens + 1) * run_tokens);
-    const uint32_t num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
-    const uint64_t bytes = num_tokens * tile_reads * query.shard->tile_layout().record_bytes / kKvTileTokens;
-    items_.push_back({static_cast<uint32_t>(tasks_.size()), num_tokens, cursor.pos, wave_bytes_, bytes, scratch_used_});
-    wave_bytes_ += bytes;
+    AddItem(query, num_rows, cursor);
     scratch_used_ += partial_floats;
-    cursor.pos = run_end;
   }
   task.num_items = static_cast<uint32_t>(items_.size()) - task.first_item;
-  task.ends = cursor.pos == range.end;
+  task.ends = cursor.source == ReadSource::kNone;
   if (task.num_items > 0) {
     pending_items_[tasks_.size()].store(task.num_items, std::memory_order_relaxed);
     tasks_.push_back(task);
@@ -166,6 +151,30 @@ bool ShardExecutor::PlanTask(const ShardQuery& query, Cursor& cursor) {
   if (!task.ends) return false;
   NextTask(query, cursor);
   return true;
+}
+
+// The item at the cursor, of the task that is added next; its partial comes where the scratch in use ends.
+void ShardExecutor::AddItem(const ShardQuery& query, uint32_t num_rows, Cursor& cursor) {
+  const ReadUnits units = UnitsOf(query, cursor.kv_head, cursor.source);
+  const uint64_t tile_reads = (num_rows + kRowsPerRead - 1) / kRowsPerRead;
+  const uint64_t end = units.ItemEnd(cursor.pos);
+  Item item{};
+  item.task = static_cast<uint32_t>(tasks_.size());
+  item.source = cursor.source;
+  item.num_units = static_cast<uint32_t>(end - cursor.pos);
+  item.unit_begin = cursor.pos;
+  item.cost_begin = wave_bytes_;
+  item.bytes = tile_reads * BytesOf(query, cursor.kv_head, cursor.source, {cursor.pos, end});
+  item.scratch_begin = scratch_used_;
+  item.first_rank = cursor.rank;
+  items_.push_back(item);
+  wave_bytes_ += item.bytes;
+  if (cursor.source == ReadSource::kWeighted) {
+    const auto pieces = query.heads[cursor.kv_head].weighted.pieces;
+    cursor.rank += CountTokens(pieces.subspan(item.unit_begin, item.num_units));
+  }
+  cursor.pos = end;
+  if (end == units.end) GoToSource(query, static_cast<ReadSource>(static_cast<uint8_t>(cursor.source) + 1), cursor);
 }
 
 // Items of as many heads with weights as fit into a wave. One item does all query tokens, since they add to the same
@@ -179,28 +188,26 @@ void ShardExecutor::PlanWeights(std::span<const ShardQuery> queries, Cursor& cur
     for (; cursor.kv_head < query.heads.size(); ++cursor.kv_head, cursor.in_task = false) {
       const HeadRead& head = query.heads[cursor.kv_head];
       if (head.weights.empty()) continue;
-      const TokenRange range = RangeOf(query, head);
-      TRIBUTARY_CHECK_EQ(head.weights.size(), range.size());
-      if (!cursor.in_task) cursor.pos = range.begin;
+      TRIBUTARY_CHECK_EQ(head.weights.size(), head.NumTokens());
+      TRIBUTARY_CHECK(head.pieces.pieces.empty() && head.weighted.pieces.empty());
+      if (!cursor.in_task) GoToSource(query, ReadSource::kTokens, cursor);
       cursor.in_task = true;
-      AddWeightItems(query, range, cursor);
-      if (cursor.pos < range.end) return;  // the wave is full
+      AddWeightItems(query, cursor);
+      if (cursor.source != ReadSource::kNone) return;  // the wave is full
     }
   }
 }
 
-void ShardExecutor::AddWeightItems(const ShardQuery& query, TokenRange range, Cursor& cursor) {
-  const uint64_t run_tokens = RunTokens(query, query.heads[cursor.kv_head]);
+void ShardExecutor::AddWeightItems(const ShardQuery& query, Cursor& cursor) {
   const uint32_t num_rows = query.n_q * query.shard->spec().model.group_size();
   const uint64_t tile_reads = (num_rows + kRowsPerRead - 1) / kRowsPerRead;
   const uint64_t token_bytes = query.shard->tile_layout().v_begin / kKvTileTokens * tile_reads;
-  const auto task = static_cast<uint32_t>(tasks_.size());
-  while (cursor.pos < range.end && items_.size() < options_.max_items_per_wave) {
-    const uint64_t run_end = std::min(range.end, (cursor.pos / run_tokens + 1) * run_tokens);
-    const auto num_tokens = static_cast<uint32_t>(run_end - cursor.pos);
-    items_.push_back({task, num_tokens, cursor.pos, wave_bytes_, num_tokens * token_bytes, 0});
-    wave_bytes_ += items_.back().bytes;
-    cursor.pos = run_end;
+  while (cursor.source != ReadSource::kNone && items_.size() < options_.max_items_per_wave) {
+    AddItem(query, num_rows, cursor);
+    // Of K alone.
+    Item& item = items_.back();
+    wave_bytes_ = item.cost_begin + item.num_units * token_bytes;
+    item.bytes = wave_bytes_ - item.cost_begin;
   }
   Task added{};
   added.query = &query;
@@ -299,38 +306,103 @@ void ShardExecutor::CopyQuery(const Task& task, float* q_buffer) const {
   }
 }
 
-// All but q, out, lse_ln and visible_end.
-DecodeAttentionArgs ShardExecutor::ArgsOf(const Task& task, const KvRun& run) const {
+// What all items of a task have in common, but for q, out and lse_ln.
+DecodeAttentionArgs ShardExecutor::ArgsOf(const Task& task) const {
   DecodeAttentionArgs args;
   args.n_q = task.q_count;
   args.group_size = task.query->shard->spec().model.group_size();
   args.layout = &task.query->shard->tile_layout();
+  args.softmax_scale = softmax_scale_;
+  return args;
+}
+
+uint64_t ShardExecutor::SetRun(const Task& task, const Item& item, DecodeAttentionArgs& args) {
+  const ShardQuery& query = *task.query;
+  const uint64_t end = item.unit_begin + item.num_units;
+  const KvRun run = item.source == ReadSource::kTokens
+                        ? query.shard->RunAt(query.layer, task.kv_head, item.unit_begin, end)
+                        : query.cache->RunAt(query.layer, task.kv_head, item.unit_begin, end);
   args.tiles = run.tiles;
   args.token_begin = run.token_begin;
   args.token_end = run.token_end;
   args.prefetch_bytes = cpu_kernels::RunPrefetchBytes(args.layout->k_storage, args.n_q * args.group_size);
-  args.softmax_scale = softmax_scale_;
-  return args;
+  return run.first_token;
 }
 
 void ShardExecutor::RunItem(const Item& item, float* q_buffer) {
   const Task& task = tasks_[item.task];
   const ShardQuery& query = *task.query;
-  const KvRun run = RunOf(query, task.kv_head, item.local_begin, item.local_begin + item.num_tokens);
-  CopyQuery(task, q_buffer);
-  DecodeAttentionArgs args = ArgsOf(task, run);
-  uint64_t visible_end[kMaxQueriesPerTask];
-  if (!query.visible_end.empty()) {
-    for (uint32_t i = 0; i < task.q_count; ++i) {
-      const uint64_t local_end = std::max(query.visible_end[task.q_begin + i], run.first_token);
-      visible_end[i] = std::min<uint64_t>(local_end - run.first_token, run.token_end);
-    }
-    args.visible_end = visible_end;
-  }
+  DecodeAttentionArgs args = ArgsOf(task);
   args.q = q_buffer;
   args.out = scratch_.data() + item.scratch_begin;
   args.lse_ln = args.out + size_t{task.q_count} * args.group_size * query.shard->spec().model.head_dim;
+  if (item.source == ReadSource::kWeighted) {
+    RunWeighted(item, args);
+    return;
+  }
+  CopyQuery(task, q_buffer);
+  if (item.source == ReadSource::kPieces) {
+    RunPieces(item, args);
+    return;
+  }
+  const uint64_t first_token = SetRun(task, item, args);
+  uint64_t visible_end[kMaxQueriesPerTask];
+  if (!query.visible_end.empty()) {
+    for (uint32_t i = 0; i < task.q_count; ++i) {
+      const uint64_t local_end = std::max(query.visible_end[task.q_begin + i], first_token);
+      visible_end[i] = std::min<uint64_t>(local_end - first_token, args.token_end);
+    }
+    args.visible_end = visible_end;
+  }
   options_.kernel->fn(args);
+}
+
+// Where the item's pieces lie.
+void ShardExecutor::PlacePieces(const Item& item, std::span<const ReadPiece> pieces, KvPiece* placed) const {
+  const Task& task = tasks_[item.task];
+  const ShardQuery& query = *task.query;
+  for (uint32_t i = 0; i < item.num_units; ++i) {
+    const ReadPiece& piece = pieces[item.unit_begin + i];
+    placed[i].tile = query.shard->TileAt(query.layer, task.kv_head, piece.tile);
+    placed[i].token_mask = piece.token_mask;
+    placed[i].first_position = piece.tile * kKvTileTokens;
+  }
+}
+
+void ShardExecutor::RunPieces(const Item& item, DecodeAttentionArgs& args) const {
+  const Task& task = tasks_[item.task];
+  const ShardQuery& query = *task.query;
+  const PieceList& list = query.heads[task.kv_head].pieces;
+  KvPiece placed[kPiecesPerItem];
+  PlacePieces(item, list.pieces, placed);
+  args.pieces = placed;
+  args.num_pieces = item.num_units;
+  if (!list.row_masks.empty()) {
+    args.row_mask_stride = query.n_q * args.group_size;
+    args.row_masks =
+        list.row_masks.data() + item.unit_begin * args.row_mask_stride + size_t{task.q_begin} * args.group_size;
+  }
+  if (!query.visible_end.empty()) args.visible_end = query.visible_end.data() + task.q_begin;
+  options_.kernel->fn(args);
+}
+
+void ShardExecutor::RunWeighted(const Item& item, DecodeAttentionArgs& args) const {
+  const Task& task = tasks_[item.task];
+  const ShardQuery& query = *task.query;
+  const WeightedTokens& list = query.heads[task.kv_head].weighted;
+  KvPiece placed[kPiecesPerItem];
+  PlacePieces(item, list.pieces, placed);
+  args.pieces = placed;
+  args.num_pieces = item.num_units;
+  const uint32_t num_rows = query.n_q * args.group_size;
+  const size_t first_row = size_t{task.q_begin} * args.group_size;
+  args.given_weight_stride = list.weights.size() / num_rows;
+  args.given_weights = list.weights.data() + first_row * args.given_weight_stride + item.first_rank;
+  options_.kernel->fn(args);
+  if (list.log_scale_ln.empty()) return;
+  for (uint32_t row = 0; row < task.q_count * args.group_size; ++row) {
+    args.lse_ln[row] += list.log_scale_ln[first_row + row];
+  }
 }
 
 void ShardExecutor::WeighItem(const Item& item, float* q_buffer) {
@@ -339,7 +411,9 @@ void ShardExecutor::WeighItem(const Item& item, float* q_buffer) {
   const ShardSpec& spec = query.shard->spec();
   const uint32_t group_size = spec.model.group_size();
   const HeadRead& head = query.heads[task.kv_head];
-  const KvRun run = RunOf(query, task.kv_head, item.local_begin, item.local_begin + item.num_tokens);
+  const uint64_t first_weight = item.source == ReadSource::kTokens
+                                    ? item.unit_begin - head.tokens.begin
+                                    : head.tokens.size() + item.unit_begin - head.rows.begin;
   float lse_ln[kMaxQueriesPerTask * limits::kMaxGroupSize];
   for (task.q_begin = 0; task.q_begin < query.n_q; task.q_begin += kMaxQueriesPerTask) {
     task.q_count = std::min(kMaxQueriesPerTask, query.n_q - task.q_begin);
@@ -348,10 +422,11 @@ void ShardExecutor::WeighItem(const Item& item, float* q_buffer) {
       const size_t first_head = size_t{task.q_begin + i} * spec.num_q_heads_held() + size_t{task.kv_head} * group_size;
       std::copy_n(query.partial.lse_ln.data() + first_head, group_size, lse_ln + i * group_size);
     }
-    DecodeAttentionArgs args = ArgsOf(task, run);
+    DecodeAttentionArgs args = ArgsOf(task);
+    SetRun(task, item, args);
     args.q = q_buffer;
     args.lse_ln = lse_ln;
-    args.token_weights = head.weights.data() + (item.local_begin - RangeOf(query, head).begin);
+    args.token_weights = head.weights.data() + first_weight;
     args.max_over_group = query.max_over_group;
     options_.kernel->fn(args);
   }

@@ -1,9 +1,9 @@
 // Attention of a batch of queries over shards, spread over the cores.
 //
-// The work of one query is cut at fixed places: per KV head, and per run of the shard (KvShard::RunAt) or of its
-// context cache, an extent. The partials of one head's runs are folded in the order of their positions. So a result
-// depends on the shard's contents, the visible range and the selections alone: not on the number of threads, nor on
-// what else is in the batch.
+// The work of one query is cut at fixed places: per KV head, and per run of the shard (KvShard::RunAt) or of its row
+// cache, an extent, or per 64 pieces of a list. The partials of one head are folded in the order of head_read.h. So a
+// result depends on the shard's contents and on what is read alone: not on the number of threads, nor on what else is
+// in the batch.
 //
 // Each thread has a share of the items, equal in bytes and contiguous in memory; who is done first
 // takes from the others' shares, so that a core that another process uses delays one item, not the
@@ -21,47 +21,14 @@
 #include <vector>
 
 #include "attention/merge.h"
-#include "attention/partial.h"
-#include "attention/token_range.h"
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "cpu_attention_service/executor/item_range.h"
+#include "cpu_attention_service/executor/read_units.h"
+#include "cpu_attention_service/executor/shard_query.h"
 #include "cpu_attention_service/kernels/kernels.h"
-#include "kv_store/context_cache.h"
-#include "kv_store/kv_shard.h"
 
 namespace tributary {
-
-// What one KV head reads for a query.
-struct HeadRead {
-  enum class Source : uint8_t {
-    kShard,    // the query's `local` tokens
-    kCache,    // `rows` of its context cache
-    kNothing,  // its part of the partial is not touched
-  };
-  Source source = Source::kShard;
-  TokenRange rows;
-  // If not empty, AddWeights() adds the softmax weight of each token read, aggregated over the head's group and summed
-  // over the query tokens; [tokens read]. Unshared.
-  std::span<float> weights;
-};
-
-// One sequence's query against one layer of one shard. Borrowed memory, until Execute() returns.
-struct ShardQuery {
-  const KvShard* shard = nullptr;
-  uint32_t layer = 0;
-  TokenRange local;              // stripe-local; end <= shard->stored_tokens(layer). May be empty.
-  uint32_t n_q = 1;              // query tokens
-  std::span<const std::byte> q;  // f32 [n_q][num_q_heads held][head_dim], unaligned
-  AttentionPartialView partial;  // out [n_q][num_q_heads held][head_dim], lse_ln [n_q][num_q_heads held]
-  // Query token i attends to local tokens [local.begin, visible_end[i]), cut at local.end; empty: each to all of
-  // `local`.
-  std::span<const uint64_t> visible_end;
-  // [KV head held]; empty: each reads the shard. With caches visible_end is empty.
-  std::span<const HeadRead> heads;
-  const ContextCache* cache = nullptr;
-  bool max_over_group = false;  // of the weights: the maximum over the group's heads, else the mean
-};
 
 struct ShardExecutorOptions {
   int num_threads = 1;       // the caller of Execute() is one of them
@@ -107,7 +74,7 @@ class ShardExecutor {
   int num_threads() const { return pool_.num_threads(); }
 
  private:
-  // The runs of one (query, KV head, up to kMaxQueriesPerTask query tokens) that are in this wave.
+  // The items of one (query, KV head, up to kMaxQueriesPerTask query tokens) that are in this wave.
   struct Task {
     const ShardQuery* query;
     uint32_t kv_head;
@@ -115,41 +82,51 @@ class ShardExecutor {
     uint32_t q_count;
     uint32_t first_item;
     uint32_t num_items;
-    bool begins;  // its first run is in this wave: nothing carried over
-    bool ends;    // its last run is in this wave
+    bool begins;  // its first item is in this wave: nothing carried over
+    bool ends;    // its last item is in this wave
   };
-  // One run, and where its partial goes: out [q_count][group][head_dim], then lse_ln
-  // [q_count][group].
+  // One run or some pieces, and where the partial goes: out [q_count][group][head_dim], then lse_ln [q_count][group].
   struct Item {
     uint32_t task;
-    uint32_t num_tokens;
-    uint64_t local_begin;
+    ReadSource source;
+    uint32_t num_units;
+    uint64_t unit_begin;
     uint64_t cost_begin;  // bytes of the wave before this item
     uint64_t bytes;
     size_t scratch_begin;
+    uint64_t first_rank;  // of weighted tokens: how many of the list come before the item's
   };
   // Where planning goes on.
   struct Cursor {
     size_t query = 0;
     uint32_t kv_head = 0;
     uint32_t q_begin = 0;
+    ReadSource source = ReadSource::kTokens;
     uint64_t pos = 0;
+    uint64_t rank = 0;
     bool in_task = false;
   };
 
+  static void GoToSource(const ShardQuery& query, ReadSource source, Cursor& cursor);
   void PlanWave(std::span<const ShardQuery> queries, Cursor& cursor);
   void PlanWeights(std::span<const ShardQuery> queries, Cursor& cursor);
-  void AddWeightItems(const ShardQuery& query, TokenRange range, Cursor& cursor);
+  void AddWeightItems(const ShardQuery& query, Cursor& cursor);
   void RunWave();
   bool PlanTask(const ShardQuery& query, Cursor& cursor);
   void NextTask(const ShardQuery& query, Cursor& cursor) const;
+  void AddItem(const ShardQuery& query, uint32_t num_rows, Cursor& cursor);
   void SplitOverThreads(int num_threads);
   void RunItems(int thread_idx);
   bool TakeItem(size_t thread, uint32_t* item);
   void RunItem(const Item& item, float* q_buffer);
+  void RunPieces(const Item& item, DecodeAttentionArgs& args) const;
+  void RunWeighted(const Item& item, DecodeAttentionArgs& args) const;
+  void PlacePieces(const Item& item, std::span<const ReadPiece> pieces, KvPiece* placed) const;
   void WeighItem(const Item& item, float* q_buffer);
   void CopyQuery(const Task& task, float* q_buffer) const;
-  DecodeAttentionArgs ArgsOf(const Task& task, const KvRun& run) const;
+  DecodeAttentionArgs ArgsOf(const Task& task) const;
+  // The run of an item of tokens or rows; its first token (row) has the number that it returns.
+  static uint64_t SetRun(const Task& task, const Item& item, DecodeAttentionArgs& args);
   void FoldTask(const Task& task);
 
   const ShardExecutorOptions options_;

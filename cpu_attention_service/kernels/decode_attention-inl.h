@@ -10,6 +10,8 @@
 
 #include "cpu_attention_service/kernels/lines_ahead-inl.h"
 #include "cpu_attention_service/kernels/mask_values-inl.h"
+#include "cpu_attention_service/kernels/piece_rows-inl.h"
+#include "cpu_attention_service/kernels/row_batch-inl.h"
 #include "cpu_attention_service/kernels/softmax-inl.h"
 #include "cpu_attention_service/kernels/step_source-inl.h"
 #include "cpu_attention_service/kernels/token_weights-inl.h"
@@ -17,56 +19,6 @@
 namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
-
-// On the stack, about 370 KiB; only what the geometry needs is touched.
-struct Scratch {
-  alignas(
-      64) unsigned char prepared[kMaxKernelRows * (kPreparedBytesPerDim * limits::kMaxHeadDim + kPreparedHeaderBytes)];
-  alignas(64) float acc[kMaxKernelRows * limits::kMaxHeadDim];
-  alignas(64) float scores[kMaxKernelRows * kKvTileTokens];  // then weights
-  alignas(64) float sum[kMaxKernelRows * kWeightSumLanes];
-  alignas(64) float weight_sum[kMaxKernelRows * kWeightSumLanes];
-  float max_log2[kMaxKernelRows];
-  MaskedValues masked;
-};
-
-// Rows [first_row, first_row + rows.num_rows) of the call.
-struct RowBatch {
-  const DecodeAttentionArgs* args;
-  const KPrimitive* k;
-  const VPrimitive* v;
-  ScoreScale scale;
-  uint32_t first_row;
-  KernelRows rows;
-};
-
-inline RowState RowStateOf(Scratch& scratch, uint32_t row, uint32_t padded_dim) {
-  return {scratch.max_log2 + row, scratch.sum + row * kWeightSumLanes, scratch.weight_sum + row * kWeightSumLanes,
-          scratch.acc + row * padded_dim};
-}
-
-inline void PrepareRows(const RowBatch& batch, Scratch& scratch) {
-  const uint32_t padded_dim = batch.rows.padded_dim;
-  const uint32_t head_dim = batch.args->layout->head_dim;
-  float* q = scratch.acc;  // free until the first step
-  for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
-    const float* from = batch.args->q + uint64_t{batch.first_row + row} * head_dim;
-    for (uint32_t d = 0; d < padded_dim; ++d) {
-      q[row * padded_dim + d] = d < head_dim ? from[d] : 0.0f;
-    }
-  }
-  batch.k->prepare(batch.rows, q, scratch.prepared);
-  for (uint32_t i = 0; i < batch.rows.num_rows * padded_dim; ++i) scratch.acc[i] = 0.0f;
-  for (uint32_t i = 0; i < batch.rows.num_rows * kWeightSumLanes; ++i) {
-    scratch.sum[i] = 0.0f;
-    scratch.weight_sum[i] = 0.0f;
-  }
-  for (uint32_t row = 0; row < batch.rows.num_rows; ++row) scratch.max_log2[row] = -INFINITY;
-}
-
-inline float* WeightSums(const RowBatch& batch, Scratch& scratch) {
-  return batch.v->exact_weights ? scratch.sum : scratch.weight_sum;
-}
 
 // What of VPrimitive::early_bytes is fetched for each row, from step.next_v[0] on: half before its softmax and half
 // behind, since a core can ask for few lines at once.
@@ -178,7 +130,13 @@ inline void AttendPieces(const RowBatch& batch, uint64_t visible_to_all, Scratch
     now ^= 1;
     more = NextPieces(&source, &planned[now]);
     if (more) PrefetchNext(*batch.args->layout, planned[now], &current);
-    AttendStep(batch, current, visible_to_all, scratch);
+    if (batch.args->row_masks != nullptr) {
+      AttendStepOfRows(batch, current, scratch);
+    } else if (batch.args->given_weights != nullptr) {
+      AddGivenStep(batch, current, scratch);
+    } else {
+      AttendStep(batch, current, visible_to_all, scratch);
+    }
   }
 }
 
@@ -188,7 +146,11 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
   for (uint32_t i = 0; args.visible_end != nullptr && i < args.n_q; ++i) {
     if (args.visible_end[i] < visible_to_all) visible_to_all = args.visible_end[i];
   }
-  PrepareRows(batch, scratch);
+  if (args.given_weights != nullptr) {
+    ClearRows(batch, scratch);
+  } else {
+    PrepareRows(batch, scratch);
+  }
   if (args.pieces != nullptr) {
     AttendPieces(batch, visible_to_all, scratch);
   } else {
@@ -196,6 +158,7 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
     PlannedStep planned;
     while (NextTileOfRun(&source, &planned)) AttendStep(batch, planned, visible_to_all, scratch);
   }
+  if (args.given_weights != nullptr) FinishGivenRows(batch, scratch);
   WriteRows(batch, scratch);
 }
 

@@ -39,6 +39,10 @@ struct DecodeAttentionArgs {
   // The list, in the order in which it is to be read (best: ascending addresses). Prefetches one step ahead.
   const KvPiece* pieces = nullptr;
   uint32_t num_pieces = 0;
+  // Of a list, or null (each row sees what the pieces have): row r, of n_q * group_size, sees of piece i only those of
+  // its tokens that are in row_masks[i * row_mask_stride + r]. What no row sees is read all the same.
+  const uint64_t* row_masks = nullptr;
+  uint32_t row_mask_stride = 0;  // >= n_q * group_size
 
   // Of a run: how far ahead it is prefetched; 0 leaves it to the hardware. Best: cpu_kernels::RunPrefetchBytes.
   uint32_t prefetch_bytes = 0;
@@ -59,6 +63,14 @@ struct DecodeAttentionArgs {
   // the group of exp(score - lse_ln); NaN if any of them is.
   float* token_weights = nullptr;  // [token_end - token_begin]
   bool max_over_group = false;
+
+  // If not null, the call sums a list's V with weights that are given in place of attention: out = sum w v / sum w and
+  // lse_ln = ln sum w, or zeros and -inf where all weights are 0. K and `q` are not read; `visible_end`, `row_masks`
+  // and `token_weights` are null, `softmax_scale` and `soft_cap` play no part. Row r, of n_q * group_size, gives the
+  // token that is the list's i-th (in the order of the pieces, of a piece in ascending order) the weight
+  // given_weights[r * given_weight_stride + i], in [0, 1]. A NaN makes the row NaN.
+  const float* given_weights = nullptr;
+  uint64_t given_weight_stride = 0;  // >= tokens of the list
 };
 
 // Reads each visible subgroup of 16 tokens once (for n_q * group_size above 64: once per 64 of them). Allocates

@@ -15,6 +15,9 @@ struct PlannedStep {
   KernelStep step;
   uint32_t tokens[kKvTileSubgroups];    // which tokens of the slot take part, at all
   uint64_t position[kKvTileSubgroups];  // of the slot's first token
+  // Of a piece list only.
+  uint32_t piece[kKvTileSubgroups];  // index of the slot's piece
+  uint64_t rank[kKvTileSubgroups];   // how many tokens of the list come before the slot's; if weights are given
   // Lines of params to prefetch, which lie between the codes that the primitives prefetch.
   uint32_t num_param_lines;
   const unsigned char* param_lines[2 * kKvTileSubgroups];
@@ -27,10 +30,11 @@ struct StepSource {
   bool is_whole;
   uint32_t next_piece;  // of the list
   uint32_t next_subgroup;
+  uint64_t next_rank;
 };
 
 inline StepSource BeginSteps(const DecodeAttentionArgs& args) {
-  return {&args, args.token_begin / kKvTileTokens, false, 0, 0};
+  return {&args, args.token_begin / kKvTileTokens, false, 0, 0, 0};
 }
 
 inline void AddSlot(const KvTileLayout& layout, const void* tile_record, uint32_t subgroup, uint32_t tokens,
@@ -118,6 +122,10 @@ inline bool NextPieces(StepSource* source, PlannedStep* planned) {
     const uint32_t subgroup = source->next_subgroup;
     const uint32_t tokens = (piece.token_mask >> (subgroup * kKvSubgroupTokens)) & kAllTokens;
     if (tokens != 0) {
+      const uint32_t slot = planned->step.num_slots;
+      planned->piece[slot] = source->next_piece;
+      planned->rank[slot] = source->next_rank;
+      if (args.given_weights != nullptr) source->next_rank += static_cast<uint32_t>(__builtin_popcount(tokens));
       AddSlot(*args.layout, piece.tile, subgroup, tokens, piece.first_position, planned);
     }
     if (++source->next_subgroup == kKvTileSubgroups) {

@@ -42,7 +42,7 @@ absl::Status CheckNumbers(const DecodeAttentionArgs& args) {
   if (args.token_weights != nullptr && (args.pieces != nullptr || args.visible_end != nullptr)) {
     return Invalid("token_weights are of a run that all query tokens see: no pieces, no visible_end");
   }
-  if (args.q == nullptr || args.out == nullptr || args.lse_ln == nullptr) {
+  if ((args.q == nullptr && args.given_weights == nullptr) || args.out == nullptr || args.lse_ln == nullptr) {
     return Invalid("q, out and lse_ln must not be null");
   }
   for (const void* floats :
@@ -66,6 +66,21 @@ absl::Status CheckRun(const DecodeAttentionArgs& args, uint64_t tile_bytes) {
   if (needed_bytes > tile_bytes) {
     return Invalid(
         fmt::format("tokens up to {} need {} bytes of tiles; there are {}", args.token_end, needed_bytes, tile_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRows(const DecodeAttentionArgs& args) {
+  if ((args.row_masks != nullptr || args.given_weights != nullptr) && args.pieces == nullptr) {
+    return Invalid("row_masks and given_weights are of a list of pieces");
+  }
+  if (args.row_masks != nullptr && args.row_mask_stride < args.n_q * args.group_size) {
+    return Invalid(
+        fmt::format("row_mask_stride is {}; there are {} rows", args.row_mask_stride, args.n_q * args.group_size));
+  }
+  if (args.given_weights != nullptr &&
+      (args.row_masks != nullptr || args.visible_end != nullptr || args.token_weights != nullptr)) {
+    return Invalid("given_weights say what each row sees: no row_masks, no visible_end, no token_weights");
   }
   return absl::OkStatus();
 }
@@ -106,6 +121,7 @@ absl::Status ValidateDecodeAttention(const CpuKernel& kernel, const DecodeAttent
   if (args.layout == nullptr) return Invalid("layout must not be null");
   TRIBUTARY_RETURN_IF_ERROR(ValidateKernelShape(kernel, *args.layout, args.group_size));
   TRIBUTARY_RETURN_IF_ERROR(CheckNumbers(args));
+  TRIBUTARY_RETURN_IF_ERROR(CheckRows(args));
   return args.pieces != nullptr ? CheckPieces(args) : CheckRun(args, tile_bytes);
 }
 

@@ -31,8 +31,8 @@ struct AttentionMetrics {
   Histogram selection_seconds;
   Histogram reselection_seconds;
   Histogram append_weights_seconds;
-  Histogram salience_update_seconds;
-  Gauge context_cache_bytes;
+  Histogram policy_update_seconds;
+  Gauge row_cache_bytes;
   Counter ingest_bytes;
   Counter checked_read_bytes;
   Counter checked_scrub_bytes;

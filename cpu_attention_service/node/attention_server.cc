@@ -17,7 +17,6 @@
 #include "cpu_attention_service/node/store_frames.h"
 #include "cpu_attention_service/node/stored_check.h"
 #include "fmt/format.h"
-#include "policy/hgca/spill_section.h"
 #include "wire/frame.h"
 #include "wire/frame_builder.h"
 
@@ -39,6 +38,27 @@ ShardExecutorOptions ExecutorOptions(const AttentionServerOptions& options, cons
   executor.kernel = kernel;
   executor.between_items = std::move(between_items);
   return executor;
+}
+
+ReadRequest RequestOf(const NodeShard& shard, const QueryView& view, const QueryEntry& query, uint32_t layer) {
+  const TokenStripe& stripe = shard.kv->spec().stripe;
+  ReadRequest request;
+  request.layer = layer;
+  request.local = {stripe.LocalIndex(query.visible_begin), stripe.LocalIndex(query.visible_end)};
+  request.n_q = query.n_q;
+  request.flags = query.flags;
+  request.softmax_scale = view.body().softmax_scale;
+  request.q = view.q(query);
+  request.section = view.policy(query);
+  return request;
+}
+
+// Whether the policy of the shard takes the query's section, and how many bytes it answers with.
+FrameError CheckSection(const NodeShard& shard, const ReadRequest& request, PartialEntry* entry) {
+  if (shard.policy == nullptr) return request.section.empty() ? FrameError::kOk : FrameError::kMalformed;
+  const FrameError error = shard.policy->CheckQuery(request);
+  if (error == FrameError::kOk) entry->policy_bytes = shard.policy->PartialSectionBytes(request);
+  return error;
 }
 
 }  // namespace
@@ -66,8 +86,11 @@ struct AttentionServer::Impl {
   void RunQueued(const QueuedFrame& frame);
   void OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload, int64_t received_ns);
   void CheckEntries(const QueryView& view, uint32_t layer);
-  PartialEntry CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim, NodeShard** shard);
+  NodeShard* FindQueried(const QueryEntry& query, uint32_t layer, uint32_t head_dim, PartialEntry* entry,
+                         FrameError* error);
+  PartialEntry CheckEntry(const QueryView& view, const QueryEntry& query, uint32_t layer, NodeShard** shard);
   void Attend(const QueryView& view, uint32_t layer, PartialPayloadWriter& writer, int64_t received_ns);
+  void SetAttended(PartialPayloadWriter& writer);
   void OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
   std::optional<FrameError> StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens);
   void OnHeartbeat(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
@@ -77,7 +100,7 @@ struct AttentionServer::Impl {
   void RemoveSession(const Session& session);
   void Housekeeping();
   void SetKvGauges();
-  void SetSelectionGauges();
+  void SetPolicyGauges();
   void SetCheckMetrics();
 
   const AttentionServerOptions options;
@@ -206,14 +229,15 @@ void AttentionServer::Impl::SetKvGauges() {
   metrics->kv_shards.Set(static_cast<double>(shards.size()));
 }
 
-void AttentionServer::Impl::SetSelectionGauges() {
-  uint64_t cache_bytes = 0, fallback_heads = 0;
+void AttentionServer::Impl::SetPolicyGauges() {
+  uint64_t row_bytes = 0, fallback_heads = 0;
   for (const NodeShard* shard : shards.shards()) {
-    if (shard->selection == nullptr) continue;
-    cache_bytes += shard->selection->cache().filled_bytes();
-    fallback_heads += shard->selection->num_fallback_heads();
+    if (shard->policy == nullptr) continue;
+    const ShardPolicyUsage usage = shard->policy->usage();
+    row_bytes += usage.cached_row_bytes;
+    fallback_heads += usage.fallback_heads;
   }
-  metrics->context_cache_bytes.Set(static_cast<double>(cache_bytes));
+  metrics->row_cache_bytes.Set(static_cast<double>(row_bytes));
   metrics->fallback_heads.Set(static_cast<double>(fallback_heads));
 }
 
@@ -270,7 +294,7 @@ void AttentionServer::Impl::Housekeeping() {
   if (now_ns < next_housekeeping_ns) return;
   next_housekeeping_ns = now_ns + kHousekeepingIntervalNs;
   metrics->transport.AdvanceTo(data_plane->counters());
-  SetSelectionGauges();
+  SetPolicyGauges();
   SetCheckMetrics();
   if (options.session_idle_ns == 0) return;
   for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
@@ -363,7 +387,7 @@ void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header,
     sender.Send(*asker, header, FrameType::kPartial, *std::move(answer));
   }
   attending = true;
-  step.Select();
+  step.Finish();
   attending = false;
 }
 
@@ -375,36 +399,43 @@ void AttentionServer::Impl::CheckEntries(const QueryView& view, uint32_t layer) 
   attending = true;
   for (uint32_t i = 0; i < view.body().num_entries; ++i) {
     NodeShard* shard = nullptr;
-    entries.push_back(CheckEntry(view.entry(i), layer, view.body().head_dim, &shard));
+    entries.push_back(CheckEntry(view, view.entry(i), layer, &shard));
     query_shards.push_back(shard);
     metrics->CountRequest(static_cast<FrameError>(entries.back().status));
   }
   attending = false;
 }
 
+// Null, with the reason, unless the query fits the shard, and what it reads is as it was stored.
+NodeShard* AttentionServer::Impl::FindQueried(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
+                                              PartialEntry* entry, FrameError* error) {
+  NodeShard* shard = shards.Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), error);
+  if (shard == nullptr) return nullptr;
+  const ShardSpec& spec = shard->kv->spec();
+  if (head_dim != spec.model.head_dim || query.num_q_heads != spec.num_q_heads_held()) {
+    *error = FrameError::kBadGeometry;
+  } else if (layer < spec.layer_begin || layer >= spec.layer_end) {
+    *error = FrameError::kOutOfRange;
+  } else if (const uint64_t end = spec.stripe.LocalIndex(query.visible_end); end > shard->kv->stored_tokens(layer)) {
+    *error = FrameError::kNotStored;
+  } else if (!stored_check.MayRead(*shard->kv, layer, end)) {
+    *error = FrameError::kCorruptKv;
+    if (const std::optional<TilePlace> place = shard->kv->FirstCorruptTile(layer); place.has_value()) {
+      entry->num_kv_heads = place->kv_head;
+      entry->covered_tokens = place->tile;
+    }
+  }
+  return *error == FrameError::kOk ? shard : nullptr;
+}
+
 // `shard` is set if the status is kOk.
-PartialEntry AttentionServer::Impl::CheckEntry(const QueryEntry& query, uint32_t layer, uint32_t head_dim,
+PartialEntry AttentionServer::Impl::CheckEntry(const QueryView& view, const QueryEntry& query, uint32_t layer,
                                                NodeShard** shard) {
   PartialEntry entry;
   entry.shard_id = query.shard_id;
   FrameError error = FrameError::kOk;
-  NodeShard* found = shards.Find(ShardId(query.shard_id), Epoch(query.sequence_epoch), &error);
-  if (found != nullptr) {
-    const ShardSpec& spec = found->kv->spec();
-    if (head_dim != spec.model.head_dim || query.num_q_heads != spec.num_q_heads_held()) {
-      error = FrameError::kBadGeometry;
-    } else if (layer < spec.layer_begin || layer >= spec.layer_end) {
-      error = FrameError::kOutOfRange;
-    } else if (const uint64_t end = spec.stripe.LocalIndex(query.visible_end); end > found->kv->stored_tokens(layer)) {
-      error = FrameError::kNotStored;
-    } else if (!stored_check.MayRead(*found->kv, layer, end)) {
-      error = FrameError::kCorruptKv;
-      if (const std::optional<TilePlace> place = found->kv->FirstCorruptTile(layer); place.has_value()) {
-        entry.num_kv_heads = place->kv_head;
-        entry.covered_tokens = place->tile;
-      }
-    }
-  }
+  NodeShard* found = FindQueried(query, layer, view.body().head_dim, &entry, &error);
+  if (found != nullptr) error = CheckSection(*found, RequestOf(*found, view, query, layer), &entry);
   entry.status = static_cast<uint32_t>(error);
   if (error != FrameError::kOk) return entry;
   *shard = found;
@@ -422,23 +453,33 @@ void AttentionServer::Impl::Attend(const QueryView& view, uint32_t layer, Partia
                                    int64_t received_ns) {
   const int64_t start_ns = clock->NowNs();
   attending = true;
-  step.Begin(layer, view.body().softmax_scale);
+  step.Begin();
   for (uint32_t i = 0; i < entries.size(); ++i) {
     if (query_shards[i] == nullptr) {
       writer.Add(entries[i]);
       continue;
     }
     const QueryEntry query = view.entry(i);
-    step.Plan(query_shards[i], query, view.q(query), &entries[i]);
+    step.Plan(query_shards[i], RequestOf(*query_shards[i], view, query, layer));
     step.SetData(writer.Add(entries[i]));
   }
   step.Run();
   attending = false;
+  SetAttended(writer);
   const int64_t end_ns = clock->NowNs();
   writer.SetTimes(static_cast<uint64_t>(start_ns - received_ns), static_cast<uint64_t>(end_ns - start_ns));
   metrics->queue_wait_seconds.Observe(SecondsFromNs(start_ns - received_ns));
   metrics->compute_seconds.Observe(SecondsFromNs(end_ns - start_ns));
   metrics->batch_queries.Observe(static_cast<double>(entries.size()));
+}
+
+// What was read is known when it is planned, behind the place of the data.
+void AttentionServer::Impl::SetAttended(PartialPayloadWriter& writer) {
+  size_t planned = 0;
+  for (uint32_t i = 0; i < entries.size(); ++i) {
+    if (query_shards[i] == nullptr) continue;
+    writer.SetCoverage(i, {entries[i].covered_tokens, step.attended_head_tokens(planned++)});
+  }
 }
 
 void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header, std::span<const std::byte> payload) {
@@ -479,10 +520,11 @@ std::optional<FrameError> AttentionServer::Impl::StoreSpill(const SpillView& spi
   if (body.num_kv_heads != spec.num_kv_heads_held() || body.head_dim != spec.model.head_dim) {
     return FrameError::kBadGeometry;
   }
-  HgcaSpillSection section;
-  if (!spill.policy().empty() &&
-      (shard->needs.spill_bytes_per_token == 0 ||
-       !DecodeHgcaSpillSection(spill.policy(), body.num_tokens, body.num_kv_heads, &section))) {
+  const std::span<const std::byte> section = spill.policy();
+  if (shard->policy != nullptr) {
+    error = shard->policy->CheckSpill(body.num_tokens, section);
+    if (error != FrameError::kOk) return error;
+  } else if (!section.empty()) {
     return FrameError::kMalformed;
   }
   const KvExchangeRows rows{spill.k(), spill.v(), static_cast<DType>(body.k_dtype), static_cast<DType>(body.v_dtype)};
@@ -491,9 +533,9 @@ std::optional<FrameError> AttentionServer::Impl::StoreSpill(const SpillView& spi
   if (!stored.ok()) return ToFrameError(stored.error);
   *stored_tokens = stored.stored_tokens;
   metrics->ingest_bytes.Increment(static_cast<double>(spill.k().size() + spill.v().size()));
-  if (shard->selection == nullptr) return FrameError::kOk;
+  if (shard->policy == nullptr) return FrameError::kOk;
   const uint64_t local_begin = spec.stripe.LocalIndex(body.token_begin);
-  shard->selection->OnStored(layer, {local_begin, local_begin + body.num_tokens}, section.maw, section.resident_tokens);
+  shard->policy->OnStored(layer, {local_begin, local_begin + body.num_tokens}, section);
   return FrameError::kOk;
 }
 

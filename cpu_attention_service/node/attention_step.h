@@ -1,22 +1,23 @@
-// Attention for the entries of one query frame: what each reads is planned (ShardSelection), all are attended to in one
-// go (ShardExecutor), sampled ones are measured. What selections learn from the weights is left for Select(), so that
-// the answer can be sent before.
+// Attention for the entries of one query frame: what each reads is planned (ShardPolicy), all are attended to in one go
+// (ShardExecutor), sampled ones are measured. What policies learn from the weights is left for Finish(), so that the
+// answer can be sent before.
 //
-//   step.Begin(layer, scale);
+//   step.Begin();
 //   for each entry: step.Plan(...), step.SetData(its place in the answer);
-//   step.Run(); send the answer; step.Select();
+//   step.Run(); send the answer; step.Finish();
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "cpu_attention_service/executor/shard_executor.h"
 #include "cpu_attention_service/node/attention_metrics.h"
 #include "cpu_attention_service/node/shard_registry.h"
-#include "cpu_attention_service/policy/shard_selection.h"
-#include "wire/frame.h"
+#include "cpu_attention_service/policy/shard_policy.h"
 #include "wire/frame_builder.h"
 
 namespace tributary {
@@ -25,50 +26,55 @@ namespace tributary {
 class AttentionStep {
  public:
   // All outlive the step.
-  AttentionStep(ShardExecutor* executor, const Clock* clock, AttentionMetrics* metrics)
-      : executor_(executor), clock_(clock), metrics_(metrics) {}
+  AttentionStep(ShardExecutor* executor, const Clock* clock, AttentionMetrics* metrics);
 
-  void Begin(uint32_t layer, float softmax_scale);
-  // Fills in what the entry says of what is read. The query fits the shard; q and the shard stay until Select()
-  // returns. A shard with a selection that is in this step already is first done with, since what it reads next depends
-  // on it.
-  void Plan(NodeShard* shard, const QueryEntry& query, std::span<const std::byte> q, PartialEntry* entry);
+  void Begin() { num_planned_ = num_run_ = num_finished_ = 0; }
+  // The next entry. The request fits the shard; its memory and the shard stay until Finish() returns. All requests of a
+  // step are of one layer and have one softmax_scale. A shard with a policy's state that is in this step already is
+  // first done with, since what it reads next depends on it.
+  void Plan(NodeShard* shard, const ReadRequest& request);
   // Of the entry planned last: filled by Run().
   void SetData(const PartialSpans& data) { works_[num_planned_ - 1].data = data; }
   void Run();
+  // Tokens that the answer of the i-th entry planned rests on, summed over the KV heads; after Run().
+  uint64_t attended_head_tokens(size_t i) const { return works_[i].attended_head_tokens; }
   // Needs no data of the entries any more.
-  void Select();
+  void Finish();
 
  private:
+  using After = ReadPlan::After;
   struct Work {
     NodeShard* shard = nullptr;
-    TokenRange local;
-    uint32_t n_q = 0;
-    std::span<const std::byte> q;
+    ReadRequest request;
     PartialSpans data;
-    SelectionRead read;             // empty for a shard without a selection
-    std::vector<float> sample_out;  // only its lse is wanted
+    ReadPlan plan;  // no heads for a shard without a policy's state
+    uint64_t attended_head_tokens = 0;
+    std::vector<float> sample_out;
     std::vector<float> sample_lse_ln;
     std::vector<float> lse_ln;  // of the answer, kept for the weights
   };
 
+  std::span<Work> Unrun() { return std::span(works_).subspan(num_run_, num_planned_ - num_run_); }
+  void PlanHeads();
   ShardQuery QueryOf(const Work& work) const;
   void AddQueries(Work& work);
+  void Complete(Work& work);
   void Measure(Work& work);
-  void Count(const Work& work);
-  void SelectBy(bool (*includes)(SelectionRead::Weights), Histogram& seconds);
+  void Count(Work& work);
+  void FinishThose(After after, Histogram& seconds);
 
   ShardExecutor* const executor_;
   const Clock* const clock_;
   AttentionMetrics* const metrics_;
-  uint32_t layer_ = 0;
-  float softmax_scale_ = 0;
   std::vector<Work> works_;  // those that are not planned keep their memory
   size_t num_planned_ = 0;
   size_t num_run_ = 0;
-  size_t num_selected_ = 0;
+  size_t num_finished_ = 0;
   std::vector<ShardQuery> queries_;
   std::vector<float> kept_mass_;
+  // KV heads whose part of a plan is still to be made.
+  std::vector<std::pair<Work*, uint32_t>> heads_to_plan_;
+  const std::function<void(uint32_t)> plan_head_;
 };
 
 }  // namespace tributary

@@ -3,22 +3,28 @@
 #include <utility>
 
 #include "base/status.h"
+#include "cpu_attention_service/policy/shard_policy_seats.h"
+#include "kv_store/shard_needs.h"
 
 namespace tributary {
+
+// What the policy keeps beside K and V.
+absl::Status ShardRegistry::OpenPolicy(NodeShard& shard) {
+  for (const BlockSummaryOptions& options : NeedsOf(shard.kv->spec()).summaries) {
+    TRIBUTARY_RETURN_IF_ERROR(shard.kv->KeepSummaries(options));
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(shard.policy, OpenShardPolicy(shard.kv.get(), store_->pool()));
+  return absl::OkStatus();
+}
 
 absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
   TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<KvShard> kv, store_->Open(spec));
   if (const auto it = shards_.find(spec.shard_id); it != shards_.end()) return it->second->reserved_bytes();
   auto shard = std::make_unique<NodeShard>();
-  shard->needs = MakePolicy(spec.policy)->needs();
   shard->kv = std::move(kv);
-  absl::StatusOr<std::unique_ptr<ContextCache>> cache = ContextCache::Open(spec, store_->pool());
-  if (!cache.ok()) {
+  if (const absl::Status status = OpenPolicy(*shard); !status.ok()) {
     store_->Drop(spec.shard_id);
-    return cache.status();
-  }
-  if (*cache != nullptr) {
-    shard->selection = std::make_unique<ShardSelection>(shard->kv.get(), *std::move(cache));
+    return status;
   }
   const uint64_t reserved_bytes = shard->reserved_bytes();
   shards_.emplace(spec.shard_id, std::move(shard));

@@ -8,7 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "cluster/shard_spec.h"
-#include "cpu_attention_service/policy/shard_selection.h"
+#include "cpu_attention_service/policy/shard_policy.h"
 #include "kv_store/kv_shard.h"
 #include "kv_store/shard_store.h"
 #include "wire/frame.h"
@@ -17,13 +17,10 @@ namespace tributary {
 
 // One shard on this node.
 struct NodeShard {
-  PolicyNeeds needs;
-  std::shared_ptr<KvShard> kv;                // the store's
-  std::unique_ptr<ShardSelection> selection;  // null: the policy reads everything. Destroyed before kv
+  std::shared_ptr<KvShard> kv;          // the store's
+  std::unique_ptr<ShardPolicy> policy;  // null: every query reads everything. Destroyed before kv
 
-  uint64_t reserved_bytes() const {
-    return kv->reserved_bytes() + (selection == nullptr ? 0 : selection->cache().reserved_bytes());
-  }
+  uint64_t reserved_bytes() const { return kv->reserved_bytes() + (policy == nullptr ? 0 : policy->reserved_bytes()); }
 };
 
 // Thread-compatible: the store's owner.
@@ -31,7 +28,8 @@ class ShardRegistry {
  public:
   explicit ShardRegistry(std::unique_ptr<ShardStore> store) : store_(std::move(store)) {}
 
-  // As of ShardStore, with what the policies keep; the reserved bytes. Also errors of ContextCache::Open.
+  // As of ShardStore, with what the policies keep; the reserved bytes. Also errors of KvShard::KeepSummaries and
+  // OpenShardPolicy.
   absl::StatusOr<uint64_t> Open(const ShardSpec& spec);
   absl::Status Close(ShardId id, Epoch epoch);
   bool Drop(ShardId id);
@@ -45,6 +43,8 @@ class ShardRegistry {
   std::vector<const NodeShard*> shards() const;
 
  private:
+  absl::Status OpenPolicy(NodeShard& shard);
+
   const std::unique_ptr<ShardStore> store_;
   absl::flat_hash_map<ShardId, std::unique_ptr<NodeShard>> shards_;  // destroyed before the store
 };

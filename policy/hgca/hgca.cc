@@ -20,7 +20,7 @@ HgcaPolicy::HgcaPolicy(const HgcaParams& hgca, const SparseParams& sparse)
       sparse_(sparse),
       needs_{.resident_salience = true,
              .spill_bytes_per_token = sizeof(float),
-             .context_cache = hgca.beta > 0,  // else everything is selected, and the shard itself is read
+             .row_cache = hgca.beta > 0,  // else everything is selected, and the shard itself is read
              .max_cache_tokens = hgca.max_cache_tokens,
              .cached_salience = hgca.max_cache_tokens != 0,
              .salience_alpha = static_cast<float>(hgca.alpha),

@@ -45,7 +45,7 @@ int SimPlane::Poll(FrameHandler& handler) {
 
 SimCluster::SimCluster(const SimOptions& options)
     : options_(options),
-      clock_(options.threaded ? static_cast<const Clock*>(&real_clock_) : &manual_clock_),
+      clock_(options.threaded || options.make_plane ? static_cast<const Clock*>(&real_clock_) : &manual_clock_),
       network_(options.seed, clock_) {
   const DeviceLimits limits{.max_batch = options.max_batch,
                             .max_partial_slots = 4,
@@ -58,7 +58,7 @@ SimCluster::SimCluster(const SimOptions& options)
     nodes_[i].id = fmt::format("cpu-{}", i);
     StartNode(nodes_[i]);
   }
-  plane_ = std::make_unique<SimPlane>(network_.Create("worker", {.max_frames_in_flight = options.max_frames_in_flight}),
+  plane_ = std::make_unique<SimPlane>(MakePlane("worker"),
                                       options.seed + 1, options.corrupt_header);
   if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
@@ -87,6 +87,11 @@ SimCluster::~SimCluster() {
   engine_.reset();
 }
 
+std::unique_ptr<DataPlane> SimCluster::MakePlane(const std::string& address) {
+  if (options_.make_plane) return options_.make_plane();
+  return network_.Create(address, {.max_frames_in_flight = options_.max_frames_in_flight});
+}
+
 void SimCluster::StopThread(Node& node) {
   if (!node.thread.joinable()) return;
   node.stopping = true;
@@ -103,7 +108,7 @@ void SimCluster::StartNode(Node& node) {
   node.alive = true;
   node.frozen = false;
   node.address = fmt::format("{}/{}", node.id, node.incarnation);
-  node.plane = network_.Create(node.address, {.max_frames_in_flight = options_.max_frames_in_flight});
+  node.plane = MakePlane(node.address);
   AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
   server.arena.bytes = options_.node_pool_bytes;
   server.extent_bytes = options_.extent_bytes;
@@ -249,7 +254,7 @@ int SimCluster::PollNodes() {
 void SimCluster::Wait(int64_t timeout_ns) {
   ++num_waits_;
   if (on_wait) on_wait(num_waits_);
-  if (PollNodes() > 0) {
+  if (PollNodes() > 0 || options_.make_plane) {
     manual_clock_.AdvanceNs(kNsPerUs);
     return;
   }

@@ -43,6 +43,9 @@ struct SimOptions {
   bool observe_logits = true;  // false: a device that samples keeps them
   // Nodes are polled by threads of their own and time is real; faults that need ManualClock are off limits.
   bool threaded = false;
+  // Null: the in-process network. Otherwise a data plane for the worker and for each node, all polled by one thread;
+  // time is real, and there are no faults.
+  std::function<std::unique_ptr<DataPlane>()> make_plane;
 };
 
 // How a sequence's remote tokens are cut.
@@ -177,6 +180,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
     std::thread thread;
   };
 
+  std::unique_ptr<DataPlane> MakePlane(const std::string& address);
   void StartNode(Node& node);
   void StopThread(Node& node);
   std::vector<ShardPlacement> OpenShards(SequenceId id, const SimRequest& request);

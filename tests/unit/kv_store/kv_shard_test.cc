@@ -142,13 +142,14 @@ void ExpectHolds(const KvShard& shard, uint32_t layer, const std::vector<TokenRa
 }
 
 // The shard's summaries of a layer are those of the tokens that can be read back, in order.
-void ExpectSummaries(const KvShard& shard, uint32_t layer) {
+void ExpectSummaries(const KvShard& shard, const BlockSummaryOptions& options, uint32_t layer, BlockPool* pool) {
   const ShardSpec& spec = shard.spec();
-  const BlockSummaries& kept = *shard.summaries();
+  ASSERT_NE(shard.FindSummaries(options), nullptr);
+  const BlockSummaries& kept = *shard.FindSummaries(options);
   const uint32_t head_dim = spec.model.head_dim;
   const uint64_t tokens = shard.stored_tokens(layer);
   for (uint32_t head = 0; head < spec.num_kv_heads_held(); ++head) {
-    auto expected = BlockSummaries::Create(kept.options(), head_dim, 1, spec.capacity_tokens);
+    auto expected = BlockSummaries::Open(options, {head_dim, 1, spec.capacity_tokens}, pool);
     ASSERT_TRUE(expected.ok());
     std::vector<float> k(head_dim), v(head_dim);
     for (uint64_t local = 0; local < tokens; ++local) {
@@ -158,8 +159,12 @@ void ExpectSummaries(const KvShard& shard, uint32_t layer) {
     }
     const uint64_t stream = shard.SummaryStream(layer, head);
     ASSERT_EQ(kept.num_tokens(stream), tokens);
-    const uint32_t records = (kept.num_blocks(stream) + kSummaryRecordBlocks - 1) / kSummaryRecordBlocks;
-    ASSERT_EQ(std::memcmp(kept.Records(stream), expected->Records(0), records * kept.layout().record_bytes), 0);
+    const uint32_t blocks = kept.num_blocks(stream);
+    for (uint32_t block = 0; block < blocks; block += kSummaryRecordBlocks) {
+      ASSERT_EQ(std::memcmp(kept.RunAt(stream, block, blocks).records, expected->RunAt(0, block, blocks).records,
+                            kept.layout().record_bytes),
+                0);
+    }
   }
 }
 
@@ -186,7 +191,9 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
     spec.capacity_tokens = RandomInt<uint64_t>(random_, 1, 150);
     auto shard = KvShard::Open(spec, &pool_);
     ASSERT_TRUE(shard.ok()) << shard.status();
-    ASSERT_TRUE((*shard)->KeepSummaries({SummaryKind::kMean, SummaryStorage::kBf16, 16}).ok());
+    const BlockSummaryOptions summaries[] = {{SummaryKind::kMean, SummaryStorage::kBf16, 16},
+                                             {SummaryKind::kMinMax, SummaryStorage::kInt8, 32}};
+    for (const BlockSummaryOptions& options : summaries) ASSERT_TRUE((*shard)->KeepSummaries(options).ok());
     const std::vector<TokenRange> runs = StripeRuns(spec);
     std::vector<TokenRange> pieces;
     for (TokenRange run : runs) {
@@ -199,7 +206,7 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
       std::shuffle(pieces.begin(), pieces.end(), random_);
       for (TokenRange piece : pieces) ASSERT_EQ(StoreTokens(**shard, layer, piece, exchange), StoreError::kOk);
       ExpectHolds(**shard, layer, runs, exchange);
-      ExpectSummaries(**shard, layer);
+      for (const BlockSummaryOptions& options : summaries) ExpectSummaries(**shard, options, layer, &pool_);
     }
   }
   EXPECT_EQ(pool_.num_free(), pool_.num_extents());
@@ -207,13 +214,16 @@ TEST_F(KvShardTest, AnyOrderAnyCutAnyRepetitionAnyDTypes) {
 
 TEST_F(KvShardTest, SummariesAreAskedForOnceAndBeforeTokensCome) {
   const auto shard = *KvShard::Open(BasicSpec(), &pool_);
-  EXPECT_EQ(shard->summaries(), nullptr);
+  EXPECT_EQ(shard->FindSummaries({}), nullptr);
+  const uint64_t reserved_bytes = shard->reserved_bytes();
   EXPECT_EQ(shard->KeepSummaries({.block_tokens = 20}).code(), absl::StatusCode::kInvalidArgument);
   ASSERT_EQ(StoreTokens(*shard, 2, StripeRuns(shard->spec())[0]), StoreError::kOk);
   EXPECT_EQ(shard->KeepSummaries({}).code(), absl::StatusCode::kFailedPrecondition);
   const auto other = *KvShard::Open(BasicSpec(), &pool_);
   ASSERT_TRUE(other->KeepSummaries({}).ok());
   EXPECT_EQ(other->KeepSummaries({}).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(other->KeepSummaries({.block_tokens = 64}).ok()) << "of several block sizes";
+  EXPECT_EQ(other->reserved_bytes(), reserved_bytes + 2 * kExtentBytes) << "out of the pool, an extent each";
 }
 
 TEST_F(KvShardTest, StoredTokensStopAtTheFirstGap) {

@@ -1,10 +1,10 @@
-// KV heads that read different things: the shard, rows of their context cache, or nothing.
+// KV heads that read different things: the shard, rows of a cache, or nothing.
 #include <gtest/gtest.h>
 
 #include <cstring>
 
 #include "cpu_attention_service/executor/shard_executor.h"
-#include "kv_store/context_cache.h"
+#include "kv_store/row_cache.h"
 #include "tests/unit/cpu_attention_service/node/test_shard.h"
 
 namespace tributary {
@@ -17,7 +17,6 @@ using testing::RandomLayerKv;
 using testing::RowsOf;
 using testing::TestPool;
 using testing::TestSeed;
-using Source = HeadRead::Source;
 
 constexpr float kScale = 0.125f;
 constexpr uint32_t kLayer = 1, kTokens = 900;
@@ -41,12 +40,11 @@ struct Answer {
 class ShardExecutorHeadsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    ShardSpec spec = MakeSpec(1, kShape, kTokens);
-    spec.policy = *ResolvePolicy({.name = "hgca"}, {});
+    const ShardSpec spec = MakeSpec(1, kShape, kTokens);
     shard_ = *KvShard::Open(spec, pool_.get());
     const LayerKv kv = RandomLayerKv(spec, kTokens, random_);
     ASSERT_TRUE(shard_->Store(kLayer, 0, kTokens, RowsOf(spec, kv)).ok());
-    cache_ = *ContextCache::Open(spec, pool_.get());
+    cache_ = *RowCache::Open(spec, {.capacity_rows = kTokens / 2}, pool_.get());
     for (uint32_t head = 0; head < kShape.num_kv_heads; ++head) {
       std::vector<uint32_t> tokens;
       for (uint32_t t = 0; t < kTokens; ++t) {
@@ -58,11 +56,8 @@ class ShardExecutorHeadsTest : public ::testing::Test {
   }
 
   // Head 0 reads the shard, 1 its cache, 2 nothing, 3 no row of its cache.
-  std::vector<HeadRead> MixedHeads() const {
-    return {{.source = Source::kShard},
-            {.source = Source::kCache, .rows = {0, cache_->num_rows(kLayer, 1)}},
-            {.source = Source::kNothing},
-            {.source = Source::kCache, .rows = {5, 5}}};
+  std::vector<HeadRead> MixedHeads(TokenRange local) const {
+    return {{.tokens = local}, {.rows = {0, cache_->num_rows(kLayer, 1)}}, {.is_untouched = true}, {.rows = {5, 5}}};
   }
 
   Answer Run(const ShardExecutorOptions& options, std::vector<HeadRead> heads, TokenRange local, uint32_t n_q,
@@ -73,9 +68,7 @@ class ShardExecutorHeadsTest : public ::testing::Test {
     answer.lse_ln.assign(rows, 77.0f);
     answer.weights.resize(kShape.num_kv_heads);
     for (size_t head = 0; with_weights && head < heads.size(); ++head) {
-      const bool reads_shard = heads[head].source == Source::kShard;
-      if (heads[head].source == Source::kNothing) continue;
-      answer.weights[head].assign((reads_shard ? local : heads[head].rows).size(), 0.0f);
+      answer.weights[head].assign(heads[head].NumTokens(), 0.0f);
       heads[head].weights = answer.weights[head];
     }
     ShardQuery query;
@@ -108,12 +101,12 @@ class ShardExecutorHeadsTest : public ::testing::Test {
   ::testing::ScopedTrace trace_{__FILE__, __LINE__, ::testing::Message() << "seed " << seed_};
   TestPool pool_{16u << 20, 16 << 10};
   std::unique_ptr<KvShard> shard_;
-  std::unique_ptr<ContextCache> cache_;
+  std::unique_ptr<RowCache> cache_;
   std::vector<float> q_;
 };
 
 TEST_F(ShardExecutorHeadsTest, EachHeadGetsWhatItReads) {
-  const Answer mixed = Run(Threads(2), MixedHeads(), {3, 850}, 1, false);
+  const Answer mixed = Run(Threads(2), MixedHeads({3, 850}), {3, 850}, 1, false);
   const Answer dense = Run(Threads(1), {}, {3, 850}, 1, false);
   const uint32_t group = kShape.group_size(), dim = kShape.head_dim;
   for (uint32_t i = 0; i < group * dim; ++i) EXPECT_EQ(mixed.out[i], dense.out[i]);
@@ -128,10 +121,10 @@ TEST_F(ShardExecutorHeadsTest, EachHeadGetsWhatItReads) {
 }
 
 TEST_F(ShardExecutorHeadsTest, SameBitsOnAnyThreadsAndInAnyWaves) {
-  const Answer expected = Run(Threads(1), MixedHeads(), {0, kTokens}, kNumQueries, true);
+  const Answer expected = Run(Threads(1), MixedHeads({0, kTokens}), {0, kTokens}, kNumQueries, true);
   for (const int threads : {1, 2, 3, 5}) {
     for (const uint32_t max_items : {1u, 3u, 8192u}) {
-      EXPECT_EQ(Run(Threads(threads, max_items), MixedHeads(), {0, kTokens}, kNumQueries, true), expected)
+      EXPECT_EQ(Run(Threads(threads, max_items), MixedHeads({0, kTokens}), {0, kTokens}, kNumQueries, true), expected)
           << threads << " threads, waves of " << max_items;
     }
   }
@@ -139,7 +132,7 @@ TEST_F(ShardExecutorHeadsTest, SameBitsOnAnyThreadsAndInAnyWaves) {
 
 // Weights of a head sum to 1 per query token, whichever part of the shard it read.
 TEST_F(ShardExecutorHeadsTest, WeightsAreADistributionOverWhatWasRead) {
-  const Answer answer = Run(Threads(2), MixedHeads(), {7, 800}, kNumQueries, true);
+  const Answer answer = Run(Threads(2), MixedHeads({7, 800}), {7, 800}, kNumQueries, true);
   for (const uint32_t head : {0u, 1u}) {
     double sum = 0;
     for (const float weight : answer.weights[head]) {

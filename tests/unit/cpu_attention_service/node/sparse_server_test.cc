@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "kv_store/context_cache.h"
+#include "kv_store/shard_needs.h"
 #include "policy/kept_mass.h"
 #include "tests/unit/cpu_attention_service/node/sparse_server_fixture.h"
 
@@ -266,14 +266,14 @@ TEST_F(SparseServerTest, AHeadThatKeptTooLittleReadsEverythingUntilItsSelectionI
   clock_.AdvanceNs(kNsPerS);
   Settle();
   EXPECT_EQ(metrics_.fallback_heads.value(), 1);
-  EXPECT_GT(metrics_.context_cache_bytes.value(), 0);
+  EXPECT_GT(metrics_.row_cache_bytes.value(), 0);
   ExpectOver(Ask(both, 400, kQueryMeasure), both, fallen_back);
   ExpectOver(Ask(both, 400), both, one_each);
   ASSERT_TRUE(server_->CloseShard(spec_.shard_id, spec_.epoch).ok());
   clock_.AdvanceNs(kNsPerS);
   Settle();
   EXPECT_EQ(metrics_.fallback_heads.value(), 0);
-  EXPECT_EQ(metrics_.context_cache_bytes.value(), 0);
+  EXPECT_EQ(metrics_.row_cache_bytes.value(), 0);
 }
 
 TEST_F(SparseServerTest, AlwaysDenseHeadsReadEverything) {
@@ -300,7 +300,7 @@ TEST_F(SparseServerTest, ABoundedCacheStaysWithinItsLimit) {
     const PartialFrameView view = Ask(RandomQ(), stored_);
     EXPECT_LE(view.entry(0).attended_head_tokens, kHeads * std::min(40u, stored_));
   }
-  EXPECT_GT(metrics_.salience_update_seconds.count(), 0u);
+  EXPECT_GT(metrics_.policy_update_seconds.count(), 0u);
 }
 
 TEST_F(SparseServerTest, TokensWhoseMawIsNanAreKept) {

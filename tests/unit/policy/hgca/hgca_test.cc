@@ -82,7 +82,7 @@ TEST(PolicyTest, WhatEachPolicyNeeds) {
   const auto hgca = MakePolicy(*ResolvePolicy({.name = "hgca", .parameters = {}}, {}));
   EXPECT_TRUE(hgca->needs().resident_salience);
   EXPECT_EQ(hgca->needs().maw_params(), (MawParams{0.5f, GroupAggregate::kMean}));
-  EXPECT_TRUE(hgca->needs().context_cache);
+  EXPECT_TRUE(hgca->needs().row_cache);
   EXPECT_EQ(hgca->needs().spill_bytes_per_token, 4u);
 }
 

@@ -6,8 +6,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/aligned_buffer.h"
 #include "cpu_attention_service/kernels/kernels.h"
 #include "cpu_attention_service/kernels/selection/block_selection.h"
+#include "kv_store/block_pool.h"
 #include "kv_store/block_summaries.h"
 #include "tests/testutil/test_seed.h"
 
@@ -36,7 +38,7 @@ class Stream {
     q_.resize(size_t{c.group_size} * c.head_dim);
     for (float& value : q_) value = normal(random);
     auto summaries =
-        BlockSummaries::Create({c.kind, c.storage, c.block_tokens}, c.head_dim, 1, std::max(c.num_tokens, 1u));
+        BlockSummaries::Open({c.kind, c.storage, c.block_tokens}, {c.head_dim, 1, std::max(c.num_tokens, 1u)}, &pool_);
     summaries_ = std::make_unique<BlockSummaries>(*std::move(summaries));
     summaries_->Append(0, keys_.data(), c.head_dim, c.num_tokens);
   }
@@ -53,16 +55,19 @@ class Stream {
                   std::vector<float>(num_blocks(), 77.0f)};
     ScoreBlocksArgs args;
     args.layout = summaries_->layout();
-    args.records = summaries_->Records(0);
-    args.num_blocks = num_blocks();
     args.q = q_.data();
     args.group_size = case_.group_size;
     args.softmax_scale = 0.125f;
-    args.scores = scores.all.data();
     args.score_stride = num_blocks();
-    args.group_max = scores.group_max.data();
-    EXPECT_TRUE(block_selection::Validate(args).ok());
-    kernel.fns.score_blocks(args);
+    for (uint32_t block = 0; block < num_blocks(); block += args.num_blocks) {
+      const BlockSummaries::Run run = summaries_->RunAt(0, block, num_blocks());
+      args.records = run.records;
+      args.num_blocks = run.num_blocks;
+      args.scores = scores.all.data() + block;
+      args.group_max = scores.group_max.data() + block;
+      EXPECT_TRUE(block_selection::Validate(args).ok());
+      kernel.fns.score_blocks(args);
+    }
     return scores;
   }
 
@@ -104,6 +109,8 @@ class Stream {
   const Case case_;
   std::vector<float> keys_;
   std::vector<float> q_;
+  AlignedBuffer<std::byte> memory_{4 << 20};
+  BlockPool pool_{memory_.span(), 128 << 10};
   std::unique_ptr<BlockSummaries> summaries_;
 };
 

@@ -1,4 +1,4 @@
-#include "kv_store/context_cache.h"
+#include "kv_store/row_cache.h"
 
 #include <cstring>
 #include <random>
@@ -81,13 +81,13 @@ TEST_F(TileRowsTest, OneTokenIsCopiedAndNoOtherIsTouched) {
   }
 }
 
-class ContextCacheTest : public TileRowsTest {
+class RowCacheTest : public TileRowsTest {
  protected:
-  ContextCacheTest() : memory_(16 << 20), pool_(memory_.span(), kExtentBytes) {
+  RowCacheTest() : memory_(16 << 20), pool_(memory_.span(), kExtentBytes) {
     std::memset(memory_.data(), 0xff, memory_.size());  // NaN, as another shard may have left it
   }
 
-  ShardSpec Spec(const PolicyRequest& policy) {
+  static ShardSpec Spec() {
     ShardSpec spec;
     spec.shard_id = ShardId(4);
     spec.sequence_id = SequenceId(5);
@@ -99,12 +99,11 @@ class ContextCacheTest : public TileRowsTest {
     spec.capacity_tokens = kTokens;
     spec.k_dtype = DType::kInt8;
     spec.v_dtype = DType::kBf16;
-    spec.policy = *ResolvePolicy(policy, {});
     return spec;
   }
 
-  void Open(const PolicyRequest& policy) {
-    const ShardSpec spec = Spec(policy);
+  void Open(const RowCacheOptions& options) {
+    const ShardSpec spec = Spec();
     auto shard = KvShard::Open(spec, &pool_);
     ASSERT_TRUE(shard.ok()) << shard.status();
     shard_ = *std::move(shard);
@@ -116,7 +115,7 @@ class ContextCacheTest : public TileRowsTest {
       const auto bytes = std::as_bytes(std::span(rows));
       ASSERT_TRUE(shard_->Store(layer, 0, kTokens, {bytes, bytes, DType::kF32, DType::kF32}).ok());
     }
-    auto cache = ContextCache::Open(spec, &pool_);
+    auto cache = RowCache::Open(spec, options, &pool_);
     ASSERT_TRUE(cache.ok()) << cache.status();
     cache_ = *std::move(cache);
   }
@@ -151,11 +150,11 @@ class ContextCacheTest : public TileRowsTest {
   AlignedBuffer<std::byte> memory_;
   BlockPool pool_;
   std::unique_ptr<KvShard> shard_;
-  std::unique_ptr<ContextCache> cache_;
+  std::unique_ptr<RowCache> cache_;
 };
 
-TEST_F(ContextCacheTest, RowsAreCopiesWhateverIsDoneToThem) {
-  Open({.name = "hgca"});
+TEST_F(RowCacheTest, RowsAreCopiesWhateverIsDoneToThem) {
+  Open({kTokens / 2, {}});
   std::vector<std::vector<uint32_t>> expected(4);
   for (int step = 0; step < 60; ++step) {
     const uint32_t stream = RandomInt(random_, 0u, 3u), layer = 1 + stream / 2, head = stream % 2;
@@ -189,35 +188,32 @@ TEST_F(ContextCacheTest, RowsAreCopiesWhateverIsDoneToThem) {
   }
 }
 
-TEST_F(ContextCacheTest, RoomIsWhatThePolicySays) {
-  EXPECT_EQ(ContextCacheTokens(Spec({})), 0u);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca"})), kTokens / 2);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .parameters = {{"max_cache_tokens", 64}}})), 64u);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .parameters = {{"max_cache_tokens", 1u << 30}}})), kTokens);
-  EXPECT_EQ(ContextCacheTokens(Spec({.name = "hgca", .parameters = {{"beta", 0}}})), 0u);
-}
-
-TEST_F(ContextCacheTest, OneFunctionSaysWhatIsReserved) {
-  for (const PolicyRequest& policy :
-       {PolicyRequest{}, PolicyRequest{.name = "hgca"},
-        PolicyRequest{.name = "hgca",
-        .parameters = {{"dense_layers", std::vector<uint32_t>{1}}, {"dense_heads", std::vector<LayerHead>{{2, 0}}}}},
-        PolicyRequest{.name = "hgca", .parameters = {{"dense_layers", std::vector<uint32_t>{1, 2}}}}}) {
+TEST_F(RowCacheTest, WhatItSaysIsWhatItTakes) {
+  for (const RowCacheOptions& options :
+       {RowCacheOptions{}, RowCacheOptions{200, {}}, RowCacheOptions{200, {0, 0, 0, 1}},
+        RowCacheOptions{64, {1, 1, 0, 1}}, RowCacheOptions{200, {0, 0, 0, 0}}}) {
     const uint64_t before = pool_.free_bytes();
-    Open(policy);
-    EXPECT_EQ(before - pool_.free_bytes(), *ShardReservedBytes(Spec(policy), kExtentBytes));
-    if (cache_ != nullptr) {
-      EXPECT_EQ(cache_->reserved_bytes(), *ContextCache::ReservedBytes(Spec(policy), kExtentBytes));
+    auto cache = RowCache::Open(Spec(), options, &pool_);
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    const uint64_t bytes = *RowCache::ReservedBytes(Spec(), options, kExtentBytes);
+    EXPECT_EQ(before - pool_.free_bytes(), bytes);
+    EXPECT_EQ(*cache == nullptr, bytes == 0);
+    if (*cache != nullptr) {
+      EXPECT_EQ((*cache)->reserved_bytes(), bytes);
     }
-    shard_.reset();
-    cache_.reset();
+    cache->reset();
     EXPECT_EQ(pool_.free_bytes(), before);
   }
 }
 
-TEST_F(ContextCacheTest, AlwaysDenseHeadsHaveNoCache) {
-  Open({.name = "hgca",
-        .parameters = {{"dense_layers", std::vector<uint32_t>{1}}, {"dense_heads", std::vector<LayerHead>{{2, 0}}}}});
+TEST_F(RowCacheTest, OptionsThatDoNotFitTheShardAreRefused) {
+  for (const RowCacheOptions& options : {RowCacheOptions{kTokens + 1, {}}, RowCacheOptions{10, {1, 1, 1}}}) {
+    EXPECT_EQ(RowCache::Open(Spec(), options, &pool_).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_F(RowCacheTest, HeadsWithoutRowsHaveNoStream) {
+  Open({kTokens / 2, {0, 0, 0, 1}});
   EXPECT_FALSE(cache_->Has(1, 0));
   EXPECT_FALSE(cache_->Has(2, 0));
   EXPECT_TRUE(cache_->Has(2, 1));
@@ -227,23 +223,20 @@ TEST_F(ContextCacheTest, AlwaysDenseHeadsHaveNoCache) {
   cache_->Append(*shard_, 2, 1, tokens);
   ExpectRows(2, 1, tokens);
   EXPECT_EQ(cache_->filled_bytes(), 2 * cache_->tile_layout().record_bytes);
-  Open({.name = "hgca", .parameters = {{"dense_layers", std::vector<uint32_t>{1, 2}}}});
-  EXPECT_EQ(cache_, nullptr);
 }
 
-TEST_F(ContextCacheTest, AFullPoolSaysWhatIsMissing) {
-  const ShardSpec spec = Spec({.name = "hgca"});
+TEST_F(RowCacheTest, AFullPoolSaysWhatIsMissing) {
   AlignedBuffer<std::byte> memory(kExtentBytes);
   BlockPool small(memory.span(), kExtentBytes);
-  const absl::Status status = ContextCache::Open(spec, &small).status();
+  const absl::Status status = RowCache::Open(Spec(), {kTokens / 2, {}}, &small).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("context caches of policy hgca"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("bytes needed for the rows that its policy caches"));
 }
 
-using ContextCacheDeathTest = ContextCacheTest;
+using RowCacheDeathTest = RowCacheTest;
 
-TEST_F(ContextCacheDeathTest, MoreThanThereIsRoomFor) {
-  Open({.name = "hgca", .parameters = {{"max_cache_tokens", 64}}});
+TEST_F(RowCacheDeathTest, MoreThanThereIsRoomFor) {
+  Open({64, {}});
   EXPECT_DEATH(cache_->Append(*shard_, 1, 0, SomeTokens(65)), "check failed");
   const std::vector<uint32_t> row = {0};
   EXPECT_DEATH(cache_->Keep(1, 0, row), "check failed");

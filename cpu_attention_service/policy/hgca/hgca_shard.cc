@@ -1,4 +1,4 @@
-#include "cpu_attention_service/policy/shard_selection.h"
+#include "cpu_attention_service/policy/hgca/hgca_shard.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,10 +6,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/status.h"
+#include "cpu_attention_service/policy/shard_policy_seats.h"
+#include "kv_store/shard_needs.h"
 #include "policy/hgca/hgca_params.h"
 #include "policy/hgca/maw.h"
+#include "policy/hgca/spill_section.h"
 #include "policy/sparse_params.h"
-#include "wire/frame.h"
 
 namespace tributary {
 namespace {
@@ -24,7 +27,7 @@ TokenRange RowsIn(std::span<const uint32_t> tokens, TokenRange local) {
 
 }  // namespace
 
-ShardSelection::ShardSelection(const KvShard* shard, std::unique_ptr<ContextCache> cache)
+HgcaShard::HgcaShard(const KvShard* shard, std::unique_ptr<RowCache> cache)
     : shard_(shard), policy_(MakePolicy(shard->spec().policy)), cache_(std::move(cache)) {
   TRIBUTARY_CHECK(cache_ != nullptr);
   const ShardSpec& spec = shard->spec();
@@ -44,31 +47,41 @@ ShardSelection::ShardSelection(const KvShard* shard, std::unique_ptr<ContextCach
   row_weights_.resize(num_heads);
 }
 
-const HeadSelection* ShardSelection::selection(uint32_t layer, uint32_t kv_head) const {
+const HeadSelection* HgcaShard::selection(uint32_t layer, uint32_t kv_head) const {
   const auto& head = layers_[layer - shard_->spec().layer_begin].heads[kv_head];
   return head.has_value() ? &*head : nullptr;
 }
 
 // ---- stored blocks ----
 
-void ShardSelection::OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> maw,
-                              uint64_t resident_tokens) {
+FrameError HgcaShard::CheckSpill(uint32_t num_tokens, std::span<const std::byte> section) const {
+  HgcaSpillSection decoded;
+  const bool is_sound = DecodeHgcaSpillSection(section, num_tokens, shard_->spec().num_kv_heads_held(), &decoded);
+  return is_sound ? FrameError::kOk : FrameError::kMalformed;
+}
+
+void HgcaShard::OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> section) {
   Layer& state = LayerOf(layer);
-  if (maw.empty() || !state.has_sparse_heads || local.end <= state.judged_tokens) return;
+  HgcaSpillSection decoded;
+  TRIBUTARY_CHECK(DecodeHgcaSpillSection(section, static_cast<uint32_t>(local.size()),
+                                         shard_->spec().num_kv_heads_held(), &decoded));
+  if (decoded.maw.empty() || !state.has_sparse_heads || local.end <= state.judged_tokens) return;
   Maw& waiting = state.waiting[local.begin];
-  waiting.values.resize(maw.size() / sizeof(float));
-  std::memcpy(waiting.values.data(), maw.data(), maw.size());
-  waiting.resident_tokens = resident_tokens;
+  waiting.values.resize(decoded.maw.size() / sizeof(float));
+  std::memcpy(waiting.values.data(), decoded.maw.data(), decoded.maw.size());
+  waiting.resident_tokens = decoded.resident_tokens;
   waiting.num_tokens = local.size();
 }
 
 // Blocks may come in any order, and twice. Not before a query sees them: whether a selection fits the cache, and so
 // what is read, may not depend on when a block came.
-void ShardSelection::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
+bool HgcaShard::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
   Layer& state = LayerOf(layer);
+  bool has_judged = false;
   while (!state.waiting.empty()) {
     const auto first = state.waiting.begin();
-    if (first->first > state.judged_tokens || first->first >= visible_end) return;
+    if (first->first > state.judged_tokens || first->first >= visible_end) break;
+    has_judged = true;
     const uint64_t end = first->first + first->second.num_tokens;
     if (end > state.judged_tokens) {
       JudgeBlock(layer, first->second, state.judged_tokens - first->first);
@@ -76,16 +89,10 @@ void ShardSelection::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
     }
     state.waiting.erase(first);
   }
+  return has_judged;
 }
 
-bool ShardSelection::HasBlocksToJudge(uint32_t layer, uint64_t visible_end) const {
-  const Layer& state = layers_[layer - shard_->spec().layer_begin];
-  if (state.waiting.empty()) return false;
-  const uint64_t first = state.waiting.begin()->first;
-  return first <= state.judged_tokens && first < visible_end;
-}
-
-void ShardSelection::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row) {
+void HgcaShard::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row) {
   Layer& state = LayerOf(layer);
   const size_t num_heads = state.heads.size();
   const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kSpill, maw.resident_tokens);
@@ -102,7 +109,7 @@ void ShardSelection::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_r
   }
 }
 
-void ShardSelection::Distil(uint32_t layer, uint32_t kv_head) {
+void HgcaShard::Distil(uint32_t layer, uint32_t kv_head) {
   HeadSelection& selection = *LayerOf(layer).heads[kv_head];
   if (selection.tokens().empty()) return;
   const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kCacheFull, selection.tokens().size());
@@ -115,7 +122,7 @@ void ShardSelection::Distil(uint32_t layer, uint32_t kv_head) {
 }
 
 // Brings the rows of the cache up to the selection, or gives them up where they would not be read.
-void ShardSelection::FillCache(uint32_t layer, uint32_t kv_head) {
+void HgcaShard::FillCache(uint32_t layer, uint32_t kv_head) {
   const HeadSelection& selection = *LayerOf(layer).heads[kv_head];
   const std::span<const uint32_t> tokens = selection.tokens();
   if (tokens.size() == selection.num_seen()) return;  // everything: the shard itself is read
@@ -128,79 +135,76 @@ void ShardSelection::FillCache(uint32_t layer, uint32_t kv_head) {
 
 // ---- queries ----
 
-bool ShardSelection::ReadsCache(uint32_t layer, uint32_t kv_head) const {
+bool HgcaShard::ReadsCache(uint32_t layer, uint32_t kv_head) const {
   const HeadSelection* head = selection(layer, kv_head);
   if (head == nullptr || head->tokens().size() == head->num_seen()) return false;
   return cache_->num_rows(layer, kv_head) == head->tokens().size();
 }
 
-void ShardSelection::Plan(uint32_t layer, TokenRange local, uint32_t flags, SelectionRead* read) {
-  Layer& state = LayerOf(layer);
-  read->answer.assign(state.heads.size(), HeadRead{});
-  read->sample.clear();
-  read->weights = SelectionRead::Weights::kNone;
-  if ((flags & kQueryMeasure) != 0) {
-    read->sample.assign(state.heads.size(), HeadRead{.source = HeadRead::Source::kNothing});
-  }
+void HgcaShard::PlanRead(const ReadRequest& request, ReadPlan* plan) {
+  Layer& state = LayerOf(request.layer);
+  const TokenRange local = request.local;
+  ResetToDense(request, static_cast<uint32_t>(state.heads.size()), plan);
+  plan->max_over_group = policy_->needs().group_aggregate == GroupAggregate::kMax;
   if (local.empty()) return;
-  const bool is_append = (flags & kQueryAppend) != 0;
+  const bool is_append = (request.flags & kQueryAppend) != 0;
   if (!is_append) ForgetSums(state);  // of a prompt that was never ended
-  JudgeWaiting(layer, local.end);
+  plan->has_selected = JudgeWaiting(request.layer, local.end);
   if (is_append || local.end > state.judged_tokens) {
-    if (state.has_sparse_heads && local.begin == 0) PlanDense(state, local, flags, read);
+    if (state.has_sparse_heads && local.begin == 0) PlanDense(state, request, plan);
   } else {
-    PlanSparse(state, layer, local, read);
+    PlanSparse(state, request, plan);
   }
 }
 
-void ShardSelection::PlanDense(Layer& state, TokenRange local, uint32_t flags, SelectionRead* read) {
-  using Weights = SelectionRead::Weights;
-  read->weights = Weights::kReselect;
-  if ((flags & kQueryAppend) != 0) read->weights = Weights::kAppend;
-  if ((flags & kQueryAppendEnd) != 0) read->weights = Weights::kAppendEnd;
+void HgcaShard::PlanDense(Layer& state, const ReadRequest& request, ReadPlan* plan) {
+  const TokenRange local = request.local;
+  const bool ends = (request.flags & kQueryAppendEnd) != 0;
+  plan->after = (request.flags & kQueryAppend) != 0 && !ends ? ReadPlan::After::kCollect : ReadPlan::After::kSelect;
   for (size_t head = 0; head < state.heads.size(); ++head) {
     if (!state.heads[head].has_value()) continue;
     std::vector<float>& sums = state.sums[head];
     // A query that did not see a token gave it no weight.
     if (sums.size() < local.size()) sums.resize(local.size(), 0.0f);
-    read->answer[head].weights = std::span(sums).first(local.size());
+    plan->answer[head].weights = std::span(sums).first(local.size());
   }
 }
 
-void ShardSelection::PlanSparse(Layer& state, uint32_t layer, TokenRange local, SelectionRead* read) {
+void HgcaShard::PlanSparse(Layer& state, const ReadRequest& request, ReadPlan* plan) {
   for (uint32_t head = 0; head < state.heads.size(); ++head) {
-    if (!ReadsCache(layer, head)) continue;
+    if (!ReadsCache(request.layer, head)) continue;
     const std::span<const uint32_t> tokens = state.heads[head]->tokens();
-    const HeadRead cached{.source = HeadRead::Source::kCache, .rows = RowsIn(tokens, local)};
+    const HeadRead cached{.rows = RowsIn(tokens, request.local)};
     const bool is_dense = state.fallback.IsDense(head);
-    if (!read->sample.empty()) read->sample[head] = is_dense ? cached : HeadRead{};
+    if (!plan->sample.empty()) plan->sample[head] = is_dense ? cached : HeadRead{.tokens = request.local};
     if (is_dense) continue;
-    read->answer[head] = cached;
+    plan->answer[head] = cached;
     // Weights of a part of the rows say nothing about the others.
     if (!policy_->needs().cached_salience || cached.rows != TokenRange{0, tokens.size()} || tokens.empty()) {
       continue;
     }
     row_weights_[head].assign(tokens.size(), 0.0f);
-    read->answer[head].weights = row_weights_[head];
-    read->weights = SelectionRead::Weights::kUpdate;
+    plan->answer[head].weights = row_weights_[head];
+    plan->after = ReadPlan::After::kUpdate;
   }
 }
 
-void ShardSelection::OnSampled(uint32_t layer, const SelectionRead& read, std::span<const float> answer_lse_ln,
-                               std::span<const float> sample_lse_ln, std::span<float> lse_dense_ln,
-                               std::vector<float>* kept_mass) {
-  Layer& state = LayerOf(layer);
+void HgcaShard::OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
+                          std::span<float> lse_dense_ln, std::vector<float>* kept_mass) {
+  Layer& state = LayerOf(request.layer);
   const uint32_t group_size = shard_->spec().model.group_size();
   const size_t num_q_heads = shard_->spec().num_q_heads_held();
+  const std::span<const float> answer_lse_ln = partials.answer.lse_ln;
+  const std::span<const float> sample_lse_ln = partials.sample.lse_ln;
   for (uint32_t head = 0; head < state.heads.size(); ++head) {
-    const HeadRead& sample = read.sample[head];
-    const bool answer_is_dense = read.answer[head].source == HeadRead::Source::kShard;
+    const bool has_sample = !plan.sample[head].is_untouched;
+    const bool answer_is_dense = !has_sample || plan.sample[head].tokens != request.local;
     const size_t num_before = kept_mass->size();
     for (size_t i = size_t{head} * group_size; i < answer_lse_ln.size(); i += num_q_heads) {
       for (size_t row = i; row < i + group_size; ++row) {
         const std::span<const float> dense = answer_is_dense ? answer_lse_ln : sample_lse_ln;
         lse_dense_ln[row] = dense[row];
-        if (sample.source == HeadRead::Source::kNothing) continue;  // it has no other selection
+        if (!has_sample) continue;  // it has no other selection
         const std::span<const float> sparse = answer_is_dense ? sample_lse_ln : answer_lse_ln;
         kept_mass->push_back(KeptMass(sparse[row], dense[row]));
       }
@@ -213,22 +217,21 @@ void ShardSelection::OnSampled(uint32_t layer, const SelectionRead& read, std::s
   }
 }
 
-void ShardSelection::OnWeights(uint32_t layer, uint32_t n_q, const SelectionRead& read, ShardExecutor& executor) {
-  using Weights = SelectionRead::Weights;
-  Layer& state = LayerOf(layer);
-  if (read.weights == Weights::kUpdate) {
+void HgcaShard::AfterAnswer(const ReadRequest& request, const ReadPlan& plan, ShardExecutor& executor) {
+  Layer& state = LayerOf(request.layer);
+  if (plan.after == ReadPlan::After::kUpdate) {
     for (uint32_t head = 0; head < state.heads.size(); ++head) {
-      if (read.answer[head].weights.empty()) continue;
-      FinishQueryMean(n_q, read.answer[head].weights);
-      state.heads[head]->OnAttended(policy_->needs().salience_alpha, read.answer[head].weights);
+      if (plan.answer[head].weights.empty()) continue;
+      FinishQueryMean(request.n_q, plan.answer[head].weights);
+      state.heads[head]->OnAttended(policy_->needs().salience_alpha, plan.answer[head].weights);
     }
-  } else if (read.weights != Weights::kNone) {
-    state.num_queries += n_q;
-    if (read.weights != Weights::kAppend) Reselect(layer, executor);
+  } else {
+    state.num_queries += request.n_q;
+    if (plan.after == ReadPlan::After::kSelect) Reselect(request.layer, executor);
   }
 }
 
-void ShardSelection::Reselect(uint32_t layer, ShardExecutor& executor) {
+void HgcaShard::Reselect(uint32_t layer, ShardExecutor& executor) {
   Layer& state = LayerOf(layer);
   uint64_t num_tokens = state.judged_tokens;
   for (const std::vector<float>& sums : state.sums) {
@@ -241,7 +244,7 @@ void ShardSelection::Reselect(uint32_t layer, ShardExecutor& executor) {
   ForgetSums(state);
 }
 
-void ShardSelection::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens) {
+void HgcaShard::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens) {
   Layer& state = LayerOf(layer);
   std::vector<float>& weights = state.sums[kv_head];
   const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kAppend, weights.size());
@@ -254,13 +257,24 @@ void ShardSelection::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num
   FillCache(layer, kv_head);
 }
 
-void ShardSelection::ForgetSums(Layer& state) {
+void HgcaShard::ForgetSums(Layer& state) {
   if (state.num_queries == 0 &&
       std::all_of(state.sums.begin(), state.sums.end(), [](const auto& sums) { return sums.empty(); })) {
     return;
   }
   for (std::vector<float>& sums : state.sums) sums = {};
   state.num_queries = 0;
+}
+
+// ---- the seat ----
+
+absl::StatusOr<std::unique_ptr<ShardPolicy>> MakeHgcaShardPolicy(const KvShard* shard, BlockPool* pool);
+
+absl::StatusOr<std::unique_ptr<ShardPolicy>> MakeHgcaShardPolicy(const KvShard* shard, BlockPool* pool) {
+  TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<RowCache> cache,
+                             RowCache::Open(shard->spec(), NeedsOf(shard->spec()).row_cache, pool));
+  if (cache == nullptr) return nullptr;  // everything is selected
+  return std::make_unique<HgcaShard>(shard, std::move(cache));
 }
 
 }  // namespace tributary

@@ -1,8 +1,8 @@
-// The context caches of one shard: per (layer, KV head) the K and V of selected tokens, copied bit for bit out of the
-// shard into tiles of their own, so that a kernel reads what was selected as one run (policy/README.md).
+// Rows of chosen tokens of one shard: per (layer, KV head) the K and V of some tokens, copied bit for bit out of the
+// shard into tiles of their own, so that a kernel reads them as one run.
 //
-// A cache knows rows, not tokens: which token row i is, is the selection's business (policy/hgca/head_selection.h).
-// All memory is reserved at Open(), in extents of the pool of the shards.
+// A cache knows rows, not tokens: which token row i is, is the business of who chose it. All memory is reserved at
+// Open(), in extents of the pool of the shards.
 #pragma once
 
 #include <cstdint>
@@ -19,28 +19,33 @@
 
 namespace tributary {
 
-// Rows that each (layer, KV head) of the shard gets room for: the policy's max_cache_tokens, at most the shard's
-// capacity; without a limit half of the capacity. 0: the policy of the shard keeps no cache.
-uint64_t ContextCacheTokens(const ShardSpec& spec);
+struct RowCacheOptions {
+  uint64_t capacity_rows = 0;  // of each (layer, KV head) that has rows, at most the shard's capacity
+  // [layer held][KV head held]: 1 where rows are kept; empty: everywhere.
+  std::vector<uint8_t> has_rows;
+};
 
 // Thread-compatible; concurrent reads (RunAt, num_rows) are safe while nobody writes.
-class ContextCache {
+class RowCache {
  public:
-  // Null if the policy of the shard keeps none. Errors as of KvShard::Open. The pool outlives the cache.
-  static absl::StatusOr<std::unique_ptr<ContextCache>> Open(const ShardSpec& spec, BlockPool* pool);
+  // Null if no rows are to be kept (no capacity, or nowhere). INVALID_ARGUMENT: the spec, or options that do not fit
+  // it; RESOURCE_EXHAUSTED as of KvShard::Open. The pool outlives the cache.
+  static absl::StatusOr<std::unique_ptr<RowCache>> Open(const ShardSpec& spec, const RowCacheOptions& options,
+                                                        BlockPool* pool);
   // Bytes that Open would reserve from a pool with such extents. INVALID_ARGUMENT as of Open.
-  static absl::StatusOr<uint64_t> ReservedBytes(const ShardSpec& spec, size_t extent_bytes);
-  ~ContextCache();  // gives the extents back
-  ContextCache(const ContextCache&) = delete;
-  ContextCache& operator=(const ContextCache&) = delete;
+  static absl::StatusOr<uint64_t> ReservedBytes(const ShardSpec& spec, const RowCacheOptions& options,
+                                                size_t extent_bytes);
+  ~RowCache();  // gives the extents back
+  RowCache(const RowCache&) = delete;
+  RowCache& operator=(const RowCache&) = delete;
 
   uint64_t reserved_bytes() const { return table_.extents().size() * pool_->extent_bytes(); }
   const KvTileLayout& tile_layout() const { return table_.layout().tile; }
   uint64_t capacity_rows() const { return capacity_rows_; }
   uint64_t filled_bytes() const;
 
-  // `layer` is absolute, `kv_head` counts from the first one held, everywhere; REQUIRES (checked): held, and not
-  // always dense by the policy (Has).
+  // `layer` is absolute, `kv_head` counts from the first one held, everywhere; REQUIRES (checked): held, and
+  // with rows by the options (Has).
   bool Has(uint32_t layer, uint32_t kv_head) const;
   uint64_t num_rows(uint32_t layer, uint32_t kv_head) const { return rows_[StreamOf(layer, kv_head)]; }
   // Adds rows: the shard's stripe-local `tokens`, in this order. REQUIRES (checked): stored tokens of the shard that
@@ -55,15 +60,16 @@ class ContextCache {
   KvRun RunAt(uint32_t layer, uint32_t kv_head, uint64_t row_begin, uint64_t row_end) const;
 
  private:
-  // Of the heads held, those that are not always dense get a stream, in the order of layers and heads.
+  // Of the heads held, those with rows get a stream, in the order of layers and heads.
   struct Plan {
     ShardLayout layout;
     std::vector<uint32_t> stream_of;  // [layer held][KV head held]; kNoStream
   };
   static constexpr uint32_t kNoStream = ~uint32_t{0};
-  static absl::StatusOr<std::optional<Plan>> Make(const ShardSpec& spec, size_t extent_bytes);
+  static absl::StatusOr<std::optional<Plan>> Make(const ShardSpec& spec, const RowCacheOptions& options,
+                                                  size_t extent_bytes);
 
-  ContextCache(const ShardSpec& spec, BlockPool* pool, Plan plan, std::vector<ExtentId> extents);
+  RowCache(const ShardSpec& spec, uint64_t capacity_rows, BlockPool* pool, Plan plan, std::vector<ExtentId> extents);
   uint32_t StreamOf(uint32_t layer, uint32_t kv_head) const;
   std::byte* Tile(uint32_t stream, uint64_t tile) const;
 
@@ -74,8 +80,5 @@ class ContextCache {
   const std::vector<uint32_t> stream_of_;
   std::vector<uint64_t> rows_;  // [stream]
 };
-
-// What a node reserves for a shard, its caches included: what the node counts, and the coordinator's ledger.
-absl::StatusOr<uint64_t> ShardReservedBytes(const ShardSpec& spec, size_t extent_bytes);
 
 }  // namespace tributary

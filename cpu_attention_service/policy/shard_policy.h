@@ -1,0 +1,122 @@
+// The seat of an attention policy on a node: what it keeps of one shard, and what a query reads of it.
+//
+// A policy's state lies in cpu_attention_service/policy/NAME/, which registers a factory (shard_policy_seats.h). Of a
+// shard, the node's I/O thread calls, in this order:
+//
+//   CheckSpill, OnStored           a block has come and is stored
+//   CheckQuery, PlanRead           a query has come; PlanHead for each KV head if the plan wants it, on any thread
+//   (attention)
+//   OnSampled                      if the query was to be measured
+//   WritePartial                   the partial is there, the answer not yet on its way
+//   (the answer is sent; the weights that the plan asked for are computed)
+//   AfterAnswer                    if the plan wants it
+//
+// Frames of one query may hold several shards' queries: their plans are made first, then all are attended to. Two
+// queries of one shard never overlap: the second is planned when the first is done with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/partial.h"
+#include "attention/token_range.h"
+#include "cpu_attention_service/executor/head_read.h"
+#include "cpu_attention_service/executor/shard_executor.h"
+#include "kv_store/row_cache.h"
+#include "wire/frame.h"
+
+namespace tributary {
+
+// One query of one layer. Memory is borrowed and stays until AfterAnswer() has returned, but for `section`, which ends
+// with the plan.
+struct ReadRequest {
+  uint32_t layer = 0;  // absolute, and held
+  TokenRange local;    // the visible tokens, stripe-local; all stored
+  uint32_t n_q = 1;
+  uint32_t flags = 0;  // kQuery... (wire/frame.h)
+  float softmax_scale = 0;
+  std::span<const std::byte> q;        // f32 [n_q][num_q_heads held][head_dim], unaligned
+  std::span<const std::byte> section;  // the policy's, of the query; unaligned
+
+  bool is_measured() const { return (flags & kQueryMeasure) != 0; }
+};
+
+// What one query reads. What the spans of its heads point to is the policy's, and stays as it is until the next
+// PlanRead or OnStored of the shard.
+struct ReadPlan {
+  // What AfterAnswer() is for; the node does them in this order, and times each.
+  enum class After : uint8_t {
+    kNothing,  // it is not called
+    kUpdate,   // averages of what was read
+    kCollect,  // part of what a selection needs
+    kSelect,   // a new selection
+  };
+  std::vector<HeadRead> answer;  // [KV head held]
+  // Of a measured query, what is read beside the answer to judge it by; untouched where that is nothing. Else empty.
+  std::vector<HeadRead> sample;
+  After after = After::kNothing;
+  bool max_over_group = false;  // of the weights asked for: the maximum over a group's heads, else the mean
+  bool plans_heads = false;     // PlanHead() is called for each KV head before the attention
+  bool has_selected = false;    // planning has chosen anew, which took its time
+};
+
+// Both attentions of a measured query; [n_q][num_q_heads held], out times head_dim. Where the plan has no sample, that
+// of `sample` is undefined.
+struct SampledPartials {
+  ConstAttentionPartialView answer;
+  ConstAttentionPartialView sample;
+};
+
+// What a shard's policy state amounts to, for gauges.
+struct ShardPolicyUsage {
+  uint64_t cached_row_bytes = 0;
+  uint32_t fallback_heads =
+      0;  // KV heads, over all layers, that read everything because their selection kept too little
+};
+
+// Thread-compatible, but for PlanHead. Sections are bytes from the network: Check... comes first.
+class ShardPolicy {
+ public:
+  virtual ~ShardPolicy() = default;
+
+  // What it holds of the pool, beside the shard's own; promised in PolicyNeeds, counted by ShardReservedBytes.
+  virtual uint64_t reserved_bytes() const { return 0; }
+  virtual ShardPolicyUsage usage() const { return {}; }
+  // Whose rows plans refer to; null: none.
+  virtual const RowCache* row_cache() const { return nullptr; }
+
+  // kOk, or why a spill of `num_tokens` tokens with this section is refused; nothing is stored then. Empty: the sender
+  // says nothing about the tokens, which is always allowed.
+  virtual FrameError CheckSpill(uint32_t num_tokens, std::span<const std::byte> section) const;
+  // Tokens `local` of `layer` are stored, now or since before.
+  virtual void OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> section) = 0;
+
+  // kOk, or why the query is refused.
+  virtual FrameError CheckQuery(const ReadRequest& request) const;
+  // Bytes of the policy's section in the partial that answers this query. REQUIRES: CheckQuery() is OK.
+  virtual uint32_t PartialSectionBytes(const ReadRequest& request) const { return 0; }
+
+  // What the query reads. `plan` is one of old, for its memory: every field is to be set (Reset). REQUIRES: as above.
+  virtual void PlanRead(const ReadRequest& request, ReadPlan* plan) = 0;
+  // The part of the plan that is one KV head's: it sets answer[kv_head] (and sample[kv_head]) alone. Different heads at
+  // the same time, on any thread; allocates nothing. So choices that read memory are spread over the cores.
+  virtual void PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* plan) {}
+
+  // A measured query: writes the lse over everything that is visible, [n_q][num_q_heads held], and appends the kept
+  // mass of each query head that has a selection to `kept_mass`.
+  virtual void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
+                         std::span<float> lse_dense_ln, std::vector<float>* kept_mass) = 0;
+  // The partial is there, and may still be changed. Fills its section, of PartialSectionBytes, 8-aligned.
+  virtual void WritePartial(const ReadRequest& request, const ReadPlan& plan, const AttentionPartialView& partial,
+                            std::span<std::byte> section) {}
+  // After the answer; the weights that the plan's heads asked for are there. May spread work over the executor's
+  // threads.
+  virtual void AfterAnswer(const ReadRequest& request, const ReadPlan& plan, ShardExecutor& executor) {}
+};
+
+// Sets every field to "each head reads all of `local`", with a sample of nothing if the query is measured.
+void ResetToDense(const ReadRequest& request, uint32_t num_kv_heads, ReadPlan* plan);
+
+}  // namespace tributary

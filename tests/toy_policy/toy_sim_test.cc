@@ -1,0 +1,98 @@
+// A policy that production has no word of, through the whole path: its facet on the device, its sections in queries,
+// spills and partials, its state on the nodes.
+#include "policy/kept_mass.h"
+#include "tests/toy_policy/toy_cluster_test.h"
+#include "tests/toy_policy/toy_shard.h"
+
+namespace tributary::toy {
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kRounds = 3;
+#else
+constexpr int kRounds = 10;
+#endif
+
+using ToySimTest = ToyClusterTest;
+
+// The facet checks each answer: what was read, and the marks that went out with the tokens. A row of which anything is
+// wrong fails.
+TEST_F(ToySimTest, WhatTheNodesSayIsWhatTheDeviceExpects) {
+  for (int round = 0; round < 2 * kRounds; ++round) {
+    SimOptions options = RandomOptions();
+    options.faults.duplicate = RandomInt(random_, 0, 1) * 0.2;
+    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 5) * kNsPerMs;
+    const SimRequest request = RandomRequest(options.model, RandomInt<uint64_t>(random_, 1, 6));
+    const SimResult result = Run(options, request);
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    EXPECT_EQ(result.tokens.size(), request.max_tokens);
+    EXPECT_EQ(result.summary.policy, "toy");
+  }
+}
+
+TEST_F(ToySimTest, EveryBlockIsEverything) {
+  for (int round = 0; round < kRounds; ++round) {
+    const SimOptions options = RandomOptions();
+    SimRequest request = RandomRequest(options.model, 1);
+    const SimResult toy = Run(options, request);
+    request.policy = {};
+    ExpectNear(toy, Run(options, request));
+    if (!toy.summary.attention.has_value()) continue;
+    EXPECT_EQ(toy.summary.attention->remote_read_share, 1.0);
+    EXPECT_NEAR(toy.summary.attention->kept_mass_min, 1.0, 1e-5);
+  }
+}
+
+TEST_F(ToySimTest, OneBlockInThreeIsAThird) {
+  SimOptions options = RandomOptions();
+  SimRequest request = RandomRequest(options.model, 3);
+  request.prompt.assign(900, 1);
+  for (uint32_t& token : request.prompt) token = random_() % options.model.vocab_size;
+  request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
+  request.cut = {};
+  request.policy = Toy(3, 1);
+  const SimResult toy = Run(options, request);
+  ASSERT_TRUE(toy.status.ok()) << toy.status;
+  ASSERT_TRUE(toy.summary.attention.has_value());
+  EXPECT_NEAR(toy.summary.attention->remote_read_share, 1.0 / 3, 0.03);
+  EXPECT_LT(toy.summary.attention->kept_mass_min, 0.9);
+}
+
+TEST_F(ToySimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
+  for (int round = 0; round < kRounds; ++round) {
+    SimOptions options = RandomOptions();
+    std::vector<SimRequest> requests;
+    for (uint64_t every : {2u, 3u, 5u}) requests.push_back(RandomRequest(options.model, every));
+    requests.push_back(RandomRequest(options.model, 1));
+    requests.back().policy = {};
+    std::vector<SimResult> alone;
+    for (const SimRequest& request : requests) alone.push_back(Run(options, request));
+    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 20) * kNsPerMs;
+    options.faults.max_delay_polls = RandomInt(random_, 0u, 5u);
+    options.faults.duplicate = 0.2;
+    SimCluster cluster(options);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      ASSERT_TRUE(cluster.result(ids[i]).status.ok()) << cluster.result(ids[i]).status;
+      ASSERT_EQ(cluster.result(ids[i]).logits, alone[i].logits) << "request " << i;
+    }
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+// A node that says that it has read something else than it should have.
+TEST_F(ToySimTest, AWrongSectionFailsTheRow) {
+  const SimOptions options = RandomOptions();
+  SimRequest request = RandomRequest(options.model, 2);
+  request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
+  ToyShard::tells_lies = true;
+  const SimResult result = Run(options, request);
+  ToyShard::tells_lies = false;
+  EXPECT_FALSE(result.status.ok());
+  EXPECT_NE(std::string(result.status.message()).find("toy: layer"), std::string::npos) << result.status;
+}
+
+}  // namespace
+}  // namespace tributary::toy
