@@ -13,9 +13,12 @@
 #include "base/status.h"
 #include "coordinator/core/coordinator_metrics.h"
 #include "coordinator/core/core_loop.h"
-#include "coordinator/edge/proto_convert.h"
 #include "coordinator/edge/queued_writer.h"
 #include "coordinator/edge/shard_client.h"
+#include "proto/convert_node.h"
+#include "proto/convert_request.h"
+#include "proto/convert_summary.h"
+#include "proto/convert_worker.h"
 #include "rpc/grpc_status.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
@@ -104,9 +107,9 @@ class WorkerStream final
  private:
   void OnReadDone(bool ok) override {
     if (!ok) return Lost(grpc::Status::OK);
-    absl::StatusOr<Event> event = WorkerEventFromProto(stream_, message_);
-    if (!event.ok()) return Lost(ToGrpcStatus(event.status()));
-    loop_->Post(*std::move(event));
+    absl::StatusOr<WorkerEvent> word = WorkerEventFromProto(message_);
+    if (!word.ok()) return Lost(ToGrpcStatus(word.status()));
+    loop_->Post(EventOf(stream_, *std::move(word)));
     this->StartRead(&message_);
   }
   void OnCancel() override { Lost(grpc::Status::CANCELLED); }
@@ -194,7 +197,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                    v1::StatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     loop->PostInspect([this, reactor, response](const CoordinatorCore& core) {
-      *response = ToProto(core.status(), clock.NowNs());
+      *response = StatusToProto(core.status(), clock.NowNs());
       reactor->Finish(grpc::Status::OK);
     });
     return reactor;
@@ -224,7 +227,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
     const CallId call = NextCall();
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     heartbeats.Add(call, {reactor, response});
-    loop->Post(HeartbeatFromProto(call, *request));
+    loop->Post(event::Heartbeat{call, HeartbeatFromProto(*request)});
     return reactor;
   }
 
@@ -249,11 +252,16 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   void Execute(action::ReplyCancel& a) { cancels.Take(a.call).reactor->Finish(ToGrpcStatus(a.status)); }
   void Execute(action::OpenShard& a) { shard_client.Open(a); }
   void Execute(action::CloseShard& a) { shard_client.Close(a); }
-  void Execute(action::Welcome& a) { ToWorker(a.stream, ToProto(a, options.heartbeat_interval_ns)); }
-  void Execute(action::StartSequence& a) { ToWorker(a.stream, ToProto(a)); }
-  void Execute(action::ContinueSequence& a) { ToWorker(a.stream, ToProto(a)); }
-  void Execute(action::StepCommand& a) { ToWorker(a.stream, ToProto(a)); }
-  void Execute(action::StopSequence& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::Welcome& a) {
+    v1::WorkerCommand message;
+    message.mutable_welcome()->set_membership_epoch(a.membership_epoch);
+    message.mutable_welcome()->set_heartbeat_interval_ns(options.heartbeat_interval_ns);
+    ToWorker(a.stream, std::move(message));
+  }
+  void Execute(action::StartSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.plan)); }
+  void Execute(action::ContinueSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.plan)); }
+  void Execute(action::TakeStep& a) { ToWorker(a.stream, WorkerCommandToProto(a.step)); }
+  void Execute(action::StopSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.stop)); }
   void Execute(action::CloseStream& a) {
     // A refused worker must read the reason; one that was given up may not read at all.
     const bool refused = absl::IsFailedPrecondition(a.status) || absl::IsInvalidArgument(a.status);
@@ -261,17 +269,18 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                         [&](WorkerStream& stream) { refused ? stream.Refuse(a.status) : stream.Close(a.status); });
   }
   void Execute(action::Accepted& a) {
-    LOG_INFO("request '{}' is sequence {} on worker '{}'", a.request_id, a.sequence_id.value, a.worker_id);
-    ToClient(a.call, ToProto(a));
+    LOG_INFO("request '{}' is sequence {} on worker '{}'", a.accepted.request_id, a.accepted.sequence_id.value,
+             a.accepted.worker_id);
+    ToClient(a.call, GenerateEventToProto(a.accepted));
   }
-  void Execute(action::Prefill& a) { ToClient(a.call, ToProto(a)); }
+  void Execute(action::Prefill& a) { ToClient(a.call, GenerateEventToProto(a.progress)); }
   void Execute(action::Tokens& a) {
     metrics.Observe(a);
-    ToClient(a.call, ToProto(a));
+    ToClient(a.call, GenerateEventToProto(a.tokens));
   }
   void Execute(action::Finish& a) {
     metrics.Observe(a);
-    if (a.status.ok()) ToClient(a.call, ToProto(a.summary));
+    if (a.status.ok()) ToClient(a.call, GenerateEventToProto(a.summary));
     const grpc::Status status =
         a.retry_delay_ns > 0 ? ToGrpcStatus(a.status, a.retry_delay_ns) : ToGrpcStatus(a.status);
     generate_streams.With(a.call, [&](GenerateStream& stream) { stream.End(status); });

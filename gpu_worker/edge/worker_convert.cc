@@ -67,9 +67,7 @@ void FillSummary(const SequenceSummary& summary, v1::GenerateEvent::Summary* mes
   message->set_remote_v_dtype(DTypeToProto(summary.remote_v_dtype));
 }
 
-// What StartSequence and ContinueSequence have in common.
-template <typename Message>
-TurnPlan TurnFromProto(const Message& message, const std::vector<uint32_t>& eos_tokens) {
+TurnPlan TurnFromProto(const v1::WorkerCommand::Turn& message, const std::vector<uint32_t>& eos_tokens) {
   TurnPlan turn;
   turn.prompt_tokens.assign(message.prompt_tokens().begin(), message.prompt_tokens().end());
   turn.max_tokens = message.max_tokens();
@@ -92,12 +90,11 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   SequencePlan plan;
   plan.sequence_id = SequenceId(message.sequence_id());
   plan.epoch = Epoch(message.epoch());
-  static_cast<TurnPlan&>(plan) = TurnFromProto(message, eos_tokens);
+  static_cast<TurnPlan&>(plan) = TurnFromProto(message.turn(), eos_tokens);
   plan.reserved_context_tokens = message.reserved_context_tokens();
-  const v1::Placement& placement = message.placement();
-  plan.layout = {placement.sink_tokens(), placement.window_tokens(), placement.block_tokens(),
-                 placement.all_resident()};
-  TRIBUTARY_ASSIGN_OR_RETURN(plan.kv_dtype, DTypeFromProto(placement.kv_dtype()));
+  const v1::WorkerCommand::WindowLayout& layout = message.layout();
+  plan.layout = {layout.sink_tokens(), layout.window_tokens(), layout.block_tokens(), layout.all_resident()};
+  TRIBUTARY_ASSIGN_OR_RETURN(plan.kv_dtype, DTypeFromProto(message.kv_dtype()));
   if (IsQuantisedDType(plan.kv_dtype)) {
     return absl::InvalidArgumentError(
         fmt::format("kv_dtype {}: the worker keeps KV in f32, bf16 or f16; use one of these",
@@ -105,7 +102,7 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
   }
   TRIBUTARY_ASSIGN_OR_RETURN(plan.policy, CompletePolicyFromProto(message.attention_policy(), {}));
   plan.report_attention_heads = message.report_attention_heads();
-  for (const v1::ShardRoute& route : message.routes()) {
+  for (const v1::ShardRoute& route : message.shards()) {
     TRIBUTARY_ASSIGN_OR_RETURN(ShardPlacement placement, ShardPlacementFromProto(route));
     plan.routes.push_back({std::move(placement.spec), std::move(placement.holders.front())});
   }
@@ -114,7 +111,7 @@ absl::StatusOr<SequencePlan> PlanFromProto(const v1::WorkerCommand::StartSequenc
 
 ContinuePlan ContinueFromProto(const v1::WorkerCommand::ContinueSequence& message,
                                const std::vector<uint32_t>& eos_tokens) {
-  return {SequenceId(message.sequence_id()), Epoch(message.epoch()), TurnFromProto(message, eos_tokens)};
+  return {SequenceId(message.sequence_id()), Epoch(message.epoch()), TurnFromProto(message.turn(), eos_tokens)};
 }
 
 StepCommand StepFromProto(const v1::WorkerCommand::Step& message) {

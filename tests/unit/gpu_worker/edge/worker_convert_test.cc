@@ -13,19 +13,19 @@ v1::WorkerCommand::StartSequence StartMessage() {
   v1::WorkerCommand::StartSequence start;
   start.set_sequence_id(3);
   start.set_epoch(4);
-  start.add_prompt_tokens(10);
-  start.add_prompt_tokens(11);
-  start.set_max_tokens(5);
-  start.mutable_sampling()->set_temperature(0.5f);
-  start.mutable_sampling()->set_seed(6);
-  start.mutable_placement()->set_window_tokens(128);
-  start.mutable_placement()->set_sink_tokens(16);
-  start.mutable_placement()->set_block_tokens(32);
-  start.mutable_placement()->set_kv_dtype(v1::DTYPE_BF16);
-  start.add_stop_tokens(1);
-  start.add_forced_tokens(2);
+  start.mutable_turn()->add_prompt_tokens(10);
+  start.mutable_turn()->add_prompt_tokens(11);
+  start.mutable_turn()->set_max_tokens(5);
+  start.mutable_turn()->mutable_sampling()->set_temperature(0.5f);
+  start.mutable_turn()->mutable_sampling()->set_seed(6);
+  start.mutable_layout()->set_window_tokens(128);
+  start.mutable_layout()->set_sink_tokens(16);
+  start.mutable_layout()->set_block_tokens(32);
+  start.set_kv_dtype(v1::DTYPE_BF16);
+  start.mutable_turn()->add_stop_tokens(1);
+  start.mutable_turn()->add_forced_tokens(2);
   start.mutable_attention_policy()->set_name("dense");
-  start.set_top_logprobs(12);
+  start.mutable_turn()->set_top_logprobs(12);
   return start;
 }
 
@@ -34,8 +34,8 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
   ShardSpec shard;
   shard.shard_id = ShardId(77);
   shard.k_dtype = shard.v_dtype = DType::kBf16;
-  *start.add_routes()->mutable_shard() = ShardSpecToProto(shard);
-  v1::NodeEndpoint& holder = *start.mutable_routes(0)->add_holders();
+  *start.add_shards()->mutable_shard() = ShardSpecToProto(shard);
+  v1::NodeEndpoint& holder = *start.mutable_shards(0)->add_holders();
   holder.set_node_id("cpu-0");
   holder.set_incarnation(8);
   holder.set_control_address("host:9");
@@ -65,7 +65,7 @@ TEST(WorkerConvertTest, APlanKeepsEveryField) {
 TEST(WorkerConvertTest, ASequenceMayBeKept) {
   v1::WorkerCommand::StartSequence start = StartMessage();
   EXPECT_FALSE(PlanFromProto(start, {})->keep);
-  start.set_keep(true);
+  start.mutable_turn()->set_keep(true);
   start.set_reserved_context_tokens(100);
   const absl::StatusOr<SequencePlan> plan = PlanFromProto(start, {});
   EXPECT_TRUE(plan->keep);
@@ -81,13 +81,13 @@ TEST(WorkerConvertTest, ATurnKeepsEveryField) {
   v1::WorkerCommand::ContinueSequence message;
   message.set_sequence_id(3);
   message.set_epoch(4);
-  message.add_prompt_tokens(10);
-  message.set_max_tokens(5);
-  message.mutable_sampling()->set_temperature(0.5f);
-  message.add_stop_tokens(1);
-  message.add_forced_tokens(2);
-  message.set_top_logprobs(3);
-  message.set_keep(true);
+  message.mutable_turn()->add_prompt_tokens(10);
+  message.mutable_turn()->set_max_tokens(5);
+  message.mutable_turn()->mutable_sampling()->set_temperature(0.5f);
+  message.mutable_turn()->add_stop_tokens(1);
+  message.mutable_turn()->add_forced_tokens(2);
+  message.mutable_turn()->set_top_logprobs(3);
+  message.mutable_turn()->set_keep(true);
   const ContinuePlan plan = ContinueFromProto(message, {0});
   EXPECT_EQ(plan.sequence_id, SequenceId(3));
   EXPECT_EQ(plan.epoch, Epoch(4));
@@ -102,13 +102,13 @@ TEST(WorkerConvertTest, ATurnKeepsEveryField) {
 
 TEST(WorkerConvertTest, ARequestMayIgnoreTheEndToken) {
   v1::WorkerCommand::StartSequence start = StartMessage();
-  start.set_ignore_eos(true);
+  start.mutable_turn()->set_ignore_eos(true);
   EXPECT_THAT(PlanFromProto(start, {0})->stop_tokens, ElementsAre(1));
 }
 
 TEST(WorkerConvertTest, AShardWithoutDTypeIsRefused) {
   v1::WorkerCommand::StartSequence start = StartMessage();
-  start.add_routes();
+  start.add_shards();
   EXPECT_EQ(PlanFromProto(start, {}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
@@ -116,9 +116,9 @@ TEST(WorkerConvertTest, AShardWithoutAHolderIsRefused) {
   v1::WorkerCommand::StartSequence start = StartMessage();
   ShardSpec shard;
   shard.k_dtype = shard.v_dtype = DType::kBf16;
-  *start.add_routes()->mutable_shard() = ShardSpecToProto(shard);
+  *start.add_shards()->mutable_shard() = ShardSpecToProto(shard);
   EXPECT_EQ(PlanFromProto(start, {}).status().code(), absl::StatusCode::kInvalidArgument);
-  start.mutable_routes(0)->add_holders()->set_node_id("cpu-0");
+  start.mutable_shards(0)->add_holders()->set_node_id("cpu-0");
   EXPECT_TRUE(PlanFromProto(start, {}).ok());
 }
 
