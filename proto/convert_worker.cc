@@ -62,13 +62,7 @@ struct EventFiller {
     message.mutable_prefill()->set_fraction(progress.fraction);
   }
   void operator()(const SequenceTokens& tokens) { *message.mutable_tokens() = SequenceTokensToProto(tokens); }
-  void operator()(const StepDone& done) {
-    message.mutable_step_done()->set_step_id(done.step_id.value);
-    message.mutable_step_done()->set_step_s(done.step_s);
-    for (const SequenceTokens& tokens : done.tokens) {
-      *message.mutable_step_done()->add_tokens() = SequenceTokensToProto(tokens);
-    }
-  }
+  void operator()(const StepDone& done) { message = StepDoneToProto(done.step_id, done.tokens, done.step_s); }
   void operator()(const SequenceEnded& ended) {
     message.mutable_ended()->set_sequence_id(ended.sequence_id.value);
     message.mutable_ended()->set_status_code(static_cast<uint32_t>(ended.status.code()));
@@ -164,6 +158,16 @@ StopCommand StopFromProto(const v1::WorkerCommand::StopSequence& message) {
 v1::WorkerEvent WorkerEventToProto(const WorkerEvent& event) {
   v1::WorkerEvent message;
   std::visit(EventFiller{message}, event);
+  return message;
+}
+
+v1::WorkerEvent StepDoneToProto(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
+  v1::WorkerEvent message;
+  message.mutable_step_done()->set_step_id(step.value);
+  message.mutable_step_done()->set_step_s(step_s);
+  for (const SequenceTokens& sequence : tokens) {
+    *message.mutable_step_done()->add_tokens() = SequenceTokensToProto(sequence);
+  }
   return message;
 }
 

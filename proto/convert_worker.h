@@ -1,6 +1,8 @@
 // What the coordinator and a GPU worker say to each other over the worker's stream.
 #pragma once
 
+#include <span>
+
 #include "absl/status/statusor.h"
 #include "cluster/sequence_plan.h"
 #include "cluster/worker_event.h"
@@ -21,6 +23,8 @@ StopCommand StopFromProto(const v1::WorkerCommand::StopSequence& message);
 
 // Events.
 v1::WorkerEvent WorkerEventToProto(const WorkerEvent& event);
+// As of a StepDone, without a copy of the tokens.
+v1::WorkerEvent StepDoneToProto(StepId step, std::span<const SequenceTokens> tokens, double step_s);
 // INVALID_ARGUMENT: no event set, or a description with an unknown role.
 absl::StatusOr<WorkerEvent> WorkerEventFromProto(const v1::WorkerEvent& message);
 

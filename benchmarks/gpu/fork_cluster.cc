@@ -218,10 +218,10 @@ absl::StatusOr<NodeSession> ForkCluster::Connect(const NodeEndpoint& endpoint, c
   return absl::NotFoundError(fmt::format("no node '{}'", endpoint.node_id));
 }
 
-absl::StatusOr<SequenceRoute> ForkCluster::OpenShard(int node, const ShardSpec& spec) {
+absl::StatusOr<ShardPlacement> ForkCluster::OpenShard(int node, const ShardSpec& spec) {
   const Node& target = nodes_[static_cast<size_t>(node)];
   TRIBUTARY_RETURN_IF_ERROR(Call(target, kOpenShard, ShardSpecToProto(spec).SerializeAsString()).status());
-  return SequenceRoute{spec, {target.id, 1, fmt::format("process:{}", target.process)}};
+  return ShardPlacement{spec, {{target.id, 1, fmt::format("process:{}", target.process)}}};
 }
 
 absl::Status ForkCluster::CloseShard(int node, ShardId shard) {

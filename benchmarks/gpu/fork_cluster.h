@@ -28,7 +28,7 @@ class ForkCluster final : public NodeConnector {
   ~ForkCluster() override;  // ends the nodes
 
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
-  absl::StatusOr<SequenceRoute> OpenShard(int node, const ShardSpec& spec);
+  absl::StatusOr<ShardPlacement> OpenShard(int node, const ShardSpec& spec);
   absl::Status CloseShard(int node, ShardId shard);
 
   int num_nodes() const { return static_cast<int>(nodes_.size()); }

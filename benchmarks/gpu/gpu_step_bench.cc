@@ -278,9 +278,9 @@ absl::StatusOr<SequencePlan> StepBench::MakePlan(const RunSpec& spec, uint64_t i
     shard.stripe = {64, stripe_tokens, num_stripes, by_heads ? 0 : node};
     shard.capacity_tokens = by_heads ? tokens : tokens / num_nodes + 2 * stripe_tokens;
     shard.k_dtype = shard.v_dtype = spec.stored_dtype;
-    TRIBUTARY_ASSIGN_OR_RETURN(SequenceRoute route,
+    TRIBUTARY_ASSIGN_OR_RETURN(ShardPlacement shard,
                                clusters_->Of(spec.null_nodes).OpenShard(static_cast<int>(node), shard));
-    plan.routes.push_back(route);
+    plan.shards.push_back(shard);
   }
   return plan;
 }
@@ -288,12 +288,12 @@ absl::StatusOr<SequencePlan> StepBench::MakePlan(const RunSpec& spec, uint64_t i
 absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
   recorder_->Reset();
   StepCommand step;
-  std::vector<SequenceRoute> routes;
+  std::vector<ShardPlacement> shards;
   const int64_t begin_ns = clock_.NowNs();
   for (uint32_t i = 0; i < spec.batch; ++i) {
     TRIBUTARY_ASSIGN_OR_RETURN(SequencePlan plan, MakePlan(spec, next_sequence_++));
     step.sequence_ids.push_back(plan.sequence_id);
-    routes.insert(routes.end(), plan.routes.begin(), plan.routes.end());
+    shards.insert(shards.end(), plan.shards.begin(), plan.shards.end());
     engine_->Start(std::move(plan));
   }
   while (recorder_->num_started < spec.batch && recorder_->failure.ok()) {
@@ -308,9 +308,9 @@ absl::StatusOr<RunResult> StepBench::RunEngine(const RunSpec& spec) {
     engine_->RunOnce();
   }
   TRIBUTARY_RETURN_IF_ERROR(recorder_->failure);
-  for (const SequenceRoute& route : routes) {
-    const auto node = static_cast<int>(route.shard.shard_id.value % 100);
-    TRIBUTARY_RETURN_IF_ERROR(clusters_->Of(spec.null_nodes).CloseShard(node, route.shard.shard_id));
+  for (const ShardPlacement& shard : shards) {
+    const auto node = static_cast<int>(shard.spec.shard_id.value % 100);
+    TRIBUTARY_RETURN_IF_ERROR(clusters_->Of(spec.null_nodes).CloseShard(node, shard.spec.shard_id));
   }
   result.step_us = MedianOf(recorder_->step_us);
   if (!recorder_->idle_shares.empty()) result.idle_share = MedianOf(recorder_->idle_shares);

@@ -57,12 +57,12 @@ absl::StatusOr<NodeSession> BenchCluster::Connect(const NodeEndpoint& endpoint, 
   return absl::NotFoundError(fmt::format("no node '{}'", endpoint.node_id));
 }
 
-absl::StatusOr<SequenceRoute> BenchCluster::OpenShard(int node, const ShardSpec& spec) {
+absl::StatusOr<ShardPlacement> BenchCluster::OpenShard(int node, const ShardSpec& spec) {
   absl::StatusOr<uint64_t> reserved = absl::InternalError("not run");
   TRIBUTARY_RETURN_IF_ERROR(nodes_[static_cast<size_t>(node)].loop->Run(
       [&](AttentionServer& server) { reserved = server.OpenShard(spec); }, kControlTimeoutNs));
   TRIBUTARY_RETURN_IF_ERROR(reserved.status());
-  return SequenceRoute{spec, endpoint(node)};
+  return ShardPlacement{spec, {endpoint(node)}};
 }
 
 }  // namespace tributary

@@ -30,7 +30,7 @@ class BenchCluster final : public NodeConnector {
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
   NodeEndpoint endpoint(int node) const;
   // Opens the shard on the node and returns its route.
-  absl::StatusOr<SequenceRoute> OpenShard(int node, const ShardSpec& spec);
+  absl::StatusOr<ShardPlacement> OpenShard(int node, const ShardSpec& spec);
 
   const Clock* clock() const { return &clock_; }
 

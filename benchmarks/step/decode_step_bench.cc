@@ -143,8 +143,8 @@ absl::StatusOr<SequencePlan> MakePlan(const Flags& flags, const ModelLimits& mod
     spec.capacity_tokens = rounds * stripe_tokens;
     spec.k_dtype = dtypes.k;
     spec.v_dtype = dtypes.v;
-    TRIBUTARY_ASSIGN_OR_RETURN(SequenceRoute route, cluster.OpenShard(node, spec));
-    plan.routes.push_back(route);
+    TRIBUTARY_ASSIGN_OR_RETURN(ShardPlacement shard, cluster.OpenShard(node, spec));
+    plan.shards.push_back(shard);
   }
   return plan;
 }

@@ -27,7 +27,6 @@
 #include "model/weights.h"
 #include "process/fd_limit.h"
 #include "process/rpc_metrics.h"
-#include "proto/convert_node.h"
 #include "rpc/rpc_server.h"
 #include "telemetry/build_info.h"
 #include "telemetry/exposer.h"
@@ -148,7 +147,7 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, StopSignals& stop) {
   const uint64_t incarnation = RandomIncarnation();
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
-  options.hello = NodeToProto(DescribeWorker(flags, weights->config, incarnation, address, metrics_address));
+  options.hello = DescribeWorker(flags, weights->config, incarnation, address, metrics_address);
   options.eos_tokens = weights->config.eos_token_ids;
   Refusal refusal(&stop);
   WorkerService service(options, [&](const absl::Status& status) { refusal.Set(status); });

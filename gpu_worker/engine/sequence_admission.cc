@@ -18,9 +18,9 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
   }
   const uint64_t max_context_tokens = plan.max_context_tokens();
   const bool never_remote = plan.layout.RemoteEnd(max_context_tokens) == plan.layout.sink_tokens;
-  if (plan.routes.empty() || plan.layout.all_resident || never_remote) {
+  if (plan.shards.empty() || plan.layout.all_resident || never_remote) {
     plan.layout.all_resident = true;
-    plan.routes.clear();
+    plan.shards.clear();
   }
   auto sequence = std::make_unique<Sequence>();
   TRIBUTARY_RETURN_IF_ERROR(BindShards(plan, sequence.get(), blamed));
@@ -33,13 +33,14 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
 }
 
 absl::Status SequenceAdmission::BindShards(const SequencePlan& plan, Sequence* sequence, std::string* blamed) {
-  for (const SequenceRoute& route : plan.routes) {
-    const absl::StatusOr<NodeIdx> node = nodes_->Acquire(route.node);
+  for (const ShardPlacement& shard : plan.shards) {
+    const NodeEndpoint& holder = shard.holders.front();
+    const absl::StatusOr<NodeIdx> node = nodes_->Acquire(holder);
     if (!node.ok()) {
-      *blamed = route.node.node_id;
+      *blamed = holder.node_id;
       return node.status();
     }
-    sequence->shards.push_back({route.shard, *node, plan.kv_dtype});
+    sequence->shards.push_back({shard.spec, *node, plan.kv_dtype});
   }
   return absl::OkStatus();
 }

@@ -86,17 +86,17 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, cons
 // Every (layer, KV head) must be held by exactly one shard of each stripe, and all of one number of
 // stripes.
 absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
-  const uint32_t num_stripes = plan.routes.front().shard.stripe.num_stripes;
-  for (const SequenceRoute& route : plan.routes) {
-    const TokenStripe& stripe = route.shard.stripe;
-    if (stripe.num_stripes != num_stripes || stripe.stripe_tokens != plan.routes.front().shard.stripe.stripe_tokens) {
+  const uint32_t num_stripes = plan.shards.front().spec.stripe.num_stripes;
+  for (const ShardPlacement& shard : plan.shards) {
+    const TokenStripe& stripe = shard.spec.stripe;
+    if (stripe.num_stripes != num_stripes || stripe.stripe_tokens != plan.shards.front().spec.stripe.stripe_tokens) {
       return Invalid(plan, "its shards cut the tokens in different ways");
     }
   }
   const size_t heads = model.shape.num_kv_heads;
   std::vector<uint8_t> holders(model.num_layers * heads * num_stripes);
-  for (const SequenceRoute& route : plan.routes) {
-    const ShardSpec& shard = route.shard;
+  for (const ShardPlacement& placement : plan.shards) {
+    const ShardSpec& shard = placement.spec;
     for (size_t layer = shard.layer_begin; layer < shard.layer_end; ++layer) {
       for (size_t head = shard.kv_head_begin; head < shard.kv_head_end; ++head) {
         uint8_t& count = holders[(layer * heads + head) * num_stripes + shard.stripe.stripe_idx];
@@ -123,16 +123,17 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
   if (const absl::Status status = Validate(plan.layout); !status.ok()) {
     return Invalid(plan, std::string(status.message()));
   }
-  if (plan.layout.all_resident || plan.routes.empty()) return absl::OkStatus();
-  if (plan.routes.size() > limits::kMaxShardsPerSequence) {
-    return Invalid(plan, fmt::format("{} shards, at most {}", plan.routes.size(), limits::kMaxShardsPerSequence));
+  if (plan.layout.all_resident || plan.shards.empty()) return absl::OkStatus();
+  if (plan.shards.size() > limits::kMaxShardsPerSequence) {
+    return Invalid(plan, fmt::format("{} shards, at most {}", plan.shards.size(), limits::kMaxShardsPerSequence));
   }
   absl::flat_hash_set<ShardId> shard_ids;
-  for (const SequenceRoute& route : plan.routes) {
-    if (!shard_ids.insert(route.shard.shard_id).second) {
-      return Invalid(plan, fmt::format("shard id {} names two shards", route.shard.shard_id.value));
+  for (const ShardPlacement& shard : plan.shards) {
+    if (!shard_ids.insert(shard.spec.shard_id).second) {
+      return Invalid(plan, fmt::format("shard id {} names two shards", shard.spec.shard_id.value));
     }
-    TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, route.shard));
+    TRIBUTARY_RETURN_IF_ERROR(CheckShard(plan, model, shard.spec));
+    if (const absl::Status held = ValidateHolders(shard); !held.ok()) return Invalid(plan, std::string(held.message()));
   }
   return CheckCover(plan, model);
 }
@@ -147,6 +148,11 @@ absl::Status Validate(const ContinuePlan& plan, uint64_t context_tokens, uint64_
                  fmt::format("{} tokens, {} more and max_tokens {} need a context of {}; {} are "
                              "reserved",
                              context_tokens, turn.prompt_tokens.size(), turn.max_tokens, needed, max_context_tokens));
+}
+
+void AddEndTokens(const std::vector<uint32_t>& eos_tokens, TurnPlan& turn) {
+  if (turn.ignore_eos) return;
+  turn.stop_tokens.insert(turn.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());
 }
 
 }  // namespace tributary

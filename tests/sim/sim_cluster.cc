@@ -141,7 +141,7 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.reserved_context_tokens = request.max_context_tokens;
   plan.policy = request.policy;
   plan.report_attention_heads = request.report_attention_heads;
-  if (!request.layout.all_resident) plan.routes = routes_[id] = OpenShards(id, request);
+  if (!request.layout.all_resident) plan.shards = shards_[id] = OpenShards(id, request);
   engine_->Start(std::move(plan));
   return id;
 }
@@ -159,10 +159,10 @@ void SimCluster::Continue(SequenceId id, const SimTurn& turn) {
                               .keep = turn.keep}});
 }
 
-std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimRequest& request) {
+std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimRequest& request) {
   const SimCut& cut = request.cut;
   const TinyModel& model = options_.model;
-  std::vector<SequenceRoute> routes;
+  std::vector<ShardPlacement> placements;
   const uint64_t max_context =
       std::max<uint64_t>(request.max_context_tokens, request.prompt.size() + request.max_tokens);
   for (uint32_t stripe = 0; stripe < cut.num_stripes; ++stripe) {
@@ -188,26 +188,27 @@ std::vector<SequenceRoute> SimCluster::OpenShards(SequenceId id, const SimReques
         spec.k_dtype = or_kv_dtype(request.remote_k_dtype);
         spec.v_dtype = or_kv_dtype(request.remote_v_dtype);
         spec.policy = request.policy;
-        Node& node = nodes_[routes.size() % nodes_.size()];
+        Node& node = nodes_[placements.size() % nodes_.size()];
         if (node.alive) {
           std::lock_guard lock(node.mutex);
           const auto reserved = node.server->OpenShard(spec);
           if (!reserved.ok()) std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
           TRIBUTARY_CHECK(reserved.ok());
         }
-        routes.push_back({spec, {node.id, node.incarnation, "sim"}});
+        placements.push_back({spec, {{node.id, node.incarnation, "sim"}}});
       }
     }
   }
-  return routes;
+  return placements;
 }
 
 void SimCluster::CloseShards(SequenceId id) {
-  for (const SequenceRoute& route : routes_[id]) {
+  for (const ShardPlacement& shard : shards_[id]) {
     for (Node& node : nodes_) {
-      if (node.id != route.node.node_id || !node.alive || node.incarnation != route.node.incarnation) continue;
+      const NodeEndpoint* holder = shard.FindHolder(node.id);
+      if (holder == nullptr || !node.alive || node.incarnation != holder->incarnation) continue;
       std::lock_guard lock(node.mutex);
-      TRIBUTARY_CHECK(node.server->CloseShard(route.shard.shard_id, route.shard.epoch).ok());
+      TRIBUTARY_CHECK(node.server->CloseShard(shard.spec.shard_id, shard.spec.epoch).ok());
     }
   }
 }

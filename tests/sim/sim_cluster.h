@@ -178,7 +178,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
 
   void StartNode(Node& node);
   void StopThread(Node& node);
-  std::vector<SequenceRoute> OpenShards(SequenceId id, const SimRequest& request);
+  std::vector<ShardPlacement> OpenShards(SequenceId id, const SimRequest& request);
   void CloseShards(SequenceId id);
   void Wait(int64_t timeout_ns);
   int PollNodes();
@@ -201,7 +201,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   std::unique_ptr<SimPlane> plane_;
   std::unique_ptr<DecodeEngine> engine_;
   std::map<SequenceId, SimResult> results_;
-  std::map<SequenceId, std::vector<SequenceRoute>> routes_;
+  std::map<SequenceId, std::vector<ShardPlacement>> shards_;
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;
   uint64_t last_shard_ = 0;

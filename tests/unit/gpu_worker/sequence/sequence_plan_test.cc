@@ -35,7 +35,7 @@ SequencePlan GoodPlan() {
     shard.stripe = {.origin = 4, .stripe_tokens = 32, .num_stripes = 2, .stripe_idx = i == 0 ? 0u : 1u};
     shard.capacity_tokens = 128;
     shard.k_dtype = shard.v_dtype = plan.kv_dtype;
-    plan.routes.push_back({shard, {"cpu-" + std::to_string(i), 1, "host:1"}});
+    plan.shards.push_back({shard, {{"cpu-" + std::to_string(i), 1, "host:1"}}});
   }
   return plan;
 }
@@ -74,7 +74,7 @@ TEST(SequencePlanTest, AGoodPlanIsAccepted) {
   EXPECT_TRUE(Validate(GoodPlan(), kModel).ok()) << Validate(GoodPlan(), kModel);
   SequencePlan resident = GoodPlan();
   resident.layout = {.all_resident = true};
-  resident.routes.clear();
+  resident.shards.clear();
   EXPECT_TRUE(Validate(resident, kModel).ok());
 }
 
@@ -94,18 +94,20 @@ TEST(SequencePlanTest, EveryFaultIsNamed) {
       {[](SequencePlan& p) { p.sampling.temperature = -2; }, "temperature is -2"},
       {[](SequencePlan& p) { p.policy = *ResolvePolicy({.name = "hgca"}, {}); }, "another policy (dense)"},
       {[](SequencePlan& p) { p.top_logprobs = 101; }, "top_logprobs is 101, must be at most 100"},
-      {[](SequencePlan& p) { p.routes[1].shard.epoch = Epoch(2); }, "at epoch 2"},
-      {[](SequencePlan& p) { p.routes[1].shard.num_layers = 5; }, "shard 2 has 5 layers"},
-      {[](SequencePlan& p) { p.routes[1].shard.k_dtype = static_cast<DType>(9); }, "k_dtype 9"},
-      {[](SequencePlan& p) { p.routes[0].shard.stripe.origin = 0; }, "from 0 on"},
-      {[](SequencePlan& p) { p.routes[0].shard.stripe.stripe_tokens = 24; }, "24 tokens"},
-      {[](SequencePlan& p) { p.routes[0].shard.stripe.num_stripes = 5; }, "5 stripes"},
-      {[](SequencePlan& p) { p.routes[0].shard.stripe.num_stripes = 3; }, "in different ways"},
-      {[](SequencePlan& p) { p.routes[0].shard.capacity_tokens = 70; }, "room for 70 tokens"},
-      {[](SequencePlan& p) { p.routes[2].shard.shard_id = ShardId(1); }, "shard id 1 names two"},
-      {[](SequencePlan& p) { p.routes.pop_back(); }, "stripe 1 of layer 0 KV head 1 has no"},
-      {[](SequencePlan& p) { p.routes[1].shard.kv_head_end = 2; }, "has several"},
-      {[](SequencePlan& p) { p.routes[0].shard.layer_begin = 1; }, "stripe 0 of layer 0"},
+      {[](SequencePlan& p) { p.shards[1].spec.epoch = Epoch(2); }, "at epoch 2"},
+      {[](SequencePlan& p) { p.shards[1].spec.num_layers = 5; }, "shard 2 has 5 layers"},
+      {[](SequencePlan& p) { p.shards[1].spec.k_dtype = static_cast<DType>(9); }, "k_dtype 9"},
+      {[](SequencePlan& p) { p.shards[0].spec.stripe.origin = 0; }, "from 0 on"},
+      {[](SequencePlan& p) { p.shards[0].spec.stripe.stripe_tokens = 24; }, "24 tokens"},
+      {[](SequencePlan& p) { p.shards[0].spec.stripe.num_stripes = 5; }, "5 stripes"},
+      {[](SequencePlan& p) { p.shards[0].spec.stripe.num_stripes = 3; }, "in different ways"},
+      {[](SequencePlan& p) { p.shards[0].spec.capacity_tokens = 70; }, "room for 70 tokens"},
+      {[](SequencePlan& p) { p.shards[2].spec.shard_id = ShardId(1); }, "shard id 1 names two"},
+      {[](SequencePlan& p) { p.shards[1].holders.clear(); }, "has no holder"},
+      {[](SequencePlan& p) { p.shards[0].holders.push_back(p.shards[0].holders[0]); }, "as a holder twice"},
+      {[](SequencePlan& p) { p.shards.pop_back(); }, "stripe 1 of layer 0 KV head 1 has no"},
+      {[](SequencePlan& p) { p.shards[1].spec.kv_head_end = 2; }, "has several"},
+      {[](SequencePlan& p) { p.shards[0].spec.layer_begin = 1; }, "stripe 0 of layer 0"},
   };
   for (const Case& c : cases) {
     SequencePlan plan = GoodPlan();
@@ -115,6 +117,17 @@ TEST(SequencePlanTest, EveryFaultIsNamed) {
     EXPECT_NE(status.message().find(c.text), std::string::npos) << status;
     EXPECT_NE(status.message().find("sequence 7"), std::string::npos) << status;
   }
+}
+
+TEST(SequencePlanTest, TheModelsEndTokensStopATurnUnlessItIgnoresThem) {
+  TurnPlan turn;
+  turn.stop_tokens = {1};
+  AddEndTokens({0, 9}, turn);
+  EXPECT_EQ(turn.stop_tokens, (std::vector<uint32_t>{1, 0, 9}));
+  turn.stop_tokens = {1};
+  turn.ignore_eos = true;
+  AddEndTokens({0, 9}, turn);
+  EXPECT_EQ(turn.stop_tokens, (std::vector<uint32_t>{1}));
 }
 
 }  // namespace
