@@ -44,6 +44,7 @@ class World {
   explicit World(uint64_t seed) : random_(seed), core_(RandomTestConfig(seed)) {}
   const std::array<int, 4>& outcomes() const { return outcomes_; }
   int num_continued() const { return num_continued_; }
+  const std::vector<std::string>& history() const { return history_; }
   const std::array<int, action::kNumLeaseEnds>& leases_ended() const { return leases_ended_; }
 
   void Run(int num_events) {
@@ -432,6 +433,14 @@ class World {
   int num_continued_ = 0;
   std::array<int, action::kNumLeaseEnds> leases_ended_{};
 };
+
+// Ids are random, but of the seed.
+TEST(CoordinatorRandomTest, ASeedReplaysEveryAction) {
+  World world(7), again(7), other(8);
+  for (World* w : {&world, &again, &other}) w->Run(300);
+  EXPECT_EQ(world.history(), again.history());
+  EXPECT_NE(world.history(), other.history());
+}
 
 TEST(CoordinatorRandomTest, NothingIsLostOrLeftOver) {
   const uint64_t seed = TestSeed();
