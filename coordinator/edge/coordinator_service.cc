@@ -4,7 +4,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <future>
-#include <map>
 #include <mutex>
 #include <utility>
 
@@ -13,8 +12,9 @@
 #include "base/status.h"
 #include "coordinator/core/coordinator_metrics.h"
 #include "coordinator/core/core_loop.h"
-#include "coordinator/edge/queued_writer.h"
+#include "coordinator/edge/open_calls.h"
 #include "coordinator/edge/shard_client.h"
+#include "coordinator/edge/streams.h"
 #include "proto/convert_node.h"
 #include "proto/convert_request.h"
 #include "proto/convert_summary.h"
@@ -26,135 +26,6 @@ namespace tributary {
 namespace {
 
 constexpr char kServiceName[] = "tributary.v1.Coordinator";
-
-// The live reactors of one kind, by id. A reactor leaves before it deletes itself, and calls are made under the lock,
-// so that none is made to a deleted one.
-template <typename Id, typename Reactor>
-class ReactorRegistry {
- public:
-  void Add(Id id, Reactor* reactor) {
-    std::lock_guard lock(mutex_);
-    reactors_[id] = reactor;
-  }
-  void Remove(Id id) {
-    std::lock_guard lock(mutex_);
-    reactors_.erase(id);
-  }
-  template <typename Use>
-  void With(Id id, Use use) {
-    std::lock_guard lock(mutex_);
-    if (const auto it = reactors_.find(id); it != reactors_.end()) use(*it->second);
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<Id, Reactor*> reactors_;
-};
-
-class GenerateStream;
-class WorkerStream;
-using GenerateStreams = ReactorRegistry<CallId, GenerateStream>;
-using WorkerStreams = ReactorRegistry<StreamId, WorkerStream>;
-
-// One Generate call.
-class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::GenerateEvent>, v1::GenerateEvent> {
- public:
-  GenerateStream(CallId call, GenerateStreams* streams, CoreLoop* loop) : call_(call), streams_(streams), loop_(loop) {
-    streams_->Add(call_, this);
-  }
-
- private:
-  bool MergeInto(v1::GenerateEvent& waiting, const v1::GenerateEvent& next) override {
-    if (waiting.has_tokens() && next.has_tokens()) {
-      waiting.mutable_tokens()->MergeFrom(next.tokens());
-      return true;
-    }
-    if (waiting.has_prefill() && next.has_prefill()) {
-      waiting = next;
-      return true;
-    }
-    return false;
-  }
-  void OnCancel() override { loop_->Post(event::ClientGone{call_}); }
-  void OnDone() override {
-    streams_->Remove(call_);
-    delete this;
-  }
-
-  const CallId call_;
-  GenerateStreams* const streams_;
-  CoreLoop* const loop_;
-};
-
-// One worker's channel.
-class WorkerStream final
-    : public QueuedWriter<grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>, v1::WorkerCommand> {
- public:
-  WorkerStream(StreamId stream, grpc::CallbackServerContext* context, WorkerStreams* streams, CoreLoop* loop)
-      : stream_(stream), context_(context), streams_(streams), loop_(loop) {
-    streams_->Add(stream_, this);
-    this->StartRead(&message_);
-  }
-
-  // From the core: the stream is over. A worker that does not read is cut off.
-  void Close(const absl::Status& status) {
-    End(ToGrpcStatus(status));
-    context_->TryCancel();
-  }
-  // Ends orderly, so that the worker reads why.
-  void Refuse(const absl::Status& status) { End(ToGrpcStatus(status)); }
-
- private:
-  void OnReadDone(bool ok) override {
-    if (!ok) return Lost(grpc::Status::OK);
-    absl::StatusOr<WorkerEvent> word = WorkerEventFromProto(message_);
-    if (!word.ok()) return Lost(ToGrpcStatus(word.status()));
-    loop_->Post(EventOf(stream_, *std::move(word)));
-    this->StartRead(&message_);
-  }
-  void OnCancel() override { Lost(grpc::Status::CANCELLED); }
-  void Lost(const grpc::Status& status) {
-    loop_->Post(event::WorkerLost{stream_});
-    End(status);
-  }
-  void OnDone() override {
-    streams_->Remove(stream_);
-    delete this;
-  }
-
-  const StreamId stream_;
-  grpc::CallbackServerContext* const context_;
-  WorkerStreams* const streams_;
-  CoreLoop* const loop_;
-  v1::WorkerEvent message_;
-};
-
-// A unary call whose answer the core gives.
-template <typename Response>
-struct UnaryCall {
-  grpc::ServerUnaryReactor* reactor = nullptr;
-  Response* response = nullptr;
-};
-
-template <typename Response>
-class UnaryCalls {
- public:
-  void Add(CallId id, UnaryCall<Response> call) {
-    std::lock_guard lock(mutex_);
-    calls_[id] = call;
-  }
-  UnaryCall<Response> Take(CallId id) {
-    std::lock_guard lock(mutex_);
-    const auto it = calls_.find(id);
-    UnaryCall<Response> call = it->second;
-    calls_.erase(it);
-    return call;
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<CallId, UnaryCall<Response>> calls_;
-};
 
 }  // namespace
 
