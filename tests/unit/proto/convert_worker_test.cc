@@ -3,6 +3,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/convert.h"
+#include "proto/convert_policy.h"
 #include "tests/unit/proto/fill_message.h"
 
 namespace tributary {
