@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "attention/shape.h"
 #include "base/dtype.h"
@@ -52,6 +53,16 @@ struct ReportedShard {
   ShardId shard_id;
   SequenceId sequence_id;
   uint64_t reserved_bytes = 0;
+  uint64_t stored_tokens = 0;  // summed over layers / layers
+};
+
+// A CPU attention node's sign of life.
+struct NodeHeartbeat {
+  std::string node_id;
+  uint64_t incarnation = 0;
+  uint64_t free_bytes = 0;
+  std::vector<ReportedShard> shards;
+  bool draining = false;  // it finishes what it has and takes nothing new
 };
 
 }  // namespace tributary

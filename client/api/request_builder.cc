@@ -14,17 +14,15 @@
 #include "base/status.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
-#include "proto/convert.h"
-#include "proto/convert_policy.h"
+#include "proto/convert_request.h"
 
 namespace tributary {
 namespace {
 
-absl::StatusOr<v1::Placement::Cut> ParseCut(const std::string& name) {
-  if (name == "auto") return v1::Placement::CUT_AUTO;
-  if (name == "tokens") return v1::Placement::CUT_TOKENS;
-  if (name == "heads") return v1::Placement::CUT_HEADS;
-  if (name == "both") return v1::Placement::CUT_BOTH;
+absl::StatusOr<Cut> ParseCut(const std::string& name) {
+  for (const Cut cut : {Cut::kAuto, Cut::kTokens, Cut::kHeads, Cut::kBoth}) {
+    if (name == CutName(cut)) return cut;
+  }
   return absl::InvalidArgumentError(fmt::format("--shard-cut {} is unknown; use auto, tokens, heads or both", name));
 }
 
@@ -48,46 +46,33 @@ absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options
 
 }  // namespace
 
-absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& request) {
-  v1::Sampling& sampling = *request.mutable_sampling();
-  sampling.set_temperature(options.temperature);
-  sampling.set_top_k(options.top_k);
-  sampling.set_top_p(options.top_p);
-  sampling.set_seed(options.seed);
-
-  v1::Placement& placement = *request.mutable_placement();
-  placement.set_window_tokens(options.window_tokens);
-  if (options.sink_tokens.has_value()) {
-    placement.set_sink_tokens(*options.sink_tokens);
-    placement.set_has_sink_tokens(true);
-  }
-  placement.set_block_tokens(options.block_tokens);
+absl::Status FillCommon(const RequestOptions& options, GenerateSpec& spec) {
+  spec.sampling = {options.temperature, options.top_k, options.top_p, options.seed};
+  PlacementOptions& placement = spec.placement;
+  placement.window_tokens = options.window_tokens;
+  placement.sink_tokens = options.sink_tokens.value_or(0);
+  placement.has_sink_tokens = options.sink_tokens.has_value();
+  placement.block_tokens = options.block_tokens;
   if (!options.kv_dtype.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseDType(options.kv_dtype));
-    placement.set_kv_dtype(DTypeToProto(dtype));
+    TRIBUTARY_ASSIGN_OR_RETURN(placement.kv_dtype, ParseDType(options.kv_dtype));
   }
   if (!options.remote_k_dtype.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseKvDType(options.remote_k_dtype));
-    placement.set_remote_k_dtype(DTypeToProto(dtype));
+    TRIBUTARY_ASSIGN_OR_RETURN(placement.remote_k_dtype, ParseKvDType(options.remote_k_dtype));
   }
   if (!options.remote_v_dtype.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const DType dtype, ParseKvDType(options.remote_v_dtype));
-    placement.set_remote_v_dtype(DTypeToProto(dtype));
+    TRIBUTARY_ASSIGN_OR_RETURN(placement.remote_v_dtype, ParseKvDType(options.remote_v_dtype));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(const v1::Placement::Cut cut, ParseCut(options.shard_cut));
-  placement.set_cut(cut);
-  placement.set_max_nodes(options.max_nodes);
-  placement.set_all_resident(options.all_resident);
-  *request.mutable_attention_policy() = PolicyToProto(options.policy);
-  request.set_report_attention_heads(options.report_attention_heads);
-  request.set_ignore_eos(options.ignore_eos);
-  request.set_top_logprobs(options.top_logprobs);
-  request.set_request_id(options.request_id);
-  request.set_continue_request_id(options.continue_request_id);
+  TRIBUTARY_ASSIGN_OR_RETURN(placement.cut, ParseCut(options.shard_cut));
+  placement.max_nodes = options.max_nodes;
+  placement.all_resident = options.all_resident;
+  spec.policy = options.policy;
+  spec.report_attention_heads = options.report_attention_heads;
+  spec.ignore_eos = options.ignore_eos;
+  spec.top_logprobs = options.top_logprobs;
+  spec.request_id = options.request_id;
+  spec.continue_request_id = options.continue_request_id;
   if (options.keep_s > 0) {
-    v1::Keep& keep = *request.mutable_keep();
-    keep.set_lease_ns(static_cast<int64_t>(options.keep_s * static_cast<double>(kNsPerS)));
-    keep.set_max_context_tokens(options.keep_context_tokens);
+    spec.lease = {static_cast<int64_t>(options.keep_s * static_cast<double>(kNsPerS)), options.keep_context_tokens};
   }
   return absl::OkStatus();
 }
@@ -145,12 +130,11 @@ absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text) {
 }
 
 absl::StatusOr<v1::GenerateRequest> BuildGenerateRequest(const RequestOptions& options, uint32_t vocab_size) {
-  v1::GenerateRequest request;
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<uint32_t> tokens, PromptTokens(options, vocab_size));
-  request.mutable_prompt_tokens()->Add(tokens.begin(), tokens.end());
-  request.set_max_tokens(options.max_tokens);
-  TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, request));
-  return request;
+  GenerateSpec spec;
+  TRIBUTARY_ASSIGN_OR_RETURN(spec.prompt_tokens, PromptTokens(options, vocab_size));
+  spec.max_tokens = options.max_tokens;
+  TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, spec));
+  return GenerateRequestToProto(spec);
 }
 
 absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& options, uint32_t vocab_size) {
@@ -162,14 +146,14 @@ absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& opti
         fmt::format("'{}' has {} tokens and --prefill-tokens takes {} of them; none is left to score",
                     options.text_file, tokens.size(), options.prefill_tokens));
   }
-  v1::GenerateRequest request;
+  GenerateSpec spec;
   const auto split = tokens.begin() + options.prefill_tokens;
-  request.mutable_prompt_tokens()->Add(tokens.begin(), split);
-  request.mutable_forced_tokens()->Add(split, tokens.end());
-  request.set_max_tokens(static_cast<uint32_t>(tokens.size() - options.prefill_tokens));
-  TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, request));
-  request.set_ignore_eos(true);
-  return request;
+  spec.prompt_tokens.assign(tokens.begin(), split);
+  spec.forced_tokens.assign(split, tokens.end());
+  spec.max_tokens = static_cast<uint32_t>(tokens.size() - options.prefill_tokens);
+  TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, spec));
+  spec.ignore_eos = true;
+  return GenerateRequestToProto(spec);
 }
 
 }  // namespace tributary

@@ -1,4 +1,4 @@
-// From the command line's options to a GenerateRequest: reads prompts, turns text into tokens.
+// From the command line's options to a GenerateSpec, and to its message: reads prompts, turns text into tokens.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/api/request_options.h"
+#include "cluster/generate_request.h"
 #include "tributary/v1/coordinator.pb.h"
 
 namespace tributary {
@@ -20,7 +21,7 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 absl::Status CheckInputFiles(const RequestOptions& options);
 
 // Sampling, placement, policy, ignore_eos, and what is kept and continued.
-absl::Status FillCommon(const RequestOptions& options, v1::GenerateRequest& request);
+absl::Status FillCommon(const RequestOptions& options, GenerateSpec& spec);
 
 // INVALID_ARGUMENT, with `instead` for advice, unless the vocabulary is the 256 bytes.
 absl::Status CheckByteVocab(uint32_t vocab_size, const char* instead);

@@ -8,8 +8,7 @@
 #include "client/eval/eval_random.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
-#include "proto/convert.h"
-#include "proto/convert_policy.h"
+#include "proto/convert_request.h"
 
 namespace tributary {
 namespace {
@@ -62,25 +61,26 @@ absl::StatusOr<std::vector<uint32_t>> ScoredTokens(const EvalOptions& options, c
   return tokens;
 }
 
-void AddTokens(std::string_view text, google::protobuf::RepeatedField<uint32_t>* tokens) {
+void AddTokens(std::string_view text, std::vector<uint32_t>* tokens) {
   const std::vector<uint32_t> added = TokensFromBytes(text);
-  tokens->Add(added.begin(), added.end());
+  tokens->insert(tokens->end(), added.begin(), added.end());
 }
 
-void FillQuestion(const EvalQuestion& question, bool decode_question, v1::GenerateRequest& request) {
+void FillQuestion(const EvalQuestion& question, bool decode_question, GenerateSpec& spec) {
   const NeedlePrompt& prompt = question.prompt;
-  if (question.is_continued) request.mutable_keep()->set_lease_ns(kTurnLeaseNs);
+  if (question.is_continued) spec.lease.lease_ns = kTurnLeaseNs;
   if (question.continues) {  // layout and policy are the sequence's
-    request.clear_placement();
-    request.clear_attention_policy();
+    spec.placement = {};
+    spec.policy = {};
   } else {
-    AddTokens(prompt.text, request.mutable_prompt_tokens());
+    AddTokens(prompt.text, &spec.prompt_tokens);
     // The last question has the full length.
-    const uint64_t max_context_tokens = question.spec.length_tokens + prompt.answer.size();
-    if (question.is_continued) request.mutable_keep()->set_max_context_tokens(max_context_tokens);
+    if (question.is_continued) {
+      spec.lease.max_context_tokens = question.spec.length_tokens + prompt.answer.size();
+    }
   }
-  AddTokens(prompt.question, decode_question ? request.mutable_forced_tokens() : request.mutable_prompt_tokens());
-  request.set_max_tokens(static_cast<uint32_t>(request.forced_tokens_size() + prompt.answer.size()));
+  AddTokens(prompt.question, decode_question ? &spec.forced_tokens : &spec.prompt_tokens);
+  spec.max_tokens = static_cast<uint32_t>(spec.forced_tokens.size() + prompt.answer.size());
 }
 
 }  // namespace
@@ -137,20 +137,20 @@ absl::StatusOr<v1::GenerateRequest> BuildEvalRequest(const EvalPlan& plan, const
   RequestOptions options = plan.options.layout;
   options.window_tokens = setting.window_tokens;
   options.ignore_eos = true;
-  v1::GenerateRequest request;
-  TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, request));
-  *request.mutable_attention_policy() = PolicyToProto(setting.policy);
-  request.set_report_attention_heads(true);
+  GenerateSpec spec;
+  TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, spec));
+  spec.policy = setting.policy;
+  spec.report_attention_heads = true;
   if (job.question == EvalJob::kPerplexity) {
     const auto split = plan.text_tokens.begin() + plan.options.prefill_tokens;
-    request.mutable_prompt_tokens()->Add(plan.text_tokens.begin(), split);
-    request.mutable_forced_tokens()->Add(split, plan.text_tokens.end());
-    request.set_max_tokens(plan.options.decode_tokens);
-    request.set_top_logprobs(plan.top_logprobs);
+    spec.prompt_tokens.assign(plan.text_tokens.begin(), split);
+    spec.forced_tokens.assign(split, plan.text_tokens.end());
+    spec.max_tokens = plan.options.decode_tokens;
+    spec.top_logprobs = plan.top_logprobs;
   } else {
-    FillQuestion(plan.questions[job.question], plan.options.decode_question, request);
+    FillQuestion(plan.questions[job.question], plan.options.decode_question, spec);
   }
-  return request;
+  return GenerateRequestToProto(spec);
 }
 
 double JobWeight(const v1::GenerateRequest& request) {

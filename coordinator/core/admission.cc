@@ -77,7 +77,7 @@ absl::Status CheckLease(const KeepOptions& keep) {
 }
 
 absl::Status CheckKeep(const GenerateSpec& spec, const ServingLimits& limits) {
-  const KeepOptions& keep = spec.keep;
+  const KeepOptions& keep = spec.lease;
   TRIBUTARY_RETURN_IF_ERROR(CheckLease(keep));
   if (!keep.asked()) return absl::OkStatus();
   const uint64_t turn = spec.prompt_tokens.size() + spec.max_tokens;
@@ -98,13 +98,8 @@ absl::Status CheckKeep(const GenerateSpec& spec, const ServingLimits& limits) {
   return absl::OkStatus();
 }
 
-absl::Status CheckSampling(const SamplingOptions& sampling, uint32_t vocab) {
-  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
-    return Invalid("temperature is {}; use 0 (greedy) or a positive number", sampling.temperature);
-  }
-  if (!std::isfinite(sampling.top_p) || sampling.top_p < 0 || sampling.top_p > 1) {
-    return Invalid("top_p is {}; use a number from 0 to 1 (0 and 1 turn it off)", sampling.top_p);
-  }
+absl::Status CheckSampling(const SamplingParams& sampling, uint32_t vocab) {
+  TRIBUTARY_RETURN_IF_ERROR(Validate(sampling));
   if (sampling.top_k > vocab) {
     return Invalid("top_k is {}, beyond the vocabulary of {}; use 0 to turn it off", sampling.top_k, vocab);
   }
@@ -244,7 +239,7 @@ absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept) 
   if (spec.max_tokens == 0) return Invalid("max_tokens is 0; ask for at least 1");
   TRIBUTARY_RETURN_IF_ERROR(CheckForced(spec));
   TRIBUTARY_RETURN_IF_ERROR(CheckTurnTokens(spec, kept.geometry.vocab_size));
-  TRIBUTARY_RETURN_IF_ERROR(CheckLease(spec.keep));
+  TRIBUTARY_RETURN_IF_ERROR(CheckLease(spec.lease));
   if (!spec.request_id.empty() && spec.request_id != spec.continue_request_id) {
     return Invalid(
         "request_id is '{}' and continue_request_id '{}'; a sequence keeps its id: leave "
@@ -253,7 +248,7 @@ absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept) 
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckSamePlacement(spec.placement, kept.placement));
   TRIBUTARY_RETURN_IF_ERROR(CheckSamePolicy(spec.policy, kept.policy));
-  const KeepOptions& keep = spec.keep;
+  const KeepOptions& keep = spec.lease;
   if (keep.max_context_tokens != 0 && keep.max_context_tokens != kept.reserved_context_tokens) {
     return Differs("keep.max_context_tokens", keep.max_context_tokens, kept.reserved_context_tokens);
   }
@@ -268,12 +263,6 @@ absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept) 
                     kept.context_tokens, kept.reserved_context_tokens));
   }
   return absl::OkStatus();
-}
-
-int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running) {
-  const double rounds = static_cast<double>(num_waiting + 1) / static_cast<double>(std::max<size_t>(num_running, 1));
-  const double delay_s = std::clamp(mean_duration_s * rounds, 0.25, 30.0);
-  return static_cast<int64_t>(delay_s * static_cast<double>(kNsPerS));
 }
 
 }  // namespace tributary

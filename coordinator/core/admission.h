@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cluster/cluster_types.h"
-#include "coordinator/core/request.h"
+#include "cluster/generate_request.h"
 #include "policy/policy_params.h"
 
 namespace tributary {
@@ -49,8 +49,5 @@ struct KeptState {
 // FAILED_PRECONDITION: another placement, policy or reservation than the sequence has, with both
 // values. Only what `spec.placement` states is compared; it is not resolved.
 absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept);
-
-// When a refused request should come back, from how long requests have taken.
-int64_t RetryDelayNs(double mean_duration_s, size_t num_waiting, size_t num_running);
 
 }  // namespace tributary

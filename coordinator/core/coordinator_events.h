@@ -12,10 +12,12 @@
 #include "absl/status/status.h"
 #include "base/ids.h"
 #include "cluster/cluster_types.h"
+#include "cluster/generate_request.h"
 #include "cluster/node_endpoint.h"
-#include "cluster/shard_placement.h"
+#include "cluster/sequence_plan.h"
+#include "cluster/sequence_summary.h"
 #include "cluster/shard_spec.h"
-#include "coordinator/core/request.h"
+#include "cluster/worker_event.h"
 
 namespace tributary {
 
@@ -32,11 +34,7 @@ struct Register {
 };
 struct Heartbeat {
   CallId call;
-  std::string node_id;
-  uint64_t incarnation = 0;
-  uint64_t free_bytes = 0;
-  std::vector<ReportedShard> shards;
-  bool draining = false;
+  NodeHeartbeat heartbeat;
 };
 // The answer to action::OpenShard or CloseShard; each gets exactly one, within the adapter's
 // deadline.
@@ -58,38 +56,28 @@ struct WorkerHello {
 };
 struct WorkerHeartbeat {
   StreamId stream;
-  uint64_t free_bytes = 0;
-  uint32_t sequences = 0;
-  bool draining = false;
+  WorkerLoad load;
 };
 struct WorkerPrefill {
   StreamId stream;
-  SequenceId sequence_id;
-  uint32_t layers_done = 0;
-  uint32_t num_layers = 0;
-  double fraction = 0;
+  PrefillProgress progress;
 };
 struct WorkerTokens {
   StreamId stream;
-  TokenChunk tokens;
+  SequenceTokens tokens;
 };
 struct WorkerStepDone {
   StreamId stream;
-  StepId step_id;
-  std::vector<TokenChunk> tokens;
+  StepDone done;
 };
 struct WorkerEnded {
   StreamId stream;
-  SequenceId sequence_id;
-  absl::Status status;
-  std::string failed_node_id;
-  RequestSummary summary;
+  SequenceEnded ended;
 };
 // A turn has ended well, and the worker keeps the sequence.
 struct WorkerKept {
   StreamId stream;
-  SequenceId sequence_id;
-  RequestSummary summary;
+  SequenceKept kept;
 };
 struct WorkerLost {
   StreamId stream;
@@ -120,6 +108,9 @@ using Event = std::variant<event::Register, event::Heartbeat, event::ShardOpened
                            event::WorkerHello, event::WorkerHeartbeat, event::WorkerPrefill, event::WorkerTokens,
                            event::WorkerStepDone, event::WorkerEnded, event::WorkerKept, event::WorkerLost,
                            event::Generate, event::ClientGone, event::Cancel, event::Tick, event::Drain, event::Abort>;
+
+// A worker's word, as it came over its stream.
+Event EventOf(StreamId stream, WorkerEvent word);
 
 namespace action {
 
@@ -161,47 +152,34 @@ struct CloseStream {
 };
 struct StartSequence {
   StreamId stream;
-  SequenceId sequence_id;
-  Epoch epoch;
-  GenerateSpec spec;  // placement resolved
-  std::vector<ShardPlacement> shards;
+  SequencePlan plan;
 };
 // The next turn of a kept sequence.
 struct ContinueSequence {
   StreamId stream;
-  SequenceId sequence_id;
-  Epoch epoch;
-  GenerateSpec spec;
+  ContinuePlan plan;
 };
-struct StepCommand {
+struct TakeStep {
   StreamId stream;
-  StepId step_id;
-  int64_t timeout_ns = 0;
-  std::vector<SequenceId> sequences;
+  StepCommand step;
 };
 struct StopSequence {
   StreamId stream;
-  SequenceId sequence_id;
-  Epoch epoch;
+  StopCommand stop;
 };
 
 // To the client of a Generate call.
 struct Accepted {
   CallId call;
-  std::string request_id;
-  SequenceId sequence_id;
-  Epoch epoch;
-  std::string worker_id;
+  RequestAccepted accepted;
 };
 struct Prefill {
   CallId call;
-  uint32_t layers_done = 0;
-  uint32_t num_layers = 0;
-  double fraction = 0;
+  PrefillProgress progress;
 };
 struct Tokens {
   CallId call;
-  TokenChunk tokens;
+  SequenceTokens tokens;
   bool first = false;
   int64_t since_last_ns = 0;  // since the request came, for the first tokens
 };
@@ -238,7 +216,7 @@ struct Log {
 
 using Action = std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel, action::OpenShard,
                             action::CloseShard, action::Welcome, action::CloseStream, action::StartSequence,
-                            action::ContinueSequence, action::StepCommand, action::StopSequence, action::Accepted,
+                            action::ContinueSequence, action::TakeStep, action::StopSequence, action::Accepted,
                             action::Prefill, action::Tokens, action::Finish, action::EndLease, action::Log>;
 
 }  // namespace tributary

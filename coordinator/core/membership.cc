@@ -34,22 +34,6 @@ absl::Status CheckGeometry(const std::string& node_id, const ModelGeometry& geom
 
 }  // namespace
 
-std::string_view NodeRoleName(NodeRole role) { return role == NodeRole::kGpuWorker ? "gpu_worker" : "cpu_attention"; }
-
-std::string_view MemberStateName(MemberState state) {
-  switch (state) {
-    case MemberState::kAlive:
-      return "alive";
-    case MemberState::kSuspect:
-      return "suspect";
-    case MemberState::kDead:
-      return "dead";
-    case MemberState::kDraining:
-      return "draining";
-  }
-  return "unknown";
-}
-
 absl::Status Membership::CheckDescription(const NodeDescription& node) const {
   if (node.node_id.empty() || node.node_id.size() > limits::kMaxNodeIdBytes) {
     return absl::InvalidArgumentError(

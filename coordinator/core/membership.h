@@ -15,29 +15,14 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "cluster/cluster_status.h"
 #include "cluster/cluster_types.h"
 
 namespace tributary {
-
-enum class MemberState { kAlive, kSuspect, kDead, kDraining };
-std::string_view MemberStateName(MemberState state);
-
-struct Member {
-  NodeDescription node;
-  MemberState state = MemberState::kAlive;
-  int64_t last_heard_ns = 0;
-  uint64_t free_bytes = 0;
-  uint32_t reported_shards = 0;
-
-  bool usable() const { return state == MemberState::kAlive; }
-  // Usable, or silent for a moment only: worth waiting for.
-  bool may_return() const { return usable() || state == MemberState::kSuspect; }
-};
 
 struct MembershipOptions {
   uint32_t protocol_version = 0;

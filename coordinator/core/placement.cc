@@ -192,33 +192,13 @@ PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uin
 
 }  // namespace
 
-std::string_view CutName(Cut cut) {
-  switch (cut) {
-    case Cut::kAuto:
-      return "auto";
-    case Cut::kTokens:
-      return "tokens";
-    case Cut::kHeads:
-      return "heads";
-    case Cut::kBoth:
-      return "both";
-  }
-  return "unknown";
-}
-
 uint64_t MaxRemoteTokens(const Demand& demand) {
-  const PlacementOptions& placement = demand.placement;
-  const uint64_t kept = uint64_t{placement.sink_tokens} + placement.window_tokens;
-  if (placement.all_resident || demand.max_context_tokens <= kept + placement.block_tokens) return 0;
-  return (demand.max_context_tokens - kept) / placement.block_tokens * placement.block_tokens;
+  const WindowLayout layout = demand.placement.layout();
+  return layout.RemoteEnd(demand.max_context_tokens) - layout.sink_tokens;
 }
 
 uint64_t MaxResidentTokens(const Demand& demand) {
-  const PlacementOptions& placement = demand.placement;
-  if (placement.all_resident) return demand.max_context_tokens;
-  const uint64_t slots =
-      uint64_t{placement.sink_tokens} + placement.window_tokens + uint64_t{2} * placement.block_tokens;
-  return std::min(slots, demand.max_context_tokens);
+  return demand.placement.layout().CapacityTokens(demand.max_context_tokens);
 }
 
 PlacementResult Place(const ClusterRoom& cluster, const Demand& demand) {

@@ -9,9 +9,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cluster/cluster_types.h"
+#include "cluster/generate_request.h"
 #include "cluster/node_endpoint.h"
 #include "cluster/shard_placement.h"
-#include "coordinator/core/request.h"
 
 namespace tributary {
 

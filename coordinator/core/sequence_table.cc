@@ -7,44 +7,28 @@
 
 namespace tributary {
 
-std::string_view SequencePhaseName(SequencePhase state) {
-  switch (state) {
-    case SequencePhase::kQueued:
-      return "queued";
-    case SequencePhase::kOpening:
-      return "opening";
-    case SequencePhase::kPrefilling:
-      return "prefilling";
-    case SequencePhase::kDecoding:
-      return "decoding";
-    case SequencePhase::kKept:
-      return "kept";
-    case SequencePhase::kStopping:
-      return "stopping";
-  }
-  return "unknown";
-}
-
 SequenceEntry* SequenceTable::Add(SequenceEntry sequence) {
   const SequenceId id = sequence.id;
+  const bool is_new = arrival_of_.emplace(id, ++last_arrival_).second;
+  TRIBUTARY_CHECK(is_new);
   by_request_[sequence.request_id] = id;
   if (sequence.client) by_client_[*sequence.client] = id;
-  auto [it, inserted] = sequences_.emplace(id, std::make_unique<SequenceEntry>(std::move(sequence)));
-  TRIBUTARY_CHECK(inserted);
-  return it->second.get();
+  return sequences_.emplace(last_arrival_, std::make_unique<SequenceEntry>(std::move(sequence))).first->second.get();
 }
 
 void SequenceTable::Erase(SequenceId id) {
-  const auto it = sequences_.find(id);
-  TRIBUTARY_CHECK(it != sequences_.end());
-  DetachClient(*it->second);
-  ForgetName(*it->second);
-  sequences_.erase(it);
+  const auto it = arrival_of_.find(id);
+  TRIBUTARY_CHECK(it != arrival_of_.end());
+  SequenceEntry& sequence = *sequences_.at(it->second);
+  DetachClient(sequence);
+  ForgetName(sequence);
+  sequences_.erase(it->second);
+  arrival_of_.erase(it);
 }
 
 SequenceEntry* SequenceTable::Find(SequenceId id) {
-  const auto it = sequences_.find(id);
-  return it == sequences_.end() ? nullptr : it->second.get();
+  const auto it = arrival_of_.find(id);
+  return it == arrival_of_.end() ? nullptr : sequences_.at(it->second).get();
 }
 
 SequenceEntry* SequenceTable::FindByRequest(const std::string& request_id) {
@@ -57,16 +41,21 @@ SequenceEntry* SequenceTable::FindByClient(CallId client) {
   return it == by_client_.end() ? nullptr : Find(it->second);
 }
 
+SequenceEntry* SequenceTable::FindOn(StreamId stream, SequenceId id) {
+  SequenceEntry* sequence = Find(id);
+  return sequence != nullptr && sequence->worker == stream ? sequence : nullptr;
+}
+
 std::vector<SequenceId> SequenceTable::Ids() const {
   std::vector<SequenceId> ids;
   ids.reserve(sequences_.size());
-  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
+  for (const auto& [arrival, sequence] : sequences_) ids.push_back(sequence->id);
   return ids;
 }
 
-size_t SequenceTable::CountIf(SequencePhase state) const {
+size_t SequenceTable::CountIf(SequencePhase phase) const {
   return static_cast<size_t>(std::count_if(sequences_.begin(), sequences_.end(),
-                                           [&](const auto& item) { return item.second->state == state; }));
+                                           [&](const auto& item) { return item.second->phase() == phase; }));
 }
 
 void SequenceTable::AttachClient(SequenceEntry& sequence, CallId client) {
@@ -82,7 +71,7 @@ void SequenceTable::ForgetName(const SequenceEntry& sequence) {
 }
 
 void SequenceTable::DetachClient(SequenceEntry& sequence) {
-  if (sequence.state != SequencePhase::kKept) ForgetName(sequence);
+  if (sequence.phase() != SequencePhase::kKept) ForgetName(sequence);
   if (sequence.client) by_client_.erase(*sequence.client);
   sequence.client.reset();
 }

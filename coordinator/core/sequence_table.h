@@ -1,13 +1,4 @@
-// The sequences that the coordinator knows, from arrival to release. Thread-compatible.
-//
-//   queued -> opening (shards) -> prefilling -> decoding -> (gone)
-//                                     ^            |
-//                                     +-- kept <---+
-//                 any of them -> stopping -> (gone)
-//
-// `prefilling` is the wait for a turn's first token: of a later turn, while its tokens are appended.
-// `stopping` waits for the worker's word that it has let go, so that no shard is closed under a
-// step that reads it.
+// The sequences that the coordinator knows, from arrival to release, with what is known of each. Thread-compatible.
 #pragma once
 
 #include <cstdint>
@@ -15,43 +6,36 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/status/status.h"
 #include "base/ids.h"
+#include "cluster/generate_request.h"
+#include "cluster/shard_placement.h"
 #include "coordinator/core/coordinator_events.h"
 #include "coordinator/core/placement.h"
-#include "coordinator/core/request.h"
+#include "coordinator/core/sequence_lifecycle.h"
 
 namespace tributary {
-
-enum class SequencePhase { kQueued, kOpening, kPrefilling, kDecoding, kKept, kStopping };
-std::string_view SequencePhaseName(SequencePhase state);
 
 struct SequenceEntry {
   SequenceId id;
   Epoch epoch;
-  SequencePhase state = SequencePhase::kQueued;
+  SequenceLifecycle life;
   std::optional<CallId> client;  // none: the client is gone or was answered
   std::string request_id;
   GenerateSpec spec;  // the prompt moves out when the sequence starts
   Demand demand;
 
-  std::optional<StreamId> worker;  // from kOpening on
+  std::optional<StreamId> worker;  // from kOpening on; none once it is gone
   std::string worker_id;
   uint64_t resident_bytes = 0;
-  std::vector<ShardPlacement> shards;  // with their living holders; the ledger has the state of each
-  uint32_t holders_opening = 0;
+  std::vector<ShardPlacement> shards;  // with their living holders; ShardKeeper has the state of each
 
   // Of all turns.
-  KeepOptions keep;                      // as asked for the turn that runs or ran last
   uint64_t reserved_context_tokens = 0;  // what the memory is for: prompts and answers
   uint64_t context_tokens = 0;           // prompts and answers that are there
   uint64_t num_turns = 1;
-  int64_t kept_until_ns = 0;  // while it is kept
-  bool lease_ended = false;   // it is not to be continued any more
 
   // Of the turn that runs or ran last.
   uint64_t generated_tokens = 0;
@@ -61,23 +45,31 @@ struct SequenceEntry {
   int64_t first_token_ns = 0;
   int64_t last_token_ns = 0;
   int64_t stopping_since_ns = 0;
+
+  SequencePhase phase() const { return life.phase(); }
 };
 
 class SequenceTable {
  public:
-  // The pointer stays valid until Erase.
+  // The pointer stays valid until Erase. REQUIRES: the id is new.
   SequenceEntry* Add(SequenceEntry sequence);
   void Erase(SequenceId id);
 
   SequenceEntry* Find(SequenceId id);
   SequenceEntry* FindByRequest(const std::string& request_id);
   SequenceEntry* FindByClient(CallId client);
+  // The sequence, if it is on the worker of this stream.
+  SequenceEntry* FindOn(StreamId stream, SequenceId id);
 
-  // In the order of arrival.
-  const std::map<SequenceId, std::unique_ptr<SequenceEntry>>& all() const { return sequences_; }
+  // In the order of arrival, as they are now: they may be erased meanwhile.
   std::vector<SequenceId> Ids() const;
+  // Likewise; Use takes a const SequenceEntry&.
+  template <typename Use>
+  void ForEach(Use use) const {
+    for (const auto& [arrival, sequence] : sequences_) use(*sequence);
+  }
   size_t size() const { return sequences_.size(); }
-  size_t CountIf(SequencePhase state) const;
+  size_t CountIf(SequencePhase phase) const;
 
   // A client takes up a kept sequence.
   void AttachClient(SequenceEntry& sequence, CallId client);
@@ -87,7 +79,9 @@ class SequenceTable {
   void ForgetName(const SequenceEntry& sequence);
 
  private:
-  std::map<SequenceId, std::unique_ptr<SequenceEntry>> sequences_;
+  uint64_t last_arrival_ = 0;
+  std::map<uint64_t, std::unique_ptr<SequenceEntry>> sequences_;  // by arrival: ids say nothing
+  absl::flat_hash_map<SequenceId, uint64_t> arrival_of_;
   absl::flat_hash_map<std::string, SequenceId> by_request_;
   absl::flat_hash_map<CallId, SequenceId> by_client_;
 };

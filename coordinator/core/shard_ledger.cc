@@ -110,6 +110,11 @@ const Holding* ShardLedger::Find(ShardId shard, const std::string& node_id) cons
   return it == holdings_.end() ? nullptr : &it->second.holding;
 }
 
+bool ShardLedger::Knows(ShardId shard) const {
+  const auto it = holdings_.lower_bound({shard, ""});
+  return it != holdings_.end() && it->first.first == shard;
+}
+
 uint64_t ShardLedger::UsedBytes(const std::string& node_id) const {
   const auto it = nodes_.find(node_id);
   return it == nodes_.end() ? 0 : it->second.own_bytes + it->second.foreign_bytes;

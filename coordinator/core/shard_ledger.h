@@ -60,6 +60,8 @@ class ShardLedger {
 
   // nullptr if it is not known. Valid until the next call that is not const.
   const Holding* Find(ShardId shard, const std::string& node_id) const;
+  // Whether any node holds it.
+  bool Knows(ShardId shard) const;
   // Memory of the node that this ledger knows to be spoken for: its own holdings, and foreign shards as last reported.
   uint64_t UsedBytes(const std::string& node_id) const;
   uint32_t NumShards(const std::string& node_id) const;

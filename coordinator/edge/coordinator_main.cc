@@ -1,5 +1,6 @@
 // tributary-coordinator: flags, and the parts put together.
 #include <chrono>
+#include <cstdio>
 #include <optional>
 
 #include "CLI/CLI.hpp"
@@ -103,10 +104,6 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags, const st
   core.orphan_grace_ns = 10 * kNsPerS;
   core.close_retry_ns = kNsPerS;
   core.forget_after_ns = 300 * kNsPerS;
-  // Milliseconds since 1970, shifted: above the ids of every earlier run, whose shards may still lie on nodes.
-  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
-  core.first_id = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(since_epoch).count())
-                  << 20;
   return options;
 }
 

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <future>
-#include <map>
 #include <utility>
 
 #include "base/clock.h"
@@ -13,10 +12,13 @@
 #include "base/status.h"
 #include "coordinator/core/coordinator_metrics.h"
 #include "coordinator/core/core_loop.h"
-#include "coordinator/edge/proto_convert.h"
-#include "coordinator/edge/queued_writer.h"
+#include "coordinator/edge/open_calls.h"
 #include "coordinator/edge/shard_client.h"
-#include "fmt/format.h"
+#include "coordinator/edge/streams.h"
+#include "proto/convert_node.h"
+#include "proto/convert_request.h"
+#include "proto/convert_summary.h"
+#include "proto/convert_worker.h"
 #include "proto/outside_strings.h"
 #include "rpc/grpc_status.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
@@ -25,152 +27,6 @@ namespace tributary {
 namespace {
 
 constexpr char kServiceName[] = "tributary.v1.Coordinator";
-
-// The live reactors of one kind, by id. A reactor leaves before it deletes itself, and calls are made under the lock,
-// so that none is made to a deleted one.
-template <typename Id, typename Reactor>
-class ReactorRegistry {
- public:
-  void Add(Id id, Reactor* reactor) {
-    MutexLock lock(&mutex_);
-    reactors_[id] = reactor;
-  }
-  void Remove(Id id) {
-    MutexLock lock(&mutex_);
-    reactors_.erase(id);
-  }
-  size_t size() {
-    MutexLock lock(&mutex_);
-    return reactors_.size();
-  }
-  template <typename Use>
-  void With(Id id, Use use) {
-    MutexLock lock(&mutex_);
-    if (const auto it = reactors_.find(id); it != reactors_.end()) use(*it->second);
-  }
-
- private:
-  Mutex mutex_;
-  std::map<Id, Reactor*> reactors_ ABSL_GUARDED_BY(mutex_);
-};
-
-// What is asked before anything of a call is kept: its text is bounded, and there are not too many such calls.
-absl::Status CheckEntry(const google::protobuf::Message& request, size_t num_calls = 0, size_t max_calls = 1) {
-  if (num_calls > max_calls) {
-    return absl::ResourceExhaustedError(
-        fmt::format("{} such calls are open; at most {} may be: try again later", num_calls, max_calls));
-  }
-  return CheckOutsideStrings(request);
-}
-
-class GenerateStream;
-class WorkerStream;
-using GenerateStreams = ReactorRegistry<CallId, GenerateStream>;
-using WorkerStreams = ReactorRegistry<StreamId, WorkerStream>;
-
-// One Generate call.
-class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::GenerateEvent>, v1::GenerateEvent> {
- public:
-  GenerateStream(CallId call, GenerateStreams* streams, CoreLoop* loop) : call_(call), streams_(streams), loop_(loop) {
-    streams_->Add(call_, this);
-  }
-
- private:
-  bool MergeInto(v1::GenerateEvent& waiting, const v1::GenerateEvent& next) override {
-    if (waiting.has_tokens() && next.has_tokens()) {
-      waiting.mutable_tokens()->MergeFrom(next.tokens());
-      return true;
-    }
-    if (waiting.has_prefill() && next.has_prefill()) {
-      waiting = next;
-      return true;
-    }
-    return false;
-  }
-  void OnCancel() override { loop_->Post(event::ClientGone{call_}); }
-  void OnDone() override {
-    streams_->Remove(call_);
-    delete this;
-  }
-
-  const CallId call_;
-  GenerateStreams* const streams_;
-  CoreLoop* const loop_;
-};
-
-// One worker's channel.
-class WorkerStream final
-    : public QueuedWriter<grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>, v1::WorkerCommand> {
- public:
-  WorkerStream(StreamId stream, grpc::CallbackServerContext* context, WorkerStreams* streams, CoreLoop* loop)
-      : stream_(stream), context_(context), streams_(streams), loop_(loop) {
-    streams_->Add(stream_, this);
-    this->StartRead(&message_);
-  }
-
-  // From the core: the stream is over. A worker that does not read is cut off.
-  void Close(const absl::Status& status) {
-    End(ToGrpcStatus(status));
-    context_->TryCancel();
-  }
-  // Ends orderly, so that the worker reads why.
-  void Refuse(const absl::Status& status) { End(ToGrpcStatus(status)); }
-
- private:
-  void OnReadDone(bool ok) override {
-    if (!ok) return Lost(grpc::Status::OK);
-    // Hello once; later events hold numbers and texts of errors, which the log escapes.
-    if (message_.has_hello()) {
-      if (absl::Status status = CheckEntry(message_.hello()); !status.ok()) return Lost(ToGrpcStatus(status));
-    }
-    absl::StatusOr<Event> event = WorkerEventFromProto(stream_, message_);
-    if (!event.ok()) return Lost(ToGrpcStatus(event.status()));
-    loop_->Post(*std::move(event));
-    this->StartRead(&message_);
-  }
-  void OnCancel() override { Lost(grpc::Status::CANCELLED); }
-  void Lost(const grpc::Status& status) {
-    loop_->Post(event::WorkerLost{stream_});
-    End(status);
-  }
-  void OnDone() override {
-    streams_->Remove(stream_);
-    delete this;
-  }
-
-  const StreamId stream_;
-  grpc::CallbackServerContext* const context_;
-  WorkerStreams* const streams_;
-  CoreLoop* const loop_;
-  v1::WorkerEvent message_;
-};
-
-// A unary call whose answer the core gives.
-template <typename Response>
-struct UnaryCall {
-  grpc::ServerUnaryReactor* reactor = nullptr;
-  Response* response = nullptr;
-};
-
-template <typename Response>
-class UnaryCalls {
- public:
-  void Add(CallId id, UnaryCall<Response> call) {
-    MutexLock lock(&mutex_);
-    calls_[id] = call;
-  }
-  UnaryCall<Response> Take(CallId id) {
-    MutexLock lock(&mutex_);
-    const auto it = calls_.find(id);
-    UnaryCall<Response> call = it->second;
-    calls_.erase(it);
-    return call;
-  }
-
- private:
-  Mutex mutex_;
-  std::map<CallId, UnaryCall<Response>> calls_ ABSL_GUARDED_BY(mutex_);
-};
 
 }  // namespace
 
@@ -221,7 +77,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                    v1::StatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     loop->PostInspect([this, reactor, response](const CoordinatorCore& core) {
-      *response = ToProto(core.status(), clock.NowNs());
+      *response = StatusToProto(core.status(), clock.NowNs());
       reactor->Finish(grpc::Status::OK);
     });
     return reactor;
@@ -256,7 +112,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
       return reactor;
     }
     heartbeats.Add(call, {reactor, response});
-    loop->Post(HeartbeatFromProto(call, *request));
+    loop->Post(event::Heartbeat{call, HeartbeatFromProto(*request)});
     return reactor;
   }
 
@@ -286,11 +142,16 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   void Execute(action::ReplyCancel& a) { cancels.Take(a.call).reactor->Finish(ToGrpcStatus(a.status)); }
   void Execute(action::OpenShard& a) { shard_client.Open(a); }
   void Execute(action::CloseShard& a) { shard_client.Close(a); }
-  void Execute(action::Welcome& a) { ToWorker(a.stream, ToProto(a, options.heartbeat_interval_ns)); }
-  void Execute(action::StartSequence& a) { ToWorker(a.stream, ToProto(a)); }
-  void Execute(action::ContinueSequence& a) { ToWorker(a.stream, ToProto(a)); }
-  void Execute(action::StepCommand& a) { ToWorker(a.stream, ToProto(a)); }
-  void Execute(action::StopSequence& a) { ToWorker(a.stream, ToProto(a)); }
+  void Execute(action::Welcome& a) {
+    v1::WorkerCommand message;
+    message.mutable_welcome()->set_membership_epoch(a.membership_epoch);
+    message.mutable_welcome()->set_heartbeat_interval_ns(options.heartbeat_interval_ns);
+    ToWorker(a.stream, std::move(message));
+  }
+  void Execute(action::StartSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.plan)); }
+  void Execute(action::ContinueSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.plan)); }
+  void Execute(action::TakeStep& a) { ToWorker(a.stream, WorkerCommandToProto(a.step)); }
+  void Execute(action::StopSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.stop)); }
   void Execute(action::CloseStream& a) {
     // A refused worker must read the reason; one that was given up may not read at all.
     const bool refused = absl::IsFailedPrecondition(a.status) || absl::IsInvalidArgument(a.status);
@@ -298,17 +159,18 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                         [&](WorkerStream& stream) { refused ? stream.Refuse(a.status) : stream.Close(a.status); });
   }
   void Execute(action::Accepted& a) {
-    LOG_INFO("request '{}' is sequence {} on worker '{}'", a.request_id, a.sequence_id.value, a.worker_id);
-    ToClient(a.call, ToProto(a));
+    LOG_INFO("request '{}' is sequence {} on worker '{}'", a.accepted.request_id, a.accepted.sequence_id.value,
+             a.accepted.worker_id);
+    ToClient(a.call, GenerateEventToProto(a.accepted));
   }
-  void Execute(action::Prefill& a) { ToClient(a.call, ToProto(a)); }
+  void Execute(action::Prefill& a) { ToClient(a.call, GenerateEventToProto(a.progress)); }
   void Execute(action::Tokens& a) {
     metrics.Observe(a);
-    ToClient(a.call, ToProto(a));
+    ToClient(a.call, GenerateEventToProto(a.tokens));
   }
   void Execute(action::Finish& a) {
     metrics.Observe(a);
-    if (a.status.ok()) ToClient(a.call, ToProto(a.summary));
+    if (a.status.ok()) ToClient(a.call, GenerateEventToProto(a.summary));
     const grpc::Status status =
         a.retry_delay_ns > 0 ? ToGrpcStatus(a.status, a.retry_delay_ns) : ToGrpcStatus(a.status);
     generate_streams.With(a.call, [&](GenerateStream& stream) { stream.End(status); });

@@ -2,7 +2,7 @@
 //
 // Lifetime: gRPC may destroy the reactor as soon as Finish() was called and no reaction runs. Push() and End() from
 // outside reactions are therefore made under a lock that the reactor's OnDone() takes before it deletes itself
-// (coordinator_service.cc, the registries).
+// (open_calls.h).
 #pragma once
 
 #include <deque>

@@ -20,7 +20,7 @@
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "process/server_process.h"
-#include "proto/convert.h"
+#include "proto/convert_node.h"
 #include "transport/ucx/ucx_data_plane.h"
 
 namespace tributary {
@@ -36,20 +36,19 @@ std::string AdvertisedAddress(const CpuAttentionFlags& flags, const RpcServer& s
   return flags.advertise.empty() ? address : flags.advertise + address.substr(address.rfind(':'));
 }
 
-v1::NodeInfo DescribeNode(const CpuAttentionFlags& flags, const AttentionServerOptions& options,
-                          const AttentionServer& server, const DataPlane& data_plane, const std::string& address,
-                          const std::string& metrics_address) {
-  v1::NodeInfo node;
-  node.mutable_endpoint()->set_node_id(options.node_id);
-  node.mutable_endpoint()->set_incarnation(options.incarnation);
-  node.mutable_endpoint()->set_control_address(address);
-  node.set_role(v1::NODE_ROLE_CPU_ATTENTION);
-  node.set_protocol_version(kProtocolVersion);
-  node.set_version(std::string(VersionText()));
-  node.set_kv_capacity_bytes(server.capacity_bytes());
-  node.set_extent_bytes(static_cast<uint32_t>(flags.extent_bytes));
-  *node.mutable_transport() = TransportInfoToProto(data_plane.info());
-  node.set_metrics_address(metrics_address);
+NodeDescription DescribeNode(const CpuAttentionFlags& flags, const AttentionServerOptions& options,
+                             const AttentionServer& server, const std::string& address,
+                             const std::string& metrics_address) {
+  NodeDescription node;
+  node.node_id = options.node_id;
+  node.incarnation = options.incarnation;
+  node.role = NodeRole::kCpuAttention;
+  node.control_address = address;
+  node.metrics_address = metrics_address;
+  node.version = std::string(VersionText());
+  node.protocol_version = kProtocolVersion;
+  node.kv_capacity_bytes = server.capacity_bytes();
+  node.extent_bytes = static_cast<uint32_t>(flags.extent_bytes);
   return node;
 }
 
@@ -128,7 +127,7 @@ absl::Status RunNode(const CpuAttentionFlags& flags, ServerProcess& process) {
                              RpcServer::Start(process.flags().listen, {&service}));
   const std::string address = AdvertisedAddress(flags, *rpc);
   TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
-  const v1::NodeInfo node = DescribeNode(flags, options, *server, *data_plane, address, process.metrics_address());
+  const v1::NodeInfo node = NodeToProto(DescribeNode(flags, options, *server, address, process.metrics_address()));
   LogPlacement(options, server->arena());
   loop.Start();
   TRIBUTARY_RETURN_IF_ERROR(process.PublishAddress(*rpc, address));

@@ -24,7 +24,6 @@
 #include "model/dummy_weights.h"
 #include "model/weights.h"
 #include "process/server_process.h"
-#include "proto/convert.h"
 #include "telemetry/step_trace.h"
 #include "transport/ucx/ucx_data_plane.h"
 
@@ -72,33 +71,25 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
   return options;
 }
 
-v1::NodeInfo DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& config, uint64_t incarnation,
-                            const DataPlane& data_plane, const std::string& address,
-                            const std::string& metrics_address) {
-  v1::NodeInfo node;
-  node.mutable_endpoint()->set_node_id(flags.node_id);
-  node.mutable_endpoint()->set_incarnation(incarnation);
-  node.mutable_endpoint()->set_control_address(address);
-  node.set_role(v1::NODE_ROLE_GPU_WORKER);
-  node.set_protocol_version(kProtocolVersion);
-  node.set_version(std::string(VersionText()));
-  node.set_kv_capacity_bytes(flags.resident_pool_bytes);
-  v1::ModelGeometry& geometry = *node.mutable_geometry();
-  geometry.set_num_layers(config.num_layers);
-  geometry.set_num_q_heads(config.attention.num_q_heads);
-  geometry.set_num_kv_heads(config.attention.num_kv_heads);
-  geometry.set_head_dim(config.attention.head_dim);
-  geometry.set_vocab_size(config.vocab_size);
+NodeDescription DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& config, uint64_t incarnation,
+                               const std::string& address, const std::string& metrics_address) {
   // "models/probe" and "models/probe/" are one model.
   std::filesystem::path folder = std::filesystem::path(flags.model).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();
-  geometry.set_model_name(folder.filename().string());
-  *node.mutable_transport() = TransportInfoToProto(data_plane.info());
-  node.set_metrics_address(metrics_address);
-  node.set_max_context_tokens(config.max_position_embeddings);
-  node.set_max_batch(flags.max_batch);
-  node.set_max_prompt_tokens(flags.max_prefill_tokens);
-  node.set_max_token_stripes(flags.max_token_stripes);
+  NodeDescription node;
+  node.node_id = flags.node_id;
+  node.incarnation = incarnation;
+  node.role = NodeRole::kGpuWorker;
+  node.control_address = address;
+  node.metrics_address = metrics_address;
+  node.version = std::string(VersionText());
+  node.protocol_version = kProtocolVersion;
+  node.kv_capacity_bytes = flags.resident_pool_bytes;
+  node.geometry = {config.attention, config.num_layers, config.vocab_size, folder.filename().string()};
+  node.max_context_tokens = config.max_position_embeddings;
+  node.max_batch = flags.max_batch;
+  node.max_prompt_tokens = flags.max_prefill_tokens;
+  node.max_token_stripes = flags.max_token_stripes;
   return node;
 }
 
@@ -129,8 +120,7 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, ServerProcess& process) {
   const uint64_t incarnation = RandomId();
   WorkerServiceOptions options;
   options.coordinator = flags.coordinator;
-  options.hello =
-      DescribeWorker(flags, weights->config, incarnation, *data_plane, health->address(), process.metrics_address());
+  options.hello = DescribeWorker(flags, weights->config, incarnation, health->address(), process.metrics_address());
   options.eos_tokens = weights->config.eos_token_ids;
   WorkerService service(options, [&](const absl::Status& status) { process.Refuse(status); });
 

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "fmt/format.h"
-#include "gpu_worker/edge/worker_convert.h"
+#include "proto/convert_worker.h"
 #include "proto/outside_strings.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
@@ -85,9 +85,7 @@ absl::Status WorkerService::RunStream(bool* was_welcome) {
     if (stopping_) return absl::CancelledError("stopping");
     context_ = &context;
     outgoing_.clear();
-    v1::WorkerEvent hello;
-    *hello.mutable_hello() = options_.hello;
-    outgoing_.push_back(std::move(hello));
+    outgoing_.push_back(WorkerEventToProto(options_.hello));
     heartbeat_due_ = draining_;
     stream_open_ = true;
   }
@@ -157,35 +155,41 @@ absl::Status WorkerService::Handle(const v1::WorkerCommand& command) {
     case v1::WorkerCommand::kStart:
       return Begin(command.start());
     case v1::WorkerCommand::kContinueSequence:
-      if (loop_->Post(ContinueFromProto(command.continue_sequence(), options_.eos_tokens))) {
-        return absl::OkStatus();
-      }
-      break;
+      return Continue(command.continue_sequence());
     case v1::WorkerCommand::kStep:
       if (loop_->Post(StepFromProto(command.step()))) return absl::OkStatus();
       break;
     case v1::WorkerCommand::kStop:
-      if (loop_->Post(StopCommand{SequenceId(command.stop().sequence_id()), Epoch(command.stop().epoch())})) {
-        return absl::OkStatus();
-      }
+      if (loop_->Post(StopFromProto(command.stop()))) return absl::OkStatus();
       break;
     case v1::WorkerCommand::COMMAND_NOT_SET:
       return absl::UnimplementedError("a command of an unknown kind; run the same release on coordinator and worker");
   }
+  return TooManyCommands();
+}
+
+absl::Status WorkerService::TooManyCommands() {
   return absl::ResourceExhaustedError(
       fmt::format("{} commands wait; the coordinator sends more than the protocol allows", EngineLoop::kMaxCommands));
 }
 
 absl::Status WorkerService::Begin(const v1::WorkerCommand::StartSequence& start) {
   absl::Status text = CheckOutsideStrings(start);
-  absl::StatusOr<SequencePlan> plan = text.ok() ? PlanFromProto(start, options_.eos_tokens) : text;
+  absl::StatusOr<SequencePlan> plan = text.ok() ? SequencePlanFromProto(start) : text;
   absl::Status status = plan.status();
   if (plan.ok()) {
+    AddEndTokens(options_.eos_tokens, *plan);
     if (loop_->Post(*std::move(plan))) return absl::OkStatus();
     status = absl::ResourceExhaustedError("too many commands wait on this worker; try again");
   }
-  Send(EndedToProto(SequenceId(start.sequence_id()), status, "", {}));
+  Send(WorkerEventToProto(SequenceEnded{SequenceId(start.sequence_id()), status, "", {}}));
   return absl::OkStatus();
+}
+
+absl::Status WorkerService::Continue(const v1::WorkerCommand::ContinueSequence& message) {
+  ContinuePlan plan = ContinuePlanFromProto(message);
+  AddEndTokens(options_.eos_tokens, plan.turn);
+  return loop_->Post(std::move(plan)) ? absl::OkStatus() : TooManyCommands();
 }
 
 // Returns once the engine has let go of everything that came over the last stream.
@@ -214,32 +218,21 @@ void WorkerService::Send(v1::WorkerEvent event) {
 }
 
 v1::WorkerEvent WorkerService::HeartbeatEvent() const {
-  v1::WorkerEvent event;
-  v1::WorkerEvent::WorkerHeartbeat& heartbeat = *event.mutable_heartbeat();
-  heartbeat.set_resident_free_bytes(loop_->resident_free_bytes());
-  heartbeat.set_sequences(loop_->num_sequences());
-  heartbeat.set_draining(draining_);
-  return event;
+  return WorkerEventToProto(WorkerLoad{loop_->resident_free_bytes(), loop_->num_sequences(), draining_});
 }
 
 void WorkerService::OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers, double fraction) {
-  v1::WorkerEvent event;
-  v1::WorkerEvent::PrefillProgress& progress = *event.mutable_prefill();
-  progress.set_sequence_id(sequence.value);
-  progress.set_layers_done(layers_done);
-  progress.set_num_layers(num_layers);
-  progress.set_fraction(fraction);
-  Send(std::move(event));
+  Send(WorkerEventToProto(PrefillProgress{sequence, layers_done, num_layers, fraction}));
 }
 
-void WorkerService::OnTokens(const SequenceTokens& tokens) { Send(TokensToProto(tokens)); }
+void WorkerService::OnTokens(const SequenceTokens& tokens) { Send(WorkerEventToProto(tokens)); }
 
 void WorkerService::OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
   Send(StepDoneToProto(step, tokens, step_s));
 }
 
 void WorkerService::OnKept(SequenceId sequence, const SequenceSummary& summary) {
-  Send(KeptToProto(sequence, summary));
+  Send(WorkerEventToProto(SequenceKept{sequence, summary}));
 }
 
 void WorkerService::OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
@@ -247,7 +240,7 @@ void WorkerService::OnEnded(SequenceId sequence, const absl::Status& status, con
   if (!status.ok() && !absl::IsCancelled(status)) {
     LOG_WARN("sequence {} failed: {}", sequence.value, status.ToString());
   }
-  Send(EndedToProto(sequence, status, failed_node_id, summary));
+  Send(WorkerEventToProto(SequenceEnded{sequence, status, failed_node_id, summary}));
 }
 
 }  // namespace tributary

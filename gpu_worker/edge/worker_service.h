@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "cluster/cluster_types.h"
 #include "gpu_worker/engine/decode_engine.h"
 #include "gpu_worker/engine/engine_loop.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
@@ -20,7 +21,7 @@ namespace tributary {
 
 struct WorkerServiceOptions {
   std::string coordinator;  // host:port
-  v1::NodeInfo hello;
+  NodeDescription hello;
   std::vector<uint32_t> eos_tokens;
   int64_t min_backoff_ns = 100 * kNsPerMs;
   int64_t max_backoff_ns = 2 * kNsPerS;
@@ -58,6 +59,8 @@ class WorkerService final : public EngineEvents {
   void WriteEvents(Stream& stream);
   absl::Status Handle(const v1::WorkerCommand& command);
   absl::Status Begin(const v1::WorkerCommand::StartSequence& start);
+  absl::Status Continue(const v1::WorkerCommand::ContinueSequence& message);
+  static absl::Status TooManyCommands();
   void StopSequences();
   bool Pause(int64_t backoff_ns);
   void Send(v1::WorkerEvent event);

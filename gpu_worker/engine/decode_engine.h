@@ -22,7 +22,6 @@
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/engine/engine_events.h"
 #include "gpu_worker/engine/engine_options.h"
-#include "gpu_worker/engine/step_command.h"
 #include "gpu_worker/remote/remote_nodes.h"
 #include "gpu_worker/sequence/sequence_plan.h"
 #include "transport/data_plane.h"

@@ -2,59 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
-#include "base/dtype.h"
 #include "base/ids.h"
-#include "gpu_worker/sequence/sampler.h"
-#include "gpu_worker/step/attention_quality.h"
+#include "cluster/sequence_summary.h"
+#include "cluster/worker_event.h"
 
 namespace tributary {
-
-struct SequenceTokens {
-  SequenceId sequence_id;
-  std::vector<uint32_t> tokens;
-  std::vector<float> logprobs;  // natural log, under the model (temperature 1)
-  std::vector<TopTokens> top;   // of each token, if the plan asks for them
-};
-
-struct NodeShare {
-  std::string node_id;
-  uint32_t shards = 0;
-  uint64_t tokens = 0;  // remote tokens that this node answers for; heads apart, so nodes may share tokens
-  uint64_t kv_bytes = 0;
-};
-
-struct StageTime {
-  std::string stage;
-  double seconds = 0;  // per decode step, mean
-};
-
-// What became of a sequence, or of one turn of it. Queueing and time to first token are the coordinator's to add.
-struct SequenceSummary {
-  std::string finish_reason;  // "stop", "length"; empty if it failed
-  uint32_t prompt_tokens = 0;
-  uint32_t generated_tokens = 0;
-  double prefill_s = 0;         // from Start() or Continue() to the first token
-  double decode_s = 0;          // from there to the last
-  uint64_t context_tokens = 0;  // prompts and answers of all turns = resident + remote
-  uint64_t resident_tokens = 0;
-  uint64_t remote_tokens = 0;
-  double attended_tokens_mean = 0;  // per decode step; the context's if there was none
-  std::string policy;
-  std::optional<AttentionQualitySummary> attention;  // of a sparse policy with remote tokens to come
-  uint64_t bytes_sent = 0;
-  uint64_t bytes_received = 0;
-  std::vector<NodeShare> nodes;
-  std::vector<StageTime> stages;
-  DType remote_k_dtype = DType::kUnset;  // unset: it had no shards
-  DType remote_v_dtype = DType::kUnset;
-};
 
 // Called from inside Start(), Continue(), Step(), Stop() and RunOnce(); may not call the engine back.
 class EngineEvents {

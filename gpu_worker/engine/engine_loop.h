@@ -17,11 +17,6 @@
 
 namespace tributary {
 
-struct StopCommand {
-  SequenceId sequence_id;
-  Epoch epoch;
-};
-
 // All sequences end (OnEnded for each), then `done` runs on the loop's thread.
 struct StopAllCommand {
   std::function<void()> done;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "cluster/sequence_plan.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/engine/engine_events.h"
 #include "gpu_worker/engine/engine_options.h"
@@ -17,7 +18,6 @@
 #include "gpu_worker/engine/spill_pump.h"
 #include "gpu_worker/engine/step_account.h"
 #include "gpu_worker/engine/step_batch.h"
-#include "gpu_worker/engine/step_command.h"
 #include "gpu_worker/engine/token_taker.h"
 #include "gpu_worker/engine/turn_appender.h"
 #include "gpu_worker/step/decode_step.h"

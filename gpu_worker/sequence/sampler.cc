@@ -81,17 +81,6 @@ double SumOf(std::span<const Candidate> candidates) {
 
 }  // namespace
 
-absl::Status Validate(const SamplingParams& params) {
-  if (!std::isfinite(params.temperature) || params.temperature < 0) {
-    return absl::InvalidArgumentError(
-        fmt::format("temperature is {}, must be finite and >= 0 (0 = greedy)", params.temperature));
-  }
-  if (!(params.top_p >= 0 && params.top_p <= 1)) {
-    return absl::InvalidArgumentError(fmt::format("top_p is {}, must be in [0, 1]", params.top_p));
-  }
-  return absl::OkStatus();
-}
-
 double LogProb(std::span<const float> logits, uint32_t token) {
   TRIBUTARY_CHECK_LT(token, logits.size());
   const Normaliser normaliser = NormaliserOf(logits);

@@ -5,20 +5,10 @@
 #include <span>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "cluster/sampling.h"
+#include "cluster/worker_event.h"
 
 namespace tributary {
-
-struct SamplingParams {
-  float temperature = 0;  // 0 = greedy
-  uint32_t top_k = 0;     // 0 = off
-  float top_p = 0;        // 0 or 1 = off
-  uint64_t seed = 0;
-};
-
-// INVALID_ARGUMENT with the offending value: temperature negative or not finite, top_p outside [0,
-// 1].
-absl::Status Validate(const SamplingParams& params);
 
 struct SampledToken {
   uint32_t token = 0;
@@ -35,11 +25,6 @@ SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
 // ln softmax(logits)[token]. REQUIRES: token < logits.size().
 double LogProb(std::span<const float> logits, uint32_t token);
 
-// Some of the likeliest tokens of one position.
-struct TopTokens {
-  std::vector<uint32_t> tokens;  // likeliest first, the lower id first on a tie
-  std::vector<float> logprobs;   // ln softmax(logits) of each, worked out in f64 as LogProb's
-};
 // The `count` likeliest, or all if there are fewer. REQUIRES: no logit is NaN or +inf.
 TopTokens LikeliestTokens(std::span<const float> logits, uint32_t count);
 

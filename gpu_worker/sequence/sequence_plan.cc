@@ -163,4 +163,9 @@ absl::Status Validate(const ContinuePlan& plan, uint64_t context_tokens, uint64_
                              context_tokens, turn.prompt_tokens.size(), turn.max_tokens, needed, max_context_tokens));
 }
 
+void AddEndTokens(const std::vector<uint32_t>& eos_tokens, TurnPlan& turn) {
+  if (turn.ignore_eos) return;
+  turn.stop_tokens.insert(turn.stop_tokens.end(), eos_tokens.begin(), eos_tokens.end());
+}
+
 }  // namespace tributary

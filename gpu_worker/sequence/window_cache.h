@@ -18,27 +18,11 @@
 #include <cstdint>
 #include <optional>
 
-#include "absl/status/statusor.h"
 #include "attention/token_range.h"
+#include "cluster/window_layout.h"
 #include "gpu_worker/device/device.h"
 
 namespace tributary {
-
-struct WindowLayout {
-  uint32_t sink_tokens = 0;
-  uint32_t window_tokens = 0;
-  uint32_t block_tokens = 0;
-  bool all_resident = false;  // nothing ever leaves
-
-  // Where the remote tokens of a context of this length end; sink_tokens if it has none. What
-  // prefill makes of a prompt.
-  uint64_t RemoteEnd(uint64_t context_tokens) const;
-  // Resident slots that a sequence needs which never grows beyond max_context_tokens.
-  uint64_t CapacityTokens(uint64_t max_context_tokens) const;
-};
-
-// INVALID_ARGUMENT with the offending values.
-absl::Status Validate(const WindowLayout& layout);
 
 class WindowCache {
  public:

@@ -8,31 +8,11 @@
 #include <vector>
 
 #include "attention/shape.h"
+#include "cluster/sequence_summary.h"
 #include "policy/kept_mass.h"
 #include "policy/policy.h"
 
 namespace tributary {
-
-// Over the measured steps.
-struct HeadQuality {
-  uint32_t layer = 0;
-  uint32_t kv_head = 0;
-  double read_share = 1;      // of the remote tokens
-  double kept_mass_mean = 1;  // over samples and the group's query heads
-  double kept_mass_min = 1;
-};
-
-struct AttentionQualitySummary {
-  // Of the remote tokens, over all decode steps, layers and KV heads. What was read to measure does not count.
-  double remote_read_share = 1;
-  uint64_t num_samples = 0;  // measured steps; if there are none, what follows says nothing
-  double kept_mass_mean = 1;
-  double kept_mass_min = 1;
-  // (layer, KV head) that fell back: read everything at the last sample, though not by configuration, and there is a
-  // floor.
-  uint32_t fallback_heads = 0;
-  std::vector<HeadQuality> heads;  // all, by layer, then KV head; empty without samples
-};
 
 // One layer of a measured row, as it was gathered: a slot holds the answers for one token stripe.
 struct MeasuredLayer {

@@ -193,7 +193,7 @@ class FakeWorker {
   }
 
   void Start(const v1::WorkerCommand::StartSequence& start) {
-    left_[start.sequence_id()] = start.max_tokens();
+    left_[start.sequence_id()] = start.turn().max_tokens();
     ++num_started_;
     v1::WorkerEvent progress;
     progress.mutable_prefill()->set_sequence_id(start.sequence_id());

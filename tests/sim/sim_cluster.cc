@@ -58,8 +58,7 @@ SimCluster::SimCluster(const SimOptions& options)
     nodes_[i].id = fmt::format("cpu-{}", i);
     StartNode(nodes_[i]);
   }
-  plane_ = std::make_unique<SimPlane>(MakePlane("worker"),
-                                      options.seed + 1, options.corrupt_header);
+  plane_ = std::make_unique<SimPlane>(MakePlane("worker"), options.seed + 1, options.corrupt_header);
   if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
   EngineOptions engine;

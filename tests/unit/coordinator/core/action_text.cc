@@ -45,29 +45,31 @@ struct Printer {
   }
   std::string operator()(const action::StartSequence& a) const {
     return fmt::format("start stream={} sequence={} epoch={} prompt={} max={} shards={}", a.stream.value,
-                       a.sequence_id.value, a.epoch.value, a.spec.prompt_tokens.size(), a.spec.max_tokens,
-                       a.shards.size());
+                       a.plan.sequence_id.value, a.plan.epoch.value, a.plan.prompt_tokens.size(), a.plan.max_tokens,
+                       a.plan.shards.size());
   }
   std::string operator()(const action::ContinueSequence& a) const {
     return fmt::format("continue stream={} sequence={} epoch={} prompt={} max={}{}", a.stream.value,
-                       a.sequence_id.value, a.epoch.value, a.spec.prompt_tokens.size(), a.spec.max_tokens,
-                       a.spec.keep.asked() ? " keep" : "");
+                       a.plan.sequence_id.value, a.plan.epoch.value, a.plan.turn.prompt_tokens.size(),
+                       a.plan.turn.max_tokens, a.plan.turn.keep ? " keep" : "");
   }
   std::string operator()(const action::EndLease& a) const {
     return fmt::format("end-lease request={} sequence={} {}", a.request_id, a.sequence_id.value, LeaseEndName(a.end));
   }
-  std::string operator()(const action::StepCommand& a) const {
-    return fmt::format("step stream={} step={} sequences={}", a.stream.value, a.step_id.value, IdsText(a.sequences));
+  std::string operator()(const action::TakeStep& a) const {
+    return fmt::format("step stream={} step={} sequences={}", a.stream.value, a.step.step_id.value,
+                       IdsText(a.step.sequence_ids));
   }
   std::string operator()(const action::StopSequence& a) const {
-    return fmt::format("stop stream={} sequence={} epoch={}", a.stream.value, a.sequence_id.value, a.epoch.value);
+    return fmt::format("stop stream={} sequence={} epoch={}", a.stream.value, a.stop.sequence_id.value,
+                       a.stop.epoch.value);
   }
   std::string operator()(const action::Accepted& a) const {
-    return fmt::format("accepted call={} request={} sequence={} worker={}", a.call.value, a.request_id,
-                       a.sequence_id.value, a.worker_id);
+    return fmt::format("accepted call={} request={} sequence={} worker={}", a.call.value, a.accepted.request_id,
+                       a.accepted.sequence_id.value, a.accepted.worker_id);
   }
   std::string operator()(const action::Prefill& a) const {
-    return fmt::format("prefill call={} {}/{}", a.call.value, a.layers_done, a.num_layers);
+    return fmt::format("prefill call={} {}/{}", a.call.value, a.progress.layers_done, a.progress.num_layers);
   }
   std::string operator()(const action::Tokens& a) const {
     return fmt::format("tokens call={} n={}{} after={}ms", a.call.value, a.tokens.tokens.size(),

@@ -78,23 +78,23 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[](auto& s) { s.placement.remote_v_dtype = static_cast<DType>(9); }, "remote_v_dtype 9"},
       {[](auto& s) { s.policy.name = "fluxion"; }, "'fluxion'"},
       {[](auto& s) {
-         s.keep = {-1, 0};
+         s.lease = {-1, 0};
        },
        "keep.lease_ns is -1"},
       {[](auto& s) {
-         s.keep = {86'401 * kNsPerS, 200};
+         s.lease = {86'401 * kNsPerS, 200};
        },
        "86400 s"},
       {[](auto& s) {
-         s.keep = {kNsPerS, 109};
+         s.lease = {kNsPerS, 109};
        },
        "109, but this request alone has 110"},
       {[](auto& s) {
-         s.keep = {kNsPerS, 4098};
+         s.lease = {kNsPerS, 4098};
        },
        "4098; the model's context allows 4097"},
       {[](auto& s) {
-         s.keep = {0, 200};
+         s.lease = {0, 200};
        },
        "200 without a lease"},
   };
@@ -203,7 +203,7 @@ TEST(AdmissionTest, AContinuationMayRepeatWhatTheSequenceHas) {
   EXPECT_TRUE(CheckContinuation(spec, Kept()).ok());
   spec.placement = Kept().placement;
   spec.policy.name = "dense";
-  spec.keep = {kNsPerS, 600};
+  spec.lease = {kNsPerS, 600};
   EXPECT_TRUE(CheckContinuation(spec, Kept()).ok());
   spec.prompt_tokens.clear();
   EXPECT_TRUE(CheckContinuation(spec, Kept()).ok());
@@ -225,7 +225,7 @@ TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
       {[](auto& s) { s.prompt_tokens[0] = 256; }, kWrong, "prompt_tokens[0] is 256"},
       {[](auto& s) { s.forced_tokens.assign(11, 1); }, kWrong, "11 forced_tokens"},
       {[](auto& s) { s.sampling.top_p = 2; }, kWrong, "top_p is 2"},
-      {[](auto& s) { s.keep.lease_ns = -5; }, kWrong, "keep.lease_ns is -5"},
+      {[](auto& s) { s.lease.lease_ns = -5; }, kWrong, "keep.lease_ns is -5"},
       {[](auto& s) { s.request_id = "other"; }, kWrong, "'other' and continue_request_id 'chat'"},
       {[](auto& s) { s.placement.window_tokens = 512; }, kDiffers,
        "window_tokens is 512, but the kept sequence has 1024"},
@@ -242,7 +242,7 @@ TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
       {[](auto& s) { s.policy.name = "hgca"; }, kDiffers, "the policy is hgca, but the kept sequence has dense"},
       {[](auto& s) { s.policy.Set("beta", 2); }, kDiffers, "beta is 2, but the kept sequence has none"},
       {[](auto& s) {
-         s.keep = {kNsPerS, 601};
+         s.lease = {kNsPerS, 601};
        },
        kDiffers, "keep.max_context_tokens is 601, but the kept sequence has 600"},
   };
@@ -272,12 +272,6 @@ TEST(AdmissionTest, ParametersOfAPolicyDoNotChange) {
   EXPECT_THAT(CheckContinuation(spec, kept).ToString(), HasSubstr("dense_layers is 0, but the kept sequence has 0,3"));
   spec.policy.Set("beta", 1);
   EXPECT_THAT(CheckContinuation(spec, kept).ToString(), HasSubstr("beta is 1, but the kept sequence has 0.5"));
-}
-
-TEST(AdmissionTest, TheRetryDelayGrowsWithTheQueueAndIsBounded) {
-  EXPECT_GT(RetryDelayNs(2.0, 10, 2), RetryDelayNs(2.0, 1, 2));
-  EXPECT_EQ(RetryDelayNs(0.0, 0, 0), kNsPerS / 4);
-  EXPECT_EQ(RetryDelayNs(1e6, 100, 1), 30 * kNsPerS);
 }
 
 }  // namespace

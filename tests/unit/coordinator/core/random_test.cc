@@ -18,7 +18,7 @@
 namespace tributary {
 namespace {
 
-CoordinatorConfig RandomTestConfig() {
+CoordinatorConfig RandomTestConfig(uint64_t seed) {
   CoordinatorConfig config;
   config.protocol_version = 1;
   config.admission = {6, 4, 4};
@@ -32,6 +32,8 @@ CoordinatorConfig RandomTestConfig() {
   config.orphan_grace_ns = kNsPerS;
   config.close_retry_ns = kNsPerS;
   config.forget_after_ns = 60 * kNsPerS;
+  config.sequence_ids = SeededIds(seed);
+  config.shard_ids = SeededIds(seed + 1);
   return config;
 }
 
@@ -39,9 +41,10 @@ CoordinatorConfig RandomTestConfig() {
 // death.
 class World {
  public:
-  explicit World(uint64_t seed) : random_(seed) {}
+  explicit World(uint64_t seed) : random_(seed), core_(RandomTestConfig(seed)) {}
   const std::array<int, 4>& outcomes() const { return outcomes_; }
   int num_continued() const { return num_continued_; }
+  const std::vector<std::string>& history() const { return history_; }
   const std::array<int, action::kNumLeaseEnds>& leases_ended() const { return leases_ended_; }
 
   void Run(int num_events) {
@@ -58,7 +61,7 @@ class World {
     StreamId stream;
     std::map<SequenceId, uint32_t> left;  // tokens to give; of a kept sequence: 0
     std::set<SequenceId> keeps;           // asked to keep it when it has given them
-    std::vector<action::StepCommand> steps;
+    std::vector<StepCommand> steps;
   };
 
   uint64_t Pick(uint64_t n) { return random_() % n; }
@@ -83,35 +86,37 @@ class World {
   void Apply(action::StartSequence& a) {
     for (auto& [id, worker] : workers_) {
       if (worker.stream != a.stream) continue;
-      worker.left[a.sequence_id] = a.spec.max_tokens;
-      if (a.spec.keep.asked()) worker.keeps.insert(a.sequence_id);
+      worker.left[a.plan.sequence_id] = a.plan.max_tokens;
+      if (a.plan.keep) worker.keeps.insert(a.plan.sequence_id);
     }
   }
   void Apply(action::ContinueSequence& a) {
     for (auto& [id, worker] : workers_) {
       if (worker.stream != a.stream) continue;
-      const auto it = worker.left.find(a.sequence_id);
+      const SequenceId sequence = a.plan.sequence_id;
+      const auto it = worker.left.find(sequence);
       ASSERT_NE(it, worker.left.end()) << "continued a sequence that is not there";
       EXPECT_EQ(it->second, 0u) << "continued during a turn";
-      it->second = a.spec.max_tokens;
-      if (!a.spec.keep.asked()) worker.keeps.erase(a.sequence_id);
-      started_.erase(a.sequence_id);
+      it->second = a.plan.turn.max_tokens;
+      if (!a.plan.turn.keep) worker.keeps.erase(sequence);
+      started_.erase(sequence);
       ++num_continued_;
     }
   }
+  void Apply(action::Accepted& a) { accepted_.push_back(a.accepted.request_id); }
   void Apply(action::EndLease& a) {
     if (a.end != action::LeaseEnd::kContinued) ++leases_ended_[static_cast<size_t>(a.end)];
   }
-  void Apply(action::StepCommand& a) {
-    EXPECT_FALSE(a.sequences.empty());
+  void Apply(action::TakeStep& a) {
+    EXPECT_FALSE(a.step.sequence_ids.empty());
     for (auto& [id, worker] : workers_) {
-      if (worker.stream == a.stream) worker.steps.push_back(a);
+      if (worker.stream == a.stream) worker.steps.push_back(a.step);
     }
   }
   void Apply(action::StopSequence& a) {
     for (auto& [id, worker] : workers_) {
-      if (worker.stream == a.stream && worker.left.contains(a.sequence_id)) {
-        stops_.push_back({a.stream, a.sequence_id});
+      if (worker.stream == a.stream && worker.left.contains(a.stop.sequence_id)) {
+        stops_.push_back({a.stream, a.stop.sequence_id});
       }
     }
   }
@@ -198,8 +203,8 @@ class World {
     e.spec.placement.cut = static_cast<Cut>(Pick(4));
     e.spec.placement.all_resident = Chance(10);
     if (Chance(60)) {
-      e.spec.keep.lease_ns = static_cast<int64_t>(Pick(4000)) * kNsPerMs;
-      e.spec.keep.max_context_tokens = e.spec.prompt_tokens.size() + Pick(200);
+      e.spec.lease.lease_ns = static_cast<int64_t>(Pick(4000)) * kNsPerMs;
+      e.spec.lease.max_context_tokens = e.spec.prompt_tokens.size() + Pick(200);
     }
     Step(std::move(e));
   }
@@ -214,7 +219,7 @@ class World {
     e.spec.continue_request_id = names_[names_.size() - 1 - Pick(recent)];
     e.spec.prompt_tokens.assign(Pick(60), 1);
     e.spec.max_tokens = static_cast<uint32_t>(Pick(8));
-    if (Chance(60)) e.spec.keep.lease_ns = static_cast<int64_t>(1 + Pick(4000)) * kNsPerMs;
+    if (Chance(60)) e.spec.lease.lease_ns = static_cast<int64_t>(1 + Pick(4000)) * kNsPerMs;
     Step(std::move(e));
   }
 
@@ -282,7 +287,7 @@ class World {
     for (auto& [name, worker] : workers_) {
       if (worker.stream != stream || !worker.keeps.contains(id)) continue;
       worker.left[id] = 0;
-      return Step(event::WorkerKept{stream, id, {}});
+      return Step(event::WorkerKept{stream, {id, {}}});
     }
     End(stream, id, absl::OkStatus());
   }
@@ -290,16 +295,16 @@ class World {
   void WorkerStep() {
     Worker* worker = AnyWorker();
     if (worker == nullptr || worker->steps.empty()) return;
-    const action::StepCommand step = worker->steps.front();
+    const StepCommand step = worker->steps.front();
     worker->steps.erase(worker->steps.begin());
     const StreamId stream = worker->stream;
-    event::WorkerStepDone done{stream, step.step_id, {}};
+    event::WorkerStepDone done{stream, {step.step_id, {}}};
     std::vector<SequenceId> ended;
-    for (const SequenceId id : step.sequences) {
+    for (const SequenceId id : step.sequence_ids) {
       const auto it = worker->left.find(id);
       // A step that was sent before the sequence ended its turn may name it still.
       if (it == worker->left.end() || it->second == 0 || !started_.contains(id)) continue;
-      done.tokens.push_back({id, {1}, {0}});
+      done.done.tokens.push_back({id, {1}, {0}});
       if (--it->second == 0 || Chance(5)) ended.push_back(id);
     }
     Step(std::move(done));
@@ -313,7 +318,7 @@ class World {
       worker.keeps.erase(id);
     }
     const std::string blamed = absl::IsUnavailable(status) ? "cpu-0" : "";
-    Step(event::WorkerEnded{stream, id, std::move(status), blamed, {}});
+    Step(event::WorkerEnded{stream, {id, std::move(status), blamed, {}}});
   }
 
   void ClientLeaves() {
@@ -324,20 +329,21 @@ class World {
     auto it = calls_.begin();
     std::advance(it, static_cast<long>(Pick(calls_.size())));
     if (Chance(50)) return Step(event::ClientGone{*it});
-    Step(event::Cancel{CallId(++last_call_), fmt::format("request-{}", Pick(last_call_) + 1)});
+    if (accepted_.empty()) return;
+    Step(event::Cancel{CallId(++last_call_), accepted_[Pick(accepted_.size())]});
   }
 
   void Heartbeats(int percent) {
     for (auto& [id, node] : nodes_) {
       if (!Chance(percent)) continue;
-      event::Heartbeat e{CallId(++last_call_), id, node.incarnation, 0, {}, Chance(2)};
-      for (const ShardId shard : node.shards) e.shards.push_back({shard, SequenceId(0), 4096});
+      event::Heartbeat e{CallId(++last_call_), {id, node.incarnation, 0, {}, Chance(2)}};
+      for (const ShardId shard : node.shards) e.heartbeat.shards.push_back({shard, SequenceId(0), 4096});
       Step(std::move(e));
     }
     std::vector<StreamId> streams;
     for (const auto& [id, worker] : workers_) streams.push_back(worker.stream);
     for (const StreamId stream : streams) {
-      if (Chance(percent)) Step(event::WorkerHeartbeat{stream, 0, 0, Chance(2)});
+      if (Chance(percent)) Step(event::WorkerHeartbeat{stream, {0, 0, Chance(2)}});
     }
   }
 
@@ -347,13 +353,13 @@ class World {
     const SequenceId sequence(Pick(50));
     switch (Pick(10)) {
       case 8:
-        return Step(event::WorkerKept{StreamId(9999), sequence, {}});
+        return Step(event::WorkerKept{StreamId(9999), {sequence, {}}});
       case 0:
         return Step(event::WorkerTokens{StreamId(9999), {sequence, {1}, {0}}});
       case 1:
-        return Step(event::WorkerStepDone{stream, StepId(100000), {{sequence, {1}, {0}}}});
+        return Step(event::WorkerStepDone{stream, {StepId(100000), {{sequence, {1}, {0}}}}});
       case 2:
-        return Step(event::WorkerEnded{StreamId(9999), sequence, absl::OkStatus(), "", {}});
+        return Step(event::WorkerEnded{StreamId(9999), {sequence, absl::OkStatus(), "", {}}});
       case 3:
         return Step(event::ShardOpened{ShardId(100000), "cpu-0", absl::OkStatus()});
       case 4:
@@ -361,7 +367,7 @@ class World {
       case 5:
         return Step(event::ClientGone{CallId(999999)});
       case 6:
-        return Step(event::WorkerPrefill{stream, sequence, 1, 2, 0.5});
+        return Step(event::WorkerPrefill{stream, {sequence, 1, 2, 0.5}});
       case 7:
         if (Worker* worker = AnyWorker(); worker != nullptr && Chance(30)) {
           const StreamId lost = worker->stream;
@@ -370,7 +376,7 @@ class World {
         }
         return;
       default:
-        return Step(event::Heartbeat{CallId(++last_call_), "nobody", 1, 0, {}, false});
+        return Step(event::Heartbeat{CallId(++last_call_), {"nobody", 1, 0, {}, false}});
     }
   }
 
@@ -407,7 +413,7 @@ class World {
   }
 
   std::mt19937_64 random_;
-  CoordinatorCore core_{RandomTestConfig()};
+  CoordinatorCore core_;
   int64_t now_ns_ = kNsPerS;
   uint64_t last_call_ = 0;
   uint64_t last_stream_ = 0;
@@ -422,10 +428,19 @@ class World {
   std::vector<std::pair<StreamId, SequenceId>> stops_;
   std::vector<std::string> history_;
   std::array<int, 4> outcomes_{};
-  std::vector<std::string> names_;  // of sequences that were kept
+  std::vector<std::string> accepted_;  // names of all requests that got a place
+  std::vector<std::string> names_;     // of sequences that were kept
   int num_continued_ = 0;
   std::array<int, action::kNumLeaseEnds> leases_ended_{};
 };
+
+// Ids are random, but of the seed.
+TEST(CoordinatorRandomTest, ASeedReplaysEveryAction) {
+  World world(7), again(7), other(8);
+  for (World* w : {&world, &again, &other}) w->Run(300);
+  EXPECT_EQ(world.history(), again.history());
+  EXPECT_NE(world.history(), other.history());
+}
 
 TEST(CoordinatorRandomTest, NothingIsLostOrLeftOver) {
   const uint64_t seed = TestSeed();

@@ -22,6 +22,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// 1, 2, 3 ...: stories must be readable.
+IdSource CountedIds() {
+  return [last = uint64_t{0}]() mutable { return ++last; };
+}
+
 CoordinatorConfig ScenarioConfig() {
   CoordinatorConfig config;
   config.protocol_version = 1;
@@ -37,6 +42,8 @@ CoordinatorConfig ScenarioConfig() {
   config.orphan_grace_ns = 3 * kNsPerS;
   config.close_retry_ns = kNsPerS;
   config.forget_after_ns = 60 * kNsPerS;
+  config.sequence_ids = CountedIds();
+  config.shard_ids = CountedIds();
   return config;
 }
 
@@ -152,14 +159,14 @@ class Scenario {
     if (c.verb == "register") return event::Register{call, Node(c, NodeRole::kCpuAttention)};
     if (c.verb == "hello") return event::WorkerHello{stream, Node(c, NodeRole::kGpuWorker)};
     if (c.verb == "heartbeat") {
-      event::Heartbeat e{call, c.names.at(0), c.Number("incarnation", 1), 0, {}, c.Has("draining")};
+      event::Heartbeat e{call, {c.names.at(0), c.Number("incarnation", 1), 0, {}, c.Has("draining")}};
       for (const uint64_t id : Numbers(c.Text("shards"))) {
-        e.shards.push_back({ShardId(id), SequenceId(0), 4096});
+        e.heartbeat.shards.push_back({ShardId(id), SequenceId(0), 4096});
       }
       return e;
     }
     if (c.verb == "worker-heartbeat") {
-      return event::WorkerHeartbeat{stream, 0, 0, c.Has("draining")};
+      return event::WorkerHeartbeat{stream, {0, 0, c.Has("draining")}};
     }
     if (c.verb == "worker-lost") return event::WorkerLost{stream};
     if (c.verb == "generate") return ParseGenerate(c);
@@ -175,19 +182,19 @@ class Scenario {
       close_.erase(shard);
       return event::ShardClosed{shard, node_of_[shard], StatusOf(c)};
     }
-    if (c.verb == "prefill") return event::WorkerPrefill{stream, sequence, 1, 2, 0.5};
+    if (c.verb == "prefill") return event::WorkerPrefill{stream, {sequence, 1, 2, 0.5}};
     if (c.verb == "tokens") return event::WorkerTokens{stream, {sequence, {7}, {-1.0f}}};
     if (c.verb == "done") {
-      event::WorkerStepDone e{stream, StepId(c.Number("step", 0)), {}};
+      event::WorkerStepDone e{stream, {StepId(c.Number("step", 0)), {}}};
       for (const uint64_t id : Numbers(c.Text("sequences"))) {
-        e.tokens.push_back({SequenceId(id), {7}, {-1.0f}});
+        e.done.tokens.push_back({SequenceId(id), {7}, {-1.0f}});
       }
       return e;
     }
     if (c.verb == "ended") {
-      return event::WorkerEnded{stream, sequence, StatusOf(c), c.Text("node"), {}};
+      return event::WorkerEnded{stream, {sequence, StatusOf(c), c.Text("node"), {}}};
     }
-    if (c.verb == "kept") return event::WorkerKept{stream, sequence, {}};
+    if (c.verb == "kept") return event::WorkerKept{stream, {sequence, {}}};
     if (c.verb == "drain") return event::Drain{};
     if (c.verb == "abort") return event::Abort{};
     ADD_FAILURE() << "unknown verb " << c.verb;
@@ -203,8 +210,8 @@ class Scenario {
     e.spec.placement.window_tokens = static_cast<uint32_t>(c.Number("window", 0));
     e.spec.placement.cut = static_cast<Cut>(c.Number("cut", 0));
     e.spec.placement.all_resident = c.Has("all-resident");
-    e.spec.keep.lease_ns = static_cast<int64_t>(c.Number("keep-ms", 0)) * kNsPerMs;
-    e.spec.keep.max_context_tokens = c.Number("keep-tokens", 0);
+    e.spec.lease.lease_ns = static_cast<int64_t>(c.Number("keep-ms", 0)) * kNsPerMs;
+    e.spec.lease.max_context_tokens = c.Number("keep-tokens", 0);
     e.spec.continue_request_id = c.Text("continue");
     return e;
   }

@@ -28,6 +28,26 @@ TEST(SequenceTableTest, IsFoundByAllItsNames) {
   EXPECT_EQ(table.size(), 1u);
 }
 
+TEST(SequenceTableTest, OrderIsThatOfArrivalWhateverTheIds) {
+  SequenceTable table;
+  for (const uint64_t id : {900u, 3u, 70u}) table.Add(Named(id, std::to_string(id)));
+  table.Erase(SequenceId(3));
+  table.Add(Named(1, "1"));
+  EXPECT_EQ(table.Ids(), (std::vector<SequenceId>{SequenceId(900), SequenceId(70), SequenceId(1)}));
+  std::vector<SequenceId> seen;
+  table.ForEach([&](const SequenceEntry& sequence) { seen.push_back(sequence.id); });
+  EXPECT_EQ(seen, table.Ids());
+}
+
+TEST(SequenceTableTest, ASequenceIsFoundOnItsWorkerOnly) {
+  SequenceTable table;
+  SequenceEntry* added = table.Add(Named(1, "a"));
+  EXPECT_EQ(table.FindOn(StreamId(5), SequenceId(1)), nullptr);
+  added->worker = StreamId(5);
+  EXPECT_EQ(table.FindOn(StreamId(5), SequenceId(1)), added);
+  EXPECT_EQ(table.FindOn(StreamId(6), SequenceId(1)), nullptr);
+}
+
 TEST(SequenceTableTest, ANameIsFreeOnceItsClientWasAnswered) {
   SequenceTable table;
   SequenceEntry* first = table.Add(Named(1, "a"));

@@ -131,5 +131,16 @@ TEST(SequencePlanTest, SeveralHoldersAreForExactAttention) {
   EXPECT_TRUE(Validate(plan, kModel).ok()) << Validate(plan, kModel);
 }
 
+TEST(SequencePlanTest, TheModelsEndTokensStopATurnUnlessItIgnoresThem) {
+  TurnPlan turn;
+  turn.stop_tokens = {1};
+  AddEndTokens({0, 9}, turn);
+  EXPECT_EQ(turn.stop_tokens, (std::vector<uint32_t>{1, 0, 9}));
+  turn.stop_tokens = {1};
+  turn.ignore_eos = true;
+  AddEndTokens({0, 9}, turn);
+  EXPECT_EQ(turn.stop_tokens, (std::vector<uint32_t>{1}));
+}
+
 }  // namespace
 }  // namespace tributary

@@ -1,0 +1,41 @@
+// Who is there: nodes and workers come, give signs of life, fall silent, stall, and go; what stood on one that is gone
+// ends. Keeps the membership and the worker pool in step. Holds no state of its own. Thread-compatible.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "coordinator/core/core_parts.h"
+#include "coordinator/core/sequence_ends.h"
+
+namespace tributary {
+
+class NodeWatch {
+ public:
+  // Both outlive this.
+  NodeWatch(CoreParts* parts, SequenceEnds* ends) : parts_(*parts), ends_(*ends) {}
+
+  void On(event::Register& e);
+  void On(event::Heartbeat& e);
+  void On(event::WorkerHello& e);
+  void On(event::WorkerHeartbeat& e);
+  void On(event::WorkerLost& e);
+
+  // Somebody failed to reach the node: nothing new goes there until it is heard of again.
+  void Suspect(const std::string& node_id);
+  // Finds who has been silent for too long, and workers that owe an answer for too long.
+  void Tick();
+
+ private:
+  void Apply(const std::vector<MemberChange>& changes);
+  void DropNode(const NodeDescription& node);
+  void DropWorker(StreamId stream, const std::string& why);
+  void GiveUpStalledWorkers();
+  // It prefills and has said nothing about any sequence for too long.
+  bool HangsInPrefill(StreamId stream, const WorkerPool::Worker& worker) const;
+
+  CoreParts& parts_;
+  SequenceEnds& ends_;
+};
+
+}  // namespace tributary

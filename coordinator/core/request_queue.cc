@@ -1,0 +1,15 @@
+#include "coordinator/core/request_queue.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+
+namespace tributary {
+
+int64_t RequestQueue::RetryDelay(size_t num_placed) const {
+  const double rounds = static_cast<double>(size() + 1) / static_cast<double>(std::max<size_t>(num_placed, 1));
+  const double delay_s = std::clamp(mean_duration_s_ * rounds, 0.25, 30.0);
+  return static_cast<int64_t>(delay_s * static_cast<double>(kNsPerS));
+}
+
+}  // namespace tributary

@@ -1,0 +1,98 @@
+// The streams of clients and workers: what comes becomes an event, what the core says is queued for writing. Each
+// deletes itself when gRPC is done with it. Thread-safe.
+#pragma once
+
+#include <utility>
+
+#include "coordinator/core/core_loop.h"
+#include "coordinator/edge/open_calls.h"
+#include "coordinator/edge/queued_writer.h"
+#include "proto/convert_worker.h"
+#include "rpc/grpc_status.h"
+#include "tributary/v1/coordinator.grpc.pb.h"
+
+namespace tributary {
+
+class GenerateStream;
+class WorkerStream;
+using GenerateStreams = ReactorRegistry<CallId, GenerateStream>;
+using WorkerStreams = ReactorRegistry<StreamId, WorkerStream>;
+
+// One Generate call.
+class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::GenerateEvent>, v1::GenerateEvent> {
+ public:
+  GenerateStream(CallId call, GenerateStreams* streams, CoreLoop* loop) : call_(call), streams_(streams), loop_(loop) {
+    streams_->Add(call_, this);
+  }
+
+ private:
+  bool MergeInto(v1::GenerateEvent& waiting, const v1::GenerateEvent& next) override {
+    if (waiting.has_tokens() && next.has_tokens()) {
+      waiting.mutable_tokens()->MergeFrom(next.tokens());
+      return true;
+    }
+    if (waiting.has_prefill() && next.has_prefill()) {
+      waiting = next;
+      return true;
+    }
+    return false;
+  }
+  void OnCancel() override { loop_->Post(event::ClientGone{call_}); }
+  void OnDone() override {
+    streams_->Remove(call_);
+    delete this;
+  }
+
+  const CallId call_;
+  GenerateStreams* const streams_;
+  CoreLoop* const loop_;
+};
+
+// One worker's channel.
+class WorkerStream final
+    : public QueuedWriter<grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>, v1::WorkerCommand> {
+ public:
+  WorkerStream(StreamId stream, grpc::CallbackServerContext* context, WorkerStreams* streams, CoreLoop* loop)
+      : stream_(stream), context_(context), streams_(streams), loop_(loop) {
+    streams_->Add(stream_, this);
+    this->StartRead(&message_);
+  }
+
+  // From the core: the stream is over. A worker that does not read is cut off.
+  void Close(const absl::Status& status) {
+    End(ToGrpcStatus(status));
+    context_->TryCancel();
+  }
+  // Ends orderly, so that the worker reads why.
+  void Refuse(const absl::Status& status) { End(ToGrpcStatus(status)); }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return Lost(grpc::Status::OK);
+    // Hello once; later events hold numbers and texts of errors, which the log escapes.
+    if (message_.has_hello()) {
+      if (absl::Status status = CheckEntry(message_.hello()); !status.ok()) return Lost(ToGrpcStatus(status));
+    }
+    absl::StatusOr<WorkerEvent> word = WorkerEventFromProto(message_);
+    if (!word.ok()) return Lost(ToGrpcStatus(word.status()));
+    loop_->Post(EventOf(stream_, *std::move(word)));
+    this->StartRead(&message_);
+  }
+  void OnCancel() override { Lost(grpc::Status::CANCELLED); }
+  void Lost(const grpc::Status& status) {
+    loop_->Post(event::WorkerLost{stream_});
+    End(status);
+  }
+  void OnDone() override {
+    streams_->Remove(stream_);
+    delete this;
+  }
+
+  const StreamId stream_;
+  grpc::CallbackServerContext* const context_;
+  WorkerStreams* const streams_;
+  CoreLoop* const loop_;
+  v1::WorkerEvent message_;
+};
+
+}  // namespace tributary
