@@ -60,7 +60,7 @@ class ShardStore {
   uint64_t capacity_bytes() const { return pool_.capacity_bytes(); }
 
   const Arena& arena() const { return arena_; }
-  // For what is reserved beside a shard: context caches.
+  // For what is reserved beside a shard: rows that a policy caches.
   BlockPool* pool() { return &pool_; }
 
  private:
