@@ -1,4 +1,5 @@
-// What a facet is told on the host device and on the tests' device, and when: by a policy that this binary brings along.
+// What a facet is told on the host device and on the tests' device, and when: by a policy that this binary brings
+// along.
 #include "gpu_worker/device/host/policy/host_facet.h"
 
 #include <cmath>
