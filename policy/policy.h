@@ -28,8 +28,6 @@ struct RecordNeed {
 
 // What a policy asks of the services.
 struct PolicyNeeds {
-  // The device keeps a salience per KV head and resident token, from the softmax weights of its resident attention.
-  bool resident_salience = false;
   // Bytes per token and KV head of policy metadata that travel behind K and V in a spill frame.
   uint32_t spill_bytes_per_token = 0;
   // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
@@ -52,6 +50,15 @@ struct PolicyNeeds {
   friend bool operator==(const PolicyNeeds&, const PolicyNeeds&) = default;
 };
 
+// A sequence on a worker, for what a policy keeps there.
+struct FacetDemand {
+  uint32_t num_layers = 0;
+  uint32_t num_kv_heads = 0;
+  uint32_t num_q_heads = 0;
+  uint64_t resident_tokens = 0;     // slots
+  uint64_t max_context_tokens = 0;  // that it will ever have
+};
+
 enum class SelectionMoment {
   // A block has been stored; saliences: what travelled with it. Kept tokens join those selected before.
   kSpill,
@@ -68,6 +75,10 @@ class AttentionPolicy {
   virtual const PolicyNeeds& needs() const = 0;
   // False: every remote token is read, always.
   virtual bool is_sparse() const { return true; }
+  // False: by its parameters everything is selected, so a head that reads everything has not fallen back.
+  virtual bool may_leave_out() const { return is_sparse(); }
+  // What its facet takes of the worker's resident pool, at most: promised when the sequence is placed.
+  virtual uint64_t FacetBytes(const FacetDemand& demand) const { return 0; }
   // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
   virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
   // The rule by which one KV head selects (SelectUnits); nullopt = nothing is selected at this moment. `population`:

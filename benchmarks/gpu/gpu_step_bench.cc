@@ -238,7 +238,7 @@ absl::Status StepBench::Facet() {
     for (const uint32_t batch : flags_.batches) {
       ResidentSteps spec = StepsOf(batch, context);
       TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes without, RunResidentSteps(spec, device_.get()));
-      TRIBUTARY_ASSIGN_OR_RETURN(spec.policy, ResolvePolicy({.name = "hgca"}, {}));
+      TRIBUTARY_ASSIGN_OR_RETURN(spec.policy, ResolvePolicy({.name = "hgca", .parameters = {}}, {}));
       TRIBUTARY_ASSIGN_OR_RETURN(const ResidentTimes with, RunResidentSteps(spec, device_.get()));
       const std::string name = fmt::format("HGCA's facet, {} tokens, batch {}", context, batch);
       Add({.name = name + ": added to a step", .value = 100 * (with.step_us / without.step_us - 1), .unit = "%"});

@@ -116,13 +116,18 @@ std::optional<std::vector<ShardPlacement>> PlaceShards(const std::vector<NodeRoo
 }
 
 uint64_t ResidentBytes(const Demand& demand) {
-  uint64_t token_bytes = demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
-  // A worker keeps saliences only for sequences that can have shards.
-  if (MaxRemoteTokens(demand) > 0 && MakePolicy(demand.policy)->needs().resident_salience) {
-    const AttentionShape& shape = demand.geometry.attention;
-    token_bytes += MawBytesPerToken(demand.geometry.num_layers, shape.num_kv_heads, shape.num_q_heads);
-  }
-  return MaxResidentTokens(demand) * token_bytes;
+  const uint64_t tokens = MaxResidentTokens(demand);
+  const uint64_t kv_bytes = tokens * demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
+  // A policy has a facet on the worker only for sequences that can have shards.
+  const uint64_t remote_tokens = MaxRemoteTokens(demand);
+  if (remote_tokens == 0) return kv_bytes;
+  const AttentionShape& shape = demand.geometry.attention;
+  return kv_bytes + MakePolicy(demand.policy)
+                        ->FacetBytes({.num_layers = demand.geometry.num_layers,
+                                      .num_kv_heads = shape.num_kv_heads,
+                                      .num_q_heads = shape.num_q_heads,
+                                      .resident_tokens = tokens,
+                                      .max_context_tokens = tokens + remote_tokens});
 }
 
 // The worker with the fewest sequences that has room, or nullptr.

@@ -44,7 +44,7 @@ namespace tributary {
 
 class PolicyFacet;
 class SpillSections;
-struct PolicyParams;
+class PolicyParams;
 
 // A sequence's resident KV memory: `capacity_tokens` slots per layer, KV head, K and V. Which token is in which slot is
 // the caller's business (gpu_worker/sequence/window_cache.h).

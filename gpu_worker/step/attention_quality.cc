@@ -77,9 +77,7 @@ AttentionQualitySummary AttentionQuality::Summary() const {
   }
   summary.num_samples = num_samples_;
   if (num_samples_ == 0) return summary;
-  // With a threshold of 0 everything is selected, and nobody has to fall back.
-  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kSpill, 1);
-  const bool may_fall_back = min_kept_mass_ > 0 && (!rule.has_value() || rule->threshold > 0);
+  const bool may_fall_back = min_kept_mass_ > 0 && policy_->may_leave_out();
   KeptMassStats all;
   for (size_t i = 0; i < heads_.size(); ++i) {
     const Head& head = heads_[i];

@@ -34,7 +34,7 @@ class AttentionQuality {
   // because the appended prompt has replaced the selections and what was known of them.
   void BeginTurn();
   // Begins a step that has remote tokens. True if it is to be measured: IsQualitySample(), counted from the second such
-  // step on, because in the first one the nodes read everything that prefill left unjudged.
+  // step on, because in the first one the nodes may read everything: no step had been when prefill's tokens left.
   bool BeginStep();
   // REQUIRES: BeginStep() was true.
   void AddLayer(const MeasuredLayer& measured);

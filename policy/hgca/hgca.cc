@@ -18,8 +18,7 @@ float ToThreshold(double threshold) {
 HgcaPolicy::HgcaPolicy(const HgcaParams& hgca, const SparseParams& sparse)
     : hgca_(hgca),
       sparse_(sparse),
-      needs_{.resident_salience = true,
-             .spill_bytes_per_token = sizeof(float),
+      needs_{.spill_bytes_per_token = sizeof(float),
              .row_cache = hgca.beta > 0,  // else everything is selected, and the shard itself is read
              .max_cache_tokens = hgca.max_cache_tokens,
              .cached_salience = hgca.max_cache_tokens != 0,
@@ -31,6 +30,12 @@ bool HgcaPolicy::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
   const auto& heads = sparse_.dense_heads;
   return std::find(layers.begin(), layers.end(), layer) != layers.end() ||
          std::find(heads.begin(), heads.end(), LayerHead{layer, kv_head}) != heads.end();
+}
+
+bool HgcaPolicy::may_leave_out() const { return ToThreshold(hgca_.beta) > 0; }
+
+uint64_t HgcaPolicy::FacetBytes(const FacetDemand& demand) const {
+  return demand.resident_tokens * MawBytesPerToken(demand.num_layers, demand.num_kv_heads, demand.num_q_heads);
 }
 
 std::optional<SelectionRule> HgcaPolicy::RuleAt(SelectionMoment moment, uint64_t population) const {

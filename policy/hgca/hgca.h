@@ -14,6 +14,9 @@ class HgcaPolicy final : public AttentionPolicy {
 
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override;
+  bool may_leave_out() const override;
+  // Of a MAW (MawBytesPerToken).
+  uint64_t FacetBytes(const FacetDemand& demand) const override;
   // kSpill:     MAW >= beta / resident tokens, at least keep_min of the block.
   // kAppend:    mean weight >= beta / stored tokens, at least keep_min of the shard, at most max_cache_tokens.
   // kCacheFull: nullopt up to max_cache_tokens; beyond, salience >= beta (it is relative to uniform), at most half of

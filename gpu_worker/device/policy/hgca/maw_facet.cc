@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "base/check.h"
+#include "policy/hgca/hgca_params.h"
 #include "policy/hgca/spill_section.h"
-#include "policy/policy.h"
 
 namespace tributary {
 namespace {
@@ -45,7 +45,10 @@ std::vector<PolicyBytes> MawParts(const FacetSpec& spec) {
           {"scores", spec.shape.num_q_heads * slot_bytes}};
 }
 
-MawParams MawParamsOf(const FacetSpec& spec) { return MakePolicy(*spec.policy)->needs().maw_params(); }
+MawParams MawParamsOf(const FacetSpec& spec) {
+  const HgcaParams params = ReadHgcaParams(*spec.policy);
+  return {static_cast<float>(params.alpha), params.group_aggregate};
+}
 
 std::unique_ptr<const SpillSections> ReadBlockMaw(const LeavingBlock& block, uint32_t num_layers, uint32_t num_kv_heads,
                                                   MawReader* reader) {

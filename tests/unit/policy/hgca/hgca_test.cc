@@ -80,7 +80,11 @@ TEST(PolicyTest, WhatEachPolicyNeeds) {
   EXPECT_FALSE(dense->RuleAt(SelectionMoment::kSpill, 1).has_value());
 
   const auto hgca = MakePolicy(*ResolvePolicy({.name = "hgca", .parameters = {}}, {}));
-  EXPECT_TRUE(hgca->needs().resident_salience);
+  EXPECT_EQ(dense->FacetBytes({2, 4, 8, 100, 1000}), 0u);
+  EXPECT_EQ(hgca->FacetBytes({2, 4, 8, 100, 1000}), 100u * (2 * 4 + 8) * 4);
+  EXPECT_FALSE(dense->may_leave_out());
+  EXPECT_TRUE(hgca->may_leave_out());
+  EXPECT_FALSE(HgcaPolicy({.beta = 0}, {}).may_leave_out());
   EXPECT_EQ(hgca->needs().maw_params(), (MawParams{0.5f, GroupAggregate::kMean}));
   EXPECT_TRUE(hgca->needs().row_cache);
   EXPECT_EQ(hgca->needs().spill_bytes_per_token, 4u);

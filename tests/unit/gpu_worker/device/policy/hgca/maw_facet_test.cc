@@ -1,13 +1,15 @@
 // The moving average of attention weights that HGCA's facet keeps on each device, against policy/hgca/maw.h with
 // weights in f64: rings that wrap, groups of query heads, batches with and without a MAW.
+#include "gpu_worker/device/policy/hgca/maw_facet.h"
+
 #include <cmath>
 #include <map>
 #include <random>
 
-#include "gpu_worker/device/policy/hgca/maw_facet.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "gtest/gtest.h"
 #include "policy/hgca/maw.h"
+#include "policy/policy.h"
 #include "tests/testutil/device_driver.h"
 #include "tests/testutil/hgca_policy.h"
 #include "tests/testutil/random_model.h"
@@ -318,8 +320,7 @@ TEST_P(DeviceMawTest, LogitsAreTheSameBits) {
   const std::vector<uint32_t> prompt = {1, 2, 3, 4, 5, 6, 7, 8, 9};
   std::vector<std::vector<float>> logits;
   for (const bool with_maw : {false, true}) {
-    const ResidentId id =
-        Reserve(20, std::get<1>(GetParam()), with_maw ? std::optional(MawParams{}) : std::nullopt);
+    const ResidentId id = Reserve(20, std::get<1>(GetParam()), with_maw ? std::optional(MawParams{}) : std::nullopt);
     TRIBUTARY_CHECK(device_->BeginPrefill(prompt, std::get<1>(GetParam())).ok());
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       device_->PrefillProject(layer, 0, prompt.size());
@@ -331,6 +332,19 @@ TEST_P(DeviceMawTest, LogitsAreTheSameBits) {
     logits.push_back(DecodeResident(*device_, kLayers, {&row, 1}));
   }
   EXPECT_EQ(logits[0], logits[1]);
+}
+
+TEST(MawPartsTest, AreWhatTheRulesPromise) {
+  const PolicyParams policy = HgcaPolicyWith({});
+  const FacetSpec spec{.shape = {.num_q_heads = 6, .num_kv_heads = 3, .head_dim = 8},
+                       .num_layers = 5,
+                       .capacity_tokens = 77,
+                       .max_context_tokens = 1000,
+                       .kv_dtype = DType::kBf16,
+                       .policy = &policy};
+  uint64_t bytes = 0;
+  for (const PolicyBytes& part : MawParts(spec)) bytes += part.bytes;
+  EXPECT_EQ(bytes, MakePolicy(policy)->FacetBytes({5, 3, 6, 77, 1000}));
 }
 
 std::string NameOf(const ::testing::TestParamInfo<std::tuple<DeviceKind, DType>>& info) {
