@@ -96,6 +96,13 @@ BANNED = [
     (re.compile(r"(?<![\w.])assert\("), True, "use TRIBUTARY_CHECK, which is always on"),
     (re.compile(r"#include <(cassert|assert\.h)>"), True, "use base/check.h"),
 ]
+# Words of one policy, which nobody says outside folders named `policy`. Each row of policy/policies.def has its own;
+# exact attention has none.
+POLICY_WORDS = {
+    "dense": None,
+    "hgca": re.compile(r"hgca|\bmaw|salien|context.?cache|keep_next", re.IGNORECASE),
+}
+POLICY_TABLE = "policy/policies.def"
 BANNED_EXEMPT = {"base/mutex.h", "cmake/flags.cmake", "tools/tidy.py"}
 
 # The same, of production code alone.
@@ -287,6 +294,24 @@ def check_test_place(path, files, findings):
         findings.add(path, 1, f"there is no folder {folder}; a unit test lies where its source does")
 
 
+def check_policy_words(path, lines, findings):
+    parts = path.split("/")
+    if "policy" in parts or parts[0] in FREE_FOLDERS:
+        return
+    for number, line in enumerate(lines, 1):
+        for name, words in POLICY_WORDS.items():
+            match = words.search(line) if words else None
+            if match:
+                findings.add(path, number, f"'{match.group(0)}' is a word of policy {name}: only its folders know it")
+
+
+def check_policy_table(root, findings):
+    table = root / POLICY_TABLE
+    rows = re.findall(r"^TRIBUTARY_POLICY\((\w+)", table.read_text(), re.MULTILINE) if table.exists() else []
+    for name in set(rows) - set(POLICY_WORDS):
+        findings.add(POLICY_TABLE, 1, f"policy {name} has no entry in POLICY_WORDS of tools/tidy.py")
+
+
 def check_links(root, files, findings):
     for name in files:
         if not name.endswith(".md"):
@@ -315,6 +340,7 @@ def run(root):
             continue
         texts[name] = text
         check_test_place(name, files, findings)
+        check_policy_words(name, lines, findings)
         if has_no_room(name):
             findings.add(name, 1, "it lies in no room of its folder; ARCHITECTURE.md says which there are")
         check_includes(name, lines, findings)
@@ -322,6 +348,7 @@ def run(root):
         check_functions(name, text, findings)
         if name.endswith(".h") and not name.endswith("-inl.h") and "#pragma once" not in text:
             findings.add(name, 1, "a header begins with #pragma once")
+    check_policy_table(root, findings)
     check_listed(root, files, findings)
     check_metrics(root, files, texts, findings)
     check_links(root, files, findings)

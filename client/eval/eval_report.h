@@ -25,7 +25,7 @@ nlohmann::ordered_json EvalJson(const EvalPlan& plan, const EvalReport& report);
 std::string EvalCsv(const EvalPlan& plan, const EvalReport& report);
 std::string EvalTable(const EvalPlan& plan, const EvalReport& report);
 
-// "dense", or a name and what was given, "NAME alpha=0.5": the parameters that were given, without those that only watch.
+// "dense", or "NAME alpha=0.5": the parameters that were given, without those that only watch.
 std::string SettingName(const EvalSetting& setting);
 
 }  // namespace tributary

@@ -89,6 +89,16 @@ class TidyTest(unittest.TestCase):
         self.assertTrue(self.line_findings("a.cc", *["x"] * 601))
         self.assertTrue(self.line_findings("a.cc", "int x; "))
 
+    def test_words_of_a_policy_stay_in_its_folders(self):
+        def findings(path, line):
+            found = tidy.Findings()
+            tidy.check_policy_words(path, [line], found)
+            return found.lines
+        self.assertTrue(findings("coordinator/core/placement.cc", "// how salient a token is"))
+        self.assertTrue(findings("kv_store/row_cache.h", "class ContextCache;"))
+        self.assertFalse(findings("policy/hgca/hgca.h", "uint32_t keep_next = 0;"))
+        self.assertFalse(findings("gpu_worker/device/host/policy/hgca/x.cc", "maw"))
+
     def test_banned_words(self):
         for line in ("// TO" + "DO: later", "-ff" + "ast-math", "assert(x)", "using namespace std;"):
             self.assertTrue(self.line_findings("a.cc", line), line)
