@@ -151,7 +151,7 @@ class DecodeStepSectionTest : public ::testing::Test, public NodeConnector, publ
       spec.kv_head_begin = head;
       spec.kv_head_end = head + 1;
       spec.stripe = {.origin = 2, .stripe_tokens = 4, .num_stripes = 1, .stripe_idx = 0};
-      shards_.push_back({spec, node, DType::kF32});
+      shards_.push_back({spec, {{node}}, DType::kF32});
     }
     row_.device = {.token = 1, .pos = 6, .resident = *device_.ReserveResident({4, DType::kF32})};
     row_.device.attend[0] = {0, 1};
@@ -162,7 +162,7 @@ class DecodeStepSectionTest : public ::testing::Test, public NodeConnector, publ
     row_.facet = &facet_;
   }
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override {
-    node_.peer = *node_.plane->AddPeer(local);
+    node_.peer = *node_.plane->Connect(local.address);
     return NodeSession{node_.plane->info(), SessionId(5), kKeys, Epoch(1), node.node_id};
   }
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) override {
