@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -49,7 +50,7 @@ class MembershipTest : public testing::Test {
 };
 
 TEST_F(MembershipTest, MembersAreBoundedUntilDeadOnesAreForgotten) {
-  for (size_t i = 0; i < limits::kMaxMembers; ++i) ASSERT_TRUE(Register(CpuNode("n" + std::to_string(i))).ok());
+  for (size_t i = 0; i < limits::kMaxMembers; ++i) ASSERT_TRUE(Register(CpuNode(fmt::format("n{}", i))).ok());
   const absl::Status status = Register(CpuNode("one-more"));
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'one-more' would be member 1025; a cluster has at most 1024"));
