@@ -169,6 +169,8 @@ void BlockSummaries::WriteBlock(uint64_t stream_idx) {
     }
   }
   std::byte* record = records_.At(stream_idx, block / kSummaryRecordBlocks);
+  // The first block of a record comes first: the others' places were another shard's of old.
+  if (block % kSummaryRecordBlocks == 0) std::memset(record, 0, layout_.record_bytes);
   StoreBlockSummary(layout_, rows, static_cast<uint32_t>(block % kSummaryRecordBlocks), record);
 }
 
