@@ -268,12 +268,37 @@ void HgcaShard::ForgetSums(Layer& state) {
 
 // ---- the seat ----
 
+namespace {
+
+// Everything is selected, so that nothing is kept: what comes with spills is checked and forgotten.
+class AllOfHgcaShard final : public ShardPolicy {
+ public:
+  explicit AllOfHgcaShard(uint32_t num_kv_heads) : num_kv_heads_(num_kv_heads) {}
+
+  FrameError CheckSpill(uint32_t num_tokens, std::span<const std::byte> section) const override {
+    HgcaSpillSection decoded;
+    const bool is_sound = DecodeHgcaSpillSection(section, num_tokens, num_kv_heads_, &decoded);
+    return is_sound ? FrameError::kOk : FrameError::kMalformed;
+  }
+  void OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> section) override {}
+  void PlanRead(const ReadRequest& request, ReadPlan* plan) override { ResetToDense(request, num_kv_heads_, plan); }
+  void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
+                 std::span<float> lse_dense_ln, std::vector<float>* kept_mass) override {
+    std::copy(partials.answer.lse_ln.begin(), partials.answer.lse_ln.end(), lse_dense_ln.begin());
+  }
+
+ private:
+  const uint32_t num_kv_heads_;
+};
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<ShardPolicy>> MakeHgcaShardPolicy(const KvShard* shard, BlockPool* pool);
 
 absl::StatusOr<std::unique_ptr<ShardPolicy>> MakeHgcaShardPolicy(const KvShard* shard, BlockPool* pool) {
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<RowCache> cache,
                              RowCache::Open(shard->spec(), NeedsOf(shard->spec()).row_cache, pool));
-  if (cache == nullptr) return nullptr;  // everything is selected
+  if (cache == nullptr) return std::make_unique<AllOfHgcaShard>(shard->spec().num_kv_heads_held());
   return std::make_unique<HgcaShard>(shard, std::move(cache));
 }
 
