@@ -131,7 +131,8 @@ class QueryTimeDevice final : public TinyDevice {
 
 class DecodeStepSectionTest : public ::testing::Test, public NodeConnector, public NodeListener {
  protected:
-  DecodeStepSectionTest() : network_(1, &clock_), worker_(network_.Create("worker")), node_(network_.Create("node")) {
+  DecodeStepSectionTest()
+      : network_(1, &network_clock_), worker_(network_.Create("worker")), node_(network_.Create("node")) {
     (void)InitLogging("test", "off");
     RemoteNodesOptions options;
     options.silence_timeout_ns = 1000 * kNsPerS;
@@ -184,6 +185,7 @@ class DecodeStepSectionTest : public ::testing::Test, public NodeConnector, publ
   }
 
   PumpingClock clock_;
+  ManualClock network_clock_;  // of its own: the network looks at the time under its lock
   InprocNetwork network_;
   QueryTimeDevice device_{{}, {.max_batch = 1, .max_partial_slots = 1, .resident_pool_bytes = 1 << 20}};
   std::unique_ptr<DataPlane> worker_;
