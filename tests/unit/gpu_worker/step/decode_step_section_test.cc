@@ -162,7 +162,7 @@ class DecodeStepSectionTest : public ::testing::Test, public NodeConnector, publ
     row_.facet = &facet_;
   }
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override {
-    node_.peer = *node_.plane->AddPeer(local);
+    node_.peer = *node_.plane->Connect(local.address);
     return NodeSession{node_.plane->info(), SessionId(5), kKeys, Epoch(1), node.node_id};
   }
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) override {
