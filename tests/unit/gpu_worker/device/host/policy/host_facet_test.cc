@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "policy/policy.h"
 #include "policy/policy_registry.h"
+#include "policy/sparse_params.h"
 #include "tests/testutil/device_driver.h"
 #include "tests/testutil/random_model.h"
 #include "tests/testutil/temp_dir.h"
@@ -114,7 +115,9 @@ class EverythingPolicy final : public AttentionPolicy {
 };
 
 const PolicyRules& RulesOf(const char* name) {
-  return *new PolicyRules{.name = name, .make = [](const PolicyParams&) -> std::unique_ptr<const AttentionPolicy> {
+  return *new PolicyRules{.name = name,
+                          .parameters = WithSparseParameters({}),
+                          .make = [](const PolicyParams&) -> std::unique_ptr<const AttentionPolicy> {
                             return std::make_unique<EverythingPolicy>();
                           }};
 }
