@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -115,11 +116,12 @@ class EverythingPolicy final : public AttentionPolicy {
 };
 
 const PolicyRules& RulesOf(const char* name) {
-  return *new PolicyRules{.name = name,
-                          .parameters = WithSparseParameters({}),
-                          .make = [](const PolicyParams&) -> std::unique_ptr<const AttentionPolicy> {
-                            return std::make_unique<EverythingPolicy>();
-                          }};
+  static std::deque<PolicyRules> rules;  // the registry refers to them
+  return rules.emplace_back(PolicyRules{.name = name,
+                                        .parameters = WithSparseParameters({}),
+                                        .make = [](const PolicyParams&) -> std::unique_ptr<const AttentionPolicy> {
+                                          return std::make_unique<EverythingPolicy>();
+                                        }});
 }
 
 template <bool kFollows>
