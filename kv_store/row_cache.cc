@@ -17,10 +17,9 @@ absl::StatusOr<std::optional<RowCache::Plan>> RowCache::Make(const ShardSpec& sp
   const size_t num_heads = size_t{spec.num_layers_held()} * spec.num_kv_heads_held();
   if (options.capacity_rows > spec.capacity_tokens ||
       (!options.has_rows.empty() && options.has_rows.size() != num_heads)) {
-    return absl::InvalidArgumentError(
-        fmt::format("shard {}: a row cache of {} rows for {} heads; there are at most {} tokens and {} heads",
-                    spec.shard_id.value, options.capacity_rows, options.has_rows.size(), spec.capacity_tokens,
-                    num_heads));
+    return absl::InvalidArgumentError(fmt::format(
+        "shard {}: a row cache of {} rows for {} heads; there are at most {} tokens and {} heads", spec.shard_id.value,
+        options.capacity_rows, options.has_rows.size(), spec.capacity_tokens, num_heads));
   }
   if (options.capacity_rows == 0) return std::nullopt;
   ShardSpec cached = spec;

@@ -40,8 +40,7 @@ void AddNodes(const Sequence& sequence, const RemoteNodes& nodes, SequenceSummar
 }  // namespace
 
 SequenceSummary EmptySummary(const SequencePlan& plan) {
-  return {.prompt_tokens = static_cast<uint32_t>(plan.prompt_tokens.size()),
-          .policy = std::string(plan.policy.name())};
+  return {.prompt_tokens = static_cast<uint32_t>(plan.prompt_tokens.size()), .policy = std::string(plan.policy.name())};
 }
 
 SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) {

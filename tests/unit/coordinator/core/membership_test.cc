@@ -56,8 +56,8 @@ TEST_F(MembershipTest, MembersAreBoundedUntilDeadOnesAreForgotten) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("'one-more' would be member 1025; a cluster has at most 1024"));
   EXPECT_EQ(membership_.Find("one-more"), nullptr);
   EXPECT_TRUE(Register(CpuNode("n7", 2)).ok());  // who is known may come back
-  Advance(60'000);  // they die,
-  Advance(1);       // and are forgotten
+  Advance(60'000);                               // they die,
+  Advance(1);                                    // and are forgotten
   EXPECT_TRUE(Register(CpuNode("one-more")).ok());
 }
 
