@@ -11,8 +11,8 @@
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
 #include "base/thread_pool.h"
-#include "cblas.h"
 #include "fmt/format.h"
+#include "gpu_worker/device/host/blas_library.h"
 #include "gpu_worker/device/host/host_device.h"
 #include "gpu_worker/device/host/matmul.h"
 #include "gpu_worker/device/host/row_kernels.h"
@@ -125,7 +125,7 @@ int Main(int argc, char** argv) {
   fmt::print(
       "{} threads, BLAS kernels {}, row kernels {}; sgemm of 1024^3 on each at once: {:.1f} "
       "GFLOP/s\n",
-      num_threads, openblas_get_corename(), BestRowKernels().name, ceiling_gflops);
+      num_threads, BlasLibrary::Loaded().get_corename(), BestRowKernels().name, ceiling_gflops);
   for (const uint32_t num_tokens : lengths) RunPrompt(**device, model, num_tokens, *kv_dtype, ceiling_gflops);
   return 0;
 }

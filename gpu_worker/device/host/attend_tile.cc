@@ -5,7 +5,7 @@
 
 #include "attention/partial.h"
 #include "base/check.h"
-#include "cblas.h"
+#include "gpu_worker/device/host/blas_library.h"
 
 namespace tributary {
 
@@ -32,7 +32,8 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
   const auto head_dim = static_cast<blasint>(head_dim_);
   const auto ld = static_cast<blasint>(tile.ld);
   const auto ld_scores = static_cast<blasint>(kKeyTileTokens);
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, tokens, head_dim, 1.0f, q, static_cast<blasint>(ld_q),
+  const BlasLibrary& blas = BlasLibrary::Loaded();
+  blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, tokens, head_dim, 1.0f, q, static_cast<blasint>(ld_q),
               tile.k, ld, 0.0f, scores_.data(), ld_scores);
   kernels.online_softmax({.scores = scores_.data(),
                           .ld = kKeyTileTokens,
@@ -44,7 +45,7 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
                           .sum = sum_.data(),
                           .out = out_.data(),
                           .head_dim = head_dim_});
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, head_dim, tokens, 1.0f, scores_.data(), ld_scores,
+  blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, head_dim, tokens, 1.0f, scores_.data(), ld_scores,
               tile.v, ld, 1.0f, out_.data(), head_dim);
 }
 

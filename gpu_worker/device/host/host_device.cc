@@ -10,11 +10,11 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "fmt/format.h"
+#include "gpu_worker/device/host/blas_library.h"
 #include "gpu_worker/device/host/host_decode.h"
 #include "gpu_worker/device/host/host_prefill.h"
 #include "gpu_worker/device/host/host_weights.h"
 #include "gpu_worker/device/host/layer_ops.h"
-#include "gpu_worker/device/host/matmul.h"
 #include "gpu_worker/device/host/resident_cache.h"
 #include "gpu_worker/device/host/row_kernels.h"
 
@@ -136,7 +136,7 @@ absl::StatusOr<std::unique_ptr<Device>> MakeHostDevice(std::shared_ptr<const Mod
                                                        const DeviceLimits& limits, int num_threads) {
   TRIBUTARY_RETURN_IF_ERROR(CheckLimits(limits, num_threads));
   TRIBUTARY_RETURN_IF_ERROR(CheckMemory(*weights, limits));
-  UseSingleThreadedBlas();
+  TRIBUTARY_RETURN_IF_ERROR(BlasLibrary::Get().status());
   try {
     return std::make_unique<HostDevice>(std::move(weights), limits, num_threads);
   } catch (const std::bad_alloc&) {

@@ -13,7 +13,7 @@ namespace tributary {
 // Copies the weights to f32 and reserves the resident pool. `num_threads` includes the calling
 // thread; results do not depend on it. INVALID_ARGUMENT for limits that make no sense;
 // RESOURCE_EXHAUSTED when weights, pool and the longest prefill together exceed the machine's
-// memory. Sets OpenBLAS to one thread per call, process-wide.
+// memory; UNAVAILABLE if OpenBLAS cannot be loaded. Loads it at the first call (blas_library.h).
 absl::StatusOr<std::unique_ptr<Device>> MakeHostDevice(std::shared_ptr<const ModelWeights> weights,
                                                        const DeviceLimits& limits, int num_threads);
 

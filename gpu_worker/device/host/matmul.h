@@ -20,9 +20,6 @@ struct MatrixView {
   MatrixView Rows(size_t begin, size_t count) const { return {data + begin * in, count, in}; }
 };
 
-// Makes OpenBLAS use one thread per call, in the whole process. Called before the first product.
-void UseSingleThreadedBlas();
-
 // y[rows][out] = x[rows][in] w^T, or += with `accumulate`. One call of the library: `rows` decides
 // the rounding.
 void MatMul(const MatrixView& w, const float* x, size_t ld_x, size_t rows, float* y, size_t ld_y, bool accumulate);
