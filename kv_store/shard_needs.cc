@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "base/status.h"
 #include "kv_store/block_summaries.h"
@@ -11,11 +12,11 @@ namespace tributary {
 namespace {
 
 RowCacheOptions RowCacheOf(const ShardSpec& spec, const AttentionPolicy& policy) {
-  const PolicyNeeds& needs = policy.needs();
-  if (!needs.row_cache) return {};
+  const std::optional<RowCacheNeed>& need = policy.needs().row_cache;
+  if (!need.has_value()) return {};
   RowCacheOptions options;
-  options.capacity_rows = needs.max_cache_tokens == 0 ? (spec.capacity_tokens + 1) / 2
-                                                      : std::min(needs.max_cache_tokens, spec.capacity_tokens);
+  options.capacity_rows =
+      need->max_rows == 0 ? (spec.capacity_tokens + 1) / 2 : std::min(need->max_rows, spec.capacity_tokens);
   for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
     for (uint32_t head = spec.kv_head_begin; head < spec.kv_head_end; ++head) {
       options.has_rows.push_back(policy.IsAlwaysDense(layer, head) ? 0 : 1);

@@ -37,8 +37,7 @@ enum class ParameterType : uint8_t {
   kHeads,   // KV heads of layers of the model
 };
 
-// What a parameter is set to. Converts from C++'s own types, so that {"beta", 0.5} and {"keep_min", 3} are named
-// values.
+// What a parameter is set to. Converts from C++'s own types, so that {"share", 0.5} and {"every", 3} are named values.
 class ParameterValue {
  public:
   template <std::floating_point T>
@@ -76,7 +75,7 @@ class ParameterValue {
 
 // A row of the table. Made by the functions below, which leave the fields of other types alone.
 struct ParameterRow {
-  // As in messages and columns; its flag has hyphens instead of underscores: keep_min, --keep-min.
+  // As in messages and columns; its flag has hyphens instead of underscores: dense_layers, --dense-layers.
   std::string_view name;
   std::string_view policy;  // whose it is; empty: every sparse policy's
   ParameterType type = ParameterType::kNumber;
@@ -150,11 +149,11 @@ constexpr bool IsListType(ParameterType type) {
 
 ParameterValue DefaultOf(const ParameterRow& row);
 
-// "hgca: weight of the newest step, 0 to 1; default 0.5".
+// "toy: one block in so many is read, 1 reads all; default 4".
 std::string HelpOf(const ParameterRow& row);
 // "--keep-min".
 std::string FlagOf(const ParameterRow& row);
-// "policy hgca", "sparse policies".
+// "policy toy", "sparse policies".
 std::string OwnerOf(const ParameterRow& row);
 
 // The value in the row's own type, within its range; a count becomes a number where one is asked for. INVALID_ARGUMENT

@@ -1,7 +1,8 @@
-// A policy as the worker, the nodes and the frames know it: what it needs from them, and its rule at each moment at
-// which something is selected. Nobody outside policy/ compares a policy's name.
+// A policy as everybody knows it who is not one of its seats: what memory it needs, and whether it may leave tokens
+// out. What it selects, when and by which rule is between its seats, which make its rules themselves from PolicyParams:
+// a policy in whose life there are other moments, or no rule at all, changes nothing here.
 //
-// Pure: no KV, no clock, no state; the same arguments give the same answer on every machine. policy/README.md
+// It is pure: no KV, no clock, no state; the same arguments give the same answer on every machine. policy/README.md
 // walks through each policy.
 #pragma once
 
@@ -11,11 +12,17 @@
 #include <vector>
 
 #include "attention/kv/block_summary_options.h"
-#include "policy/hgca/maw_update.h"
 #include "policy/policy_params.h"
-#include "policy/selection.h"
 
 namespace tributary {
+
+// Copies of chosen tokens that a node keeps side by side for each KV head, in addition to the shard
+// (kv_store/row_cache.h). A head that is always dense has none.
+struct RowCacheNeed {
+  uint64_t max_rows = 0;  // of one KV head of one shard; 0: half of the tokens that the shard has room for
+
+  friend bool operator==(const RowCacheNeed&, const RowCacheNeed&) = default;
+};
 
 // Records that a node keeps for each KV head of each layer, for as many tokens as a shard has room for
 // (kv_store/stream_records.h).
@@ -26,26 +33,13 @@ struct RecordNeed {
   friend bool operator==(const RecordNeed&, const RecordNeed&) = default;
 };
 
-// What a policy asks of the services.
+// What a node reserves for a policy with each shard, beside K and V (kv_store/shard_needs.h).
 struct PolicyNeeds {
-  // Bytes per token and KV head of policy metadata that travel behind K and V in a spill frame.
-  uint32_t spill_bytes_per_token = 0;
-  // The node keeps the selected K and V of each KV head in contiguous memory beside the full shard.
-  bool row_cache = false;
-  // Selected tokens of one KV head of one shard at most; 0: as many as the rules keep.
-  uint64_t max_cache_tokens = 0;
-  // Summaries of the blocks of keys that the node keeps: of several block sizes at once, if need be.
+  std::optional<RowCacheNeed> row_cache;
+  // Summaries of the blocks of keys: of several block sizes at once, if need be.
   std::vector<BlockSummaryOptions> block_summaries;
-  // What else the node keeps.
+  // What the policy writes itself.
   std::vector<RecordNeed> records;
-  // Of queries that read a selection, the node wants the weights of the tokens read, for their saliences
-  // (HeadSelection).
-  bool cached_salience = false;
-  // How weights become saliences (policy/hgca/maw.h).
-  float salience_alpha = 0;
-  GroupAggregate group_aggregate = GroupAggregate::kMean;
-
-  MawParams maw_params() const { return {salience_alpha, group_aggregate}; }
 
   friend bool operator==(const PolicyNeeds&, const PolicyNeeds&) = default;
 };
@@ -57,15 +51,6 @@ struct FacetDemand {
   uint32_t num_q_heads = 0;
   uint64_t resident_tokens = 0;     // slots
   uint64_t max_context_tokens = 0;  // that it will ever have
-};
-
-enum class SelectionMoment {
-  // A block has been stored; saliences: what travelled with it. Kept tokens join those selected before.
-  kSpill,
-  // Appended queries have read the whole shard; saliences: their mean weights. Replaces the selection.
-  kAppend,
-  // What is selected may be too much; saliences: of the selected tokens, relative to uniform. Replaces the selection.
-  kCacheFull,
 };
 
 class AttentionPolicy {
@@ -81,10 +66,6 @@ class AttentionPolicy {
   virtual uint64_t FacetBytes(const FacetDemand& demand) const { return 0; }
   // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.
   virtual bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const = 0;
-  // The rule by which one KV head selects (SelectUnits); nullopt = nothing is selected at this moment. `population`:
-  // the tokens over which the saliences' softmax was taken (kSpill: resident, kAppend: stored in the shard, kCacheFull:
-  // selected so far); where there are none there is nothing to select either. REQUIRES (checked): population > 0.
-  virtual std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const = 0;
 };
 
 // The rules of a checked policy; policy/policy_registry.h has the table.

@@ -37,7 +37,7 @@ struct PolicyRequest {
 };
 
 // A checked policy; no parameter is left to a default. Value semantics; refers to the policy's rules, which live as
-// long as the process. Each policy reads the values into a struct of its own (ReadHgcaParams, ReadSparseParams).
+// long as the process. Each policy reads the values into a struct of its own (ReadSparseParams, for one).
 class PolicyParams {
  public:
   PolicyParams();  // dense

@@ -1,7 +1,7 @@
 // The policies of this process: what each is called, its parameters, and how its rules are made. The built-in ones come
 // from policy/policies.def; a test binary adds those that it brings along.
 //
-// A policy's folder defines `const PolicyRules& NameRules()` (policy/hgca/hgca_params.cc), which the registry calls
+// A policy's folder defines `const PolicyRules& NameRules()` (policy/NAME/NAME_params.cc), which the registry calls
 // once.
 #pragma once
 
@@ -35,7 +35,7 @@ struct PolicyRules {
 
 // In the order of policies.def, then those added.
 const std::vector<const PolicyRules*>& Policies();
-// "dense, hgca".
+// "dense, toy".
 std::string PolicyNames();
 
 // INVALID_ARGUMENT, listing what there is, for a name that is no policy. "" is the first one.

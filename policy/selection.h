@@ -19,7 +19,7 @@ inline bool IsMoreSalient(float a, float b) { return std::isnan(a) ? !std::isnan
 
 // keep = clamp(number of units with salience >= threshold, keep_min, keep_max); never more than there are.
 //   everything:         the default
-//   threshold + floor:  HGCA, beta / N and keep_min
+//   threshold + floor:  threshold > 0, keep_min
 //   top-k:              threshold = +inf, keep_min = keep_max = k
 struct SelectionRule {
   float threshold = 0;  // 0 or less: every unit passes, whatever its salience

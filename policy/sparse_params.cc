@@ -1,5 +1,7 @@
 #include "policy/sparse_params.h"
 
+#include <algorithm>
+
 #include "fmt/format.h"
 
 namespace tributary {
@@ -28,6 +30,11 @@ std::vector<ParameterRow> WithSparseParameters(std::span<const ParameterRow> own
   std::vector<ParameterRow> rows(own.begin(), own.end());
   rows.insert(rows.end(), std::begin(kRows), std::end(kRows));
   return rows;
+}
+
+bool SparseParams::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
+  return std::find(dense_layers.begin(), dense_layers.end(), layer) != dense_layers.end() ||
+         std::find(dense_heads.begin(), dense_heads.end(), LayerHead{layer, kv_head}) != dense_heads.end();
 }
 
 SparseParams ReadSparseParams(const PolicyParams& params) {

@@ -16,6 +16,9 @@ struct SparseParams {
   std::vector<uint32_t> dense_layers;  // read everything, always
   std::vector<LayerHead> dense_heads;
 
+  // By configuration: its layer or the head itself is among the above.
+  bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const;
+
   friend bool operator==(const SparseParams&, const SparseParams&) = default;
 };
 

@@ -21,8 +21,7 @@ OTHER_SUFFIXES = {".py", ".sh", ".cmake"}
 
 # module -> modules it may include, besides itself. A module is the longest of these path prefixes.
 ALGEBRA = {"base", "attention", "attention/kv"}
-CORE = ALGEBRA | {"policy", "policy/hgca", "wire", "cluster", "telemetry", "transport", "process/loop", "model",
-                  "kv_store"}
+CORE = ALGEBRA | {"policy", "wire", "cluster", "telemetry", "transport", "process/loop", "model", "kv_store"}
 EDGE = CORE | {"proto", "rpc", "process", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
@@ -31,8 +30,7 @@ MAY_INCLUDE = {
     "base": set(),
     "attention": {"base"},
     "attention/kv": {"base", "attention"},
-    "policy": {"base", "attention/kv", "policy/hgca"},
-    "policy/hgca": {"base", "policy"},
+    "policy": {"base", "attention/kv"},
     "wire": ALGEBRA,
     "cluster": ALGEBRA | {"policy"},
     "telemetry": {"base"},
@@ -51,7 +49,7 @@ MAY_INCLUDE = {
                                           "cpu_attention_service/policy"},
     "cpu_attention_service/edge": EDGE | {"cpu_attention_service/kernels", "cpu_attention_service/executor",
                                           "cpu_attention_service/policy", "cpu_attention_service/node"},
-    "gpu_worker/device": ALGEBRA | {"policy", "policy/hgca", "model"},
+    "gpu_worker/device": ALGEBRA | {"policy", "model"},
     "gpu_worker/sequence": WORKER,
     "gpu_worker/remote": WORKER | {"gpu_worker/sequence"},
     "gpu_worker/spill": WORKER | {"gpu_worker/sequence", "gpu_worker/remote"},
@@ -66,6 +64,24 @@ MAY_INCLUDE = {
     "client/eval": CLIENT | {"client/api", "client/terminal"},
     "client/cli": CLIENT | {"client/api", "client/terminal", "client/eval"},
 }
+# Words of one policy, which nobody says outside its own folders, policy/NAME/. Each row of policy/policies.def has its
+# own; exact attention has none.
+POLICY_WORDS = {
+    "dense": None,
+    "hgca": re.compile(r"hgca|\bmaw|context.?cache|keep_next", re.IGNORECASE),
+}
+POLICY_TABLE = "policy/policies.def"
+# Words of policies in general, which nobody says outside folders named `policy`.
+SELECTION_WORDS = re.compile(r"salien", re.IGNORECASE)
+# A policy's folders are rooms of their own: each sees the room that it lies in, and the policy's rules.
+for _name in POLICY_WORDS:
+    MAY_INCLUDE[f"policy/{_name}"] = ALGEBRA | {"policy"}
+    _node, _device = "cpu_attention_service/policy", "gpu_worker/device"
+    MAY_INCLUDE[f"{_node}/{_name}"] = MAY_INCLUDE[_node] | {_node, f"policy/{_name}"}
+    _facet = MAY_INCLUDE[_device] | {_device, f"policy/{_name}", f"{_device}/policy/{_name}"}
+    for _seat in ("policy", "host/policy", "cuda/policy"):
+        MAY_INCLUDE[f"{_device}/{_seat}/{_name}"] = _facet
+
 # What may include every module: it puts parts together from outside.
 FREE_FOLDERS = ("tests", "benchmarks")
 
@@ -96,13 +112,6 @@ BANNED = [
     (re.compile(r"(?<![\w.])assert\("), True, "use TRIBUTARY_CHECK, which is always on"),
     (re.compile(r"#include <(cassert|assert\.h)>"), True, "use base/check.h"),
 ]
-# Words of one policy, which nobody says outside folders named `policy`. Each row of policy/policies.def has its own;
-# exact attention has none.
-POLICY_WORDS = {
-    "dense": None,
-    "hgca": re.compile(r"hgca|\bmaw|salien|context.?cache|keep_next", re.IGNORECASE),
-}
-POLICY_TABLE = "policy/policies.def"
 BANNED_EXEMPT = {"base/mutex.h", "cmake/flags.cmake", "tools/tidy.py"}
 
 # The same, of production code alone.
@@ -146,7 +155,7 @@ def module_of(path):
 def has_no_room(path):
     """True for a C++ file that lies directly in a folder whose code is divided into rooms."""
     folder = str(pathlib.PurePosixPath(path).parent)
-    return folder not in MAY_INCLUDE and any(room.startswith(folder + "/") for room in MAY_INCLUDE)
+    return module_of(path) is None and any(room.startswith(folder + "/") for room in MAY_INCLUDE)
 
 
 def is_of(module, name):
@@ -295,14 +304,17 @@ def check_test_place(path, files, findings):
 
 
 def check_policy_words(path, lines, findings):
-    parts = path.split("/")
-    if "policy" in parts or parts[0] in FREE_FOLDERS:
+    folders = path.split("/")[:-1]
+    if folders and folders[0] in FREE_FOLDERS:
         return
     for number, line in enumerate(lines, 1):
         for name, words in POLICY_WORDS.items():
             match = words.search(line) if words else None
-            if match:
+            if match and ("policy", name) not in zip(folders, folders[1:]):
                 findings.add(path, number, f"'{match.group(0)}' is a word of policy {name}: only its folders know it")
+        match = SELECTION_WORDS.search(line)
+        if match and "policy" not in folders:
+            findings.add(path, number, f"'{match.group(0)}' is a word of policies: only their folders know it")
 
 
 def check_policy_table(root, findings):

@@ -12,9 +12,6 @@ class DensePolicy final : public AttentionPolicy {
   const PolicyNeeds& needs() const override { return needs_; }
   bool is_sparse() const override { return false; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override { return true; }
-  std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const override {
-    return std::nullopt;
-  }
 
  private:
   const PolicyNeeds needs_{};

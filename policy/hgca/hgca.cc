@@ -13,24 +13,19 @@ float ToThreshold(double threshold) {
   return static_cast<float>(std::min(threshold, double{std::numeric_limits<float>::max()}));
 }
 
+PolicyNeeds NeedsOf(const HgcaParams& hgca) {
+  PolicyNeeds needs;
+  // With beta 0 everything is selected, and the shard itself is read.
+  if (hgca.beta > 0) needs.row_cache = RowCacheNeed{.max_rows = hgca.max_cache_tokens};
+  return needs;
+}
+
 }  // namespace
 
 HgcaPolicy::HgcaPolicy(const HgcaParams& hgca, const SparseParams& sparse)
-    : hgca_(hgca),
-      sparse_(sparse),
-      needs_{.spill_bytes_per_token = sizeof(float),
-             .row_cache = hgca.beta > 0,  // else everything is selected, and the shard itself is read
-             .max_cache_tokens = hgca.max_cache_tokens,
-             .cached_salience = hgca.max_cache_tokens != 0,
-             .salience_alpha = static_cast<float>(hgca.alpha),
-             .group_aggregate = hgca.group_aggregate} {}
+    : hgca_(hgca), sparse_(sparse), needs_(NeedsOf(hgca)) {}
 
-bool HgcaPolicy::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
-  const auto& layers = sparse_.dense_layers;
-  const auto& heads = sparse_.dense_heads;
-  return std::find(layers.begin(), layers.end(), layer) != layers.end() ||
-         std::find(heads.begin(), heads.end(), LayerHead{layer, kv_head}) != heads.end();
-}
+bool HgcaPolicy::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const { return sparse_.IsAlwaysDense(layer, kv_head); }
 
 bool HgcaPolicy::may_leave_out() const { return ToThreshold(hgca_.beta) > 0; }
 
@@ -38,18 +33,18 @@ uint64_t HgcaPolicy::FacetBytes(const FacetDemand& demand) const {
   return demand.resident_tokens * MawBytesPerToken(demand.num_layers, demand.num_kv_heads, demand.num_q_heads);
 }
 
-std::optional<SelectionRule> HgcaPolicy::RuleAt(SelectionMoment moment, uint64_t population) const {
+std::optional<SelectionRule> HgcaPolicy::RuleAt(HgcaMoment moment, uint64_t population) const {
   TRIBUTARY_CHECK_GT(population, uint64_t{0});
   const double threshold = hgca_.beta / static_cast<double>(population);
   SelectionRule rule{.threshold = ToThreshold(threshold), .keep_min = hgca_.keep_min};
   const uint64_t limit = hgca_.max_cache_tokens;
   switch (moment) {
-    case SelectionMoment::kSpill:
+    case HgcaMoment::kSpill:
       return rule;
-    case SelectionMoment::kAppend:
+    case HgcaMoment::kAppend:
       if (limit != 0) rule.keep_max = limit;
       return rule;
-    case SelectionMoment::kCacheFull:
+    case HgcaMoment::kCacheFull:
       if (limit == 0 || population <= limit) return std::nullopt;
       rule.threshold = ToThreshold(hgca_.beta);
       rule.keep_max = limit / 2;

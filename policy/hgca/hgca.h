@@ -2,11 +2,29 @@
 // policy/README.md.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "policy/hgca/hgca_params.h"
 #include "policy/policy.h"
+#include "policy/selection.h"
 #include "policy/sparse_params.h"
 
 namespace tributary {
+
+// The moments at which a KV head of a shard selects. The population is the tokens over which the saliences' softmax was
+// taken.
+enum class HgcaMoment {
+  // A block has been stored. The saliences are the MAW that travelled with it, the population the resident tokens. The
+  // kept tokens join those selected before.
+  kSpill,
+  // Appended queries have read the whole shard. The saliences are their mean weights, the population the tokens stored.
+  // What is kept replaces the selection.
+  kAppend,
+  // The selection may have become too much. The saliences are those of the selected tokens, relative to uniform; these
+  // tokens are the population. What is kept replaces the selection.
+  kCacheFull,
+};
 
 class HgcaPolicy final : public AttentionPolicy {
  public:
@@ -17,11 +35,16 @@ class HgcaPolicy final : public AttentionPolicy {
   bool may_leave_out() const override;
   // Of a MAW (MawBytesPerToken).
   uint64_t FacetBytes(const FacetDemand& demand) const override;
+
+  // The rule by which one KV head selects (SelectUnits); nullopt: nothing changes at this moment.
+  //
   // kSpill:     MAW >= beta / resident tokens, at least keep_min of the block.
   // kAppend:    mean weight >= beta / stored tokens, at least keep_min of the shard, at most max_cache_tokens.
   // kCacheFull: nullopt up to max_cache_tokens; beyond, salience >= beta (it is relative to uniform), at most half of
   //             max_cache_tokens, so that the work is not due again with the next block.
-  std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const override;
+  //
+  // REQUIRES (checked): population > 0; where there is nothing to judge there is nothing to select either.
+  std::optional<SelectionRule> RuleAt(HgcaMoment moment, uint64_t population) const;
 
  private:
   const HgcaParams hgca_;

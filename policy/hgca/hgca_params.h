@@ -19,6 +19,8 @@ struct HgcaParams {
   // the next append.
   uint64_t max_cache_tokens = 0;
 
+  MawParams maw() const { return {static_cast<float>(alpha), group_aggregate}; }
+
   friend bool operator==(const HgcaParams&, const HgcaParams&) = default;
 };
 

@@ -19,9 +19,6 @@ class ToyPolicy final : public AttentionPolicy {
 
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override { return false; }
-  std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const override {
-    return std::nullopt;
-  }
 
  private:
   PolicyNeeds needs_;

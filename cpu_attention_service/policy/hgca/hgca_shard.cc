@@ -9,7 +9,6 @@
 #include "base/status.h"
 #include "cpu_attention_service/policy/shard_policy_seats.h"
 #include "kv_store/shard_needs.h"
-#include "policy/hgca/hgca_params.h"
 #include "policy/hgca/maw.h"
 #include "policy/hgca/spill_section.h"
 #include "policy/sparse_params.h"
@@ -28,19 +27,21 @@ TokenRange RowsIn(std::span<const uint32_t> tokens, TokenRange local) {
 }  // namespace
 
 HgcaShard::HgcaShard(const KvShard* shard, std::unique_ptr<RowCache> cache)
-    : shard_(shard), policy_(MakePolicy(shard->spec().policy)), cache_(std::move(cache)) {
+    : shard_(shard),
+      params_(ReadHgcaParams(shard->spec().policy)),
+      policy_(params_, ReadSparseParams(shard->spec().policy)),
+      cache_(std::move(cache)) {
   TRIBUTARY_CHECK(cache_ != nullptr);
   const ShardSpec& spec = shard->spec();
   const uint32_t num_heads = spec.num_kv_heads_held();
   const auto min_kept_mass = static_cast<float>(ReadSparseParams(spec.policy).min_kept_mass);
-  const uint32_t keep_next = ReadHgcaParams(spec.policy).keep_next;
   layers_.reserve(spec.num_layers_held());
   for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
     Layer& state = layers_.emplace_back(num_heads, min_kept_mass);
     state.heads.resize(num_heads);
     for (uint32_t head = 0; head < num_heads; ++head) {
       if (!cache_->Has(layer, head)) continue;
-      state.heads[head].emplace(keep_next);
+      state.heads[head].emplace(params_.keep_next);
       state.has_sparse_heads = true;
     }
   }
@@ -95,7 +96,7 @@ bool HgcaShard::JudgeWaiting(uint32_t layer, uint64_t visible_end) {
 void HgcaShard::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row) {
   Layer& state = LayerOf(layer);
   const size_t num_heads = state.heads.size();
-  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kSpill, maw.resident_tokens);
+  const std::optional<SelectionRule> rule = policy_.RuleAt(HgcaMoment::kSpill, maw.resident_tokens);
   TRIBUTARY_CHECK(rule.has_value());
   for (uint32_t head = 0; head < num_heads; ++head) {
     if (!state.heads[head].has_value()) continue;
@@ -112,7 +113,7 @@ void HgcaShard::JudgeBlock(uint32_t layer, const Maw& maw, uint64_t first_row) {
 void HgcaShard::Distil(uint32_t layer, uint32_t kv_head) {
   HeadSelection& selection = *LayerOf(layer).heads[kv_head];
   if (selection.tokens().empty()) return;
-  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kCacheFull, selection.tokens().size());
+  const std::optional<SelectionRule> rule = policy_.RuleAt(HgcaMoment::kCacheFull, selection.tokens().size());
   if (!rule.has_value()) return;
   const std::span<const uint32_t> kept = selection.Distil(*rule);
   // The newest may not be in the cache yet.
@@ -145,7 +146,7 @@ void HgcaShard::PlanRead(const ReadRequest& request, ReadPlan* plan) {
   Layer& state = LayerOf(request.layer);
   const TokenRange local = request.local;
   ResetToDense(request, static_cast<uint32_t>(state.heads.size()), plan);
-  plan->max_over_group = policy_->needs().group_aggregate == GroupAggregate::kMax;
+  plan->max_over_group = params_.group_aggregate == GroupAggregate::kMax;
   if (local.empty()) return;
   const bool is_append = (request.flags & kQueryAppend) != 0;
   if (!is_append) ForgetSums(state);  // of a prompt that was never ended
@@ -179,8 +180,9 @@ void HgcaShard::PlanSparse(Layer& state, const ReadRequest& request, ReadPlan* p
     if (!plan->sample.empty()) plan->sample[head] = is_dense ? cached : HeadRead{.tokens = request.local};
     if (is_dense) continue;
     plan->answer[head] = cached;
-    // Weights of a part of the rows say nothing about the others.
-    if (!policy_->needs().cached_salience || cached.rows != TokenRange{0, tokens.size()} || tokens.empty()) {
+    // A selection without a limit is never distilled: nobody asks for its saliences. Weights of a part of the rows say
+    // nothing about the others.
+    if (params_.max_cache_tokens == 0 || cached.rows != TokenRange{0, tokens.size()} || tokens.empty()) {
       continue;
     }
     row_weights_[head].assign(tokens.size(), 0.0f);
@@ -223,7 +225,7 @@ void HgcaShard::AfterAnswer(const ReadRequest& request, const ReadPlan& plan, Sh
     for (uint32_t head = 0; head < state.heads.size(); ++head) {
       if (plan.answer[head].weights.empty()) continue;
       FinishQueryMean(request.n_q, plan.answer[head].weights);
-      state.heads[head]->OnAttended(policy_->needs().salience_alpha, plan.answer[head].weights);
+      state.heads[head]->OnAttended(params_.maw().alpha, plan.answer[head].weights);
     }
   } else {
     state.num_queries += request.n_q;
@@ -247,7 +249,7 @@ void HgcaShard::Reselect(uint32_t layer, ShardExecutor& executor) {
 void HgcaShard::ReselectHead(uint32_t layer, uint32_t kv_head, uint64_t num_tokens) {
   Layer& state = LayerOf(layer);
   std::vector<float>& weights = state.sums[kv_head];
-  const std::optional<SelectionRule> rule = policy_->RuleAt(SelectionMoment::kAppend, weights.size());
+  const std::optional<SelectionRule> rule = policy_.RuleAt(HgcaMoment::kAppend, weights.size());
   TRIBUTARY_CHECK(rule.has_value());
   FinishQueryMean(state.num_queries, weights);
   // Blocks that the prompt's queries did not see yet: what nobody can judge is kept.

@@ -23,8 +23,9 @@
 #include "kv_store/kv_shard.h"
 #include "kv_store/row_cache.h"
 #include "policy/hgca/head_selection.h"
+#include "policy/hgca/hgca.h"
+#include "policy/hgca/hgca_params.h"
 #include "policy/kept_mass.h"
-#include "policy/policy.h"
 
 namespace tributary {
 
@@ -85,7 +86,8 @@ class HgcaShard final : public ShardPolicy {
   void ForgetSums(Layer& state);
 
   const KvShard* const shard_;
-  const std::unique_ptr<const AttentionPolicy> policy_;
+  const HgcaParams params_;
+  const HgcaPolicy policy_;
   const std::unique_ptr<RowCache> cache_;
   std::vector<Layer> layers_;                    // [layer held]
   std::vector<std::vector<float>> row_weights_;  // [KV head held]: of the query in work

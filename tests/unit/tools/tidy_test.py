@@ -21,6 +21,15 @@ class TidyTest(unittest.TestCase):
         self.assertTrue(self.includes("gpu_worker/step/decode_step.h", '#include "proto/convert.h"'))
         self.assertTrue(self.includes("gpu_worker/step/decode_step.cc", '#include "transport/ucx/ucx_data_plane.h"'))
 
+    def test_a_policy_is_known_to_its_own_folders_alone(self):
+        line = '#include "policy/hgca/maw.h"'
+        self.assertFalse(self.includes("cpu_attention_service/policy/hgca/hgca_shard.cc", line))
+        self.assertFalse(self.includes("gpu_worker/device/host/policy/hgca/host_maw.cc", line))
+        self.assertTrue(self.includes("policy/policy.h", line))
+        self.assertTrue(self.includes("cpu_attention_service/policy/shard_policy.h", line))
+        self.assertTrue(self.includes("gpu_worker/device/facet.h", line))
+        self.assertTrue(self.includes("gpu_worker/step/decode_step.cc", line))
+
     def test_services_never_include_each_other(self):
         self.assertTrue(self.includes("gpu_worker/engine/x.cc", '#include "coordinator/core/admission.h"'))
         self.assertTrue(self.includes("gpu_worker/edge/gpu_worker_main.cc", '#include "coordinator/core/admission.h"'))
@@ -96,6 +105,9 @@ class TidyTest(unittest.TestCase):
             return found.lines
         self.assertTrue(findings("coordinator/core/placement.cc", "// how salient a token is"))
         self.assertTrue(findings("kv_store/row_cache.h", "class ContextCache;"))
+        self.assertTrue(findings("policy/policy.h", "float maw_alpha = 0;"))
+        self.assertTrue(findings("cpu_attention_service/policy/dense/x.cc", "// As HGCA does."))
+        self.assertFalse(findings("policy/selection.h", "// how salient a token is"))
         self.assertFalse(findings("policy/hgca/hgca.h", "uint32_t keep_next = 0;"))
         self.assertFalse(findings("gpu_worker/device/host/policy/hgca/x.cc", "maw"))
 

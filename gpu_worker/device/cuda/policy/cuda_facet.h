@@ -85,7 +85,7 @@ class CudaSeat {
 // device. Errors as of MakeCudaDevice().
 using CudaSeatFactory = absl::StatusOr<std::unique_ptr<CudaSeat>> (*)(CudaContext* context);
 
-// Defined by each policy in its folder (hgca/cuda_maw.cc): MakeHgcaCudaSeat().
+// Each policy defines MakeNameCudaSeat() in its folder.
 #define TRIBUTARY_POLICY(name, Name) \
   absl::StatusOr<std::unique_ptr<CudaSeat>> Make##Name##CudaSeat(CudaContext* context);
 #include "policy/policies.def"

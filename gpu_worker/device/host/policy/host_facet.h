@@ -92,7 +92,7 @@ struct HostSeat {
   std::unique_ptr<HostFacet> (*make)(const FacetSpec& spec, const HostFacetMemory& memory) = nullptr;
 };
 
-// Defined by each policy in its folder (hgca/host_maw.cc): HgcaHostSeat().
+// Each policy defines NameHostSeat() in its folder.
 #define TRIBUTARY_POLICY(name, Name) HostSeat Name##HostSeat();
 #include "policy/policies.def"
 

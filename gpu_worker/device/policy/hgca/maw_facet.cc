@@ -45,10 +45,7 @@ std::vector<PolicyBytes> MawParts(const FacetSpec& spec) {
           {"scores", spec.shape.num_q_heads * slot_bytes}};
 }
 
-MawParams MawParamsOf(const FacetSpec& spec) {
-  const HgcaParams params = ReadHgcaParams(*spec.policy);
-  return {static_cast<float>(params.alpha), params.group_aggregate};
-}
+MawParams MawParamsOf(const FacetSpec& spec) { return ReadHgcaParams(*spec.policy).maw(); }
 
 std::unique_ptr<const SpillSections> ReadBlockMaw(const LeavingBlock& block, uint32_t num_layers, uint32_t num_kv_heads,
                                                   MawReader* reader) {

@@ -5,11 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "policy/hgca/hgca.h"
 #include "policy/hgca/spill_section.h"
-#include "policy/policy.h"
 #include "tests/unit/cpu_attention_service/node/attention_server_fixture.h"
 #include "tests/unit/policy/plain_selection.h"
 
@@ -57,7 +58,7 @@ class SparseServerTest : public AttentionServerTest {
     absl::StatusOr<PolicyParams> policy = ResolvePolicy(request, {});
     ASSERT_TRUE(policy.ok()) << policy.status();
     spec_.policy = *policy;
-    policy_ = MakePolicy(spec_.policy);
+    policy_.emplace(ReadHgcaParams(spec_.policy), ReadSparseParams(spec_.policy));
     const absl::StatusOr<uint64_t> opened = server_->OpenShard(spec_);
     ASSERT_TRUE(opened.ok()) << opened.status();
     kv_ = RandomLayerKv(spec_, num_tokens, random_);
@@ -99,7 +100,7 @@ class SparseServerTest : public AttentionServerTest {
   }
 
   void SelectPlainly(uint32_t begin, std::span<const float> maw, uint32_t resident_tokens) {
-    const SelectionRule rule = *policy_->RuleAt(SelectionMoment::kSpill, resident_tokens);
+    const SelectionRule rule = *policy_->RuleAt(HgcaMoment::kSpill, resident_tokens);
     for (uint32_t head = 0; head < kHeads; ++head) {
       std::vector<float> salience;
       for (size_t i = head; i < maw.size(); i += kHeads) salience.push_back(maw[i]);
@@ -156,7 +157,7 @@ class SparseServerTest : public AttentionServerTest {
   // threshold may be on the other side of it.
   Tokens ExpectedReselection(std::span<const float> q, uint32_t n_q, uint32_t kv_head, uint32_t end) {
     const std::vector<double> weights = MeanWeights(q, n_q, kv_head, end);
-    const SelectionRule rule = *policy_->RuleAt(SelectionMoment::kAppend, end);
+    const SelectionRule rule = *policy_->RuleAt(HgcaMoment::kAppend, end);
     return PlainSelection(rule, {weights.begin(), weights.end()});
   }
 
@@ -173,7 +174,7 @@ class SparseServerTest : public AttentionServerTest {
         double a = 0;
         for (uint32_t h = 0; h < group; ++h) {
           const double weight = std::exp(one.lse_ln[h] - all.lse_ln[h]);
-          const bool max = policy_->needs().group_aggregate == GroupAggregate::kMax;
+          const bool max = ReadHgcaParams(spec_.policy).group_aggregate == GroupAggregate::kMax;
           a = max ? std::max(a, weight) : a + weight / group;
         }
         mean[token] += a / n_q;
@@ -224,7 +225,7 @@ class SparseServerTest : public AttentionServerTest {
   }
 
   ShardSpec spec_;
-  std::unique_ptr<const AttentionPolicy> policy_;
+  std::optional<HgcaPolicy> policy_;
   LayerKv kv_;
   std::vector<Tokens> selected_;  // [KV head]
   uint32_t stored_ = 0;

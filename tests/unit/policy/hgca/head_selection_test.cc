@@ -96,7 +96,7 @@ class RandomLife {
     const auto resident = RandomInt<uint64_t>(random_, 1, 2000);
     std::vector<float> maw = RandomSalience(random_, RandomInt<size_t>(random_, 1, 64));
     for (float& value : maw) value /= static_cast<float>(resident) / 8;
-    const SelectionRule rule = *policy_.RuleAt(SelectionMoment::kSpill, resident);
+    const SelectionRule rule = *policy_.RuleAt(HgcaMoment::kSpill, resident);
     const size_t first = seen_.size();
     for (const float value : maw) seen_.push_back(value * static_cast<float>(resident));
     std::vector<float> spread;
@@ -124,7 +124,7 @@ class RandomLife {
     std::vector<float> weights = RandomSalience(random_, stored);
     const auto attended = static_cast<uint32_t>(random_() % stored);
     weights[attended] = 1e6f;  // by anybody's standard
-    const SelectionRule rule = *policy_.RuleAt(SelectionMoment::kAppend, stored);
+    const SelectionRule rule = *policy_.RuleAt(HgcaMoment::kAppend, stored);
     std::vector<float> spread;
     for (size_t t = 0; t < stored; ++t) {
       const size_t begin = t - std::min<size_t>(t, keep_next_);
@@ -165,7 +165,7 @@ class RandomLife {
 
   void Bound() {
     if (head_.tokens().empty()) return;
-    const auto rule = policy_.RuleAt(SelectionMoment::kCacheFull, head_.tokens().size());
+    const auto rule = policy_.RuleAt(HgcaMoment::kCacheFull, head_.tokens().size());
     if (!rule.has_value()) return;
     const std::vector<uint32_t> before(head_.tokens().begin(), head_.tokens().end());
     const std::vector<float> salience(head_.salience().begin(), head_.salience().end());

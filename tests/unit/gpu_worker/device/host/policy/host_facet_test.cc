@@ -107,9 +107,6 @@ class EverythingPolicy final : public AttentionPolicy {
  public:
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override { return false; }
-  std::optional<SelectionRule> RuleAt(SelectionMoment moment, uint64_t population) const override {
-    return std::nullopt;
-  }
 
  private:
   const PolicyNeeds needs_{};
