@@ -19,11 +19,11 @@ function(tributary_library)
 endfunction()
 
 # Remembers the headers that no source of their own name includes first. What only an ISA's or nvcc's sources may
-# include does not count.
+# include does not count, nor a .def file, which needs its macro.
 function(tributary_note_lone_headers headers sources)
   foreach(header IN LISTS headers)
     string(REGEX REPLACE "\\.h$" "" stem ${header})
-    if(header MATCHES "-inl\\.h$|\\.cuh$|(vec|lanes)_[a-z0-9]+\\.h$" OR "${stem}.cc" IN_LIST sources
+    if(header MATCHES "-inl\\.h$|\\.cuh$|\\.def$|(vec|lanes)_[a-z0-9]+\\.h$" OR "${stem}.cc" IN_LIST sources
        OR "${stem}.cu" IN_LIST sources)
       continue()
     endif()

@@ -25,6 +25,7 @@ CORE = ALGEBRA | {"policy", "wire", "cluster", "telemetry", "transport", "proces
 EDGE = CORE | {"proto", "rpc", "process", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
+DEVICE = ALGEBRA | {"policy", "model"}
 CLIENT = ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc"}
 MAY_INCLUDE = {
     "base": set(),
@@ -49,14 +50,15 @@ MAY_INCLUDE = {
                                           "cpu_attention_service/policy"},
     "cpu_attention_service/edge": EDGE | {"cpu_attention_service/kernels", "cpu_attention_service/executor",
                                           "cpu_attention_service/policy", "cpu_attention_service/node"},
-    "gpu_worker/device": ALGEBRA | {"policy", "model"},
+    "gpu_worker/device": DEVICE,
+    "gpu_worker/device/cuda/kernels": {"base", "attention"},
     "gpu_worker/sequence": WORKER,
     "gpu_worker/remote": WORKER | {"gpu_worker/sequence"},
     "gpu_worker/spill": WORKER | {"gpu_worker/sequence", "gpu_worker/remote"},
     "gpu_worker/step": WORKER | {"gpu_worker/sequence", "gpu_worker/remote", "gpu_worker/spill"},
     "gpu_worker/engine": WORKER | {"gpu_worker/sequence", "gpu_worker/remote", "gpu_worker/spill", "gpu_worker/step"},
-    "gpu_worker/edge": EDGE | {"gpu_worker/device", "gpu_worker/sequence", "gpu_worker/remote", "gpu_worker/spill",
-                               "gpu_worker/step", "gpu_worker/engine"},
+    "gpu_worker/edge": EDGE | {"gpu_worker/device", "gpu_worker/device/cuda", "gpu_worker/sequence",
+                               "gpu_worker/remote", "gpu_worker/spill", "gpu_worker/step", "gpu_worker/engine"},
     "coordinator/core": CORE - {"model"},
     "coordinator/edge": EDGE | {"coordinator/core"},
     "client/api": CLIENT,
@@ -64,6 +66,12 @@ MAY_INCLUDE = {
     "client/eval": CLIENT | {"client/api", "client/terminal"},
     "client/cli": CLIENT | {"client/api", "client/terminal", "client/eval"},
 }
+# The CUDA device's rooms, lowest first: each sees those before it, the device itself sees all.
+CUDA_ROOMS = [f"gpu_worker/device/cuda{room}"
+              for room in ("/kernels", "/runtime", "/policy", "/storage", "/forward", "")]
+for _height, _room in enumerate(CUDA_ROOMS):
+    MAY_INCLUDE.setdefault(_room, DEVICE | {"gpu_worker/device", *CUDA_ROOMS[:_height]})
+
 # Words of one policy, which nobody says outside its own folders, policy/NAME/. Each row of policy/policies.def has its
 # own; exact attention has none.
 POLICY_WORDS = {
@@ -78,9 +86,10 @@ for _name in POLICY_WORDS:
     MAY_INCLUDE[f"policy/{_name}"] = ALGEBRA | {"policy"}
     _node, _device = "cpu_attention_service/policy", "gpu_worker/device"
     MAY_INCLUDE[f"{_node}/{_name}"] = MAY_INCLUDE[_node] | {_node, f"policy/{_name}"}
-    _facet = MAY_INCLUDE[_device] | {_device, f"policy/{_name}", f"{_device}/policy/{_name}"}
-    for _seat in ("policy", "host/policy", "cuda/policy"):
-        MAY_INCLUDE[f"{_device}/{_seat}/{_name}"] = _facet
+    _facet = DEVICE | {_device, f"policy/{_name}", f"{_device}/policy/{_name}"}
+    MAY_INCLUDE[f"{_device}/policy/{_name}"] = MAY_INCLUDE[f"{_device}/host/policy/{_name}"] = _facet
+    MAY_INCLUDE[f"{_device}/cuda/policy/{_name}"] = _facet | MAY_INCLUDE[f"{_device}/cuda/policy"] | {
+        f"{_device}/cuda/policy"}
 
 # What may include every module: it puts parts together from outside.
 FREE_FOLDERS = ("tests", "benchmarks")

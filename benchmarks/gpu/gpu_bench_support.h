@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "gpu_worker/device/cuda/cuda_memory.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 
 namespace tributary {
 

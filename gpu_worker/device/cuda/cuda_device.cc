@@ -6,14 +6,14 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "fmt/format.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_decode.h"
-#include "gpu_worker/device/cuda/cuda_kv_copies.h"
-#include "gpu_worker/device/cuda/cuda_prefill.h"
-#include "gpu_worker/device/cuda/cuda_resident.h"
-#include "gpu_worker/device/cuda/cuda_status.h"
-#include "gpu_worker/device/cuda/cuda_weights.h"
+#include "gpu_worker/device/cuda/forward/cuda_decode.h"
+#include "gpu_worker/device/cuda/forward/cuda_prefill.h"
 #include "gpu_worker/device/cuda/policy/cuda_facet.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
+#include "gpu_worker/device/cuda/storage/cuda_kv_copies.h"
+#include "gpu_worker/device/cuda/storage/cuda_resident.h"
+#include "gpu_worker/device/cuda/storage/cuda_weights.h"
 
 namespace tributary {
 namespace {

@@ -38,6 +38,10 @@ class TidyTest(unittest.TestCase):
     def test_inside_a_service_nothing_points_back(self):
         self.assertTrue(self.includes("gpu_worker/spill/spill.h", '#include "gpu_worker/step/decode_step.h"'))
         self.assertFalse(self.includes("gpu_worker/step/decode_step.h", '#include "gpu_worker/spill/spill.h"'))
+        self.assertTrue(self.includes("gpu_worker/device/cuda/storage/a.cc",
+                                      '#include "gpu_worker/device/cuda/forward/cuda_decode.h"'))
+        self.assertFalse(self.includes("gpu_worker/device/cuda/forward/a.cc",
+                                       '#include "gpu_worker/device/cuda/storage/cuda_weights.h"'))
         self.assertTrue(tidy.has_no_room("gpu_worker/x.cc"))
         self.assertFalse(tidy.has_no_room("gpu_worker/device/device.h"))
         self.assertFalse(tidy.has_no_room("kv_store/kv_shard.h"))

@@ -15,10 +15,10 @@
 
 #include "absl/status/statusor.h"
 #include "cuda_runtime_api.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
 #include "gpu_worker/device/cuda/kernels/attend.h"
 #include "gpu_worker/device/cuda/kernels/decode_rows.h"
 #include "gpu_worker/device/cuda/kernels/launch.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
 #include "gpu_worker/device/facet.h"
 #include "policy/seat_table.h"
 

@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "cuda_runtime_api.h"
 #include "gpu_worker/device/cuda/cuda_device.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 #include "gtest/gtest.h"
 
 namespace tributary {

@@ -12,8 +12,8 @@
 
 #include "base/check.h"
 #include "base/dtype.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/kernels/launch.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 #include "gtest/gtest.h"
 #include "tests/testutil/test_seed.h"
 

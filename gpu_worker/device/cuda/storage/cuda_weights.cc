@@ -1,11 +1,11 @@
-#include "gpu_worker/device/cuda/cuda_weights.h"
+#include "gpu_worker/device/cuda/storage/cuda_weights.h"
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "base/status.h"
-#include "gpu_worker/device/cuda/cuda_status.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
 
 namespace tributary {
 namespace {

@@ -8,12 +8,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_matmul.h"
-#include "gpu_worker/device/cuda/cuda_resident.h"
-#include "gpu_worker/device/cuda/cuda_step_buffers.h"
-#include "gpu_worker/device/cuda/cuda_step_graph.h"
-#include "gpu_worker/device/cuda/cuda_weights.h"
+#include "gpu_worker/device/cuda/forward/cuda_step_buffers.h"
+#include "gpu_worker/device/cuda/forward/cuda_step_graph.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_matmul.h"
+#include "gpu_worker/device/cuda/storage/cuda_resident.h"
+#include "gpu_worker/device/cuda/storage/cuda_weights.h"
 #include "gpu_worker/device/device.h"
 
 namespace tributary {

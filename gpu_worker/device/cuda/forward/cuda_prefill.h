@@ -11,13 +11,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_kv_copies.h"
-#include "gpu_worker/device/cuda/cuda_matmul.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
-#include "gpu_worker/device/cuda/cuda_resident.h"
-#include "gpu_worker/device/cuda/cuda_weights.h"
 #include "gpu_worker/device/cuda/kernels/qkv.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_matmul.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
+#include "gpu_worker/device/cuda/storage/cuda_kv_copies.h"
+#include "gpu_worker/device/cuda/storage/cuda_resident.h"
+#include "gpu_worker/device/cuda/storage/cuda_weights.h"
 #include "gpu_worker/device/device.h"
 
 namespace tributary {

@@ -1,9 +1,9 @@
-#include "gpu_worker/device/cuda/cuda_memory.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 
 #include <cstring>
 
 #include "fmt/format.h"
-#include "gpu_worker/device/cuda/cuda_status.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
 
 namespace tributary {
 

@@ -1,11 +1,11 @@
-#include "gpu_worker/device/cuda/cuda_step_buffers.h"
+#include "gpu_worker/device/cuda/forward/cuda_step_buffers.h"
 
 #include <algorithm>
 #include <bit>
 
 #include "base/status.h"
-#include "gpu_worker/device/cuda/cuda_status.h"
 #include "gpu_worker/device/cuda/kernels/matvec.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
 
 namespace tributary {
 namespace {

@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cuda_decode.h"
+#include "gpu_worker/device/cuda/forward/cuda_decode.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cublaslt_library.h"
+#include "gpu_worker/device/cuda/runtime/cublaslt_library.h"
 
 #include <dlfcn.h>
 

@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cuda_prefill.h"
+#include "gpu_worker/device/cuda/forward/cuda_prefill.h"
 
 #include <algorithm>
 #include <limits>

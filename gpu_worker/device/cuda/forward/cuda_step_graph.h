@@ -14,12 +14,12 @@
 #include <tuple>
 
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_matmul.h"
-#include "gpu_worker/device/cuda/cuda_step_buffers.h"
-#include "gpu_worker/device/cuda/cuda_weights.h"
+#include "gpu_worker/device/cuda/forward/cuda_step_buffers.h"
 #include "gpu_worker/device/cuda/kernels/launch.h"
 #include "gpu_worker/device/cuda/policy/cuda_facet.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_matmul.h"
+#include "gpu_worker/device/cuda/storage/cuda_weights.h"
 
 namespace tributary {
 

@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cuda_matmul.h"
+#include "gpu_worker/device/cuda/runtime/cuda_matmul.h"
 
 #include <algorithm>
 #include <vector>
@@ -6,7 +6,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "fmt/format.h"
-#include "gpu_worker/device/cuda/cuda_status.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
 
 namespace tributary {
 namespace {

@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cuda_resident.h"
+#include "gpu_worker/device/cuda/storage/cuda_resident.h"
 
 #include "base/status.h"
 #include "policy/policy_params.h"

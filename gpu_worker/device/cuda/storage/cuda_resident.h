@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/policy/cuda_facet.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 #include "gpu_worker/device/resident_regions.h"
 
 namespace tributary {

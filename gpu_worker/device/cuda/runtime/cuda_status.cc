@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cuda_status.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
 
 #include "fmt/format.h"
 

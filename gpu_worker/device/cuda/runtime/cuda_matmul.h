@@ -7,9 +7,9 @@
 #include <tuple>
 
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cublaslt_library.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
+#include "gpu_worker/device/cuda/runtime/cublaslt_library.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 
 namespace tributary {
 

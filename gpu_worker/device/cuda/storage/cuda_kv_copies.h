@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
-#include "gpu_worker/device/cuda/cuda_resident.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
+#include "gpu_worker/device/cuda/storage/cuda_resident.h"
 #include "gpu_worker/device/device.h"
 
 namespace tributary {

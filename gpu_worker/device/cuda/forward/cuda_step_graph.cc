@@ -1,4 +1,4 @@
-#include "gpu_worker/device/cuda/cuda_step_graph.h"
+#include "gpu_worker/device/cuda/forward/cuda_step_graph.h"
 
 #include <algorithm>
 

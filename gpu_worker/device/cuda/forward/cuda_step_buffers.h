@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_context.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
 #include "gpu_worker/device/cuda/kernels/attend.h"
 #include "gpu_worker/device/cuda/kernels/decode_rows.h"
 #include "gpu_worker/device/cuda/kernels/sample.h"
+#include "gpu_worker/device/cuda/runtime/cuda_context.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 
 namespace tributary {
 

@@ -7,8 +7,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "gpu_worker/device/cuda/cuda_device.h"
-#include "gpu_worker/device/cuda/cuda_memory.h"
+#include "gpu_worker/device/cuda/runtime/cuda_gpu.h"
+#include "gpu_worker/device/cuda/runtime/cuda_memory.h"
+#include "gpu_worker/device/device.h"
 #include "model/model_config.h"
 
 namespace tributary {

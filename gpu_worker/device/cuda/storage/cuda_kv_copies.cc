@@ -1,12 +1,12 @@
-#include "gpu_worker/device/cuda/cuda_kv_copies.h"
+#include "gpu_worker/device/cuda/storage/cuda_kv_copies.h"
 
 #include <algorithm>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "gpu_worker/device/cuda/cuda_status.h"
 #include "gpu_worker/device/cuda/kernels/gather_heads.h"
+#include "gpu_worker/device/cuda/runtime/cuda_status.h"
 
 namespace tributary {
 
