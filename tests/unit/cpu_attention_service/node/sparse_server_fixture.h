@@ -58,7 +58,8 @@ class SparseServerTest : public AttentionServerTest {
     absl::StatusOr<PolicyParams> policy = ResolvePolicy(request, {});
     ASSERT_TRUE(policy.ok()) << policy.status();
     spec_.policy = *policy;
-    policy_.emplace(ReadHgcaParams(spec_.policy), ReadSparseParams(spec_.policy));
+    policy_.reset();
+    if (policy->name() == "hgca") policy_.emplace(ReadHgcaParams(spec_.policy), ReadSparseParams(spec_.policy));
     const absl::StatusOr<uint64_t> opened = server_->OpenShard(spec_);
     ASSERT_TRUE(opened.ok()) << opened.status();
     kv_ = RandomLayerKv(spec_, num_tokens, random_);
@@ -225,7 +226,7 @@ class SparseServerTest : public AttentionServerTest {
   }
 
   ShardSpec spec_;
-  std::optional<HgcaPolicy> policy_;
+  std::optional<HgcaPolicy> policy_;  // of a shard whose policy it is
   LayerKv kv_;
   std::vector<Tokens> selected_;  // [KV head]
   uint32_t stored_ = 0;
