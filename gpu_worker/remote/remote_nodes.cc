@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -10,6 +11,11 @@
 #include "wire/frame_builder.h"
 
 namespace tributary {
+
+std::string RefusalText(const ErrorBody& error, std::string_view text) {
+  const std::string name(FrameErrorName(static_cast<FrameError>(error.error)));
+  return text.empty() ? name : fmt::format("{} ({})", name, absl::CHexEscape({text.data(), text.size()}));
+}
 
 RemoteNodes::RemoteNodes(const RemoteNodesOptions& options, DataPlane* data_plane, NodeConnector* connector,
                          const Clock* clock, NodeListener* listener, EngineMetrics* metrics)

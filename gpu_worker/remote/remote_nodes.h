@@ -69,6 +69,9 @@ class NodeListener {
   virtual void OnNodeFailed(NodeIdx node, const absl::Status& status) = 0;
 };
 
+// What a status says of a refused frame: the error's name, and the node's words with everything unprintable escaped.
+std::string RefusalText(const ErrorBody& error, std::string_view text);
+
 struct RemoteNodesOptions {
   int64_t heartbeat_interval_ns = 500 * kNsPerMs;
   int64_t silence_timeout_ns = 3 * kNsPerS;

@@ -110,15 +110,15 @@ std::optional<SpillFailure> SpillSender::OnAck(NodeIdx node, uint32_t layer, con
                                       ack.token_begin + ack.num_tokens, layer, std::string(FrameErrorName(error))))};
 }
 
-std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBody& error) {
+std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) {
   for (auto it = frames_.begin(); it != frames_.end(); ++it) {
     if (it->first.node != node || it->second.frame_seq != error.rejected_frame_seq) continue;
     const SequenceId sequence = it->second.sequence;
     const uint64_t shard_id = it->first.shard_id;
     Forget(it);
-    const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
-    return SpillFailure{sequence, node,
-                        absl::InternalError(fmt::format("it rejected a spill to shard {}: {}", shard_id, reason))};
+    return SpillFailure{
+        sequence, node,
+        absl::InternalError(fmt::format("it rejected a spill to shard {}: {}", shard_id, RefusalText(error, text)))};
   }
   return std::nullopt;
 }

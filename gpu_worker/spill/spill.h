@@ -84,8 +84,8 @@ class SpillSender {
   // Takes an acknowledgement. Returns a failure if the shard refused the tokens; unknown ones are
   // ignored.
   std::optional<SpillFailure> OnAck(NodeIdx node, uint32_t layer, const AckBody& ack);
-  // The node refused a frame as a whole.
-  std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error);
+  // The node refused a frame as a whole, in these words.
+  std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
   // An answer of the node was damaged on the way (NodeListener): nobody can say whether the tokens are stored.
   std::optional<SpillFailure> OnDamaged(NodeIdx node, const FrameHeader& header);
   // A failure for each sequence and node with overdue frames.

@@ -97,7 +97,7 @@ class DecodeStep {
 
   // What comes in during a step, or late: the owner of RemoteNodes hands these on.
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial);
-  void OnRejected(NodeIdx node, const ErrorBody& error);
+  void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
   void OnDamaged(NodeIdx node, const FrameHeader& header);
   void OnNodeFailed(NodeIdx node, const absl::Status& status);
 

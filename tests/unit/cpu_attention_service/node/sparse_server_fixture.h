@@ -58,7 +58,7 @@ class SparseServerTest : public AttentionServerTest {
     ASSERT_TRUE(policy.ok()) << policy.status();
     spec_.policy = *policy;
     policy_ = MakePolicy(spec_.policy);
-    const absl::StatusOr<uint64_t> opened = server_->OpenShard(spec_);
+    const absl::StatusOr<uint64_t> opened = server_->OpenShard(spec_, worker_->identity());
     ASSERT_TRUE(opened.ok()) << opened.status();
     kv_ = RandomLayerKv(spec_, num_tokens, random_);
     selected_.assign(kHeads, {});

@@ -195,8 +195,10 @@ TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
   EXPECT_EQ(overdue[0].status.code(), absl::StatusCode::kDeadlineExceeded);
   const ErrorBody rejected{.error = static_cast<uint32_t>(FrameError::kBadGeometry),
                            .rejected_frame_seq = sink_.spills[1].header.frame_seq};
-  EXPECT_TRUE(sender_->OnRejected(node_, rejected).has_value());
-  EXPECT_FALSE(sender_->OnRejected(node_, rejected).has_value());
+  const auto rejection = sender_->OnRejected(node_, rejected, "not\nso");
+  ASSERT_TRUE(rejection.has_value());
+  EXPECT_EQ(rejection->status.message(), "it rejected a spill to shard 2: bad_geometry (not\\nso)");
+  EXPECT_FALSE(sender_->OnRejected(node_, rejected, "").has_value());
   EXPECT_EQ(sender_->num_in_flight(), 0u);
 }
 
