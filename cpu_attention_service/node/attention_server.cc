@@ -315,7 +315,8 @@ void AttentionServer::OnFrame(std::span<const std::byte> header_bytes, std::span
   FrameError error = DecodeHeader(header_bytes, payload.size(), &header);
   if (error == FrameError::kOk) error = impl_->sessions.Authenticate(header, payload, &session);
   if (error != FrameError::kOk) {
-    impl_->Refuse(session, header, error);
+    const bool answerable = static_cast<FrameType>(header.type) != FrameType::kError;
+    impl_->Refuse(answerable ? session : nullptr, header, error);
     return;
   }
   session->last_frame_ns = received_ns;

@@ -11,7 +11,7 @@
 //              -> an error frame that names shard and worker; nothing of the frame is done
 //   others     -> counted by reason; if they come from a session (tag checked) also an error frame, so that a sender
 //                 knows at once what was damaged on the way.
-//                 Replays and error frames are never answered, so that no two sides echo.
+//                 Replays and error frames, whole or damaged, are never answered, so that no two sides echo.
 //
 // Thread-compatible: one I/O thread owns the server and its data plane; gRPC adapters post closures
 // to that thread (io_loop.h). Compute threads exist only inside an attention step

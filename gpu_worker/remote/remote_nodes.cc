@@ -211,21 +211,25 @@ FrameError RemoteNodes::Dispatch(NodeIdx idx, const FrameHeader& header, std::sp
 
 void RemoteNodes::OnBadPayload(NodeIdx idx, const FrameHeader& header) {
   Reject(FrameError::kBadPayload);
+  // Error frames are never answered, so that no two sides echo.
+  if (static_cast<FrameType>(header.type) != FrameType::kError) TellDamaged(idx, header);
+  listener_->OnDamaged(idx, header);
+}
+
+void RemoteNodes::TellDamaged(NodeIdx idx, const FrameHeader& header) {
   const std::string text = fmt::format("the worker refused frame {} of type {}: {}", header.frame_seq, header.type,
                                        std::string(FrameErrorName(FrameError::kBadPayload)));
   absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(ErrorPayloadBytes(text));
-  if (frame.ok()) {
-    frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kError),
-                                  .step_id = header.step_id,
-                                  .layer = header.layer,
-                                  .slot = header.slot};
-    WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload),
-                .rejected_type = header.type,
-                .rejected_frame_seq = header.frame_seq},
-               text, frame->payload());
-    (void)Send(idx, *std::move(frame), SendClass::kEager);
-  }
-  listener_->OnDamaged(idx, header);
+  if (!frame.ok()) return;
+  frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kError),
+                                .step_id = header.step_id,
+                                .layer = header.layer,
+                                .slot = header.slot};
+  WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload),
+              .rejected_type = header.type,
+              .rejected_frame_seq = header.frame_seq},
+             text, frame->payload());
+  (void)Send(idx, *std::move(frame), SendClass::kEager);
 }
 
 void RemoteNodes::OnPeerError(PeerId peer, const absl::Status& status) {

@@ -50,7 +50,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, NodeIdx holder, uin
   if (!frame.ok()) return Sent::kNoRoom;
 
   const SpillSpans spans = WriteSpill(body, frame->payload());
-  const uint64_t number = ++last_number_;
+  const uint64_t number = next_number_++;
   frame->header() = FrameHeader{
       .type = static_cast<uint8_t>(FrameType::kSpill), .step_id = number, .layer = static_cast<uint16_t>(layer)};
   const CopyTicket ticket = reader.Read(heads, spans.k, spans.v);
@@ -124,7 +124,8 @@ std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBod
 }
 
 std::optional<SpillFailure> SpillSender::OnDamaged(NodeIdx node, const FrameHeader& header) {
-  if (static_cast<FrameType>(header.type) != FrameType::kAck) return std::nullopt;
+  const auto type = static_cast<FrameType>(header.type);
+  if (type != FrameType::kAck && type != FrameType::kError) return std::nullopt;
   for (auto it = frames_.begin(); it != frames_.end(); ++it) {
     if (it->first.node != node || it->second.number != header.step_id) continue;
     const SequenceId sequence = it->second.sequence;
@@ -132,8 +133,8 @@ std::optional<SpillFailure> SpillSender::OnDamaged(NodeIdx node, const FrameHead
     Forget(it);
     return SpillFailure{
         sequence, node,
-        absl::InternalError(fmt::format("its acknowledgement of a spill to shard {} was damaged on the way: {}",
-                                        shard_id, std::string(FrameErrorName(FrameError::kBadPayload))))};
+        absl::InternalError(fmt::format("its answer to a spill to shard {} was damaged on the way: {}", shard_id,
+                                        std::string(FrameErrorName(FrameError::kBadPayload))))};
   }
   return std::nullopt;
 }

@@ -395,9 +395,9 @@ void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error, std::string_vi
 }
 
 void DecodeStep::OnDamaged(NodeIdx node, const FrameHeader& header) {
-  if (rows_.empty() || header.step_id != exchange_id_ || static_cast<FrameType>(header.type) != FrameType::kPartial) {
-    return;
-  }
+  const auto type = static_cast<FrameType>(header.type);
+  const bool may_be_ours = type == FrameType::kPartial || type == FrameType::kError;
+  if (rows_.empty() || header.step_id != exchange_id_ || !may_be_ours) return;
   for (const SentQuery& query : sent_) {
     if (query.node != node || query.layer != header.layer || query.slot != header.slot) continue;
     for (size_t i = query.begin; i < query.end; ++i) {

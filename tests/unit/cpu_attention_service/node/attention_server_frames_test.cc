@@ -280,6 +280,16 @@ TEST_F(AttentionServerTest, DamagedPayloadsAreRefusedWithAnError) {
   }
 }
 
+TEST_F(AttentionServerTest, ADamagedErrorFrameIsCountedAndNotAnswered) {
+  const std::string text = "the worker refused frame 3";
+  std::vector<std::byte> payload(ErrorPayloadBytes(text));
+  WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload), .rejected_frame_seq = 3}, text, payload);
+  worker_->SendDamaged(worker_->Header(FrameType::kError), payload, 13);
+  Settle();
+  EXPECT_EQ(Rejected(FrameError::kBadPayload), 1);
+  EXPECT_TRUE(worker_->received().empty());
+}
+
 TEST_F(AttentionServerTest, RandomBytesNeverHarm) {
   LayerKv kv;
   const ShardSpec spec = StoredShard(1, 40, &kv);

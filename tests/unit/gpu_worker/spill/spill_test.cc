@@ -221,6 +221,25 @@ TEST_F(SpillTest, ADamagedAcknowledgementFailsTheSequence) {
   EXPECT_EQ(sender_->num_in_flight(), 1u);
 }
 
+TEST_F(SpillTest, ADamagedRefusalFailsTheSequenceOfItsSpill) {
+  EXPECT_EQ(Send(Shard(1), 4), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(2, 1, 2), 4), SpillSender::Sent::kSent);
+  Deliver();
+  ASSERT_EQ(sink_.spills.size(), 2u);
+  FrameHeader header = sink_.spills[1].header;
+  header.type = static_cast<uint8_t>(FrameType::kError);
+  for (uint64_t step = 0; step < 100; ++step) {
+    FrameHeader of_step = header;
+    of_step.step_id = step;
+    ASSERT_FALSE(sender_->OnDamaged(node_, of_step).has_value()) << "of a query of step " << step;
+  }
+  const auto failure = sender_->OnDamaged(node_, header);
+  ASSERT_TRUE(failure.has_value());
+  EXPECT_EQ(failure->sequence, SequenceId(1));
+  EXPECT_EQ(failure->status.message(), "its answer to a spill to shard 2 was damaged on the way: bad_payload");
+  EXPECT_EQ(sender_->num_in_flight(), 1u);
+}
+
 // The device copies into the frame while everything else goes on: it leaves when the copy is done, in order.
 TEST_F(SpillTest, AFrameLeavesOnceItsCopyIsDone) {
   device_.copies_take_time = true;

@@ -44,6 +44,7 @@ class EmptyNode final : public FrameHandler {
     ASSERT_EQ(DecodeHeader(header_bytes, payload.size(), &header), FrameError::kOk);
     ++num_frames[header.type];
     if (header.type != static_cast<uint8_t>(FrameType::kQuery)) return;
+    if (on_query) on_query(header);
     if (refusal.has_value()) return Refuse(header);
     QueryView query;
     ASSERT_EQ(QueryView::Decode(payload, &query), FrameError::kOk);
@@ -57,6 +58,7 @@ class EmptyNode final : public FrameHandler {
   std::string answer;                                             // the section of each partial
   std::optional<std::string> refusal;                             // what the error frames say that answer queries
   bool damage = false;                                            // a bit of each answer's payload changes on the way
+  std::function<void(const FrameHeader&)> on_query;               // before it is answered
   std::map<uint8_t, int> num_frames;                              // received, by type
 
  private:
