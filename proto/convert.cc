@@ -101,6 +101,20 @@ NodeEndpoint EndpointFromProto(const v1::NodeEndpoint& message) {
   return {message.node_id(), message.incarnation(), message.control_address()};
 }
 
+v1::WorkerIdentity WorkerIdentityToProto(const WorkerIdentity& worker) {
+  v1::WorkerIdentity message;
+  message.set_worker_id(worker.id);
+  message.set_incarnation(worker.incarnation);
+  return message;
+}
+
+absl::StatusOr<WorkerIdentity> WorkerIdentityFromProto(const v1::WorkerIdentity& message) {
+  if (message.worker_id().empty()) {
+    return absl::InvalidArgumentError("worker_id is empty; name the GPU worker that may use the shard");
+  }
+  return WorkerIdentity{message.worker_id(), message.incarnation()};
+}
+
 v1::ShardRoute ShardPlacementToProto(const ShardPlacement& placement) {
   v1::ShardRoute message;
   *message.mutable_shard() = ShardSpecToProto(placement.spec);

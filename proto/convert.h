@@ -8,6 +8,7 @@
 #include "cluster/node_endpoint.h"
 #include "cluster/shard_placement.h"
 #include "cluster/shard_spec.h"
+#include "cluster/worker_identity.h"
 #include "transport/data_plane.h"
 #include "tributary/v1/common.pb.h"
 
@@ -25,6 +26,10 @@ absl::StatusOr<ShardSpec> ShardSpecFromProto(const v1::ShardSpec& message);
 
 v1::NodeEndpoint EndpointToProto(const NodeEndpoint& endpoint);
 NodeEndpoint EndpointFromProto(const v1::NodeEndpoint& message);
+
+v1::WorkerIdentity WorkerIdentityToProto(const WorkerIdentity& worker);
+// INVALID_ARGUMENT: an empty id.
+absl::StatusOr<WorkerIdentity> WorkerIdentityFromProto(const v1::WorkerIdentity& message);
 
 v1::ShardRoute ShardPlacementToProto(const ShardPlacement& placement);
 // INVALID_ARGUMENT: as ShardSpecFromProto, and as ValidateHolders.

@@ -24,6 +24,7 @@ namespace {
 
 constexpr int64_t kCallTimeoutNs = 60 * kNsPerS;
 constexpr size_t kMaxMessageBytes = 64 << 10;
+const WorkerIdentity kWorker{"bench", 1};
 constexpr char kConnect = 'c', kOpenShard = 'o', kCloseShard = 'x';
 
 template <typename T>
@@ -92,14 +93,14 @@ class NodeProcess {
  private:
   absl::StatusOr<std::string> Run(AttentionServer& server, char operation, std::string_view argument) {
     if (operation == kConnect) {
-      TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant, server.OpenSession({"bench", 1}, std::string(argument)));
+      TRIBUTARY_ASSIGN_OR_RETURN(const SessionGrant grant, server.OpenSession(kWorker, std::string(argument)));
       return ConnectAnswer({grant.session_id, grant.keys, grant.epoch}, plane_->info());
     }
     if (operation == kOpenShard) {
       v1::ShardSpec message;
       TRIBUTARY_CHECK(message.ParseFromArray(argument.data(), static_cast<int>(argument.size())));
       TRIBUTARY_ASSIGN_OR_RETURN(const ShardSpec spec, ShardSpecFromProto(message));
-      TRIBUTARY_RETURN_IF_ERROR(server.OpenShard(spec).status());
+      TRIBUTARY_RETURN_IF_ERROR(server.OpenShard(spec, kWorker).status());
     } else {
       TRIBUTARY_RETURN_IF_ERROR(server.CloseShard(FromBytes<ShardId>(argument), Epoch(1)));
     }

@@ -6,6 +6,7 @@
 namespace tributary {
 namespace {
 constexpr int64_t kControlTimeoutNs = 10 * kNsPerS;
+const WorkerIdentity kWorker{"bench", 1};
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Create(const BenchClusterOptions& options) {
@@ -47,10 +48,7 @@ absl::StatusOr<NodeSession> BenchCluster::Connect(const NodeEndpoint& endpoint, 
     if (node.id != endpoint.node_id) continue;
     absl::StatusOr<SessionGrant> grant = absl::InternalError("not run");
     TRIBUTARY_RETURN_IF_ERROR(node.loop->Run(
-        [&](AttentionServer& server) {
-          grant = server.OpenSession({"bench", 1}, local.address);
-        },
-        kControlTimeoutNs));
+        [&](AttentionServer& server) { grant = server.OpenSession(kWorker, local.address); }, kControlTimeoutNs));
     TRIBUTARY_RETURN_IF_ERROR(grant.status());
     return NodeSession{node.plane->info(), grant->session_id, grant->keys, grant->epoch, node.id};
   }
@@ -60,7 +58,7 @@ absl::StatusOr<NodeSession> BenchCluster::Connect(const NodeEndpoint& endpoint, 
 absl::StatusOr<ShardPlacement> BenchCluster::OpenShard(int node, const ShardSpec& spec) {
   absl::StatusOr<uint64_t> reserved = absl::InternalError("not run");
   TRIBUTARY_RETURN_IF_ERROR(nodes_[static_cast<size_t>(node)].loop->Run(
-      [&](AttentionServer& server) { reserved = server.OpenShard(spec); }, kControlTimeoutNs));
+      [&](AttentionServer& server) { reserved = server.OpenShard(spec, kWorker); }, kControlTimeoutNs));
   TRIBUTARY_RETURN_IF_ERROR(reserved.status());
   return ShardPlacement{spec, {endpoint(node)}};
 }

@@ -18,6 +18,7 @@
 #include "cluster/sequence_summary.h"
 #include "cluster/shard_spec.h"
 #include "cluster/worker_event.h"
+#include "cluster/worker_identity.h"
 
 namespace tributary {
 
@@ -130,10 +131,11 @@ struct ReplyCancel {
   absl::Status status;
 };
 
-// On one of the shard's holders.
+// On one of the shard's holders, for the worker of its sequence alone.
 struct OpenShard {
   ShardSpec spec;
   NodeEndpoint holder;
+  WorkerIdentity worker;
 };
 struct CloseShard {
   ShardId shard_id;

@@ -8,7 +8,7 @@
 
 namespace tributary {
 
-bool ShardKeeper::Open(SequenceId sequence, Epoch epoch, const Membership& membership,
+bool ShardKeeper::Open(SequenceId sequence, Epoch epoch, const WorkerIdentity& worker, const Membership& membership,
                        std::vector<ShardPlacement>& shards, Outbox& out) {
   uint32_t num_asked = 0;
   for (ShardPlacement& shard : shards) {
@@ -21,7 +21,7 @@ bool ShardKeeper::Open(SequenceId sequence, Epoch epoch, const Membership& membe
       const absl::StatusOr<uint64_t> bytes = ShardReservedBytes(shard.spec, member->node.extent_bytes);
       TRIBUTARY_CHECK(bytes.ok());  // Place() has asked for the same
       ledger_.Reserve({shard.spec.shard_id, sequence, epoch, holder, *bytes});
-      out.Push(action::OpenShard{shard.spec, holder});
+      out.Push(action::OpenShard{shard.spec, holder, worker});
       ++num_asked;
     }
   }

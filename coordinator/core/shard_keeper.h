@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "base/random_id.h"
 #include "cluster/shard_placement.h"
+#include "cluster/worker_identity.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/outbox.h"
 #include "coordinator/core/placement.h"
@@ -27,10 +28,11 @@ class ShardKeeper {
   ShardKeeper(int64_t orphan_grace_ns, int64_t close_retry_ns, IdSource ids)
       : ledger_(orphan_grace_ns, close_retry_ns), ids_(std::move(ids)) {}
 
-  // Fills in the shards' ids and asks every holder to open them. True if there was none to ask: all are open.
-  // REQUIRES: the holders are members, with the extents that the plan was made for; the sequence has no shards here.
-  bool Open(SequenceId sequence, Epoch epoch, const Membership& membership, std::vector<ShardPlacement>& shards,
-            Outbox& out);
+  // Fills in the shards' ids and asks every holder to open them for the worker. True if there was none to ask: all are
+  // open. REQUIRES: the holders are members, with the extents that the plan was made for; the sequence has no shards
+  // here, and stays on the worker as long as it has them.
+  bool Open(SequenceId sequence, Epoch epoch, const WorkerIdentity& worker, const Membership& membership,
+            std::vector<ShardPlacement>& shards, Outbox& out);
 
   // A holder's answer.
   struct OpenAnswer {

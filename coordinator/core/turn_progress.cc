@@ -23,7 +23,9 @@ void TurnProgress::Place(SequenceEntry& sequence, PlacementPlan plan) {
   parts_.out.Push(
       action::Accepted{*sequence.client, {sequence.request_id, sequence.id, sequence.epoch, sequence.worker_id}});
   sequence.shards = std::move(plan.shards);
-  const bool all_open = parts_.shards.Open(sequence.id, sequence.epoch, parts_.membership, sequence.shards, parts_.out);
+  const WorkerIdentity worker = parts_.workers.Find(*stream)->identity();
+  const bool all_open =
+      parts_.shards.Open(sequence.id, sequence.epoch, worker, parts_.membership, sequence.shards, parts_.out);
   if (all_open) StartOnWorker(sequence);
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "cluster/worker_identity.h"
 #include "coordinator/core/admission.h"
 #include "coordinator/core/coordinator_events.h"
 #include "coordinator/core/membership.h"
@@ -28,6 +29,8 @@ class WorkerPool {
     uint32_t sequences = 0;       // that are on it: placed and not yet released
     uint64_t resident_bytes = 0;  // reserved by them
     int64_t heard_ns = 0;         // its last word about a sequence; heartbeats do not count
+
+    WorkerIdentity identity() const { return {node_id, incarnation}; }
   };
 
   // REQUIRES: the stream is new, and no other stream is of this node.

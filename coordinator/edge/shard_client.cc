@@ -33,6 +33,7 @@ void ShardClient::Open(const action::OpenShard& open) {
   call->stub = StubFor(open.holder.control_address);
   call->context.set_deadline(std::chrono::system_clock::now() + std::chrono::nanoseconds(timeout_ns_));
   *call->request.mutable_shard() = ShardSpecToProto(open.spec);
+  *call->request.mutable_worker() = WorkerIdentityToProto(open.worker);
   call->stub->async()->OpenShard(&call->context, &call->request, &call->response,
                                  [this, call, shard_id, node_id](const grpc::Status& status) {
                                    report_(event::ShardOpened{shard_id, node_id, FromGrpcStatus(status)});

@@ -128,9 +128,11 @@ grpc::Status CpuAttentionService::OpenShard(grpc::ServerContext* context, const 
   if (const absl::Status status = CheckOutsideStrings(*request); !status.ok()) return ToGrpcStatus(status);
   const absl::StatusOr<ShardSpec> spec = ShardSpecFromProto(request->shard());
   if (!spec.ok()) return ToGrpcStatus(spec.status());
+  const absl::StatusOr<WorkerIdentity> worker = WorkerIdentityFromProto(request->worker());
+  if (!worker.ok()) return ToGrpcStatus(worker.status());
   absl::StatusOr<uint64_t> reserved_bytes = absl::UnknownError("not run");
   const absl::Status status = RunOnLoop(*context, [&](AttentionServer& server) {
-    reserved_bytes = server.OpenShard(*spec);
+    reserved_bytes = server.OpenShard(*spec, *worker);
     response->set_free_bytes(server.free_bytes());
   });
   if (!status.ok()) return ToGrpcStatus(status);

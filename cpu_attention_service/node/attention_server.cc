@@ -95,8 +95,10 @@ struct AttentionServer::Impl {
   std::optional<FrameError> StoreSpill(const SpillView& spill, uint32_t layer, uint64_t* stored_tokens);
   void OnHeartbeat(Session& session, const FrameHeader& header, std::span<const std::byte> payload);
 
-  // Counts the frame as refused and, if it can be answered, says so to the sender.
-  void Refuse(Session* session, const FrameHeader& header, FrameError error);
+  // Counts the frame as refused and, if it can be answered, says so to the sender: why, or the error's name.
+  void Refuse(Session* session, const FrameHeader& header, FrameError error, std::string_view why = "");
+  // Whether the session's worker may name the shard. If not, the frame is refused as a whole.
+  bool IsGranted(Session& session, const FrameHeader& header, ShardId shard);
   void RemoveSession(const Session& session);
   void Housekeeping();
   void SetKvGauges();
@@ -173,7 +175,7 @@ void AttentionServer::CloseSession(SessionId id) {
   impl_->RemoveSession(*session);
 }
 
-absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec) {
+absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec, const WorkerIdentity& worker) {
   TRIBUTARY_RETURN_IF_ERROR(Validate(spec));
   if (const absl::Status served =
           cpu_kernels::ValidateKernelShape(impl_->executor.kernel(), TileLayoutOf(spec), spec.model.group_size());
@@ -181,7 +183,7 @@ absl::StatusOr<uint64_t> AttentionServer::OpenShard(const ShardSpec& spec) {
     return absl::Status(served.code(), fmt::format("shard {} is not served by node {}: {}", spec.shard_id.value,
                                                    impl_->options.node_id, std::string(served.message())));
   }
-  TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards.Open(spec));
+  TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t reserved_bytes, impl_->shards.Open(spec, worker));
   impl_->SetKvGauges();
   return reserved_bytes;
 }
@@ -313,7 +315,8 @@ void AttentionServer::OnFrame(std::span<const std::byte> header_bytes, std::span
   FrameError error = DecodeHeader(header_bytes, payload.size(), &header);
   if (error == FrameError::kOk) error = impl_->sessions.Authenticate(header, payload, &session);
   if (error != FrameError::kOk) {
-    impl_->Refuse(session, header, error);
+    const bool answerable = static_cast<FrameType>(header.type) != FrameType::kError;
+    impl_->Refuse(answerable ? session : nullptr, header, error);
     return;
   }
   session->last_frame_ns = received_ns;
@@ -349,11 +352,12 @@ void AttentionServer::OnPeerError(PeerId peer, const absl::Status& status) {
   impl_->RemoveSession(*session);
 }
 
-void AttentionServer::Impl::Refuse(Session* session, const FrameHeader& header, FrameError error) {
+void AttentionServer::Impl::Refuse(Session* session, const FrameHeader& header, FrameError error,
+                                   std::string_view why) {
   metrics->CountRejected(error);
   if (session == nullptr) return;
   const std::string text = fmt::format("node {} refused frame {} of type {}: {}", options.node_id, header.frame_seq,
-                                       header.type, FrameErrorName(error));
+                                       header.type, why.empty() ? FrameErrorName(error) : why);
   absl::StatusOr<AnswerBuffer> answer = sender.Allocate(ErrorPayloadBytes(text));
   if (!answer.ok()) return;
   ErrorBody body;
@@ -364,12 +368,23 @@ void AttentionServer::Impl::Refuse(Session* session, const FrameHeader& header, 
   sender.Send(*session, header, FrameType::kError, *std::move(answer));
 }
 
+bool AttentionServer::Impl::IsGranted(Session& session, const FrameHeader& header, ShardId shard) {
+  if (shards.MayUse(session.worker, shard)) return true;
+  Refuse(&session, header, FrameError::kNotGranted,
+         fmt::format("shard {} is not granted to worker {} (incarnation {})", shard.value, session.worker.id,
+                     session.worker.incarnation));
+  return false;
+}
+
 void AttentionServer::Impl::OnQuery(Session& session, const FrameHeader& header, std::span<const std::byte> payload,
                                     int64_t received_ns) {
   QueryView view;
   if (const FrameError error = QueryView::Decode(payload, &view); error != FrameError::kOk) {
     Refuse(&session, header, error);
     return;
+  }
+  for (uint32_t i = 0; i < view.body().num_entries; ++i) {
+    if (!IsGranted(session, header, ShardId(view.entry(i).shard_id))) return;
   }
   const uint32_t head_dim = view.body().head_dim;
   const SessionId session_id = session.id;
@@ -488,6 +503,7 @@ void AttentionServer::Impl::OnSpill(Session& session, const FrameHeader& header,
     Refuse(&session, header, error);
     return;
   }
+  if (!IsGranted(session, header, ShardId(spill.body().shard_id))) return;
   AckBody ack;
   ack.shard_id = spill.body().shard_id;
   ack.token_begin = spill.body().token_begin;

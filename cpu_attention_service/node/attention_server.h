@@ -7,9 +7,11 @@
 //                 spills wait in order.
 //   spill      -> stored in its shard -> ack, with a status
 //   heartbeat  -> heartbeat, is_reply = 1
+//   query or spill of a shard that is granted to another worker
+//              -> an error frame that names shard and worker; nothing of the frame is done
 //   others     -> counted by reason; if they come from a session (tag checked) also an error frame, so that a sender
 //                 knows at once what was damaged on the way.
-//                 Replays and error frames are never answered, so that no two sides echo.
+//                 Replays and error frames, whole or damaged, are never answered, so that no two sides echo.
 //
 // Thread-compatible: one I/O thread owns the server and its data plane; gRPC adapters post closures
 // to that thread (io_loop.h). Compute threads exist only inside an attention step
@@ -80,8 +82,9 @@ class AttentionServer final : public FrameHandler {
   // Unknown sessions are ignored. Shards stay: they belong to sequences.
   void CloseSession(SessionId session);
 
-  // Returns the reserved bytes. Codes as in proto/tributary/v1/cpu_attention.proto.
-  absl::StatusOr<uint64_t> OpenShard(const ShardSpec& spec);
+  // Returns the reserved bytes. Only sessions of this worker, in this run of it, may name the shard; the same spec
+  // again moves it to the worker that is named then. Codes as in proto/tributary/v1/cpu_attention.proto.
+  absl::StatusOr<uint64_t> OpenShard(const ShardSpec& spec, const WorkerIdentity& worker);
   // Idempotent; refuses an older epoch than the shard's with FAILED_PRECONDITION.
   absl::Status CloseShard(ShardId shard, Epoch epoch);
   // Closes it whatever its epoch: the coordinator says that no live sequence refers to it. False if

@@ -17,11 +17,15 @@ absl::Status ShardRegistry::OpenPolicy(NodeShard& shard) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec) {
+absl::StatusOr<uint64_t> ShardRegistry::Open(const ShardSpec& spec, const WorkerIdentity& worker) {
   TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<KvShard> kv, store_->Open(spec));
-  if (const auto it = shards_.find(spec.shard_id); it != shards_.end()) return it->second->reserved_bytes();
+  if (const auto it = shards_.find(spec.shard_id); it != shards_.end()) {
+    it->second->granted_to = worker;
+    return it->second->reserved_bytes();
+  }
   auto shard = std::make_unique<NodeShard>();
   shard->kv = std::move(kv);
+  shard->granted_to = worker;
   if (const absl::Status status = OpenPolicy(*shard); !status.ok()) {
     store_->Drop(spec.shard_id);
     return status;
@@ -54,6 +58,11 @@ NodeShard* ShardRegistry::Find(ShardId id, Epoch sequence_epoch, FrameError* err
   }
   *error = FrameError::kOk;
   return it->second.get();
+}
+
+bool ShardRegistry::MayUse(const WorkerIdentity& worker, ShardId id) const {
+  const auto it = shards_.find(id);
+  return it == shards_.end() || it->second->granted_to == worker;
 }
 
 std::vector<const NodeShard*> ShardRegistry::shards() const {

@@ -253,8 +253,8 @@ void DecodeEngine::Impl::OnAck(NodeIdx node, const FrameHeader& header, const Ac
 void DecodeEngine::Impl::OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) {
   LOG_WARN("CPU attention node '{}' rejected a frame: {} ({})", nodes.node_id(node),
            FrameErrorName(static_cast<FrameError>(error.error)), text);
-  spills.OnRejected(node, error);
-  step.OnRejected(node, error);
+  spills.OnRejected(node, error, text);
+  step.OnRejected(node, error, text);
 }
 
 void DecodeEngine::Impl::OnDamaged(NodeIdx node, const FrameHeader& header) {

@@ -67,8 +67,8 @@ void SpillPump::OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ac
   if (const auto failure = sender_->OnAck(node, header.layer, ack)) LoseFrom(*failure);
 }
 
-void SpillPump::OnRejected(NodeIdx node, const ErrorBody& error) {
-  if (const auto failure = sender_->OnRejected(node, error)) LoseFrom(*failure);
+void SpillPump::OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) {
+  if (const auto failure = sender_->OnRejected(node, error, text)) LoseFrom(*failure);
 }
 
 void SpillPump::OnDamaged(NodeIdx node, const FrameHeader& header) {

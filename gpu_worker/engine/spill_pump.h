@@ -51,7 +51,7 @@ class SpillPump {
   void LoseHolder(Sequence& sequence, NodeIdx node, const absl::Status& status);
 
   void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack);
-  void OnRejected(NodeIdx node, const ErrorBody& error);
+  void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
   void OnDamaged(NodeIdx node, const FrameHeader& header);
 
   // Sequences with a block on its way.

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -10,6 +11,11 @@
 #include "wire/frame_builder.h"
 
 namespace tributary {
+
+std::string RefusalText(const ErrorBody& error, std::string_view text) {
+  const std::string name(FrameErrorName(static_cast<FrameError>(error.error)));
+  return text.empty() ? name : fmt::format("{} ({})", name, absl::CHexEscape({text.data(), text.size()}));
+}
 
 RemoteNodes::RemoteNodes(const RemoteNodesOptions& options, DataPlane* data_plane, NodeConnector* connector,
                          const Clock* clock, NodeListener* listener, EngineMetrics* metrics)
@@ -205,21 +211,25 @@ FrameError RemoteNodes::Dispatch(NodeIdx idx, const FrameHeader& header, std::sp
 
 void RemoteNodes::OnBadPayload(NodeIdx idx, const FrameHeader& header) {
   Reject(FrameError::kBadPayload);
+  // Error frames are never answered, so that no two sides echo.
+  if (static_cast<FrameType>(header.type) != FrameType::kError) TellDamaged(idx, header);
+  listener_->OnDamaged(idx, header);
+}
+
+void RemoteNodes::TellDamaged(NodeIdx idx, const FrameHeader& header) {
   const std::string text = fmt::format("the worker refused frame {} of type {}: {}", header.frame_seq, header.type,
                                        std::string(FrameErrorName(FrameError::kBadPayload)));
   absl::StatusOr<FrameBuffer> frame = data_plane_->AllocateFrame(ErrorPayloadBytes(text));
-  if (frame.ok()) {
-    frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kError),
-                                  .step_id = header.step_id,
-                                  .layer = header.layer,
-                                  .slot = header.slot};
-    WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload),
-                .rejected_type = header.type,
-                .rejected_frame_seq = header.frame_seq},
-               text, frame->payload());
-    (void)Send(idx, *std::move(frame), SendClass::kEager);
-  }
-  listener_->OnDamaged(idx, header);
+  if (!frame.ok()) return;
+  frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kError),
+                                .step_id = header.step_id,
+                                .layer = header.layer,
+                                .slot = header.slot};
+  WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload),
+              .rejected_type = header.type,
+              .rejected_frame_seq = header.frame_seq},
+             text, frame->payload());
+  (void)Send(idx, *std::move(frame), SendClass::kEager);
 }
 
 void RemoteNodes::OnPeerError(PeerId peer, const absl::Status& status) {

@@ -62,12 +62,15 @@ class NodeListener {
   virtual void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack) = 0;
   // The node refused the frame that Send() gave the sequence number error.rejected_frame_seq.
   virtual void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) = 0;
-  // An answer came whose payload was changed on the way. Its header is genuine and repeats step, layer and slot of what
-  // it answers; the node was told.
+  // An answer came whose payload was changed on the way: a partial, an acknowledgement, or the error frame that refuses
+  // something. Its header is genuine and repeats step, layer and slot of what it answers.
   virtual void OnDamaged(NodeIdx node, const FrameHeader& header) = 0;
   // Once per session. UNAVAILABLE, with the node's id and the reason.
   virtual void OnNodeFailed(NodeIdx node, const absl::Status& status) = 0;
 };
+
+// What a status says of a refused frame: the error's name, and the node's words with everything unprintable escaped.
+std::string RefusalText(const ErrorBody& error, std::string_view text);
 
 struct RemoteNodesOptions {
   int64_t heartbeat_interval_ns = 500 * kNsPerMs;
@@ -134,6 +137,7 @@ class RemoteNodes final : private FrameHandler {
   FrameError Dispatch(NodeIdx node, const FrameHeader& header, std::span<const std::byte> payload);
   void Reject(FrameError reason);
   void OnBadPayload(NodeIdx node, const FrameHeader& header);
+  void TellDamaged(NodeIdx node, const FrameHeader& header);
   void Fail(NodeIdx node, const std::string& reason);
   void SendHeartbeat(NodeIdx node);
 

@@ -50,7 +50,7 @@ SpillSender::Sent SpillSender::Send(const BoundShard& shard, NodeIdx holder, uin
   if (!frame.ok()) return Sent::kNoRoom;
 
   const SpillSpans spans = WriteSpill(body, frame->payload());
-  const uint64_t number = ++last_number_;
+  const uint64_t number = next_number_++;
   frame->header() = FrameHeader{
       .type = static_cast<uint8_t>(FrameType::kSpill), .step_id = number, .layer = static_cast<uint16_t>(layer)};
   const CopyTicket ticket = reader.Read(heads, spans.k, spans.v);
@@ -110,21 +110,22 @@ std::optional<SpillFailure> SpillSender::OnAck(NodeIdx node, uint32_t layer, con
                                       ack.token_begin + ack.num_tokens, layer, std::string(FrameErrorName(error))))};
 }
 
-std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBody& error) {
+std::optional<SpillFailure> SpillSender::OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) {
   for (auto it = frames_.begin(); it != frames_.end(); ++it) {
     if (it->first.node != node || it->second.frame_seq != error.rejected_frame_seq) continue;
     const SequenceId sequence = it->second.sequence;
     const uint64_t shard_id = it->first.shard_id;
     Forget(it);
-    const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
-    return SpillFailure{sequence, node,
-                        absl::InternalError(fmt::format("it rejected a spill to shard {}: {}", shard_id, reason))};
+    return SpillFailure{
+        sequence, node,
+        absl::InternalError(fmt::format("it rejected a spill to shard {}: {}", shard_id, RefusalText(error, text)))};
   }
   return std::nullopt;
 }
 
 std::optional<SpillFailure> SpillSender::OnDamaged(NodeIdx node, const FrameHeader& header) {
-  if (static_cast<FrameType>(header.type) != FrameType::kAck) return std::nullopt;
+  const auto type = static_cast<FrameType>(header.type);
+  if (type != FrameType::kAck && type != FrameType::kError) return std::nullopt;
   for (auto it = frames_.begin(); it != frames_.end(); ++it) {
     if (it->first.node != node || it->second.number != header.step_id) continue;
     const SequenceId sequence = it->second.sequence;
@@ -132,8 +133,8 @@ std::optional<SpillFailure> SpillSender::OnDamaged(NodeIdx node, const FrameHead
     Forget(it);
     return SpillFailure{
         sequence, node,
-        absl::InternalError(fmt::format("its acknowledgement of a spill to shard {} was damaged on the way: {}",
-                                        shard_id, std::string(FrameErrorName(FrameError::kBadPayload))))};
+        absl::InternalError(fmt::format("its answer to a spill to shard {} was damaged on the way: {}", shard_id,
+                                        std::string(FrameErrorName(FrameError::kBadPayload))))};
   }
   return std::nullopt;
 }

@@ -84,9 +84,10 @@ class SpillSender {
   // Takes an acknowledgement. Returns a failure if the shard refused the tokens; unknown ones are
   // ignored.
   std::optional<SpillFailure> OnAck(NodeIdx node, uint32_t layer, const AckBody& ack);
-  // The node refused a frame as a whole.
-  std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error);
-  // An answer of the node was damaged on the way (NodeListener): nobody can say whether the tokens are stored.
+  // The node refused a frame as a whole, in these words.
+  std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
+  // An answer of the node was damaged on the way (NodeListener), an acknowledgement or a refusal: nobody can say whether
+  // the tokens are stored.
   std::optional<SpillFailure> OnDamaged(NodeIdx node, const FrameHeader& header);
   // A failure for each sequence and node with overdue frames.
   std::vector<SpillFailure> FindOverdue() const;
@@ -126,11 +127,13 @@ class SpillSender {
     SequenceId sequence;
     uint32_t num_tokens = 0;
     uint64_t bytes = 0;
-    uint64_t number = 0;  // the frame's step_id, which its acknowledgement repeats
+    uint64_t number = 0;  // the frame's step_id, which its answer repeats
     uint64_t frame_seq = kUnsent;
     int64_t sent_ns = 0;  // patient time; of Send() until it has left
   };
   static constexpr uint64_t kUnsent = UINT64_MAX;
+  // The numbers of spills begin here, those of steps at 1: an answer that says no more than its step_id belongs to one.
+  static constexpr uint64_t kFirstNumber = uint64_t{1} << 63;
   // A frame that the device copies into.
   struct Filling {
     Key key;
@@ -159,7 +162,7 @@ class SpillSender {
   RemoteNodes* const nodes_;
   EngineMetrics* const metrics_;
   Frames frames_;
-  uint64_t last_number_ = 0;
+  uint64_t next_number_ = kFirstNumber;
   std::deque<Filling> filling_;  // in the order in which the device copies
   std::vector<NodeWindow> windows_;
   absl::flat_hash_map<SequenceId, uint32_t> in_flight_;

@@ -384,22 +384,20 @@ void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header, const Partia
                     });
 }
 
-void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error) {
+void DecodeStep::OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) {
   if (rows_.empty()) return;
   for (const SentQuery& query : sent_) {
     if (query.node != node || query.frame_seq != error.rejected_frame_seq) continue;
-    const std::string reason(FrameErrorName(static_cast<FrameError>(error.error)));
-    for (size_t i = query.begin; i < query.end; ++i) {
-      gather_.FailRow(expected_[i].row, node,
-                      absl::InternalError(fmt::format("it rejected the query frame: {}", reason)));
-    }
+    const absl::Status status =
+        absl::InternalError(fmt::format("it rejected the query frame: {}", RefusalText(error, text)));
+    for (size_t i = query.begin; i < query.end; ++i) gather_.FailRow(expected_[i].row, node, status);
   }
 }
 
 void DecodeStep::OnDamaged(NodeIdx node, const FrameHeader& header) {
-  if (rows_.empty() || header.step_id != exchange_id_ || static_cast<FrameType>(header.type) != FrameType::kPartial) {
-    return;
-  }
+  const auto type = static_cast<FrameType>(header.type);
+  const bool may_be_ours = type == FrameType::kPartial || type == FrameType::kError;
+  if (rows_.empty() || header.step_id != exchange_id_ || !may_be_ours) return;
   for (const SentQuery& query : sent_) {
     if (query.node != node || query.layer != header.layer || query.slot != header.slot) continue;
     for (size_t i = query.begin; i < query.end; ++i) {

@@ -97,7 +97,7 @@ class DecodeStep {
 
   // What comes in during a step, or late: the owner of RemoteNodes hands these on.
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial);
-  void OnRejected(NodeIdx node, const ErrorBody& error);
+  void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
   void OnDamaged(NodeIdx node, const FrameHeader& header);
   void OnNodeFailed(NodeIdx node, const absl::Status& status);
 
@@ -165,7 +165,8 @@ class DecodeStep {
   };
   // Of the step that runs.
   std::span<StepRow> rows_;
-  uint64_t exchange_id_ = 0;  // this worker's number of the step: never repeats, unlike the coordinator's
+  // This worker's number of the step: never repeats, unlike the coordinator's, and is no spill's (SpillSender).
+  uint64_t exchange_id_ = 0;
   uint64_t trace_id_ = 0;
   int64_t timeout_ns_ = 0;
   int64_t deadline_ns_ = 0;

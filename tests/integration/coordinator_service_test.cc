@@ -110,6 +110,8 @@ class FakeNode final : public v1::CpuAttention::Service {
   grpc::Status OpenShard(grpc::ServerContext* context, const v1::OpenShardRequest* request,
                          v1::OpenShardResponse* response) override {
     if (open_failure_ != grpc::OK) return {open_failure_, "as the test wants it"};
+    EXPECT_EQ(request->worker().worker_id(), "gpu-0");
+    EXPECT_EQ(request->worker().incarnation(), 1u);
     std::lock_guard lock(mutex_);
     shards_.insert(request->shard().shard_id());
     ++num_opened_;

@@ -7,6 +7,10 @@
 
 namespace tributary {
 
+namespace {
+const WorkerIdentity kWorker{"worker-0", 1};
+}  // namespace
+
 // ---- the worker's data plane ----
 
 class SimPlane::Corruptor final : public FrameHandler {
@@ -207,7 +211,7 @@ std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimReque
 void SimCluster::OpenShard(const ShardSpec& spec, Node& node) {
   if (!node.alive) return;
   std::lock_guard lock(node.mutex);
-  const auto reserved = node.server->OpenShard(spec);
+  const auto reserved = node.server->OpenShard(spec, kWorker);
   if (!reserved.ok()) std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
   TRIBUTARY_CHECK(reserved.ok());
 }
@@ -348,7 +352,7 @@ absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint, co
     if (!node.alive) return absl::UnavailableError("connection refused");
     if (node.frozen) return absl::DeadlineExceededError("no answer within 1 s");
     std::lock_guard lock(node.mutex);
-    const auto grant = node.server->OpenSession({"worker-0", 1}, local.address);
+    const auto grant = node.server->OpenSession(kWorker, local.address);
     if (!grant.ok()) return grant.status();
     return NodeSession{node.plane->info(), grant->session_id, grant->keys, grant->epoch, node.id};
   }

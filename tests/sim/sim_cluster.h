@@ -143,6 +143,7 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   void Turn();
   void Stop(SequenceId id) { engine_->Stop(id); }
   const SimResult& result(SequenceId id) const { return results_.at(id); }
+  const std::vector<ShardPlacement>& shards(SequenceId id) const { return shards_.at(id); }
 
   // Faults, between turns or from `on_wait`.
   void Kill(uint32_t node);    // as kill -9

@@ -6,101 +6,23 @@
 #include <string>
 #include <vector>
 
-#include "base/log.h"
 #include "gpu_worker/device/host/host_device.h"
 #include "gtest/gtest.h"
 #include "model/weights.h"
-#include "tests/sim/sim_cluster.h"
+#include "tests/sim/sim_fixture.h"
 #include "tests/testutil/random_model.h"
 #include "tests/testutil/temp_dir.h"
-#include "tests/testutil/test_seed.h"
 
 namespace tributary {
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr int kRounds = 4;
-#else
-constexpr int kRounds = 12;
-#endif
-
-SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model) {
-  SimRequest request;
-  request.prompt.resize(RandomInt(random, 1, 160));
-  for (uint32_t& token : request.prompt) token = RandomInt<uint32_t>(random, 0, model.vocab_size - 1);
-  request.max_tokens = RandomInt<uint32_t>(random, 1, 60);
-  request.layout.block_tokens = RandomInt<uint32_t>(random, 1, 12);
-  request.layout.window_tokens = request.layout.block_tokens + RandomInt<uint32_t>(random, 0, 20);
-  request.layout.sink_tokens = RandomInt<uint32_t>(random, 0, 1) == 0 ? 0 : RandomInt<uint32_t>(random, 1, 9);
-  request.cut.num_stripes = RandomInt<uint32_t>(random, 1, 4);
-  request.cut.stripe_blocks = RandomInt<uint64_t>(random, 1, 3);
-  request.cut.head_parts = RandomInt<uint32_t>(random, 1, 2);
-  request.cut.layer_parts = RandomInt<uint32_t>(random, 1, 2);
-  request.kv_dtype = std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random, 0, 2)];
-  request.remote_k_dtype = static_cast<DType>(RandomInt(random, 0, 6));
-  request.remote_v_dtype = static_cast<DType>(RandomInt(random, 0, 6));
-  if (RandomInt(random, 0, 1) == 0) request.sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = random()};
-  return request;
-}
-
-// The same request in a cluster of its own without faults: the truth for this plan, bit for bit.
-SimResult Reference(const SimOptions& options, const SimRequest& request) {
-  SimOptions calm = options;
-  calm.faults = {};
-  calm.corrupt_header = 0;
-  SimCluster cluster(calm);
-  const SequenceId id = cluster.Submit(request);
-  EXPECT_TRUE(cluster.RunUntilEnded());
-  EXPECT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
-  EXPECT_EQ(cluster.Leftovers(), "");
-  return cluster.result(id);
-}
-
-void ExpectPrefixOf(const SimResult& result, const SimResult& reference) {
-  ASSERT_LE(result.tokens.size(), reference.tokens.size());
-  for (size_t i = 0; i < result.tokens.size(); ++i) {
-    ASSERT_EQ(result.tokens[i], reference.tokens[i]) << "token " << i;
-    ASSERT_EQ(result.logits[i], reference.logits[i]) << "logits of token " << i;
-  }
-}
-
-void ExpectSame(const SimResult& result, const SimResult& reference) {
-  ASSERT_TRUE(result.status.ok()) << result.status;
-  ASSERT_EQ(result.tokens.size(), reference.tokens.size());
-  ExpectPrefixOf(result, reference);
-}
-
-void ExpectRightOrClearError(SimCluster& cluster, const SimResult& result, const SimResult& reference) {
-  ASSERT_TRUE(result.ended);
-  if (result.status.ok()) return ExpectSame(result, reference);
-  ExpectPrefixOf(result, reference);
-  EXPECT_NE(result.failed_node, "") << result.status;
-  EXPECT_NE(result.status.message().find(result.failed_node), std::string::npos) << result.status;
-}
-
-class SimTest : public testing::Test {
- protected:
-  SimTest() : random_(TestSeedOnce()) { (void)InitLogging("sim", "error"); }
-  static uint64_t TestSeedOnce() {
-    static const uint64_t seed = TestSeed();
-    return seed;
-  }
-  SimOptions RandomOptions() {
-    SimOptions options;
-    options.seed = random_();
-    options.model.seed = random_();
-    options.num_nodes = RandomInt<uint32_t>(random_, 1, 4);
-    return options;
-  }
-  std::vector<SimRequest> RandomRequests(int count, const TinyModel& model) {
-    std::vector<SimRequest> requests;
-    for (int i = 0; i < count; ++i) requests.push_back(RandomRequest(random_, model));
-    return requests;
-  }
-
-  std::mt19937_64 random_;
-  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(TestSeedOnce())};
-};
+using testing::ExpectPrefixOf;
+using testing::ExpectRightOrClearError;
+using testing::ExpectSame;
+using testing::kRounds;
+using testing::RandomRequest;
+using testing::Reference;
+using testing::SimTest;
 
 TEST_F(SimTest, DistributedLogitsAreThoseOfTheAllResidentRun) {
   for (int round = 0; round < kRounds; ++round) {

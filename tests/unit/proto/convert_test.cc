@@ -38,6 +38,16 @@ TEST(ConvertTest, ShardSpecSurvivesTheRoundTrip) {
   EXPECT_TRUE(*back == AnyShardSpec());
 }
 
+TEST(ConvertTest, AWorkersIdentitySurvivesTheRoundTripAndIsNotEmpty) {
+  const WorkerIdentity worker{"gpu-0", 9};
+  const absl::StatusOr<WorkerIdentity> back = WorkerIdentityFromProto(WorkerIdentityToProto(worker));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(*back, worker);
+  const absl::Status nobody = WorkerIdentityFromProto(WorkerIdentityToProto({"", 9})).status();
+  EXPECT_EQ(nobody.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(nobody.ToString(), HasSubstr("worker_id is empty"));
+}
+
 TEST(ConvertTest, AShardsHoldersSurviveTheRoundTrip) {
   const ShardPlacement placement{AnyShardSpec(), {{"cpu-0", 8, "host:9"}, {"cpu-1", 3, "host:10"}}};
   const absl::StatusOr<ShardPlacement> back = ShardPlacementFromProto(ShardPlacementToProto(placement));

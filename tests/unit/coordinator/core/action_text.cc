@@ -29,10 +29,11 @@ struct Printer {
   std::string operator()(const action::OpenShard& a) const {
     const ShardSpec& s = a.spec;
     return fmt::format(
-        "open-shard node={} shard={} sequence={} epoch={} heads=[{},{}) stripe={}/{} of {} from {} "
+        "open-shard node={} worker={}/{} shard={} sequence={} epoch={} heads=[{},{}) stripe={}/{} of {} from {} "
         "capacity={}",
-        a.holder.node_id, s.shard_id.value, s.sequence_id.value, s.epoch.value, s.kv_head_begin, s.kv_head_end,
-        s.stripe.stripe_idx, s.stripe.num_stripes, s.stripe.stripe_tokens, s.stripe.origin, s.capacity_tokens);
+        a.holder.node_id, a.worker.id, a.worker.incarnation, s.shard_id.value, s.sequence_id.value, s.epoch.value,
+        s.kv_head_begin, s.kv_head_end, s.stripe.stripe_idx, s.stripe.num_stripes, s.stripe.stripe_tokens,
+        s.stripe.origin, s.capacity_tokens);
   }
   std::string operator()(const action::CloseShard& a) const {
     return fmt::format("close-shard node={} shard={} epoch={}", a.holder.node_id, a.shard_id.value, a.epoch.value);

@@ -58,6 +58,7 @@ class World {
     std::set<ShardId> shards;
   };
   struct Worker {
+    WorkerIdentity identity;
     StreamId stream;
     std::map<SequenceId, uint32_t> left;  // tokens to give; of a kept sequence: 0
     std::set<SequenceId> keeps;           // asked to keep it when it has given them
@@ -78,7 +79,7 @@ class World {
   template <typename T>
   void Apply(T&) {}
   void Apply(action::OpenShard& a) {
-    EXPECT_TRUE(ever_opened_.insert(a.spec.shard_id).second);
+    EXPECT_TRUE(ever_opened_.emplace(a.spec.shard_id, a.worker).second);
     opens_.push_back(a);
   }
   void Apply(action::CloseShard& a) { closes_.push_back(a); }
@@ -86,6 +87,9 @@ class World {
   void Apply(action::StartSequence& a) {
     for (auto& [id, worker] : workers_) {
       if (worker.stream != a.stream) continue;
+      for (const ShardPlacement& shard : a.plan.shards) {
+        EXPECT_EQ(ever_opened_.at(shard.spec.shard_id), worker.identity) << "opened for another worker";
+      }
       worker.left[a.plan.sequence_id] = a.plan.max_tokens;
       if (a.plan.keep) worker.keeps.insert(a.plan.sequence_id);
     }
@@ -190,8 +194,9 @@ class World {
   void HelloWorker(const std::string& id) {
     if (workers_.contains(id) && Chance(90)) return;
     const StreamId stream(++last_stream_);
-    Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, ++incarnations_)});
-    workers_[id] = {stream, {}, {}, {}};
+    const uint64_t incarnation = ++incarnations_;
+    Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, incarnation)});
+    workers_[id] = {{id, incarnation}, stream, {}, {}, {}};
   }
 
   void Generate() {
@@ -421,7 +426,7 @@ class World {
   std::map<std::string, Node> nodes_;
   std::map<std::string, Worker> workers_;
   std::set<CallId> calls_;
-  std::set<ShardId> ever_opened_;
+  std::map<ShardId, WorkerIdentity> ever_opened_;  // for whom
   std::set<SequenceId> started_;
   std::vector<action::OpenShard> opens_;
   std::vector<action::CloseShard> closes_;

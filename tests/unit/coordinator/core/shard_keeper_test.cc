@@ -10,6 +10,7 @@ namespace {
 using Kind = ShardKeeper::OpenAnswer::Kind;
 
 const SequenceId kSequence(9);
+const WorkerIdentity kWorker{"gpu-0", 5};
 
 // Shards with two holders each, which no placement makes yet.
 class ShardKeeperTest : public testing::Test {
@@ -60,12 +61,13 @@ class ShardKeeperTest : public testing::Test {
 
 TEST_F(ShardKeeperTest, EveryHolderIsAskedAndAllMustBeOpen) {
   std::vector<ShardPlacement> shards = {Held({"a", "b"})};
-  EXPECT_FALSE(keeper_.Open(kSequence, Epoch(4), membership_, shards, out_));
+  EXPECT_FALSE(keeper_.Open(kSequence, Epoch(4), kWorker, membership_, shards, out_));
   EXPECT_EQ(shards[0].spec.shard_id, ShardId(1));
   EXPECT_EQ(shards[0].spec.epoch, Epoch(4));
   const std::vector<Action> actions = out_.Take();
   ASSERT_EQ(actions.size(), 2u);
   EXPECT_EQ(std::get<action::OpenShard>(actions[1]).holder.node_id, "b");
+  for (const Action& action : actions) EXPECT_EQ(std::get<action::OpenShard>(action).worker, kWorker);
   EXPECT_EQ(Opened(1, "a").kind, Kind::kNothing);
   const ShardKeeper::OpenAnswer last = Opened(1, "b");
   EXPECT_EQ(last.kind, Kind::kAllOpen);
@@ -78,7 +80,7 @@ TEST_F(ShardKeeperTest, EveryHolderIsAskedAndAllMustBeOpen) {
 
 TEST_F(ShardKeeperTest, OneRefusalFailsTheSequenceOnce) {
   std::vector<ShardPlacement> shards = {Held({"a", "b"}), Held({"b"})};
-  keeper_.Open(kSequence, Epoch(4), membership_, shards, out_);
+  keeper_.Open(kSequence, Epoch(4), kWorker, membership_, shards, out_);
   EXPECT_EQ(Opened(1, "b", absl::ResourceExhaustedError("full")).kind, Kind::kFailed);
   EXPECT_EQ(Opened(2, "b", absl::ResourceExhaustedError("full")).kind, Kind::kNothing);
   keeper_.Close(kSequence, shards, out_);
@@ -89,7 +91,7 @@ TEST_F(ShardKeeperTest, OneRefusalFailsTheSequenceOnce) {
 
 TEST_F(ShardKeeperTest, AnUnansweredCloseIsSentAgainToThatHolder) {
   std::vector<ShardPlacement> shards = {Held({"a", "b"})};
-  keeper_.Open(kSequence, Epoch(4), membership_, shards, out_);
+  keeper_.Open(kSequence, Epoch(4), kWorker, membership_, shards, out_);
   Opened(1, "a");
   Opened(1, "b");
   keeper_.Close(kSequence, shards, out_);
@@ -119,16 +121,16 @@ TEST_F(ShardKeeperTest, ADeadHolderIsStruckOff) {
 
 TEST_F(ShardKeeperTest, AnIdInUseIsDrawnAgain) {
   std::vector<ShardPlacement> shards = {Held({"a"})};
-  keeper_.Open(kSequence, Epoch(4), membership_, shards, out_);
+  keeper_.Open(kSequence, Epoch(4), kWorker, membership_, shards, out_);
   last_id_ = 0;  // the generator says 1 again
   std::vector<ShardPlacement> more = {Held({"b"})};
-  keeper_.Open(SequenceId(10), Epoch(5), membership_, more, out_);
+  keeper_.Open(SequenceId(10), Epoch(5), kWorker, membership_, more, out_);
   EXPECT_EQ(more[0].spec.shard_id, ShardId(2));
 }
 
 TEST_F(ShardKeeperTest, WithoutShardsAllAreOpen) {
   std::vector<ShardPlacement> none;
-  EXPECT_TRUE(keeper_.Open(kSequence, Epoch(4), membership_, none, out_));
+  EXPECT_TRUE(keeper_.Open(kSequence, Epoch(4), kWorker, membership_, none, out_));
   EXPECT_TRUE(out_.Take().empty());
 }
 

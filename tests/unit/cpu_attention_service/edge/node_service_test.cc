@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "cpu_attention_service/edge/cpu_attention_service.h"
@@ -62,9 +63,11 @@ class Node {
   grpc::Status Connect(const v1::ConnectRequest& request, v1::ConnectResponse* response) {
     return Call(&v1::CpuAttention::Stub::Connect, request, response);
   }
-  grpc::Status OpenShard(const ShardSpec& spec, v1::OpenShardResponse* response) {
+  grpc::Status OpenShard(const ShardSpec& spec, v1::OpenShardResponse* response,
+                         const WorkerIdentity& worker = {"w0", 1}) {
     v1::OpenShardRequest request;
     *request.mutable_shard() = ShardSpecToProto(spec);
+    *request.mutable_worker() = WorkerIdentityToProto(worker);
     return Call(&v1::CpuAttention::Stub::OpenShard, request, response);
   }
   grpc::Status CloseShard(uint64_t id, uint64_t epoch, v1::CloseShardResponse* response) {
@@ -195,6 +198,22 @@ TEST_F(NodeServiceTest, ShardsAreOpenedAndClosed) {
   EXPECT_EQ(node_.CloseShard(1, 0, &closed).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_TRUE(node_.CloseShard(1, 1, &closed).ok());
   EXPECT_EQ(closed.free_bytes(), 1u << 20);
+}
+
+TEST_F(NodeServiceTest, AShardIsOpenedForAWorker) {
+  const ShardSpec spec = MakeSpec(1, {4, 2, 64}, 100);
+  v1::OpenShardResponse opened;
+  const grpc::Status nobody = node_.OpenShard(spec, &opened, {"", 1});
+  EXPECT_EQ(nobody.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(nobody.error_message(), HasSubstr("worker_id is empty"));
+  const grpc::Status too_long = node_.OpenShard(spec, &opened, {std::string(limits::kMaxNodeIdBytes + 1, 'w'), 1});
+  EXPECT_EQ(too_long.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(too_long.error_message(), HasSubstr("worker_id"));
+  v1::CloseShardResponse closed;
+  ASSERT_TRUE(node_.CloseShard(1, 1, &closed).ok());
+  EXPECT_EQ(closed.free_bytes(), 1u << 20) << "nothing was reserved";
+  EXPECT_TRUE(node_.OpenShard(spec, &opened, {"w0", 1}).ok());
+  EXPECT_TRUE(node_.OpenShard(spec, &opened, {"w1", 7}).ok()) << "another worker takes it over";
 }
 
 TEST_F(NodeServiceTest, AFullPoolTellsWhenToTryAgain) {

@@ -98,7 +98,7 @@ TEST_F(BusyServerTest, HeartbeatsOvertakeTheStep) {
 // In order: the second query finds what was spilled before it.
 TEST_F(BusyServerTest, SpillsAndQueriesWaitForTheStep) {
   const ShardSpec spec = MakeSpec(2, kShape, 50);
-  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   const LayerKv kv = RandomLayerKv(spec, 50, random_);
   const std::vector<float> q = RandomQ();
   QueryAnd([&] {

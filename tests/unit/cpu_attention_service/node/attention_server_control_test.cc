@@ -57,6 +57,7 @@ TEST_F(AttentionServerTest, APeerErrorEndsTheSessionAndKeepsTheShards) {
 
   worker_ = std::make_unique<FakeWorker>(network_, "worker2");
   worker_->Connect(*server_, "node");
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   EXPECT_EQ(Spill(spec, kv, 0, 10).stored_tokens, 10u);
 }
 
@@ -99,14 +100,14 @@ TEST_F(AttentionServerTest, IdleSessionsEnd) {
 TEST_F(AttentionServerTest, ShardsAreOpenedOnceAndClosedIdempotently) {
   const uint64_t free_bytes = server_->free_bytes();
   const ShardSpec spec = MakeSpec(1, kShape, 100);
-  const auto reserved = server_->OpenShard(spec);
+  const auto reserved = server_->OpenShard(spec, worker_->identity());
   ASSERT_TRUE(reserved.ok());
   EXPECT_EQ(server_->free_bytes(), free_bytes - *reserved);
   EXPECT_EQ(metrics_.kv_used_bytes.value(), *reserved);
-  EXPECT_EQ(*server_->OpenShard(spec), *reserved);
+  EXPECT_EQ(*server_->OpenShard(spec, worker_->identity()), *reserved);
   ShardSpec other = spec;
   other.capacity_tokens = 101;
-  EXPECT_EQ(server_->OpenShard(other).status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(server_->OpenShard(other, worker_->identity()).status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(server_->CloseShard(spec.shard_id, Epoch(0)).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(server_->CloseShard(spec.shard_id, Epoch(1)).ok());
   EXPECT_TRUE(server_->CloseShard(spec.shard_id, Epoch(1)).ok());
@@ -117,18 +118,19 @@ TEST_F(AttentionServerTest, ShardsAreOpenedOnceAndClosedIdempotently) {
 
 TEST_F(AttentionServerTest, AFullPoolIsResourceExhausted) {
   Start(256 << 10);
-  const auto shard = server_->OpenShard(MakeSpec(1, kShape, 100000));
+  const auto shard = server_->OpenShard(MakeSpec(1, kShape, 100000), worker_->identity());
   EXPECT_EQ(shard.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(server_->shards().size(), 0u);
 }
 
 TEST_F(AttentionServerTest, GeometryThatTheKernelDoesNotServeIsInvalid) {
   for (const AttentionShape shape : {AttentionShape{130, 1, 64}, AttentionShape{4, 2, 0}}) {
-    EXPECT_EQ(server_->OpenShard(MakeSpec(1, shape, 10)).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(server_->OpenShard(MakeSpec(1, shape, 10), worker_->identity()).status().code(),
+              absl::StatusCode::kInvalidArgument);
   }
-  const absl::Status status = server_->OpenShard(MakeSpec(1, {130, 1, 60}, 10)).status();
+  const absl::Status status = server_->OpenShard(MakeSpec(1, {130, 1, 60}, 10), worker_->identity()).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("130"));
-  EXPECT_TRUE(server_->OpenShard(MakeSpec(1, {64, 1, 61}, 10)).ok());
+  EXPECT_TRUE(server_->OpenShard(MakeSpec(1, {64, 1, 61}, 10), worker_->identity()).ok());
 }
 
 TEST_F(AttentionServerTest, BadOptionsAreErrors) {

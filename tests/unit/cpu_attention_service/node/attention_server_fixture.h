@@ -32,7 +32,8 @@ struct Received {
 // A GPU worker's data plane: keeps what it receives.
 class FakeWorker : public FrameHandler {
  public:
-  FakeWorker(InprocNetwork& network, const std::string& name) : name_(name), plane_(network.Create(name)) {}
+  FakeWorker(InprocNetwork& network, const std::string& name, uint64_t incarnation = 1)
+      : name_(name), incarnation_(incarnation), plane_(network.Create(name)) {}
 
   void Connect(AttentionServer& server, std::string_view node_address) {
     auto grant = server.OpenSession(identity(), name_);
@@ -88,12 +89,13 @@ class FakeWorker : public FrameHandler {
   void OnPeerError(PeerId, const absl::Status&) override {}
 
   DataPlane& plane() { return *plane_; }
-  WorkerIdentity identity() const { return {name_, 1}; }
+  WorkerIdentity identity() const { return {name_, incarnation_}; }
   const SessionGrant& grant() const { return grant_; }
   std::deque<Received>& received() { return received_; }
 
  private:
   std::string name_;
+  uint64_t incarnation_;
   std::unique_ptr<DataPlane> plane_;
   SessionGrant grant_;
   FrameSeal incoming_, outgoing_;
@@ -182,12 +184,13 @@ class AttentionServerTest : public ::testing::Test {
     return frame;
   }
 
-  FrameError TakeError() {
+  // `text_part`: what the text says.
+  FrameError TakeError(const std::string& text_part = "node n0") {
     const Received frame = Take(FrameType::kError);
     ErrorBody body;
     std::string_view text;
     EXPECT_EQ(DecodeError(frame.payload, &body, &text), FrameError::kOk);
-    EXPECT_THAT(std::string(text), ::testing::HasSubstr("node n0"));
+    EXPECT_THAT(std::string(text), ::testing::HasSubstr(text_part));
     return static_cast<FrameError>(body.error);
   }
 
@@ -220,7 +223,7 @@ class AttentionServerTest : public ::testing::Test {
   // A shard with KV of layer 0 stored.
   ShardSpec StoredShard(uint64_t id, uint32_t num_tokens, LayerKv* kv) {
     const ShardSpec spec = MakeSpec(id, kShape, num_tokens);
-    EXPECT_TRUE(server_->OpenShard(spec).ok());
+    EXPECT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
     *kv = RandomLayerKv(spec, num_tokens, random_);
     EXPECT_EQ(Spill(spec, *kv, 0, num_tokens).stored_tokens, num_tokens);
     return spec;

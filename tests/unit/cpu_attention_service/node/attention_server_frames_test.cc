@@ -40,7 +40,7 @@ TEST_F(AttentionServerTest, QuantisesWhatItStores) {
   const std::vector<std::byte> spill = SpillPayload(spec, kv, 0, 300);
   spec.k_dtype = DType::kInt8;
   spec.v_dtype = DType::kFp8E4m3;
-  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   worker_->Send(worker_->Header(FrameType::kSpill), spill);
   Settle();
   AckBody ack;
@@ -69,7 +69,7 @@ TEST_F(AttentionServerTest, QuantisesWhatItStores) {
 TEST_F(AttentionServerTest, AStripeAnswersForItsOwnTokens) {
   ShardSpec spec = MakeSpec(1, kShape, 64);
   spec.stripe = {100, 16, 2, 1};  // tokens [116, 132), [148, 164), ...
-  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   LayerKv kv = RandomLayerKv(spec, 32, random_);
   const size_t run_bytes = 16 * 2 * 64 * 2;
   for (uint32_t run = 0; run < 2; ++run) {
@@ -103,7 +103,7 @@ TEST_F(AttentionServerTest, ABadEntryHarmsNoOther) {
   QueryEntry wrong_heads = Entry(good, 0, 100);
   wrong_heads.num_q_heads = 2;
   const ShardSpec empty = MakeSpec(5, kShape, 50);
-  ASSERT_TRUE(server_->OpenShard(empty).ok());
+  ASSERT_TRUE(server_->OpenShard(empty, worker_->identity()).ok());
   const std::vector<QueryEntry> entries = {Entry(unknown, 0, 100), Entry(stale, 0, 100), wrong_heads,
                                            Entry(empty, 0, 1),     Entry(good, 0, 100),  Entry(empty, 0, 0)};
   const std::vector<float> q = RandomQ(6);
@@ -140,7 +140,7 @@ TEST_F(AttentionServerTest, WrongHeadDimAndLayerAreRefusedPerEntry) {
 
 TEST_F(AttentionServerTest, SpillsMayComeTwiceAndOutOfOrder) {
   const ShardSpec spec = MakeSpec(1, kShape, 64);
-  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   const LayerKv kv = RandomLayerKv(spec, 64, random_);
   EXPECT_EQ(Spill(spec, kv, 16, 32).stored_tokens, 0u);
   EXPECT_EQ(Spill(spec, kv, 16, 32).stored_tokens, 0u);
@@ -156,7 +156,7 @@ TEST_F(AttentionServerTest, SpillsMayComeTwiceAndOutOfOrder) {
 
 TEST_F(AttentionServerTest, BadSpillsAreAcknowledgedWithTheReason) {
   const ShardSpec spec = MakeSpec(1, kShape, 32);
-  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   const LayerKv kv = RandomLayerKv(spec, 64, random_);
   const auto status = [](const AckBody& ack) { return static_cast<FrameError>(ack.status); };
   EXPECT_EQ(status(Spill(spec, kv, 16, 48)), FrameError::kOutOfRange);
@@ -278,6 +278,16 @@ TEST_F(AttentionServerTest, DamagedPayloadsAreRefusedWithAnError) {
     EXPECT_EQ(metrics_.requests[0].value(), 0);
     EXPECT_TRUE(worker_->received().empty());
   }
+}
+
+TEST_F(AttentionServerTest, ADamagedErrorFrameIsCountedAndNotAnswered) {
+  const std::string text = "the worker refused frame 3";
+  std::vector<std::byte> payload(ErrorPayloadBytes(text));
+  WriteError({.error = static_cast<uint32_t>(FrameError::kBadPayload), .rejected_frame_seq = 3}, text, payload);
+  worker_->SendDamaged(worker_->Header(FrameType::kError), payload, 13);
+  Settle();
+  EXPECT_EQ(Rejected(FrameError::kBadPayload), 1);
+  EXPECT_TRUE(worker_->received().empty());
 }
 
 TEST_F(AttentionServerTest, RandomBytesNeverHarm) {

@@ -84,7 +84,7 @@ TEST_F(AttentionServerStoredTest, ABitThatFlipsLaterIsFoundByTheScrub) {
 // Only what is new is checked, and the tile that it joins.
 TEST_F(AttentionServerStoredTest, WhatWasCheckedIsNotCheckedAgain) {
   const ShardSpec spec = MakeSpec(1, kShape, 2000);
-  ASSERT_TRUE(server_->OpenShard(spec).ok());
+  ASSERT_TRUE(server_->OpenShard(spec, worker_->identity()).ok());
   const LayerKv kv = RandomLayerKv(spec, 2000, random_);
   EXPECT_EQ(Spill(spec, kv, 0, 1000).stored_tokens, 1000u);
   EXPECT_EQ(Ask(spec, 900).status, 0u);

@@ -43,8 +43,13 @@ TEST_F(IoLoopTest, ManyThreadsUseOneServer) {
       for (uint64_t i = 0; i < 50; ++i) {
         const ShardSpec spec = MakeSpec(t * 100 + i, {4, 2, 64}, 10);
         absl::Status status;
-        ASSERT_TRUE(
-            loop_->Run([&](AttentionServer& server) { status = server.OpenShard(spec).status(); }, 10 * kNsPerS).ok());
+        ASSERT_TRUE(loop_
+                        ->Run(
+                            [&](AttentionServer& server) {
+                              status = server.OpenShard(spec, {"w0", 1}).status();
+                            },
+                            10 * kNsPerS)
+                        .ok());
         ASSERT_TRUE(status.ok()) << status;
         ASSERT_TRUE(loop_->Post([id = spec.shard_id](AttentionServer& server) { server.DropOrphan(id); }));
       }

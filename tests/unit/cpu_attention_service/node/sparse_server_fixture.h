@@ -60,7 +60,7 @@ class SparseServerTest : public AttentionServerTest {
     spec_.policy = *policy;
     policy_.reset();
     if (policy->name() == "hgca") policy_.emplace(ReadHgcaParams(spec_.policy), ReadSparseParams(spec_.policy));
-    const absl::StatusOr<uint64_t> opened = server_->OpenShard(spec_);
+    const absl::StatusOr<uint64_t> opened = server_->OpenShard(spec_, worker_->identity());
     ASSERT_TRUE(opened.ok()) << opened.status();
     kv_ = RandomLayerKv(spec_, num_tokens, random_);
     selected_.assign(kHeads, {});

@@ -357,10 +357,10 @@ TEST_F(SparseServerTest, ThePoolPaysForCachesAndGetsThemBack) {
   EXPECT_GT(sparse, dense);
   EXPECT_EQ(sparse, *ShardReservedBytes(spec_, 16 << 10));
   EXPECT_EQ(server_->shards().back().reserved_bytes + server_->shards().front().reserved_bytes, dense + sparse);
-  EXPECT_EQ(*server_->OpenShard(spec_), sparse) << "again is fine";
+  EXPECT_EQ(*server_->OpenShard(spec_, worker_->identity()), sparse) << "again is fine";
   ShardSpec other = spec_;
   other.policy.Set("beta", 3.0);
-  EXPECT_EQ(server_->OpenShard(other).status().code(), absl::StatusCode::kAlreadyExists)
+  EXPECT_EQ(server_->OpenShard(other, worker_->identity()).status().code(), absl::StatusCode::kAlreadyExists)
       << "a policy does not change while the shard lives";
   ASSERT_TRUE(server_->CloseShard(ShardId(2), Epoch(1)).ok());
   EXPECT_EQ(server_->free_bytes(), before - dense);

@@ -132,6 +132,20 @@ TEST_F(RemoteNodesTest, ADamagedAnswerIsReportedAndItsSenderTold) {
   EXPECT_TRUE(failures_.empty());
 }
 
+TEST_F(RemoteNodesTest, ADamagedErrorFrameIsReportedAndNotAnswered) {
+  (void)*nodes_->Acquire(endpoint_);
+  node_.plane->Poll(node_);
+  node_.received.clear();
+  node_.damage = true;
+  node_.Send({.type = static_cast<uint8_t>(FrameType::kError), .step_id = 9, .layer = 2, .slot = 4});
+  nodes_->Poll();
+  EXPECT_EQ(nodes_->frames_rejected(FrameError::kBadPayload), 1u);
+  ASSERT_EQ(damaged_.size(), 1u);
+  EXPECT_EQ(damaged_[0].step_id, 9u);
+  node_.plane->Poll(node_);
+  EXPECT_TRUE(node_.received.empty());
+}
+
 TEST_F(RemoteNodesTest, ASilentNodeFailsAfterThreeSeconds) {
   const NodeIdx node = *nodes_->Acquire(endpoint_);
   Listen(2900 * kNsPerMs);

@@ -195,8 +195,10 @@ TEST_F(SpillTest, ARefusalAndAnOverdueFrameFailTheSequence) {
   EXPECT_EQ(overdue[0].status.code(), absl::StatusCode::kDeadlineExceeded);
   const ErrorBody rejected{.error = static_cast<uint32_t>(FrameError::kBadGeometry),
                            .rejected_frame_seq = sink_.spills[1].header.frame_seq};
-  EXPECT_TRUE(sender_->OnRejected(node_, rejected).has_value());
-  EXPECT_FALSE(sender_->OnRejected(node_, rejected).has_value());
+  const auto rejection = sender_->OnRejected(node_, rejected, "not\nso");
+  ASSERT_TRUE(rejection.has_value());
+  EXPECT_EQ(rejection->status.message(), "it rejected a spill to shard 2: bad_geometry (not\\nso)");
+  EXPECT_FALSE(sender_->OnRejected(node_, rejected, "").has_value());
   EXPECT_EQ(sender_->num_in_flight(), 0u);
 }
 
@@ -216,6 +218,25 @@ TEST_F(SpillTest, ADamagedAcknowledgementFailsTheSequence) {
   EXPECT_EQ(failure->node, node_);
   EXPECT_NE(failure->status.message().find("bad_payload"), std::string::npos) << failure->status;
   EXPECT_FALSE(sender_->OnDamaged(node_, header).has_value()) << "a late one";
+  EXPECT_EQ(sender_->num_in_flight(), 1u);
+}
+
+TEST_F(SpillTest, ADamagedRefusalFailsTheSequenceOfItsSpill) {
+  EXPECT_EQ(Send(Shard(1), 4), SpillSender::Sent::kSent);
+  EXPECT_EQ(Send(Shard(2, 1, 2), 4), SpillSender::Sent::kSent);
+  Deliver();
+  ASSERT_EQ(sink_.spills.size(), 2u);
+  FrameHeader header = sink_.spills[1].header;
+  header.type = static_cast<uint8_t>(FrameType::kError);
+  for (uint64_t step = 0; step < 100; ++step) {
+    FrameHeader of_step = header;
+    of_step.step_id = step;
+    ASSERT_FALSE(sender_->OnDamaged(node_, of_step).has_value()) << "of a query of step " << step;
+  }
+  const auto failure = sender_->OnDamaged(node_, header);
+  ASSERT_TRUE(failure.has_value());
+  EXPECT_EQ(failure->sequence, SequenceId(1));
+  EXPECT_EQ(failure->status.message(), "its answer to a spill to shard 2 was damaged on the way: bad_payload");
   EXPECT_EQ(sender_->num_in_flight(), 1u);
 }
 
