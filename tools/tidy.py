@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The project's style test: sizes, layers, includes, banned words, unbuilt files, unset metrics, dead links.
+"""The project's style test: sizes, layers, includes, banned words, unbuilt files, unset metrics, dead links, paths.
 
 Usage: tools/tidy.py [--root DIR]. Prints one line per finding, "path:line: what is wrong and what to do", and exits
 with 1 if there is any. Reads files only; takes about a second. ARCHITECTURE.md explains the layers.
 """
 
 import argparse
+import fnmatch
 import json
 import pathlib
 import re
@@ -344,6 +345,60 @@ def check_links(root, files, findings):
                     findings.add(name, number, f"link to '{target}', which does not exist")
 
 
+class NamedPaths:
+    """Which of the repository's files and folders a text may name."""
+
+    # In documents what stands in backticks; {a,b}, * and the placeholders NAME and ISA stand for several.
+    IN_DOCUMENT = re.compile(r"`((?:[\w.*-]|\{[\w,]+\})+(?:/(?:[\w.*-]|\{[\w,]+\})+)*/?)`")
+    # In comments what begins with a folder and ends as sources and documents do.
+    IN_COMMENT = re.compile(r"(?<![\w/.<-])((?:[\w-]+/)+[\w.-]+\.(?:h|cc|cu|cuh|py|md|proto|def|cmake))\b")
+    SOURCE = re.compile(r"[\w}]\.(?:h|cc|cu|cuh|\{h,cc\}|\{h,cu\}|py|md|proto|def|cmake)$")
+    PLACEHOLDER = re.compile(r"NAME|ISA")
+
+    def __init__(self, files):
+        self.paths = sorted(set(files) | {name[:end.start()] for name in files for end in re.finditer("/", name)})
+        # Also by their ends, and without what follows the name: base/dtype.h is dtype.h, base/dtype and dtype, too.
+        ends = {path[begin:] for path in self.paths for begin in [0, *(m.end() for m in re.finditer("/", path))]}
+        self.known = ends | {end.rsplit(".", 1)[0] for end in ends}
+        self.tops = {name.split("/")[0] for name in files if "/" in name}
+
+    def exists(self, name):
+        """True if each of the paths that the name stands for is there, or is the end of one that is."""
+        return all(path in self.known or self._is_pattern(self.PLACEHOLDER.sub("*", path))
+                   for path in spelled_out(name.rstrip("/")))
+
+    def _is_pattern(self, pattern):
+        return "*" in pattern and any(fnmatch.fnmatchcase(f"/{path}", f"*/{pattern}") for path in self.paths)
+
+    def missing(self, path, line):
+        """What the line of this file names and is not there."""
+        if path.endswith(".md"):
+            named = [name for name in self.IN_DOCUMENT.findall(line)
+                     if self.SOURCE.search(name) or ("/" in name and name.split("/")[0] in self.tops)]
+        else:
+            comment = line.partition("//")[2]
+            named = [name for name in self.IN_COMMENT.findall(comment) if name.split("/")[0] in self.tops]
+        return [name for name in named if not self.exists(name)]
+
+
+def spelled_out(name):
+    """ "x.{h,cc}" is x.h and x.cc."""
+    match = re.search(r"\{([\w,]+)\}", name)
+    if not match:
+        return [name]
+    return [path for one in match.group(1).split(",")
+            for path in spelled_out(name[:match.start()] + one + name[match.end():])]
+
+
+def check_named_paths(root, files, findings):
+    paths = NamedPaths(files)
+    for name in files:
+        if name.endswith(".md") or pathlib.PurePath(name).suffix in CPP_SUFFIXES:
+            for number, line in enumerate((root / name).read_text().splitlines(), 1):
+                for missing in paths.missing(name, line):
+                    findings.add(name, number, f"'{missing}' does not exist; name the file that is meant")
+
+
 def run(root):
     findings = Findings()
     files = tracked_files(root)
@@ -373,6 +428,7 @@ def run(root):
     check_listed(root, files, findings)
     check_metrics(root, files, texts, findings)
     check_links(root, files, findings)
+    check_named_paths(root, files, findings)
     return findings.lines
 
 

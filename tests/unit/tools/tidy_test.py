@@ -115,6 +115,18 @@ class TidyTest(unittest.TestCase):
         self.assertFalse(findings("policy/hgca/hgca.h", "uint32_t keep_next = 0;"))
         self.assertFalse(findings("gpu_worker/device/host/policy/hgca/x.cc", "maw"))
 
+    def test_texts_name_files_that_are_there(self):
+        paths = tidy.NamedPaths(["policy/hgca/hgca.h", "policy/hgca/hgca.cc", "base/check.h", "docs/a.md"])
+
+        def missing(line, path="docs/a.md"):
+            return paths.missing(path, line)
+        self.assertFalse(missing("`policy/hgca/hgca.{h,cc}`, `hgca.h` there, `policy/NAME/`, `policy/*/NAME.cc`"))
+        self.assertFalse(missing("`n/a`, `a.b`, `Check()`, `--flag`, `config.json`, `base/check`"))
+        self.assertEqual(missing("`policy/hgca/hgca.{h,cu}`"), ["policy/hgca/hgca.{h,cu}"])
+        self.assertEqual(missing("`hcga.h`, `policy/fluxion/`"), ["hcga.h", "policy/fluxion/"])
+        self.assertFalse(missing("// As in base/check.h, and \"other/x.h\".", "base/check.h"))
+        self.assertEqual(missing("int x;  // base/chek.h says why.", "base/check.h"), ["base/chek.h"])
+
     def test_banned_words(self):
         for line in ("// TO" + "DO: later", "-ff" + "ast-math", "assert(x)", "using namespace std;"):
             self.assertTrue(self.line_findings("a.cc", line), line)
