@@ -131,7 +131,7 @@ struct ReplyCancel {
   absl::Status status;
 };
 
-// On one of the shard's holders, for the worker of its sequence alone.
+// Opens the shard on one of its holders, for the worker of its sequence alone.
 struct OpenShard {
   ShardSpec spec;
   NodeEndpoint holder;
@@ -170,7 +170,7 @@ struct StopSequence {
   StopCommand stop;
 };
 
-// To the client of a Generate call.
+// Tells the client of a Generate call that its request is accepted.
 struct Accepted {
   CallId call;
   RequestAccepted accepted;
