@@ -86,8 +86,8 @@ class SpillSender {
   std::optional<SpillFailure> OnAck(NodeIdx node, uint32_t layer, const AckBody& ack);
   // The node refused a frame as a whole, in these words.
   std::optional<SpillFailure> OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
-  // An answer of the node was damaged on the way (NodeListener), an acknowledgement or a refusal: nobody can say whether
-  // the tokens are stored.
+  // An answer of the node was damaged on the way (NodeListener), an acknowledgement or a refusal: nobody can say
+  // whether the tokens are stored.
   std::optional<SpillFailure> OnDamaged(NodeIdx node, const FrameHeader& header);
   // A failure for each sequence and node with overdue frames.
   std::vector<SpillFailure> FindOverdue() const;

@@ -34,7 +34,7 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
   const auto ld_scores = static_cast<blasint>(kKeyTileTokens);
   const BlasLibrary& blas = BlasLibrary::Loaded();
   blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, tokens, head_dim, 1.0f, q, static_cast<blasint>(ld_q),
-              tile.k, ld, 0.0f, scores_.data(), ld_scores);
+             tile.k, ld, 0.0f, scores_.data(), ld_scores);
   kernels.online_softmax({.scores = scores_.data(),
                           .ld = kKeyTileTokens,
                           .rows = rows_,
@@ -45,8 +45,8 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
                           .sum = sum_.data(),
                           .out = out_.data(),
                           .head_dim = head_dim_});
-  blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, head_dim, tokens, 1.0f, scores_.data(), ld_scores,
-              tile.v, ld, 1.0f, out_.data(), head_dim);
+  blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, head_dim, tokens, 1.0f, scores_.data(), ld_scores, tile.v,
+             ld, 1.0f, out_.data(), head_dim);
 }
 
 void AttendState::Finish(float* out, size_t ld_out, float* lse_ln) const {

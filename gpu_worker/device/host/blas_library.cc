@@ -29,7 +29,8 @@ const char* CoreType() {
 absl::Status Load(BlasLibrary* library) {
   constexpr int kKeepUsersChoice = 0;
   constexpr int kOverride = 1;
-  if (const char* core_type = CoreType(); core_type != nullptr) setenv("OPENBLAS_CORETYPE", core_type, kKeepUsersChoice);
+  if (const char* core_type = CoreType(); core_type != nullptr)
+    setenv("OPENBLAS_CORETYPE", core_type, kKeepUsersChoice);
   setenv("OPENBLAS_NUM_THREADS", "1", kOverride);  // OpenBLAS starts its threads while it is loaded.
   void* handle = dlopen(kLibraryName, RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {

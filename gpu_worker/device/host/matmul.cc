@@ -15,9 +15,10 @@ constexpr size_t kMinSharedWork = size_t{1} << 20;
 }  // namespace
 
 void MatMul(const MatrixView& w, const float* x, size_t ld_x, size_t rows, float* y, size_t ld_y, bool accumulate) {
-  BlasLibrary::Loaded().sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(rows), static_cast<blasint>(w.out),
-              static_cast<blasint>(w.in), 1.0f, x, static_cast<blasint>(ld_x), w.data, static_cast<blasint>(w.in),
-              accumulate ? 1.0f : 0.0f, y, static_cast<blasint>(ld_y));
+  BlasLibrary::Loaded().sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(rows),
+                              static_cast<blasint>(w.out), static_cast<blasint>(w.in), 1.0f, x,
+                              static_cast<blasint>(ld_x), w.data, static_cast<blasint>(w.in), accumulate ? 1.0f : 0.0f,
+                              y, static_cast<blasint>(ld_y));
 }
 
 void MatVecEachRow(ThreadPool& pool, const MatrixView& w, const float* x, size_t ld_x, size_t rows, float* y,
@@ -29,7 +30,7 @@ void MatVecEachRow(ThreadPool& pool, const MatrixView& w, const float* x, size_t
     const MatrixView tile = w.Rows(begin, std::min(kTileRows, w.out - begin));
     for (size_t r = 0; r < rows; ++r) {
       blas.sgemv(CblasRowMajor, CblasNoTrans, static_cast<blasint>(tile.out), static_cast<blasint>(tile.in), 1.0f,
-                  tile.data, static_cast<blasint>(tile.in), x + r * ld_x, 1, 0.0f, y + r * ld_y + begin, 1);
+                 tile.data, static_cast<blasint>(tile.in), x + r * ld_x, 1, 0.0f, y + r * ld_y + begin, 1);
     }
   };
   if (w.out * w.in * rows < kMinSharedWork) {
