@@ -9,7 +9,8 @@
 
 namespace tributary {
 
-// Of `bytes`, or, given the CRC of what lies before them, of both together. The CRC of nothing is 0.
+// Returns the CRC of `bytes`, or, given the CRC of what lies before them, that of both together. The CRC of nothing is
+// 0.
 uint32_t Crc32c(std::span<const std::byte> bytes, uint32_t before = 0);
 
 }  // namespace tributary

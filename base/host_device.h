@@ -1,4 +1,4 @@
-// For formulas that exist once, for the host and for CUDA kernels.
+// TRIBUTARY_HOST_DEVICE marks formulas that exist once, for the host and for CUDA kernels.
 #pragma once
 
 #if defined(__CUDACC__)

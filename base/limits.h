@@ -35,7 +35,7 @@ inline constexpr uint32_t kMaxRememberedLeases = 1024;
 // One decode step.
 inline constexpr uint32_t kMaxBatch = 256;
 inline constexpr uint32_t kMaxStepsInFlight = 2;
-// A step's deadline: before a GPU gives up waiting for its host (gpu_worker/device/cuda/cuda_device.h).
+// A step's deadline: before a GPU gives up waiting for its host (gpu_worker/device/cuda/runtime/cuda_gpu.h).
 inline constexpr uint32_t kMaxStepTimeoutMs = 45'000;
 
 // Frames. A query of 256 sequences x 64 heads x 128 f32 is 8 MiB; spills are cut to fit.

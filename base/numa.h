@@ -12,7 +12,7 @@
 
 namespace tributary {
 
-// At least 1.
+// Returns at least 1.
 int NumNumaNodes();
 // Cores of the node that this process may run on, ascending. Empty: no such node, or none of its cores. A host whose
 // kernel names no nodes has one, node 0, with all cores.

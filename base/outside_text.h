@@ -10,11 +10,14 @@
 
 namespace tributary {
 
+// Bytes of a name or word from outside that a message shows (Printable).
+inline constexpr size_t kMaxShownBytes = 64;
+
 // `text` with control characters escaped (\n, \t, \x1b, and the C1 controls of UTF-8), cut after `max_bytes` of input
 // with a note of its length. Everything else, other UTF-8 included, stays as it is.
 std::string Printable(std::string_view text, size_t max_bytes = std::string_view::npos);
 
-// As above, for text that may be added to what is there.
+// Does the same for text that is added to what is there.
 void AppendPrintable(std::string_view text, std::string* to);
 
 // True if Printable() would change nothing.

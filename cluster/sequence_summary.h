@@ -32,7 +32,8 @@ struct HeadQuality {
 };
 
 struct AttentionQualitySummary {
-  // Of the remote tokens, over all decode steps, layers and KV heads. What was read to measure does not count.
+  // The share of the remote tokens that was read, over all decode steps, layers and KV heads. What was read to measure
+  // does not count.
   double remote_read_share = 1;
   uint64_t num_samples = 0;  // measured steps; if there are none, what follows says nothing
   double kept_mass_mean = 1;

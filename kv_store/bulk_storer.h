@@ -37,8 +37,8 @@ class BulkStorer {
 
   const KvShard& shard() const { return *shard_; }
 
-  // As of KvShard::Store, but long ranges are stored piece by piece, and so not all or nothing: after an error, store
-  // the same again, or give up. kBusy: another thread is storing into one of the tiles; try again.
+  // Does what KvShard::Store does, but long ranges are stored piece by piece, and so not all or nothing: after an
+  // error, store the same again, or give up. kBusy: another thread is storing into one of the tiles; try again.
   StoreResult Store(uint32_t layer, uint64_t token_begin, uint32_t num_tokens, const KvExchangeRows& rows);
 
   // Tokens kept for the owner, at most 63 a call of Store().

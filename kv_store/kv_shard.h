@@ -45,7 +45,7 @@ struct KvRun {
   uint32_t num_tokens() const { return token_end - token_begin; }
 };
 
-// Of all shards of a store. Any thread.
+// Counts for all shards of a store. Any thread may use it.
 struct StoreCounters {
   std::atomic<uint64_t> refused_other_content{0};  // calls
   std::atomic<uint64_t> corrupt_tiles{0};          // found, each once
@@ -88,7 +88,7 @@ class KvShard {
   void EndHold();
   // All that is there without a gap becomes visible, also the tokens of a tile that is not full.
   void Publish();
-  // From now on Store() answers kUnknownShard: the shard is closed.
+  // Makes Store() answer kUnknownShard from now on: the shard is closed.
   void RefuseStores() { is_closed_.store(true, std::memory_order_release); }
 
   // Stripe-local tokens of the (absolute) layer that are there without a gap and visible; 0 for a layer not held.
@@ -119,7 +119,7 @@ class KvShard {
   // Different threads at once. REQUIRES: layer and head held; tokens of all these tiles are visible.
   bool AreIntact(uint32_t layer, uint32_t kv_head, uint64_t tile_begin, uint64_t tile_end);
 
-  // From this token of the layer on it may not be read: the first of the first corrupt tile. No token: ~0.
+  // The layer may not be read from this token on, the first one of the first corrupt tile; ~0 if there is none.
   uint64_t first_corrupt_token(uint32_t layer) const {
     return first_corrupt_token_[layer - spec_.layer_begin].load(std::memory_order_acquire);
   }

@@ -71,7 +71,7 @@ class LayerTokens {
   void Publish();
 
  private:
-  // In part.
+  // True if some of them are claimed.
   bool IsClaimed(TokenRange tiles) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndClaim(const StoreClaim& claim) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Show(Storer storer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -55,12 +55,12 @@ class RowCache {
   void Keep(uint32_t layer, uint32_t kv_head, std::span<const uint32_t> rows);
   void Clear(uint32_t layer, uint32_t kv_head) { rows_[StreamOf(layer, kv_head)] = 0; }
 
-  // As of KvShard, with rows for tokens.
+  // These are as those of KvShard, with rows for tokens.
   uint32_t rows_per_run() const { return table_.layout().tokens_per_extent(); }
   KvRun RunAt(uint32_t layer, uint32_t kv_head, uint64_t row_begin, uint64_t row_end) const;
 
  private:
-  // Of the heads held, those with rows get a stream, in the order of layers and heads.
+  // Those of the heads held that have rows get a stream, in the order of layers and heads.
   struct Plan {
     ShardLayout layout;
     std::vector<uint32_t> stream_of;  // [layer held][KV head held]; kNoStream

@@ -34,7 +34,7 @@ class ShardScrub {
   uint64_t RunSlice(int64_t now_ns);
 
   const ScrubProgress& progress() const { return progress_; }
-  // Of the pass under way, the share of the shards' streams that is done with, 0 to 1; streams count alike.
+  // The share of the shards' streams, 0 to 1, that the pass under way is done with; streams count alike.
   double pass_share() const;
 
  private:

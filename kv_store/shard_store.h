@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 
@@ -60,7 +59,7 @@ class ShardStore {
   uint64_t capacity_bytes() const { return pool_.capacity_bytes(); }
 
   const Arena& arena() const { return arena_; }
-  // For what is reserved beside a shard: rows that a policy caches.
+  // What is reserved beside a shard comes from here, too: rows that a policy caches.
   BlockPool* pool() { return &pool_; }
 
  private:

@@ -42,13 +42,13 @@ void CopyV(uint32_t padded_dim, const std::byte* from, uint32_t from_token, std:
   constexpr uint32_t kBits = KvCodeBits(storage);
   const uint32_t from_part = from_token % kPack;
   const uint32_t to_part = to_token % kPack;
-  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = padded_dim - chunk;
-    const uint32_t chunk_dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-    const uint32_t chunk_begin = chunk * kKvSubgroupTokens;
-    const uint32_t from_begin = chunk_begin + from_token / kPack * chunk_dims * kPack;
-    const uint32_t to_begin = chunk_begin + to_token / kPack * chunk_dims * kPack;
-    for (uint32_t run = 0; run < chunk_dims; run += kLanesPerRun) {
+  for (uint32_t strip = 0; strip < padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = padded_dim - strip;
+    const uint32_t strip_dims = rest < kKvStripDims ? rest : kKvStripDims;
+    const uint32_t strip_begin = strip * kKvSubgroupTokens;
+    const uint32_t from_begin = strip_begin + from_token / kPack * strip_dims * kPack;
+    const uint32_t to_begin = strip_begin + to_token / kPack * strip_dims * kPack;
+    for (uint32_t run = 0; run < strip_dims; run += kLanesPerRun) {
       const uint32_t from_run = from_begin + run * kPack;
       const uint32_t to_run = to_begin + run * kPack;
       for (uint32_t lane = 0; lane < kLanesPerRun; ++lane) {

@@ -12,8 +12,8 @@
 
 namespace tributary {
 
-// In [0, 1]. Nothing to attend to (lse_dense_ln = -inf): 1, nothing was lost. NaN: 0, so that a floor is missed rather
-// than met. Rounding that would give more than 1 gives 1.
+// The result is in [0, 1]. Where there is nothing to attend to (lse_dense_ln = -inf) it is 1: nothing was lost. NaN
+// becomes 0, so that a floor is missed rather than met. What rounding would make more than 1 is 1.
 float KeptMass(float lse_sparse_ln, float lse_dense_ln);
 
 // Mean and minimum over samples: of steps, query heads, layers, nodes. The empty one is neutral.

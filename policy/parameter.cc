@@ -5,14 +5,13 @@
 #include <cmath>
 
 #include "base/limits.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 
 namespace tributary {
 namespace {
-
-constexpr size_t kMaxShownBytes = 64;
 
 template <typename... Args>
 absl::Status Invalid(fmt::format_string<Args...> format, Args&&... args) {
@@ -41,7 +40,8 @@ absl::Status CheckCount(const ParameterRow& row, uint64_t value) {
 
 absl::Status CheckWord(const ParameterRow& row, const std::string& value) {
   if (std::find(row.words.begin(), row.words.end(), value) != row.words.end()) return absl::OkStatus();
-  return Invalid("{} '{}' is not known; use {}", row.name, ForMessage(value), fmt::join(row.words, " or "));
+  return Invalid("{} '{}' is not known; use {}", row.name, Printable(value, kMaxShownBytes),
+                 fmt::join(row.words, " or "));
 }
 
 absl::Status CheckLength(const ParameterRow& row, size_t length, size_t most) {
@@ -157,8 +157,8 @@ absl::StatusOr<ParameterValue> CheckedValue(const ParameterRow& row, ParameterVa
     value = static_cast<double>(value.count());
   }
   if (value.type() != row.type) {
-    return Invalid("{} is {} ({}); {} takes {}", row.name, TypeName(value.type()), ForMessage(value.Text()),
-                   OwnerOf(row), TypeName(row.type));
+    return Invalid("{} is {} ({}); {} takes {}", row.name, TypeName(value.type()),
+                   Printable(value.Text(), kMaxShownBytes), OwnerOf(row), TypeName(row.type));
   }
   absl::Status status;
   switch (row.type) {
@@ -184,7 +184,7 @@ absl::StatusOr<ParameterValue> CheckedValue(const ParameterRow& row, ParameterVa
 
 absl::StatusOr<ParameterValue> ParseValue(const ParameterRow& row, std::span<const std::string> texts) {
   const auto no_such = [&](const std::string& text, std::string_view use) {
-    return Invalid("{} has '{}'; use {}", FlagOf(row), ForMessage(text), use);
+    return Invalid("{} has '{}'; use {}", FlagOf(row), Printable(text, kMaxShownBytes), use);
   };
   if (row.type == ParameterType::kLayers) {
     std::vector<uint32_t> layers(texts.size());
@@ -210,14 +210,6 @@ absl::StatusOr<ParameterValue> ParseValue(const ParameterRow& row, std::span<con
   double number = 0;
   if (!ParseWhole(texts[0], &number)) return no_such(texts[0], "a number");
   return number;
-}
-
-std::string ForMessage(std::string_view text) {
-  std::string shown(text.substr(0, kMaxShownBytes));
-  for (char& c : shown) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  return text.size() > kMaxShownBytes ? shown + "..." : shown;
 }
 
 }  // namespace tributary

@@ -28,7 +28,7 @@ struct LayerHead {
   friend bool operator==(const LayerHead&, const LayerHead&) = default;
 };
 
-// In the order of ParameterValue's alternatives.
+// They stand in the order of ParameterValue's alternatives.
 enum class ParameterType : uint8_t {
   kNumber,  // a finite f64
   kCount,   // a whole number from 0 on
@@ -62,7 +62,7 @@ class ParameterValue {
 
   // True for a list without elements, which asks for the same as no value.
   bool is_empty_list() const;
-  // As users write it behind a flag: "0.5", "8", "max", "0,3", "2:0,3:1".
+  // The value as users write it behind a flag: "0.5", "8", "max", "0,3", "2:0,3:1".
   std::string Text() const;
   // The elements of a list in the same spelling; the value alone if it is no list.
   std::vector<std::string> Elements() const;
@@ -75,7 +75,8 @@ class ParameterValue {
 
 // A row of the table. Made by the functions below, which leave the fields of other types alone.
 struct ParameterRow {
-  // As in messages and columns; its flag has hyphens instead of underscores: dense_layers, --dense-layers.
+  // The name stands as it is in messages and columns; its flag has hyphens instead of underscores: dense_layers,
+  // --dense-layers.
   std::string_view name;
   std::string_view policy;  // whose it is; empty: every sparse policy's
   ParameterType type = ParameterType::kNumber;
@@ -165,8 +166,5 @@ absl::StatusOr<ParameterValue> CheckedValue(const ParameterRow& row, ParameterVa
 // What a user wrote behind a flag, one text per element of a list; one text where the row is no list. INVALID_ARGUMENT
 // with the flag for a text that is no such value; ranges are left to CheckedValue().
 absl::StatusOr<ParameterValue> ParseValue(const ParameterRow& row, std::span<const std::string> texts);
-
-// A name or word from outside for a message: long ones are cut, what is no printable ASCII becomes '?'.
-std::string ForMessage(std::string_view text);
 
 }  // namespace tributary

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -23,12 +24,12 @@ absl::Status NoSuchParameter(const PolicyRules& policy, const NamedValue& given)
   for (const ParameterColumn& column : AllParameters()) {
     if (column.row->name != given.name) continue;
     return Invalid("{} is {}, but it is a parameter of {} and the policy is {}; drop it or ask for another policy",
-                   given.name, ForMessage(given.value.Text()), OwnerOf(*column.row), policy.name);
+                   given.name, Printable(given.value.Text(), kMaxShownBytes), OwnerOf(*column.row), policy.name);
   }
   std::vector<std::string_view> names;
   for (const ParameterRow& row : policy.parameters) names.push_back(row.name);
-  return Invalid("parameter '{}' ({}) is not known; policy {} has {}", ForMessage(given.name),
-                 ForMessage(given.value.Text()), policy.name,
+  return Invalid("parameter '{}' ({}) is not known; policy {} has {}", Printable(given.name, kMaxShownBytes),
+                 Printable(given.value.Text(), kMaxShownBytes), policy.name,
                  names.empty() ? std::string("none") : fmt::format("{}", fmt::join(names, ", ")));
 }
 
@@ -40,8 +41,8 @@ absl::Status CheckNotTwice(const PolicyRequest& request) {
   for (const NamedValue& given : request.parameters) {
     const ParameterValue& first = *request.Find(given.name);
     if (&first == &given.value) continue;
-    return Invalid("{} is given twice ({} and {}); give it once", ForMessage(given.name), ForMessage(first.Text()),
-                   ForMessage(given.value.Text()));
+    return Invalid("{} is given twice ({} and {}); give it once", Printable(given.name, kMaxShownBytes),
+                   Printable(first.Text(), kMaxShownBytes), Printable(given.value.Text(), kMaxShownBytes));
   }
   return absl::OkStatus();
 }

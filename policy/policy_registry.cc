@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/outside_text.h"
 #include "fmt/format.h"
 #include "policy/policy.h"
 
@@ -43,7 +44,7 @@ absl::StatusOr<const PolicyRules*> FindPolicy(std::string_view name) {
     if (policy->name == name) return policy;
   }
   return absl::InvalidArgumentError(
-      fmt::format("policy '{}' is not known; this build has: {}", ForMessage(name), PolicyNames()));
+      fmt::format("policy '{}' is not known; this build has: {}", Printable(name, kMaxShownBytes), PolicyNames()));
 }
 
 void AddPolicy(const PolicyRules& rules) {

@@ -33,7 +33,7 @@ struct PolicyRules {
   const ParameterRow* Find(std::string_view parameter) const;
 };
 
-// In the order of policies.def, then those added.
+// They stand in the order of policies.def, and behind them those added.
 const std::vector<const PolicyRules*>& Policies();
 // "dense, toy".
 std::string PolicyNames();
@@ -41,8 +41,9 @@ std::string PolicyNames();
 // INVALID_ARGUMENT, listing what there is, for a name that is no policy. "" is the first one.
 absl::StatusOr<const PolicyRules*> FindPolicy(std::string_view name);
 
-// For test binaries. `rules` lives as long as the process. Thread-compatible: call it before policies are used.
-// REQUIRES (checked): a name of its own; parameters whose names are their own or, with the same type, another policy's.
+// Test binaries add their policies with this. `rules` lives as long as the process. Thread-compatible: call it before
+// policies are used. REQUIRES (checked): a name of its own; parameters whose names are their own or, with the same
+// type, another policy's.
 void AddPolicy(const PolicyRules& rules);
 
 // One entry per name, whichever policies have it, in the order of the policies and their rows: what flags and columns

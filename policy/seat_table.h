@@ -41,7 +41,7 @@ class SeatTable {
     return nullptr;
   }
 
-  // In the order in which they were added.
+  // They stand in the order in which they were added.
   const std::vector<Seat>& seats() const { return seats_; }
 
  private:

@@ -16,7 +16,7 @@ struct SparseParams {
   std::vector<uint32_t> dense_layers;  // read everything, always
   std::vector<LayerHead> dense_heads;
 
-  // By configuration: its layer or the head itself is among the above.
+  // True if the configuration says so: its layer or the head itself is among the above.
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const;
 
   friend bool operator==(const SparseParams&, const SparseParams&) = default;
@@ -25,7 +25,7 @@ struct SparseParams {
 // A policy's own rows, and behind them those of every sparse policy.
 std::vector<ParameterRow> WithSparseParameters(std::span<const ParameterRow> own);
 
-// Of a policy that is not sparse: nothing is measured, nobody falls back.
+// For a policy that is not sparse, nothing is measured, and nobody falls back.
 SparseParams ReadSparseParams(const PolicyParams& params);
 
 // INVALID_ARGUMENT: a floor that is never measured.

@@ -10,7 +10,7 @@ class App;
 
 namespace tributary {
 
-// Of every server.
+// Every server has these.
 struct ServerFlags {
   std::string listen = "127.0.0.1:0";
   std::string metrics_listen;  // "" = no /metrics
@@ -19,7 +19,7 @@ struct ServerFlags {
   uint32_t drain_timeout_s = 60;
 };
 
-// Of servers with a data plane: workers and nodes.
+// Servers with a data plane have these: workers and nodes.
 struct DataPlaneFlags {
   uint32_t spin_us = 50;
   std::string transport_tls;

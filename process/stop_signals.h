@@ -16,7 +16,7 @@ class StopSignals {
 
   // Thread-safe.
   bool requested() const;
-  // As the first signal would, without one: stops a process that has no reason to go on.
+  // Does what the first signal would do, without one: stops a process that has no reason to go on.
   void Request();
   // Waits for the first signal. False if `timeout_ns` passed without one; negative waits for ever.
   bool Wait(int64_t timeout_ns = -1);

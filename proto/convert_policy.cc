@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
 
@@ -34,8 +35,8 @@ void ValueToProto(const ParameterValue& value, v1::PolicyParameter* message) {
 
 absl::Status TooMany(std::string_view what, std::string_view name, size_t has, size_t most) {
   return absl::InvalidArgumentError(fmt::format("{}{} has {} {}; use at most {}",
-                                                name.empty() ? "the policy" : "policy parameter ", ForMessage(name),
-                                                has, what, most));
+                                                name.empty() ? "the policy" : "policy parameter ",
+                                                Printable(name, kMaxShownBytes), has, what, most));
 }
 
 absl::StatusOr<ParameterValue> ValueFromProto(const v1::PolicyParameter& message) {
@@ -70,7 +71,7 @@ absl::StatusOr<ParameterValue> ValueFromProto(const v1::PolicyParameter& message
   }
   return absl::InvalidArgumentError(fmt::format(
       "policy parameter '{}' has no value that this build knows; give a number, count, word, layers or heads",
-      ForMessage(message.name())));
+      Printable(message.name(), kMaxShownBytes)));
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ StopCommand StopFromProto(const v1::WorkerCommand::StopSequence& message);
 
 // Events.
 v1::WorkerEvent WorkerEventToProto(const WorkerEvent& event);
-// As of a StepDone, without a copy of the tokens.
+// Makes the message of a StepDone without a copy of the tokens.
 v1::WorkerEvent StepDoneToProto(StepId step, std::span<const SequenceTokens> tokens, double step_s);
 // INVALID_ARGUMENT: no event set, or a description with an unknown role.
 absl::StatusOr<WorkerEvent> WorkerEventFromProto(const v1::WorkerEvent& message);

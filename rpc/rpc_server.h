@@ -19,7 +19,7 @@ namespace tributary {
 
 struct ConnectionCounters;  // tcp_acceptor.h
 
-// Of the gRPC library that this was built with, e.g. "1.51.1".
+// The version of the gRPC library that this was built with, e.g. "1.51.1".
 std::string_view GrpcVersion();
 
 // Thread-safe.

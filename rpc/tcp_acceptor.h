@@ -28,7 +28,7 @@ struct TcpAcceptorOptions {
   int backlog = 4096;            // connections that the system keeps until they are accepted
 };
 
-// Of an acceptor; may outlive it. Thread-safe.
+// The counters of an acceptor, which they may outlive. Thread-safe.
 struct ConnectionCounters {
   std::atomic<uint64_t> accepted{0};
   std::atomic<uint64_t> refused{0};  // attempts for want of a descriptor; one that waits for it counts at each

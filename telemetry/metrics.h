@@ -45,8 +45,8 @@ class Counter {
   void Increment(double amount = 1) {
     if (cell_ != nullptr) cell_->value.fetch_add(amount, std::memory_order_relaxed);
   }
-  // For totals that are counted elsewhere (e.g. DataPlaneCounters): raises the counter to `total`,
-  // never lowers it. One caller at a time.
+  // Serves totals that are counted elsewhere (e.g. DataPlaneCounters): raises the counter to `total`, never lowers it.
+  // One caller at a time.
   void AdvanceTo(double total) {
     if (cell_ != nullptr && total > cell_->value.load(std::memory_order_relaxed)) {
       cell_->value.store(total, std::memory_order_relaxed);

@@ -270,7 +270,7 @@ class PartialFrameView {
   std::span<const std::byte> lse_ln(const PartialEntry& entry) const {
     return Data(entry, size_t{body_.head_dim} * RowBytes(entry), RowBytes(entry));
   }
-  // Of everything covered; f32 [n_q][num_q_heads], unaligned. Empty unless measured.
+  // The lse over everything covered; f32 [n_q][num_q_heads], unaligned. Empty unless measured.
   std::span<const std::byte> lse_dense_ln(const PartialEntry& entry) const {
     if ((entry.flags & kPartialMeasured) == 0) return {};
     return Data(entry, (size_t{body_.head_dim} + 1) * RowBytes(entry), RowBytes(entry));

@@ -44,7 +44,7 @@ class FrameSeal {
   FrameSeal() = default;
   FrameSeal(const SessionKeys& keys, FrameDirection direction);
 
-  // As SealFrame(). REQUIRES: no other frame of this direction has its frame_seq.
+  // Does what SealFrame() does. REQUIRES: no other frame of this direction has its frame_seq.
   void Seal(FrameHeader& header, std::span<const std::byte> payload);
   bool VerifyHeader(const FrameHeader& header) const { return tributary::VerifyHeader(key_, header); }
   // REQUIRES: the header is verified.

@@ -1,4 +1,5 @@
-// From the canonical rows of the wire, [token][kv_head][head_dim], to tiles (kv_tile_layout.h) and back.
+// The packing of the canonical rows of the wire, [token][kv_head][head_dim], into tiles (kv_tile_layout.h), and the way
+// back.
 //
 // This file has the plain functions, which are right everywhere; faster ones with the same contract come with the CPU
 // kernels (CpuKernel::pack), and whoever stores KV is handed one.

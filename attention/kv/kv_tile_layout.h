@@ -8,10 +8,10 @@
 // of 16, 32 or 64 tokens is one or two contiguous pieces of K and of V:
 //
 //   K codes: [4 subgroups][padded_dim / pack][16 tokens][pack dims]            scores: a lane per token
-//   V codes: [4 subgroups][chunks of 64 dims][16 / pack][dims of the chunk][pack tokens]   values: a lane per dim
+//   V codes: [4 subgroups][strips of 64 dims][16 / pack][dims of the strip][pack tokens]   values: a lane per dim
 //
 // `pack` elements fill one lane (32 bits; 16 for f16, which has no dot product to feed). head_dim is padded to a
-// multiple of 16 with zero codes; a chunk has 64 dims, the last one what is left. Tokens that are not stored yet have
+// multiple of 16 with zero codes; a strip has 64 dims, the last one what is left. Tokens that are not stored yet have
 // undefined codes and params: readers mask them.
 //
 // Inside a run of 16 lanes fp8 and int4 have an order of their own (KvLaneOffset), so that unpacking needs no shuffle
@@ -37,7 +37,7 @@ inline constexpr uint32_t kKvTileTokens = 64;
 inline constexpr uint32_t kKvSubgroupTokens = 16;
 inline constexpr uint32_t kKvTileSubgroups = kKvTileTokens / kKvSubgroupTokens;
 inline constexpr uint32_t kKvDimMultiple = 16;
-inline constexpr uint32_t kKvChunkDims = 64;
+inline constexpr uint32_t kKvStripDims = 64;
 inline constexpr uint32_t kKvTileAlignBytes = 64;
 
 static constexpr bool IsValidKvStorage(KvStorage storage) {
@@ -151,12 +151,12 @@ static constexpr uint32_t KvKElementIndex(const KvTileLayout& layout, uint32_t t
 static constexpr uint32_t KvVElementIndex(const KvTileLayout& layout, uint32_t token, uint32_t dim) {
   const uint32_t pack = KvPack(layout.v_storage);
   const uint32_t subgroup = token / kKvSubgroupTokens;
-  const uint32_t chunk = dim / kKvChunkDims;
-  const uint32_t rest = layout.padded_dim - chunk * kKvChunkDims;
-  const uint32_t chunk_dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+  const uint32_t strip = dim / kKvStripDims;
+  const uint32_t rest = layout.padded_dim - strip * kKvStripDims;
+  const uint32_t strip_dims = rest < kKvStripDims ? rest : kKvStripDims;
   const uint32_t in_subgroup = token % kKvSubgroupTokens;
-  const uint32_t lane = in_subgroup / pack * chunk_dims + dim % kKvChunkDims;
-  return subgroup * kKvSubgroupTokens * layout.padded_dim + chunk * kKvChunkDims * kKvSubgroupTokens +
+  const uint32_t lane = in_subgroup / pack * strip_dims + dim % kKvStripDims;
+  return subgroup * kKvSubgroupTokens * layout.padded_dim + strip * kKvStripDims * kKvSubgroupTokens +
          lane / 16 * 16 * pack + KvLaneOffset(layout.v_storage, lane % 16, in_subgroup % pack);
 }
 

@@ -1,4 +1,4 @@
-// From the command line's options to a GenerateSpec, and to its message: reads prompts, turns text into tokens.
+// Makes a GenerateSpec, and then its message, out of the command line's options: reads prompts, turns text into tokens.
 #pragma once
 
 #include <cstdint>

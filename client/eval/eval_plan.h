@@ -1,5 +1,5 @@
-// From the options to a list of jobs, one request each. Pure but for reading the text. The same questions are asked in
-// every setting.
+// Makes a list of jobs, one request each, out of the options. Everything is pure but for reading the text. The same
+// questions are asked in every setting.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace tributary {
 struct EvalQuestion {
   NeedleSpec spec;
   NeedlePrompt prompt;
-  // With --turns: it is appended to the sequence of the question before it, and that of this one stays for the next.
+  // With --turns, it is appended to the sequence of the question before it, and that of this one stays for the next.
   bool continues = false;
   bool is_continued = false;
 };
@@ -33,7 +33,7 @@ struct EvalPlan {
   std::vector<EvalSetting> settings;
   bool is_byte_text = false;
   std::vector<uint32_t> text_tokens;  // of the perplexity: prefill_tokens + decode_tokens
-  // Of the perplexity, once the model is known.
+  // These are of the perplexity, and set once the model is known.
   uint32_t vocab_size = 0;
   uint32_t top_logprobs = 0;
   std::vector<EvalQuestion> questions;
@@ -43,10 +43,10 @@ struct EvalPlan {
 // NOT_FOUND or INVALID_ARGUMENT: the text cannot be read, or is too short for what is asked.
 absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options);
 
-// To be called before any request is built. INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are
-// not, or if a setting names layers or heads that the model has not. Decides how many alternatives are asked for: what
-// the options say, at most the vocabulary; by default all of a byte vocabulary, which makes the KL divergence exact,
-// else kDefaultTopLogprobs.
+// Is called before any request is built. INVALID_ARGUMENT if the plan's text is bytes and the model's tokens are not,
+// or if a setting names layers or heads that the model has not. Decides how many alternatives are asked for: what the
+// options say, at most the vocabulary; by default all of a byte vocabulary, which makes the KL divergence exact, else
+// kDefaultTopLogprobs.
 inline constexpr uint32_t kDefaultTopLogprobs = 64;
 absl::Status FitToModel(const v1::ModelGeometry& geometry, EvalPlan* plan);
 

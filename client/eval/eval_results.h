@@ -21,14 +21,15 @@ struct KvUsage {
   double attended_tokens_mean = 0;
   uint64_t remote_tokens = 0;  // at the end
   double kv_read_share = 1;
-  // Of the remote KV, as the cluster says. Where it does not: what was not read is remote (sinks and window are always
-  // exact), and the remote part is taken as it was at the end, which is off by what spilled during the answer.
+  // The share of the remote KV that was read, as the cluster says. Where it does not say it, what was not read is
+  // remote (sinks and window are always exact), and the remote part is taken as it was at the end, which is off by what
+  // spilled during the answer.
   double remote_read_share = 1;
   // Share of the remote softmax that was kept, over sampled steps, layers and query heads; absent: not measured.
   std::optional<double> kept_mass_mean;
   std::optional<double> kept_mass_min;
 };
-// Without a decode step (one token of answer, which the prefill gives) the shares are 1.
+// The shares are 1 without a decode step (one token of answer, which the prefill gives).
 KvUsage UsageOf(const v1::GenerateEvent::Summary& summary);
 
 struct PerplexityResult {
@@ -65,7 +66,7 @@ struct NeedleScore {
   size_t baseline_found = 0;        // of the questions asked here
   size_t found_where_baseline = 0;  // of those, found here too
   double remote_read_share_mean = 1;
-  // Of the questions where it was measured.
+  // These are taken over the questions where it was measured.
   std::optional<double> kept_mass_mean;
   std::optional<double> kept_mass_min;
 };

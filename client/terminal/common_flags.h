@@ -21,7 +21,7 @@ void AddLayoutFlags(CLI::App& app, RequestOptions& request);
 void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required);
 void AddCoordinatorFlag(CLI::App& app, std::string& coordinator, bool required);
 
-// For commands that start a cluster or use a running one: INVALID_ARGUMENT unless exactly one is given.
+// Commands that start a cluster or use a running one check with this: INVALID_ARGUMENT unless exactly one is given.
 absl::Status CheckModelOrCoordinator(const ClusterOptions& cluster, const std::string& coordinator);
 
 }  // namespace tributary

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -152,11 +153,13 @@ absl::Status CheckSamePlacement(const PlacementOptions& asked, const PlacementOp
 // Likewise.
 absl::Status CheckSamePolicy(const PolicyRequest& asked, const PolicyParams& kept) {
   if (!asked.name.empty() && asked.name != kept.name()) {
-    return Differs("the policy", ForMessage(asked.name), std::string(kept.name()));
+    return Differs("the policy", Printable(asked.name, kMaxShownBytes), std::string(kept.name()));
   }
   for (const NamedValue& given : asked.parameters) {
     const ParameterRow* const row = kept.rules().Find(given.name);
-    if (row == nullptr) return Differs(ForMessage(given.name), ForMessage(given.value.Text()), std::string("none"));
+    if (row == nullptr)
+      return Differs(Printable(given.name, kMaxShownBytes), Printable(given.value.Text(), kMaxShownBytes),
+                     std::string("none"));
     if (given.value.is_empty_list()) continue;
     TRIBUTARY_ASSIGN_OR_RETURN(const ParameterValue value, CheckedValue(*row, given.value, {}));
     const ParameterValue& has = *kept.Find(given.name);

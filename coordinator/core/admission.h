@@ -19,7 +19,7 @@ struct AdmissionLimits {
   uint32_t max_kept = 32;     // of the placed ones: those that are kept, or will be
 };
 
-// Of the workers that the request could go to: a request must suit each of them.
+// What all workers serve that the request could go to: it must suit each of them.
 struct ServingLimits {
   ModelGeometry geometry;
   uint64_t max_context_tokens = 0;  // 0 = not stated

@@ -130,7 +130,7 @@ struct ReplyCancel {
   absl::Status status;
 };
 
-// On one of the shard's holders.
+// Opens the shard on one of its holders.
 struct OpenShard {
   ShardSpec spec;
   NodeEndpoint holder;
@@ -168,7 +168,7 @@ struct StopSequence {
   StopCommand stop;
 };
 
-// To the client of a Generate call.
+// Tells the client of a Generate call that its request is accepted.
 struct Accepted {
   CallId call;
   RequestAccepted accepted;

@@ -61,7 +61,7 @@ struct CoreParts {
   uint64_t num_finished = 0;  // requests
   uint64_t num_failed = 0;
 
-  // Of the step that is being made.
+  // These are of the step that is being made.
   int64_t now_ns = 0;
   Outbox out;
 };

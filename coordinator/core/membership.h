@@ -58,7 +58,7 @@ class Membership {
 
   uint64_t epoch() const { return epoch_; }
   const Member* Find(const std::string& node_id) const;
-  // In the order of their ids.
+  // They stand in the order of their ids.
   const std::map<std::string, Member>& members() const { return members_; }
   // The cluster's: that of its GPU workers which are not dead.
   std::optional<ModelGeometry> geometry() const;

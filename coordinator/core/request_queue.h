@@ -19,7 +19,7 @@ class RequestQueue {
   bool full() const { return waiting_.size() >= max_waiting_; }
   // REQUIRES: not empty.
   SequenceId front() const { return waiting_.front(); }
-  // In order.
+  // They stand in the order of arrival.
   const std::deque<SequenceId>& waiting() const { return waiting_; }
 
   // Beyond max_waiting, too: a request that starts at once passes through.

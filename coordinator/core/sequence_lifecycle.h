@@ -45,7 +45,8 @@ std::optional<SequencePhase> NextPhase(SequencePhase phase, SequenceEvent event)
 class SequenceLifecycle {
  public:
   SequencePhase phase() const { return phase_; }
-  // For events that come from outside: what is not legal is not for this sequence any more, or not yet.
+  // Events that come from outside are asked with this: one that is not legal is not for this sequence any more, or not
+  // yet.
   bool Allows(SequenceEvent event) const { return NextPhase(phase_, event).has_value(); }
   // REQUIRES: Allows(event). Checked: anything else is a bug.
   void Advance(SequenceEvent event);

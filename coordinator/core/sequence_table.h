@@ -32,12 +32,12 @@ struct SequenceEntry {
   uint64_t resident_bytes = 0;
   std::vector<ShardPlacement> shards;  // with their living holders; ShardKeeper has the state of each
 
-  // Of all turns.
+  // These count all turns.
   uint64_t reserved_context_tokens = 0;  // what the memory is for: prompts and answers
   uint64_t context_tokens = 0;           // prompts and answers that are there
   uint64_t num_turns = 1;
 
-  // Of the turn that runs or ran last.
+  // These are of the turn that runs or ran last.
   uint64_t generated_tokens = 0;
   int64_t received_ns = 0;
   int64_t placed_ns = 0;
@@ -61,7 +61,7 @@ class SequenceTable {
   // The sequence, if it is on the worker of this stream.
   SequenceEntry* FindOn(StreamId stream, SequenceId id);
 
-  // In the order of arrival, as they are now: they may be erased meanwhile.
+  // Returns them in the order of arrival, as they are now: they may be erased meanwhile.
   std::vector<SequenceId> Ids() const;
   // Likewise; Use takes a const SequenceEntry&.
   template <typename Use>

@@ -52,12 +52,12 @@ class ShardKeeper {
 
   // A node is dead: forgets what it held.
   void DropNode(const std::string& node_id) { ledger_.DropNode(node_id); }
-  // As ShardLedger::OnReport.
+  // Does what ShardLedger::OnReport does.
   std::vector<ShardId> OnReport(const NodeHeartbeat& heartbeat, int64_t now_ns) {
     return ledger_.OnReport(heartbeat.node_id, heartbeat.shards, now_ns);
   }
 
-  // Of the members that could take a shard, now or after a moment of silence.
+  // Returns the room of the members that could take a shard, now or after a moment of silence.
   std::vector<NodeRoom> Rooms(const Membership& membership) const;
   // Reserved on all holders of these shards.
   uint64_t BytesOf(const std::vector<ShardPlacement>& shards) const;

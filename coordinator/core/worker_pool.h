@@ -39,7 +39,7 @@ class WorkerPool {
   Worker* Find(StreamId stream);
   const Worker* Find(StreamId stream) const;
   std::optional<StreamId> StreamOf(const std::string& node_id) const;
-  // By stream.
+  // Returns all workers by their streams.
   const std::map<StreamId, Worker>& all() const { return workers_; }
 
   // A sequence comes to the worker of this stream, and leaves it. REQUIRES: the stream is there, and Release() follows
@@ -57,7 +57,7 @@ class WorkerPool {
   // The steps to send now, by stream.
   std::vector<DueStep> TakeSteps(int64_t now_ns);
 
-  // Of the workers that could take a sequence, now or after a moment of silence.
+  // Returns the room of the workers that could take a sequence, now or after a moment of silence.
   std::vector<WorkerRoom> Rooms(const Membership& membership) const;
   // What a request must suit: the lowest limits of these workers. Nothing if there is no worker.
   std::optional<ServingLimits> Limits(const Membership& membership) const;

@@ -58,7 +58,7 @@ class WorkerStream final
     this->StartRead(&message_);
   }
 
-  // From the core: the stream is over. A worker that does not read is cut off.
+  // The core says that the stream is over. A worker that does not read is cut off.
   void Close(const absl::Status& status) {
     End(ToGrpcStatus(status));
     context_->TryCancel();

@@ -30,7 +30,7 @@ struct CpuAttentionFlags {
 // INVALID_ARGUMENT: what the flags name is not there.
 absl::StatusOr<std::vector<int>> CpusToPin(const CpuAttentionFlags& flags);
 
-// Beside those of every server (process/server_flags.h).
+// Adds the flags that a node has beside those of every server (process/server_flags.h).
 void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags);
 
 }  // namespace tributary

@@ -51,7 +51,7 @@ class NodeRegistration {
   const std::function<void(const absl::Status&)> on_refused_;
   std::unique_ptr<v1::NodeRegistry::Stub> stub_;
 
-  // Of the thread.
+  // The thread alone uses these.
   bool registered_ = false;
   bool refused_ = false;
   int64_t heartbeat_interval_ns_ = 0;

@@ -162,7 +162,7 @@ inline void AttendRows(const RowBatch& batch, Scratch& scratch) {
   WriteRows(batch, scratch);
 }
 
-// In place of attention, where args.token_weights asks for it.
+// Replaces attention where args.token_weights asks for it.
 inline void AddTokenWeights(RowBatch batch, Scratch& scratch) {
   const DecodeAttentionArgs& args = *batch.args;
   const uint32_t queries_at_once = kMaxKernelRows / args.group_size;

@@ -27,7 +27,7 @@ struct DecodeAttentionArgs {
   const float* q = nullptr;  // [n_q][group_size][head_dim]
   uint32_t n_q = 1;          // 1 .. kMaxKernelQueryTokens
   uint32_t group_size = 0;   // 1 .. limits::kMaxGroupSize
-  // Of MakeKvTileLayout: storages, head_dim (1 .. limits::kMaxHeadDim), sizes.
+  // MakeKvTileLayout made it: storages, head_dim (1 .. limits::kMaxHeadDim), sizes.
   const KvTileLayout* layout = nullptr;
 
   // The run: tokens [token_begin, token_end), counted from token 0 of the tile at `tiles`. Tiles follow each other at
@@ -39,12 +39,12 @@ struct DecodeAttentionArgs {
   // The list, in the order in which it is to be read (best: ascending addresses). Prefetches one step ahead.
   const KvPiece* pieces = nullptr;
   uint32_t num_pieces = 0;
-  // Of a list, or null (each row sees what the pieces have): row r, of n_q * group_size, sees of piece i only those of
-  // its tokens that are in row_masks[i * row_mask_stride + r]. What no row sees is read all the same.
+  // A list has it, or null (each row sees what the pieces have): row r, of n_q * group_size, sees of piece i only those
+  // of its tokens that are in row_masks[i * row_mask_stride + r]. What no row sees is read all the same.
   const uint64_t* row_masks = nullptr;
   uint32_t row_mask_stride = 0;  // >= n_q * group_size
 
-  // Of a run: how far ahead it is prefetched; 0 leaves it to the hardware. Best: cpu_kernels::RunPrefetchBytes.
+  // A run is prefetched this far ahead; 0 leaves it to the hardware. cpu_kernels::RunPrefetchBytes knows the best.
   uint32_t prefetch_bytes = 0;
 
   // [n_q] or null. Query token i attends to the tokens at positions < visible_end[i] only; null: to all. Causal: for

@@ -41,7 +41,7 @@ struct CpuKernel {
   KvPackFn pack;
 };
 
-// Of AVX-512 F, BW, DQ, VL.
+// Needs AVX-512 F, BW, DQ and VL.
 void PackKvAvx512(const KvPackArgs& args);
 
 namespace cpu_kernels {

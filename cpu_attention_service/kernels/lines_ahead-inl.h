@@ -30,7 +30,8 @@ struct LinesAhead {
       after = next;
     }
   }
-  // After calls of Prefetch for `count` lines in all; best if some sum of counts is half of a step's lines.
+  // Is called after calls of Prefetch for `count` lines in all; it works best if some sum of counts is half of a step's
+  // lines.
   void Count(uint32_t count) {
     if (left > count) {
       left -= count;

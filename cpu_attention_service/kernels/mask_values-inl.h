@@ -36,9 +36,9 @@ inline void MaskCodes(const KvTileLayout& layout, const unsigned char* from, uin
   const uint32_t pack = KvPack(layout.v_storage);
   const uint32_t run_bytes = 16 * pack * KvCodeBits(layout.v_storage) / 8;
   unsigned char keep[kMaxRunBytes];
-  for (uint32_t chunk = 0; chunk < layout.padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = layout.padded_dim - chunk;
-    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+  for (uint32_t strip = 0; strip < layout.padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = layout.padded_dim - strip;
+    const uint32_t dims = rest < kKvStripDims ? rest : kKvStripDims;
     for (uint32_t token = 0; token < kKvSubgroupTokens; token += pack) {
       KeepPattern(layout.v_storage, tokens >> token, keep);
       for (uint32_t dim = 0; dim < dims; dim += 16, from += run_bytes, to += run_bytes) {

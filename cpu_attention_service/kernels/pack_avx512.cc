@@ -108,16 +108,16 @@ void PackKSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, un
   }
 }
 
-// V codes of 16 tokens: pairs of bf16 rows interleaved, others row by row, chunk by chunk.
+// V codes of 16 tokens: pairs of bf16 rows interleaved, others row by row, strip by strip.
 template <KvStorage kStorage>
 void PackVSubgroup(const Rows& rows, uint32_t first_row, uint32_t padded_dim, unsigned char* to) {
-  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = padded_dim - chunk;
-    const uint32_t chunk_dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+  for (uint32_t strip = 0; strip < padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = padded_dim - strip;
+    const uint32_t strip_dims = rest < kKvStripDims ? rest : kKvStripDims;
     constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
     for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
       const uint32_t row = first_row + token;
-      for (uint32_t dim = chunk; dim < chunk + chunk_dims; dim += 16) {
+      for (uint32_t dim = strip; dim < strip + strip_dims; dim += 16) {
         if constexpr (kStorage == KvStorage::kF32) {
           Store64(to, Load64(rows, row, dim * 4));
           to += 64;

@@ -177,8 +177,8 @@ inline __m512i QuadOfDims(const Quantiser& quantiser, const QuantLanes& lanes, u
   return quad;
 }
 
-// Of each 128-bit block of 4 tokens x 4 dims: the order of fp8's lanes of tokens; the transposition; the order of fp8's
-// lanes of dims (KvLaneOffset).
+// These reorder each 128-bit block of 4 tokens x 4 dims: into the order of fp8's lanes of tokens, into its transpose,
+// and into the order of fp8's lanes of dims (KvLaneOffset).
 inline __m512i Fp8TokenLanes(__m512i quad) {
   return _mm512_shuffle_epi8(quad, _mm512_set4_epi32(0x0f0e0b0a, 0x07060302, 0x0d0c0908, 0x05040100));
 }
@@ -229,12 +229,12 @@ inline void QuadsOfTokens(const QuantRows& rows, const Quantiser& quantiser, con
 template <typename Quantiser>
 void PackQuantV(const QuantRows& rows, const Quantiser& quantiser, const QuantLanes& lanes, unsigned char* codes) {
   const bool is_int4 = rows.storage == KvStorage::kInt4;
-  for (uint32_t chunk = 0; chunk < rows.padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = rows.padded_dim - chunk;
-    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+  for (uint32_t strip = 0; strip < rows.padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = rows.padded_dim - strip;
+    const uint32_t dims = rest < kKvStripDims ? rest : kKvStripDims;
     for (uint32_t dim = 0; dim < dims; dim += 16) {
       __m512i quads[4];
-      QuadsOfTokens(rows, quantiser, lanes, chunk + dim, quads);
+      QuadsOfTokens(rows, quantiser, lanes, strip + dim, quads);
       unsigned char* to = codes + dim * 4;
       if (is_int4) {
         Store64(to, _mm512_or_si512(quads[0], _mm512_slli_epi32(quads[1], 4)));

@@ -115,8 +115,8 @@ inline void AddGivenStep(const RowBatch& batch, const PlannedStep& planned, Scra
   batch.v->accumulate(batch.rows, masked, scratch.scores, WeightSums(batch, scratch), scratch.acc);
 }
 
-// After the last step. Given weights are not relative to a maximum; where all are 0, or too small for the primitive,
-// the row has seen nothing.
+// Is called after the last step. Given weights are not relative to a maximum; where all are 0, or too small for the
+// primitive, the row has seen nothing.
 inline void FinishGivenRows(const RowBatch& batch, Scratch& scratch) {
   for (uint32_t row = 0; row < batch.rows.num_rows; ++row) {
     float* sum = scratch.sum + row * kWeightSumLanes;

@@ -120,8 +120,8 @@ inline void ConfigureValueTiles(uint32_t num_rows) {
 }
 
 // 64 dims of a slot.
-inline void AccumulateAmxChunk(const unsigned char* v, uint32_t acc_stride, float* acc) {
-  constexpr uint32_t kVStride = kKvChunkDims * 4;
+inline void AccumulateAmxStrip(const unsigned char* v, uint32_t acc_stride, float* acc) {
+  constexpr uint32_t kVStride = kKvStripDims * 4;
   _tile_loadd(0, acc, acc_stride);
   _tile_loadd(1, acc + 16, acc_stride);
   _tile_loadd(2, acc + 32, acc_stride);
@@ -144,25 +144,25 @@ inline void AccumulateAmxSlot(const uint32_t* pairs, uint32_t padded_dim, const 
                               const unsigned char* next_v, float* acc) {
   const uint32_t acc_stride = padded_dim * sizeof(float);
   _tile_loadd(4, pairs, kKvTileTokens / 2 * sizeof(uint32_t));
-  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = padded_dim - chunk;
-    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-    const uint32_t chunk_lines = dims * kKvSubgroupTokens * 2 / 64;
+  for (uint32_t strip = 0; strip < padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = padded_dim - strip;
+    const uint32_t dims = rest < kKvStripDims ? rest : kKvStripDims;
+    const uint32_t strip_lines = dims * kKvSubgroupTokens * 2 / 64;
     if (next_v != nullptr) {
-      PrefetchLines(next_v, chunk_lines, 64);
-      next_v += chunk_lines * 64;
+      PrefetchLines(next_v, strip_lines, 64);
+      next_v += strip_lines * 64;
     }
-    if (dims == kKvChunkDims) {
-      AccumulateAmxChunk(v, acc_stride, acc + chunk);
+    if (dims == kKvStripDims) {
+      AccumulateAmxStrip(v, acc_stride, acc + strip);
     } else {
       for (uint32_t dim = 0; dim < dims; dim += 16) {
-        _tile_loadd(0, acc + chunk + dim, acc_stride);
+        _tile_loadd(0, acc + strip + dim, acc_stride);
         _tile_loadd(5, v + dim * 4, dims * 4);
         _tile_dpbf16ps(0, 4, 5);
-        _tile_stored(0, acc + chunk + dim, acc_stride);
+        _tile_stored(0, acc + strip + dim, acc_stride);
       }
     }
-    v += chunk_lines * 64;
+    v += strip_lines * 64;
   }
 }
 

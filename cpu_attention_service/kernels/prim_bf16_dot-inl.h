@@ -35,7 +35,7 @@ inline void SplitBf16(__m512 value, __m256i* hi, __m256i* lo) {
   const __mmask16 is_number = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);
   *lo = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_mov_ps(is_number, rest)));
 }
-// From the bits of all lo together.
+// Decides by the bits of all lo together.
 inline uint32_t NumBf16Parts(__m256i any_lo) {
   const __m256i magnitude = _mm256_and_si256(any_lo, _mm256_set1_epi16(0x7fff));
   return _mm256_testz_si256(magnitude, magnitude) != 0 ? 1 : 2;
@@ -250,7 +250,7 @@ template <uint32_t kRows, uint32_t kVecs, typename Lines>
   }
 }
 
-// All dims of kRows rows, chunk by chunk; 16 sums in registers. Two slots at a time: with one, sums go to memory and
+// All dims of kRows rows, strip by strip; 16 sums in registers. Two slots at a time: with one, sums go to memory and
 // back twice as often; four compute less still, but read 16 KiB out of order, which costs as much.
 template <uint32_t kRows, typename Lines>
 inline void AccumulateBf16Rows(const uint32_t* pairs, const KernelStep& step, uint32_t padded_dim, Lines ahead,
@@ -260,18 +260,18 @@ inline void AccumulateBf16Rows(const uint32_t* pairs, const KernelStep& step, ui
   for (uint32_t slot = 0; slot < step.num_slots; slot += kSlots) {
     const uint32_t num_slots = step.num_slots - slot < kSlots ? step.num_slots - slot : kSlots;
     const uint32_t* of_slots = pairs + slot * kKvSubgroupTokens / 2;
-    for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-      const uint32_t rest = padded_dim - chunk;
-      const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-      const uint32_t chunk_bytes = chunk * kKvSubgroupTokens * 2;
+    for (uint32_t strip = 0; strip < padded_dim; strip += kKvStripDims) {
+      const uint32_t rest = padded_dim - strip;
+      const uint32_t dims = rest < kKvStripDims ? rest : kKvStripDims;
+      const uint32_t strip_bytes = strip * kKvSubgroupTokens * 2;
       uint32_t dim = 0;
       for (; dim + kVecs * 16 <= dims; dim += kVecs * 16) {
-        AccumulateBf16Dims<kRows, kVecs>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4, dims * 4,
-                                         padded_dim, &ahead, acc + chunk + dim);
+        AccumulateBf16Dims<kRows, kVecs>(of_slots, step.v + slot, num_slots, strip_bytes + dim * 4, dims * 4,
+                                         padded_dim, &ahead, acc + strip + dim);
       }
       for (; dim < dims; dim += 16) {
-        AccumulateBf16Dims<kRows, 1>(of_slots, step.v + slot, num_slots, chunk_bytes + dim * 4, dims * 4, padded_dim,
-                                     &ahead, acc + chunk + dim);
+        AccumulateBf16Dims<kRows, 1>(of_slots, step.v + slot, num_slots, strip_bytes + dim * 4, dims * 4, padded_dim,
+                                     &ahead, acc + strip + dim);
       }
     }
   }

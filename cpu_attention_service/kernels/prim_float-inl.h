@@ -12,8 +12,8 @@ namespace {
 // Registers: rows times vectors of a subgroup (scores, two phases each) or of dims (values) that are summed at once.
 constexpr uint32_t kScoreRows = Vec::kLanes == 16 ? 8 : Vec::kLanes == 8 ? 2 : 1;
 constexpr uint32_t kValueRows = Vec::kLanes == 16 ? 4 : Vec::kLanes == 8 ? 2 : 1;
-// Of bf16 with 16 lanes half as many vectors, so that two lines are read side by side and not four: 0.93 to 0.98 of the
-// read ceiling instead of 0.88 to 0.95 (AMD Zen 5, two threads and one).
+// bf16 with 16 lanes takes half as many vectors, so that two lines are read side by side and not four: 0.93 to 0.98 of
+// the read ceiling instead of 0.88 to 0.95 (AMD Zen 5, two threads and one).
 template <KvStorage kStorage>
 constexpr uint32_t kValueVecs = (Vec::kLanes == 16 && kStorage == KvStorage::kBf16) ? 2 : 4;
 constexpr uint32_t kSubgroupVecs = kKvSubgroupTokens / Vec::kLanes;
@@ -72,7 +72,7 @@ inline void ScoreSlot(const float* q, uint32_t padded_dim, const unsigned char* 
   *ahead = lines;
 }
 
-// As many of `num_rows` rows as one block takes; returns how many.
+// Scores as many of `num_rows` rows as one block takes; returns how many.
 template <KvStorage kStorage, typename Lines>
 inline uint32_t ScoreSlotRows(uint32_t num_rows, const float* q, uint32_t padded_dim, const unsigned char* k,
                               Lines* ahead, float* scores) {
@@ -108,9 +108,9 @@ void ScoreFloat(const KernelRows& rows, const void* prepared, const KernelStep& 
   }
 }
 
-// Dims [first_dim, first_dim + kVecs * kLanes) of one chunk of a slot, for kRows rows.
+// Dims [first_dim, first_dim + kVecs * kLanes) of one strip of a slot, for kRows rows.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, typename Lines>
-inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsigned char* v, uint32_t chunk_dims,
+inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsigned char* v, uint32_t strip_dims,
                            Lines* ahead, float* acc) {
   constexpr uint32_t kPack = kStorage == KvStorage::kBf16 ? 2 : 1;
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
@@ -132,7 +132,7 @@ inline void AccumulateDims(const float* weights, uint32_t padded_dim, const unsi
   }
 #pragma GCC unroll 1  // unrolled, the sums no longer fit the registers
   for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
-    const unsigned char* at = v + token * chunk_dims * kElementBytes;
+    const unsigned char* at = v + token * strip_dims * kElementBytes;
     lines.template Prefetch<kLines>();
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kVecs; ++i) {
@@ -177,23 +177,23 @@ inline void AccumulateSlot(const float* weights, uint32_t padded_dim, const unsi
   constexpr uint32_t kElementBytes = kStorage == KvStorage::kF32 ? 4 : 2;
   constexpr uint32_t kVecs = kValueVecs<kStorage>;
   constexpr uint32_t kWide = kVecs * Vec::kLanes;
-  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = padded_dim - chunk;
-    const uint32_t chunk_dims = rest < kKvChunkDims ? rest : kKvChunkDims;
-    const unsigned char* v_chunk = v + uint64_t{chunk} * kKvSubgroupTokens * kElementBytes;
+  for (uint32_t strip = 0; strip < padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = padded_dim - strip;
+    const uint32_t strip_dims = rest < kKvStripDims ? rest : kKvStripDims;
+    const unsigned char* v_strip = v + uint64_t{strip} * kKvSubgroupTokens * kElementBytes;
     uint32_t dim = 0;
-    for (; dim + kWide <= chunk_dims; dim += kWide) {
-      AccumulateDims<kStorage, kRows, kVecs>(weights, padded_dim, v_chunk + dim * kPack * kElementBytes, chunk_dims,
-                                             ahead, acc + chunk + dim);
+    for (; dim + kWide <= strip_dims; dim += kWide) {
+      AccumulateDims<kStorage, kRows, kVecs>(weights, padded_dim, v_strip + dim * kPack * kElementBytes, strip_dims,
+                                             ahead, acc + strip + dim);
     }
-    for (; dim < chunk_dims; dim += Vec::kLanes) {
-      AccumulateDims<kStorage, kRows, 1>(weights, padded_dim, v_chunk + dim * kPack * kElementBytes, chunk_dims, ahead,
-                                         acc + chunk + dim);
+    for (; dim < strip_dims; dim += Vec::kLanes) {
+      AccumulateDims<kStorage, kRows, 1>(weights, padded_dim, v_strip + dim * kPack * kElementBytes, strip_dims, ahead,
+                                         acc + strip + dim);
     }
   }
 }
 
-// As many of `num_rows` rows as one block takes; returns how many.
+// Adds the values for as many of `num_rows` rows as one block takes; returns how many.
 template <KvStorage kStorage, typename Lines>
 inline uint32_t AccumulateSlotRows(uint32_t num_rows, const float* weights, uint32_t padded_dim, const unsigned char* v,
                                    Lines* ahead, float* acc) {

@@ -59,7 +59,7 @@ struct Fp8Decoder {
   }
 };
 
-// As of bf16: not the intrinsic, for the sake of GCC 12's register allocation (prim_int_dot-inl.h).
+// As for bf16, this is not the intrinsic, for the sake of GCC 12's register allocation (prim_int_dot-inl.h).
 inline __m512 DotPairs(__m512 sum, __m512bh a, __m512bh b) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
@@ -166,10 +166,10 @@ inline void ScoreFp8(const KernelRows& rows, const void* prepared, const KernelS
   }
 }
 
-// 16 * kVecs dims of the chunk whose codes begin at `chunk_begin` of each slot, for kRows rows. `next`: the next line
+// 16 * kVecs dims of the strip whose codes begin at `strip_begin` of each slot, for kRows rows. `next`: the next line
 // to fetch of a run.
 template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
-[[gnu::noinline]] void AccumulateFp8Dims(const KernelStep& step, uint32_t chunk_begin, uint32_t chunk_dims,
+[[gnu::noinline]] void AccumulateFp8Dims(const KernelStep& step, uint32_t strip_begin, uint32_t strip_dims,
                                          const uint32_t* pairs, uint32_t padded_dim, const unsigned char* next,
                                          float* acc) {
   const Fp8Decoder decoder;
@@ -184,7 +184,7 @@ template <uint32_t kRows, uint32_t kVecs, Fetch kFetch>
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
 #pragma GCC unroll 1
     for (uint32_t quad = 0; quad < kKvSubgroupTokens / 4; ++quad) {
-      const uint32_t at = chunk_begin + quad * chunk_dims * 4;
+      const uint32_t at = strip_begin + quad * strip_dims * 4;
       const uint32_t* pair = pairs + slot * kKvSubgroupTokens / 2 + quad * 2;
       __m512bh first[kVecs], second[kVecs];
 #pragma GCC unroll 16
@@ -222,8 +222,8 @@ inline void AccumulateFp8Rows(const KernelStep& step, const uint32_t* pairs, uin
   const unsigned char* next = kFetch == Fetch::kRun ? step.next_v[0] : step.v[0];  // or not read
   const uint32_t dim_bytes = step.num_slots * kKvSubgroupTokens;                   // of a dim, over all slots
   uint32_t dim = 0;
-  for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {
-    AccumulateFp8Dims<kRows, 4, kFetch>(step, dim * kKvSubgroupTokens, kKvChunkDims, pairs, padded_dim,
+  for (; dim + kKvStripDims <= padded_dim; dim += kKvStripDims) {
+    AccumulateFp8Dims<kRows, 4, kFetch>(step, dim * kKvSubgroupTokens, kKvStripDims, pairs, padded_dim,
                                         next + dim * dim_bytes, acc + dim);
   }
   const uint32_t rest = padded_dim - dim;

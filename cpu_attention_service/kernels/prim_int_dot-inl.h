@@ -19,11 +19,11 @@ namespace {
 // Bytes of an element of q.
 template <KvStorage kStorage>
 constexpr uint32_t kQueryParts = kStorage == KvStorage::kInt8 ? 2 : 1;
-// Of 16 bits 127 * 256, so that the high byte stays in [-127, 127].
+// With 16 bits it is 127 * 256, so that the high byte stays in [-127, 127].
 template <KvStorage kStorage>
 constexpr float kQueryLevels = kQueryParts<kStorage> == 2 ? 32512.0f : 127.0f;
 
-// Not the intrinsic: GCC 12 copies and spills its accumulators, which costs up to half of the speed.
+// This is not the intrinsic: GCC 12 copies and spills its accumulators, which costs up to half of the speed.
 inline __m512i DotU8S8(__m512i sum, __m512i u8, __m512i s8) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u8), "v"(s8));
   return sum;
@@ -33,7 +33,7 @@ inline __m512i BroadcastQuad(uint32_t quad) { return _mm512_set1_epi32(static_ca
 inline __m512i LowNibbles(__m512i codes) { return _mm512_and_si512(codes, _mm512_set1_epi8(15)); }
 inline __m512i HighNibbles(__m512i codes) { return LowNibbles(_mm512_srli_epi16(codes, 4)); }
 
-// Of the 16 tokens of a slot, from bf16.
+// Reads the scales of the 16 tokens of a slot, which are bf16.
 inline __m512 SlotScales(const unsigned char* params, uint32_t subgroup) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(params + subgroup * 32));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -63,7 +63,7 @@ template <KvStorage kStorage>
 inline void PrepareIntRow(const float* rotated, uint32_t padded_dim, uint32_t num_rows, IntQRow* header,
                           uint32_t* quads) {
   constexpr float kLevels = kQueryLevels<kStorage>;
-  // As bits, so that NaN and infinities stay on top.
+  // Sizes are compared as bits, so that NaN and infinities stay on top.
   const __m512i size_bits = _mm512_set1_epi32(0x7fffffff);
   __m512i largest_bits = _mm512_setzero_si512();
   for (uint32_t d = 0; d < padded_dim; d += 16) {
@@ -105,7 +105,7 @@ void PrepareIntQ(const KernelRows& rows, const float* q, void* prepared) {
   }
 }
 
-// From the sums of kSlots slots from `slot` on, [part][row][slot].
+// Makes the scores out of the sums of kSlots slots from `slot` on, [part][row][slot].
 template <KvStorage kStorage, uint32_t kRows, uint32_t kSlots>
 __attribute__((always_inline)) inline void StoreScores(const __m512i (*sums)[kRows][kSlots], const IntQRow* headers,
                                                        const KernelStep& step, uint32_t slot, float* scores) {
@@ -205,7 +205,7 @@ inline void ScoreIntRows(const KernelRows& rows, const IntQRow* headers, const u
   }
 }
 
-// As many of the rows from `row` on as one block takes; returns how many.
+// Scores as many of the rows from `row` on as one block takes; returns how many.
 template <KvStorage kStorage, Fetch kFetch>
 inline uint32_t ScoreIntBlock(const KernelRows& rows, const void* prepared, const KernelStep& step, uint32_t row,
                               float* scores) {

@@ -127,7 +127,7 @@ inline void RoundIntWeights(const ScaledWeights<kRows>& scaled, IntWeights* roun
   }
 }
 
-// In units of the weights' scale.
+// The result is in units of the weights' scale.
 template <KvStorage kStorage, bool kFine>
 inline __m512 ValueOfSums(__m512i sum, __m512i low_sum, float begin) {
   if (kFine) sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 8), low_sum);
@@ -150,7 +150,7 @@ constexpr uint32_t kLinesPerPrefetch = 4;
 template <KvStorage kStorage, Fetch kFetch>
 constexpr bool kFetchesEarly = kStorage == KvStorage::kInt8&& kFetch == Fetch::kRun;
 
-// Of int8: VPrimitive::early_bytes.
+// This is VPrimitive::early_bytes of int8.
 inline uint32_t EarlyBytes(uint32_t padded_dim) {
   const uint32_t lines = padded_dim * kKvTileTokens / 64;
   return (lines - lines / kLinesPerPrefetch) * 64;
@@ -174,9 +174,9 @@ __attribute__((always_inline)) inline void AddSums(const __m512i (*sums)[kRows][
   }
 }
 
-// 16 * kVecs dims from `dim` of the chunk that begins at `chunk`, for kRows rows, over all slots.
+// 16 * kVecs dims from `dim` of the strip that begins at `strip`, for kRows rows, over all slots.
 template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, Fetch kFetch>
-[[gnu::noinline]] void AccumulateIntDims(const KernelStep& step, uint32_t chunk_begin, uint32_t chunk_dims,
+[[gnu::noinline]] void AccumulateIntDims(const KernelStep& step, uint32_t strip_begin, uint32_t strip_dims,
                                          const IntWeights& weights, uint32_t first_row, uint32_t padded_dim,
                                          LinesAhead* ahead, float* acc) {
   constexpr uint32_t kHalves = kStorage == KvStorage::kInt4 ? 2 : 1;
@@ -188,17 +188,17 @@ template <KvStorage kStorage, uint32_t kRows, uint32_t kVecs, bool kFine, Fetch 
   LinesAhead lines;
   if constexpr (kEarly || kFetch == Fetch::kPieces) lines = *ahead;
   for (uint32_t slot = 0; slot < step.num_slots; ++slot) {
-    const unsigned char* v = step.v[slot] + chunk_begin;
+    const unsigned char* v = step.v[slot] + strip_begin;
     const unsigned char* next_v = nullptr;
-    if constexpr (kFetch == Fetch::kRun) next_v = step.next_v[slot] + chunk_begin;
+    if constexpr (kFetch == Fetch::kRun) next_v = step.next_v[slot] + strip_begin;
 #pragma GCC unroll 1
-    for (uint32_t line = 0; line < kLines; ++line, v += chunk_dims * 4) {
+    for (uint32_t line = 0; line < kLines; ++line, v += strip_dims * 4) {
       __m512i codes[kVecs];
 #pragma GCC unroll 16
       for (uint32_t i = 0; i < kVecs; ++i) {
         if constexpr (kFetch == Fetch::kPieces) lines.template Prefetch<1>();
         if constexpr (kFetch == Fetch::kRun && !kEarly) {
-          PrefetchCodeLine(next_v + line * chunk_dims * 4 + i * 64);
+          PrefetchCodeLine(next_v + line * strip_dims * 4 + i * 64);
         }
         codes[i] = _mm512_loadu_si512(v + i * 64);
       }
@@ -247,8 +247,8 @@ inline void AccumulateIntRows(const KernelStep& step, const IntWeights& weights,
   if constexpr (kFetchesEarly<kStorage, kFetch>) {
     ahead = LinesFrom(step.next_v[0] + EarlyBytes(padded_dim));
   }
-  for (; dim + kKvChunkDims <= padded_dim; dim += kKvChunkDims) {
-    AccumulateIntDims<kStorage, kRows, 4, kFine, kFetch>(step, dim * kBytesPerDim, kKvChunkDims, weights, first_row,
+  for (; dim + kKvStripDims <= padded_dim; dim += kKvStripDims) {
+    AccumulateIntDims<kStorage, kRows, 4, kFine, kFetch>(step, dim * kBytesPerDim, kKvStripDims, weights, first_row,
                                                          padded_dim, &ahead, acc + dim);
   }
   const uint32_t rest = padded_dim - dim;
@@ -276,7 +276,7 @@ inline void AccumulateIntBlock(const KernelStep& step, const StepScales& scales,
   }
 }
 
-// As many of the rows from `row` on as one block takes; returns how many.
+// Adds the values for as many of the rows from `row` on as one block takes; returns how many.
 template <KvStorage kStorage, Fetch kFetch>
 inline uint32_t AccumulateIntNext(const KernelRows& rows, const KernelStep& step, const StepScales& scales,
                                   uint32_t row, const float* weights, const float* weight_sum, float* acc) {

@@ -83,7 +83,7 @@ inline void WidenK(const KernelStep& step, uint32_t slot, uint32_t padded_dim, c
   }
 }
 
-// V codes of 16 tokens -> [chunks of 64 dims][16 tokens][dims of the chunk].
+// V codes of 16 tokens -> [strips of 64 dims][16 tokens][dims of the strip].
 template <KvStorage kStorage>
 inline void WidenV(const KernelStep& step, uint32_t slot, uint32_t padded_dim, const unsigned char* next_v,
                    float* values) {
@@ -93,14 +93,14 @@ inline void WidenV(const KernelStep& step, uint32_t slot, uint32_t padded_dim, c
     LoadScales(step.v_params[slot], step.subgroup[slot], scales);
   }
   const unsigned char* run = step.v[slot];
-  for (uint32_t chunk = 0; chunk < padded_dim; chunk += kKvChunkDims) {
-    const uint32_t rest = padded_dim - chunk;
-    const uint32_t dims = rest < kKvChunkDims ? rest : kKvChunkDims;
+  for (uint32_t strip = 0; strip < padded_dim; strip += kKvStripDims) {
+    const uint32_t rest = padded_dim - strip;
+    const uint32_t dims = rest < kKvStripDims ? rest : kKvStripDims;
     for (uint32_t token = 0; token < kKvSubgroupTokens; token += kPack) {
       for (uint32_t dim = 0; dim < dims; dim += 16, run += 64) {
         if (next_v != nullptr) PrefetchCodeLine(next_v + (run - step.v[slot]));
         for (uint32_t part = 0; part < kPack; ++part) {
-          float* to = values + chunk * kKvSubgroupTokens + (token + part) * dims + dim;
+          float* to = values + strip * kKvSubgroupTokens + (token + part) * dims + dim;
           WidenLanes<kStorage, 0>(run, part, to);
           if constexpr (kStorage != KvStorage::kFp8E4m3) {
             for (uint32_t lane = 0; lane < 16; ++lane) to[lane] *= scales[token + part];

@@ -11,7 +11,7 @@ namespace tributary {
 namespace TRIBUTARY_KERNEL_ISA {
 namespace {
 
-// On the stack, about 370 KiB; only what the geometry needs is touched.
+// Lies on the stack and has about 370 KiB; only what the geometry needs is touched.
 struct Scratch {
   alignas(
       64) unsigned char prepared[kMaxKernelRows * (kPreparedBytesPerDim * limits::kMaxHeadDim + kPreparedHeaderBytes)];

@@ -48,7 +48,7 @@ inline Vec ScaledScore(const ScoreScale& scale, Vec score) {
   return Mul(Tanh(scaled), Vec::Broadcast(scale.cap_log2));
 }
 
-// Of one row. `sum` and `weight_sum` are [kWeightSumLanes].
+// The state of one row. `sum` and `weight_sum` are [kWeightSumLanes].
 struct RowState {
   float* max_log2;
   float* sum;
@@ -104,7 +104,7 @@ inline void StepWeights(const ScoreScale& scale, uint32_t num_slots, const uint3
   }
 }
 
-// In a fixed order.
+// Adds in a fixed order.
 inline float SumLanes(const float* lanes) {
   float sum[8];
   for (uint32_t i = 0; i < 8; ++i) sum[i] = lanes[i] + lanes[i + 8];

@@ -15,7 +15,7 @@ struct PlannedStep {
   KernelStep step;
   uint32_t tokens[kKvTileSubgroups];    // which tokens of the slot take part, at all
   uint64_t position[kKvTileSubgroups];  // of the slot's first token
-  // Of a piece list only.
+  // Only a piece list has these.
   uint32_t piece[kKvTileSubgroups];  // index of the slot's piece
   uint64_t rank[kKvTileSubgroups];   // how many tokens of the list come before the slot's; if weights are given
   // Lines of params to prefetch, which lie between the codes that the primitives prefetch.

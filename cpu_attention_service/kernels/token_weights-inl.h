@@ -20,8 +20,8 @@ struct TokenWeightRows {
   bool max_over_group;
 };
 
-// Of Vec::kLanes tokens: over each query's group the maximum or the mean, then summed over the queries. `scores` of the
-// first row; row r is at scores + r * kKvTileTokens.
+// Weighs Vec::kLanes tokens: takes the maximum or the mean over each query's group, and sums over the queries. `scores`
+// is that of the first row; row r is at scores + r * kKvTileTokens.
 inline Vec SumOfGroupWeights(const TokenWeightRows& rows, const float* scores) {
   const Vec mean = Vec::Broadcast(1.0f / static_cast<float>(rows.group_size));
   Vec sum = Vec::Zero();

@@ -33,7 +33,7 @@ class AttentionStep {
   // step are of one layer and have one softmax_scale. A shard with a policy's state that is in this step already is
   // first done with, since what it reads next depends on it.
   void Plan(NodeShard* shard, const ReadRequest& request);
-  // Of the entry planned last: filled by Run().
+  // Says where Run() writes the answer of the entry planned last.
   void SetData(const PartialSpans& data) { works_[num_planned_ - 1].data = data; }
   void Run();
   // Tokens that the answer of the i-th entry planned rests on, summed over the KV heads; after Run().

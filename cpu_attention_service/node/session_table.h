@@ -46,8 +46,8 @@ class SessionTable {
   // Sessions without a frame since `before_ns`.
   std::vector<SessionId> IdleSince(int64_t before_ns) const;
 
-  // Whose frame this is, if it is new, genuine and whole. Else null, with the reason: kUnknownSession,
-  // kBadAuthTag, kReplayed. `session` is set also for kBadPayload: the header is genuine, and its
+  // Says whose frame this is, if it is new, genuine and whole. Else the session is null, with the reason:
+  // kUnknownSession, kBadAuthTag, kReplayed. `session` is set also for kBadPayload: the header is genuine, and its
   // sender may be told.
   FrameError Authenticate(const FrameHeader& header, std::span<const std::byte> payload, Session** session);
 

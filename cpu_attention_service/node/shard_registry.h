@@ -28,8 +28,8 @@ class ShardRegistry {
  public:
   explicit ShardRegistry(std::unique_ptr<ShardStore> store) : store_(std::move(store)) {}
 
-  // As of ShardStore, with what the policies keep; the reserved bytes. Also errors of KvShard::KeepSummaries and
-  // OpenShardPolicy.
+  // Opens the shard as ShardStore does, with what its policy keeps; returns the reserved bytes. Has also the errors of
+  // KvShard::KeepSummaries and OpenShardPolicy.
   absl::StatusOr<uint64_t> Open(const ShardSpec& spec);
   absl::Status Close(ShardId id, Epoch epoch);
   bool Drop(ShardId id);

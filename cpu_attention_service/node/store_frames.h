@@ -6,7 +6,7 @@
 
 namespace tributary {
 
-// Of a spill's store. REQUIRES: not kBusy nor kNeedsOwner, which are no answer to a worker.
+// Translates the outcome of storing a spill. REQUIRES: not kBusy nor kNeedsOwner, which are no answer to a worker.
 inline FrameError ToFrameError(StoreError error) {
   switch (error) {
     case StoreError::kOk:

@@ -1,5 +1,5 @@
-// For policies that choose blocks of a shard's tokens for each query head: scores by summaries, and what was chosen as
-// pieces to read. The choice itself is the policy's, with the selections of
+// Helps policies that choose blocks of a shard's tokens for each query head: scores blocks by their summaries, and
+// makes what was chosen into pieces to read. The choice itself is the policy's, with the selections of
 // cpu_attention_service/kernels/selection/block_selection.h.
 //
 // A block that is not whole inside the visible range is taken by every row, whatever its summary says: that may hold

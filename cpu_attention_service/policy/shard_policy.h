@@ -54,7 +54,8 @@ struct ReadPlan {
     kSelect,   // a new selection
   };
   std::vector<HeadRead> answer;  // [KV head held]
-  // Of a measured query, what is read beside the answer to judge it by; untouched where that is nothing. Else empty.
+  // What is read beside the answer of a measured query, to judge it by; a head of which nothing is read is untouched.
+  // Empty for other queries.
   std::vector<HeadRead> sample;
   After after = After::kNothing;
   bool max_over_group = false;  // of the weights asked for: the maximum over a group's heads, else the mean
@@ -84,7 +85,7 @@ class ShardPolicy {
   // What it holds of the pool, beside the shard's own; promised in PolicyNeeds, counted by ShardReservedBytes.
   virtual uint64_t reserved_bytes() const { return 0; }
   virtual ShardPolicyUsage usage() const { return {}; }
-  // Whose rows plans refer to; null: none.
+  // The cache whose rows plans refer to; null if there is none.
   virtual const RowCache* row_cache() const { return nullptr; }
 
   // kOk, or why a spill of `num_tokens` tokens with this section is refused; nothing is stored then. Empty: the sender
@@ -111,8 +112,8 @@ class ShardPolicy {
   // The partial is there, and may still be changed. Fills its section, of PartialSectionBytes, 8-aligned.
   virtual void WritePartial(const ReadRequest& request, const ReadPlan& plan, const AttentionPartialView& partial,
                             std::span<std::byte> section) {}
-  // After the answer; the weights that the plan's heads asked for are there. May spread work over the executor's
-  // threads.
+  // Is called after the answer; the weights that the plan's heads asked for are there. May spread work over the
+  // executor's threads.
   virtual void AfterAnswer(const ReadRequest& request, const ReadPlan& plan, ShardExecutor& executor) {}
 };
 

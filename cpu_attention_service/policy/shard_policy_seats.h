@@ -19,7 +19,7 @@ using ShardPolicyFactory = absl::StatusOr<std::unique_ptr<ShardPolicy>> (*)(cons
 // One factory for each row of policy/policies.def, called Make<Name>ShardPolicy; tests add theirs.
 SeatTable<ShardPolicyFactory>& ShardPolicySeats();
 
-// By the policy of the shard's spec.
+// Asks the seat of the shard's policy for the state.
 absl::StatusOr<std::unique_ptr<ShardPolicy>> OpenShardPolicy(const KvShard* shard, BlockPool* pool);
 
 }  // namespace tributary

@@ -197,11 +197,11 @@ class Device {
   // True if sampled() holds each row's next token after EndStep; valid until the next BeginStep.
   virtual bool samples() const { return false; }
   virtual std::span<const DeviceSample> sampled() const { return {}; }
-  // Of the last step. DEADLINE_EXCEEDED: the device gave up waiting for the caller, and the rows' KV is damaged; or
-  // status().
+  // How the last step ended. DEADLINE_EXCEEDED: the device gave up waiting for the caller, and the rows' KV is damaged;
+  // or status().
   virtual absl::Status step_status() const { return absl::OkStatus(); }
   virtual DeviceStepTimes step_times() const { return {}; }
-  // Not OK once the device cannot be used any more. Calls do nothing then.
+  // It is not OK once the device cannot be used any more. Calls do nothing then.
   virtual absl::Status status() const { return absl::OkStatus(); }
 
   // Prefill of one prompt at a time. INVALID_ARGUMENT beyond max_prefill_tokens, RESOURCE_EXHAUSTED without memory.

@@ -58,7 +58,7 @@ struct FacetQuery {
 struct LeavingBlock {
   TokenRange tokens;
   std::array<SlotRange, 2> slots;  // in token order; the second may be empty
-  // Over how many resident tokens the last step's softmax went; 0: the sequence has had no step.
+  // The number of resident tokens that the last step's softmax went over; 0 if the sequence has had no step.
   uint64_t softmax_tokens = 0;
 };
 
@@ -74,7 +74,7 @@ class SpillSections {
   virtual void Write(uint32_t layer, TokenRange tokens, HeadRange heads, std::span<std::byte> section) const = 0;
 };
 
-// Of one sequence. Thread-compatible: the device's thread calls everything.
+// The facet of one sequence. Thread-compatible: the device's thread calls everything.
 class PolicyFacet {
  public:
   virtual ~PolicyFacet() = default;
@@ -85,7 +85,7 @@ class PolicyFacet {
   // True: the size depends on q. MaxQuerySectionBytes() must hold it.
   virtual bool query_section_varies() const { return false; }
   virtual size_t MaxQuerySectionBytes(const FacetQuery& query) const { return QuerySectionBytes(query); }
-  // After AwaitQuery() of the layer. `section` has QuerySectionBytes(), and starts at a multiple of 8.
+  // Is called after AwaitQuery() of the layer. `section` has QuerySectionBytes(), and starts at a multiple of 8.
   virtual void WriteQuerySection(const FacetQuery& query, std::span<std::byte> section) {}
 
   // What the shard's answer may bring at most; a row whose partial brings more fails.

@@ -28,7 +28,7 @@ struct GpuWorkerFlags {
   std::string trace_file;
 };
 
-// Beside those of every server (process/server_flags.h).
+// Adds the flags that a worker has beside those of every server (process/server_flags.h).
 void AddGpuWorkerFlags(CLI::App& app, GpuWorkerFlags* flags);
 
 }  // namespace tributary

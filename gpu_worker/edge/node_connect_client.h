@@ -31,7 +31,7 @@ class NodeConnectClient final : public NodeConnector {
   const uint64_t incarnation_;
   const bool data_plane_mac_;
   const int64_t timeout_ns_;
-  // By address and incarnation: a restarted node gets a new connection.
+  // The key is address and incarnation: a restarted node gets a new connection.
   std::map<std::pair<std::string, uint64_t>, std::unique_ptr<v1::CpuAttention::Stub>> stubs_;
 };
 

@@ -17,7 +17,7 @@ namespace tributary {
 class EngineEvents {
  public:
   virtual ~EngineEvents() = default;
-  // Of appended tokens, layers_done is 0 to the end.
+  // While tokens are appended, layers_done is 0 to the end.
   virtual void OnPrefillProgress(SequenceId sequence, uint32_t layers_done, uint32_t num_layers, double fraction) = 0;
   // The first token of a turn: from now on the sequence may be stepped.
   virtual void OnTokens(const SequenceTokens& tokens) = 0;

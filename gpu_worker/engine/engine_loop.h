@@ -42,7 +42,7 @@ class EngineLoop {
   // Drops what waits, of a stream that is over, and stops all sequences. Never refused.
   void PostStopAll(std::function<void()> done) { loop_.PostInstead(StopAllCommand{std::move(done)}); }
 
-  // As of the loop's last turn. Thread-safe.
+  // These are as of the loop's last turn. Thread-safe.
   uint32_t num_sequences() const { return num_sequences_.load(std::memory_order_relaxed); }
   uint64_t resident_free_bytes() const { return resident_free_bytes_.load(std::memory_order_relaxed); }
   // Neither sequences nor commands.

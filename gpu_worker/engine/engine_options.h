@@ -13,7 +13,7 @@
 
 namespace tributary {
 
-// Of one row: f32 [vocab_size], from which the token at answer index `index` is taken.
+// Sees the logits of one row: f32 [vocab_size], from which the token at answer index `index` is taken.
 using LogitsObserver = std::function<void(SequenceId sequence, uint64_t index, std::span<const float> logits)>;
 
 struct EngineOptions {

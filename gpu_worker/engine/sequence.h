@@ -47,7 +47,7 @@ struct Sequence {
   absl::Status failure;
   NodeIdx failed_node = kNoNode;
 
-  // For the summary.
+  // The summary is made of these.
   int64_t started_ns = 0;  // this and all below: of this turn
   int64_t progress_ns = 0;
   int64_t first_token_ns = 0;
@@ -65,12 +65,12 @@ struct Sequence {
   void Apply(SequenceEvent event);
   // Its turn's first token is there, by whichever event; it decodes now, or has its answer already.
   void BeginAnswer(SequenceEvent event, int64_t now_ns);
-  // After each token of the answer: Answered if it was the last one.
+  // Is called after each token of the answer, and applies Answered if it was the last one.
   void ApplyIfAnswered();
   // Prompts and answers, the latest token included.
   uint64_t context_tokens() const { return history_tokens + plan.prompt_tokens.size() + generated_tokens; }
-  // Of the query that appends the next num_tokens: a sparse policy reads everything then, and selects anew after the
-  // last one. Such a step is not measured.
+  // The flags of the query that appends the next num_tokens: a sparse policy reads everything then, and selects anew
+  // after the last one. Such a step is not measured.
   uint32_t AppendFlags(size_t num_tokens) const;
   // The next turn: the last token of the answer, which has no KV yet, is the first to append.
   void BeginTurn(TurnPlan turn, int64_t now_ns);

@@ -9,7 +9,7 @@ namespace tributary {
 
 // Pure. `nodes` gives the names of those that hold its shards.
 SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes);
-// Of a plan that was refused before there was a sequence.
+// The summary of a plan that was refused before there was a sequence.
 SequenceSummary EmptySummary(const SequencePlan& plan);
 
 }  // namespace tributary

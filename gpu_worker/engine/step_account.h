@@ -19,11 +19,11 @@ class StepAccount {
   // Both outlive this; metrics may be null.
   StepAccount(const ModelLimits& model, EngineMetrics* metrics) : model_(model), metrics_(metrics) {}
 
-  // Of the first row of a sequence in a batch that has run; before anything of its outcome is taken.
+  // Counts the first row of a sequence in a batch that has run. Is called before anything of its outcome is taken.
   void AddRow(Sequence& sequence, const StepRow& row) const;
-  // Of a batch whose last stage has ended.
+  // Counts the stages of a batch whose last stage has ended.
   void AddStages(std::span<const BatchEntry> batch, const DecodeStep& step) const;
-  // Of a whole step of so many decoding sequences.
+  // Counts a whole step of so many decoding sequences.
   void AddStep(size_t num_rows, double step_s) const;
 
  private:

@@ -61,7 +61,7 @@ class StepRunner {
   const EngineOptions& options_;
   const StepParts parts_;
   bool has_appended_ = false;  // in a step since the last RunAppends
-  // Of the step that runs.
+  // These are of the step that runs.
   std::vector<BatchEntry> entries_;
   std::vector<StepRow> rows_;
   std::vector<SequenceTokens> tokens_;

@@ -27,7 +27,7 @@ class TokenTaker {
   // Both return false if the sequence has failed: it has no new token then.
   // Logits are f32 [vocab_size].
   bool Take(Sequence& sequence, std::span<const float> logits) const;
-  // From what the device made of the step's row, which is number row_idx of the batch. Logits are f32
+  // Takes the token from what the device made of the step's row, which is number row_idx of the batch. Logits are f32
   // [row][vocab_size].
   bool TakeRow(Sequence& sequence, const StepRow& row, size_t row_idx, std::span<const float> logits) const;
 

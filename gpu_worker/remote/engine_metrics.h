@@ -35,7 +35,7 @@ struct EngineMetrics {
   Counter appended_tokens;
   std::array<Counter, 17> sequences_failed;  // by absl::StatusCode
   Gauge resident_capacity, resident_used;
-  // Of DeviceMemory, whose kinds keep their order.
+  // Takes the figures of DeviceMemory, whose kinds keep their order.
   void SetPolicyBytes(std::span<const PolicyBytes> bytes);
   Gauge spill_queue_blocks;
   Counter spill_bytes;

@@ -1,11 +1,12 @@
-// The GPU worker's sessions with CPU attention nodes: pairing, sealing, the checks on what comes
-// back, heartbeats.
+// The GPU worker's sessions with CPU attention nodes: pairs with them, seals frames, checks what comes back, and sends
+// heartbeats.
 //
 // A node is in one of three states:
-//   connecting   paired over the control plane, nothing heard on the data plane yet
-//   healthy      heard of lately
-//   failed       endpoint error, silence for longer than `silence_timeout_ns`, or it dropped the
-//                session
+//
+//   connecting   It was paired with over the control plane; nothing has come over the data plane yet.
+//   healthy      It has been heard of lately.
+//   failed       Its endpoint failed, it was silent for longer than `silence_timeout_ns`, or it dropped the session.
+//
 // A failed node stays failed for the sequences that used it; Acquire() for a later one pairs anew.
 //
 // Thread-compatible.

@@ -1,4 +1,4 @@
-// From logits to a token: greedy, or temperature, top-k and top-p with a seed.
+// Chooses a token by its logits: greedy, or temperature, top-k and top-p with a seed.
 #pragma once
 
 #include <cstdint>

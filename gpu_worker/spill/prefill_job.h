@@ -1,13 +1,15 @@
 // The prefill of one prompt, layer by layer, in small units so that decode steps run in between.
 //
-// Per layer:
-//   project   QKV of each chunk; K and V of the whole prompt are in the device's layer buffer
-//   keep      sinks and window go to the sequence's resident slots; its facet, if any, sees the rest
-//   attend    each chunk; between the chunks the remote tokens go out as spill frames, as the
-//             nodes' windows allow
-//   stream    what is left of them; the next layer's projection may overwrite the buffer then
-// After the last layer: logits of the last token. The caller still has to wait for the
-// acknowledgements (SpillSender).
+// Each layer goes through four phases:
+//
+//   project   The device computes QKV of each chunk. Then its layer buffer holds K and V of the whole prompt.
+//   copy      Sinks and window are copied to the sequence's resident slots; its facet, if any, sees the rest.
+//   attend    The device attends chunk by chunk. In between, remote tokens go out as spill frames, as far as the nodes
+//             have room.
+//   stream    The rest of them goes out. The next layer's projection may overwrite the layer buffer only after that.
+//
+// After the last layer the logits of the last token are there. The caller still has to wait for the acknowledgements
+// (SpillSender).
 //
 // Thread-compatible.
 #pragma once
@@ -58,7 +60,7 @@ class PrefillJob {
 
   uint32_t layers_done() const { return layer_; }
   double fraction() const;
-  // Of the prompt's last token, f32 [vocab_size]. REQUIRES: kDone.
+  // The logits of the prompt's last token, f32 [vocab_size]. REQUIRES: kDone.
   std::span<const float> logits() const { return logits_; }
 
  private:

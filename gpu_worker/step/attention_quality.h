@@ -41,7 +41,7 @@ class AttentionQuality {
   // The step has succeeded. Sums over layers and KV heads of what was read, and of what there was.
   void EndStep(uint64_t attended_head_tokens, uint64_t covered_head_tokens);
 
-  // Of the step that runs, or ran last; empty unless it is measured.
+  // The kept mass of the step that runs, or ran last; empty unless it is measured.
   const KeptMassStats& step_kept_mass() const { return step_; }
 
   AttentionQualitySummary Summary() const;

@@ -1,15 +1,14 @@
-// READ THIS FIRST: one token for one batch.
+// READ THIS FIRST: how one batch gets one token.
 //
-//   for each layer:
-//     qkv               device: rmsnorm, QKV, RoPE, append to the window; meanwhile the frames of
-//                       the queries are made; q comes to the host
-//     query_send        one query frame per CPU node, for all rows that have shards there; of several holders of a
-//                       shard, one is asked
-//     local_attention   device: sinks and window, while the nodes attend over their shards
-//     remote_wait       until every partial is in its slot, a node is given up, or the deadline
-//                       passes
-//     merge_mlp         coverage check; device: merge in slot order, output projection, MLP
-//   logits
+// Each layer goes through five stages, and the logits follow after the last one:
+//
+//   qkv               The device computes RMSNorm, QKV and RoPE, and appends to the window. Meanwhile the host lays out
+//                     the frames of the queries. Then q comes to the host.
+//   query_send        Each CPU node gets one query frame for all rows that have shards there. Of several holders of a
+//                     shard, one is asked.
+//   local_attention   The device attends over sinks and window, while the nodes attend over their shards.
+//   remote_wait       The host waits until every partial is in its slot, its node is given up, or the deadline passes.
+//   merge_mlp         The host checks the coverage. The device merges in slot order, projects, and computes the MLP.
 //
 // What a node that fails was asked for and has not answered is asked of another holder, if there is one. A row whose
 // partial does not come fails and is left out from there on; the others keep their bits. Rows without remote tokens
@@ -39,7 +38,7 @@
 namespace tributary {
 
 struct StepRow {
-  // In.
+  // The caller fills these in.
   DecodeRow device;
   // Successive tokens of one sequence, in rows that follow each other, ask the nodes together and
   // share shards, `remote` and fate: the first row says how many there are, the others 0.
@@ -56,7 +55,7 @@ struct StepRow {
   bool measured = false;
   absl::Status status;  // without the node's name
   NodeIdx failed_node = kNoNode;
-  // Of all query_rows together.
+  // These are sums over all query_rows.
   uint64_t attended_head_tokens = 0;  // remote tokens attended, times KV heads, summed over layers
   uint64_t bytes_sent = 0;
   uint64_t bytes_received = 0;
@@ -105,7 +104,7 @@ class DecodeStep {
   void RunLayer(uint32_t layer);
   // What a row's facet is told of a query; `e` is of a row that has one.
   FacetQuery FacetQueryOf(uint32_t layer, const ExpectedPartial& e) const;
-  // Of the section that the row's facet, if any, adds to the query.
+  // The bytes, at most, of the section that the row's facet, if any, adds to the query.
   size_t MaxSectionBytes(uint32_t layer, const ExpectedPartial& e) const;
   // True: the frame of expected_[begin, end) cannot be laid out before q is there.
   bool WaitsForQuery(size_t begin, size_t end) const;
@@ -140,7 +139,7 @@ class DecodeStep {
   // Asks for what is in unasked_.
   void AskOthers(uint32_t layer, std::span<const float> q);
   void CollectFailures();
-  // Of measured rows: what the nodes' selections kept of this layer.
+  // Notes for measured rows what the nodes' selections kept of this layer.
   void TakeMeasurements();
   // Metrics and trace of a device that runs ahead.
   void TakeDeviceTimes();
@@ -163,7 +162,7 @@ class DecodeStep {
     uint16_t slot;      // of the header
     size_t begin, end;  // of expected_
   };
-  // Of the step that runs.
+  // These are of the step that runs.
   std::span<StepRow> rows_;
   uint64_t exchange_id_ = 0;  // this worker's number of the step: never repeats, unlike the coordinator's
   uint64_t trace_id_ = 0;

@@ -150,7 +150,7 @@ class PartialGather {
   std::vector<bool> row_failed_;
   std::vector<std::vector<RouteCoverage>> coverage_;  // [row]
   std::vector<RowFailure> failures_;
-  // As the device's slots; of measured rows only.
+  // It is laid out as the device's slots, and is of measured rows only.
   std::vector<float> lse_dense_ln_;        // [row][max_slots][num_q_heads]
   std::vector<uint32_t> attended_tokens_;  // [row][max_slots][num_kv_heads]
   uint32_t num_missing_ = 0;

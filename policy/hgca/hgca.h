@@ -33,7 +33,7 @@ class HgcaPolicy final : public AttentionPolicy {
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override;
   bool may_leave_out() const override;
-  // Of a MAW (MawBytesPerToken).
+  // The bytes of a MAW (MawBytesPerToken).
   uint64_t FacetBytes(const FacetDemand& demand) const override;
 
   // The rule by which one KV head selects (SelectUnits); nullopt: nothing changes at this moment.

@@ -2,8 +2,8 @@
 // Source: HGCA (arXiv 2507.03153), the update as in the first author's code. The paper's models have one KV head per
 // query head; sharing a MAW within a group of grouped-query attention is ours.
 //
-// Plain loops: the oracle for a device's kernel, and what the host device runs. Borrowed memory, no allocation, no
-// errors; sizes that do not fit together are bugs (checked).
+// These are plain loops: a device's kernel must agree with them, and the host device runs them. Memory is borrowed, and
+// nothing is allocated; sizes that do not fit together are bugs (checked).
 #pragma once
 
 #include <cstdint>

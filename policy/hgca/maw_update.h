@@ -33,7 +33,7 @@ TRIBUTARY_HOST_DEVICE inline float AddGroupHead(GroupAggregate how, float aggreg
   return aggregate > weight ? aggregate : weight;
 }
 
-// After the last head.
+// Is called after the last head.
 TRIBUTARY_HOST_DEVICE inline float FinishGroup(GroupAggregate how, float aggregate, uint32_t group_size) {
   return how == GroupAggregate::kMax ? aggregate : aggregate * (1.0f / static_cast<float>(group_size));
 }

@@ -26,8 +26,8 @@ constexpr size_t HgcaSpillSectionBytes(uint32_t num_tokens, uint32_t num_kv_head
 // fill. REQUIRES (checked): resident_tokens > 0 and at least HgcaSpillSectionBytes(0, 0) bytes.
 std::span<std::byte> BeginHgcaSpillSection(uint32_t resident_tokens, std::span<std::byte> section);
 
-// Of bytes from the network. True for a section of exactly these tokens and heads, or an empty one; false leaves *out
-// alone. Pure; reads nothing beyond the section.
+// Reads bytes from the network. True for a section of exactly these tokens and heads, or an empty one; false leaves
+// *out alone. Pure; reads nothing beyond the section.
 bool DecodeHgcaSpillSection(std::span<const std::byte> section, uint32_t num_tokens, uint32_t num_kv_heads,
                             HgcaSpillSection* out);
 

@@ -71,16 +71,14 @@ class InprocNetwork {
   // one's may be used again: the new one is another process to all peers of the old.
   std::unique_ptr<DataPlane> Create(std::string_view address, const InprocOptions& options = {});
 
-  // For every link, those of data planes created later included; forgets SetLinkFaults.
+  // Sets the faults of every link, those of data planes created later included; forgets SetLinkFaults.
   void SetFaults(const InprocFaults& faults);
-  // For frames from one address to another.
+  // Sets the faults for frames from one address to another.
   void SetLinkFaults(std::string_view from, std::string_view to, const InprocFaults& faults);
 
-  // As kill -9: the data plane neither sends nor receives from now on, and its peers see
-  // OnPeerError.
+  // Works as kill -9: the data plane neither sends nor receives from now on, and its peers see OnPeerError.
   void Kill(std::string_view address);
-  // As SIGSTOP: it handles nothing and what it sends stays with it, while frames to it pile up.
-  // Nobody is told.
+  // Works as SIGSTOP: it handles nothing and what it sends stays with it, while frames to it pile up. Nobody is told.
   void Freeze(std::string_view address);
   void Thaw(std::string_view address);
   // Breaks the link: both ends see OnPeerError and frames on the way are lost. Both may connect

@@ -25,8 +25,8 @@ class FramePool {
   // is unused.
   explicit FramePool(std::span<std::byte> region);
 
-  // At least `bytes` long, aligned as the region's start; null when there is no free run of that
-  // length. REQUIRES: bytes > 0.
+  // Returns a run of at least `bytes`, aligned as the region's start; null when there is no free run of that length.
+  // REQUIRES: bytes > 0.
   std::byte* Allocate(size_t bytes);
   // REQUIRES: allocated here and not yet freed (checked).
   void Free(std::byte* buffer);
@@ -42,7 +42,7 @@ class FramePool {
 
   enum class State : uint8_t { kInside, kUsed, kFree, kQuick };
 
-  // Of a run's first page; its last page repeats num_pages while the run is free, so that its right
+  // Describes a run by its first page; its last page repeats num_pages while the run is free, so that its right
   // neighbour finds it.
   struct Page {
     uint32_t num_pages = 0;

@@ -24,7 +24,7 @@ struct alignas(64) UcxSendRecord {
 };
 static_assert(sizeof(UcxSendRecord) == 64, "keeps the frame behind it 64-byte aligned");
 
-// Of all endpoints of a data plane. The first two count since it last looked.
+// Counts for all endpoints of a data plane. The first two count since it last looked.
 struct UcxEndpointEvents {
   int num_sends_done = 0;
   int num_failures = 0;
@@ -60,8 +60,8 @@ class UcxEndpoint {
   // True once UCX has let go of the endpoint and of all its buffers.
   bool PollClosed();
 
-  // For a process that ends and cannot wait: the endpoint leaks, and with it the buffers that UCX
-  // may still read.
+  // A process that ends and cannot wait calls this: the endpoint leaks, and with it the buffers that UCX may still
+  // read.
   void Abandon() {}
 
   State state() const { return state_; }

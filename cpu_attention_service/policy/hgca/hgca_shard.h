@@ -32,7 +32,7 @@ namespace tributary {
 // Thread-compatible.
 class HgcaShard final : public ShardPolicy {
  public:
-  // Of a shard whose policy keeps a row cache; the shard outlives it.
+  // The shard's policy keeps a row cache; the shard outlives this.
   HgcaShard(const KvShard* shard, std::unique_ptr<RowCache> cache);
 
   uint64_t reserved_bytes() const override { return cache_->reserved_bytes(); }

@@ -35,9 +35,9 @@ class AttendState {
   // Folds a tile into every row. q: [rows][ld_q].
   void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale, const Tile& tile);
 
-  // Of the tile attended last: exp(score - maximum()[row]), [rows][kKeyTileTokens].
+  // The weights of the tile attended last: exp(score - maximum()[row]), [rows][kKeyTileTokens].
   std::span<const float> tile_weights() const { return std::span(scores_).first(rows_ * kKeyTileTokens); }
-  // Of the scores so far, by row.
+  // The maximum of the scores so far, by row.
   std::span<const float> maximum() const { return std::span(max_).first(rows_); }
 
   // Writes the normalised out, [rows][ld_out], and lse_ln, [rows] (may be null); 0 and -inf for an

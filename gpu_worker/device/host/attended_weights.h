@@ -21,7 +21,7 @@ class AttendedWeights {
   void Reserve(size_t max_tokens);
 
   void Begin();
-  // Of the tile that `state` attended last, which is these slots.
+  // Adds the weights of the tile that `state` attended last, which is these slots.
   void AddTile(const AttendState& state, SlotRange slots);
   // Normalised, tile by tile, given the whole softmax's lse_ln, [group_size]. Valid until Begin().
   std::span<const WeightRun> Finish(const float* lse_ln);

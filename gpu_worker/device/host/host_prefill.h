@@ -43,7 +43,7 @@ class HostPrefill {
   void Drop();
 
  private:
-  // Of the layer last projected, [token][kv_head][head_dim] in the KV dtype.
+  // K and V of the layer last projected, [token][kv_head][head_dim] in the KV dtype.
   struct KvView {
     std::span<const std::byte> k, v;
   };

@@ -36,7 +36,7 @@ class ResidentCache {
 
   // Between slots and the canonical layout [token][kv_head][head_dim].
   void Write(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, std::span<const std::byte> canonical);
-  // Of some heads: [token][heads][head_dim].
+  // Reads the rows of some heads: [token][heads][head_dim].
   void Read(ResidentId id, uint32_t layer, Kind kind, SlotRange slots, HeadRange heads, std::span<std::byte> canonical);
 
   // Null: the sequence has none.

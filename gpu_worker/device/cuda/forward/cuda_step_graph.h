@@ -69,7 +69,7 @@ class StepGraphs {
   void RecordMlp(const StepGraphKey& key, uint32_t layer);
   void RecordNorm(uint32_t rows, const float* weight, const float* delta_bias);
   void Store(uint32_t rows, const Product& product);
-  // Without a bias when cuBLASLt does it: the next norm adds it (see uses_matvec).
+  // Adds no bias when cuBLASLt does it: the next norm adds it (see uses_matvec).
   void AddResidual(uint32_t rows, const Product& product);
   void MatVecRows(uint32_t rows, const Product& product, int epilogue);
   bool uses_matvec(uint32_t rows) const;

@@ -38,7 +38,7 @@ struct AttendItem {
   uint32_t token_end;
 };
 
-// In shared memory: which items belong to which row.
+// Lies in shared memory and says which items belong to which row.
 struct ItemTable {
   uint32_t first_item[kMaxDecodeRows + 1];
 };
@@ -96,7 +96,7 @@ __device__ inline AttendItem FindItem(const AttendArgs& args, uint32_t heads_per
   return found;
 }
 
-// Of head_idx (0 to num_q_heads of the item) of the item.
+// Returns the index of head_idx (0 to num_q_heads of the item) of the item.
 __device__ inline size_t WorkspaceIdx(const AttendArgs& args, const AttendItem& item, uint32_t head_idx) {
   return (size_t{item.row} * args.geometry.num_q_heads + item.first_q_head + head_idx) * args.rule.max_splits +
          item.split;

@@ -12,9 +12,9 @@ inline constexpr uint32_t kMaxSlotRanges = 3;  // sinks, and the ring in at most
 inline constexpr uint32_t kMaxDecodeRows = 256;
 inline constexpr uint32_t kFacetWordBytes = 16;
 
-// In device memory. `region` is slot 0 of layer 0, K, KV head 0 of the row's resident KV; the region's layout is
-// [layer][K, V][kv_head][capacity_tokens][head_dim] of kv_dtype, 16-byte aligned. A row with a null region is padding:
-// it stores no KV and attends over nothing; `token` and `pos` must be valid still.
+// Describes one row of a step, in device memory. `region` is slot 0 of layer 0, K, KV head 0 of the row's resident KV;
+// the region's layout is [layer][K, V][kv_head][capacity_tokens][head_dim] of kv_dtype, 16-byte aligned. A row with a
+// null region is padding: it stores no KV and attends over nothing; `token` and `pos` must be valid still.
 struct alignas(16) DecodeRowDesc {
   std::byte* region = nullptr;
   uint64_t pos = 0;  // of `token`

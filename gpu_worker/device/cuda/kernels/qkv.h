@@ -1,5 +1,5 @@
-// From the raw projections to q, k and v: bias, RMSNorm of each q and k head (Qwen3), RoPE in rotate_half form, and
-// each result to where it is read next.
+// Makes q, k and v out of the raw projections: bias, RMSNorm of each q and k head (Qwen3), RoPE in rotate_half form,
+// and each result to where it is read next.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// From logits to tokens, as gpu_worker/sequence/sampler.h: the same cuts in the same order, ties to the lower token id,
-// and the same random number for the same (seed, position). Weights are fixed-point numbers (40 fraction bits), so
-// their sums do not depend on order: the result is deterministic, and differs from the host's only where a sum of
-// probabilities lies within some 1e-7 of a bound.
+// Makes tokens out of logits, as gpu_worker/sequence/sampler.h does: the same cuts in the same order, ties to the lower
+// token id, and the same random number for the same (seed, position). Weights are fixed-point numbers (40 fraction
+// bits), so their sums do not depend on order: the result is deterministic, and differs from the host's only where a
+// sum of probabilities lies within some 1e-7 of a bound.
 #pragma once
 
 #include <cstdint>

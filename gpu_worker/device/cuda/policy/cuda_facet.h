@@ -90,7 +90,7 @@ using CudaSeatFactory = absl::StatusOr<std::unique_ptr<CudaSeat>> (*)(CudaContex
   absl::StatusOr<std::unique_ptr<CudaSeat>> Make##Name##CudaSeat(CudaContext* context);
 #include "policy/policies.def"
 
-// From policy/policies.def; a test adds its own before it makes a device.
+// The table is filled from policy/policies.def; a test adds its own before it makes a device.
 SeatTable<CudaSeatFactory>& CudaSeats();
 
 // The seats of one device.
@@ -98,7 +98,7 @@ class CudaDeviceSeats {
  public:
   static absl::StatusOr<std::unique_ptr<CudaDeviceSeats>> Make(CudaContext* context);
 
-  // Of a policy, by name; 0: it keeps nothing on a device. UNIMPLEMENTED: it has no seat.
+  // Finds the kind of a policy by its name; 0 if it keeps nothing on a device. UNIMPLEMENTED: it has no seat.
   absl::StatusOr<uint32_t> KindOf(std::string_view policy) const;
   // REQUIRES: 1 <= kind <= num_kinds().
   CudaSeat& seat(uint32_t kind) const { return *seats_[kind - 1]; }

@@ -23,7 +23,7 @@ class CudaKvCopies {
   // Waits for the copies, and unpins.
   ~CudaKvCopies();
 
-  // As Device's functions of these names.
+  // These do what Device's functions of the same names do.
   CopyTicket ReadResident(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                           std::span<std::byte> v);
   bool CopyDone(CopyTicket ticket);
@@ -50,7 +50,7 @@ class CudaKvCopies {
  private:
   CudaKvCopies(CudaContext* context, CudaResident* resident) : context_(context), resident_(resident) {}
   cudaStream_t stream() const { return context_->copy_stream.get(); }
-  // At most kStagingBytes of K and V.
+  // Copies at most kStagingBytes of K and V.
   void CopySlots(ResidentId id, uint32_t layer, SlotRange slots, HeadRange heads, std::byte* k, std::byte* v);
   // Marks the end of what was queued so far.
   CopyTicket MakeTicket();

@@ -96,7 +96,7 @@ struct HostSeat {
 #define TRIBUTARY_POLICY(name, Name) HostSeat Name##HostSeat();
 #include "policy/policies.def"
 
-// From policy/policies.def; a test adds its own.
+// The table is filled from policy/policies.def; a test adds its own.
 SeatTable<HostSeat>& HostSeats();
 
 // The facet of one reservation: what it needs, then, with that memory, the facet.

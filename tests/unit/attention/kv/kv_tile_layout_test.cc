@@ -55,7 +55,7 @@ TEST(KvTileLayout, Bf16PairsLieTogether) {
   EXPECT_EQ(KvKElementIndex(layout, 3, 7), 3u * 32 + 3 * 2 + 1);       // dims 6 and 7 of token 3
   EXPECT_EQ(KvKElementIndex(layout, 16, 0), 16u * 128);                // the next subgroup
   EXPECT_EQ(KvVElementIndex(layout, 3, 7), 1u * 128 + 7 * 2 + 1);      // tokens 2 and 3 of dim 7
-  EXPECT_EQ(KvVElementIndex(layout, 0, 64), 16u * 64);                 // the next chunk of dims
+  EXPECT_EQ(KvVElementIndex(layout, 0, 64), 16u * 64);                 // the next strip of dims
   EXPECT_EQ(KvVElementIndex(layout, 18, 65), 16u * 128 + 1024 + 130);  // both, second pair
 }
 
