@@ -1,5 +1,6 @@
 #include "gpu_worker/remote/remote_nodes.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -11,6 +12,12 @@
 #include "wire/frame_builder.h"
 
 namespace tributary {
+namespace {
+
+// More than a placement that is still on its way can be behind.
+constexpr size_t kMaxEarlierIncarnations = 16;
+
+}  // namespace
 
 std::string RefusalText(const ErrorBody& error, std::string_view text) {
   const std::string name(FrameErrorName(static_cast<FrameError>(error.error)));
@@ -48,16 +55,18 @@ NodeIdx RemoteNodes::FindOrAdd(const NodeEndpoint& endpoint) {
 absl::StatusOr<NodeIdx> RemoteNodes::Acquire(const NodeEndpoint& endpoint) {
   const NodeIdx idx = FindOrAdd(endpoint);
   Node& node = nodes_[idx];
-  if (node.state != State::kFailed) {
-    if (endpoint.incarnation == node.endpoint.incarnation) return idx;
-    if (endpoint.incarnation < node.endpoint.incarnation) {
-      return absl::FailedPreconditionError(
-          fmt::format("CPU attention node '{}' has incarnation {}, the route names the older {}: "
-                      "place the sequence "
-                      "again",
-                      endpoint.node_id, node.endpoint.incarnation, endpoint.incarnation));
-    }
-    Fail(idx, fmt::format("it was restarted (incarnation {})", endpoint.incarnation));
+  std::deque<uint64_t>& earlier = node.earlier_incarnations;
+  if (std::find(earlier.begin(), earlier.end(), endpoint.incarnation) != earlier.end()) {
+    return absl::FailedPreconditionError(fmt::format(
+        "CPU attention node '{}' has incarnation {}, the route names the older {}: place the sequence again",
+        endpoint.node_id, node.endpoint.incarnation, endpoint.incarnation));
+  }
+  if (endpoint.incarnation != node.endpoint.incarnation) {
+    if (node.state != State::kFailed) Fail(idx, fmt::format("it was restarted (incarnation {})", endpoint.incarnation));
+    earlier.push_back(node.endpoint.incarnation);
+    if (earlier.size() > kMaxEarlierIncarnations) earlier.pop_front();
+  } else if (node.state != State::kFailed) {
+    return idx;
   }
   node.endpoint = endpoint;
   TRIBUTARY_RETURN_IF_ERROR(Pair(node));

@@ -14,6 +14,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -116,6 +117,8 @@ class RemoteNodes final : private FrameHandler {
  private:
   struct Node {
     NodeEndpoint endpoint;
+    // The incarnations that this one has replaced, oldest first. They are random: none is greater than its predecessor.
+    std::deque<uint64_t> earlier_incarnations;
     State state = State::kFailed;
     absl::Status failure;
     PeerId peer;
