@@ -23,6 +23,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "benchmarks/support/median.h"
+#include "cluster/worker_identity.h"
 #include "cpu_attention_service/node/attention_step.h"
 #include "fmt/format.h"
 #include "kv_store/shard_needs.h"
@@ -113,7 +114,7 @@ class HgcaBench {
         std::unique_ptr<ShardStore> store,
         ShardStore::Create({.arena = arena, .extent_bytes = kExtentBytes, .pack = cpu_kernels::Best().pack}));
     registry_ = std::make_unique<ShardRegistry>(std::move(store));
-    TRIBUTARY_RETURN_IF_ERROR(registry_->Open(spec).status());
+    TRIBUTARY_RETURN_IF_ERROR(registry_->Open(spec, WorkerIdentity{"bench", 1}).status());
     FrameError error;
     shard_ = registry_->Find(spec.shard_id, spec.epoch, &error);
     return absl::OkStatus();
