@@ -1,6 +1,7 @@
 #include "policy/parameter.h"
 
 #include "base/limits.h"
+#include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testutil/every_type_policy.h"
@@ -110,7 +111,7 @@ TEST(ParameterTest, WordsFromOutsideAreMadeFitForMessages) {
     return std::string(CheckedValue(kWord, word, {}).status().message());
   };
   EXPECT_THAT(message("a\nb"), HasSubstr("'a\\nb'"));
-  EXPECT_THAT(message(std::string(1000, 'x')), HasSubstr("'" + std::string(64, 'x') + "... (1000 bytes)'"));
+  EXPECT_THAT(message(std::string(1000, 'x')), HasSubstr(fmt::format("'{}... (1000 bytes)'", std::string(64, 'x'))));
 }
 
 }  // namespace
