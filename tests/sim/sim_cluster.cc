@@ -11,40 +11,6 @@ namespace {
 const WorkerIdentity kWorker{"worker-0", 1};
 }  // namespace
 
-// ---- the worker's data plane ----
-
-class SimPlane::Corruptor final : public FrameHandler {
- public:
-  Corruptor(SimPlane* plane, FrameHandler* handler) : plane_(plane), handler_(handler) {}
-  void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override {
-    if (!plane_->Draw()) return handler_->OnFrame(header, payload);
-    std::vector<std::byte> flipped(header.begin(), header.end());
-    plane_->Flip(flipped.data());
-    handler_->OnFrame(flipped, payload);
-  }
-  void OnPeerError(PeerId peer, const absl::Status& status) override { handler_->OnPeerError(peer, status); }
-
- private:
-  SimPlane* const plane_;
-  FrameHandler* const handler_;
-};
-
-void SimPlane::Flip(std::byte* header) {
-  const size_t bit = random_() % (kFrameHeaderBytes * 8);
-  header[bit / 8] ^= std::byte{1} << (bit % 8);
-  ++num_corrupted_;
-}
-
-absl::Status SimPlane::Send(PeerId peer, FrameBuffer frame, SendClass send_class) {
-  if (Draw()) Flip(reinterpret_cast<std::byte*>(&frame.header()));
-  return plane_->Send(peer, std::move(frame), send_class);
-}
-
-int SimPlane::Poll(FrameHandler& handler) {
-  Corruptor corruptor(this, &handler);
-  return plane_->Poll(corruptor);
-}
-
 // ---- the cluster ----
 
 SimCluster::SimCluster(const SimOptions& options)
@@ -62,7 +28,7 @@ SimCluster::SimCluster(const SimOptions& options)
     nodes_[i].id = fmt::format("cpu-{}", i);
     StartNode(nodes_[i]);
   }
-  plane_ = std::make_unique<SimPlane>(MakePlane("worker"), options.seed + 1, options.corrupt_header);
+  plane_ = std::make_unique<SimPlane>(MakePlane("worker"));
   if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
   EngineOptions engine;
@@ -80,7 +46,7 @@ SimCluster::SimCluster(const SimOptions& options)
     seen.emplace_back(logits.begin(), logits.end());
   };
   if (options.observe_logits) engine.logits_observer = observer;
-  auto created = DecodeEngine::Create(engine, device_.get(), plane_.get(), this, clock_, this);
+  auto created = DecodeEngine::Create(engine, device_.get(), plane_.get(), this, clock_, this, &metrics_);
   TRIBUTARY_CHECK(created.ok());
   engine_ = *std::move(created);
 }
@@ -113,9 +79,10 @@ void SimCluster::StartNode(Node& node) {
   node.address = fmt::format("{}/{}", node.id, node.incarnation);
   node.plane = MakePlane(node.address);
   AttentionServerOptions server{.node_id = node.id, .incarnation = node.incarnation};
+  server.data_plane_mac = options_.data_plane_mac;
   server.arena.bytes = options_.node_pool_bytes;
   server.extent_bytes = options_.extent_bytes;
-  auto created = AttentionServer::Create(server, node.plane.get(), clock_, nullptr);
+  auto created = AttentionServer::Create(server, node.plane.get(), clock_, &node.metrics);
   TRIBUTARY_CHECK(created.ok());
   node.server = *std::move(created);
   if (!options_.threaded) return;
@@ -301,6 +268,13 @@ std::string SimCluster::Leftovers() {
     if (used != 0) left += fmt::format("{} bytes on {}; ", used, node.id);
   }
   return left;
+}
+
+uint64_t SimCluster::num_refused(FrameError reason) const {
+  const auto i = static_cast<size_t>(reason);
+  double refused = metrics_.frames_rejected[i].value();
+  for (const Node& node : nodes_) refused += node.metrics.frames_rejected[i].value();
+  return static_cast<uint64_t>(refused);
 }
 
 // ---- what the engine says ----

@@ -9,14 +9,16 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "base/clock.h"
+#include "cpu_attention_service/node/attention_metrics.h"
 #include "cpu_attention_service/node/attention_server.h"
 #include "gpu_worker/engine/decode_engine.h"
+#include "gpu_worker/remote/engine_metrics.h"
+#include "telemetry/metrics.h"
 #include "tests/testutil/tiny_device.h"
 #include "transport/inproc/inproc_network.h"
 
@@ -28,7 +30,7 @@ struct SimOptions {
   uint32_t num_holders = 1;  // of each shard, at most num_nodes: the node after its first holder is its next one
   TinyModel model;
   InprocFaults faults;
-  double corrupt_header = 0;  // per frame of the worker, both ways: flips a bit of the header
+  bool data_plane_mac = false;
   uint64_t node_pool_bytes = 4u << 20;
   uint64_t resident_pool_bytes = 4u << 20;
   size_t extent_bytes = 16 << 10;
@@ -97,11 +99,10 @@ struct SimResult {
   SequenceSummary summary;
 };
 
-// The worker's data plane: hands waiting over to the simulation, and flips bits of headers.
+// The worker's data plane: hands waiting over to the simulation.
 class SimPlane final : public DataPlane {
  public:
-  SimPlane(std::unique_ptr<DataPlane> plane, uint64_t seed, double corrupt_header)
-      : plane_(std::move(plane)), random_(seed), corrupt_header_(corrupt_header) {}
+  explicit SimPlane(std::unique_ptr<DataPlane> plane) : plane_(std::move(plane)) {}
 
   std::function<void(int64_t timeout_ns)> wait;
 
@@ -109,23 +110,16 @@ class SimPlane final : public DataPlane {
   absl::StatusOr<PeerId> Connect(std::string_view address) override { return plane_->Connect(address); }
   void Disconnect(PeerId peer) override { plane_->Disconnect(peer); }
   absl::StatusOr<FrameBuffer> AllocateFrame(size_t bytes) override { return plane_->AllocateFrame(bytes); }
-  absl::Status Send(PeerId peer, FrameBuffer frame, SendClass send_class) override;
-  int Poll(FrameHandler& handler) override;
+  absl::Status Send(PeerId peer, FrameBuffer frame, SendClass send_class) override {
+    return plane_->Send(peer, std::move(frame), send_class);
+  }
+  int Poll(FrameHandler& handler) override { return plane_->Poll(handler); }
   void WaitForEvent(int64_t timeout_ns) override { wait ? wait(timeout_ns) : plane_->WaitForEvent(timeout_ns); }
   void Wake() override { plane_->Wake(); }
   DataPlaneCounters counters() const override { return plane_->counters(); }
 
-  uint64_t num_corrupted() const { return num_corrupted_; }
-
  private:
-  class Corruptor;
-  bool Draw() { return corrupt_header_ > 0 && std::uniform_real_distribution<>(0, 1)(random_) < corrupt_header_; }
-  void Flip(std::byte* header);
-
   std::unique_ptr<DataPlane> plane_;
-  std::mt19937_64 random_;
-  const double corrupt_header_;
-  uint64_t num_corrupted_ = 0;
 };
 
 class SimCluster final : private EngineEvents, private NodeConnector {
@@ -162,6 +156,8 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   SimPlane& plane() { return *plane_; }
   InprocNetwork& network() { return network_; }
   uint64_t num_waits() const { return num_waits_; }
+  // Frames that worker and nodes have refused for this reason.
+  uint64_t num_refused(FrameError reason) const;
   // What is left where nothing should be: "" if every pool is empty and nobody holds a frame.
   std::string Leftovers();
 
@@ -174,6 +170,8 @@ class SimCluster final : private EngineEvents, private NodeConnector {
     uint64_t incarnation = 0;
     bool alive = true;
     bool frozen = false;
+    MetricRegistry registry;
+    AttentionMetrics metrics{registry};  // of all its processes
     std::unique_ptr<DataPlane> plane;
     std::unique_ptr<AttentionServer> server;
     std::mutex mutex;  // of the server, when threaded
@@ -206,6 +204,8 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   std::unique_ptr<Device> device_;
   std::deque<Node> nodes_;
   std::unique_ptr<SimPlane> plane_;
+  MetricRegistry registry_;
+  EngineMetrics metrics_{registry_};
   std::unique_ptr<DecodeEngine> engine_;
   std::map<SequenceId, SimResult> results_;
   std::map<SequenceId, std::vector<ShardPlacement>> shards_;

@@ -41,7 +41,6 @@ inline SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model)
 inline SimResult Reference(const SimOptions& options, const SimRequest& request) {
   SimOptions calm = options;
   calm.faults = {};
-  calm.corrupt_header = 0;
   SimCluster cluster(calm);
   const SequenceId id = cluster.Submit(request);
   EXPECT_TRUE(cluster.RunUntilEnded());

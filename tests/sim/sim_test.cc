@@ -91,7 +91,7 @@ TEST_F(SimTest, LossAndDamageGiveRightTokensOrAClearError) {
     SimOptions options = RandomOptions();
     const double rate = std::vector{0.0003, 0.003, 0.03}[round % 3];
     options.faults.loss = rate;
-    options.corrupt_header = rate;
+    options.faults.corrupt = rate;
     options.faults.duplicate = 0.05;
     options.faults.max_delay_ns = kNsPerMs;
     const std::vector<SimRequest> requests = RandomRequests(3, options.model);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
+#include <span>
 
 #include "base/check.h"
 #include "fmt/format.h"
@@ -19,6 +21,19 @@ uint64_t Fnv1a(uint64_t hash, std::string_view text) {
 double Unit(std::mt19937_64& random) { return static_cast<double>(random() >> 11) * 0x1p-53; }
 
 uint64_t UniformUpTo(std::mt19937_64& random, uint64_t max) { return max == 0 ? 0 : random() % (max + 1); }
+
+// Changes a run of up to max_burst_bits bits. Returns the first one's number.
+uint64_t Corrupt(std::mt19937_64& random, std::span<std::byte> frame, uint32_t max_burst_bits) {
+  const uint64_t num_bits = frame.size() * 8;
+  const uint64_t burst_bits = std::min(num_bits, 1 + UniformUpTo(random, max_burst_bits - 1));
+  const uint64_t begin = UniformUpTo(random, num_bits - burst_bits);
+  const uint64_t between = burst_bits > 2 ? random() : 0;
+  for (uint64_t i = 0; i < burst_bits; ++i) {
+    const bool flips = i == 0 || i + 1 == burst_bits || ((between >> i) & 1) != 0;
+    if (flips) frame[(begin + i) / 8] ^= std::byte{1} << ((begin + i) % 8);
+  }
+  return begin;
+}
 
 }  // namespace
 
@@ -85,8 +100,8 @@ void InprocNetwork::Hub::Route(InprocFrame frame) {
   }
   if (corrupted) {
     ++stats.corrupted;
-    const uint64_t bit = UniformUpTo(link.random, frame.bytes * 8 - 1);
-    frame.memory[bit / 8] ^= std::byte{1} << (bit % 8);
+    const uint64_t first_bit = Corrupt(link.random, {frame.memory.get(), frame.bytes}, active.max_burst_bits);
+    if (first_bit < kFrameHeaderBytes * 8) ++stats.corrupted_headers;
   }
   Enqueue(link, active, std::move(frame));
 }

@@ -36,12 +36,15 @@ namespace tributary {
 struct InprocFaults {
   double loss = 0;
   double duplicate = 0;
-  double corrupt = 0;        // flips one bit of the header or the payload
+  double corrupt = 0;        // changes a run of bits somewhere in the header or the payload
   double disconnect = 0;     // the link breaks: both ends see OnPeerError
   int64_t min_delay_ns = 0;  // by the clock; drawn uniformly from [min, max]
   int64_t max_delay_ns = 0;
   uint32_t max_delay_polls = 0;  // in Poll() calls of the receiver; drawn uniformly from [0, max]
   bool ordered = false;          // no frame overtakes another of the same link
+  // Length of the run that a corruption changes, in bits: drawn uniformly from [1, max]. The first and the last bit are
+  // flipped, those between by chance. REQUIRES: in [1, 64].
+  uint32_t max_burst_bits = 1;
 };
 
 struct InprocOptions {
@@ -55,6 +58,7 @@ struct InprocStats {
   uint64_t lost = 0;  // by faults, dead receivers and broken links
   uint64_t duplicated = 0;
   uint64_t corrupted = 0;
+  uint64_t corrupted_headers = 0;  // of these, frames of whose header a bit changed
   uint64_t disconnected = 0;
 
   friend bool operator==(const InprocStats&, const InprocStats&) = default;

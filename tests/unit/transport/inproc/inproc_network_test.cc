@@ -163,6 +163,38 @@ TEST_F(InprocNetworkTest, CorruptionFlipsOneBit) {
   EXPECT_EQ(flipped, 1);
 }
 
+// Every place is hit, in header and payload, by bursts of every length, and never more than one burst in a frame.
+TEST_F(InprocNetworkTest, CorruptionMayChangeABurst) {
+  constexpr uint32_t kMaxBits = 64;
+  ASSERT_TRUE(SendNumbered(*a_, a_to_b_, 5, 16).ok());
+  b_->Poll(at_b_);
+  const std::string good = at_b_.frames[0].header + at_b_.frames[0].payload;
+  at_b_.frames.clear();
+  network_.SetFaults({.corrupt = 1, .max_burst_bits = kMaxBits});
+  std::set<size_t> lengths, bytes;
+  for (int round = 0; round < 3000; ++round) {
+    ASSERT_TRUE(SendNumbered(*a_, a_to_b_, 5, 16).ok());
+    b_->Poll(at_b_);
+    const std::string bad = at_b_.frames[0].header + at_b_.frames[0].payload;
+    at_b_.frames.clear();
+    size_t first = good.size() * 8, last = 0;
+    for (size_t bit = 0; bit < good.size() * 8; ++bit) {
+      if ((((bad[bit / 8] ^ good[bit / 8]) >> (bit % 8)) & 1) == 0) continue;
+      first = std::min(first, bit);
+      last = bit;
+      bytes.insert(bit / 8);
+    }
+    ASSERT_LE(first, last) << "nothing changed";
+    lengths.insert(last - first + 1);
+  }
+  EXPECT_EQ(lengths.size(), kMaxBits);
+  EXPECT_EQ(*lengths.rbegin(), kMaxBits);
+  EXPECT_EQ(bytes.size(), good.size());
+  EXPECT_EQ(network_.stats().corrupted, 3000u);
+  EXPECT_GT(network_.stats().corrupted_headers, 1500u) << "most of a small frame is header";
+  EXPECT_LT(network_.stats().corrupted_headers, 3000u);
+}
+
 TEST_F(InprocNetworkTest, OrderedLinkKeepsOrderUnderDelay) {
   network_.SetFaults({.max_delay_ns = 5000, .max_delay_polls = 4, .ordered = true});
   std::vector<uint64_t> sent(100);
