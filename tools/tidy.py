@@ -77,6 +77,8 @@ for _height, _room in enumerate(CUDA_ROOMS):
 # own; exact attention has none.
 POLICY_WORDS = {
     "dense": None,
+    "fluxion": re.compile(r"fluxion|budget_mode|select_block_tokens|captured_mass|min_block_mass|target_output_error",
+                          re.IGNORECASE),
     "hgca": re.compile(r"hgca|\bmaw|context.?cache|keep_next", re.IGNORECASE),
 }
 POLICY_TABLE = "policy/policies.def"

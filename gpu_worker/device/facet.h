@@ -46,12 +46,13 @@ inline FacetSpec MakeFacetSpec(const ResidentSpec& spec, const AttentionShape& s
 // Queries of one layer that ask one shard together.
 struct FacetQuery {
   uint32_t layer = 0;
-  uint32_t row = 0;       // the first of them in the device's batch
-  uint32_t num_rows = 1;  // they follow each other, and are successive tokens of the sequence
-  uint32_t flags = 0;     // QueryEntry::flags (wire/frame.h)
-  HeadRange kv_heads;     // the shard's
-  TokenStripe stripe;     // likewise
-  TokenRange visible;     // the sequence's remote tokens that they may see
+  uint32_t row = 0;          // the first of them in the device's batch
+  uint32_t num_rows = 1;     // they follow each other, and are successive tokens of the sequence
+  bool is_measured = false;  // the answer is to be judged by what everything gives
+  bool is_append = false;    // of an appended prompt: everything is attended to
+  HeadRange kv_heads;        // the shard's
+  TokenStripe stripe;        // likewise
+  TokenRange visible;        // the sequence's remote tokens that they may see
 };
 
 // A block that leaves the window.

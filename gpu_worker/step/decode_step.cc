@@ -129,7 +129,8 @@ FacetQuery DecodeStep::FacetQueryOf(uint32_t layer, const ExpectedPartial& e) co
   return {.layer = layer,
           .row = e.row,
           .num_rows = e.num_rows,
-          .flags = row.query_flags | (e.measured ? kQueryMeasure : 0),
+          .is_measured = e.measured,
+          .is_append = (row.query_flags & kQueryAppend) != 0,
           .kv_heads = {e.kv_head_begin, e.kv_head_end},
           .stripe = stripe,
           .visible = row.remote};
