@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "kv_store/kv_shard.h"
+#include "policy/fluxion/query_section.h"
 #include "policy/hgca/spill_section.h"
 #include "tests/testutil/sample_frames.h"
 #include "wire/frame.h"
@@ -86,6 +87,21 @@ void ReadSections(const SpillView& spill) {
   TouchBytes(section.maw);
 }
 
+void ReadSections(const QueryView& query) {
+  for (uint32_t i = 0; i < query.body().num_entries; ++i) {
+    const QueryEntry entry = query.entry(i);
+    for (const bool has_out : {false, true}) {
+      const std::span<const std::byte> bytes = query.policy(entry);
+      FluxionQuerySection section;
+      if (!DecodeFluxionQuerySection(bytes, entry.num_q_heads, query.body().head_dim, has_out, &section)) continue;
+      TRIBUTARY_CHECK_EQ(section.lse_ln.size() + section.out.size(), bytes.size());
+      TRIBUTARY_CHECK(bytes.empty() || section.lse_ln.size() == entry.num_q_heads * sizeof(float));
+      TouchBytes(section.lse_ln);
+      TouchBytes(section.out);
+    }
+  }
+}
+
 void FeedSpill(const FrameHeader& header, const SpillView& spill) {
   const SpillBody& body = spill.body();
   ReadSections(spill);
@@ -149,6 +165,8 @@ void FuzzFrame(std::span<const std::byte> bytes) {
     uint64_t digest = 0;
     TRIBUTARY_CHECK(FrameErrorName(DecodePayload(decoded_as, payload, &digest)) != "unknown");
   }
+  QueryView query;
+  if (QueryView::Decode(payload, &query) == FrameError::kOk) ReadSections(query);
   SpillView spill;
   if (SpillView::Decode(payload, &spill) == FrameError::kOk) FeedSpill(header, spill);
 }

@@ -102,9 +102,7 @@ void HeadChoice::SetPieces() {
 }
 
 HeadRead HeadChoice::Read() {
-  const auto has_all = [this](uint32_t count) { return count == num_blocks(); };
-  if (std::all_of(num_chosen_.begin(), num_chosen_.end(), has_all)) return {.tokens = local_};
-  SetPieces();
+  if (UnionTokens() == local_.size()) return {.tokens = local_};
   return {.pieces = pieces_.list()};
 }
 

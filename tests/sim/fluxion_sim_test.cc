@@ -1,0 +1,161 @@
+// Fluxion through the whole path: with every block selected it is dense, bit for bit; every mode decodes over any cut;
+// and nothing depends on timing or on the rest of the batch.
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "base/log.h"
+#include "gtest/gtest.h"
+#include "tests/sim/sim_cluster.h"
+#include "tests/testutil/test_seed.h"
+
+namespace tributary {
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kRounds = 3;
+#else
+constexpr int kRounds = 6;
+#endif
+
+class FluxionSimTest : public testing::Test {
+ protected:
+  FluxionSimTest() { (void)InitLogging("sim", "error"); }
+
+  static PolicyParams Fluxion(std::vector<NamedValue> parameters) {
+    return *ResolvePolicy({.name = "fluxion", .parameters = std::move(parameters)}, {});
+  }
+  SimOptions Options(uint32_t num_nodes) {
+    SimOptions options;
+    options.seed = random_();
+    options.model.seed = random_();
+    options.model.shape.num_kv_heads = 2;
+    options.num_nodes = num_nodes;
+    return options;
+  }
+  // Long enough for blocks of 16 to be whole on each of several nodes.
+  SimRequest RandomRequest(const TinyModel& model, const SimCut& cut) {
+    SimRequest request;
+    request.prompt.resize(RandomInt(random_, 300, 500));
+    for (uint32_t& token : request.prompt) token = random_() % model.vocab_size;
+    request.max_tokens = RandomInt(random_, 20u, 50u);
+    // The same tokens whatever is read, so that every position can be compared.
+    for (uint32_t i = 0; i < request.max_tokens; ++i) request.forced_tokens.push_back(random_() % model.vocab_size);
+    request.layout.block_tokens = RandomInt(random_, 4u, 16u);
+    request.layout.window_tokens = request.layout.block_tokens + RandomInt(random_, 0u, 20u);
+    request.layout.sink_tokens = RandomInt(random_, 0u, 9u);
+    request.cut = cut;
+    return request;
+  }
+  static SimResult Run(const SimOptions& options, const SimRequest& request) {
+    SimCluster cluster(options);
+    const SequenceId id = cluster.Submit(request);
+    EXPECT_TRUE(cluster.RunUntilEnded());
+    EXPECT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
+    EXPECT_EQ(cluster.Leftovers(), "");
+    return cluster.result(id);
+  }
+  // Cut by tokens, by heads, and by both.
+  static std::vector<SimCut> Cuts() {
+    return {{.num_stripes = 1},
+            {.num_stripes = 2},
+            {.num_stripes = 4},
+            {.head_parts = 2},
+            {.num_stripes = 2, .head_parts = 2}};
+  }
+
+  const uint64_t seed_ = TestSeed();
+  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
+  std::mt19937_64 random_{seed_};
+};
+
+TEST_F(FluxionSimTest, AWholeBudgetIsDenseBitForBit) {
+  const std::vector<PolicyParams> whole = {
+      Fluxion({{"budget_mode", "fixed"}, {"budget", 1}}),
+      Fluxion({{"captured_mass", 1}, {"min_block_mass", 0}, {"max_budget", 1}, {"quality_sample_rate", 1}})};
+  for (int round = 0; round < kRounds; ++round) {
+    const SimOptions options = Options(std::vector<uint32_t>{1, 2, 4}[round % 3]);
+    SimRequest request = RandomRequest(options.model, Cuts()[round % 5]);
+    request.remote_k_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
+    request.remote_v_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
+    request.policy = whole[round % 2];
+    const SimResult sparse = Run(options, request);
+    request.policy = {};
+    const SimResult dense = Run(options, request);
+    ASSERT_EQ(sparse.tokens, dense.tokens);
+    ASSERT_EQ(sparse.logits, dense.logits);
+    EXPECT_EQ(sparse.summary.policy, "fluxion");
+    ASSERT_TRUE(sparse.summary.attention.has_value());
+    EXPECT_EQ(sparse.summary.attention->remote_read_share, 1.0);
+    EXPECT_EQ(sparse.summary.attention->kept_mass_min, 1.0);
+  }
+}
+
+TEST_F(FluxionSimTest, EveryModeDecodesOverEveryCut) {
+  for (const char* mode : {"fixed", "calibrated", "oracle"}) {
+    for (const SimCut& cut : Cuts()) {
+      for (const uint32_t num_nodes : {1u, 4u}) {
+        const SimOptions options = Options(num_nodes);
+        SimRequest request = RandomRequest(options.model, cut);
+        request.policy =
+            Fluxion({{"budget_mode", mode}, {"budget", 0.1}, {"max_budget", 0.3}, {"quality_sample_rate", 0.5}});
+        const SimResult result = Run(options, request);
+        EXPECT_EQ(result.tokens.size(), request.max_tokens);
+        ASSERT_TRUE(result.summary.attention.has_value());
+        EXPECT_LT(result.summary.attention->remote_read_share, 1.0) << mode;
+        EXPECT_GT(result.summary.attention->num_samples, 0u);
+      }
+    }
+  }
+}
+
+TEST_F(FluxionSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
+  for (int round = 0; round < kRounds / 2; ++round) {
+    SimOptions options = Options(2);
+    std::vector<SimRequest> requests;
+    for (const char* mode : {"calibrated", "fixed", "calibrated", "oracle"}) {
+      requests.push_back(RandomRequest(options.model, Cuts()[random_() % 5]));
+      requests.back().policy = Fluxion({{"budget_mode", mode}, {"quality_sample_rate", 0.3}});
+    }
+    std::vector<SimResult> alone;
+    for (const SimRequest& request : requests) alone.push_back(Run(options, request));
+    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 20) * kNsPerMs;
+    options.faults.max_delay_polls = RandomInt(random_, 0u, 5u);
+    options.faults.duplicate = 0.2;
+    SimCluster cluster(options);
+    std::vector<SequenceId> ids;
+    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      ASSERT_TRUE(cluster.result(ids[i]).status.ok()) << cluster.result(ids[i]).status;
+      ASSERT_EQ(cluster.result(ids[i]).logits, alone[i].logits) << "request " << i;
+    }
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+TEST_F(FluxionSimTest, ALaterTurnReadsSparselyAgain) {
+  for (const char* mode : {"fixed", "calibrated"}) {
+    const SimOptions options = Options(2);
+    SimRequest request = RandomRequest(options.model, {.num_stripes = 2});
+    request.policy = Fluxion({{"budget_mode", mode}, {"quality_sample_rate", 0.5}});
+    request.keep = true;
+    request.max_context_tokens = 1000;
+    SimCluster cluster(options);
+    const SequenceId id = cluster.Submit(request);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    ASSERT_TRUE(cluster.result(id).kept);
+    SimTurn turn;
+    for (int i = 0; i < 60; ++i) turn.prompt.push_back(random_() % options.model.vocab_size);
+    turn.max_tokens = 30;
+    cluster.Continue(id, turn);
+    ASSERT_TRUE(cluster.RunUntilEnded());
+    ASSERT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
+    ASSERT_TRUE(cluster.result(id).summary.attention.has_value());
+    EXPECT_LT(cluster.result(id).summary.attention->remote_read_share, 1.0);
+    EXPECT_EQ(cluster.Leftovers(), "");
+  }
+}
+
+}  // namespace
+}  // namespace tributary
