@@ -44,9 +44,9 @@ class HeadChoice {
   // [block], from the first visible one on; +inf: not whole.
   std::span<const float> scores(uint32_t row) const { return {scores_.data() + size_t{row} * stride_, num_blocks()}; }
 
-  // What the rows have chosen: pieces, each row's own, which live until the next Score(); or everything visible, for all
-  // rows, where together they chose every block: it is read anyway. Allocates only when there are more pieces than ever
-  // before.
+  // What the rows have chosen: pieces, each row's own, which live until the next Score(); or everything visible, for
+  // all rows, where together they chose every block: it is read anyway. Allocates only when there are more pieces than
+  // ever before.
   HeadRead Read();
   // Tokens of the union of the rows' blocks.
   uint64_t UnionTokens();
