@@ -133,7 +133,7 @@ TEST(OptionsTest, BadPoliciesAreToldBeforeAClusterStarts) {
     line.insert(line.end(), flags.begin(), flags.end());
     ExpectUsageError(line, words);
   };
-  expect({"--policy", "fluxion"}, "policy 'fluxion' is not known");
+  expect({"--policy", "frob"}, "policy 'frob' is not known");
   expect({"--beta", "1"}, "beta is 1, but it is a parameter of policy hgca");
   expect({"--policy", "hgca", "--alpha", "1.5"}, "alpha is 1.5");
   expect({"--policy", "hgca", "--beta", "-1"}, "beta is -1");

@@ -38,7 +38,7 @@ TEST(EvalOptionsTest, TakesTheFixedFlags) {
 TEST(EvalOptionsTest, BadFlagsAreNamed) {
   const std::vector<const char*> good{"--model", "m", "--text-file", "f", "--decode-tokens", "5"};
   const std::pair<std::vector<const char*>, const char*> cases[] = {
-      {{"--policy", "fluxion"}, "policy 'fluxion' is not known; this build has: dense"},
+      {{"--policy", "frob"}, "policy 'frob' is not known; this build has: dense"},
       {{"--beta", "1,2"}, "beta is no parameter of dense"},
       {{"--min-kept-mass", "0.9"}, "min_kept_mass is no parameter of dense"},
       {{"--dense-heads", "2:0"}, "dense_heads is no parameter of dense"},

@@ -76,7 +76,7 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[](auto& s) { s.placement.kv_dtype = static_cast<DType>(9); }, "kv_dtype 9"},
       {[](auto& s) { s.placement.kv_dtype = DType::kInt8; }, "kv_dtype 4"},
       {[](auto& s) { s.placement.remote_v_dtype = static_cast<DType>(9); }, "remote_v_dtype 9"},
-      {[](auto& s) { s.policy.name = "fluxion"; }, "'fluxion'"},
+      {[](auto& s) { s.policy.name = "frob"; }, "'frob'"},
       {[](auto& s) {
          s.lease = {-1, 0};
        },
