@@ -210,7 +210,7 @@ def main() -> int:
                         help="what is fetched on the way (default build/smollm2)")
     parser.add_argument("--check-transformers", action="store_true",
                         help="then compare weights and tokens with HF Transformers reading the same GGUF file, bit for "
-                             "bit; needs torch, transformers and gguf in the python3 of PATH")
+                             "bit; needs torch, transformers, accelerate and gguf in the python3 of PATH")
     args = parser.parse_args()
     args.out, args.work = args.out.absolute(), args.work.absolute()
     try:
