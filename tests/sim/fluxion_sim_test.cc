@@ -36,9 +36,9 @@ class FluxionSimTest : public testing::Test {
   // Long enough for blocks of 16 to be whole on each of several nodes.
   SimRequest RandomRequest(const TinyModel& model, const SimCut& cut) {
     SimRequest request;
-    request.prompt.resize(RandomInt(random_, 300, 500));
+    request.prompt.resize(RandomInt(random_, 120, 200));
     for (uint32_t& token : request.prompt) token = random_() % model.vocab_size;
-    request.max_tokens = RandomInt(random_, 20u, 50u);
+    request.max_tokens = RandomInt(random_, 10u, 30u);
     // The same tokens whatever is read, so that every position can be compared.
     for (uint32_t i = 0; i < request.max_tokens; ++i) request.forced_tokens.push_back(random_() % model.vocab_size);
     request.layout.block_tokens = RandomInt(random_, 4u, 16u);
