@@ -180,12 +180,17 @@ class TokensTest(unittest.TestCase):
     def test_idle_processes_sleep(self):
         self.cluster.generate(random_text(1000, self.rng), "--max-tokens", "8", *SMALL)
         time.sleep(0.5)  # what the request left to do
-        seconds = 4
-        before = {name: self.cluster.cpu_seconds(name) for name in self.cluster.pids}
-        time.sleep(seconds)
-        for name in self.cluster.pids:
-            share = (self.cluster.cpu_seconds(name) - before[name]) / seconds
-            self.assertLess(share, 0.03, f"{name} uses {share:.1%} of a core while idle")
+        # The least of a few measurements: a process that polls is busy in each, what the machine adds is not. Ticks of
+        # 10 ms make a short look coarse, so the bound is far from what is seen (0.2 to 0.5 %) and from polling (100 %).
+        seconds = 3
+        least = dict.fromkeys(self.cluster.pids, 1.0)
+        for _ in range(3):
+            before = {name: self.cluster.cpu_seconds(name) for name in self.cluster.pids}
+            time.sleep(seconds)
+            for name in self.cluster.pids:
+                least[name] = min(least[name], (self.cluster.cpu_seconds(name) - before[name]) / seconds)
+        for name, share in least.items():
+            self.assertLess(share, 0.1, f"{name} uses {share:.1%} of a core while idle")
 
 
 class FaultsTest(unittest.TestCase):
