@@ -28,9 +28,10 @@ class PumpingClock final : public Clock {
  public:
   int64_t NowNs() const override {
     if (pump) pump();
-    return now_ns_ += kNsPerUs;
+    return now_ns_ += tick_ns;
   }
   std::function<void()> pump;
+  int64_t tick_ns = kNsPerUs;  // from one look to the next
 
  private:
   mutable int64_t now_ns_ = 1;

@@ -13,10 +13,12 @@ using ::testing::HasSubstr;
 
 class DecodeStepRefusalTest : public testing::DecodeStepNodeTest {
  protected:
+  DecodeStepRefusalTest() { clock_.tick_ns = kNsPerMs; }  // whoever waits for the deadline comes to it soon
+
   void ExpectFailsAtOnce(const std::string& message_part) {
     const int64_t begin_ns = clock_.NowNs();
     Run();
-    EXPECT_LT(clock_.NowNs() - begin_ns, kTimeoutNs / 10);
+    EXPECT_LT(clock_.NowNs() - begin_ns, kTimeoutNs / 2);
     EXPECT_TRUE(absl::IsInternal(row_.status)) << row_.status;
     EXPECT_THAT(std::string(row_.status.message()), HasSubstr(message_part));
     EXPECT_NE(row_.failed_node, kNoNode);
