@@ -27,7 +27,7 @@ tributary_cxx_options(-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 set(cuda_prefix_map -Xcompiler=-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 target_compile_options(tributary_flags INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:${cuda_prefix_map}>>)
 
-# The presets compile for sanitizers with -O1 and line numbers alone: -O2 -g takes twice as long and finds the same.
+# The presets compile for sanitizers with -O1 and line numbers alone: -O2 -g takes up to twice as long to compile.
 if(TRIBUTARY_SANITIZE STREQUAL "asan")
   tributary_cxx_options(-fsanitize=address,undefined -fno-sanitize-recover=all)
   target_link_options(tributary_flags INTERFACE -fsanitize=address,undefined)

@@ -1,6 +1,6 @@
 # Parsing the standard library, fmt, Abseil, protobuf and gRPC takes more than the rest of most sources; two precompiled
 # headers take a third off a build: tributary_pch for libraries and programs, tributary_test_pch for tests. No source
-# depends on them: each includes what it uses (tools/tidy.py, the target lone_headers, and -DTRIBUTARY_PCH=OFF).
+# depends on them: each includes what it uses, for the presets cuda and fuzz compile without them.
 set(pch_headers
     <algorithm> <array> <atomic> <charconv> <chrono> <cmath> <cstdint> <cstring> <deque> <filesystem> <fstream>
     <functional> <limits> <map> <memory> <mutex> <numeric> <optional> <random> <set> <span> <sstream> <string>
@@ -10,15 +10,14 @@ set(pch_headers
 
 # tributary_pch_target(name headers... ): a library that exists for its precompiled header alone.
 function(tributary_pch_target name)
-  file(WRITE ${CMAKE_BINARY_DIR}/${name}.cc.tmp "// Empty: ${name} exists for its precompiled header.\n")
-  configure_file(${CMAKE_BINARY_DIR}/${name}.cc.tmp ${CMAKE_BINARY_DIR}/${name}.cc COPYONLY)
-  add_library(${name} OBJECT ${CMAKE_BINARY_DIR}/${name}.cc)
+  file(CONFIGURE OUTPUT ${name}.cc CONTENT "// Empty: ${name} exists for its precompiled header.\n")
+  add_library(${name} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/${name}.cc)
   target_link_libraries(${name} PRIVATE tributary_flags spdlog::spdlog fmt::fmt)
   target_precompile_headers(${name} PRIVATE ${ARGN})
 endfunction()
 
-# tributary_use_pch(target pch): the target is compiled with this precompiled header. Sources with options of their own
-# (an ISA's kernels) are not, nor is anything with clang-tidy's or nvcc's compiler.
+# tributary_use_pch(target pch): the target is compiled with this precompiled header, but for sources with options of
+# their own (an ISA's kernels).
 function(tributary_use_pch target pch)
   if(TRIBUTARY_PCH)
     target_precompile_headers(${target} REUSE_FROM ${pch})

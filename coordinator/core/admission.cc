@@ -157,9 +157,10 @@ absl::Status CheckSamePolicy(const PolicyRequest& asked, const PolicyParams& kep
   }
   for (const NamedValue& given : asked.parameters) {
     const ParameterRow* const row = kept.rules().Find(given.name);
-    if (row == nullptr)
+    if (row == nullptr) {
       return Differs(Printable(given.name, kMaxShownBytes), Printable(given.value.Text(), kMaxShownBytes),
                      std::string("none"));
+    }
     if (given.value.is_empty_list()) continue;
     TRIBUTARY_ASSIGN_OR_RETURN(const ParameterValue value, CheckedValue(*row, given.value, {}));
     const ParameterValue& has = *kept.Find(given.name);

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "gpu_worker/remote/engine_metrics.h"
@@ -21,7 +21,7 @@ constexpr size_t kMaxEarlierIncarnations = 16;
 
 std::string RefusalText(const ErrorBody& error, std::string_view text) {
   const std::string name(FrameErrorName(static_cast<FrameError>(error.error)));
-  return text.empty() ? name : fmt::format("{} ({})", name, absl::CHexEscape({text.data(), text.size()}));
+  return text.empty() ? name : fmt::format("{} ({})", name, Printable(text));
 }
 
 RemoteNodes::RemoteNodes(const RemoteNodesOptions& options, DataPlane* data_plane, NodeConnector* connector,

@@ -27,7 +27,7 @@ FluxionPolicy::FluxionPolicy(const FluxionParams& fluxion, const SparseParams& s
   if (fluxion.block_tokens != 0) {
     const auto* const size = std::find(kFluxionBlockTokens.begin(), kFluxionBlockTokens.end(), fluxion.block_tokens);
     TRIBUTARY_CHECK(size != kFluxionBlockTokens.end());
-    first_size_ = static_cast<uint32_t>(size - kFluxionBlockTokens.begin());
+    first_size_idx_ = static_cast<uint32_t>(size - kFluxionBlockTokens.begin());
     num_sizes_ = 1;
   }
   if (!may_leave_out_) return;  // the shard itself is read

@@ -34,13 +34,15 @@ class FluxionPolicy final : public AttentionPolicy {
 
   // The block sizes among which is chosen, ascending.
   std::span<const uint32_t> block_sizes() const {
-    return std::span(kFluxionBlockTokens).subspan(first_size_, num_sizes_);
+    return std::span(kFluxionBlockTokens).subspan(first_size_idx_, num_sizes_);
   }
+  // Of block_sizes()[0] in kFluxionBlockTokens.
+  uint32_t first_size_idx() const { return first_size_idx_; }
 
  private:
   const SparseParams sparse_;
   const bool may_leave_out_;
-  uint32_t first_size_ = 0;
+  uint32_t first_size_idx_ = 0;
   uint32_t num_sizes_ = kNumFluxionBlockSizes;
   PolicyNeeds needs_;
 };

@@ -16,7 +16,7 @@
 
 namespace tributary {
 
-// Whether a query may have a section. `flags`: QueryEntry::flags' bits of an appended prompt are set or not.
+// Whether a query may have a section. `is_append`: its tokens are of a prompt, appended to what was stored before.
 constexpr bool FluxionQueryMayHaveSection(BudgetMode mode, uint32_t n_q, bool is_append) {
   return mode != BudgetMode::kFixed && n_q == 1 && !is_append;
 }

@@ -4,10 +4,8 @@
 #include <random>
 #include <vector>
 
-#include "base/log.h"
 #include "gtest/gtest.h"
-#include "tests/sim/sim_cluster.h"
-#include "tests/testutil/test_seed.h"
+#include "tests/sim/sim_fixture.h"
 
 namespace tributary {
 namespace {
@@ -18,10 +16,8 @@ constexpr int kRounds = 3;
 constexpr int kRounds = 6;
 #endif
 
-class FluxionSimTest : public testing::Test {
+class FluxionSimTest : public testing::SimTest {
  protected:
-  FluxionSimTest() { (void)InitLogging("sim", "error"); }
-
   static PolicyParams Fluxion(std::vector<NamedValue> parameters) {
     return *ResolvePolicy({.name = "fluxion", .parameters = std::move(parameters)}, {});
   }
@@ -47,14 +43,6 @@ class FluxionSimTest : public testing::Test {
     request.cut = cut;
     return request;
   }
-  static SimResult Run(const SimOptions& options, const SimRequest& request) {
-    SimCluster cluster(options);
-    const SequenceId id = cluster.Submit(request);
-    EXPECT_TRUE(cluster.RunUntilEnded());
-    EXPECT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
-    EXPECT_EQ(cluster.Leftovers(), "");
-    return cluster.result(id);
-  }
   // Cut by tokens, by heads, and by both.
   static std::vector<SimCut> Cuts() {
     return {{.num_stripes = 1},
@@ -63,10 +51,6 @@ class FluxionSimTest : public testing::Test {
             {.head_parts = 2},
             {.num_stripes = 2, .head_parts = 2}};
   }
-
-  const uint64_t seed_ = TestSeed();
-  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
-  std::mt19937_64 random_{seed_};
 };
 
 TEST_F(FluxionSimTest, AWholeBudgetIsDenseBitForBit) {
@@ -79,9 +63,9 @@ TEST_F(FluxionSimTest, AWholeBudgetIsDenseBitForBit) {
     request.remote_k_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     request.remote_v_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     request.policy = whole[round % 2];
-    const SimResult sparse = Run(options, request);
+    const SimResult sparse = testing::Reference(options, request);
     request.policy = {};
-    const SimResult dense = Run(options, request);
+    const SimResult dense = testing::Reference(options, request);
     ASSERT_EQ(sparse.tokens, dense.tokens);
     ASSERT_EQ(sparse.logits, dense.logits);
     EXPECT_EQ(sparse.summary.policy, "fluxion");
@@ -99,7 +83,7 @@ TEST_F(FluxionSimTest, EveryModeDecodesOverEveryCut) {
         SimRequest request = RandomRequest(options.model, cut);
         request.policy =
             Fluxion({{"budget_mode", mode}, {"budget", 0.1}, {"max_budget", 0.3}, {"quality_sample_rate", 0.5}});
-        const SimResult result = Run(options, request);
+        const SimResult result = testing::Reference(options, request);
         EXPECT_EQ(result.tokens.size(), request.max_tokens);
         ASSERT_TRUE(result.summary.attention.has_value());
         EXPECT_LT(result.summary.attention->remote_read_share, 1.0) << mode;
@@ -117,20 +101,7 @@ TEST_F(FluxionSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
       requests.push_back(RandomRequest(options.model, Cuts()[random_() % 5]));
       requests.back().policy = Fluxion({{"budget_mode", mode}, {"quality_sample_rate", 0.3}});
     }
-    std::vector<SimResult> alone;
-    for (const SimRequest& request : requests) alone.push_back(Run(options, request));
-    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 20) * kNsPerMs;
-    options.faults.max_delay_polls = RandomInt(random_, 0u, 5u);
-    options.faults.duplicate = 0.2;
-    SimCluster cluster(options);
-    std::vector<SequenceId> ids;
-    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
-    ASSERT_TRUE(cluster.RunUntilEnded());
-    for (size_t i = 0; i < requests.size(); ++i) {
-      ASSERT_TRUE(cluster.result(ids[i]).status.ok()) << cluster.result(ids[i]).status;
-      ASSERT_EQ(cluster.result(ids[i]).logits, alone[i].logits) << "request " << i;
-    }
-    EXPECT_EQ(cluster.Leftovers(), "");
+    testing::ExpectSameTogether(options, requests, random_);
   }
 }
 

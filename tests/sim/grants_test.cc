@@ -15,8 +15,6 @@ using testing::Reference;
 
 class GrantsTest : public testing::SimTest {
  protected:
-  GrantsTest() : SimTest(TestSeed()) {}
-
   SimRequest Request(const SimOptions& options) {
     SimRequest request = RandomRequest(random_, options.model);
     request.prompt.resize(150, 1);

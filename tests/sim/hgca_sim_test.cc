@@ -4,11 +4,9 @@
 #include <random>
 #include <vector>
 
-#include "base/log.h"
 #include "gtest/gtest.h"
 #include "policy/kept_mass.h"
-#include "tests/sim/sim_cluster.h"
-#include "tests/testutil/test_seed.h"
+#include "tests/sim/sim_fixture.h"
 
 namespace tributary {
 namespace {
@@ -86,10 +84,8 @@ class WatchingDevice final : public TinyDevice {
   std::vector<std::vector<float>> keys_;  // [layer], [token][kv_head][head_dim]
 };
 
-class HgcaSimTest : public testing::Test {
+class HgcaSimTest : public testing::SimTest {
  protected:
-  HgcaSimTest() { (void)InitLogging("sim", "error"); }
-
   SimOptions RandomOptions() {
     SimOptions options;
     options.seed = random_();
@@ -127,18 +123,6 @@ class HgcaSimTest : public testing::Test {
     policy.Set("min_kept_mass", has_floor ? 0.6 : 0.0);
     return *ResolvePolicy(policy, {.block_tokens = block_tokens});
   }
-  static SimResult Run(const SimOptions& options, const SimRequest& request) {
-    SimCluster cluster(options);
-    const SequenceId id = cluster.Submit(request);
-    EXPECT_TRUE(cluster.RunUntilEnded());
-    EXPECT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
-    EXPECT_EQ(cluster.Leftovers(), "");
-    return cluster.result(id);
-  }
-
-  const uint64_t seed_ = TestSeed();
-  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
-  std::mt19937_64 random_{seed_};
 };
 
 TEST_F(HgcaSimTest, BetaZeroIsDenseBitForBit) {
@@ -148,9 +132,9 @@ TEST_F(HgcaSimTest, BetaZeroIsDenseBitForBit) {
     request.kv_dtype = std::vector{DType::kF32, DType::kBf16, DType::kF16}[RandomInt(random_, 0, 2)];
     request.remote_k_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     request.remote_v_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
-    const SimResult sparse = Run(options, request);
+    const SimResult sparse = testing::Reference(options, request);
     request.policy = {};
-    const SimResult dense = Run(options, request);
+    const SimResult dense = testing::Reference(options, request);
     ASSERT_EQ(sparse.tokens, dense.tokens);
     ASSERT_EQ(sparse.logits, dense.logits);
     EXPECT_FALSE(dense.summary.attention.has_value());
@@ -171,20 +155,7 @@ TEST_F(HgcaSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
       requests.push_back(RandomRequest(options.model, std::vector{0.5, 1.0, 3.0}[i % 3]));
       if (i == 3) requests.back().policy = {};
     }
-    std::vector<SimResult> alone;
-    for (const SimRequest& request : requests) alone.push_back(Run(options, request));
-    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 20) * kNsPerMs;
-    options.faults.max_delay_polls = RandomInt(random_, 0u, 5u);
-    options.faults.duplicate = 0.2;
-    SimCluster cluster(options);
-    std::vector<SequenceId> ids;
-    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
-    ASSERT_TRUE(cluster.RunUntilEnded());
-    for (size_t i = 0; i < requests.size(); ++i) {
-      ASSERT_TRUE(cluster.result(ids[i]).status.ok()) << cluster.result(ids[i]).status;
-      ASSERT_EQ(cluster.result(ids[i]).logits, alone[i].logits) << "request " << i;
-    }
-    EXPECT_EQ(cluster.Leftovers(), "");
+    testing::ExpectSameTogether(options, requests, random_);
   }
 }
 
@@ -243,12 +214,12 @@ TEST_F(HgcaSimTest, LessIsReadThanByDense) {
   request.forced_tokens.clear();
   request.policy =
       *ResolvePolicy({.name = "hgca", .parameters = {{"beta", 2.0}, {"keep_min", 1}}}, {.block_tokens = 8});
-  const SimResult sparse = Run(options, request);
+  const SimResult sparse = testing::Reference(options, request);
   ASSERT_TRUE(sparse.summary.attention.has_value());
   EXPECT_LT(sparse.summary.attention->remote_read_share, 0.8);
   EXPECT_GT(sparse.summary.attention->remote_read_share, 0.0);
   request.policy = {};
-  EXPECT_LT(sparse.summary.attended_tokens_mean, Run(options, request).summary.attended_tokens_mean);
+  EXPECT_LT(sparse.summary.attended_tokens_mean, testing::Reference(options, request).summary.attended_tokens_mean);
 }
 
 // There is nothing to select from, so it is dense and reports nothing.
@@ -256,9 +227,9 @@ TEST_F(HgcaSimTest, NothingRemoteIsDense) {
   const SimOptions options = RandomOptions();
   SimRequest request = RandomRequest(options.model, 1.0);
   request.layout = {.all_resident = true};
-  const SimResult sparse = Run(options, request);
+  const SimResult sparse = testing::Reference(options, request);
   request.policy = {};
-  EXPECT_EQ(sparse.logits, Run(options, request).logits);
+  EXPECT_EQ(sparse.logits, testing::Reference(options, request).logits);
   EXPECT_FALSE(sparse.summary.attention.has_value());
 }
 

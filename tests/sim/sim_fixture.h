@@ -3,6 +3,7 @@
 #pragma once
 
 #include <random>
+#include <span>
 #include <vector>
 
 #include "base/log.h"
@@ -37,16 +38,22 @@ inline SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model)
   return request;
 }
 
-// The same request in a cluster of its own without faults: the truth for this plan, bit for bit.
+// In a cluster of its own, of which nothing is left over.
+inline SimResult RunAlone(const SimOptions& options, const SimRequest& request) {
+  SimCluster cluster(options);
+  const SequenceId id = cluster.Submit(request);
+  EXPECT_TRUE(cluster.RunUntilEnded());
+  EXPECT_EQ(cluster.Leftovers(), "");
+  return cluster.result(id);
+}
+
+// The same without faults: the truth for this plan, bit for bit.
 inline SimResult Reference(const SimOptions& options, const SimRequest& request) {
   SimOptions calm = options;
   calm.faults = {};
-  SimCluster cluster(calm);
-  const SequenceId id = cluster.Submit(request);
-  EXPECT_TRUE(cluster.RunUntilEnded());
-  EXPECT_TRUE(cluster.result(id).status.ok()) << cluster.result(id).status;
-  EXPECT_EQ(cluster.Leftovers(), "");
-  return cluster.result(id);
+  const SimResult result = RunAlone(calm, request);
+  EXPECT_TRUE(result.status.ok()) << result.status;
+  return result;
 }
 
 inline void ExpectPrefixOf(const SimResult& result, const SimResult& reference) {
@@ -71,13 +78,29 @@ inline void ExpectRightOrClearError(SimCluster& cluster, const SimResult& result
   EXPECT_NE(result.status.message().find(result.failed_node), std::string::npos) << result.status;
 }
 
+// Neither delays, nor frames that come twice, nor the other requests change a bit of what each is answered alone.
+inline void ExpectSameTogether(const SimOptions& options, std::span<const SimRequest> requests,
+                               std::mt19937_64& random) {
+  std::vector<SimResult> alone;
+  for (const SimRequest& request : requests) alone.push_back(Reference(options, request));
+  SimOptions restless = options;
+  restless.faults.max_delay_ns = RandomInt<int64_t>(random, 0, 20) * kNsPerMs;
+  restless.faults.max_delay_polls = RandomInt(random, 0u, 5u);
+  restless.faults.duplicate = 0.2;
+  SimCluster cluster(restless);
+  std::vector<SequenceId> ids;
+  for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_TRUE(cluster.result(ids[i]).status.ok()) << cluster.result(ids[i]).status;
+    ASSERT_EQ(cluster.result(ids[i]).logits, alone[i].logits) << "request " << i;
+  }
+  EXPECT_EQ(cluster.Leftovers(), "");
+}
+
 class SimTest : public ::testing::Test {
  protected:
-  explicit SimTest(uint64_t seed = TestSeedOnce()) : seed_(seed) { (void)InitLogging("sim", "error"); }
-  static uint64_t TestSeedOnce() {
-    static const uint64_t seed = TestSeed();
-    return seed;
-  }
+  explicit SimTest(uint64_t seed = TestSeed()) : seed_(seed) { (void)InitLogging("sim", "error"); }
   SimOptions RandomOptions() {
     SimOptions options;
     options.seed = random_();

@@ -34,11 +34,7 @@ struct Conversation {
 
 class TurnsTest : public testing::Test {
  protected:
-  TurnsTest() : random_(TestSeedOnce()) { (void)InitLogging("turns", "error"); }
-  static uint64_t TestSeedOnce() {
-    static const uint64_t seed = TestSeed();
-    return seed;
-  }
+  TurnsTest() { (void)InitLogging("turns", "error"); }
 
   uint32_t Draw(uint32_t low, uint32_t high) { return RandomInt<uint32_t>(random_, low, high); }
 
@@ -165,8 +161,9 @@ class TurnsTest : public testing::Test {
     return tokens;
   }
 
-  std::mt19937_64 random_;
-  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(TestSeedOnce())};
+  const uint64_t seed_ = TestSeed();
+  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
+  std::mt19937_64 random_{seed_};
 };
 
 // Every token after the first prompt fed by decode steps, one by one: the same bits.

@@ -5,20 +5,17 @@
 #include <random>
 #include <vector>
 
-#include "base/log.h"
 #include "gtest/gtest.h"
-#include "tests/sim/sim_cluster.h"
-#include "tests/testutil/test_seed.h"
+#include "tests/sim/sim_fixture.h"
 #include "tests/toy_policy/toy_rules.h"
 
 namespace tributary::toy {
 
-class ToyClusterTest : public testing::Test {
+class ToyClusterTest : public testing::SimTest {
  protected:
   ToyClusterTest() {
     static const bool is_added = (AddToyPolicy(), true);
     EXPECT_TRUE(is_added);
-    (void)InitLogging("sim", "error");
   }
 
   PolicyParams Toy(uint64_t every, double sample_rate) {
@@ -52,14 +49,6 @@ class ToyClusterTest : public testing::Test {
     return request;
   }
 
-  static SimResult Run(const SimOptions& options, const SimRequest& request) {
-    SimCluster cluster(options);
-    const SequenceId id = cluster.Submit(request);
-    EXPECT_TRUE(cluster.RunUntilEnded());
-    EXPECT_EQ(cluster.Leftovers(), "");
-    return cluster.result(id);
-  }
-
   static void ExpectNear(const SimResult& a, const SimResult& b) {
     ASSERT_TRUE(a.status.ok()) << a.status;
     ASSERT_TRUE(b.status.ok()) << b.status;
@@ -68,10 +57,6 @@ class ToyClusterTest : public testing::Test {
       for (size_t t = 0; t < a.logits[i].size(); ++t) ASSERT_NEAR(a.logits[i][t], b.logits[i][t], 1e-3) << i;
     }
   }
-
-  const uint64_t seed_ = TestSeed();
-  testing::ScopedTrace trace_{__FILE__, __LINE__, SeedTrace(seed_)};
-  std::mt19937_64 random_{seed_};
 };
 
 }  // namespace tributary::toy

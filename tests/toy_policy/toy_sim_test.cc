@@ -23,7 +23,7 @@ TEST_F(ToySimTest, WhatTheNodesSayIsWhatTheDeviceExpects) {
     options.faults.duplicate = RandomInt(random_, 0, 1) * 0.2;
     options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 5) * kNsPerMs;
     const SimRequest request = RandomRequest(options.model, RandomInt<uint64_t>(random_, 1, 6));
-    const SimResult result = Run(options, request);
+    const SimResult result = testing::RunAlone(options, request);
     ASSERT_TRUE(result.status.ok()) << result.status;
     EXPECT_EQ(result.tokens.size(), request.max_tokens);
     EXPECT_EQ(result.summary.policy, "toy");
@@ -34,9 +34,9 @@ TEST_F(ToySimTest, EveryBlockIsEverything) {
   for (int round = 0; round < kRounds; ++round) {
     const SimOptions options = RandomOptions();
     SimRequest request = RandomRequest(options.model, 1);
-    const SimResult toy = Run(options, request);
+    const SimResult toy = testing::RunAlone(options, request);
     request.policy = {};
-    ExpectNear(toy, Run(options, request));
+    ExpectNear(toy, testing::RunAlone(options, request));
     if (!toy.summary.attention.has_value()) continue;
     EXPECT_EQ(toy.summary.attention->remote_read_share, 1.0);
     EXPECT_NEAR(toy.summary.attention->kept_mass_min, 1.0, 1e-5);
@@ -51,7 +51,7 @@ TEST_F(ToySimTest, OneBlockInThreeIsAThird) {
   request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
   request.cut = {};
   request.policy = Toy(3, 1);
-  const SimResult toy = Run(options, request);
+  const SimResult toy = testing::RunAlone(options, request);
   ASSERT_TRUE(toy.status.ok()) << toy.status;
   ASSERT_TRUE(toy.summary.attention.has_value());
   EXPECT_NEAR(toy.summary.attention->remote_read_share, 1.0 / 3, 0.03);
@@ -65,20 +65,7 @@ TEST_F(ToySimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
     for (uint64_t every : {2u, 3u, 5u}) requests.push_back(RandomRequest(options.model, every));
     requests.push_back(RandomRequest(options.model, 1));
     requests.back().policy = {};
-    std::vector<SimResult> alone;
-    for (const SimRequest& request : requests) alone.push_back(Run(options, request));
-    options.faults.max_delay_ns = RandomInt<int64_t>(random_, 0, 20) * kNsPerMs;
-    options.faults.max_delay_polls = RandomInt(random_, 0u, 5u);
-    options.faults.duplicate = 0.2;
-    SimCluster cluster(options);
-    std::vector<SequenceId> ids;
-    for (const SimRequest& request : requests) ids.push_back(cluster.Submit(request));
-    ASSERT_TRUE(cluster.RunUntilEnded());
-    for (size_t i = 0; i < requests.size(); ++i) {
-      ASSERT_TRUE(cluster.result(ids[i]).status.ok()) << cluster.result(ids[i]).status;
-      ASSERT_EQ(cluster.result(ids[i]).logits, alone[i].logits) << "request " << i;
-    }
-    EXPECT_EQ(cluster.Leftovers(), "");
+    testing::ExpectSameTogether(options, requests, random_);
   }
 }
 
@@ -88,7 +75,7 @@ TEST_F(ToySimTest, AWrongSectionFailsTheRow) {
   SimRequest request = RandomRequest(options.model, 2);
   request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
   ToyShard::tells_lies = true;
-  const SimResult result = Run(options, request);
+  const SimResult result = testing::RunAlone(options, request);
   ToyShard::tells_lies = false;
   EXPECT_FALSE(result.status.ok());
   EXPECT_NE(std::string(result.status.message()).find("toy: layer"), std::string::npos) << result.status;

@@ -5,7 +5,7 @@
 namespace tributary::toy {
 namespace {
 
-class ToyUcxTest : public ToyClusterTest, public testing::WithParamInterface<std::string> {
+class ToyUcxTest : public ToyClusterTest, public ::testing::WithParamInterface<std::string> {
  protected:
   SimOptions UcxCluster() {
     SimOptions options;
@@ -32,14 +32,14 @@ TEST_P(ToyUcxTest, TheSameLogitsAsInTheSimulator) {
     SimRequest request = RandomRequest(ucx.model, every);
     request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
     request.cut.num_stripes = 2;
-    const SimResult over_ucx = Run(ucx, request);
+    const SimResult over_ucx = testing::RunAlone(ucx, request);
     ASSERT_TRUE(over_ucx.status.ok()) << over_ucx.status;
     EXPECT_GT(over_ucx.summary.bytes_received, 0u);
-    EXPECT_EQ(over_ucx.logits, Run(simulated, request).logits);
+    EXPECT_EQ(over_ucx.logits, testing::RunAlone(simulated, request).logits);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, ToyUcxTest, testing::Values("shm", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Transports, ToyUcxTest, ::testing::Values("shm", "tcp"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

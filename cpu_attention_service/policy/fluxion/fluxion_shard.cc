@@ -23,11 +23,6 @@ bool IsAppend(const ReadRequest& request) { return (request.flags & kQueryAppend
 // It is answered by everything, whatever its blocks are.
 bool ReadsAll(const ReadRequest& request) { return IsAppend(request) || request.n_q != 1; }
 
-uint32_t IndexOfFirst(std::span<const uint32_t> block_sizes) {
-  const auto* const first = std::find(kFluxionBlockTokens.begin(), kFluxionBlockTokens.end(), block_sizes.front());
-  return static_cast<uint32_t>(first - kFluxionBlockTokens.begin());
-}
-
 void CopyFloats(std::span<const std::byte> from, std::vector<float>* to) {
   to->resize(from.size() / sizeof(float));
   if (!from.empty()) std::memcpy(to->data(), from.data(), from.size());
@@ -38,8 +33,7 @@ void CopyFloats(std::span<const std::byte> from, std::vector<float>* to) {
 FluxionShard::FluxionShard(const KvShard* shard)
     : shard_(shard),
       params_(ReadFluxionParams(shard->spec().policy)),
-      policy_(params_, ReadSparseParams(shard->spec().policy)),
-      first_size_idx_(IndexOfFirst(policy_.block_sizes())) {
+      policy_(params_, ReadSparseParams(shard->spec().policy)) {
   const ShardSpec& spec = shard->spec();
   const auto min_kept_mass = static_cast<float>(ReadSparseParams(spec.policy).min_kept_mass);
   for (const BlockSummaryOptions& options : policy_.needs().block_summaries) {
@@ -160,7 +154,7 @@ void FluxionShard::ScoreAllSizes(const ReadRequest& request, uint32_t kv_head) {
   for (uint32_t size_idx = 0; size_idx < summaries_.size(); ++size_idx) {
     Score(request, kv_head, size_idx);
     for (uint32_t row = 0; row < head.bound_lse_ln.size(); ++row) {
-      head.bound_lse_ln[row][first_size_idx_ + size_idx] = head.choice.Bounds(row).lse_ln;
+      head.bound_lse_ln[row][policy_.first_size_idx() + size_idx] = head.choice.Bounds(row).lse_ln;
     }
   }
 }
@@ -172,10 +166,10 @@ void FluxionShard::ChooseCalibrated(const ReadRequest& request, uint32_t kv_head
   for (uint32_t row = 0; row < head.bound_lse_ln.size(); ++row) {
     const uint32_t q_head = first_q_head(kv_head) + row;
     const BlockBounds bounds = head.choice.Bounds(row);
-    head.bound_lse_ln[row][first_size_idx_ + size_idx] = bounds.lse_ln;
+    head.bound_lse_ln[row][policy_.first_size_idx() + size_idx] = bounds.lse_ln;
     const float resident_lse_ln = resident_lse_ln_.empty() ? kEmptyLse : resident_lse_ln_[q_head];
     head.choice.ChooseByRule(
-        row, state.budgets[q_head].RuleOf(params_, first_size_idx_ + size_idx, bounds, resident_lse_ln));
+        row, state.budgets[q_head].RuleOf(params_, policy_.first_size_idx() + size_idx, bounds, resident_lse_ln));
   }
 }
 

@@ -88,7 +88,6 @@ class FluxionShard final : public ShardPolicy {
   const KvShard* const shard_;
   const FluxionParams params_;
   const FluxionPolicy policy_;
-  const uint32_t first_size_idx_;                 // of block_sizes() in kFluxionBlockTokens
   std::vector<const BlockSummaries*> summaries_;  // by block_sizes()
   std::vector<Layer> layers_;                     // [layer held]
   std::vector<Head> heads_;                       // [KV head held]
