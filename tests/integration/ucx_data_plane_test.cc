@@ -490,12 +490,15 @@ TEST_P(UcxDataPlaneTest, WakeEndsAWait) {
   const RealClock clock;
   plane_->Wake();
   plane_->WaitForEvent(kNsPerMs);
-  const int64_t start_ns = clock.NowNs();
+  // Without Wake() none is shorter than a millisecond; with it some are longer on a busy machine.
+  int num_short = 0;
   for (int i = 0; i < 100; ++i) {
+    const int64_t start_ns = clock.NowNs();
     plane_->Wake();
     plane_->WaitForEvent(kNsPerMs);
+    num_short += clock.NowNs() - start_ns < kNsPerMs ? 1 : 0;
   }
-  EXPECT_LT(clock.NowNs() - start_ns, 50 * kNsPerMs);
+  EXPECT_GT(num_short, 50);
   const int64_t slept_from_ns = clock.NowNs();
   for (int i = 0; i < 10; ++i) {
     while (plane_->Poll(handler_) != 0) {
@@ -516,16 +519,19 @@ TEST_P(UcxDataPlaneTest, WakeFromAnotherThreadIsNeverLost) {
       while (seen < i) std::this_thread::yield();
     }
   });
+  // If they were lost, the waits would be a millisecond long; on a busy machine many are anyway.
   const RealClock clock;
-  const int64_t start_ns = clock.NowNs();
+  int num_short = 0;
   while (seen < kPosts) {
+    const int64_t start_ns = clock.NowNs();
     plane_->Poll(handler_);
     plane_->WaitForEvent(kNsPerMs);
-    seen = posted.load();
+    const int now_posted = posted.load();
+    num_short += now_posted > seen && clock.NowNs() - start_ns < kNsPerMs ? 1 : 0;
+    seen = now_posted;
   }
   poster.join();
-  // A lost one would cost a whole millisecond.
-  EXPECT_LT(clock.NowNs() - start_ns, kPosts * kNsPerMs / 2);
+  EXPECT_GT(num_short, kPosts / 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tls, UcxDataPlaneTest,

@@ -371,12 +371,15 @@ TEST(InprocThreadsTest, WakeEndsAWait) {
   InprocNetwork network(TestSeed(), &clock);
   auto plane = network.Create("a");
   plane->Wake();
-  const int64_t start_ns = clock.NowNs();
+  // Without Wake() none is shorter than a millisecond; with it some are longer on a busy machine.
+  int num_short = 0;
   for (int i = 0; i < 50; ++i) {
+    const int64_t start_ns = clock.NowNs();
     plane->Wake();
     plane->WaitForEvent(kNsPerS);
+    num_short += clock.NowNs() - start_ns < kNsPerMs ? 1 : 0;
   }
-  EXPECT_LT(clock.NowNs() - start_ns, 50 * kNsPerMs);  // 1 ms each without Wake()
+  EXPECT_GT(num_short, 25);
 }
 
 }  // namespace
