@@ -3,18 +3,29 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import tempfile
 import threading
 import time
 import urllib.request
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin"))
 MODEL = ROOT / "models" / "probe"
 DEVICE = os.environ.get("TRIBUTARY_TEST_DEVICE", "host")  # cuda: the same tests with a GPU worker on a GPU, in f32
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def test_seed(name):
+    """The seed of a test's random inputs, as tests/testutil/test_seed.h has it: the same in each run, unless
+    TRIBUTARY_TEST_SEED is a number, or "random"."""
+    text = os.environ.get("TRIBUTARY_TEST_SEED", "")
+    if text == "random":
+        return random.SystemRandom().randrange(1 << 32)
+    return int(text) if text else zlib.crc32(name.encode())
 
 
 def wait_until(condition, what, timeout_s=30):
@@ -123,7 +134,10 @@ class Cluster:
         """The JSON object of a request that must succeed."""
         status, output, errors = self.start(text, "--json", *flags).finish()
         assert status == 0, f"generate ended with status {status}: {errors}\n{self.logs()}"
-        return json.loads(output)
+        try:
+            return json.loads(output)
+        except json.JSONDecodeError as error:
+            raise AssertionError(f"not one JSON object ({error}): {output!r}\nstderr: {errors}") from error
 
     def generate_error(self, text, *flags):
         """The error line of a request that must fail."""

@@ -11,9 +11,9 @@ import tempfile
 import time
 import unittest
 
-from cluster import BIN, MODEL, Cluster, wait_until
+from cluster import BIN, MODEL, Cluster, test_seed, wait_until
 
-SEED = random.SystemRandom().randrange(1 << 32)
+SEED = test_seed("cluster_test")
 SMALL = ["--window-tokens", "128", "--sink-tokens", "16", "--block-tokens", "16", "--kv-dtype", "f32"]
 # A lost node must end its requests within this time.
 LOSS_TIMEOUT_S = 30

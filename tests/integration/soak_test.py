@@ -5,7 +5,7 @@ import pathlib
 import random
 import unittest
 
-from cluster import Cluster, wait_until
+from cluster import Cluster, test_seed, wait_until
 
 REQUESTS = 280
 WARM_UP_REQUESTS = 140  # by then pools, arenas and allocators have seen every size that the prompts below have
@@ -31,7 +31,7 @@ def resident_bytes(pid):
 
 class SoakTest(unittest.TestCase):
     def setUp(self):
-        self.seed = random.randrange(1 << 32)
+        self.seed = test_seed("soak_test")
         self.rng = random.Random(self.seed)
 
     def one_request(self, cluster, index):

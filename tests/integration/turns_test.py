@@ -8,9 +8,9 @@ import subprocess
 import time
 import unittest
 
-from cluster import BIN, Cluster, wait_until
+from cluster import BIN, Cluster, test_seed, wait_until
 
-SEED = random.SystemRandom().randrange(1 << 32)
+SEED = test_seed("turns_test")
 FLAGS = ["--ignore-eos"]
 PLACEMENT = ["--window-tokens", "128", "--sink-tokens", "16", "--block-tokens", "16", "--kv-dtype", "f32"]
 KEEP = ["--keep-s", "60", "--keep-context-tokens", "4000"]
