@@ -1,12 +1,15 @@
 // The command line `tributary`: cluster up, generate, run, score, status.
 #include <string>
 
+#include "base/log.h"
 #include "client/cli/commands.h"
 #include "client/cli/options.h"
 #include "client/terminal/interrupt.h"
 #include "fmt/format.h"
 
 int main(int argc, char** argv) {
+  // Answers alone go to stdout: what gRPC reports must not stand between them.
+  (void)tributary::InitLogging("tributary", "info");
   const auto command = tributary::ParseCommandLine(argc, argv);
   if (!command.ok()) {
     fmt::print(stderr, "tributary: {}\nRun 'tributary --help' or 'tributary COMMAND --help' for the flags.\n",

@@ -1,6 +1,7 @@
 """Several processes over UCX: right tokens, clear errors, nothing lost. Run by ctest (label multiprocess)."""
 
 import json
+import os
 import pathlib
 import random
 import re
@@ -141,6 +142,16 @@ class TokensTest(unittest.TestCase):
         self.assertEqual(scores[0]["tokens"], 100)
         self.assertGreater(scores[0]["remote_tokens"], 300)
         self.assertAlmostEqual(scores[0]["nll_mean"], scores[1]["nll_mean"], delta=1e-3)
+
+    def test_stdout_has_the_answer_alone(self):
+        """gRPC's log, of which errors come on their own when a connection is slow, goes to stderr."""
+        text = self.cluster.prompt_file(random_text(100, self.rng))
+        done = subprocess.run(
+            [BIN / "tributary", "generate", "--coordinator", self.cluster.coordinator, "--prompt-file", text,
+             "--max-tokens", "2", "--json"],
+            capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "GRPC_VERBOSITY": "debug"})
+        self.assertIn("gRPC: ", done.stderr)
+        self.assertEqual(len(json.loads(done.stdout)["tokens"]), 2)
 
     def test_client_gone_frees_its_kv(self):
         request = self.cluster.start(random_text(1500, self.rng), "--max-tokens", "20000", "--ignore-eos", *SMALL)
