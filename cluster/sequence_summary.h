@@ -29,6 +29,9 @@ struct HeadQuality {
   double read_share = 1;      // of the remote tokens
   double kept_mass_mean = 1;  // over samples and the group's query heads
   double kept_mass_min = 1;
+  double output_error_mean = 0;  // likewise
+  double output_error_p95 = 0;
+  double output_error_max = 0;
 };
 
 struct AttentionQualitySummary {
@@ -38,8 +41,13 @@ struct AttentionQualitySummary {
   uint64_t num_samples = 0;  // measured steps; if there are none, what follows says nothing
   double kept_mass_mean = 1;
   double kept_mass_min = 1;
+  // Of the attention's merged output, over samples, layers and query heads (attention/output_error.h). The quantile is
+  // up to 19 % above (policy/output_error_stats.h).
+  double output_error_mean = 0;
+  double output_error_p95 = 0;
+  double output_error_max = 0;
   // (layer, KV head) that fell back: read everything at the last sample, though not by configuration, and there is a
-  // floor.
+  // floor; or were too wrong at the last sample, and there is a limit.
   uint32_t fallback_heads = 0;
   std::vector<HeadQuality> heads;  // all, by layer, then KV head; empty without samples
 };

@@ -1,6 +1,7 @@
 #include "policy/sparse_params.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "fmt/format.h"
 
@@ -8,6 +9,7 @@ namespace tributary {
 namespace {
 
 constexpr std::string_view kMinKeptMass = "min_kept_mass";
+constexpr std::string_view kMaxOutputError = "max_output_error";
 constexpr std::string_view kQualitySampleRate = "quality_sample_rate";
 constexpr std::string_view kDenseLayers = "dense_layers";
 constexpr std::string_view kDenseHeads = "dense_heads";
@@ -19,7 +21,9 @@ constexpr ParameterRow Watching(ParameterRow row) {
 
 constexpr ParameterRow kRows[] = {
     NumberRow(kMinKeptMass, "", {0, 1}, 0, "a head that keeps less of the softmax reads everything, 0: none does"),
-    Watching(NumberRow(kQualitySampleRate, "", {0, 1}, 1.0 / 256, "share of the steps whose kept mass is measured")),
+    NumberRow(kMaxOutputError, "", {0, 1}, 0, "a head whose output is more wrong reads everything, 0: none does"),
+    Watching(NumberRow(kQualitySampleRate, "", {0, 1}, 1.0 / 256,
+                       "share of the steps whose kept mass and output error are measured")),
     ListRow(kDenseLayers, "", ParameterType::kLayers, "these layers read everything"),
     ListRow(kDenseHeads, "", ParameterType::kHeads, "these KV heads (LAYER:KV_HEAD) read everything"),
 };
@@ -40,6 +44,7 @@ bool SparseParams::IsAlwaysDense(uint32_t layer, uint32_t kv_head) const {
 SparseParams ReadSparseParams(const PolicyParams& params) {
   if (!params.is_sparse()) return {};
   return {.min_kept_mass = params.number(kMinKeptMass),
+          .max_output_error = params.number(kMaxOutputError),
           .quality_sample_rate = params.number(kQualitySampleRate),
           .dense_layers = params.layers(kDenseLayers),
           .dense_heads = params.heads(kDenseHeads)};
@@ -47,9 +52,14 @@ SparseParams ReadSparseParams(const PolicyParams& params) {
 
 absl::Status CheckSparseParams(const PolicyParams& params) {
   const SparseParams sparse = ReadSparseParams(params);
-  if (sparse.min_kept_mass == 0 || sparse.quality_sample_rate > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(fmt::format("{} is {}, but {} 0 never measures it; set a rate above 0",
-                                                kMinKeptMass, sparse.min_kept_mass, kQualitySampleRate));
+  if (sparse.quality_sample_rate > 0) return absl::OkStatus();
+  for (const auto& [name, value] :
+       {std::pair(kMinKeptMass, sparse.min_kept_mass), std::pair(kMaxOutputError, sparse.max_output_error)}) {
+    if (value == 0) continue;
+    return absl::InvalidArgumentError(
+        fmt::format("{} is {}, but {} 0 never measures it; set a rate above 0", name, value, kQualitySampleRate));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tributary

@@ -12,7 +12,8 @@ namespace tributary {
 
 struct SparseParams {
   double min_kept_mass = 0;            // a KV head that kept less at its last sample reads everything; 0 = never
-  double quality_sample_rate = 0;      // share of the steps whose kept mass is measured
+  double max_output_error = 0;         // likewise one whose merged output was more wrong; 0 = never
+  double quality_sample_rate = 0;      // share of the steps that are measured
   std::vector<uint32_t> dense_layers;  // read everything, always
   std::vector<LayerHead> dense_heads;
 
@@ -28,7 +29,7 @@ std::vector<ParameterRow> WithSparseParameters(std::span<const ParameterRow> own
 // For a policy that is not sparse, nothing is measured, and nobody falls back.
 SparseParams ReadSparseParams(const PolicyParams& params);
 
-// INVALID_ARGUMENT: a floor that is never measured.
+// INVALID_ARGUMENT: a floor or a limit that is never measured.
 absl::Status CheckSparseParams(const PolicyParams& params);
 
 }  // namespace tributary

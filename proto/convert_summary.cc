@@ -23,6 +23,9 @@ void FillAttention(const AttentionQualitySummary& attention, v1::GenerateEvent::
   message.set_samples(attention.num_samples);
   message.set_kept_mass_mean(attention.kept_mass_mean);
   message.set_kept_mass_min(attention.kept_mass_min);
+  message.set_output_error_mean(attention.output_error_mean);
+  message.set_output_error_p95(attention.output_error_p95);
+  message.set_output_error_max(attention.output_error_max);
   message.set_fallback_heads(attention.fallback_heads);
   for (const HeadQuality& head : attention.heads) {
     v1::GenerateEvent::HeadQuality& added = *message.add_heads();
@@ -31,6 +34,9 @@ void FillAttention(const AttentionQualitySummary& attention, v1::GenerateEvent::
     added.set_read_share(head.read_share);
     added.set_kept_mass_mean(head.kept_mass_mean);
     added.set_kept_mass_min(head.kept_mass_min);
+    added.set_output_error_mean(head.output_error_mean);
+    added.set_output_error_p95(head.output_error_p95);
+    added.set_output_error_max(head.output_error_max);
   }
 }
 
@@ -40,10 +46,14 @@ AttentionQualitySummary AttentionFromProto(const v1::GenerateEvent::AttentionQua
   attention.num_samples = message.samples();
   attention.kept_mass_mean = message.kept_mass_mean();
   attention.kept_mass_min = message.kept_mass_min();
+  attention.output_error_mean = message.output_error_mean();
+  attention.output_error_p95 = message.output_error_p95();
+  attention.output_error_max = message.output_error_max();
   attention.fallback_heads = message.fallback_heads();
   for (const v1::GenerateEvent::HeadQuality& head : message.heads()) {
-    attention.heads.push_back(
-        {head.layer(), head.kv_head(), head.read_share(), head.kept_mass_mean(), head.kept_mass_min()});
+    attention.heads.push_back({head.layer(), head.kv_head(), head.read_share(), head.kept_mass_mean(),
+                               head.kept_mass_min(), head.output_error_mean(), head.output_error_p95(),
+                               head.output_error_max()});
   }
   return attention;
 }

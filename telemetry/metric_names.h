@@ -22,6 +22,7 @@ inline constexpr double kSecondsBuckets[] = {10e-6,  25e-6, 50e-6, 100e-6, 250e-
                                              2.5e-3, 5e-3,  10e-3, 25e-3,  50e-3,  0.1,    0.25,
                                              0.5,    1.0,   2.5,   5.0,    10.0,   30.0,   60.0};
 inline constexpr double kShareBuckets[] = {0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999};
+inline constexpr double kErrorBuckets[] = {1e-5, 1e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0};
 inline constexpr double kCountBuckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 
 inline constexpr size_t kMaxMetricLabels = 4;
@@ -263,6 +264,14 @@ inline constexpr MetricSpec kKeptMassMin{"tributary_kept_mass_min_ratio",
                                          "The same of the layer and query head that kept least.",
                                          {},
                                          kShareBuckets};
+inline constexpr MetricSpec kOutputError{
+    "tributary_attention_output_error",
+    MetricType::kHistogram,
+    MetricScope::kGpuWorker,
+    "How wrong leaving tokens out made the attention's merged output: its distance to the output over everything, over "
+    "the largest norm of the layer's query heads; of each layer and query head of a measured step of a sequence.",
+    {},
+    kErrorBuckets};
 
 // ---- CPU attention service ----
 inline constexpr MetricSpec kAttentionRequests{"tributary_attention_requests_total",
@@ -423,6 +432,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kSparseAttendedTokens,
     &metrics::kKeptMassMean,
     &metrics::kKeptMassMin,
+    &metrics::kOutputError,
     &metrics::kAttentionRequests,
     &metrics::kAttentionQueueWait,
     &metrics::kAttentionCompute,

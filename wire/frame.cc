@@ -9,8 +9,7 @@ namespace tributary {
 namespace {
 
 // All products below fit: a frame's counts are bounded by limits.h, n_q and num_tokens by 2^32, so
-// the largest is 2^32 tokens x 2^10 heads x 2^8 elements x 4 bytes = 2^52.
-uint64_t RowsBytes(uint64_t rows, uint32_t head_dim) { return rows * head_dim * sizeof(float); }
+// the largest, of a measured partial, is 2^32 tokens x 2^10 heads x 2^9 elements x 4 bytes = 2^53.
 
 bool IsZero(std::span<const std::byte> bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
@@ -79,7 +78,7 @@ bool IsTokenRange(uint64_t begin, uint64_t size) {
 
 FrameError CheckQueryFlags(uint32_t flags) {
   const bool append = (flags & kQueryAppend) != 0;
-  if ((flags & ~kQueryFlags) != 0 || (append && (flags & kQueryMeasure) != 0) ||
+  if ((flags & ~kQueryFlags) != 0 || (append && (flags & (kQueryMeasure | kQueryDenseHeads)) != 0) ||
       (!append && (flags & kQueryAppendEnd) != 0)) {
     return FrameError::kMalformed;
   }
@@ -112,14 +111,17 @@ FrameError CheckPartialEntry(const PartialEntry& entry) {
   return FrameError::kOk;
 }
 
-// What was measured says the same as the entry: per KV head at most what is covered, together what was attended.
-FrameError CheckMeasured(const PartialEntry& entry, std::span<const std::byte> attended_tokens) {
+// What was measured says the same as the entry: of each KV head the larger number is what is covered, and the attended
+// ones add up.
+FrameError CheckMeasured(const PartialEntry& entry, std::span<const std::byte> attended_tokens,
+                         std::span<const std::byte> sampled_tokens) {
   if ((entry.flags & kPartialMeasured) == 0) return FrameError::kOk;
   uint64_t sum = 0;
   for (uint32_t head = 0; head < entry.num_kv_heads; ++head) {
-    const auto tokens = ReadAt<uint32_t>(attended_tokens, head * sizeof(uint32_t));
-    if (tokens > entry.covered_tokens) return FrameError::kOutOfRange;
-    sum += tokens;
+    const auto attended = ReadAt<uint32_t>(attended_tokens, head * sizeof(uint32_t));
+    const auto sampled = ReadAt<uint32_t>(sampled_tokens, head * sizeof(uint32_t));
+    if (std::max(attended, sampled) != entry.covered_tokens) return FrameError::kOutOfRange;
+    sum += attended;
   }
   return sum == entry.attended_head_tokens ? FrameError::kOk : FrameError::kOutOfRange;
 }
@@ -173,9 +175,8 @@ FrameError QueryView::Decode(std::span<const std::byte> payload, QueryView* view
   for (uint32_t i = 0; i < body.num_entries; ++i) {
     const QueryEntry entry = view->entry(i);
     TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckQueryEntry(entry));
-    const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
     TRIBUTARY_RETURN_IF_FRAME_ERROR(
-        data.Take(entry.q_offset_bytes, RowsBytes(rows, body.head_dim), entry.policy_bytes));
+        data.Take(entry.q_offset_bytes, QueryBytes(entry, body.head_dim), entry.policy_bytes));
   }
   return data.Finish();
 }
@@ -194,7 +195,7 @@ FrameError PartialFrameView::Decode(std::span<const std::byte> payload, PartialF
     if (entry.status != static_cast<uint32_t>(FrameError::kOk)) continue;
     TRIBUTARY_RETURN_IF_FRAME_ERROR(
         data.Take(entry.data_offset_bytes, PartialBytes(entry, body.head_dim), entry.policy_bytes));
-    TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckMeasured(entry, view->attended_tokens(entry)));
+    TRIBUTARY_RETURN_IF_FRAME_ERROR(CheckMeasured(entry, view->attended_tokens(entry), view->sampled_tokens(entry)));
   }
   return data.Finish();
 }

@@ -2,10 +2,11 @@
 //
 // A frame is a 64-byte FrameHeader and a payload:
 //   query      QueryBody, QueryEntry[n], per entry:
-//                q f32 [n_q][num_q_heads][head_dim], policy section
+//                q f32 [n_q][num_q_heads][head_dim], dense heads, policy section
 //   partial    PartialBody, PartialEntry[n], per entry:
 //                out f32 [n_q][num_q_heads][head_dim], lse_ln f32 [n_q][num_q_heads];
-//                if measured: lse_dense_ln f32 [n_q][num_q_heads], attended_tokens u32 [num_kv_heads];
+//                if measured: sample_out and sample_lse_ln like these, attended_tokens u32 [num_kv_heads],
+//                sampled_tokens u32 [num_kv_heads];
 //                policy section
 //   spill      SpillBody, K [token][kv_head][head_dim], V the same (canonical exchange layout), policy section
 //   ack        AckBody
@@ -13,6 +14,10 @@
 //   heartbeat  HeartbeatBody
 // One query frame carries all sequences of the batch that have shards on the node; never one
 // message per head.
+//
+// Dense heads are KV heads that the query wants to be answered by everything, whatever the policy reads: a bit for each
+// KV head of the shard, 32 in a u32, the lowest first. They are there if kQueryDenseHeads says so, DenseHeadWords() u32
+// behind q.
 //
 // A policy section is `policy_bytes` bytes that only the sequence's policy reads; 0: there is none. It begins at the
 // next multiple of 8 behind what stands before it.
@@ -46,7 +51,7 @@ namespace tributary {
 static_assert(std::endian::native == std::endian::little, "frames are little-endian");
 
 inline constexpr uint32_t kFrameMagic = 0x31425254;  // "TRB1"
-inline constexpr uint8_t kFrameVersion = 3;
+inline constexpr uint8_t kFrameVersion = 4;
 
 enum class FrameType : uint8_t { kQuery = 1, kPartial = 2, kSpill = 3, kAck = 4, kError = 5, kHeartbeat = 6 };
 
@@ -113,12 +118,18 @@ struct QueryBody {
 };
 static_assert(sizeof(QueryBody) == 16);
 
-// QueryEntry::flags. kMeasure excludes kAppend; kAppendEnd comes with kAppend only.
-inline constexpr uint32_t kQueryMeasure = 1;    // also attend to everything, and report both
+// QueryEntry::flags. kMeasure and kDenseHeads exclude kAppend; kAppendEnd comes with kAppend only.
+inline constexpr uint32_t kQueryMeasure = 1;    // attend twice, once to everything, and report both
 inline constexpr uint32_t kQueryAppend = 2;     // of an appended prompt: attends to everything, and its weights count
                                                 // towards the new selection
 inline constexpr uint32_t kQueryAppendEnd = 4;  // the last query of that prompt: the node selects anew
-inline constexpr uint32_t kQueryFlags = kQueryMeasure | kQueryAppend | kQueryAppendEnd;
+inline constexpr uint32_t kQueryDenseHeads =
+    8;  // some KV heads are to be answered by everything: behind q it says which
+inline constexpr uint32_t kQueryFlags = kQueryMeasure | kQueryAppend | kQueryAppendEnd | kQueryDenseHeads;
+
+// Words of a query's dense heads. Of its KV heads only the receiver knows the number; there are no more than query
+// heads.
+constexpr uint32_t DenseHeadWords(uint32_t num_q_heads) { return (num_q_heads + 31) / 32; }
 
 struct QueryEntry {
   uint64_t shard_id = 0;
@@ -216,6 +227,13 @@ T ReadAt(std::span<const std::byte> payload, size_t offset_bytes) {
   return value;
 }
 
+// Bytes of an entry's q and dense heads, without its policy section.
+constexpr uint64_t QueryBytes(const QueryEntry& entry, uint32_t head_dim) {
+  const uint64_t bytes = uint64_t{entry.n_q} * entry.num_q_heads * head_dim * sizeof(float);
+  if ((entry.flags & kQueryDenseHeads) == 0) return bytes;
+  return bytes + uint64_t{DenseHeadWords(entry.num_q_heads)} * sizeof(uint32_t);
+}
+
 // A checked query payload: at least one entry; entry(i) and the q bytes of each entry are inside
 // the payload; visible ranges are well-formed and end at most at kMaxContextTokens; flags go
 // together. Shard, epoch and heads are for the receiver to check.
@@ -230,9 +248,14 @@ class QueryView {
   std::span<const std::byte> q(const QueryEntry& entry) const {
     return payload_.subspan(entry.q_offset_bytes, QBytes(entry));
   }
+  // u32 [DenseHeadWords()], unaligned; empty: no head is named.
+  std::span<const std::byte> dense_heads(const QueryEntry& entry) const {
+    const size_t q_bytes = QBytes(entry);
+    return payload_.subspan(entry.q_offset_bytes + q_bytes, QueryBytes(entry, body_.head_dim) - q_bytes);
+  }
   // The policy section, unaligned.
   std::span<const std::byte> policy(const QueryEntry& entry) const {
-    return payload_.subspan(entry.q_offset_bytes + PaddedBytes(QBytes(entry)), entry.policy_bytes);
+    return payload_.subspan(entry.q_offset_bytes + PaddedBytes(QueryBytes(entry, body_.head_dim)), entry.policy_bytes);
   }
 
  private:
@@ -249,12 +272,13 @@ constexpr uint64_t PartialBytes(const PartialEntry& entry, uint32_t head_dim) {
   const uint64_t rows = uint64_t{entry.n_q} * entry.num_q_heads;
   const uint64_t bytes = rows * (uint64_t{head_dim} + 1) * sizeof(float);
   if ((entry.flags & kPartialMeasured) == 0) return bytes;
-  return bytes + rows * sizeof(float) + uint64_t{entry.num_kv_heads} * sizeof(uint32_t);
+  return 2 * bytes + uint64_t{entry.num_kv_heads} * 2 * sizeof(uint32_t);
 }
 
 // A checked partial payload: at least one entry, each with a known status. Of entries with status
 // kOk the data are inside the payload, the KV heads divide the query heads, and no more was attended
-// than covered. Other entries have no data: all spans are empty.
+// than covered; of each KV head of a measured one, either attention is over everything covered. Other entries have no
+// data: all spans are empty.
 class PartialFrameView {
  public:
   static FrameError Decode(std::span<const std::byte> payload, PartialFrameView* view);
@@ -270,15 +294,21 @@ class PartialFrameView {
   std::span<const std::byte> lse_ln(const PartialEntry& entry) const {
     return Data(entry, size_t{body_.head_dim} * RowBytes(entry), RowBytes(entry));
   }
-  // The lse over everything covered; f32 [n_q][num_q_heads], unaligned. Empty unless measured.
-  std::span<const std::byte> lse_dense_ln(const PartialEntry& entry) const {
-    if ((entry.flags & kPartialMeasured) == 0) return {};
-    return Data(entry, (size_t{body_.head_dim} + 1) * RowBytes(entry), RowBytes(entry));
+  // The sample of a measured entry: as out and lse_ln. Of each KV head, one of both is over everything covered, and the
+  // other over what the policy selects; they are the same where nothing is left out.
+  std::span<const std::byte> sample_out(const PartialEntry& entry) const {
+    return Measured(entry, 0, size_t{body_.head_dim} * RowBytes(entry));
+  }
+  std::span<const std::byte> sample_lse_ln(const PartialEntry& entry) const {
+    return Measured(entry, size_t{body_.head_dim} * RowBytes(entry), RowBytes(entry));
   }
   // Tokens that out rests on, per KV head; u32 [num_kv_heads], unaligned. Empty unless measured.
   std::span<const std::byte> attended_tokens(const PartialEntry& entry) const {
-    if ((entry.flags & kPartialMeasured) == 0) return {};
-    return Data(entry, (size_t{body_.head_dim} + 2) * RowBytes(entry), size_t{entry.num_kv_heads} * sizeof(uint32_t));
+    return Measured(entry, PartialRowsBytes(entry), KvHeadsBytes(entry));
+  }
+  // Likewise, those that sample_out rests on.
+  std::span<const std::byte> sampled_tokens(const PartialEntry& entry) const {
+    return Measured(entry, PartialRowsBytes(entry) + KvHeadsBytes(entry), KvHeadsBytes(entry));
   }
   // The policy section, unaligned.
   std::span<const std::byte> policy(const PartialEntry& entry) const {
@@ -287,6 +317,13 @@ class PartialFrameView {
 
  private:
   static size_t RowBytes(const PartialEntry& entry) { return size_t{entry.n_q} * entry.num_q_heads * sizeof(float); }
+  static size_t KvHeadsBytes(const PartialEntry& entry) { return size_t{entry.num_kv_heads} * sizeof(uint32_t); }
+  size_t PartialRowsBytes(const PartialEntry& entry) const { return (size_t{body_.head_dim} + 1) * RowBytes(entry); }
+  // Behind out and lse_ln.
+  std::span<const std::byte> Measured(const PartialEntry& entry, size_t begin, size_t bytes) const {
+    if ((entry.flags & kPartialMeasured) == 0) return {};
+    return Data(entry, PartialRowsBytes(entry) + begin, bytes);
+  }
   std::span<const std::byte> Data(const PartialEntry& entry, size_t begin, size_t bytes) const {
     if (entry.status != static_cast<uint32_t>(FrameError::kOk)) return {};
     return payload_.subspan(entry.data_offset_bytes + begin, bytes);

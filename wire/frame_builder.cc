@@ -51,8 +51,7 @@ size_t ErrorTextBytes(std::string_view text) { return std::min<size_t>(text.size
 }  // namespace
 
 size_t QueryEntryBytes(const QueryEntry& entry, uint32_t head_dim) {
-  return sizeof(QueryEntry) + PaddedBytes(uint64_t{entry.n_q} * entry.num_q_heads * head_dim * sizeof(float)) +
-         PaddedBytes(entry.policy_bytes);
+  return sizeof(QueryEntry) + PaddedBytes(QueryBytes(entry, head_dim)) + PaddedBytes(entry.policy_bytes);
 }
 
 size_t PartialEntryBytes(const PartialEntry& entry, uint32_t head_dim) {
@@ -89,6 +88,9 @@ QuerySpans QueryPayloadWriter::Add(QueryEntry entry) {
   ++num_added_;
   QuerySpans spans;
   spans.q = Take<float>(payload_, next_data_, size_t{entry.n_q} * entry.num_q_heads * head_dim_);
+  if ((entry.flags & kQueryDenseHeads) != 0) {
+    spans.dense_heads = Take<uint32_t>(payload_, next_data_, DenseHeadWords(entry.num_q_heads));
+  }
   spans.policy = TakePolicy(payload_, next_data_, entry.policy_bytes);
   return spans;
 }
@@ -113,8 +115,10 @@ PartialSpans PartialPayloadWriter::Add(PartialEntry entry) {
   spans.out = Take<float>(payload_, next_data_, rows * head_dim_);
   spans.lse_ln = Take<float>(payload_, next_data_, rows);
   if ((entry.flags & kPartialMeasured) != 0) {
-    spans.lse_dense_ln = Take<float>(payload_, next_data_, rows);
+    spans.sample.out = Take<float>(payload_, next_data_, rows * head_dim_);
+    spans.sample.lse_ln = Take<float>(payload_, next_data_, rows);
     spans.attended_tokens = Take<uint32_t>(payload_, next_data_, entry.num_kv_heads);
+    spans.sampled_tokens = Take<uint32_t>(payload_, next_data_, entry.num_kv_heads);
   }
   spans.policy = TakePolicy(payload_, next_data_, entry.policy_bytes);
   return spans;

@@ -31,8 +31,9 @@ size_t PartialPayloadBytes(std::span<const PartialEntry> entries, uint32_t head_
 
 // The data of one query entry, to be filled by the caller.
 struct QuerySpans {
-  std::span<float> q;           // [n_q][num_q_heads][head_dim]
-  std::span<std::byte> policy;  // policy_bytes, at a multiple of 8
+  std::span<float> q;               // [n_q][num_q_heads][head_dim]
+  std::span<uint32_t> dense_heads;  // [DenseHeadWords()]; empty unless the entry's flags have kQueryDenseHeads
+  std::span<std::byte> policy;      // policy_bytes, at a multiple of 8
 };
 
 // Writes the body at once and then entry by entry. The payload is complete after `num_entries`
@@ -56,8 +57,9 @@ class QueryPayloadWriter {
 // The data of one partial entry, to be filled by the caller. All empty unless the status is kOk.
 struct PartialSpans : AttentionPartialView {  // out [n_q][num_q_heads][head_dim], lse_ln [n_q][num_q_heads]
   // Empty unless the entry is measured.
-  std::span<float> lse_dense_ln;        // [n_q][num_q_heads]
+  AttentionPartialView sample;          // as this
   std::span<uint32_t> attended_tokens;  // [num_kv_heads]
+  std::span<uint32_t> sampled_tokens;   // [num_kv_heads]
   std::span<std::byte> policy;          // policy_bytes, at a multiple of 8
 };
 

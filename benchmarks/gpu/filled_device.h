@@ -42,6 +42,9 @@ class FilledDevice final : public Device {
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {
     inner_->FinishLayer(layer, num_slots);
   }
+  ConstAttentionPartialView resident_partial(uint32_t row_idx) const override {
+    return inner_->resident_partial(row_idx);
+  }
   std::span<const float> EndStep() override { return inner_->EndStep(); }
   bool samples() const override { return inner_->samples(); }
   std::span<const DeviceSample> sampled() const override { return inner_->sampled(); }

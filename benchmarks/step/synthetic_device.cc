@@ -13,6 +13,8 @@ SyntheticDevice::SyntheticDevice(const SyntheticGeometry& geometry, const Device
   for (float& value : q_) value = normal(random_);
   slot_out_.resize(limits.max_batch * limits.max_partial_slots * row_floats);
   slot_lse_ln_.resize(limits.max_batch * limits.max_partial_slots * heads);
+  no_out_.resize(row_floats);
+  no_lse_ln_.resize(heads, kEmptyLse);
   slots_ = {slot_out_, slot_lse_ln_, limits.max_partial_slots};
   logits_.resize(limits.max_batch * kVocabSize);
 }

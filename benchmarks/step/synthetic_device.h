@@ -33,6 +33,7 @@ class SyntheticDevice final : public Device {
   void AttendResident(uint32_t layer) override {}
   PartialSlots& partial_slots() override { return slots_; }
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {}
+  ConstAttentionPartialView resident_partial(uint32_t row_idx) const override { return {no_out_, no_lse_ln_}; }
   std::span<const float> EndStep() override;
 
   absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
@@ -57,6 +58,8 @@ class SyntheticDevice final : public Device {
   std::vector<float> slot_out_;
   std::vector<float> slot_lse_ln_;
   PartialSlots slots_;
+  std::vector<float> no_out_;  // the empty partial
+  std::vector<float> no_lse_ln_;
   std::vector<float> logits_;
   std::vector<std::byte> prompt_kv_;  // of every layer, for K and for V
   uint64_t prompt_tokens_ = 0;

@@ -43,6 +43,9 @@ Json UsageJson(const KvUsage& usage) {
   object["remote_read_share"] = usage.remote_read_share;
   object["kept_mass_mean"] = OrNull(usage.kept_mass_mean);
   object["kept_mass_min"] = OrNull(usage.kept_mass_min);
+  object["output_error_mean"] = OrNull(usage.output_error_mean);
+  object["output_error_p95"] = OrNull(usage.output_error_p95);
+  object["output_error_max"] = OrNull(usage.output_error_max);
   return object;
 }
 
@@ -99,6 +102,8 @@ Json NeedlesJson(const EvalPlan& plan, const SettingResult& result, const Settin
   object["remote_read_share_mean"] = score.remote_read_share_mean;
   object["kept_mass_mean"] = OrNull(score.kept_mass_mean);
   object["kept_mass_min"] = OrNull(score.kept_mass_min);
+  object["output_error_mean"] = OrNull(score.output_error_mean);
+  object["output_error_max"] = OrNull(score.output_error_max);
   Json questions = Json::array();
   for (const NeedleResult& needle : result.needles) {
     questions.push_back(QuestionJson(plan.questions[needle.question], needle));
@@ -128,6 +133,8 @@ void AddHeads(const SettingResult& result, Json& object) {
   heads["remote_read_share"] = HeadsJson(usage, &HeadUsage::Head::read_share);
   heads["kept_mass_mean"] = HeadsJson(usage, &HeadUsage::Head::kept_mass_mean);
   heads["kept_mass_min"] = HeadsJson(usage, &HeadUsage::Head::kept_mass_min);
+  heads["output_error_mean"] = HeadsJson(usage, &HeadUsage::Head::output_error_mean);
+  heads["output_error_max"] = HeadsJson(usage, &HeadUsage::Head::output_error_max);
   object["heads"] = std::move(heads);
 }
 
@@ -212,12 +219,12 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
   std::vector<std::string> setting_columns{"policy", "window_tokens"};
   for (const ParameterColumn& column : AllParameters()) setting_columns.emplace_back(column.row->name);
   constexpr const char* kPerplexityColumns[] = {
-      "nll_mean",       "perplexity",   "perplexity_ratio", "logprob_abs_diff_mean", "logprob_abs_diff_max",
-      "kl_mean",        "kl_max",       "top1_agreement",   "kv_read_share",         "remote_read_share",
-      "kept_mass_mean", "kept_mass_min"};
+      "nll_mean",       "perplexity",    "perplexity_ratio",  "logprob_abs_diff_mean", "logprob_abs_diff_max",
+      "kl_mean",        "kl_max",        "top1_agreement",    "kv_read_share",         "remote_read_share",
+      "kept_mass_mean", "kept_mass_min", "output_error_mean", "output_error_p95",      "output_error_max"};
   constexpr const char* kNeedleColumns[] = {
-      "asked",          "found",        "baseline_found", "found_where_baseline", "remote_read_share_mean",
-      "kept_mass_mean", "kept_mass_min"};
+      "asked",          "found",         "baseline_found",    "found_where_baseline", "remote_read_share_mean",
+      "kept_mass_mean", "kept_mass_min", "output_error_mean", "output_error_max"};
   std::string text;
   for (const std::string& column : setting_columns) text += fmt::format("{},", column);
   for (const char* column : kPerplexityColumns) text += fmt::format("{},", column);
@@ -241,9 +248,9 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
 }
 
 std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
-  constexpr const char* kRow = "{:<36} {:>7} {:>10} {:>9} {:>9} {:>8} {:>11} {:>9} {:>8} {:>10}\n";
+  constexpr const char* kRow = "{:<36} {:>7} {:>10} {:>9} {:>9} {:>8} {:>11} {:>9} {:>9} {:>8} {:>10}\n";
   std::string text = fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense", "KL", "top-1",
-                                 "remote read", "mass kept", "needles", "of dense's");
+                                 "remote read", "mass kept", "error p95", "needles", "of dense's");
   for (size_t i = 0; i < report.results.size(); ++i) {
     const SettingResult& result = report.results[i];
     const SettingResult& baseline = report.results[0];
@@ -253,6 +260,7 @@ std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
     const bool asked = score.asked > 0;
     const double read = scored ? perplexity.usage.remote_read_share : score.remote_read_share_mean;
     const std::optional<double> kept = scored ? perplexity.usage.kept_mass_mean : score.kept_mass_mean;
+    const std::optional<double> error = perplexity.usage.output_error_p95;
     const bool compared = scored && baseline.perplexity.has_value();
     const double ratio = compared ? perplexity.perplexity / baseline.perplexity->perplexity : 1;
     const Agreement agreement = compared ? AgreementOf(perplexity, *baseline.perplexity, plan.vocab_size) : Agreement{};
@@ -262,7 +270,8 @@ std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
         Cell(scored, "{:.4f}", perplexity.perplexity), Cell(scored, "{:+.2f} %", (ratio - 1) * 100),
         Cell(has_kl, "{}{:.2g}", agreement.kl_is_exact ? "" : ">= ", agreement.kl_mean),
         Cell(has_kl, "{:.1f} %", agreement.top1_agreement * 100), Cell(scored || asked, "{:.1f} %", read * 100),
-        Cell(kept.has_value(), "{:.2f} %", kept.value_or(0) * 100), Cell(asked, "{}/{}", score.found, score.asked),
+        Cell(kept.has_value(), "{:.2f} %", kept.value_or(0) * 100),
+        Cell(error.has_value(), "{:.2g}", error.value_or(0)), Cell(asked, "{}/{}", score.found, score.asked),
         Cell(asked, "{}/{}", score.found_where_baseline, score.baseline_found));
   }
   return text;

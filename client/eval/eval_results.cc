@@ -60,6 +60,9 @@ KvUsage UsageOf(const v1::GenerateEvent::Summary& summary) {
     if (summary.attention().samples() > 0) {
       usage.kept_mass_mean = summary.attention().kept_mass_mean();
       usage.kept_mass_min = summary.attention().kept_mass_min();
+      usage.output_error_mean = summary.attention().output_error_mean();
+      usage.output_error_p95 = summary.attention().output_error_p95();
+      usage.output_error_max = summary.attention().output_error_max();
     }
   } else if (summary.remote_tokens() > 0) {
     usage.remote_read_share = std::max(0.0, 1 - unread / static_cast<double>(summary.remote_tokens()));
@@ -102,6 +105,7 @@ NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const 
   if (results.empty()) return score;
   double read = 0;
   double kept = 0;
+  double error = 0;
   size_t num_measured = 0;
   for (size_t i = 0; i < results.size(); ++i) {
     score.found += results[i].found ? 1 : 0;
@@ -111,6 +115,8 @@ NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const 
       kept += *usage.kept_mass_mean;
       ++num_measured;
       score.kept_mass_min = std::min(score.kept_mass_min.value_or(1), *usage.kept_mass_min);
+      error += *usage.output_error_mean;
+      score.output_error_max = std::max(score.output_error_max.value_or(0), *usage.output_error_max);
     }
     if (i >= baseline.size() || !baseline[i].found) continue;
     ++score.baseline_found;
@@ -118,6 +124,7 @@ NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const 
   }
   score.remote_read_share_mean = read / static_cast<double>(results.size());
   if (num_measured > 0) score.kept_mass_mean = kept / static_cast<double>(num_measured);
+  if (num_measured > 0) score.output_error_mean = error / static_cast<double>(num_measured);
   return score;
 }
 

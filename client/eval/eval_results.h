@@ -28,6 +28,10 @@ struct KvUsage {
   // Share of the remote softmax that was kept, over sampled steps, layers and query heads; absent: not measured.
   std::optional<double> kept_mass_mean;
   std::optional<double> kept_mass_min;
+  // Of the attention's merged output, over the same; absent likewise.
+  std::optional<double> output_error_mean;
+  std::optional<double> output_error_p95;
+  std::optional<double> output_error_max;
 };
 // The shares are 1 without a decode step (one token of answer, which the prefill gives).
 KvUsage UsageOf(const v1::GenerateEvent::Summary& summary);
@@ -69,6 +73,8 @@ struct NeedleScore {
   // These are taken over the questions where it was measured.
   std::optional<double> kept_mass_mean;
   std::optional<double> kept_mass_min;
+  std::optional<double> output_error_mean;
+  std::optional<double> output_error_max;
 };
 // Results of the same questions in the same order; a setting that was cut short has fewer.
 NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const NeedleResult> baseline);

@@ -20,6 +20,8 @@ void HeadUsage::Add(const v1::GenerateEvent::Summary& summary) {
     head.read_share += weight * (reported.read_share() - head.read_share);
     head.kept_mass_mean += weight * (reported.kept_mass_mean() - head.kept_mass_mean);
     head.kept_mass_min = std::min(head.kept_mass_min, reported.kept_mass_min());
+    head.output_error_mean += weight * (reported.output_error_mean() - head.output_error_mean);
+    head.output_error_max = std::max(head.output_error_max, reported.output_error_max());
   }
 }
 

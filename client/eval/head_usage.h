@@ -1,5 +1,5 @@
-// What each KV head of each layer read of the remote tokens, and how much of their softmax it kept, over one or several
-// requests. Pure.
+// What each KV head of each layer read of the remote tokens, how much of their softmax it kept, and how wrong its
+// output was, over one or several requests. Pure.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace tributary {
 
-// Shares from 0 to 1, means and minima over the sampled decode steps.
+// Shares from 0 to 1 and errors: means, minima and maxima over the sampled decode steps.
 class HeadUsage {
  public:
   struct Head {
@@ -18,6 +18,8 @@ class HeadUsage {
     double read_share = 0;
     double kept_mass_mean = 0;
     double kept_mass_min = 1;
+    double output_error_mean = 0;
+    double output_error_max = 0;
   };
 
   // Adds what a request's summary says; nothing if it says nothing of heads. Heads that no model has are ignored.

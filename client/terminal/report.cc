@@ -36,9 +36,13 @@ Json AttentionJson(const v1::GenerateEvent::AttentionQuality& attention) {
   object["samples"] = attention.samples();
   object["kept_mass_mean"] = nullptr;
   object["kept_mass_min"] = nullptr;
+  for (const char* error : {"output_error_mean", "output_error_p95", "output_error_max"}) object[error] = nullptr;
   if (attention.samples() == 0) return object;
   object["kept_mass_mean"] = attention.kept_mass_mean();
   object["kept_mass_min"] = attention.kept_mass_min();
+  object["output_error_mean"] = attention.output_error_mean();
+  object["output_error_p95"] = attention.output_error_p95();
+  object["output_error_max"] = attention.output_error_max();
   object["fallback_heads"] = attention.fallback_heads();
   if (attention.heads().empty()) return object;
   Json heads = Json::array();
@@ -47,7 +51,10 @@ Json AttentionJson(const v1::GenerateEvent::AttentionQuality& attention) {
                      {"kv_head", head.kv_head()},
                      {"read_share", head.read_share()},
                      {"kept_mass_mean", head.kept_mass_mean()},
-                     {"kept_mass_min", head.kept_mass_min()}});
+                     {"kept_mass_min", head.kept_mass_min()},
+                     {"output_error_mean", head.output_error_mean()},
+                     {"output_error_p95", head.output_error_p95()},
+                     {"output_error_max", head.output_error_max()}});
   }
   object["heads"] = std::move(heads);
   return object;
@@ -97,14 +104,18 @@ std::string AttentionTable(const v1::GenerateEvent::Summary& summary) {
   text += fmt::format("; kept of its softmax mass {:.2f} % (least {:.2f} %), measured in {} {}\n",
                       100 * attention.kept_mass_mean(), 100 * attention.kept_mass_min(), attention.samples(),
                       attention.samples() == 1 ? "step" : "steps");
+  text += fmt::format("  output error {:.2g} (95 % of heads and steps {:.2g}, worst {:.2g})\n",
+                      attention.output_error_mean(), attention.output_error_p95(), attention.output_error_max());
   if (attention.fallback_heads() > 0) {
-    text += fmt::format("  {} heads kept too little and read everything\n", attention.fallback_heads());
+    text +=
+        fmt::format("  {} heads kept too little or were too wrong, and read everything\n", attention.fallback_heads());
   }
   for (const auto& head : attention.heads()) {
     text += fmt::format(
-        "    layer {:>3} KV head {:>3}   read {:>6.2f} %   kept {:>6.2f} % (least "
-        "{:>6.2f} %)\n",
-        head.layer(), head.kv_head(), 100 * head.read_share(), 100 * head.kept_mass_mean(), 100 * head.kept_mass_min());
+        "    layer {:>3} KV head {:>3}   read {:>6.2f} %   kept {:>6.2f} % (least {:>6.2f} %)   error {:>7.2g} (worst "
+        "{:>7.2g})\n",
+        head.layer(), head.kv_head(), 100 * head.read_share(), 100 * head.kept_mass_mean(), 100 * head.kept_mass_min(),
+        head.output_error_mean(), head.output_error_max());
   }
   return text;
 }

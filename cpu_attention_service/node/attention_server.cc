@@ -50,11 +50,15 @@ ReadRequest RequestOf(const NodeShard& shard, const QueryView& view, const Query
   request.softmax_scale = view.body().softmax_scale;
   request.q = view.q(query);
   request.section = view.policy(query);
+  request.dense_heads = view.dense_heads(query);
   return request;
 }
 
-// Whether the policy of the shard takes the query's section, and how many bytes it answers with.
-FrameError CheckSection(const NodeShard& shard, const ReadRequest& request, PartialEntry* entry) {
+// Whether the query names heads of the shard, whether its policy takes the query's section, and how many bytes it
+// answers with.
+FrameError CheckRequest(const NodeShard& shard, const ReadRequest& request, PartialEntry* entry) {
+  const FrameError heads = ShardFallback::CheckDenseHeads(request, shard.kv->spec().num_kv_heads_held());
+  if (heads != FrameError::kOk) return heads;
   if (shard.policy == nullptr) return request.section.empty() ? FrameError::kOk : FrameError::kMalformed;
   const FrameError error = shard.policy->CheckQuery(request);
   if (error == FrameError::kOk) entry->policy_bytes = shard.policy->PartialSectionBytes(request);
@@ -235,9 +239,8 @@ void AttentionServer::Impl::SetPolicyGauges() {
   uint64_t row_bytes = 0, fallback_heads = 0;
   for (const NodeShard* shard : shards.shards()) {
     if (shard->policy == nullptr) continue;
-    const ShardPolicyUsage usage = shard->policy->usage();
-    row_bytes += usage.cached_row_bytes;
-    fallback_heads += usage.fallback_heads;
+    row_bytes += shard->policy->cached_row_bytes();
+    fallback_heads += shard->fallback->num_heads();
   }
   metrics->row_cache_bytes.Set(static_cast<double>(row_bytes));
   metrics->fallback_heads.Set(static_cast<double>(fallback_heads));
@@ -450,7 +453,7 @@ PartialEntry AttentionServer::Impl::CheckEntry(const QueryView& view, const Quer
   entry.shard_id = query.shard_id;
   FrameError error = FrameError::kOk;
   NodeShard* found = FindQueried(query, layer, view.body().head_dim, &entry, &error);
-  if (found != nullptr) error = CheckSection(*found, RequestOf(*found, view, query, layer), &entry);
+  if (found != nullptr) error = CheckRequest(*found, RequestOf(*found, view, query, layer), &entry);
   entry.status = static_cast<uint32_t>(error);
   if (error != FrameError::kOk) return entry;
   *shard = found;

@@ -39,7 +39,7 @@ void AttentionStep::Plan(NodeShard* shard, const ReadRequest& request) {
   if (work.plan.has_selected) metrics_->selection_seconds.Observe(SecondsFromNs(clock_->NowNs() - start_ns));
 }
 
-// Each head's part of the plans that have such parts, spread over the threads.
+// Each head's part of the plans that have such parts, spread over the threads; then what is the same for all policies.
 void AttentionStep::PlanHeads() {
   heads_to_plan_.clear();
   for (Work& work : Unrun()) {
@@ -47,6 +47,9 @@ void AttentionStep::PlanHeads() {
     for (uint32_t head = 0; head < work.plan.answer.size(); ++head) heads_to_plan_.emplace_back(&work, head);
   }
   if (!heads_to_plan_.empty()) executor_->ForEach(static_cast<uint32_t>(heads_to_plan_.size()), plan_head_);
+  for (Work& work : Unrun()) {
+    if (work.shard->fallback != nullptr) work.shard->fallback->CompletePlan(work.request, &work.plan);
+  }
 }
 
 ShardQuery AttentionStep::QueryOf(const Work& work) const {
@@ -68,10 +71,8 @@ void AttentionStep::AddQueries(Work& work) {
   query.partial = work.data;
   queries_.push_back(query);
   if (work.plan.sample.empty()) return;
-  work.sample_out.resize(work.data.out.size());
-  work.sample_lse_ln.resize(work.data.lse_ln.size());
   query.heads = work.plan.sample;
-  query.partial = {work.sample_out, work.sample_lse_ln};
+  query.partial = work.data.sample;
   queries_.push_back(query);
 }
 
@@ -87,7 +88,7 @@ void AttentionStep::Run() {
 
 void AttentionStep::Complete(Work& work) {
   Count(work);
-  if (!work.data.lse_dense_ln.empty()) Measure(work);
+  if (work.request.is_measured()) Measure(work);
   if (work.shard->policy != nullptr) {
     work.shard->policy->WritePartial(work.request, work.plan, work.data, work.data.policy);
   }
@@ -96,21 +97,37 @@ void AttentionStep::Complete(Work& work) {
 }
 
 void AttentionStep::Measure(Work& work) {
-  ShardPolicy* const policy = work.shard->policy.get();
+  const ReadPlan& plan = work.plan;
+  const uint64_t all = work.request.local.size();
   for (uint32_t head = 0; head < work.data.attended_tokens.size(); ++head) {
-    const uint64_t tokens = policy == nullptr ? work.request.local.size() : work.plan.answer[head].NumTokens();
-    work.data.attended_tokens[head] = static_cast<uint32_t>(tokens);
+    const uint64_t attended = plan.answer.empty() ? all : plan.answer[head].NumTokens();
+    const bool has_sample = !plan.sample.empty() && !plan.sample[head].is_untouched;
+    work.data.attended_tokens[head] = static_cast<uint32_t>(attended);
+    work.data.sampled_tokens[head] = static_cast<uint32_t>(has_sample ? plan.sample[head].NumTokens() : attended);
   }
-  if (policy == nullptr) {
-    std::copy(work.data.lse_ln.begin(), work.data.lse_ln.end(), work.data.lse_dense_ln.begin());
-    return;
-  }
+  FillSample(work);
+  if (work.shard->policy == nullptr) return;
   kept_mass_.clear();
   SampledPartials partials;
   partials.answer = AttentionPartialView(work.data);
-  partials.sample = {work.sample_out, work.sample_lse_ln};
-  policy->OnSampled(work.request, work.plan, partials, work.data.lse_dense_ln, &kept_mass_);
+  partials.sample = work.data.sample;
+  work.shard->fallback->OnSampled(work.request, plan, partials, &kept_mass_);
+  work.shard->policy->OnSampled(work.request, plan, partials);
   for (const float kept : kept_mass_) metrics_->kept_mass.Observe(kept);
+}
+
+void AttentionStep::FillSample(const Work& work) {
+  const ShardSpec& spec = work.shard->kv->spec();
+  const size_t group_size = spec.model.group_size(), head_dim = spec.model.head_dim;
+  for (size_t head = 0; head < work.data.attended_tokens.size(); ++head) {
+    if (!work.plan.sample.empty() && !work.plan.sample[head].is_untouched) continue;
+    for (size_t row = head * group_size; row < work.data.lse_ln.size(); row += spec.num_q_heads_held()) {
+      const std::span<const float> lse_ln = work.data.lse_ln.subspan(row, group_size);
+      const std::span<const float> out = work.data.out.subspan(row * head_dim, group_size * head_dim);
+      std::copy(lse_ln.begin(), lse_ln.end(), work.data.sample.lse_ln.subspan(row).begin());
+      std::copy(out.begin(), out.end(), work.data.sample.out.subspan(row * head_dim).begin());
+    }
+  }
 }
 
 void AttentionStep::Count(Work& work) {

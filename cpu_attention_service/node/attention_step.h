@@ -49,8 +49,6 @@ class AttentionStep {
     PartialSpans data;
     ReadPlan plan;  // no heads for a shard without a policy's state
     uint64_t attended_head_tokens = 0;
-    std::vector<float> sample_out;
-    std::vector<float> sample_lse_ln;
     std::vector<float> lse_ln;  // of the answer, kept for the weights
   };
 
@@ -60,6 +58,8 @@ class AttentionStep {
   void AddQueries(Work& work);
   void Complete(Work& work);
   void Measure(Work& work);
+  // The answer is the sample where the plan has no other.
+  static void FillSample(const Work& work);
   void Count(Work& work);
   void FinishThose(After after, Histogram& seconds);
 

@@ -14,6 +14,7 @@ absl::Status ShardRegistry::OpenPolicy(NodeShard& shard) {
     TRIBUTARY_RETURN_IF_ERROR(shard.kv->KeepSummaries(options));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(shard.policy, OpenShardPolicy(shard.kv.get(), store_->pool()));
+  if (shard.policy != nullptr) shard.fallback = std::make_unique<ShardFallback>(shard.kv->spec());
   return absl::OkStatus();
 }
 

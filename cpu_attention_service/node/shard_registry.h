@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "cluster/shard_spec.h"
 #include "cluster/worker_identity.h"
+#include "cpu_attention_service/policy/shard_fallback.h"
 #include "cpu_attention_service/policy/shard_policy.h"
 #include "kv_store/kv_shard.h"
 #include "kv_store/shard_store.h"
@@ -19,8 +20,9 @@ namespace tributary {
 
 // One shard on this node.
 struct NodeShard {
-  std::shared_ptr<KvShard> kv;          // the store's
-  std::unique_ptr<ShardPolicy> policy;  // null: every query reads everything. Destroyed before kv
+  std::shared_ptr<KvShard> kv;              // the store's
+  std::unique_ptr<ShardPolicy> policy;      // null: every query reads everything. Destroyed before kv
+  std::unique_ptr<ShardFallback> fallback;  // null without a policy
   WorkerIdentity granted_to;
 
   uint64_t reserved_bytes() const { return kv->reserved_bytes() + (policy == nullptr ? 0 : policy->reserved_bytes()); }

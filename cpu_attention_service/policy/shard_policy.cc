@@ -10,10 +10,14 @@ FrameError ShardPolicy::CheckQuery(const ReadRequest& request) const {
   return request.section.empty() ? FrameError::kOk : FrameError::kMalformed;
 }
 
+bool ReadsAll(const ReadRequest& request, const HeadRead& read) {
+  return read.tokens == request.local && read.rows.empty() && read.pieces.pieces.empty() &&
+         read.weighted.pieces.empty();
+}
+
 void ResetToDense(const ReadRequest& request, uint32_t num_kv_heads, ReadPlan* plan) {
   plan->answer.assign(num_kv_heads, HeadRead{.tokens = request.local});
   plan->sample.clear();
-  if (request.is_measured()) plan->sample.assign(num_kv_heads, HeadRead{.is_untouched = true});
   plan->after = ReadPlan::After::kNothing;
   plan->max_over_group = false;
   plan->plans_heads = false;

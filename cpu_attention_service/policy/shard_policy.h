@@ -5,6 +5,7 @@
 //
 //   CheckSpill, OnStored           a block has come and is stored
 //   CheckQuery, PlanRead           a query has come; PlanHead for each KV head if the plan wants it, on any thread
+//   (dense heads, the sample)      ShardFallback completes the plan (shard_fallback.h)
 //   (attention)
 //   OnSampled                      if the query was to be measured
 //   WritePartial                   the partial is there, the answer not yet on its way
@@ -29,18 +30,23 @@
 
 namespace tributary {
 
-// One query of one layer. Memory is borrowed and stays until AfterAnswer() has returned, but for `section`, which ends
-// with the plan.
+// One query of one layer. Memory is borrowed and stays until AfterAnswer() has returned, but for `section` and
+// `dense_heads`, which end with the plan.
 struct ReadRequest {
   uint32_t layer = 0;  // absolute, and held
   TokenRange local;    // the visible tokens, stripe-local; all stored
   uint32_t n_q = 1;
   uint32_t flags = 0;  // kQuery... (wire/frame.h)
   float softmax_scale = 0;
-  std::span<const std::byte> q;        // f32 [n_q][num_q_heads held][head_dim], unaligned
-  std::span<const std::byte> section;  // the policy's, of the query; unaligned
+  std::span<const std::byte> q;            // f32 [n_q][num_q_heads held][head_dim], unaligned
+  std::span<const std::byte> section;      // the policy's, of the query; unaligned
+  std::span<const std::byte> dense_heads;  // bits of KV heads held (wire/frame.h), unaligned; empty: none
 
   bool is_measured() const { return (flags & kQueryMeasure) != 0; }
+  // The query wants the KV head to be answered by everything.
+  bool WantsDense(uint32_t kv_head) const {
+    return !dense_heads.empty() && (ReadAt<uint32_t>(dense_heads, kv_head / 32 * 4) >> kv_head % 32 & 1) != 0;
+  }
 };
 
 // What one query reads. What the spans of its heads point to is the policy's, and stays as it is until the next
@@ -54,8 +60,9 @@ struct ReadPlan {
     kSelect,   // a new selection
   };
   std::vector<HeadRead> answer;  // [KV head held]
-  // What is read beside the answer of a measured query, to judge it by; a head of which nothing is read is untouched.
-  // Empty for other queries.
+  // The second attention of a measured query (ShardFallback): all of `local` for a head whose answer is less, what the
+  // policy had chosen for a head that is answered by everything instead. Untouched where the policy leaves nothing out.
+  // Empty for other queries, and until the policy has planned.
   std::vector<HeadRead> sample;
   After after = After::kNothing;
   bool max_over_group = false;  // of the weights asked for: the maximum over a group's heads, else the mean
@@ -63,18 +70,14 @@ struct ReadPlan {
   bool has_selected = false;    // planning has chosen anew, which took its time
 };
 
-// Both attentions of a measured query; [n_q][num_q_heads held], out times head_dim. Where the plan has no sample, that
-// of `sample` is undefined.
+// Whether a head reads all of `local`, as exact attention does.
+bool ReadsAll(const ReadRequest& request, const HeadRead& read);
+
+// Both attentions of a measured query; [n_q][num_q_heads held], out times head_dim. Where the plan has no sample, both
+// are the same.
 struct SampledPartials {
   ConstAttentionPartialView answer;
   ConstAttentionPartialView sample;
-};
-
-// What a shard's policy state amounts to, for gauges.
-struct ShardPolicyUsage {
-  uint64_t cached_row_bytes = 0;
-  uint32_t fallback_heads =
-      0;  // KV heads, over all layers, that read everything because their selection kept too little
 };
 
 // Thread-compatible, but for PlanHead. Sections are bytes from the network: Check... comes first.
@@ -84,7 +87,8 @@ class ShardPolicy {
 
   // What it holds of the pool, beside the shard's own; promised in PolicyNeeds, counted by ShardReservedBytes.
   virtual uint64_t reserved_bytes() const { return 0; }
-  virtual ShardPolicyUsage usage() const { return {}; }
+  // Filled of row_cache(), for a gauge.
+  virtual uint64_t cached_row_bytes() const { return 0; }
   // The cache whose rows plans refer to; null if there is none.
   virtual const RowCache* row_cache() const { return nullptr; }
 
@@ -99,16 +103,15 @@ class ShardPolicy {
   // Bytes of the policy's section in the partial that answers this query. REQUIRES: CheckQuery() is OK.
   virtual uint32_t PartialSectionBytes(const ReadRequest& request) const { return 0; }
 
-  // What the query reads. `plan` is one of old, for its memory: every field is to be set (Reset). REQUIRES: as above.
+  // What the query reads, measured or not. `plan` is one of old, for its memory: every field is to be set (Reset).
+  // REQUIRES: as above.
   virtual void PlanRead(const ReadRequest& request, ReadPlan* plan) = 0;
-  // The part of the plan that is one KV head's: it sets answer[kv_head] (and sample[kv_head]) alone. Different heads at
-  // the same time, on any thread; allocates nothing. So choices that read memory are spread over the cores.
+  // The part of the plan that is one KV head's: it sets answer[kv_head] alone. Different heads at the same time, on any
+  // thread; allocates nothing. So choices that read memory are spread over the cores.
   virtual void PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* plan) {}
 
-  // A measured query: writes the lse over everything that is visible, [n_q][num_q_heads held], and appends the kept
-  // mass of each query head that has a selection to `kept_mass`.
-  virtual void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                         std::span<float> lse_dense_ln, std::vector<float>* kept_mass) = 0;
+  // A measured query, for a policy that learns from what its selections are worth.
+  virtual void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials) {}
   // The partial is there, and may still be changed. Fills its section, of PartialSectionBytes, 8-aligned.
   virtual void WritePartial(const ReadRequest& request, const ReadPlan& plan, const AttentionPartialView& partial,
                             std::span<std::byte> section) {}
@@ -117,7 +120,7 @@ class ShardPolicy {
   virtual void AfterAnswer(const ReadRequest& request, const ReadPlan& plan, ShardExecutor& executor) {}
 };
 
-// Sets every field to "each head reads all of `local`", with a sample of nothing if the query is measured.
+// Sets every field to "each head reads all of `local`".
 void ResetToDense(const ReadRequest& request, uint32_t num_kv_heads, ReadPlan* plan);
 
 }  // namespace tributary

@@ -82,6 +82,8 @@ struct DecodeRow {
   // False: no partials will be merged into this row. A device that runs ahead hands q out only if some row may have
   // them.
   bool may_have_partials = true;
+  // True: resident_partial() of the row is asked for in each layer.
+  bool wants_resident_partial = false;
   // False: a device that samples may keep the logits to itself, which are 0.5 MB per row of a large vocabulary.
   bool wants_logits = true;
   // Rows of one sequence in one step are successive tokens of it: the last of them says how many there are, the others
@@ -191,6 +193,10 @@ class Device {
   virtual PartialSlots& partial_slots() = 0;
   // Merges the first num_slots[row] slots of each row.
   virtual void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) = 0;
+  // What the row's resident attention gave in the layer last finished, before the merge: f32 [num_q_heads][head_dim]
+  // and [num_q_heads]. It is there once AwaitQuery() of the next layer, or EndStep(), has returned; until the next
+  // FinishLayer() or BeginStep(). REQUIRES: the row wants it, and may have partials.
+  virtual ConstAttentionPartialView resident_partial(uint32_t row_idx) const = 0;
   // Logits f32 [row][vocab_size], valid until the next BeginStep. NaN if step_status() is not OK. Empty if the device
   // samples and no row wants logits.
   virtual std::span<const float> EndStep() = 0;

@@ -24,6 +24,7 @@ void StepAccount::AddQuality(const StepRow& row) const {
   if (!row.measured) return;
   metrics_->kept_mass_mean.Observe(row.quality->step_kept_mass().mean());
   metrics_->kept_mass_min.Observe(row.quality->step_kept_mass().minimum());
+  for (const float error : row.quality->step_output_errors()) metrics_->output_error.Observe(double{error});
 }
 
 void StepAccount::AddStages(std::span<const BatchEntry> batch, const DecodeStep& step) const {

@@ -32,6 +32,7 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
       sparse_attended(registry.counter(metrics::kSparseAttendedTokens)),
       kept_mass_mean(registry.histogram(metrics::kKeptMassMean)),
       kept_mass_min(registry.histogram(metrics::kKeptMassMin)),
+      output_error(registry.histogram(metrics::kOutputError)),
       transport(registry),
       registry_(&registry) {
   for (size_t i = 0; i < kNumStages; ++i) {

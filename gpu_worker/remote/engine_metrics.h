@@ -40,7 +40,7 @@ struct EngineMetrics {
   Gauge spill_queue_blocks;
   Counter spill_bytes;
   Counter sparse_covered, sparse_attended;
-  Histogram kept_mass_mean, kept_mass_min;
+  Histogram kept_mass_mean, kept_mass_min, output_error;
   std::array<Counter, kNumFrameErrors> spill_acks;
   std::array<Counter, kNumFrameErrors> frames_rejected;
   TransportMetrics transport;

@@ -32,11 +32,14 @@ std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_
     row.measured = row.quality != nullptr && !row.remote.empty() && row.quality->BeginStep();
     device_rows_.push_back(row.device);
     device_rows_.back().may_have_partials = !row.remote.empty();
+    device_rows_.back().wants_resident_partial = row.measured;
   }
+  measured_rows_.clear();
 
   device_->BeginStep(device_rows_);
   for (uint32_t layer = 0; layer < options_.num_layers; ++layer) RunLayer(layer);
   const std::span<const float> logits = device_->EndStep();
+  TakeMeasurements();
   Mark(Stage::kMergeMlp, -1);
   const absl::Status status = device_->step_status();
   for (StepRow& row : rows) {
@@ -78,6 +81,7 @@ void DecodeStep::RunLayer(uint32_t layer) {
   Plan(layer);  // this and the frames while a device that runs ahead works on q
   PrepareQueries(layer, 0);
   const std::span<const float> q = device_->AwaitQuery(layer);
+  TakeMeasurements();
   Mark(Stage::kQkv, layer);
   gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
   Scatter(layer, q);
@@ -87,7 +91,6 @@ void DecodeStep::RunLayer(uint32_t layer) {
   Gather(layer, q);
   Mark(Stage::kRemoteWait, layer);
   CollectFailures();
-  TakeMeasurements();
   device_->FinishLayer(layer, num_slots_);
   Mark(Stage::kMergeMlp, layer);
 }
@@ -160,7 +163,8 @@ size_t DecodeStep::EndOfFrame(uint32_t layer, size_t begin) const {
     const uint32_t kv_heads = e.kv_head_end - e.kv_head_begin;
     const uint32_t heads = kv_heads * options_.shape.group_size();
     const auto section_bytes = static_cast<uint32_t>(MaxSectionBytes(layer, e));
-    query_bytes += QueryEntryBytes({.num_q_heads = heads, .n_q = e.num_rows, .policy_bytes = section_bytes}, head_dim);
+    query_bytes += QueryEntryBytes(
+        {.num_q_heads = heads, .n_q = e.num_rows, .flags = kQueryDenseHeads, .policy_bytes = section_bytes}, head_dim);
     partial_bytes += PartialEntryBytes({.num_q_heads = heads,
                                         .n_q = e.num_rows,
                                         .flags = e.measured ? kPartialMeasured : 0,
@@ -196,14 +200,15 @@ size_t DecodeStep::QueryPayload(uint32_t layer, size_t begin, size_t end) {
     const StepRow& row = rows_[e.row];
     const size_t section_bytes = row.facet == nullptr ? 0 : row.facet->QuerySectionBytes(FacetQueryOf(layer, e));
     TRIBUTARY_CHECK_LE(section_bytes, size_t{limits::kMaxPolicySectionBytes});
-    entries_.push_back({.shard_id = e.shard.value,
-                        .sequence_epoch = row.shards.front().spec.epoch.value,
-                        .visible_begin = row.remote.begin,
-                        .visible_end = row.remote.end,
-                        .num_q_heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size(),
-                        .n_q = e.num_rows,
-                        .flags = row.query_flags | (e.measured ? kQueryMeasure : 0),
-                        .policy_bytes = static_cast<uint32_t>(section_bytes)});
+    entries_.push_back(
+        {.shard_id = e.shard.value,
+         .sequence_epoch = row.shards.front().spec.epoch.value,
+         .visible_begin = row.remote.begin,
+         .visible_end = row.remote.end,
+         .num_q_heads = (e.kv_head_end - e.kv_head_begin) * options_.shape.group_size(),
+         .n_q = e.num_rows,
+         .flags = row.query_flags | (e.measured ? kQueryMeasure : 0) | (HasDenseHeads(layer, e) ? kQueryDenseHeads : 0),
+         .policy_bytes = static_cast<uint32_t>(section_bytes)});
   }
   return QueryPayloadBytes(entries_, options_.shape.head_dim);
 }
@@ -216,6 +221,7 @@ void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
   for (size_t i = query->begin; i < query->end; ++i) {
     const QueryEntry& entry = entries_[i - query->begin];
     targets_[i] = writer.Add(entry);
+    if (!targets_[i].dense_heads.empty()) WriteDenseHeads(layer, expected_[i], targets_[i].dense_heads);
     rows_[expected_[i].row].bytes_sent +=
         QueryEntryBytes(entry, options_.shape.head_dim) + (kFrameHeaderBytes + sizeof(QueryBody)) / entries_.size();
   }
@@ -271,6 +277,22 @@ void DecodeStep::CopyQ(size_t expected_idx, std::span<const float> q) {
     const size_t head =
         (size_t{e.row} + j) * options_.shape.num_q_heads + size_t{e.kv_head_begin} * options_.shape.group_size();
     std::copy_n(q.data() + head * options_.shape.head_dim, row_floats, to.data() + j * row_floats);
+  }
+}
+
+bool DecodeStep::HasDenseHeads(uint32_t layer, const ExpectedPartial& e) const {
+  const AttentionQuality* const quality = rows_[e.row].quality;
+  for (uint32_t head = e.kv_head_begin; quality != nullptr && head < e.kv_head_end; ++head) {
+    if (quality->wants_dense(layer, head)) return true;
+  }
+  return false;
+}
+
+void DecodeStep::WriteDenseHeads(uint32_t layer, const ExpectedPartial& e, std::span<uint32_t> words) const {
+  std::fill(words.begin(), words.end(), 0u);
+  for (uint32_t head = e.kv_head_begin; head < e.kv_head_end; ++head) {
+    const uint32_t held = head - e.kv_head_begin;
+    if (rows_[e.row].quality->wants_dense(layer, head)) words[held / 32] |= 1u << held % 32;
   }
 }
 
@@ -349,13 +371,18 @@ void DecodeStep::CollectFailures() {
       num_slots_[r] = 0;
     }
   }
+  for (uint32_t r = 0; r < rows_.size(); ++r) {
+    if (rows_[r].measured && num_slots_[r] != 0) measured_rows_.push_back(r);  // failed rows have no slots
+  }
 }
 
 void DecodeStep::TakeMeasurements() {
-  for (uint32_t r = 0; r < rows_.size(); ++r) {
-    if (!rows_[r].measured || num_slots_[r] == 0) continue;  // failed rows have no slots
-    rows_[r].quality->AddLayer(gather_.measured(r));
+  for (const uint32_t r : measured_rows_) {
+    MeasuredLayer measured = gather_.measured(r);
+    measured.resident = device_->resident_partial(r);
+    rows_[r].quality->AddLayer(measured);
   }
+  measured_rows_.clear();
 }
 
 void DecodeStep::OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial) {

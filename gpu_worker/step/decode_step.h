@@ -136,10 +136,14 @@ class DecodeStep {
   void LoseNode(NodeIdx node, const absl::Status& status);
   // Another holder of what was asked for; kNoNode if none is left.
   NodeIdx OtherHolder(const ExpectedPartial& expected) const;
+  // KV heads of the shard that the query wants to be answered by everything.
+  bool HasDenseHeads(uint32_t layer, const ExpectedPartial& e) const;
+  void WriteDenseHeads(uint32_t layer, const ExpectedPartial& e, std::span<uint32_t> words) const;
   // Asks for what is in unasked_.
   void AskOthers(uint32_t layer, std::span<const float> q);
   void CollectFailures();
-  // Notes for measured rows what the nodes' selections kept of this layer.
+  // Notes for measured rows what the nodes' selections kept of the layer last finished: the device has handed out its
+  // resident partials by now.
   void TakeMeasurements();
   // Metrics and trace of a device that runs ahead.
   void TakeDeviceTimes();
@@ -178,6 +182,7 @@ class DecodeStep {
   std::vector<ExpectedPartial> unasked_;   // of nodes that have failed: others are to be asked
   std::vector<GatherRow> gather_rows_;
   std::vector<uint32_t> num_slots_;
+  std::vector<uint32_t> measured_rows_;  // of the layer last finished, until TakeMeasurements()
   std::vector<PreparedQuery> queries_;
   uint16_t num_frames_ = 0;          // of this layer
   std::vector<QuerySpans> targets_;  // in the frames of queries_, by index of expected_

@@ -39,13 +39,16 @@ void PartialGather::ClearSlots(std::span<const GatherRow> rows) {
     if (!rows[row].measured) continue;
     const size_t slot = row * slots_->max_slots;
     const size_t slots_end = slot + rows[row].num_slots;
-    if (lse_dense_ln_.size() < slots_end * shape_.num_q_heads) {
-      lse_dense_ln_.resize(slots_end * shape_.num_q_heads);
+    if (sample_lse_ln_.size() < slots_end * shape_.num_q_heads) {
+      sample_out_.resize(slots_end * shape_.num_q_heads * shape_.head_dim);
+      sample_lse_ln_.resize(slots_end * shape_.num_q_heads);
       attended_tokens_.resize(slots_end * shape_.num_kv_heads);
+      sampled_tokens_.resize(slots_end * shape_.num_kv_heads);
     }
-    std::fill_n(lse_dense_ln_.begin() + begin, size_t{rows[row].num_slots} * shape_.num_q_heads, kEmptyLse);
-    std::fill_n(attended_tokens_.begin() + slot * shape_.num_kv_heads,
-                size_t{rows[row].num_slots} * shape_.num_kv_heads, 0u);
+    std::fill_n(sample_lse_ln_.begin() + begin, size_t{rows[row].num_slots} * shape_.num_q_heads, kEmptyLse);
+    for (std::vector<uint32_t>* tokens : {&attended_tokens_, &sampled_tokens_}) {
+      std::fill_n(tokens->begin() + slot * shape_.num_kv_heads, size_t{rows[row].num_slots} * shape_.num_kv_heads, 0u);
+    }
   }
 }
 
@@ -130,12 +133,18 @@ absl::Status PartialGather::CheckMeasured(const ExpectedPartial& expected, const
                                            expected.measured ? "measured" : "not measured"));
   }
   if (!is_measured) return absl::OkStatus();
-  const std::span<const std::byte> lse_bytes = partial.lse_dense_ln(entry);
+  const std::span<const std::byte> answer = partial.lse_ln(entry), sample = partial.sample_lse_ln(entry);
   for (uint32_t head = 0; head < entry.num_q_heads; ++head) {
-    const auto lse_ln = ReadAt<float>(lse_bytes, head * sizeof(float));
-    if (std::isfinite(lse_ln)) continue;
+    const size_t kv_head_at = head / shape_.group_size() * sizeof(uint32_t);
+    const bool answer_is_dense = ReadAt<uint32_t>(partial.attended_tokens(entry), kv_head_at) == entry.covered_tokens;
+    const auto answer_ln = ReadAt<float>(answer, head * sizeof(float));
+    const auto sample_ln = ReadAt<float>(sample, head * sizeof(float));
+    const float dense_ln = answer_is_dense ? answer_ln : sample_ln, sparse_ln = answer_is_dense ? sample_ln : answer_ln;
+    // Everything is some tokens; a selection may be none.
+    if (std::isfinite(dense_ln) && (std::isfinite(sparse_ln) || sparse_ln == kEmptyLse)) continue;
     return absl::InternalError(
-        fmt::format("layer {}: shard {} measured a dense lse_ln of {}", layer_, expected.shard.value, lse_ln));
+        fmt::format("layer {}: shard {} measured a dense lse_ln of {}, and {} of what it selects", layer_,
+                    expected.shard.value, dense_ln, sparse_ln));
   }
   return absl::OkStatus();
 }
@@ -150,14 +159,21 @@ void PartialGather::CopyOut(const ExpectedPartial& expected, const PartialFrameV
     std::memcpy(slots_->out.data() + head * shape_.head_dim, partial.out(entry).data() + i * out_bytes, out_bytes);
     std::memcpy(slots_->lse_ln.data() + head, partial.lse_ln(entry).data() + i * lse_bytes, lse_bytes);
   }
-  if (!expected.measured) return;
+  if (expected.measured) CopySample(expected, partial, entry);
+}
+
+// A measured row asks alone.
+void PartialGather::CopySample(const ExpectedPartial& expected, const PartialFrameView& partial,
+                               const PartialEntry& entry) {
+  TRIBUTARY_CHECK_EQ(expected.num_rows, 1u);
   const size_t slot = size_t{expected.row} * slots_->max_slots + expected.slot;
   const size_t head = slot * shape_.num_q_heads + size_t{expected.kv_head_begin} * shape_.group_size();
-  const auto lse_dense_ln = partial.lse_dense_ln(entry);
-  std::memcpy(lse_dense_ln_.data() + head, lse_dense_ln.data(), lse_dense_ln.size());
-  const auto attended = partial.attended_tokens(entry);
-  std::memcpy(attended_tokens_.data() + slot * shape_.num_kv_heads + expected.kv_head_begin, attended.data(),
-              attended.size());
+  const size_t kv_head = slot * shape_.num_kv_heads + expected.kv_head_begin;
+  const auto copy = [](std::span<const std::byte> from, void* to) { std::memcpy(to, from.data(), from.size()); };
+  copy(partial.sample_out(entry), sample_out_.data() + head * shape_.head_dim);
+  copy(partial.sample_lse_ln(entry), sample_lse_ln_.data() + head);
+  copy(partial.attended_tokens(entry), attended_tokens_.data() + kv_head);
+  copy(partial.sampled_tokens(entry), sampled_tokens_.data() + kv_head);
 }
 
 MeasuredLayer PartialGather::measured(uint32_t row) const {
@@ -165,13 +181,19 @@ MeasuredLayer PartialGather::measured(uint32_t row) const {
   const size_t slot = size_t{row} * slots_->max_slots;
   const size_t num_slots = rows_[row].num_slots;
   const size_t heads = slot * shape_.num_q_heads, num_heads = num_slots * shape_.num_q_heads;
+  const size_t kv_heads = slot * shape_.num_kv_heads, num_kv_heads = num_slots * shape_.num_kv_heads;
+  const auto partials = [&](std::span<const float> out, std::span<const float> lse_ln) {
+    return ConstAttentionPartialView{out.subspan(heads * shape_.head_dim, num_heads * shape_.head_dim),
+                                     lse_ln.subspan(heads, num_heads)};
+  };
   return {.layer = layer_,
           .remote_tokens = rows_[row].context_tokens - rows_[row].resident_tokens,
           .num_slots = rows_[row].num_slots,
-          .lse_ln = slots_->lse_ln.subspan(heads, num_heads),
-          .lse_dense_ln = std::span(lse_dense_ln_).subspan(heads, num_heads),
-          .attended_tokens =
-              std::span(attended_tokens_).subspan(slot * shape_.num_kv_heads, num_slots * shape_.num_kv_heads)};
+          .resident = {},
+          .answer = partials(slots_->out, slots_->lse_ln),
+          .sample = partials(sample_out_, sample_lse_ln_),
+          .attended_tokens = std::span(attended_tokens_).subspan(kv_heads, num_kv_heads),
+          .sampled_tokens = std::span(sampled_tokens_).subspan(kv_heads, num_kv_heads)};
 }
 
 void PartialGather::FailRow(uint32_t row, NodeIdx node, const absl::Status& status) {

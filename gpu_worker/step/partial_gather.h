@@ -118,8 +118,8 @@ class PartialGather {
   // once; those that do not fail (INTERNAL). REQUIRES: done(). The failures of this layer are valid
   // until the next Begin().
   std::span<const RowFailure> Finish();
-  // What was measured of a row that did not fail, after Finish(), until the next Begin(). REQUIRES: the row is
-  // measured.
+  // What was measured of a row that did not fail, without its resident partial; after Finish(), until the next Begin().
+  // REQUIRES: the row is measured.
   MeasuredLayer measured(uint32_t row) const;
 
  private:
@@ -130,10 +130,12 @@ class PartialGather {
   // Why an entry is no answer to what was asked; OK if it is.
   absl::Status CheckEntry(const ExpectedPartial& expected, const PartialFrameView& partial,
                           const PartialEntry& entry) const;
-  // Likewise, of what was measured. That the heads' tokens add up is the decoder's to check.
+  // Likewise, of what was measured. That the heads' tokens add up, and either attention is dense, is the decoder's to
+  // check.
   absl::Status CheckMeasured(const ExpectedPartial& expected, const PartialFrameView& partial,
                              const PartialEntry& entry) const;
   void CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial, const PartialEntry& entry);
+  void CopySample(const ExpectedPartial& expected, const PartialFrameView& partial, const PartialEntry& entry);
   void ClearSlots(std::span<const GatherRow> rows);
   // Sorts expected_ again. Returns the entries of these shards that are still waited for.
   std::vector<ExpectedPartial> EndMove(std::span<const ShardId> shards);
@@ -150,9 +152,11 @@ class PartialGather {
   std::vector<bool> row_failed_;
   std::vector<std::vector<RouteCoverage>> coverage_;  // [row]
   std::vector<RowFailure> failures_;
-  // It is laid out as the device's slots, and is of measured rows only.
-  std::vector<float> lse_dense_ln_;        // [row][max_slots][num_q_heads]
+  // These are laid out as the device's slots, and are of measured rows only.
+  std::vector<float> sample_out_;          // [row][max_slots][num_q_heads][head_dim]
+  std::vector<float> sample_lse_ln_;       // [row][max_slots][num_q_heads]
   std::vector<uint32_t> attended_tokens_;  // [row][max_slots][num_kv_heads]
+  std::vector<uint32_t> sampled_tokens_;   // likewise
   uint32_t num_missing_ = 0;
 };
 

@@ -71,6 +71,7 @@ class TokensTest(unittest.TestCase):
                 self.assertNotIn("attention", dense)
                 self.assertEqual(hgca["attention"]["remote_read_share"], 1)
                 self.assertEqual(hgca["attention"]["kept_mass_min"], 1)
+                self.assertEqual(hgca["attention"]["output_error_max"], 0)
 
     def test_hgca_says_what_it_read_and_kept(self):
         text = random_text(3000, self.rng)
@@ -84,13 +85,22 @@ class TokensTest(unittest.TestCase):
         self.assertEqual(attention["samples"], 58)  # of 59 steps; the first reads everything
         self.assertLessEqual(attention["kept_mass_min"], attention["kept_mass_mean"])
         self.assertLess(attention["kept_mass_mean"], 1)
+        self.assertGreater(attention["output_error_mean"], 0)
+        self.assertLessEqual(attention["output_error_mean"], attention["output_error_max"])
+        self.assertLessEqual(attention["output_error_p95"], attention["output_error_max"])
         self.assertNotIn("heads", attention)
         self.assertLess(answer["attended_tokens_mean"], 0.9 * answer["context_tokens"])
         heads = self.cluster.generate(text, *flags, "--report-attention-heads")["attention"]["heads"]
         self.assertEqual(len(heads), 6 * 2)
         self.assertAlmostEqual(sum(head["kept_mass_mean"] for head in heads) / len(heads),
                                attention["kept_mass_mean"], places=6)
-        # A floor that nothing misses makes every head read everything.
+        self.assertAlmostEqual(sum(head["output_error_mean"] for head in heads) / len(heads),
+                               attention["output_error_mean"], places=6)
+        # A limit that nothing meets, or a floor, makes every head read everything.
+        strict = self.cluster.generate(text, *flags, "--max-output-error", "1e-9")["attention"]
+        self.assertGreater(strict["remote_read_share"], attention["remote_read_share"])
+        self.assertLess(strict["output_error_mean"], attention["output_error_mean"])
+        self.assertGreater(strict["fallback_heads"], 0)
         exact = self.cluster.generate(text, *flags, "--min-kept-mass", "1")["attention"]
         self.assertGreater(exact["remote_read_share"], attention["remote_read_share"])
         self.assertGreater(exact["fallback_heads"], 0)
@@ -184,6 +194,9 @@ class TokensTest(unittest.TestCase):
         self.assertGreaterEqual(sparse["tributary_sparse_covered_tokens_total"],
                                 sparse["tributary_sparse_attended_tokens_total"])
         self.assertGreater(sparse["tributary_kept_mass_mean_ratio_count"], 5)
+        self.assertEqual(sparse["tributary_attention_output_error_count"] %
+                         sparse["tributary_kept_mass_mean_ratio_count"], 0)  # all heads of each measured step
+        self.assertGreater(sparse["tributary_attention_output_error_count"], 5)
         self.assertGreater(self.cluster.scrape("coordinator")["tributary_generated_tokens_total"], 7)
         self.assertGreater(self.cluster.scrape("gpu-0")["tributary_decode_step_duration_seconds_count"], 6)
         self.assertGreater(self.cluster.scrape("cpu-0")['tributary_transport_bytes_total{direction="received"}'], 1000)

@@ -78,6 +78,8 @@ class EvalTest(unittest.TestCase):
         self.assertEqual(everything["perplexity"]["logprobs"], dense["perplexity"]["logprobs"])
         self.assertEqual(everything["perplexity"]["kl_max"], 0)
         self.assertEqual(everything["perplexity"]["kept_mass_min"], 1)
+        self.assertEqual(everything["perplexity"]["output_error_max"], 0)
+        self.assertGreater(sparse["perplexity"]["output_error_p95"], 0)
         self.assertEqual([q["answer"] for q in everything["needles"]["questions"]],
                          [q["answer"] for q in dense["needles"]["questions"]])
         self.assertEqual(len(sparse["needles"]["questions"]), 4)

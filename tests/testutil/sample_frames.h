@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <vector>
 
@@ -38,8 +39,13 @@ inline std::vector<std::byte> SampleQueryPayload(std::mt19937_64& random) {
     entry.visible_end = RandomInt<uint64_t>(random, entry.visible_begin, 200);
     entry.num_q_heads = RandomInt(random, 1u, 4u);
     entry.n_q = RandomInt(random, 1u, 2u);
-    constexpr uint32_t kFlags[] = {0, kQueryMeasure, kQueryAppend, kQueryAppend | kQueryAppendEnd};
-    entry.flags = kFlags[RandomInt(random, 0, 3)];
+    constexpr uint32_t kFlags[] = {0,
+                                   kQueryMeasure,
+                                   kQueryDenseHeads,
+                                   kQueryMeasure | kQueryDenseHeads,
+                                   kQueryAppend,
+                                   kQueryAppend | kQueryAppendEnd};
+    entry.flags = kFlags[RandomInt<size_t>(random, 0, std::size(kFlags) - 1)];
     entry.policy_bytes = SampleSectionBytes(random);
   }
   std::vector<std::byte> payload(QueryPayloadBytes(entries, head_dim));
@@ -47,6 +53,7 @@ inline std::vector<std::byte> SampleQueryPayload(std::mt19937_64& random) {
   for (const QueryEntry& entry : entries) {
     const QuerySpans spans = writer.Add(entry);
     for (float& x : spans.q) x = static_cast<float>(RandomInt(random, -8, 8));
+    for (uint32_t& word : spans.dense_heads) word = static_cast<uint32_t>(random());
     for (std::byte& b : spans.policy) b = static_cast<std::byte>(random());
   }
   return payload;
@@ -70,12 +77,13 @@ inline std::vector<std::byte> SamplePartialPayload(std::mt19937_64& random) {
   PartialPayloadWriter writer(payload, static_cast<uint32_t>(entries.size()), head_dim);
   for (const PartialEntry& entry : entries) {
     const PartialSpans spans = writer.Add(entry);
-    for (const std::span<float> floats : {spans.out, spans.lse_ln, spans.lse_dense_ln}) {
+    for (const std::span<float> floats : {spans.out, spans.lse_ln, spans.sample.out, spans.sample.lse_ln}) {
       for (float& x : floats) x = static_cast<float>(RandomInt(random, -8, 8));
     }
     for (uint32_t& tokens : spans.attended_tokens) {
       tokens = static_cast<uint32_t>(entry.covered_tokens / 2);
     }
+    for (uint32_t& tokens : spans.sampled_tokens) tokens = static_cast<uint32_t>(entry.covered_tokens);
     for (std::byte& b : spans.policy) b = static_cast<std::byte>(random());
   }
   writer.SetTimes(random() % 1000, random() % 1000);
@@ -163,7 +171,8 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       QueryView view;
       error = QueryView::Decode(payload, &view);
       for (uint32_t i = 0; error == FrameError::kOk && i < view.body().num_entries; ++i) {
-        *digest += TouchBytes(view.q(view.entry(i))) + TouchBytes(view.policy(view.entry(i)));
+        const QueryEntry entry = view.entry(i);
+        *digest += TouchBytes(view.q(entry)) + TouchBytes(view.dense_heads(entry)) + TouchBytes(view.policy(entry));
       }
       break;
     }
@@ -172,8 +181,11 @@ inline FrameError DecodePayload(FrameType type, std::span<const std::byte> paylo
       error = PartialFrameView::Decode(payload, &view);
       for (uint32_t i = 0; error == FrameError::kOk && i < view.body().num_entries; ++i) {
         const PartialEntry entry = view.entry(i);
-        *digest += TouchBytes(view.out(entry)) + TouchBytes(view.lse_ln(entry)) + TouchBytes(view.lse_dense_ln(entry)) +
-                   TouchBytes(view.attended_tokens(entry)) + TouchBytes(view.policy(entry));
+        for (const std::span<const std::byte> part :
+             {view.out(entry), view.lse_ln(entry), view.sample_out(entry), view.sample_lse_ln(entry),
+              view.attended_tokens(entry), view.sampled_tokens(entry), view.policy(entry)}) {
+          *digest += TouchBytes(part);
+        }
       }
       break;
     }

@@ -140,6 +140,11 @@ class TinyDevice : public Device {
       MergePartials(partials, model_.shape.head_dim, {merged.out, merged.lse_ln});
       FinishRow(layer, merged.out, &x_[r]);
     }
+    finished_ = resident_;
+  }
+  ConstAttentionPartialView resident_partial(uint32_t row_idx) const override {
+    TRIBUTARY_CHECK(rows_[row_idx].wants_resident_partial);
+    return {finished_[row_idx].out, finished_[row_idx].lse_ln};
   }
   std::span<const float> EndStep() override {
     logits_.clear();
@@ -398,6 +403,7 @@ class TinyDevice : public Device {
   Vector q_, logits_;
   bool attends_first_ = false;
   std::vector<Partial> resident_;
+  std::vector<Partial> finished_;             // of the layer last finished
   mutable std::vector<Vector> last_weights_;  // [head][token]
   PartialSlots slots_;
   Vector slot_out_, slot_lse_;

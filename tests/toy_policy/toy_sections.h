@@ -2,7 +2,7 @@
 //
 //   query    u32 phase
 //   spill    f32 mark[token][kv_head of the shard]: the first element of the token's key
-//   partial  per KV head of the shard: f64 sum of the marks of the tokens read, u64 number of tokens read
+//   partial  per KV head of the shard: f64 sum of the marks of the tokens chosen, u64 number of tokens chosen
 #pragma once
 
 #include <cstddef>

@@ -7,7 +7,6 @@
 
 #include "base/status.h"
 #include "kv_store/shard_needs.h"
-#include "policy/kept_mass.h"
 #include "tests/toy_policy/toy_rules.h"
 #include "tests/toy_policy/toy_sections.h"
 
@@ -70,22 +69,14 @@ void ToyShard::PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* 
     pieces.push_back({tokens.begin / kKvTileTokens, mask});
   }
   plan->answer[kv_head] = {.pieces = {pieces, {}}};
-  if (request.is_measured()) plan->sample[kv_head] = {.tokens = local};
 }
 
-void ToyShard::OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                         std::span<float> lse_dense_ln, std::vector<float>* kept_mass) {
-  std::copy(partials.sample.lse_ln.begin(), partials.sample.lse_ln.end(), lse_dense_ln.begin());
-  for (size_t row = 0; row < lse_dense_ln.size(); ++row) {
-    kept_mass->push_back(KeptMass(partials.answer.lse_ln[row], lse_dense_ln[row]));
-  }
-}
-
+// What it has chosen; a head that is answered by everything reads that.
 void ToyShard::WritePartial(const ReadRequest& request, const ReadPlan& plan, const AttentionPartialView& partial,
                             std::span<std::byte> section) {
   for (uint32_t head = 0; head < plan.answer.size(); ++head) {
     Read read;
-    for (const ReadPiece& piece : plan.answer[head].pieces.pieces) {
+    for (const ReadPiece& piece : pieces_[head]) {
       for (uint64_t rest = piece.token_mask; rest != 0; rest &= rest - 1) {
         const auto token = piece.tile * kKvTileTokens + static_cast<uint64_t>(std::countr_zero(rest));
         read.mark_sum += double{Mark(request.layer, head, token)};

@@ -26,8 +26,6 @@ class ToyShard final : public ShardPolicy {
   uint32_t PartialSectionBytes(const ReadRequest& request) const override;
   void PlanRead(const ReadRequest& request, ReadPlan* plan) override;
   void PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* plan) override;
-  void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                 std::span<float> lse_dense_ln, std::vector<float>* kept_mass) override;
   void WritePartial(const ReadRequest& request, const ReadPlan& plan, const AttentionPartialView& partial,
                     std::span<std::byte> section) override;
 

@@ -69,6 +69,32 @@ TEST_F(ToySimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
   }
 }
 
+// A policy has nothing to do for it: of whatever it reads the output's error is known, and heads fall back.
+TEST_F(ToySimTest, HeadsThatAreTooWrongFallBack) {
+  const SimOptions options = RandomOptions();
+  SimRequest request = RandomRequest(options.model, 3);
+  request.prompt.assign(300, 1);
+  for (uint32_t& token : request.prompt) token = random_() % options.model.vocab_size;
+  request.max_tokens = 40;
+  request.forced_tokens.assign(40, 7);
+  request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
+  request.policy = Toy(3, 1);
+  const SimResult free = Run(options, request);
+  ASSERT_TRUE(free.status.ok()) << free.status;
+  EXPECT_GT(free.summary.attention->output_error_max, 0.01);
+  EXPECT_EQ(free.summary.attention->fallback_heads, 0u);
+  for (const char* limit : {"max_output_error", "min_kept_mass"}) {
+    request.policy = Toy(3, 1);
+    request.policy.Set(limit, limit[1] == 'a' ? 1e-30 : 1.0);
+    const SimResult limited = Run(options, request);
+    ASSERT_TRUE(limited.status.ok()) << limited.status;
+    EXPECT_EQ(limited.summary.attention->fallback_heads, options.model.num_layers * options.model.shape.num_kv_heads)
+        << limit;
+    EXPECT_GT(limited.summary.attention->remote_read_share, 0.9);
+    EXPECT_LT(limited.summary.attention->output_error_mean, 0.1 * free.summary.attention->output_error_mean);
+  }
+}
+
 // A node that says that it has read something else than it should have.
 TEST_F(ToySimTest, AWrongSectionFailsTheRow) {
   const SimOptions options = RandomOptions();

@@ -5,9 +5,9 @@
 #include <cstring>
 #include <limits>
 
+#include "attention/output_error.h"
 #include "base/check.h"
 #include "cpu_attention_service/policy/shard_policy_seats.h"
-#include "policy/fluxion/output_error.h"
 #include "policy/fluxion/query_section.h"
 #include "policy/sparse_params.h"
 
@@ -21,7 +21,7 @@ constexpr uint64_t kSizeQueries = 32;
 
 bool IsAppend(const ReadRequest& request) { return (request.flags & kQueryAppend) != 0; }
 // It is answered by everything, whatever its blocks are.
-bool ReadsAll(const ReadRequest& request) { return IsAppend(request) || request.n_q != 1; }
+bool TakesAll(const ReadRequest& request) { return IsAppend(request) || request.n_q != 1; }
 
 void CopyFloats(std::span<const std::byte> from, std::vector<float>* to) {
   to->resize(from.size() / sizeof(float));
@@ -35,14 +35,13 @@ FluxionShard::FluxionShard(const KvShard* shard)
       params_(ReadFluxionParams(shard->spec().policy)),
       policy_(params_, ReadSparseParams(shard->spec().policy)) {
   const ShardSpec& spec = shard->spec();
-  const auto min_kept_mass = static_cast<float>(ReadSparseParams(spec.policy).min_kept_mass);
   for (const BlockSummaryOptions& options : policy_.needs().block_summaries) {
     summaries_.push_back(shard->FindSummaries(options));
     TRIBUTARY_CHECK(summaries_.back() != nullptr);
   }
   if (summaries_.empty()) return;  // everything is read
   for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
-    layers_.emplace_back(spec.num_kv_heads_held(), spec.num_q_heads_held(), min_kept_mass);
+    layers_.emplace_back(spec.num_kv_heads_held(), spec.num_q_heads_held());
     std::fill(layers_.back().size_idx.begin(), layers_.back().size_idx.end(), kNoSize);
   }
   // One more than fit, if the visible range begins inside of a block.
@@ -89,7 +88,7 @@ void FluxionShard::PlanRead(const ReadRequest& request, ReadPlan* plan) {
   if (summaries_.empty() || request.local.empty()) return;
   ++LayerOf(request.layer).num_queries;
   ReadSection(request);
-  if (ReadsAll(request) && params_.mode != BudgetMode::kCalibrated) return;
+  if (TakesAll(request) && params_.mode != BudgetMode::kCalibrated) return;
   plan->plans_heads = true;
   if (!oracle_.has_value()) return;
   ConstAttentionPartialView resident;
@@ -109,7 +108,7 @@ void FluxionShard::PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPl
   CopyQ(request, kv_head);
   switch (params_.mode) {
     case BudgetMode::kCalibrated:
-      if (ReadsAll(request) || !IsCalibrated(state, kv_head)) {
+      if (TakesAll(request) || !IsCalibrated(state, kv_head)) {
         ScoreAllSizes(request, kv_head);
         head.calibrates = true;
         return;
@@ -123,11 +122,7 @@ void FluxionShard::PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPl
       ChooseOracle(request, kv_head);
       break;
   }
-  const HeadRead chosen = head.choice.Read();
-  if (chosen.tokens == request.local) return;  // everything
-  const bool is_dense = state.fallback.IsDense(kv_head);
-  if (request.is_measured()) plan->sample[kv_head] = is_dense ? chosen : HeadRead{.tokens = request.local};
-  if (!is_dense) plan->answer[kv_head] = chosen;
+  plan->answer[kv_head] = head.choice.Read();
 }
 
 // Of the last query token, whose answer calibrates where there are several.
@@ -215,46 +210,27 @@ void FluxionShard::ChooseOracle(const ReadRequest& request, uint32_t kv_head) {
 
 // ---- what was read ----
 
-void FluxionShard::OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                             std::span<float> lse_dense_ln, std::vector<float>* kept_mass) {
-  std::copy(partials.answer.lse_ln.begin(), partials.answer.lse_ln.end(), lse_dense_ln.begin());
-  if (summaries_.empty() || request.n_q != 1) return;  // nothing was left out
-  Layer& state = LayerOf(request.layer);
-  const uint32_t group_size = shard_->spec().model.group_size();
-  for (uint32_t head = 0; head < heads_.size(); ++head) {
-    if (plan.sample[head].is_untouched) continue;
-    const bool answer_is_dense = plan.answer[head].tokens == request.local;
-    const size_t num_before = kept_mass->size();
-    for (uint32_t row = first_q_head(head); row < first_q_head(head) + group_size; ++row) {
-      const float answer_ln = partials.answer.lse_ln[row], sample_ln = partials.sample.lse_ln[row];
-      lse_dense_ln[row] = answer_is_dense ? answer_ln : sample_ln;
-      kept_mass->push_back(KeptMass(answer_is_dense ? sample_ln : answer_ln, lse_dense_ln[row]));
-    }
-    if (state.fallback.IsDense(head)) --num_fallback_heads_;
-    state.fallback.OnSample(head, std::span(*kept_mass).subspan(num_before));
-    if (state.fallback.IsDense(head)) ++num_fallback_heads_;
-  }
-  if (params_.mode == BudgetMode::kCalibrated) LearnFrom(request, plan, partials);
-}
-
-void FluxionShard::LearnFrom(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials) {
+void FluxionShard::OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials) {
+  if (summaries_.empty() || request.n_q != 1 || params_.mode != BudgetMode::kCalibrated) return;
   const ShardSpec& spec = shard_->spec();
   const uint32_t group_size = spec.model.group_size(), head_dim = spec.model.head_dim;
-  // What each head has read, and what everything gives; the answer is either.
+  // What each head selects, and what everything gives; the answer is either.
   read_.Assign(partials.answer);
   full_.Assign(partials.answer);
   for (uint32_t head = 0; head < heads_.size(); ++head) {
     if (plan.sample[head].is_untouched) continue;
-    Outputs& sampled = plan.answer[head].tokens == request.local ? read_ : full_;
+    Outputs& sampled = ReadsAll(request, plan.answer[head]) ? read_ : full_;
     const auto first = static_cast<std::ptrdiff_t>(first_q_head(head));
     std::copy_n(partials.sample.lse_ln.begin() + first, group_size, sampled.lse_ln.begin() + first);
     std::copy_n(partials.sample.out.begin() + first * head_dim, group_size * head_dim,
                 sampled.out.begin() + first * head_dim);
   }
-  ConstAttentionPartialView resident;
-  if (!resident_out_.empty()) resident = {resident_out_, resident_lse_ln_};
+  const ConstAttentionPartialView resident{resident_out_, resident_lse_ln_};
+  const ConstAttentionPartialView read[] = {{read_.out, read_.lse_ln}, resident};
+  const ConstAttentionPartialView full[] = {{full_.out, full_.lse_ln}, resident};
+  const size_t num_partials = resident_out_.empty() ? 1 : 2;
   errors_.resize(spec.num_q_heads_held());
-  OutputErrors(resident, {read_.out, read_.lse_ln}, {full_.out, full_.lse_ln}, head_dim, errors_);
+  OutputErrors(std::span(read).first(num_partials), std::span(full).first(num_partials), head_dim, errors_);
   Layer& state = LayerOf(request.layer);
   for (uint32_t head = 0; head < heads_.size(); ++head) {
     if (plan.sample[head].is_untouched) continue;

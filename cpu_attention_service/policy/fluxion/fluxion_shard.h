@@ -23,7 +23,6 @@
 #include "policy/fluxion/fluxion.h"
 #include "policy/fluxion/fluxion_params.h"
 #include "policy/fluxion/head_budget.h"
-#include "policy/kept_mass.h"
 
 namespace tributary {
 
@@ -33,13 +32,11 @@ class FluxionShard final : public ShardPolicy {
   // Of a shard that keeps the summaries of FluxionPolicy::needs(), if there are any; the shard outlives it.
   explicit FluxionShard(const KvShard* shard);
 
-  ShardPolicyUsage usage() const override { return {.fallback_heads = num_fallback_heads_}; }
   void OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> section) override {}
   FrameError CheckQuery(const ReadRequest& request) const override;
   void PlanRead(const ReadRequest& request, ReadPlan* plan) override;
   void PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* plan) override;
-  void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                 std::span<float> lse_dense_ln, std::vector<float>* kept_mass) override;
+  void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials) override;
   void WritePartial(const ReadRequest& request, const ReadPlan& plan, const AttentionPartialView& partial,
                     std::span<std::byte> section) override;
 
@@ -49,13 +46,11 @@ class FluxionShard final : public ShardPolicy {
 
  private:
   struct Layer {
-    Layer(uint32_t num_kv_heads, uint32_t num_q_heads, float min_kept_mass)
-        : budgets(num_q_heads), size_idx(num_kv_heads, 0), fallback(num_kv_heads, min_kept_mass) {}
+    Layer(uint32_t num_kv_heads, uint32_t num_q_heads) : budgets(num_q_heads), size_idx(num_kv_heads, 0) {}
 
     std::vector<HeadBudget> budgets;  // [query head held]
     std::vector<uint8_t> size_idx;    // [KV head held]: of policy_.block_sizes()
     uint64_t num_queries = 0;
-    DenseFallback fallback;
   };
   // One KV head of the query in work.
   struct Head {
@@ -81,7 +76,6 @@ class FluxionShard final : public ShardPolicy {
   void ChooseSizeAndBlocks(const ReadRequest& request, uint32_t kv_head);
   void ChooseOracle(const ReadRequest& request, uint32_t kv_head);
   void ChooseFixed(const ReadRequest& request, uint32_t kv_head);
-  void LearnFrom(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials);
   void Calibrate(uint32_t layer, uint32_t kv_head, std::span<const float> lse_dense_ln);
   uint32_t first_q_head(uint32_t kv_head) const { return kv_head * shard_->spec().model.group_size(); }
 
@@ -106,7 +100,6 @@ class FluxionShard final : public ShardPolicy {
   };
   Outputs read_, full_;
   std::vector<float> errors_;
-  uint32_t num_fallback_heads_ = 0;
 };
 
 }  // namespace tributary

@@ -34,11 +34,9 @@ HgcaShard::HgcaShard(const KvShard* shard, std::unique_ptr<RowCache> cache)
   TRIBUTARY_CHECK(cache_ != nullptr);
   const ShardSpec& spec = shard->spec();
   const uint32_t num_heads = spec.num_kv_heads_held();
-  const auto min_kept_mass = static_cast<float>(ReadSparseParams(spec.policy).min_kept_mass);
   layers_.reserve(spec.num_layers_held());
   for (uint32_t layer = spec.layer_begin; layer < spec.layer_end; ++layer) {
-    Layer& state = layers_.emplace_back(num_heads, min_kept_mass);
-    state.heads.resize(num_heads);
+    Layer& state = layers_.emplace_back(num_heads);
     for (uint32_t head = 0; head < num_heads; ++head) {
       if (!cache_->Has(layer, head)) continue;
       state.heads[head].emplace(params_.keep_next);
@@ -176,9 +174,6 @@ void HgcaShard::PlanSparse(Layer& state, const ReadRequest& request, ReadPlan* p
     if (!ReadsCache(request.layer, head)) continue;
     const std::span<const uint32_t> tokens = state.heads[head]->tokens();
     const HeadRead cached{.rows = RowsIn(tokens, request.local)};
-    const bool is_dense = state.fallback.IsDense(head);
-    if (!plan->sample.empty()) plan->sample[head] = is_dense ? cached : HeadRead{.tokens = request.local};
-    if (is_dense) continue;
     plan->answer[head] = cached;
     // A selection without a limit is never distilled: nobody asks for its saliences. Weights of a part of the rows say
     // nothing about the others.
@@ -188,34 +183,6 @@ void HgcaShard::PlanSparse(Layer& state, const ReadRequest& request, ReadPlan* p
     row_weights_[head].assign(tokens.size(), 0.0f);
     plan->answer[head].weights = row_weights_[head];
     plan->after = ReadPlan::After::kUpdate;
-  }
-}
-
-void HgcaShard::OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                          std::span<float> lse_dense_ln, std::vector<float>* kept_mass) {
-  Layer& state = LayerOf(request.layer);
-  const uint32_t group_size = shard_->spec().model.group_size();
-  const size_t num_q_heads = shard_->spec().num_q_heads_held();
-  const std::span<const float> answer_lse_ln = partials.answer.lse_ln;
-  const std::span<const float> sample_lse_ln = partials.sample.lse_ln;
-  for (uint32_t head = 0; head < state.heads.size(); ++head) {
-    const bool has_sample = !plan.sample[head].is_untouched;
-    const bool answer_is_dense = !has_sample || plan.sample[head].tokens != request.local;
-    const size_t num_before = kept_mass->size();
-    for (size_t i = size_t{head} * group_size; i < answer_lse_ln.size(); i += num_q_heads) {
-      for (size_t row = i; row < i + group_size; ++row) {
-        const std::span<const float> dense = answer_is_dense ? answer_lse_ln : sample_lse_ln;
-        lse_dense_ln[row] = dense[row];
-        if (!has_sample) continue;  // it has no other selection
-        const std::span<const float> sparse = answer_is_dense ? sample_lse_ln : answer_lse_ln;
-        kept_mass->push_back(KeptMass(sparse[row], dense[row]));
-      }
-    }
-    if (kept_mass->size() == num_before) continue;
-    const bool was_dense = state.fallback.IsDense(head);
-    state.fallback.OnSample(head, std::span(*kept_mass).subspan(num_before));
-    if (was_dense) --num_fallback_heads_;
-    if (state.fallback.IsDense(head)) ++num_fallback_heads_;
   }
 }
 
@@ -284,10 +251,6 @@ class AllOfHgcaShard final : public ShardPolicy {
   }
   void OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> section) override {}
   void PlanRead(const ReadRequest& request, ReadPlan* plan) override { ResetToDense(request, num_kv_heads_, plan); }
-  void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                 std::span<float> lse_dense_ln, std::vector<float>* kept_mass) override {
-    std::copy(partials.answer.lse_ln.begin(), partials.answer.lse_ln.end(), lse_dense_ln.begin());
-  }
 
  private:
   const uint32_t num_kv_heads_;

@@ -25,7 +25,6 @@
 #include "policy/hgca/head_selection.h"
 #include "policy/hgca/hgca.h"
 #include "policy/hgca/hgca_params.h"
-#include "policy/kept_mass.h"
 
 namespace tributary {
 
@@ -36,16 +35,13 @@ class HgcaShard final : public ShardPolicy {
   HgcaShard(const KvShard* shard, std::unique_ptr<RowCache> cache);
 
   uint64_t reserved_bytes() const override { return cache_->reserved_bytes(); }
-  ShardPolicyUsage usage() const override { return {cache_->filled_bytes(), num_fallback_heads_}; }
+  uint64_t cached_row_bytes() const override { return cache_->filled_bytes(); }
   const RowCache* row_cache() const override { return cache_.get(); }
 
   // Sections: policy/hgca/spill_section.h; queries and partials have none.
   FrameError CheckSpill(uint32_t num_tokens, std::span<const std::byte> section) const override;
   void OnStored(uint32_t layer, TokenRange local, std::span<const std::byte> section) override;
   void PlanRead(const ReadRequest& request, ReadPlan* plan) override;
-  // Decides which heads fall back to dense from the next query on.
-  void OnSampled(const ReadRequest& request, const ReadPlan& plan, const SampledPartials& partials,
-                 std::span<float> lse_dense_ln, std::vector<float>* kept_mass) override;
   // KV heads that select anew do so on the executor's threads.
   void AfterAnswer(const ReadRequest& request, const ReadPlan& plan, ShardExecutor& executor) override;
 
@@ -59,8 +55,7 @@ class HgcaShard final : public ShardPolicy {
     uint64_t num_tokens = 0;
   };
   struct Layer {
-    explicit Layer(uint32_t num_kv_heads, float min_kept_mass)
-        : sums(num_kv_heads), fallback(num_kv_heads, min_kept_mass) {}
+    explicit Layer(uint32_t num_kv_heads) : heads(num_kv_heads), sums(num_kv_heads) {}
 
     uint64_t judged_tokens = 0;
     bool has_sparse_heads = false;
@@ -69,7 +64,6 @@ class HgcaShard final : public ShardPolicy {
     // Weights of queries since the last selection, [KV head held][token]; empty unless under way.
     std::vector<std::vector<float>> sums;
     uint64_t num_queries = 0;
-    DenseFallback fallback;
   };
 
   Layer& LayerOf(uint32_t layer) { return layers_[layer - shard_->spec().layer_begin]; }
@@ -92,7 +86,6 @@ class HgcaShard final : public ShardPolicy {
   std::vector<Layer> layers_;                    // [layer held]
   std::vector<std::vector<float>> row_weights_;  // [KV head held]: of the query in work
   std::vector<float> block_maw_;                 // scratch
-  uint32_t num_fallback_heads_ = 0;
 };
 
 }  // namespace tributary

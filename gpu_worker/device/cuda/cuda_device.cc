@@ -139,6 +139,9 @@ class CudaDevice final : public Device {
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) override {
     decode_->FinishLayer(layer, num_slots);
   }
+  ConstAttentionPartialView resident_partial(uint32_t row_idx) const override {
+    return decode_->resident_partial(row_idx);
+  }
   std::span<const float> EndStep() override { return decode_->EndStep(); }
   bool samples() const override { return true; }
   std::span<const DeviceSample> sampled() const override { return decode_->sampled(); }

@@ -36,6 +36,8 @@ HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKe
   cos_.resize(rows * rope.half_dim());
   sin_.resize(rows * rope.half_dim());
   lse_ln_.resize(rows * config.attention.num_q_heads);
+  kept_out_.resize(attended_.size());
+  kept_lse_ln_.resize(lse_ln_.size());
   gate_up_.resize(rows * 2 * config.intermediate_size);
   logits_.resize(rows * config.vocab_size);
   slot_out_.resize(slots * weights.q_dim());
@@ -211,6 +213,20 @@ void HostDecode::MergeRow(size_t row_idx, uint32_t num_slots) {
   }
 }
 
+void HostDecode::KeepResidentPartial(size_t row_idx) {
+  const size_t q_dim = weights_.q_dim(), heads = weights_.config().attention.num_q_heads;
+  std::copy_n(attended_.data() + row_idx * q_dim, q_dim, kept_out_.data() + row_idx * q_dim);
+  std::copy_n(lse_ln_.data() + row_idx * heads, heads, kept_lse_ln_.data() + row_idx * heads);
+}
+
+ConstAttentionPartialView HostDecode::resident_partial(uint32_t row_idx) const {
+  TRIBUTARY_CHECK_LT(row_idx, rows_.size());
+  TRIBUTARY_CHECK(rows_[row_idx].wants_resident_partial);
+  const size_t q_dim = weights_.q_dim(), heads = weights_.config().attention.num_q_heads;
+  return {std::span(kept_out_).subspan(row_idx * q_dim, q_dim),
+          std::span(kept_lse_ln_).subspan(row_idx * heads, heads)};
+}
+
 void HostDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) {
   TRIBUTARY_CHECK_EQ(num_slots.size(), rows_.size());
   const HostLayer& w = weights_.layer(layer);
@@ -219,6 +235,7 @@ void HostDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
   const size_t intermediate = weights_.config().intermediate_size;
   for (size_t r = 0; r < rows; ++r) {
     TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
+    if (rows_[r].wants_resident_partial) KeepResidentPartial(r);
     MergeRow(r, num_slots[r]);
   }
   MatVecEachRow(pool_, weights_.o(layer), attended_.data(), weights_.q_dim(), rows, projected_.data(), hidden_size);

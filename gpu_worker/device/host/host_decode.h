@@ -28,6 +28,7 @@ class HostDecode {
   void AttendResident(uint32_t layer);
   PartialSlots& partial_slots() { return partial_slots_; }
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots);
+  ConstAttentionPartialView resident_partial(uint32_t row_idx) const;
   std::span<const float> EndStep();
 
   // Scratch for the attention weights of a sequence whose facet wants them; steps allocate nothing then.
@@ -50,6 +51,7 @@ class HostDecode {
   void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
   void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
                    Scratch& scratch);
+  void KeepResidentPartial(size_t row_idx);
   // Folds the first num_slots partial slots into the resident partial: attended_ becomes the
   // layer's attention output.
   void MergeRow(size_t row_idx, uint32_t num_slots);
@@ -73,10 +75,12 @@ class HostDecode {
   std::vector<float> sin_;          // [max_batch][half_dim]
   std::vector<float> attended_;     // [max_batch][q_dim]
   std::vector<float> lse_ln_;       // [max_batch][num_q_heads]
-  std::vector<float> gate_up_;      // [max_batch][2 intermediate]
-  std::vector<float> projected_;    // [max_batch][hidden]
-  std::vector<float> logits_;       // [max_batch][vocab]
-  std::vector<float> slot_out_;     // [max_batch][max_slots][num_q_heads][head_dim]
+  std::vector<float> kept_out_;     // as attended_ and lse_ln_, of rows that want it: before the last merge
+  std::vector<float> kept_lse_ln_;
+  std::vector<float> gate_up_;    // [max_batch][2 intermediate]
+  std::vector<float> projected_;  // [max_batch][hidden]
+  std::vector<float> logits_;     // [max_batch][vocab]
+  std::vector<float> slot_out_;   // [max_batch][max_slots][num_q_heads][head_dim]
   std::vector<float> slot_lse_ln_;
   PartialSlots partial_slots_;
 };

@@ -36,6 +36,7 @@ TEST(PolicyParamsTest, HgcaTakesItsParameters) {
                                                     {"group_aggregate", "max"},
                                                     {"max_cache_tokens", 128},
                                                     {"min_kept_mass", 0.5},
+                                                    {"max_output_error", 0.25},
                                                     {"quality_sample_rate", 1},
                                                     {"dense_layers", std::vector<uint32_t>{3}},
                                                     {"dense_heads", std::vector<LayerHead>{{0, 1}}}}},
@@ -47,9 +48,11 @@ TEST(PolicyParamsTest, HgcaTakesItsParameters) {
                                                  .keep_next = 8,
                                                  .group_aggregate = GroupAggregate::kMax,
                                                  .max_cache_tokens = 128}));
-  EXPECT_EQ(
-      ReadSparseParams(*params),
-      (SparseParams{.min_kept_mass = 0.5, .quality_sample_rate = 1, .dense_layers = {3}, .dense_heads = {{0, 1}}}));
+  EXPECT_EQ(ReadSparseParams(*params), (SparseParams{.min_kept_mass = 0.5,
+                                                     .max_output_error = 0.25,
+                                                     .quality_sample_rate = 1,
+                                                     .dense_layers = {3},
+                                                     .dense_heads = {{0, 1}}}));
 }
 
 TEST(PolicyParamsTest, TheDefaultFloorFitsSmallBlocks) {
@@ -81,6 +84,9 @@ TEST(PolicyParamsTest, BadValuesAreNamed) {
       {{.name = "hgca", .parameters = {{"min_kept_mass", kNan}}}, "min_kept_mass is nan"},
       {{.name = "hgca", .parameters = {{"quality_sample_rate", -0.1}}}, "quality_sample_rate is -0.1"},
       {{.name = "hgca", .parameters = {{"min_kept_mass", 0.5}, {"quality_sample_rate", 0}}}, "never measures it"},
+      {{.name = "hgca", .parameters = {{"max_output_error", 0.1}, {"quality_sample_rate", 0}}},
+       "max_output_error is 0.1, but quality_sample_rate 0 never measures it"},
+      {{.name = "fluxion", .parameters = {{"max_output_error", -0.1}}}, "max_output_error is -0.1"},
       {{.name = "hgca", .parameters = {{"dense_layers", std::vector<uint32_t>{4}}}},
        "layer 4; the model has layers 0 to 3"},
       {{.name = "hgca", .parameters = {{"dense_heads", std::vector<LayerHead>{{1, 2}}}}},

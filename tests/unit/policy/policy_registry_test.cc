@@ -29,10 +29,10 @@ TEST(PolicyRegistryTest, BuiltInPoliciesAreInOrder) {
 // Columns of files and keys of JSON: scripts rely on their names and order.
 TEST(PolicyRegistryTest, ParametersAreThoseThatFilesHave) {
   const std::vector<std::string> names = Names();
-  ASSERT_GE(names.size(), 10u);
-  EXPECT_THAT(std::vector<std::string>(names.begin(), names.begin() + 10),
+  ASSERT_GE(names.size(), 11u);
+  EXPECT_THAT(std::vector<std::string>(names.begin(), names.begin() + 11),
               ElementsAre("alpha", "beta", "keep_min", "keep_next", "group_aggregate", "max_cache_tokens",
-                          "min_kept_mass", "quality_sample_rate", "dense_layers", "dense_heads"));
+                          "min_kept_mass", "max_output_error", "quality_sample_rate", "dense_layers", "dense_heads"));
 }
 
 TEST(PolicyRegistryTest, EveryDefaultIsAllowedAndEveryRuleMade) {

@@ -48,7 +48,7 @@ TEST_P(FrameSealTest, WhatWasSealedIsBelieved) {
   }
 }
 
-// The promise of version 3: no flipped bit, in any frame, in header, body, entries, data, sections or fill.
+// The promise of version 4: no flipped bit, in any frame, in header, body, entries, data, sections or fill.
 TEST_P(FrameSealTest, EverySingleBitOfEveryFrameIsGuarded) {
   for (int round = 0; round < 4; ++round) {
     for (const FrameType type : kAllFrameTypes) {

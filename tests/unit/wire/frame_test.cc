@@ -87,22 +87,26 @@ TEST_F(FrameTest, HeaderErrors) {
 }
 
 TEST_F(FrameTest, QueryRoundTrip) {
-  const std::vector<QueryEntry> entries = {
-      {.shard_id = 7,
-       .sequence_epoch = 3,
-       .visible_begin = 64,
-       .visible_end = 128,
-       .num_q_heads = 1,
-       .n_q = 1,
-       .policy_bytes = 17},
-      {.shard_id = 8,
-       .sequence_epoch = 2,
-       .visible_begin = 0,
-       .visible_end = 0,
-       .num_q_heads = 2,
-       .n_q = 3,
-       .flags = kQueryAppend | kQueryAppendEnd},
-      {.shard_id = 9, .visible_end = 1, .num_q_heads = 1, .n_q = 1, .policy_bytes = 3}};
+  const std::vector<QueryEntry> entries = {{.shard_id = 7,
+                                            .sequence_epoch = 3,
+                                            .visible_begin = 64,
+                                            .visible_end = 128,
+                                            .num_q_heads = 1,
+                                            .n_q = 1,
+                                            .policy_bytes = 17},
+                                           {.shard_id = 8,
+                                            .sequence_epoch = 2,
+                                            .visible_begin = 0,
+                                            .visible_end = 0,
+                                            .num_q_heads = 2,
+                                            .n_q = 3,
+                                            .flags = kQueryAppend | kQueryAppendEnd},
+                                           {.shard_id = 9,
+                                            .visible_end = 1,
+                                            .num_q_heads = 33,
+                                            .n_q = 1,
+                                            .flags = kQueryMeasure | kQueryDenseHeads,
+                                            .policy_bytes = 3}};
   std::vector<std::byte> payload(QueryPayloadBytes(entries, 5));
   QueryPayloadWriter writer(payload, 3, 5, 0.25f);
   float next = 0;
@@ -110,6 +114,8 @@ TEST_F(FrameTest, QueryRoundTrip) {
     EXPECT_FALSE(writer.complete());
     const QuerySpans spans = writer.Add(entry);
     for (float& x : spans.q) x = next++;
+    ASSERT_EQ(spans.dense_heads.size(), entry.shard_id == 9 ? 2u : 0u) << "33 heads take 33 bits";
+    if (entry.shard_id == 9) spans.dense_heads[0] = 0x80000001, spans.dense_heads[1] = 1;
     ASSERT_EQ(spans.policy.size(), entry.policy_bytes);
     for (std::byte& b : spans.policy) b = std::byte{0xab};
   }
@@ -132,6 +138,11 @@ TEST_F(FrameTest, QueryRoundTrip) {
     ASSERT_EQ(q.size(), size_t{entry.n_q} * entry.num_q_heads * 5 * sizeof(float));
     for (size_t at = 0; at < q.size(); at += sizeof(float)) EXPECT_EQ(ReadAt<float>(q, at), expected++);
   }
+  EXPECT_TRUE(view.dense_heads(view.entry(0)).empty());
+  const std::span<const std::byte> dense = view.dense_heads(view.entry(2));
+  ASSERT_EQ(dense.size(), 8u);
+  EXPECT_EQ(ReadAt<uint32_t>(dense, 0), 0x80000001u);
+  EXPECT_EQ(ReadAt<uint32_t>(dense, 4), 1u);
 }
 
 TEST_F(FrameTest, PartialRoundTrip) {
@@ -150,10 +161,13 @@ TEST_F(FrameTest, PartialRoundTrip) {
     const PartialSpans data = writer.Add(entry);
     for (float& x : data.out) x = next++;
     for (float& x : data.lse_ln) x = next++;
-    for (float& x : data.lse_dense_ln) x = next++;
+    for (float& x : data.sample.out) x = next++;
+    for (float& x : data.sample.lse_ln) x = next++;
     for (uint32_t& x : data.attended_tokens) x = 5;
+    if (!data.sampled_tokens.empty()) data.sampled_tokens[0] = data.sampled_tokens[1] = 20;
     for (std::byte& b : data.policy) b = std::byte{0xcd};
-    EXPECT_EQ(data.lse_dense_ln.size(), entry.shard_id == 9 ? 8u : 0u);
+    EXPECT_EQ(data.sample.out.size(), entry.shard_id == 9 ? 24u : 0u);
+    EXPECT_EQ(data.sample.lse_ln.size(), entry.shard_id == 9 ? 8u : 0u);
     EXPECT_EQ(data.attended_tokens.size(), entry.shard_id == 9 ? 2u : 0u);
   }
   EXPECT_TRUE(writer.complete());
@@ -172,16 +186,22 @@ TEST_F(FrameTest, PartialRoundTrip) {
   EXPECT_EQ(view.policy(view.entry(2)).front(), std::byte{0xcd});
   EXPECT_TRUE(view.out(view.entry(1)).empty());
   EXPECT_TRUE(view.lse_ln(view.entry(1)).empty());
-  EXPECT_TRUE(view.lse_dense_ln(view.entry(1)).empty());
-  EXPECT_TRUE(view.lse_dense_ln(view.entry(0)).empty());
-  EXPECT_TRUE(view.attended_tokens(view.entry(0)).empty());
+  for (const uint32_t i : {0u, 1u}) {
+    EXPECT_TRUE(view.sample_out(view.entry(i)).empty());
+    EXPECT_TRUE(view.sample_lse_ln(view.entry(i)).empty());
+    EXPECT_TRUE(view.attended_tokens(view.entry(i)).empty());
+    EXPECT_TRUE(view.sampled_tokens(view.entry(i)).empty());
+  }
   const std::span<const std::byte> attended = view.attended_tokens(view.entry(2));
   ASSERT_EQ(attended.size(), 8u);
   EXPECT_EQ(ReadAt<uint32_t>(attended, 4), 5u);
+  const std::span<const std::byte> sampled = view.sampled_tokens(view.entry(2));
+  ASSERT_EQ(sampled.size(), 8u);
+  EXPECT_EQ(ReadAt<uint32_t>(sampled, 4), 20u);
   float expected = 0;
   for (uint32_t i : {0u, 2u}) {
-    for (std::span<const std::byte> data :
-         {view.out(view.entry(i)), view.lse_ln(view.entry(i)), view.lse_dense_ln(view.entry(i))}) {
+    for (std::span<const std::byte> data : {view.out(view.entry(i)), view.lse_ln(view.entry(i)),
+                                            view.sample_out(view.entry(i)), view.sample_lse_ln(view.entry(i))}) {
       for (size_t at = 0; at < data.size(); at += sizeof(float)) EXPECT_EQ(ReadAt<float>(data, at), expected++);
     }
   }
@@ -286,7 +306,7 @@ TEST_F(FrameTest, QueryFieldsAreChecked) {
        {kEntry0 + offsetof(QueryEntry, n_q), kHuge, 4, FrameError::kTruncated},
        {kEntry0 + offsetof(QueryEntry, q_offset_bytes), 0, 4, FrameError::kBadSize},
        {kEntry0 + offsetof(QueryEntry, q_offset_bytes), kHuge, 4, FrameError::kTruncated},
-       {kEntry0 + offsetof(QueryEntry, flags), 8, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, flags), 16, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, flags), kHuge, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, reserved), 1, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, policy_bytes), kHuge, 4, FrameError::kBadSize},
@@ -294,6 +314,10 @@ TEST_F(FrameTest, QueryFieldsAreChecked) {
        {kEntry1 + offsetof(QueryEntry, policy_bytes), 1, 4, FrameError::kTruncated},
        {kEntry0 + offsetof(QueryEntry, flags), kQueryMeasure | kQueryAppend, 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, flags), kQueryAppendEnd, 4, FrameError::kMalformed},
+       {kEntry0 + offsetof(QueryEntry, flags), kQueryAppend | kQueryDenseHeads, 4, FrameError::kMalformed},
+       // The words would lie where the second entry's data begin.
+       {kEntry0 + offsetof(QueryEntry, flags), kQueryDenseHeads, 4, FrameError::kBadSize},
+       {kEntry1 + offsetof(QueryEntry, flags), kQueryDenseHeads, 4, FrameError::kTruncated},
        // The second entry's data on top of the first's, and a hole at the end.
        {kEntry1 + offsetof(QueryEntry, q_offset_bytes), kEntry1 + sizeof(QueryEntry), 4, FrameError::kBadSize},
        {kEntry1 + offsetof(QueryEntry, num_q_heads), 1, 4, FrameError::kBadSize}},
@@ -316,8 +340,11 @@ TEST_F(FrameTest, PartialFieldsAreChecked) {
     const PartialSpans data = writer.Add(entry);
     data.attended_tokens[0] = 5;
     data.attended_tokens[1] = 3;
+    data.sampled_tokens[0] = 4;
+    data.sampled_tokens[1] = 5;
   }
-  const size_t attended = good.size() - 2 * sizeof(uint32_t);  // of the second entry
+  const size_t sampled = good.size() - 2 * sizeof(uint32_t);  // of the second entry
+  const size_t attended = sampled - 2 * sizeof(uint32_t);
   constexpr size_t kEntry0 = sizeof(PartialBody), kEntry1 = kEntry0 + sizeof(PartialEntry);
   constexpr uint64_t kHuge = ~uint64_t{0};
   ExpectRefused(good,
@@ -338,6 +365,9 @@ TEST_F(FrameTest, PartialFieldsAreChecked) {
                  {kEntry1 + offsetof(PartialEntry, flags), 0, 4, FrameError::kBadSize},
                  {attended, 6, 4, FrameError::kOutOfRange},
                  {attended, 4, 4, FrameError::kOutOfRange},
+                 {attended + 4, 4, 4, FrameError::kOutOfRange},  // 9 together
+                 {sampled, 6, 4, FrameError::kOutOfRange},
+                 {sampled + 4, 4, 4, FrameError::kOutOfRange},  // neither is over all 5
                  {kEntry0 + offsetof(PartialEntry, n_q), kHuge, 4, FrameError::kTruncated},
                  {kEntry1 + offsetof(PartialEntry, status), 3, 4, FrameError::kBadSize},  // its data is left over
                  {kEntry1 + offsetof(PartialEntry, data_offset_bytes), 8, 4, FrameError::kBadSize}},

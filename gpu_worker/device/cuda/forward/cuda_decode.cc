@@ -75,6 +75,7 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
     to.token = from.token;
     to.kv_dtype = regions.dtype(from.resident);
     to.step_tokens = from.step_tokens;
+    to.wants_resident_partial = from.wants_resident_partial;
     if (CudaFacet* const facet = resident_->facet(from.resident); facet != nullptr && facet->Describe(from, &to)) {
       to.facet_kind = resident_->facet_kind(from.resident);
       key.facets |= 1u << (to.facet_kind - 1);
@@ -161,6 +162,15 @@ void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots
       even ? gpu::EvenSlots(static_cast<uint32_t>(num_slots.size()), num_slots[0]) : gpu::kUnevenSlots;
   std::atomic_ref<uint64_t>(buffers_->partial_flags[layer].value)
       .store(gpu::HostFlag(step_number_, word), std::memory_order_release);
+}
+
+// The merge of the layer wrote it into pinned memory before the GPU rang the next layer's flag, or the step's last one;
+// the next merge waits for FinishLayer().
+ConstAttentionPartialView CudaDecode::resident_partial(uint32_t row_idx) const {
+  TRIBUTARY_CHECK_LT(size_t{row_idx}, num_rows_);
+  const size_t q_dim = context_->q_dim(), heads = context_->config.attention.num_q_heads;
+  return {{buffers_->host_resident_out + row_idx * q_dim, q_dim},
+          {buffers_->host_resident_lse_ln + row_idx * heads, heads}};
 }
 
 std::span<const float> CudaDecode::EndStep() {

@@ -36,6 +36,7 @@ class CudaDecode {
   std::span<const float> AwaitQuery(uint32_t layer);
   PartialSlots& partial_slots() { return partial_slots_; }
   void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots);
+  ConstAttentionPartialView resident_partial(uint32_t row_idx) const;
   std::span<const float> EndStep();
   std::span<const DeviceSample> sampled() const { return samples_; }
   absl::Status step_status() const { return step_status_; }

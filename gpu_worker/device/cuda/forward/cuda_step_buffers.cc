@@ -81,6 +81,8 @@ uint64_t PlacePinned(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->host_num_slots, s.rows * sizeof(uint32_t));
   arena.Place(&b->host_slot_out, floats * s.slots * s.q_dim);
   arena.Place(&b->host_slot_lse_ln, floats * s.slots * c.attention.num_q_heads);
+  arena.Place(&b->host_resident_out, floats * s.q_dim);
+  arena.Place(&b->host_resident_lse_ln, floats * c.attention.num_q_heads);
   arena.Place(&b->query_flags, s.layers * sizeof(StepFlag));
   arena.Place(&b->partial_flags, s.layers * sizeof(HostRungFlag));
   arena.Place(&b->started_flag, sizeof(StepFlag));

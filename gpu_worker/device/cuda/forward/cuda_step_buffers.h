@@ -76,6 +76,8 @@ struct StepBuffers {
   uint32_t* host_num_slots = nullptr;         // as their namesakes above
   float* host_slot_out = nullptr;
   float* host_slot_lse_ln = nullptr;
+  float* host_resident_out = nullptr;     // [max_rows][q_dim]: of the layer last merged, of rows that want it
+  float* host_resident_lse_ln = nullptr;  // [max_rows][num_q_heads], likewise
   StepFlag* query_flags = nullptr;        // [num_layers]; GPU to host
   HostRungFlag* partial_flags = nullptr;  // [num_layers]; host to GPU
   StepFlag* started_flag = nullptr;       // GPU to host: the step has begun

@@ -161,6 +161,9 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
     merge.slot_out = b.slot_out;
     merge.slot_lse_ln = b.slot_lse_ln;
     merge.max_slots = b.max_slots;
+    merge.resident_out = b.host_resident_out;
+    merge.resident_lse_ln = b.host_resident_lse_ln;
+    merge.resident_of_all_rows = false;
   }
   Note(gpu::FinishQkv(finish, launch()));
   RecordFacets(key, layer, rule, &CudaSeat::AddAfterQuery);

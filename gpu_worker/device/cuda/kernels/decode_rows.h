@@ -22,6 +22,7 @@ struct alignas(16) DecodeRowDesc {
   uint32_t append_slot = 0;
   uint32_t token = 0;
   DType kv_dtype = DType::kUnset;
+  bool wants_resident_partial = false;  // MergeArgs::resident_out
   // Slots to attend over, in token order. Empty ranges are allowed.
   struct Range {
     uint32_t begin = 0;

@@ -105,6 +105,10 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
   const bool has_element = d < args.geometry.head_dim;
   float resident_lse_ln;
   float out = CombineWarps(shared, has_element ? d : 0, &resident_lse_ln);
+  const bool gives_resident = args.resident_of_all_rows || args.rows[row].wants_resident_partial;
+  if (gives_resident && has_element && args.resident_out != nullptr) {
+    args.resident_out[head * args.geometry.head_dim + d] = out;
+  }
 
   MergeState state;
   state.Fold(resident_lse_ln);
@@ -123,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
   if (!has_element) return;
   StoreAs(args.out, args.out_dtype, head * args.geometry.head_dim + d, out * state.Normaliser());
   if (d != 0) return;
-  if (args.resident_lse_ln != nullptr) args.resident_lse_ln[head] = resident_lse_ln;
+  if (gives_resident && args.resident_lse_ln != nullptr) args.resident_lse_ln[head] = resident_lse_ln;
   if (args.merged_lse_ln != nullptr) args.merged_lse_ln[head] = state.LseLn();
 }
 

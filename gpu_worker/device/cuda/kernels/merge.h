@@ -21,10 +21,13 @@ struct MergeArgs {
   const float* slot_lse_ln = nullptr;   // [num_rows][max_slots][num_q_heads]
   uint32_t max_slots = 0;               // at most 64
 
-  void* out = nullptr;               // [num_rows][num_q_heads][head_dim] of out_dtype
-  DType out_dtype = DType::kUnset;   // f32, bf16, f16
-  float* resident_lse_ln = nullptr;  // [num_rows][num_q_heads] or null: of the resident part
-  float* merged_lse_ln = nullptr;    // [num_rows][num_q_heads] or null
+  void* out = nullptr;              // [num_rows][num_q_heads][head_dim] of out_dtype
+  DType out_dtype = DType::kUnset;  // f32, bf16, f16
+  // The resident part alone, f32, or null; may be pinned host memory. Of all rows, or of those that want it.
+  float* resident_out = nullptr;     // [num_rows][num_q_heads][head_dim]
+  float* resident_lse_ln = nullptr;  // [num_rows][num_q_heads]
+  bool resident_of_all_rows = true;
+  float* merged_lse_ln = nullptr;  // [num_rows][num_q_heads] or null
 };
 cudaError_t MergePartials(const MergeArgs& args, const Launch& launch);
 

@@ -95,6 +95,8 @@ TEST(OptionsTest, PolicyFlagsAreTheRequestsPolicy) {
                                           "512",
                                           "--min-kept-mass",
                                           "0.9",
+                                          "--max-output-error",
+                                          "0.05",
                                           "--quality-sample-rate",
                                           "0.125",
                                           "--dense-layers",
@@ -110,6 +112,7 @@ TEST(OptionsTest, PolicyFlagsAreTheRequestsPolicy) {
                                               {"group_aggregate", "max"},
                                               {"max_cache_tokens", 512},
                                               {"min_kept_mass", 0.9},
+                                              {"max_output_error", 0.05},
                                               {"quality_sample_rate", 0.125},
                                               {"dense_layers", std::vector<uint32_t>{0, 2}},
                                               {"dense_heads", std::vector<LayerHead>{{1, 0}, {3, 1}}}}};

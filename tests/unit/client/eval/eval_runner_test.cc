@@ -99,6 +99,8 @@ v1::GenerateEvent::Summary HeadSummary(uint64_t samples, double share, double me
     head.set_read_share(share);
     head.set_kept_mass_mean(mean);
     head.set_kept_mass_min(min);
+    head.set_output_error_mean(1 - mean);
+    head.set_output_error_max(1 - min);
   }
   return summary;
 }
@@ -337,9 +339,24 @@ TEST_F(EvalRunnerTest, JsonHasWhatTheHeadsKept) {
   cluster_.attention.set_remote_read_share(0.125);
   cluster_.attention.set_kept_mass_mean(0.9);
   cluster_.attention.set_kept_mass_min(0.6);
+  cluster_.attention.set_output_error_mean(0.03);
+  cluster_.attention.set_output_error_p95(0.07);
+  cluster_.attention.set_output_error_max(0.2);
   const EvalPlan plan = Plan();
-  auto json = EvalJson(plan, Run(plan));
+  const EvalReport report = Run(plan);
+  auto json = EvalJson(plan, report);
   const auto& setting = json["settings"][1];
+  EXPECT_EQ(setting["perplexity"]["output_error_mean"], 0.03);
+  EXPECT_EQ(setting["perplexity"]["output_error_p95"], 0.07);
+  EXPECT_EQ(setting["perplexity"]["output_error_max"], 0.2);
+  EXPECT_NEAR(setting["needles"]["output_error_mean"], 0.03, 1e-12);
+  EXPECT_EQ(setting["needles"]["output_error_max"], 0.2);
+  EXPECT_EQ(setting["heads"]["output_error_mean"][2][1], 0.25);
+  EXPECT_EQ(setting["heads"]["output_error_max"][0][1], 0.5);
+  const std::string csv = EvalCsv(plan, report);
+  EXPECT_THAT(csv, HasSubstr("kept_mass_min,output_error_mean,output_error_p95,output_error_max,needles_asked"));
+  EXPECT_THAT(csv, HasSubstr("0.9,0.6,0.03,0.07,0.2,"));
+  EXPECT_THAT(EvalTable(plan, report), HasSubstr("90.00 %      0.07"));
   EXPECT_EQ(setting["perplexity"]["remote_read_share"], 0.125);
   EXPECT_EQ(setting["perplexity"]["kept_mass_mean"], 0.9);
   EXPECT_EQ(setting["needles"]["kept_mass_min"], 0.6);
@@ -355,6 +372,7 @@ TEST_F(EvalRunnerTest, JsonHasWhatTheHeadsKept) {
   json = EvalJson(plan, Run(plan));
   EXPECT_FALSE(json["settings"][1].contains("heads"));
   EXPECT_TRUE(json["settings"][1]["perplexity"]["kept_mass_mean"].is_null());
+  EXPECT_TRUE(json["settings"][1]["perplexity"]["output_error_p95"].is_null());
 }
 
 TEST_F(EvalRunnerTest, ATextTooShortIsRefusedBeforeAnythingRuns) {
@@ -455,6 +473,12 @@ TEST(EvalResultsTest, WhatTheClusterSaysOfItsReadsIsTaken) {
   attention.set_samples(4);
   attention.set_kept_mass_mean(0.9);
   attention.set_kept_mass_min(0.5);
+  attention.set_output_error_mean(0.01);
+  attention.set_output_error_p95(0.02);
+  attention.set_output_error_max(0.04);
+  EXPECT_EQ(UsageOf(summary).output_error_mean, 0.01);
+  EXPECT_EQ(UsageOf(summary).output_error_p95, 0.02);
+  EXPECT_EQ(UsageOf(summary).output_error_max, 0.04);
   EXPECT_EQ(UsageOf(summary).kept_mass_mean, 0.9);
   EXPECT_EQ(UsageOf(summary).kept_mass_min, 0.5);
 }
@@ -476,6 +500,8 @@ TEST(EvalResultsTest, HeadsAreAveragedBySamples) {
     EXPECT_NEAR(head.read_share, 0.15, 1e-12);
     EXPECT_NEAR(head.kept_mass_mean, 0.75, 1e-12);
     EXPECT_EQ(head.kept_mass_min, 0.2);
+    EXPECT_NEAR(head.output_error_mean, 0.25, 1e-12);
+    EXPECT_EQ(head.output_error_max, 0.8);
   }
   v1::GenerateEvent::Summary mad = HeadSummary(1, 0, 0, 0);
   mad.mutable_attention()->mutable_heads(0)->set_layer(4'000'000'000u);

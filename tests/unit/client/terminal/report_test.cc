@@ -131,10 +131,14 @@ TEST(ReportTest, SparsePoliciesSayWhatTheyReadAndKept) {
   auto& attention = *result.summary.mutable_attention();
   attention.set_remote_read_share(0.081);
   EXPECT_TRUE(GenerateJson(result).at("attention").at("kept_mass_mean").is_null());
+  EXPECT_TRUE(GenerateJson(result).at("attention").at("output_error_max").is_null());
   EXPECT_THAT(SummaryTable(result.summary), HasSubstr("8.10 %; what it kept was not measured"));
   attention.set_samples(3);
   attention.set_kept_mass_mean(0.97);
   attention.set_kept_mass_min(0.5);
+  attention.set_output_error_mean(0.0125);
+  attention.set_output_error_p95(0.05);
+  attention.set_output_error_max(0.25);
   attention.set_fallback_heads(2);
   auto& head = *attention.add_heads();
   head.set_layer(4);
@@ -142,20 +146,31 @@ TEST(ReportTest, SparsePoliciesSayWhatTheyReadAndKept) {
   head.set_read_share(0.25);
   head.set_kept_mass_mean(0.75);
   head.set_kept_mass_min(0.5);
+  head.set_output_error_mean(0.02);
+  head.set_output_error_p95(0.06);
+  head.set_output_error_max(0.125);
   const auto object = GenerateJson(result).at("attention");
   EXPECT_EQ(object.at("remote_read_share"), 0.081);
   EXPECT_EQ(object.at("samples"), 3);
   EXPECT_EQ(object.at("kept_mass_mean"), 0.97);
   EXPECT_EQ(object.at("kept_mass_min"), 0.5);
+  EXPECT_EQ(object.at("output_error_mean"), 0.0125);
+  EXPECT_EQ(object.at("output_error_p95"), 0.05);
+  EXPECT_EQ(object.at("output_error_max"), 0.25);
   EXPECT_EQ(object.at("fallback_heads"), 2);
   EXPECT_EQ(object.at("heads")[0].at("layer"), 4);
   EXPECT_EQ(object.at("heads")[0].at("kv_head"), 1);
   EXPECT_EQ(object.at("heads")[0].at("read_share"), 0.25);
+  EXPECT_EQ(object.at("heads")[0].at("output_error_mean"), 0.02);
+  EXPECT_EQ(object.at("heads")[0].at("output_error_p95"), 0.06);
+  EXPECT_EQ(object.at("heads")[0].at("output_error_max"), 0.125);
   EXPECT_EQ(ScoreJson(result).at("attention"), object);
   const std::string table = SummaryTable(result.summary);
   EXPECT_THAT(table, HasSubstr("97.00 % (least 50.00 %), measured in 3 steps"));
-  EXPECT_THAT(table, HasSubstr("2 heads kept too little"));
+  EXPECT_THAT(table, HasSubstr("output error 0.013 (95 % of heads and steps 0.05, worst 0.25)"));
+  EXPECT_THAT(table, HasSubstr("2 heads kept too little or were too wrong"));
   EXPECT_THAT(table, HasSubstr("layer   4 KV head   1   read  25.00 %"));
+  EXPECT_THAT(table, HasSubstr("error    0.02 (worst    0.12)"));
 }
 
 TEST(ReportTest, StatusNamesMembers) {

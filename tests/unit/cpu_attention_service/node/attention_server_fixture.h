@@ -205,15 +205,17 @@ class AttentionServerTest : public ::testing::Test {
     return entry;
   }
 
-  // q of all entries, one after another.
+  // q of all entries, one after another. `dense_heads`: the first word of entries that name some.
   std::vector<std::byte> QueryPayload(const std::vector<QueryEntry>& entries, std::span<const float> q,
-                                      uint32_t head_dim = 64) {
+                                      uint32_t head_dim = 64, uint32_t dense_heads = 0) {
     AlignedBuffer<std::byte> payload(QueryPayloadBytes(entries, head_dim));
     QueryPayloadWriter writer(payload.span(), static_cast<uint32_t>(entries.size()), head_dim, kScale);
     for (const QueryEntry& entry : entries) {
-      const std::span<float> to = writer.Add(entry).q;
-      std::copy_n(q.begin(), to.size(), to.begin());
-      q = q.subspan(to.size());
+      const QuerySpans to = writer.Add(entry);
+      std::copy_n(q.begin(), to.q.size(), to.q.begin());
+      q = q.subspan(to.q.size());
+      std::fill(to.dense_heads.begin(), to.dense_heads.end(), 0u);
+      if (!to.dense_heads.empty()) to.dense_heads[0] = dense_heads;
     }
     return {payload.span().begin(), payload.span().end()};
   }

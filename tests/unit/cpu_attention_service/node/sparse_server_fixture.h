@@ -111,11 +111,12 @@ class SparseServerTest : public AttentionServerTest {
     }
   }
 
-  // The answer to one query over tokens [0, end).
-  PartialFrameView Ask(std::span<const float> q, uint32_t end, uint32_t flags = 0, uint32_t n_q = 1) {
+  // The answer to one query over tokens [0, end). `dense_heads`: bits of KV heads, if the flags have kQueryDenseHeads.
+  PartialFrameView Ask(std::span<const float> q, uint32_t end, uint32_t flags = 0, uint32_t n_q = 1,
+                       uint32_t dense_heads = 0) {
     QueryEntry entry = Entry(spec_, 0, end, n_q);
     entry.flags = flags;
-    worker_->Send(worker_->Header(FrameType::kQuery), QueryPayload({entry}, q));
+    worker_->Send(worker_->Header(FrameType::kQuery), QueryPayload({entry}, q, 64, dense_heads));
     Settle();
     answer_ = Take(FrameType::kPartial);
     PartialFrameView view;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "kv_store/shard_needs.h"
 #include "policy/kept_mass.h"
@@ -30,6 +31,15 @@ double Kept(const ReferencePartial& sparse, const ReferencePartial& dense, uint3
 std::vector<std::byte> AnswerBytes(const PartialFrameView& view) {
   std::vector<std::byte> bytes;
   for (const auto part : {view.out(view.entry(0)), view.lse_ln(view.entry(0))}) {
+    bytes.insert(bytes.end(), part.begin(), part.end());
+  }
+  return bytes;
+}
+
+// The same of its sample.
+std::vector<std::byte> SampleBytes(const PartialFrameView& view) {
+  std::vector<std::byte> bytes;
+  for (const auto part : {view.sample_out(view.entry(0)), view.sample_lse_ln(view.entry(0))}) {
     bytes.insert(bytes.end(), part.begin(), part.end());
   }
   return bytes;
@@ -211,11 +221,16 @@ TEST_F(SparseServerTest, ASampledStepReportsTheTrueKeptMass) {
   ASSERT_EQ(entry.flags, kPartialMeasured);
   for (uint32_t head = 0; head < kHeads; ++head) {
     EXPECT_EQ(ReadAt<uint32_t>(view.attended_tokens(entry), head * 4), selected_[head].size());
+    EXPECT_EQ(ReadAt<uint32_t>(view.sampled_tokens(entry), head * 4), stored_);
     const ReferencePartial sparse = ReferenceOver(spec_, kv_, q, head, selected_[head]);
     const ReferencePartial dense = ReferenceOver(spec_, kv_, q, head, AllTokens(0, stored_));
     for (uint32_t h = 0; h < kShape.group_size(); ++h) {
       const size_t row = head * kShape.group_size() + h;
-      const auto lse_dense_ln = ReadAt<float>(view.lse_dense_ln(entry), row * 4);
+      const auto lse_dense_ln = ReadAt<float>(view.sample_lse_ln(entry), row * 4);
+      for (uint32_t d = 0; d < kShape.head_dim; ++d) {
+        const auto out = ReadAt<float>(view.sample_out(entry), (row * kShape.head_dim + d) * 4);
+        EXPECT_NEAR(out, dense.out[h * kShape.head_dim + d], testing::OutTolerance(spec_));
+      }
       const auto lse_ln = ReadAt<float>(view.lse_ln(entry), row * 4);
       EXPECT_NEAR(KeptMass(lse_ln, lse_dense_ln), Kept(sparse, dense, h), 1e-3);
     }
@@ -225,7 +240,7 @@ TEST_F(SparseServerTest, ASampledStepReportsTheTrueKeptMass) {
   const std::vector<std::byte> measured = AnswerBytes(view);
   const PartialFrameView again = Ask(q, stored_);
   EXPECT_EQ(measured, AnswerBytes(again));
-  EXPECT_TRUE(again.lse_dense_ln(again.entry(0)).empty());
+  EXPECT_TRUE(again.sample_lse_ln(again.entry(0)).empty());
 }
 
 TEST_F(SparseServerTest, ADenseShardKeepsEverything) {
@@ -235,8 +250,9 @@ TEST_F(SparseServerTest, ADenseShardKeepsEverything) {
   const PartialFrameView view = Ask(q, 300, kQueryMeasure);
   const PartialEntry entry = view.entry(0);
   EXPECT_EQ(entry.attended_head_tokens, 600u);
-  EXPECT_EQ(std::memcmp(view.lse_dense_ln(entry).data(), view.lse_ln(entry).data(), view.lse_ln(entry).size()), 0);
+  EXPECT_EQ(SampleBytes(view), AnswerBytes(view));
   EXPECT_EQ(ReadAt<uint32_t>(view.attended_tokens(entry), 4), 300u);
+  EXPECT_EQ(ReadAt<uint32_t>(view.sampled_tokens(entry), 4), 300u);
   Ask(q, 300, kQueryAppend | kQueryAppendEnd);
 }
 
@@ -261,8 +277,9 @@ TEST_F(SparseServerTest, AHeadThatKeptTooLittleReadsEverythingUntilItsSelectionI
   const PartialFrameView measured = Ask(q, 400, kQueryMeasure);
   ExpectOver(measured, q, fallen_back);
   const PartialEntry entry = measured.entry(0);
-  EXPECT_EQ(ReadAt<float>(measured.lse_dense_ln(entry), 3 * 4), ReadAt<float>(measured.lse_ln(entry), 3 * 4))
-      << "kept mass is of what was read";
+  EXPECT_EQ(ReadAt<uint32_t>(measured.attended_tokens(entry), 4), 400u) << "kept mass is of what was read";
+  EXPECT_EQ(ReadAt<uint32_t>(measured.sampled_tokens(entry), 0), 400u);
+  EXPECT_EQ(ReadAt<uint32_t>(measured.sampled_tokens(entry), 4), 1u) << "and beside it the selection";
   clock_.AdvanceNs(kNsPerS);
   Settle();
   EXPECT_EQ(metrics_.fallback_heads.value(), 1);
@@ -274,6 +291,58 @@ TEST_F(SparseServerTest, AHeadThatKeptTooLittleReadsEverythingUntilItsSelectionI
   Settle();
   EXPECT_EQ(metrics_.fallback_heads.value(), 0);
   EXPECT_EQ(metrics_.row_cache_bytes.value(), 0);
+}
+
+// The worker says which heads are to be answered by everything, with each query anew; the node remembers nothing.
+TEST_F(SparseServerTest, DenseHeadsOfAQueryAreAnsweredByEverything) {
+  for (const uint32_t max_cache_tokens : {0u, 40u}) {  // with a limit the weights of what is read are asked for
+    PolicyRequest request = Hgca();
+    if (max_cache_tokens != 0) request.Set("max_cache_tokens", max_cache_tokens);
+    OpenSparse(request, 600, 1 + max_cache_tokens);
+    ASSERT_EQ(SpillTokens(0, 400, {}, 0).status, 0u);
+    const std::vector<float> q = RandomQ(3);
+    Ask(std::span(q).first(256), 400);  // selects
+    const PartialFrameView measured = Ask(std::span(q).first(256), 400, kQueryMeasure);
+    const std::vector<std::byte> sparse = AnswerBytes(measured), dense = SampleBytes(measured);
+    const std::vector<Tokens> all(kHeads, AllTokens(0, 400));
+    const PartialFrameView both = Ask(q, 400, kQueryDenseHeads, 3, 0b11);
+    for (uint32_t i = 0; i < 3; ++i) ExpectOver(both, q, all, i);
+    const uint64_t before = metrics_.kept_mass.count();
+    const PartialFrameView one = Ask(std::span(q).first(256), 400, kQueryDenseHeads | kQueryMeasure, 1, 0b10);
+    const PartialEntry entry = one.entry(0);
+    EXPECT_LT(ReadAt<uint32_t>(one.attended_tokens(entry), 0), 400u);
+    EXPECT_EQ(ReadAt<uint32_t>(one.attended_tokens(entry), 4), 400u);
+    EXPECT_EQ(ReadAt<uint32_t>(one.sampled_tokens(entry), 0), 400u);
+    EXPECT_LT(ReadAt<uint32_t>(one.sampled_tokens(entry), 4), 400u) << "its selection is measured beside it";
+    EXPECT_EQ(metrics_.kept_mass.count(), before + kShape.num_q_heads);
+    // Head 0 as without dense heads, head 1 the other way round.
+    const size_t half = 2 * kShape.head_dim * sizeof(float), out = 2 * half, lse = 2 * sizeof(float);
+    const std::vector<std::byte> answer = AnswerBytes(one), sample = SampleBytes(one);
+    for (const auto& [actual, first, second] : {std::tie(answer, sparse, dense), std::tie(sample, dense, sparse)}) {
+      EXPECT_TRUE(std::equal(actual.begin(), actual.begin() + half, first.begin()));
+      EXPECT_TRUE(std::equal(actual.begin() + half, actual.begin() + out, second.begin() + half));
+      EXPECT_TRUE(std::equal(actual.begin() + out, actual.begin() + out + lse, first.begin() + out));
+      EXPECT_TRUE(std::equal(actual.begin() + out + lse, actual.end(), second.begin() + out + lse));
+    }
+    EXPECT_EQ(AnswerBytes(Ask(std::span(q).first(256), 400)), sparse) << "nothing is remembered";
+  }
+}
+
+TEST_F(SparseServerTest, DenseHeadsThatTheShardDoesNotHoldAreRefused) {
+  for (const char* name : {"dense", "hgca"}) {
+    OpenSparse({.name = name}, 300, name[0] == 'd' ? 1 : 2);
+    ASSERT_EQ(SpillTokens(0, 100, {}, 0).status, 0u);
+    const std::vector<float> q = RandomQ();
+    ExpectOver(Ask(q, 100, kQueryDenseHeads, 1, 0b01), q, {AllTokens(0, 100), AllTokens(0, 100)});
+    QueryEntry entry = Entry(spec_, 0, 100);
+    entry.flags = kQueryDenseHeads;
+    worker_->Send(worker_->Header(FrameType::kQuery), QueryPayload({entry}, q, 64, 0b100));
+    Settle();
+    const Received frame = Take(FrameType::kPartial);
+    PartialFrameView view;
+    ASSERT_EQ(PartialFrameView::Decode(frame.payload, &view), FrameError::kOk);
+    EXPECT_EQ(view.entry(0).status, static_cast<uint32_t>(FrameError::kMalformed));
+  }
 }
 
 TEST_F(SparseServerTest, AlwaysDenseHeadsReadEverything) {
@@ -323,7 +392,7 @@ TEST_F(SparseServerTest, AHeadThatSelectsNothingAnswersEmpty) {
   const std::vector<float> q = RandomQ();
   const PartialFrameView view = Ask(q, 100, kQueryMeasure);
   ExpectOver(view, q, {{}, {}});
-  EXPECT_TRUE(std::isfinite(ReadAt<float>(view.lse_dense_ln(view.entry(0)), 0)));
+  EXPECT_TRUE(std::isfinite(ReadAt<float>(view.sample_lse_ln(view.entry(0)), 0)));
 }
 
 // Two entries of one shard in one frame: the second is answered by what the first has selected.

@@ -137,6 +137,56 @@ TEST_P(DeviceRemoteTest, RemotePartialsMergeToTheSameLogits) {
   }
 }
 
+// Of each layer and of a row that wants it, against the reference; asking changes no logit. The other row does not.
+TEST_P(DeviceRemoteTest, HandsOutTheResidentPartial) {
+  SCOPED_TRACE(seed_);
+  constexpr uint32_t kRemoteEnd = 37;
+  const ResidentId other = *device_->ReserveResident({kPromptTokens + 1, dtype()});
+  CopySlots(other, 0, {0, kPromptTokens});
+  DecodeRow row{.token = kNext,
+                .pos = kPromptTokens,
+                .resident = prompt_.resident,
+                .append_slot = kPromptTokens,
+                .attend = {SlotRange{}, SlotRange{kRemoteEnd, kPromptTokens + 1}},
+                .wants_resident_partial = true};
+  const std::vector<DecodeRow> rows = {row, ContiguousRow(other, kNext, kPromptTokens)};
+  const std::vector<uint32_t> num_slots = {1, 0};
+  const size_t q_dim = shape().num_q_heads * shape().head_dim;
+  std::vector<float> q;
+  const auto expect_partial = [&](uint32_t layer) {
+    const ReferencePartial expected = ReferenceAttention({.shape = shape(),
+                                                          .softmax_scale = weights_->config.softmax_scale(),
+                                                          .q = q,
+                                                          .k = k_[layer],
+                                                          .v = v_[layer],
+                                                          .k_dtype = dtype(),
+                                                          .v_dtype = dtype(),
+                                                          .visible = TokenRange{kRemoteEnd, kPromptTokens + 1}});
+    const ConstAttentionPartialView actual = device_->resident_partial(0);
+    ASSERT_EQ(actual.out.size(), expected.out.size());
+    ASSERT_EQ(actual.lse_ln.size(), expected.lse_ln.size());
+    for (size_t i = 0; i < q_dim; ++i) EXPECT_NEAR(actual.out[i], expected.out[i], 1e-4) << "layer " << layer;
+    for (size_t i = 0; i < expected.lse_ln.size(); ++i) EXPECT_NEAR(actual.lse_ln[i], expected.lse_ln[i], 1e-4);
+  };
+  device_->BeginStep(rows);
+  for (uint32_t layer = 0; layer < 2; ++layer) {
+    const std::span<const float> all_q = device_->AwaitQuery(layer);
+    if (layer > 0) expect_partial(layer - 1);
+    q.assign(all_q.begin(), all_q.begin() + static_cast<ptrdiff_t>(q_dim));
+    k_[layer].resize((kPromptTokens + 1) * row_bytes());
+    v_[layer].resize((kPromptTokens + 1) * row_bytes());
+    Await(device_->ReadResident(prompt_.resident, layer, {kPromptTokens, kPromptTokens + 1}, all_heads(),
+                                std::span(k_[layer]).last(row_bytes()), std::span(v_[layer]).last(row_bytes())));
+    device_->AttendResident(layer);
+    FillSlot(layer, q, 0, 0, kRemoteEnd);
+    device_->FinishLayer(layer, num_slots);
+  }
+  const std::span<const float> logits = device_->EndStep();
+  expect_partial(1);
+  ExpectSameLogits(logits.first(expected_.size()));
+  for (size_t i = 0; i < expected_.size(); ++i) EXPECT_NEAR(logits[expected_.size() + i], expected_[i], 1e-4);
+}
+
 // Nothing resident at all is the neutral element of the merge.
 TEST_P(DeviceRemoteTest, RowsWithoutResidentTokensTakeTheSlotsAlone) {
   SCOPED_TRACE(seed_);

@@ -12,6 +12,40 @@ namespace {
 constexpr AttentionShape kShape{.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8};
 constexpr uint32_t kLayers = 3;
 
+constexpr uint32_t kDim = 8;
+
+// The memory of a measured layer of kShape: nothing resident, all outputs 0, answers that read nothing, samples of
+// everything.
+struct Layer {
+  explicit Layer(uint32_t slots, uint32_t tokens_per_slot = 10)
+      : num_slots(slots),
+        resident_out(4 * kDim),
+        resident_lse_ln(4, kEmptyLse),
+        out(slots * 4 * kDim),
+        lse_ln(slots * 4, kEmptyLse),
+        sample_out(out),
+        sample_lse_ln(slots * 4, 0.0f),
+        attended(slots * 2, 0),
+        sampled(slots * 2, tokens_per_slot),
+        remote_tokens(uint64_t{slots} * tokens_per_slot) {}
+
+  MeasuredLayer Of(uint32_t layer) const {
+    return {.layer = layer,
+            .remote_tokens = remote_tokens,
+            .num_slots = num_slots,
+            .resident = {resident_out, resident_lse_ln},
+            .answer = {out, lse_ln},
+            .sample = {sample_out, sample_lse_ln},
+            .attended_tokens = attended,
+            .sampled_tokens = sampled};
+  }
+
+  uint32_t num_slots;
+  std::vector<float> resident_out, resident_lse_ln, out, lse_ln, sample_out, sample_lse_ln;
+  std::vector<uint32_t> attended, sampled;
+  uint64_t remote_tokens;
+};
+
 PolicyParams Hgca(double rate, double min_kept_mass = 0, std::vector<LayerHead> dense_heads = {}) {
   PolicyParams params = *ResolvePolicy({.name = "hgca"}, {});
   params.Set("quality_sample_rate", rate);
@@ -58,14 +92,15 @@ TEST(AttentionQualityTest, KeptMassIsThatOfAllSlotsTogether) {
     ASSERT_TRUE(quality.BeginStep());
     double step_sum = 0;
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      std::vector<float> sparse(slots * 4), dense(slots * 4);
+      Layer measured(slots);
+      std::vector<float>&sparse = measured.lse_ln, &dense = measured.sample_lse_ln;
+      std::fill(measured.attended.begin(), measured.attended.end(), 3u);
       for (size_t i = 0; i < dense.size(); ++i) {
         const bool is_empty = i >= 4 && RandomInt(random, 0, 2) == 0;
         dense[i] = is_empty ? -INFINITY : static_cast<float>(RandomInt(random, -300, 300)) / 100;
         sparse[i] = dense[i] - static_cast<float>(RandomInt(random, 0, 200)) / 100;
       }
-      const std::vector<uint32_t> attended(slots * 2, 3);
-      quality.AddLayer({layer, 10 * slots, slots, sparse, dense, attended});
+      quality.AddLayer(measured.Of(layer));
       for (uint32_t head = 0; head < 4; ++head) {
         double read = 0, all = 0;
         for (uint32_t slot = 0; slot < slots; ++slot) {
@@ -95,8 +130,9 @@ TEST(AttentionQualityTest, KeptMassIsThatOfAllSlotsTogether) {
 }
 
 TEST(AttentionQualityTest, HeadsThatReadEverythingHaveFallenBackUnlessConfigured) {
-  const std::vector<float> lse(4, 0.0f);
-  const std::vector<uint32_t> attended = {10, 4};
+  Layer measured(1);
+  measured.lse_ln = measured.sample_lse_ln;
+  measured.attended = {10, 4};
   for (const double beta : {0.0, 1.0}) {
     for (const double floor : {0.0, 0.5}) {
       PolicyParams policy = Hgca(1, floor, {{1, 0}});
@@ -106,7 +142,7 @@ TEST(AttentionQualityTest, HeadsThatReadEverythingHaveFallenBackUnlessConfigured
       quality.EndStep(1, 1);
       ASSERT_TRUE(quality.BeginStep());
       for (uint32_t layer = 0; layer < kLayers; ++layer) {
-        quality.AddLayer({layer, 10, 1, lse, lse, attended});
+        quality.AddLayer(measured.Of(layer));
       }
       quality.EndStep(1, 1);
       EXPECT_EQ(quality.Summary().fallback_heads, floor > 0 && beta > 0 ? 2u : 0u);
@@ -120,12 +156,103 @@ TEST(AttentionQualityTest, HeadsBelowTheFloorFallBack) {
   quality.BeginStep();
   quality.EndStep(1, 1);
   ASSERT_TRUE(quality.BeginStep());
-  const std::vector<float> dense(4, 0.0f), sparse = {0, -0.1f, 0, -1};  // of KV head 1: e^-1 is kept
-  for (uint32_t layer = 0; layer < kLayers; ++layer) {
-    quality.AddLayer({layer, 10, 1, sparse, dense, std::vector<uint32_t>{5, 5}});
-  }
+  Layer measured(1);
+  measured.lse_ln = {0, -0.1f, 0, -1};  // of KV head 1: e^-1 is kept
+  measured.attended = {5, 5};
+  for (uint32_t layer = 0; layer < kLayers; ++layer) quality.AddLayer(measured.Of(layer));
   quality.EndStep(1, 1);
   EXPECT_EQ(quality.Summary().fallback_heads, kLayers);
+}
+
+PolicyParams WithLimit(double max_output_error) {
+  PolicyParams params = Hgca(1);
+  params.Set("max_output_error", max_output_error);
+  return params;
+}
+
+// Two shards and a window of the same mass e^0 each; all outputs lie in the first dim. Full: (1 + 2 + 3) / 3 = 2 for
+// all heads but query head 3, which has (4 + 4 + 4) / 3 = 4: the largest. Query head 0 read of shard 0 a half of its
+// mass and 4 instead of 2: (1 + 0.5 * 4 + 3) / 2.5 = 2.4, an error of 0.4 / 4. Query head 1 read nothing of shard 1:
+// (1 + 2) / 2 = 1.5, an error of 0.5 / 4. KV head 1 read everything.
+Layer ByHand() {
+  Layer layer(2);
+  const auto set = [](std::vector<float>& out, size_t slot, std::initializer_list<float> heads) {
+    size_t head = slot * 4;
+    for (const float value : heads) out[head++ * kDim] = value;
+  };
+  layer.resident_lse_ln.assign(4, 0.0f);
+  set(layer.resident_out, 0, {1, 1, 1, 4});
+  set(layer.sample_out, 0, {2, 2, 2, 4});
+  set(layer.sample_out, 1, {3, 3, 3, 4});
+  layer.out = layer.sample_out;
+  layer.lse_ln = layer.sample_lse_ln;
+  layer.out[0] = 4;
+  layer.lse_ln[0] = std::log(0.5f);
+  layer.lse_ln[4 + 1] = kEmptyLse;
+  layer.attended = {5, 10, 3, 10};
+  return layer;
+}
+
+TEST(AttentionQualityTest, OutputErrorIsOfTheMergedOutput) {
+  AttentionQuality quality(Hgca(1), kShape, kLayers);
+  quality.BeginStep();
+  quality.EndStep(1, 1);
+  ASSERT_TRUE(quality.BeginStep());
+  for (uint32_t layer = 0; layer < kLayers; ++layer) quality.AddLayer(ByHand().Of(layer));
+  quality.EndStep(28, 40);
+  ASSERT_EQ(quality.step_output_errors().size(), kLayers * 4);
+  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    const auto errors = quality.step_output_errors().subspan(layer * 4, 4);
+    EXPECT_NEAR(errors[0], 0.1, 1e-6);
+    EXPECT_NEAR(errors[1], 0.125, 1e-6);
+    EXPECT_EQ(errors[2], 0);
+    EXPECT_EQ(errors[3], 0);
+  }
+  const AttentionQualitySummary summary = quality.Summary();
+  EXPECT_NEAR(summary.output_error_mean, 0.225 / 4, 1e-6);
+  EXPECT_NEAR(summary.output_error_max, 0.125, 1e-6);
+  EXPECT_NEAR(summary.output_error_p95, 0.125, 1e-6) << "the maximum, below the bound of its bucket";
+  EXPECT_NEAR(summary.heads[0].output_error_mean, 0.1125, 1e-6);
+  EXPECT_NEAR(summary.heads[0].output_error_max, 0.125, 1e-6);
+  EXPECT_EQ(summary.heads[1].output_error_max, 0);
+  EXPECT_EQ(summary.fallback_heads, 0u) << "there is no limit";
+}
+
+// Of a head that is answered by everything the sample is the selection: what is reported is what was read, what
+// decides is what would be.
+TEST(AttentionQualityTest, AHeadThatIsTooWrongIsDenseUntilItsSelectionIsGoodAgain) {
+  AttentionQuality quality(WithLimit(0.12), kShape, kLayers);
+  quality.BeginStep();
+  quality.EndStep(1, 1);
+  Layer layer = ByHand();
+  const auto measure = [&] {
+    ASSERT_TRUE(quality.BeginStep());
+    quality.AddLayer(layer.Of(1));
+    quality.EndStep(1, 1);
+  };
+  measure();
+  EXPECT_TRUE(quality.wants_dense(1, 0)) << "of query head 1, 0.125";
+  EXPECT_FALSE(quality.wants_dense(1, 1));
+  EXPECT_FALSE(quality.wants_dense(0, 0));
+  EXPECT_EQ(quality.Summary().fallback_heads, 1u);
+  // KV head 0 is answered by everything now.
+  std::swap(layer.out, layer.sample_out);
+  std::swap(layer.lse_ln, layer.sample_lse_ln);
+  layer.attended = {10, 10, 10, 10};
+  layer.sampled = {5, 10, 3, 10};
+  measure();
+  EXPECT_TRUE(quality.wants_dense(1, 0)) << "the selection is no better";
+  for (const float error : quality.step_output_errors().subspan(4, 4)) EXPECT_EQ(error, 0);
+  EXPECT_NEAR(quality.Summary().output_error_max, 0.125, 1e-6) << "of the step before";
+  layer.sample_lse_ln[4 + 1] = 0;
+  measure();
+  EXPECT_FALSE(quality.wants_dense(1, 0)) << "0.1 is within the limit";
+  EXPECT_EQ(quality.Summary().fallback_heads, 0u);
+  layer.sample_out[0] = NAN;
+  measure();
+  EXPECT_TRUE(quality.wants_dense(1, 0)) << "NaN is too wrong";
+  quality.BeginTurn();
+  EXPECT_FALSE(quality.wants_dense(1, 0)) << "the appended prompt selects anew";
 }
 
 TEST(AttentionQualityTest, EachTurnIsSampledFromItsFirstStepOn) {

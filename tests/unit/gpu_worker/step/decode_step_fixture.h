@@ -55,12 +55,13 @@ class EmptyNode final : public FrameHandler {
 
   std::unique_ptr<DataPlane> plane;
   PeerId peer;
-  std::map<std::pair<uint32_t, uint64_t>, std::string> sections;  // by layer and shard
-  std::string answer;                                             // the section of each partial
-  std::optional<std::string> refusal;                             // what the error frames say that answer queries
-  bool damage = false;                                            // a bit of each answer's payload changes on the way
-  std::function<void(const FrameHeader&)> on_query;               // before it is answered
-  std::map<uint8_t, int> num_frames;                              // received, by type
+  std::map<std::pair<uint32_t, uint64_t>, std::string> sections;               // by layer and shard
+  std::map<std::pair<uint32_t, uint64_t>, std::vector<uint32_t>> dense_heads;  // likewise, of those that name some
+  std::string answer;                                                          // the section of each partial
+  std::optional<std::string> refusal;                // what the error frames say that answer queries
+  bool damage = false;                               // a bit of each answer's payload changes on the way
+  std::function<void(const FrameHeader&)> on_query;  // before it is answered
+  std::map<uint8_t, int> num_frames;                 // received, by type
 
  private:
   void Answer(const FrameHeader& header, const QueryView& query) {
@@ -69,6 +70,10 @@ class EmptyNode final : public FrameHandler {
       const QueryEntry entry = query.entry(i);
       const std::span<const std::byte> section = query.policy(entry);
       sections[{header.layer, entry.shard_id}].assign(reinterpret_cast<const char*>(section.data()), section.size());
+      const std::span<const std::byte> dense = query.dense_heads(entry);
+      for (size_t at = 0; at < dense.size(); at += sizeof(uint32_t)) {
+        dense_heads[{header.layer, entry.shard_id}].push_back(ReadAt<uint32_t>(dense, at));
+      }
       entries.push_back({.shard_id = entry.shard_id,
                          .num_q_heads = entry.num_q_heads,
                          .covered_tokens = entry.visible_end - entry.visible_begin,

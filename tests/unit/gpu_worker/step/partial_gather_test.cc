@@ -23,8 +23,9 @@ struct Answer {
   uint32_t num_kv_heads = num_q_heads / 2;
   uint32_t n_q = 1;  // query token i has value + i
   bool measured = false;
-  float dense_value = value;                           // lse_dense_ln is a tenth of it
+  float sample_value = value;                          // of sample_out; sample_lse_ln is a tenth of it
   uint32_t per_head = static_cast<uint32_t>(covered);  // attended_tokens of each KV head
+  uint32_t sampled = static_cast<uint32_t>(covered);   // sampled_tokens of each KV head
 };
 
 // One partial frame's payload. The view points into it.
@@ -56,7 +57,9 @@ class Frame {
         std::fill_n(data.out.begin() + q * out_floats, out_floats, value);
         std::fill_n(data.lse_ln.begin() + q * lse_floats, lse_floats, value / 10);
       }
-      std::fill(data.lse_dense_ln.begin(), data.lse_dense_ln.end(), answers[i].dense_value / 10);
+      std::fill(data.sample.out.begin(), data.sample.out.end(), answers[i].sample_value);
+      std::fill(data.sample.lse_ln.begin(), data.sample.lse_ln.end(), answers[i].sample_value / 10);
+      std::fill(data.sampled_tokens.begin(), data.sampled_tokens.end(), answers[i].sampled);
       std::fill(data.attended_tokens.begin(), data.attended_tokens.end(), answers[i].per_head);
     }
     EXPECT_EQ(PartialFrameView::Decode(payload, &view), FrameError::kOk);
@@ -266,7 +269,7 @@ TEST_F(PartialGatherTest, MeasurementsLieInTheSlotsOfTheirStripesAndHeads) {
                   .value = static_cast<float>(shard),
                   .unread = (covered - per_head) * heads / 2,
                   .measured = true,
-                  .dense_value = static_cast<float>(shard) + 5,
+                  .sample_value = static_cast<float>(shard) + 5,
                   .per_head = per_head};
   };
   Arrive(1, Frame({answer(21, 2, 40, 8), answer(11, 4, 20, 20)}));
@@ -277,32 +280,48 @@ TEST_F(PartialGatherTest, MeasurementsLieInTheSlotsOfTheirStripesAndHeads) {
   EXPECT_EQ(first.layer, kLayer);
   EXPECT_EQ(first.remote_tokens, 50u);
   EXPECT_EQ(first.num_slots, 2u);
-  EXPECT_FLOAT_EQ(first.lse_ln[3], 1.0f);
-  EXPECT_FLOAT_EQ(first.lse_dense_ln[3], 1.5f);
-  EXPECT_FLOAT_EQ(first.lse_dense_ln[4], 1.6f) << "stripe 1, head 0";
+  ASSERT_EQ(first.answer.out.size(), 2u * 4 * 8);
+  EXPECT_FLOAT_EQ(first.answer.lse_ln[3], 1.0f);
+  EXPECT_FLOAT_EQ(first.answer.out[3 * 8 + 7], 10.0f);
+  ASSERT_EQ(first.sample.out.size(), 2u * 4 * 8);
+  EXPECT_FLOAT_EQ(first.sample.lse_ln[3], 1.5f);
+  EXPECT_FLOAT_EQ(first.sample.out[3 * 8 + 7], 15.0f);
+  EXPECT_FLOAT_EQ(first.sample.lse_ln[4], 1.6f) << "stripe 1, head 0";
+  EXPECT_FLOAT_EQ(first.sample.out[4 * 8], 16.0f);
+  EXPECT_EQ(std::vector<uint32_t>(first.sampled_tokens.begin(), first.sampled_tokens.end()),
+            (std::vector<uint32_t>{30, 30, 20, 20}));
   EXPECT_EQ(std::vector<uint32_t>(first.attended_tokens.begin(), first.attended_tokens.end()),
             (std::vector<uint32_t>{3, 3, 20, 20}));
   const MeasuredLayer second = gather_.measured(1);
   EXPECT_EQ(second.num_slots, 1u);
-  EXPECT_FLOAT_EQ(second.lse_dense_ln[1], 2.5f);
-  EXPECT_FLOAT_EQ(second.lse_dense_ln[2], 2.6f);
+  EXPECT_FLOAT_EQ(second.sample.lse_ln[1], 2.5f);
+  EXPECT_FLOAT_EQ(second.sample.lse_ln[2], 2.6f);
   EXPECT_EQ(std::vector<uint32_t>(second.attended_tokens.begin(), second.attended_tokens.end()),
             (std::vector<uint32_t>{7, 8}));
 }
 
 TEST_F(PartialGatherTest, WrongMeasurementsFailTheirRow) {
-  const Answer good{.shard = 10, .num_q_heads = 4, .covered = 30, .value = 1, .measured = true};
+  const Answer good{
+      .shard = 10, .num_q_heads = 4, .covered = 30, .value = 1, .unread = 50, .measured = true, .per_head = 5};
   struct Case {
     Answer answer;
     std::string text;
   };
-  std::vector<Case> cases(3, {good, ""});
+  std::vector<Case> cases(4, {good, ""});
   cases[0].answer.measured = false;
   cases[0].text = "not measured, asked for 2, measured";
-  cases[1].answer.dense_value = -INFINITY;
+  cases[1].answer.sample_value = -INFINITY;
   cases[1].text = "a dense lse_ln of -inf";
-  cases[2].answer.dense_value = std::numeric_limits<float>::quiet_NaN();
+  cases[2].answer.sample_value = std::numeric_limits<float>::quiet_NaN();
   cases[2].text = "a dense lse_ln of nan";
+  cases[3].answer = {.shard = 10,
+                     .num_q_heads = 4,
+                     .covered = 30,
+                     .value = 1,
+                     .measured = true,
+                     .sample_value = INFINITY,
+                     .sampled = 5};
+  cases[3].text = "a dense lse_ln of 0.1, and inf of what it selects";
   for (const Case& c : cases) {
     Begin(Measured({kExpected[0]}), {{40, 10, 1, true, false, true}});
     Arrive(0, Frame({c.answer}));
@@ -313,6 +332,18 @@ TEST_F(PartialGatherTest, WrongMeasurementsFailTheirRow) {
   Begin({kExpected[0]}, {{40, 10, 1}});
   Arrive(0, Frame({good}));
   EXPECT_EQ(gather_.Finish().size(), 1u) << "measured, but nobody asked";
+  // A selection may be empty, whichever of both it is.
+  Answer empty = good;
+  empty.value = -INFINITY;
+  empty.sample_value = 1;
+  Begin(Measured({kExpected[0]}), {{40, 10, 1, true, false, true}});
+  Arrive(0, Frame({empty}));
+  EXPECT_TRUE(gather_.Finish().empty());
+  empty = cases[3].answer;
+  empty.sample_value = -INFINITY;
+  Begin(Measured({kExpected[0]}), {{40, 10, 1, true, false, true}});
+  Arrive(0, Frame({empty}));
+  EXPECT_TRUE(gather_.Finish().empty());
 }
 
 TEST_F(PartialGatherTest, AnUncoveredTokenIsAnInternalError) {

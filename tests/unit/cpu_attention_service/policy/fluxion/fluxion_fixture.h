@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cpu_attention_service/executor/shard_executor.h"
 #include "cpu_attention_service/policy/fluxion/fluxion_shard.h"
+#include "cpu_attention_service/policy/shard_fallback.h"
 #include "gtest/gtest.h"
 #include "tests/unit/cpu_attention_service/node/test_shard.h"
 #include "wire/frame.h"
@@ -33,6 +35,7 @@ class FluxionFixture : public ::testing::Test {
       ASSERT_TRUE(kept.ok()) << kept;
     }
     fluxion_ = std::make_unique<FluxionShard>(shard_.get());
+    fallback_.emplace(spec_);
     kv_ = RandomLayerKv(spec_, static_cast<uint32_t>(num_tokens), random_);
     q_ = RandomFloats(kShape.num_q_heads * kShape.head_dim, random_, 2.0f);
   }
@@ -71,12 +74,16 @@ class FluxionFixture : public ::testing::Test {
     for (uint32_t head = 0; plan_.plans_heads && head < kShape.num_kv_heads; ++head) {
       fluxion_->PlanHead(request, head, &plan_);
     }
+    fallback_->CompletePlan(request, &plan_);
     Attend(request, plan_.answer, &out_, &lse_ln_);
     if (request.is_measured()) {
-      Attend(request, plan_.sample, &sample_out_, &sample_lse_ln_);
-      lse_dense_ln_.assign(lse_ln_.size(), 0);
+      sample_out_ = out_;  // where the plan has no other
+      sample_lse_ln_ = lse_ln_;
+      AttendInto(request, plan_.sample, sample_out_, sample_lse_ln_);
       kept_mass_.clear();
-      fluxion_->OnSampled(request, plan_, {{out_, lse_ln_}, {sample_out_, sample_lse_ln_}}, lse_dense_ln_, &kept_mass_);
+      const SampledPartials partials{{out_, lse_ln_}, {sample_out_, sample_lse_ln_}};
+      fallback_->OnSampled(request, plan_, partials, &kept_mass_);
+      fluxion_->OnSampled(request, plan_, partials);
     }
     fluxion_->WritePartial(request, plan_, {out_, lse_ln_}, {});
     return plan_;
@@ -89,23 +96,28 @@ class FluxionFixture : public ::testing::Test {
   ShardSpec spec_;
   std::unique_ptr<KvShard> shard_;
   std::unique_ptr<FluxionShard> fluxion_;
+  std::optional<ShardFallback> fallback_;
   LayerKv kv_;
   std::vector<float> q_;
   std::vector<std::byte> section_;
   ReadPlan plan_;
-  std::vector<float> out_, lse_ln_, sample_out_, sample_lse_ln_, lse_dense_ln_, kept_mass_;
+  std::vector<float> out_, lse_ln_, sample_out_, sample_lse_ln_, kept_mass_;
 
  private:
   void Attend(const ReadRequest& request, std::span<const HeadRead> heads, std::vector<float>* out,
               std::vector<float>* lse_ln) {
     out->assign(size_t{request.n_q} * kShape.num_q_heads * kShape.head_dim, 0);
     lse_ln->assign(size_t{request.n_q} * kShape.num_q_heads, 0);
+    AttendInto(request, heads, *out, *lse_ln);
+  }
+  void AttendInto(const ReadRequest& request, std::span<const HeadRead> heads, std::span<float> out,
+                  std::span<float> lse_ln) {
     const ShardQuery query{.shard = shard_.get(),
                            .layer = request.layer,
                            .local = request.local,
                            .n_q = request.n_q,
                            .q = request.q,
-                           .partial = {*out, *lse_ln},
+                           .partial = {out, lse_ln},
                            .heads = heads};
     executor_.Execute(std::span(&query, 1), kScale);
   }

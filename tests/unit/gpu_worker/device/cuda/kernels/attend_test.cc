@@ -57,7 +57,7 @@ void MergeReference(const Remote& remote, const KvGeometry& g, uint32_t r, uint3
 }
 
 struct Result {
-  std::vector<float> out, resident_lse_ln, merged_lse_ln;
+  std::vector<float> out, resident_lse_ln, merged_lse_ln, resident_out;
 };
 
 class AttendTest : public KernelTest {
@@ -69,7 +69,8 @@ class AttendTest : public KernelTest {
     const size_t heads = size_t{num_rows} * c.geometry.num_q_heads;
     DeviceArray<std::byte> memory(AttendWorkspaceBytes(num_rows, c.geometry, c.rule));
     const AttendWorkspace workspace = MakeAttendWorkspace(memory.get(), num_rows, c.geometry, c.rule);
-    DeviceArray<float> resident_lse(heads), merged_lse(heads);
+    DeviceArray<float> resident_lse(std::vector<float>(heads, kUntouched)), merged_lse(heads);
+    DeviceArray<float> resident_out(std::vector<float>(heads * c.geometry.head_dim, kUntouched));
     TypedArray out(out_dtype, heads * c.geometry.head_dim);
     ExpectCudaOk(Attend({.rows = batch.device_rows.get(),
                          .num_rows = num_rows,
@@ -89,7 +90,9 @@ class AttendTest : public KernelTest {
                     .workspace = workspace,
                     .out = out.get(),
                     .out_dtype = out_dtype,
+                    .resident_out = resident_out.get(),
                     .resident_lse_ln = resident_lse.get(),
+                    .resident_of_all_rows = resident_of_all_rows_,
                     .merged_lse_ln = merged_lse.get()};
     DeviceArray<uint32_t> num_slots(remote == nullptr ? std::vector<uint32_t>{0} : remote->num_slots);
     DeviceArray<float> slot_out(remote == nullptr ? std::vector<float>{0} : remote->out);
@@ -101,8 +104,10 @@ class AttendTest : public KernelTest {
       merge.max_slots = kMaxSlots;
     }
     ExpectCudaOk(MergePartials(merge, launch_));
-    return {out.Fetch(), resident_lse.Fetch(), merged_lse.Fetch()};
+    return {out.Fetch(), resident_lse.Fetch(), merged_lse.Fetch(), resident_out.Fetch()};
   }
+  static constexpr float kUntouched = 12345.0f;
+  bool resident_of_all_rows_ = true;
 
   // One query head of a row with scores: those of the slots attended over are there, in base 2, and no others.
   void CheckScores(const Batch& batch, uint32_t r, uint32_t head, const Expected& expected) {
@@ -139,6 +144,10 @@ class AttendTest : public KernelTest {
         Expected expected = Reference(batch, r, head, layer, scale);
         const size_t idx = size_t{r} * c.geometry.num_q_heads + head;
         CheckLse(result.resident_lse_ln[idx], expected.lse_ln);
+        for (uint32_t d = 0; d < c.geometry.head_dim; ++d) {
+          ASSERT_NEAR(result.resident_out[idx * c.geometry.head_dim + d], expected.out[d], 3e-5 * expected.max_value)
+              << "resident element " << d;
+        }
         if (batch.rows[r].scores != nullptr) CheckScores(batch, r, head, expected);
         if (with_remote) MergeReference(remote, c.geometry, r, head, expected);
         CheckLse(result.merged_lse_ln[idx], expected.lse_ln);
@@ -221,6 +230,26 @@ TEST_F(AttendTest, RowsDoNotSeeEachOther) {
   EXPECT_EQ(std::memcmp(all.out.data() + row, alone.out.data() + row, row * sizeof(float)), 0);
   EXPECT_EQ(alone.resident_lse_ln[0], -INFINITY);
   EXPECT_EQ(alone.out[0], 0.0f);
+}
+
+// The resident part goes out of the rows that want it, and is the same as where all are asked for.
+TEST_F(AttendTest, RowsThatWantTheirResidentPart) {
+  const Case c{{8, 2, 64}, DType::kBf16, {90, 40, 77}, {32, 8}};
+  Batch batch(c, random_);
+  const Remote remote(batch, random_);
+  const Result all = Run(batch, &remote, 1, 0.1f, DType::kF32);
+  std::vector<DecodeRowDesc> rows = batch.rows;
+  rows[1].wants_resident_partial = true;
+  batch.device_rows.Put(rows);
+  resident_of_all_rows_ = false;
+  const Result some = Run(batch, &remote, 1, 0.1f, DType::kF32);
+  EXPECT_EQ(some.out, all.out);
+  for (size_t i = 0; i < all.resident_out.size(); ++i) {
+    EXPECT_EQ(some.resident_out[i], i / (8 * 64) == 1 ? all.resident_out[i] : kUntouched) << i;
+  }
+  for (size_t i = 0; i < all.resident_lse_ln.size(); ++i) {
+    EXPECT_EQ(some.resident_lse_ln[i], i / 8 == 1 ? all.resident_lse_ln[i] : kUntouched) << i;
+  }
 }
 
 TEST_F(AttendTest, LongRows) {
