@@ -110,8 +110,11 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
 
 
 async def until(event: threading.Event | None) -> None:
+    """Looks less often the longer it takes: thousands may wait."""
+    pause_s = 0.005
     while event is not None and not event.is_set():
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, 0.5)
 
 
 async def fail(context, failure: Failure) -> None:  # noqa: ANN001

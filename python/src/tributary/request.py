@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tributary.errors import InvalidRequestError
 from tributary.v1 import common_pb2, coordinator_pb2
 
-DTYPES = {"f32": common_pb2.DTYPE_F32, "bf16": common_pb2.DTYPE_BF16, "f16": common_pb2.DTYPE_F16,
-          "int8": common_pb2.DTYPE_INT8, "int4": common_pb2.DTYPE_INT4, "fp8-e4m3": common_pb2.DTYPE_FP8_E4M3}
-CUTS = {"auto": coordinator_pb2.Placement.CUT_AUTO, "tokens": coordinator_pb2.Placement.CUT_TOKENS,
-        "heads": coordinator_pb2.Placement.CUT_HEADS, "both": coordinator_pb2.Placement.CUT_BOTH}
+
+def _words(enum: Any, prefix: str) -> dict[str, int]:
+    """The names that users write, as the CLI has them: DTYPE_FP8_E4M3 is fp8-e4m3."""
+    return {name.removeprefix(prefix).lower().replace("_", "-"): number for name, number in enum.items()}
+
+
+DTYPES = {word: number for word, number in _words(common_pb2.DType, "DTYPE_").items() if number}  # 0 is unset
+CUTS = _words(coordinator_pb2.Placement.Cut, "CUT_")
 
 # A number, a count, a word, layers, or (layer, kv_head) pairs: what a policy's parameter may be set to.
 PolicyValue = float | int | str | Sequence[int] | Sequence[Sequence[int]]

@@ -118,8 +118,6 @@ class Server:
                       shape: Shape, who: str, arrived_s: float) -> Response:
         try:
             plans = self._planner.plans(body, prompts, who=who, top_logprobs=shape.top_logprobs or 0)
-            for plan in plans[:1]:
-                plan.request.to_proto()  # what no message can hold is refused before anything waits
         except TributaryError as error:
             raise from_rpc(error) from None
         if body.stream_options is not None and not body.stream:

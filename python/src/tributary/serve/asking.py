@@ -12,7 +12,7 @@ from tributary.errors import (NotFoundError, OutOfRangeError, OverloadedError, P
 from tributary.events import Accepted, Event, Summary, Tokens
 from tributary.request import GenerateRequest, Keep, Placement, Policy
 from tributary.serve.gate import Gate
-from tributary.serve.kept_chats import KeptChat, KeptChats
+from tributary.serve.kept_chats import KeptChat, KeptChats, packed
 from tributary.serve.plan import AnswerPlan, keep_of
 from tributary.serve.settings import Settings
 
@@ -148,7 +148,7 @@ class Asking:
     def _put_back(self, turn: Turn, summary: Summary) -> None:
         if summary.kept is None:
             return
-        tokens = [*turn.plan.request.prompt_tokens, *turn.answer_tokens]
+        tokens = packed(turn.plan.request.prompt_tokens) + packed(turn.answer_tokens)
         over = self.kept.put(summary.kept.request_id, turn.plan.scope, tokens, lease_s=summary.kept.lease_s,
                              growth_tokens=summary.kept.growth_tokens)
         for chat in over:

@@ -68,6 +68,7 @@ def _not_of_schema(error: pydantic.ValidationError) -> ApiError:
             path += f"[{part}]"
         elif part.isidentifier():  # alternatives of a union have names like "list[str]"
             path += f".{part}" if path else part
-    given = repr(first["input"])
-    shown = f", not {given[:60]}" if first["type"] != "missing" and len(given) < 400 else ""
+    given = first["input"]
+    is_short = isinstance(given, (int, float)) or isinstance(given, str) and len(given) <= 64
+    shown = f", not {given!r}" if first["type"] != "missing" and is_short else ""
     return ApiError(422, f"{path or 'the body'}: {first['msg']}{shown}", param=path or None, code="invalid_type")

@@ -46,19 +46,19 @@ class KeptChats:
         """The chat whose tokens are the longest beginning of the prompt, out of the table; None if there is none."""
         now = self._clock()
         self._chats = [chat for chat in self._chats if chat.ends_s - _LATEST_S > now]
-        whole = packed(prompt)
-        suiting = [chat for chat in self._chats
-                   if chat.scope == scope and len(chat.tokens) < len(whole) and whole.startswith(chat.tokens)]
+        suiting = [chat for chat in self._chats if chat.scope == scope and chat.num_tokens < len(prompt)]
+        whole = packed(prompt) if suiting else b""  # of a million tokens it takes a while
+        suiting = [chat for chat in suiting if whole.startswith(chat.tokens)]
         if not suiting:
             return None
         best = max(suiting, key=lambda chat: len(chat.tokens))
         self._chats.remove(best)
         return best
 
-    def put(self, request_id: str, scope: str, tokens: Sequence[int], *, growth_tokens: int,
+    def put(self, request_id: str, scope: str, tokens: bytes, *, growth_tokens: int,
             lease_s: float) -> list[KeptChat]:
-        """Returns those that have to make room."""
-        self._chats.append(KeptChat(request_id, scope, packed(tokens), growth_tokens, self._clock() + lease_s))
+        """`tokens` are packed. Returns those that have to make room."""
+        self._chats.append(KeptChat(request_id, scope, tokens, growth_tokens, self._clock() + lease_s))
         num_over = max(0, len(self._chats) - self._capacity)
         over, self._chats = self._chats[:num_over], self._chats[num_over:]
         return over

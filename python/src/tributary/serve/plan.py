@@ -38,7 +38,7 @@ class Planner:
 
     def plans(self, body: ChatRequest | CompletionRequest, prompts: Sequence[Sequence[int]], *, who: str,
               top_logprobs: int) -> list[AnswerPlan]:
-        """n answers for each of the prompts, in this order. ApiError for what cannot be served."""
+        """n answers for each of the prompts, in this order. ApiError, InvalidRequestError for what cannot be served."""
         n = body.n or 1
         if len(prompts) * n > self._settings.max_choices:
             raise bad_request(f"{len(prompts)} prompts times n {n} are {len(prompts) * n} answers; at most "
@@ -57,6 +57,7 @@ class Planner:
                 report_attention_heads=options.report_attention_heads),
             stops=stop_strings(body.stop), end_tokens=end_tokens, keep=keep,
             scope=f"{who} {options.model_dump_json(exclude={'keep'})}")
+        plan.request.to_proto()  # what no message can hold is refused before anything waits
         return [self._with_prompt(plan, prompt, self._max_tokens(body, len(prompt)), i)
                 for prompt in prompts for i in range(n)]
 

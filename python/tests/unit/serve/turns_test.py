@@ -10,7 +10,7 @@ import pytest
 from fake_coordinator import FakeCoordinator, Failure, Script, text, wait_until
 from serving import Serving, serving
 
-from tributary.serve.kept_chats import KeptChats
+from tributary.serve.kept_chats import KeptChats, packed
 
 FIRST = [{"role": "user", "content": "one"}]
 
@@ -155,14 +155,14 @@ def test_a_completion_is_kept_if_it_asks(server: Serving, fake: FakeCoordinator)
 def test_the_table() -> None:
     now = [0.0]
     chats = KeptChats(2, clock=lambda: now[0])
-    assert chats.put("a", "x", [1, 2], growth_tokens=9, lease_s=10) == []
-    assert chats.put("b", "x", [1, 2, 3], growth_tokens=9, lease_s=20) == []
+    assert chats.put("a", "x", packed([1, 2]), growth_tokens=9, lease_s=10) == []
+    assert chats.put("b", "x", packed([1, 2, 3]), growth_tokens=9, lease_s=20) == []
     assert chats.take("x", [1, 2, 3]).request_id == "a", "a turn has tokens of its own"
-    assert [chat.request_id for chat in chats.put("a", "x", [1, 2], growth_tokens=9, lease_s=10)] == []
+    assert [chat.request_id for chat in chats.put("a", "x", packed([1, 2]), growth_tokens=9, lease_s=10)] == []
     assert chats.take("y", [1, 2, 3, 4]) is None
     assert chats.take("x", [1, 2, 4]).num_tokens == 2
-    chats.put("a", "x", [1, 2], growth_tokens=9, lease_s=10)
-    assert [chat.request_id for chat in chats.put("c", "x", [9], growth_tokens=9, lease_s=10)] == ["b"]
+    chats.put("a", "x", packed([1, 2]), growth_tokens=9, lease_s=10)
+    assert [chat.request_id for chat in chats.put("c", "x", packed([9]), growth_tokens=9, lease_s=10)] == ["b"]
     now[0] = 9.5
     assert chats.take("x", [1, 2, 3, 4]) is None, "its lease is as good as over"
     assert chats.take("x", [258]) is None and chats.take_oldest() is None
