@@ -199,3 +199,31 @@ def test_a_cluster_that_cannot_start(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "tributary.serve", "--model", tmp_path, "--port", "0", "--tributary",
                            BIN / "tributary"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "the cluster did not start" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_node_that_is_lost_is_named(probe: Path) -> None:
+    with Cluster(cpu_nodes=2) as own, serving(own.coordinator, probe) as server:
+        own.check_exit = False
+        stream = server.openai().completions.create(model="probe", prompt=TEXT, max_tokens=5000, stream=True,
+                                                    extra_body={"tributary": SMALL, "ignore_eos": True})
+        with pytest.raises(openai.APIError, match="cpu-1"):
+            for i, _ in enumerate(stream):
+                if i == 3:
+                    own.signal("cpu-1", signal.SIGKILL)
+        wait_until(lambda: own.status()["requests_running"] == 0, "the sequence has ended")
+
+
+def test_kept_chats_make_room_for_who_waits(probe: Path) -> None:
+    """The nodes' memory is enough for one chat and what is reserved for its later turns."""
+    small = ["--kv-pool-bytes", str(24 << 20)]
+    with Cluster(cpu_nodes=1, flags=small) as own, serving(own.coordinator, probe) as server:
+        def ask(content: str) -> openai.types.chat.ChatCompletion:
+            return server.openai().chat.completions.create(
+                model="probe", messages=[{"role": "user", "content": content}], max_tokens=8,
+                extra_body={"tributary": SMALL})
+
+        kept = []
+        for i in range(3):
+            ask(f"{i} {TEXT}")
+            kept.append([sequence["request_id"] for sequence in own.status()["kept_sequences"]])
+        assert [len(names) for names in kept] == [1, 1, 1] and len({names[0] for names in kept}) == 3
