@@ -1,0 +1,108 @@
+"""One answer, from its plan to its last piece of text: asks the cluster, makes text of tokens, finds stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from tributary.events import Accepted, Summary, Tokens
+from tributary.serve.asking import Asking, Turn
+from tributary.serve.plan import AnswerPlan
+from tributary.text import StopStrings
+from tributary.text.detokenizer import Detokenizer
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """A token of the answer, for those who ask for log-probabilities."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    begin: int  # its text begins at this character of the answer
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer has its place in the cluster; what comes later breaks off a stream, and is no status any more."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    text: str
+    tokens: tuple[TokenInfo, ...]
+
+
+@dataclass(frozen=True)
+class Finish:
+    reason: str  # "stop" or "length"
+    prompt_tokens: int  # all of them, also those that were there already
+    cached_tokens: int
+    completion_tokens: int
+    summary: Summary | None  # None: a stop string was found, which ends the sequence before its summary
+
+
+Part = Started | Delta | Finish
+
+
+@dataclass
+class _Text:
+    """What has come of the text, and which tokens' text has not been given out."""
+
+    detokenizer: Detokenizer
+    stops: StopStrings
+    num_made: int = 0  # characters
+    num_given: int = 0
+    waiting: list[TokenInfo] = field(default_factory=list)
+
+    def add(self, info: TokenInfo) -> Delta:
+        self.waiting.append(info)
+        made = self.detokenizer.add(info.token)
+        self.num_made += len(made)
+        return self._given(self.stops.add(made))
+
+    def flush(self) -> Delta:
+        text = self.stops.add(self.detokenizer.flush())
+        if self.stops.found is None:
+            text += self.stops.flush()
+        last = self._given(text)
+        if self.stops.found is not None:
+            return last
+        return Delta(last.text, (*last.tokens, *self.waiting))
+
+    def _given(self, text: str) -> Delta:
+        self.num_given += len(text)
+        num_out = sum(info.begin < self.num_given for info in self.waiting)
+        out, self.waiting = self.waiting[:num_out], self.waiting[num_out:]
+        return Delta(text, tuple(out))
+
+
+async def answer(plan: AnswerPlan, asking: Asking, detokenizer: Detokenizer) -> AsyncGenerator[Part, None]:
+    """Started, then Deltas with text or tokens, then Finish. ApiError or TributaryError if the cluster does not answer.
+    Closing the iterator, or cancelling the task, ends the sequence."""
+    text = _Text(detokenizer, StopStrings(plan.stops))
+    turn = Turn(plan)
+    num_tokens = 0
+    async with aclosing(asking.events(turn)) as events:
+        async for event in events:
+            if isinstance(event, Accepted):
+                yield Started()
+            elif isinstance(event, Tokens):
+                tops = event.top_logprobs or ((),) * len(event.tokens)
+                for token, logprob, top in zip(event.tokens, event.logprobs, tops):
+                    num_tokens += 1
+                    if token in plan.end_tokens:
+                        continue
+                    delta = text.add(TokenInfo(token, logprob, top, text.num_made))
+                    if delta.text or delta.tokens:
+                        yield delta
+                    if text.stops.found is not None:
+                        yield Finish("stop", turn.prompt_tokens, turn.cached_tokens, num_tokens, None)
+                        return
+            elif isinstance(event, Summary):
+                last = text.flush()
+                if last.text or last.tokens:
+                    yield last
+                reason = "stop" if text.stops.found is not None else event.finish_reason
+                yield Finish(reason, turn.prompt_tokens, turn.cached_tokens, num_tokens, event)

@@ -1,0 +1,17 @@
+"""What an operator may set; flags.py has the flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    max_body_bytes: int = 64 << 20
+    max_running: int = 64  # answers that the coordinator works on for this server
+    max_waiting: int = 1024  # answers that wait here for one of those places
+    default_max_tokens: int = 1024  # of a chat that does not say; memory for them is reserved
+    max_choices: int = 64  # prompts x n of one request
+    max_kept_chats: int = 16  # 0: no chat is kept after its answer
+    keep_s: float = 300.0
+    keep_room_tokens: int = 2048  # what is reserved for the later turns of a kept chat

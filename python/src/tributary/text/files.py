@@ -1,0 +1,45 @@
+"""Reading the files of a model folder, so that an error names the file and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class ModelFolderError(Exception):
+    """A file of the model folder is missing or broken; the message says which, and what to do."""
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFolderError(f"cannot read {path}: {error.strerror}") from None
+    if data.startswith(LFS_POINTER):
+        raise ModelFolderError(f"{path} is a Git LFS pointer, not the file itself; fetch it with 'git lfs pull'")
+    return data
+
+
+def read_text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(f"{path} is not UTF-8 at byte {error.start}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file."""
+    try:
+        value = json.loads(read_text(path))
+    except ValueError as error:
+        raise ModelFolderError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelFolderError(f"{path} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def read_object_if_there(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
