@@ -35,7 +35,8 @@ KvShard::KvShard(const ShardSpec& spec, BlockPool* pool, std::unique_ptr<ShardTi
       counters_(counters),
       layers_(spec.num_layers_held()),
       checked_tokens_(spec.num_layers_held()),
-      first_corrupt_token_(spec.num_layers_held()) {
+      first_corrupt_token_(spec.num_layers_held()),
+      summarised_tokens_(spec.num_layers_held()) {
   for (std::atomic<uint64_t>& token : first_corrupt_token_) token.store(kNoToken, std::memory_order_relaxed);
 }
 
@@ -86,8 +87,8 @@ StoreResult KvShard::Store(uint32_t layer, uint64_t token_begin, uint32_t num_to
     tokens.Abandon(claim);
   }
   result.stored_tokens = tokens.visible();
-  if (!summaries_.empty() && storer == Storer::kOwner && result.ok()) {
-    Summarise(layer, {summaries_.front().num_tokens(StreamIdx(layer, 0)), result.stored_tokens}, local, rows);
+  if (HasSummaries() && storer == Storer::kOwner && result.ok()) {
+    Summarise(layer, {summarised_tokens_[layer - spec_.layer_begin], result.stored_tokens}, local, rows);
   }
   return result;
 }
@@ -224,15 +225,38 @@ absl::Status KvShard::KeepSummaries(const BlockSummaryOptions& options) {
   if (FindSummaries(options) != nullptr) {
     return absl::FailedPreconditionError("shard: these block summaries are kept already; ask for each once");
   }
-  for (const LayerTokens& layer : layers_) {
-    if (layer.IsEmpty()) continue;
-    return absl::FailedPreconditionError(
-        "shard: tokens are stored already; ask for block summaries when the shard is opened");
-  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckKeeps());
   const SummarisedKeys keys{spec_.model.head_dim, tiles_->layout().num_streams, spec_.capacity_tokens};
   TRIBUTARY_ASSIGN_OR_RETURN(BlockSummaries summaries, BlockSummaries::Open(options, keys, pool_));
   summaries_.push_back(std::move(summaries));
   return absl::OkStatus();
+}
+
+absl::Status KvShard::KeepCodes(const KeyCodeOptions& options) {
+  if (FindCodes(options) != nullptr) {
+    return absl::FailedPreconditionError("shard: these key codes are kept already; ask for each once");
+  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckKeeps());
+  const SummarisedKeys keys{spec_.model.head_dim, tiles_->layout().num_streams, spec_.capacity_tokens};
+  TRIBUTARY_ASSIGN_OR_RETURN(KeyCodes codes, KeyCodes::Open(options, keys, pool_));
+  key_codes_.push_back(std::move(codes));
+  return absl::OkStatus();
+}
+
+absl::Status KvShard::CheckKeeps() const {
+  for (const LayerTokens& layer : layers_) {
+    if (layer.IsEmpty()) continue;
+    return absl::FailedPreconditionError(
+        "shard: tokens are stored already; ask for block summaries and key codes when the shard is opened");
+  }
+  return absl::OkStatus();
+}
+
+const KeyCodes* KvShard::FindCodes(const KeyCodeOptions& options) const {
+  for (const KeyCodes& codes : key_codes_) {
+    if (codes.options() == options) return &codes;
+  }
+  return nullptr;
 }
 
 const BlockSummaries* KvShard::FindSummaries(const BlockSummaryOptions& options) const {
@@ -245,48 +269,63 @@ const BlockSummaries* KvShard::FindSummaries(const BlockSummaryOptions& options)
 uint64_t KvShard::reserved_bytes() const {
   uint64_t bytes = tiles_->reserved_bytes();
   for (const BlockSummaries& summaries : summaries_) bytes += summaries.reserved_bytes();
+  for (const KeyCodes& codes : key_codes_) bytes += codes.reserved_bytes();
   return bytes;
 }
 
 void KvShard::UpdateSummaries(uint32_t layer) {
-  if (summaries_.empty()) return;
-  const TokenRange added{summaries_.front().num_tokens(StreamIdx(layer, 0)), stored_tokens(layer)};
+  if (!HasSummaries()) return;
+  const TokenRange added{summarised_tokens_[layer - spec_.layer_begin], stored_tokens(layer)};
   if (!added.empty()) Summarise(layer, added, {}, {});
 }
 
-// Adds the tokens `added`, whose gaps are closed. The rows hold `given`, if any: a float storage's
-// values are the rows' rounded to it, which is quicker than reading them back out of the tiles.
-void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows) {
-  const uint32_t heads = spec_.num_kv_heads_held();
+// The keys of tokens [pos, pos + count) of one tile, [count][head_dim], in the values that attention reads. The rows
+// hold `given`, if any: a float storage's values are the rows' rounded to it, which is quicker than reading them back
+// out of the tile.
+void KvShard::ReadKeys(uint32_t layer, uint32_t kv_head, uint64_t pos, uint32_t count, TokenRange given,
+                       const KvExchangeRows& rows, KeyBuffers* to) const {
   const uint32_t head_dim = spec_.model.head_dim;
-  const bool is_float = IsFloatKvStorage(tile_layout().k_storage);
+  to->keys.resize(size_t{count} * head_dim);
+  to->values.resize(size_t{count} * head_dim);
+  if (!IsFloatKvStorage(tile_layout().k_storage) || !given.Contains({pos, pos + count})) {
+    UnpackKvToF32(tile_layout(), tiles_->Tile(StreamIdx(layer, kv_head), pos / kKvTileTokens), pos % kKvTileTokens,
+                  count, to->keys.data(), to->values.data());
+    return;
+  }
   const DType stored_dtype = static_cast<DType>(tile_layout().k_storage);
   const size_t row_bytes = head_dim * DTypeBytes(rows.k_dtype);
-  std::vector<float> keys(kKvTileTokens * head_dim);
-  std::vector<float> values(kKvTileTokens * head_dim);
-  for (uint32_t head = 0; head < heads; ++head) {
-    for (uint64_t pos = added.begin; pos < added.end;) {
-      const uint32_t in_tile = pos % kKvTileTokens;
-      const auto count = static_cast<uint32_t>(std::min<uint64_t>(kKvTileTokens - in_tile, added.end - pos));
-      if (is_float && given.Contains({pos, pos + count})) {
-        for (uint32_t i = 0; i < count; ++i) {
-          float* key = keys.data() + size_t{i} * head_dim;
-          const uint64_t row = (pos + i - given.begin) * heads + head;
-          ConvertToF32(rows.k_dtype, rows.k.data() + row * row_bytes, head_dim, key);
-          if (stored_dtype == rows.k_dtype) continue;
-          ConvertFromF32(stored_dtype, key, head_dim, values.data());
-          ConvertToF32(stored_dtype, values.data(), head_dim, key);
-        }
-      } else {
-        UnpackKvToF32(tile_layout(), tiles_->Tile(StreamIdx(layer, head), pos / kKvTileTokens), in_tile, count,
-                      keys.data(), values.data());
-      }
+  for (uint32_t i = 0; i < count; ++i) {
+    float* key = to->keys.data() + size_t{i} * head_dim;
+    const uint64_t row = (pos + i - given.begin) * spec_.num_kv_heads_held() + kv_head;
+    ConvertToF32(rows.k_dtype, rows.k.data() + row * row_bytes, head_dim, key);
+    if (stored_dtype == rows.k_dtype) continue;
+    ConvertFromF32(stored_dtype, key, head_dim, to->values.data());
+    ConvertToF32(stored_dtype, to->values.data(), head_dim, key);
+  }
+}
+
+// Adds the tokens `added`, whose gaps are closed.
+void KvShard::Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows) {
+  KeyBuffers buffers;
+  for (uint32_t head = 0; head < spec_.num_kv_heads_held(); ++head) {
+    const uint64_t stream = StreamIdx(layer, head);
+    for (uint64_t pos = added.begin; pos < added.end && !summaries_.empty();) {
+      const auto count =
+          static_cast<uint32_t>(std::min<uint64_t>(kKvTileTokens - pos % kKvTileTokens, added.end - pos));
+      ReadKeys(layer, head, pos, count, given, rows, &buffers);
       for (BlockSummaries& summaries : summaries_) {
-        summaries.Append(StreamIdx(layer, head), keys.data(), head_dim, count);
+        summaries.Append(stream, buffers.keys.data(), spec_.model.head_dim, count);
       }
       pos += count;
     }
+    for (KeyCodes& codes : key_codes_) {
+      while (codes.num_tokens(stream) + kKeyCodeRecordTokens <= added.end) {
+        ReadKeys(layer, head, codes.num_tokens(stream), kKeyCodeRecordTokens, given, rows, &buffers);
+        codes.Add(stream, buffers.keys.data());
+      }
+    }
   }
+  summarised_tokens_[layer - spec_.layer_begin] = added.end;
 }
 
 }  // namespace tributary

@@ -19,6 +19,7 @@
 #include "cluster/shard_spec.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/block_summaries.h"
+#include "kv_store/key_codes.h"
 #include "kv_store/layer_tokens.h"
 #include "kv_store/shard_tiles.h"
 #include "kv_store/store_result.h"
@@ -133,10 +134,13 @@ class KvShard {
   // reserved_bytes(). FAILED_PRECONDITION if tokens are stored already or these summaries are kept; else errors as of
   // BlockSummaries::Open.
   absl::Status KeepSummaries(const BlockSummaryOptions& options);
-  // Summarises what others than the owner have stored; before summaries of the layer are read.
+  // The same for coarse codes of the keys, for policies that choose single tokens.
+  absl::Status KeepCodes(const KeyCodeOptions& options);
+  // Summarises and codes what others than the owner have stored; before summaries or codes of the layer are read.
   void UpdateSummaries(uint32_t layer);
   // Null: not kept. A head's stream in them is SummaryStream(layer, kv_head).
   const BlockSummaries* FindSummaries(const BlockSummaryOptions& options) const;
+  const KeyCodes* FindCodes(const KeyCodeOptions& options) const;
   // REQUIRES: layer held, kv_head < those held.
   uint64_t SummaryStream(uint32_t layer, uint32_t kv_head) const { return StreamIdx(layer, kv_head); }
 
@@ -153,6 +157,14 @@ class KvShard {
   bool CheckTouched(uint32_t layer, const StoreClaim& claim, StoreResult* result);
   bool CheckTile(uint32_t layer, uint32_t kv_head, uint64_t tile, StoreResult* result);
   void ReportCorrupt(const TilePlace& place);
+  bool HasSummaries() const { return !summaries_.empty() || !key_codes_.empty(); }
+  absl::Status CheckKeeps() const;
+  struct KeyBuffers {
+    std::vector<float> keys;
+    std::vector<float> values;
+  };
+  void ReadKeys(uint32_t layer, uint32_t kv_head, uint64_t pos, uint32_t count, TokenRange given,
+                const KvExchangeRows& rows, KeyBuffers* to) const;
   void Summarise(uint32_t layer, TokenRange added, TokenRange given, const KvExchangeRows& rows);
 
   const ShardSpec spec_;
@@ -165,7 +177,9 @@ class KvShard {
   std::vector<std::atomic<uint64_t>> first_corrupt_token_;
   mutable Mutex corrupt_mutex_;
   std::vector<TilePlace> corrupt_ ABSL_GUARDED_BY(corrupt_mutex_);  // the first of them
+  std::vector<uint64_t> summarised_tokens_;                         // [layer held]
   std::vector<BlockSummaries> summaries_;
+  std::vector<KeyCodes> key_codes_;
 };
 
 }  // namespace tributary

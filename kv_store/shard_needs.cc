@@ -32,6 +32,7 @@ ShardNeeds NeedsOf(const ShardSpec& spec) {
   ShardNeeds needs;
   needs.row_cache = RowCacheOf(spec, *policy);
   needs.summaries = policy->needs().block_summaries;
+  for (const uint32_t bits : policy->needs().key_code_bits) needs.key_codes.push_back({bits});
   const uint64_t num_streams = uint64_t{spec.num_layers_held()} * spec.num_kv_heads_held();
   for (const RecordNeed& record : policy->needs().records) {
     const uint64_t per_stream = (spec.capacity_tokens + record.tokens_per_record - 1) / record.tokens_per_record;
@@ -49,6 +50,10 @@ absl::StatusOr<uint64_t> ShardReservedBytes(const ShardSpec& spec, size_t extent
                             spec.capacity_tokens};
   for (const BlockSummaryOptions& options : needs.summaries) {
     TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t bytes, BlockSummaries::ReservedBytes(options, keys, extent_bytes));
+    total += bytes;
+  }
+  for (const KeyCodeOptions& options : needs.key_codes) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const uint64_t bytes, KeyCodes::ReservedBytes(options, keys, extent_bytes));
     total += bytes;
   }
   for (const StreamRecordsOptions& options : needs.records) {

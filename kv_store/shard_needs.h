@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "attention/kv/block_summary_options.h"
 #include "cluster/shard_spec.h"
+#include "kv_store/key_codes.h"
 #include "kv_store/row_cache.h"
 #include "kv_store/stream_records.h"
 #include "policy/policy.h"
@@ -18,6 +19,7 @@ namespace tributary {
 struct ShardNeeds {
   RowCacheOptions row_cache;                   // no capacity: none
   std::vector<BlockSummaryOptions> summaries;  // kept by the shard itself (KvShard::KeepSummaries)
+  std::vector<KeyCodeOptions> key_codes;       // likewise (KvShard::KeepCodes)
   std::vector<StreamRecordsOptions> records;   // of the policy's own making; in the order of PolicyNeeds::records
 };
 

@@ -38,6 +38,8 @@ struct PolicyNeeds {
   std::optional<RowCacheNeed> row_cache;
   // Summaries of the blocks of keys: of several block sizes at once, if need be.
   std::vector<BlockSummaryOptions> block_summaries;
+  // Coarse codes of the keys, of this many bits per dim each (attention/kv/key_code_layout.h).
+  std::vector<uint32_t> key_code_bits;
   // What the policy writes itself.
   std::vector<RecordNeed> records;
 

@@ -76,6 +76,7 @@ for _height, _room in enumerate(CUDA_ROOMS):
 # Words of one policy, which nobody says outside its own folders, policy/NAME/. Each row of policy/policies.def has its
 # own; exact attention has none.
 POLICY_WORDS = {
+    "delta": re.compile(r"delta_nats|DeltaPolicy|DeltaParams|DeltaShard"),
     "dense": None,
     "fluxion": re.compile(r"fluxion|budget_mode|select_block_tokens|captured_mass|min_block_mass|target_output_error",
                           re.IGNORECASE),

@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "benchmarks/cpu/attention_workloads.h"
+#include "benchmarks/cpu/key_scan_workload.h"
 #include "benchmarks/cpu/kv_region.h"
 #include "benchmarks/cpu/selection_workloads.h"
 #include "benchmarks/support/paired_rows.h"
@@ -27,7 +28,7 @@ namespace tributary {
 namespace {
 
 struct Flags {
-  std::vector<std::string> what = {"attend", "select", "ingest"};
+  std::vector<std::string> what = {"attend", "select", "scan", "ingest"};
   std::vector<std::string> isas = {"best"};
   std::vector<std::string> dtypes = {"bf16", "f16", "int8", "int4", "fp8"};
   std::vector<std::string> paths = {"dense", "blocks"};
@@ -67,7 +68,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
   const auto list = [&](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->delimiter(',')->capture_default_str();
   };
-  list("--what", flags.what, "attend, select (score block summaries, take the top k), ingest (store KV)");
+  list("--what", flags.what,
+       "attend, select (score block summaries, take the top k), scan (find tokens by key codes), ingest (store KV)");
   list("--isa", flags.isas, "kernels by name; 'best' of this machine, or 'all' that it supports");
   list("--dtype", flags.dtypes, "storage of K and V, or K:V: f32, bf16, f16, int8, int4, fp8");
   list("--path", flags.paths, "dense: whole streams; blocks: a share of the blocks; tokens: of the tokens");
@@ -306,6 +308,29 @@ absl::Status AddSelectRows(const Flags& flags, const Shape& shape, std::vector<R
   return absl::OkStatus();
 }
 
+absl::Status AddKeyScanRows(const Flags& flags, const Shape& shape, std::vector<Row>& rows) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const auto kernels, SelectionKernels(flags));
+  const uint64_t longest = *std::max_element(flags.kv_lens.begin(), flags.kv_lens.end());
+  for (const BlockSelectionKernel* kernel : kernels) {
+    for (const uint32_t bits : {1u, 2u, 4u}) {
+      Row row;
+      row.key = KeyOf(flags, shape, longest);
+      row.key.isa = kernel->name;
+      row.key.path = "scan";
+      row.key.name = fmt::format("scan/{}/{}-bit/{}", kernel->name, bits, Suffix(row.key));
+      const KeyScanCase c{kernel, bits, shape.head_dim, longest, shape.group_size, flags.kv_heads, shape.batch};
+      row.run = [c](Bench& bench, const auto& measure) -> absl::Status {
+        bench.filled_with.reset();
+        TRIBUTARY_ASSIGN_OR_RETURN(const auto workload, MakeKeyScanWorkload(*bench.pool, bench.memory, c));
+        measure(*workload);
+        return absl::OkStatus();
+      };
+      rows.push_back(std::move(row));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status AddIngestRows(const Flags& flags, const Shape& shape, std::vector<Row>& rows) {
   constexpr uint64_t kStreamTokens = 32768;
   for (const std::string& dtype : flags.dtypes) {
@@ -353,11 +378,13 @@ absl::StatusOr<std::vector<Row>> MakeRows(const Flags& flags) {
               TRIBUTARY_RETURN_IF_ERROR(AddAttendRows(flags, shape, rows));
             } else if (what == "select") {
               TRIBUTARY_RETURN_IF_ERROR(AddSelectRows(flags, shape, rows));
+            } else if (what == "scan") {
+              TRIBUTARY_RETURN_IF_ERROR(AddKeyScanRows(flags, shape, rows));
             } else if (what == "ingest") {
               TRIBUTARY_RETURN_IF_ERROR(AddIngestRows(flags, shape, rows));
             } else {
               return absl::InvalidArgumentError(
-                  fmt::format("--what: unknown group '{}'; use attend, select, ingest", what));
+                  fmt::format("--what: unknown group '{}'; use attend, select, scan, ingest", what));
             }
           }
         }

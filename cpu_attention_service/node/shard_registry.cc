@@ -13,6 +13,9 @@ absl::Status ShardRegistry::OpenPolicy(NodeShard& shard) {
   for (const BlockSummaryOptions& options : NeedsOf(shard.kv->spec()).summaries) {
     TRIBUTARY_RETURN_IF_ERROR(shard.kv->KeepSummaries(options));
   }
+  for (const KeyCodeOptions& options : NeedsOf(shard.kv->spec()).key_codes) {
+    TRIBUTARY_RETURN_IF_ERROR(shard.kv->KeepCodes(options));
+  }
   TRIBUTARY_ASSIGN_OR_RETURN(shard.policy, OpenShardPolicy(shard.kv.get(), store_->pool()));
   if (shard.policy != nullptr) shard.fallback = std::make_unique<ShardFallback>(shard.kv->spec());
   return absl::OkStatus();

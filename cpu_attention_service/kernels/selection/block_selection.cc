@@ -73,4 +73,30 @@ absl::Status Validate(const ScoreBlocksArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status Validate(const ScoreKeysArgs& args) {
+  const auto wrong = [](const std::string& what) { return absl::InvalidArgumentError("key scores: " + what); };
+  const KeyCodeLayout& layout = args.layout;
+  if (!IsKeyCodeBits(layout.bits)) return wrong(fmt::format("{} bits; use 1, 2 or 4", layout.bits));
+  if (layout.head_dim == 0 || layout.head_dim > limits::kMaxHeadDim) {
+    return wrong(fmt::format("head_dim is {}; it must be 1 to {}", layout.head_dim, limits::kMaxHeadDim));
+  }
+  if (layout.record_bytes != MakeKeyCodeLayout(layout.bits, layout.head_dim).record_bytes) {
+    return wrong(fmt::format("record_bytes is {}; make the layout with MakeKeyCodeLayout", layout.record_bytes));
+  }
+  if (args.group_size == 0 || args.group_size > limits::kMaxGroupSize) {
+    return wrong(fmt::format("group_size is {}; it must be 1 to {}", args.group_size, limits::kMaxGroupSize));
+  }
+  if (args.num_tokens % kKeyCodeRecordTokens != 0) {
+    return wrong(fmt::format("num_tokens is {}; it must be a multiple of {}", args.num_tokens, kKeyCodeRecordTokens));
+  }
+  if (args.score_stride < args.num_tokens) {
+    return wrong(fmt::format("score_stride {} is less than num_tokens {}", args.score_stride, args.num_tokens));
+  }
+  if (args.num_tokens != 0 && (args.records == nullptr || args.q == nullptr || args.scores == nullptr)) {
+    return wrong("records, q or scores is null");
+  }
+  if (reinterpret_cast<uintptr_t>(args.records) % 64 != 0) return wrong("records are not aligned to 64 bytes");
+  return absl::OkStatus();
+}
+
 }  // namespace tributary::block_selection

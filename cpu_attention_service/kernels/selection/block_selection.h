@@ -27,6 +27,7 @@ absl::StatusOr<const BlockSelectionKernel*> Find(std::string_view name);
 
 // What a call can be refused for, before a kernel sees it: INVALID_ARGUMENT with the value that is wrong.
 absl::Status Validate(const ScoreBlocksArgs& args);
+absl::Status Validate(const ScoreKeysArgs& args);
 
 }  // namespace block_selection
 }  // namespace tributary

@@ -9,6 +9,7 @@
 
 #include "attention/kv/block_summary_layout.h"
 #include "base/limits.h"
+#include "cpu_attention_service/kernels/selection/key_scores_args.h"
 
 namespace tributary {
 
@@ -51,6 +52,7 @@ using SelectTopPFn = uint32_t (*)(const float* weights, uint32_t n, double p, ui
 
 struct BlockSelectionFns {
   ScoreBlocksFn score_blocks;
+  ScoreKeysFn score_keys;
   SelectTopKFn top_k;
   SelectThresholdFn threshold;
   SelectTopPFn top_p;

@@ -4,11 +4,12 @@
 // These need Lanes.
 #include "cpu_attention_service/kernels/selection/block_scores-inl.h"
 #include "cpu_attention_service/kernels/selection/block_selection-inl.h"
+#include "cpu_attention_service/kernels/selection/key_scores-inl.h"
 
 namespace tributary {
 
 BlockSelectionFns BlockSelectionAvx2() {
-  return {&avx2::ScoreBlocks, &avx2::SelectTopK, &avx2::SelectThreshold, &avx2::SelectTopP};
+  return {&avx2::ScoreBlocks, &avx2::ScoreKeys, &avx2::SelectTopK, &avx2::SelectThreshold, &avx2::SelectTopP};
 }
 
 }  // namespace tributary

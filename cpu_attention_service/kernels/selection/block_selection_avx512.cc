@@ -4,11 +4,12 @@
 // These need Lanes.
 #include "cpu_attention_service/kernels/selection/block_scores-inl.h"
 #include "cpu_attention_service/kernels/selection/block_selection-inl.h"
+#include "cpu_attention_service/kernels/selection/key_scores-inl.h"
 
 namespace tributary {
 
 BlockSelectionFns BlockSelectionAvx512() {
-  return {&avx512::ScoreBlocks, &avx512::SelectTopK, &avx512::SelectThreshold, &avx512::SelectTopP};
+  return {&avx512::ScoreBlocks, &avx512::ScoreKeys, &avx512::SelectTopK, &avx512::SelectThreshold, &avx512::SelectTopP};
 }
 
 }  // namespace tributary

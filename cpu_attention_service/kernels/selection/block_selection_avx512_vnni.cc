@@ -4,11 +4,13 @@
 // These need Lanes.
 #include "cpu_attention_service/kernels/selection/block_scores-inl.h"
 #include "cpu_attention_service/kernels/selection/block_selection-inl.h"
+#include "cpu_attention_service/kernels/selection/key_scores-inl.h"
 
 namespace tributary {
 
 BlockSelectionFns BlockSelectionAvx512Vnni() {
-  return {&avx512_vnni::ScoreBlocks, &avx512_vnni::SelectTopK, &avx512_vnni::SelectThreshold, &avx512_vnni::SelectTopP};
+  return {&avx512_vnni::ScoreBlocks, &avx512_vnni::ScoreKeys, &avx512_vnni::SelectTopK, &avx512_vnni::SelectThreshold,
+          &avx512_vnni::SelectTopP};
 }
 
 }  // namespace tributary

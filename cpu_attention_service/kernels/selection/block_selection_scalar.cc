@@ -4,11 +4,12 @@
 // These need Lanes.
 #include "cpu_attention_service/kernels/selection/block_scores-inl.h"
 #include "cpu_attention_service/kernels/selection/block_selection-inl.h"
+#include "cpu_attention_service/kernels/selection/key_scores-inl.h"
 
 namespace tributary {
 
 BlockSelectionFns BlockSelectionScalar() {
-  return {&scalar::ScoreBlocks, &scalar::SelectTopK, &scalar::SelectThreshold, &scalar::SelectTopP};
+  return {&scalar::ScoreBlocks, &scalar::ScoreKeys, &scalar::SelectTopK, &scalar::SelectThreshold, &scalar::SelectTopP};
 }
 
 }  // namespace tributary

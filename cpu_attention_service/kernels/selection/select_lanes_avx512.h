@@ -26,6 +26,11 @@ struct Lanes {
 
   static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   static I SubI(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static I AndI(I a, I b) { return _mm512_and_si512(a, b); }
+  template <uint32_t kBits>
+  static I ShiftRight(I x) {
+    return _mm512_srli_epi32(x, kBits);
+  }
   static F MulF(F a, F b) { return _mm512_mul_ps(a, b); }
   static F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }

@@ -43,6 +43,11 @@ struct Lanes {
 
   static I AddI(I a, I b) { return a + b; }
   static I SubI(I a, I b) { return a - b; }
+  static I AndI(I a, I b) { return a & b; }
+  template <uint32_t kBits>
+  static I ShiftRight(I x) {
+    return x >> kBits;
+  }
   static F MulF(F a, F b) { return a * b; }
   static F MulAdd(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
   static F ToFloat(I x) { return static_cast<float>(static_cast<int32_t>(x)); }

@@ -1,0 +1,68 @@
+#include "cpu_attention_service/policy/delta/delta_shard.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "base/check.h"
+#include "cpu_attention_service/policy/shard_policy_seats.h"
+#include "policy/sparse_params.h"
+
+namespace tributary {
+
+DeltaShard::DeltaShard(const KvShard* shard)
+    : shard_(shard),
+      params_(ReadDeltaParams(shard->spec().policy)),
+      policy_(params_, ReadSparseParams(shard->spec().policy)) {
+  const ShardSpec& spec = shard->spec();
+  if (!policy_.may_leave_out()) return;
+  codes_ = shard->FindCodes({params_.key_code_bits});
+  TRIBUTARY_CHECK(codes_ != nullptr);
+  heads_.resize(spec.num_kv_heads_held());
+  for (Head& head : heads_) {
+    head.q.resize(size_t{spec.model.group_size()} * spec.model.head_dim);
+    head.found.resize(spec.model.group_size());
+  }
+}
+
+void DeltaShard::PlanRead(const ReadRequest& request, ReadPlan* plan) {
+  ResetToDense(request, shard_->spec().num_kv_heads_held(), plan);
+  const bool is_append = (request.flags & kQueryAppend) != 0;
+  plan->plans_heads = codes_ != nullptr && !is_append && request.n_q == 1 && !request.local.empty();
+}
+
+void DeltaShard::PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* plan) {
+  const ShardSpec& spec = shard_->spec();
+  if (policy_.IsAlwaysDense(request.layer, spec.kv_head_begin + kv_head)) return;
+  const TokenRange local = request.local;
+  // Tokens of a record that is not whole here are read by every row, coded or not: what is read may not depend on when
+  // a token came.
+  const uint64_t coded_end = std::max(local.begin, local.end / kKeyCodeRecordTokens * kKeyCodeRecordTokens);
+  Head& head = heads_[kv_head];
+  std::memcpy(head.q.data(), request.q.data() + kv_head * head.q.size() * sizeof(float), head.q.size() * sizeof(float));
+  FindTokens(block_selection::Best(),
+             {.codes = codes_,
+              .stream = shard_->SummaryStream(request.layer, kv_head),
+              .local = {local.begin, coded_end},
+              .q = head.q,
+              .num_rows = spec.model.group_size(),
+              .softmax_scale = request.softmax_scale,
+              .max_tokens = policy_.MaxTokens(local.size()),
+              .reach_nats = params_.delta_nats > 0 ? static_cast<float>(params_.delta_nats)
+                                                   : std::numeric_limits<float>::infinity()},
+             head.found);
+  head.pieces.Set(head.found, {coded_end, local.end});
+  const HeadRead chosen{.pieces = head.pieces.list()};
+  if (chosen.NumTokens() == local.size()) return;  // everything
+  plan->answer[kv_head] = chosen;
+}
+
+// ---- the seat ----
+
+absl::StatusOr<std::unique_ptr<ShardPolicy>> MakeDeltaShardPolicy(const KvShard* shard, BlockPool* pool);
+
+absl::StatusOr<std::unique_ptr<ShardPolicy>> MakeDeltaShardPolicy(const KvShard* shard, BlockPool*) {
+  return std::make_unique<DeltaShard>(shard);
+}
+
+}  // namespace tributary
