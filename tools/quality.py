@@ -107,6 +107,8 @@ def measure(runs, name, flags, folder, shared_by, fresh):
     if not fresh and load_if_complete(folder, name, flags) is not None:
         print(f"== {name}: done before", flush=True)
         return True
+    if runs.stopped:
+        return False
     of = folder / f"{name}.flags"
     command = [TRIBUTARY, "eval", *flags, "--json", folder / f"{name}.json", "--csv", folder / f"{name}.csv"]
     if fresh or not of.exists() or json.loads(of.read_text()) != flags:

@@ -84,7 +84,7 @@ def runs(name, texts, quick):
     common = ["--window-tokens", "512" if quick else str(WINDOW), "--quality-sample-rate", SAMPLE_RATE]
     files = ["--text-file", ",".join(str(text) for text in texts)]
     tasks = [*common, *files, *grid_flags("compare_tasks", quick), "--lengths", str(size["prompt"]), "--tasks",
-             ",".join(TASKS), "--needles", "8", "--fields", "8", "--depths", "0.5" if quick else "0.1,0.5,0.9",
+             ",".join(TASKS), "--needles", "8", "--fields", "6", "--depths", "0.5" if quick else "0.1,0.5,0.9",
              "--questions", "1" if quick else "4"]
     return {
         "text": [*common, *files, *grid_flags("compare", quick), "--prefill-tokens", str(size["prefill"]),
@@ -127,7 +127,10 @@ def found_cell(setting, task):
 
 def score_cell(setting, task):
     result = setting and setting["tasks"].get(task)
-    return f"{percent(result['score_mean'], 0)} of {percent(result['baseline_score_mean'], 0)}" if result else "-"
+    if not result:
+        return "-"
+    dense = result["baseline_score_mean"]
+    return f"{percent(result['score_mean'], 0)} of {percent(dense, 0)}" if dense else "dense has none"
 
 
 def drift_cells(setting):
@@ -185,4 +188,7 @@ def source_line(model, results):
 
 
 def block(name, results):
-    return source_line(MODELS[name], results) + "\n\n" + compare_table(results)
+    parts = [source_line(MODELS[name], results), compare_table(results)]
+    if "text" in results:
+        parts.append(f"![KL over the share of remote KV read, all policies](figures/{name}/policies.svg)")
+    return "\n\n".join(parts)

@@ -4,7 +4,7 @@
 Reads one JSON object per line on standard input, {"encode": TEXT, "begins": BOOL} or {"decode": [ID, ...]}, and answers
 each with one on standard output: {"tokens": [...], "begins": [...]}, where `begins` are bytes of the text's UTF-8, or
 {"text": TEXT}, which ends before the first special token. The first line out is a greeting: `prefix`, the tokens that
-every prompt begins with, and `chat`, what the folder's chat template puts around the turns. {"error": TEXT} instead of
+a text begins with, and `chat`, what the folder's chat template puts around the turns. {"error": TEXT} instead of
 any answer says what is wrong and what to do. Needs the Python package `tokenizers`, and `jinja2` for a chat template.
 """
 
@@ -106,9 +106,7 @@ class Codec:
         self.chat = chat_frame(folder) if use_chat else None
 
     def greeting(self):
-        # A template writes the tokens that begin a text itself.
-        prefix = [] if self.chat else self.tokenizer.encode("", add_special_tokens=True).ids
-        return {"prefix": prefix, "chat": self.chat}
+        return {"prefix": self.tokenizer.encode("", add_special_tokens=True).ids, "chat": self.chat}
 
     def encode(self, text, with_begins):
         encoding = self.tokenizer.encode(text, add_special_tokens=False)

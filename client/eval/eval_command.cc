@@ -82,8 +82,9 @@ absl::Status SayDuration(const EvalPlan& plan, const EvalJournal* journal, const
   for (const std::string& note : plan.notes) fmt::print(stderr, "{}\n", note);
   const std::string done = num_done == 0 ? "" : fmt::format(", {} of them answered before", num_done);
   TRIBUTARY_ASSIGN_OR_RETURN(const v1::GenerateRequest request, RatesRequest(plan));
-  TRIBUTARY_ASSIGN_OR_RETURN(const GenerateResult answer, ask(request, [](double) {}));
-  rates = ReadRates(request, answer.summary);
+  const absl::StatusOr<GenerateResult> answer = ask(request, [](double) {});
+  if (absl::IsCancelled(answer.status())) return answer.status();
+  if (answer.ok()) rates = ReadRates(request, answer->summary);
   const bool is_known = rates.prefill_s > 0 && rates.decode_s > 0;
   const std::string time = is_known ? FormatDuration(PlanCost(plan, journal, rates)) : std::string("a time not known");
   fmt::print(stderr, "{} jobs in {} settings{}: about {}, by a dense request of {} and {} tokens\n", plan.jobs.size(),

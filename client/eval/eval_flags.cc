@@ -41,7 +41,7 @@ void AddTaskFlags(CLI::App& app, EvalOptions& options) {
   app.add_option("--queries", options.queries, "Questions per multi-query prompt (default: 4)")
       ->check(CLI::Range(1u, 4096u))
       ->group(kTaskGroup);
-  app.add_option("--fields", options.fields, "Fields of an extraction's record (default: 8)")
+  app.add_option("--fields", options.fields, "Fields of an extraction's record (default: 6)")
       ->check(CLI::Range(1u, 40u))
       ->group(kTaskGroup);
   app.add_option("--questions", options.questions, "Prompts per task, length and depth (default: 1)")

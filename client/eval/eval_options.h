@@ -37,7 +37,7 @@ struct EvalOptions {
 
   std::vector<uint32_t> lengths;  // of the tasks' prompts; empty: no tasks
   uint32_t needles = 0;           // per prompt
-  uint32_t fields = 8;            // of an extraction's record
+  uint32_t fields = 6;            // of an extraction's record
   std::vector<double> depths{0.1, 0.3, 0.5, 0.7, 0.9};
   std::vector<std::string> tasks{"single", "multi-key", "multi-query"};
   uint32_t queries = 4;          // of a multi-query prompt, at most as many as needles

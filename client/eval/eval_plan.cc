@@ -69,9 +69,17 @@ uint64_t ContextTokens(const EvalOptions& options) {
   return config.is_object() && found != config.end() && found->is_number_unsigned() ? found->get<uint64_t>() : 0;
 }
 
-absl::Status PlanDrift(EvalPlan& plan) {
+// Says what is longer than the model's context, and cuts the drift.
+absl::Status FitToContext(EvalPlan& plan) {
   plan.drift_tokens = plan.options.drift_tokens;
   const uint64_t context = ContextTokens(plan.options);
+  const uint64_t scored =
+      plan.options.decode_tokens == 0 ? 0 : plan.options.prefill_tokens + plan.options.decode_tokens;
+  uint64_t longest = scored;
+  for (const uint32_t length : plan.options.lengths) longest = std::max<uint64_t>(longest, length);
+  if (context > 0 && longest > context) {
+    plan.notes.push_back(fmt::format("{} tokens are asked for, and the model's context has {}", longest, context));
+  }
   if (plan.drift_tokens == 0 || context == 0) return absl::OkStatus();
   if (plan.options.prefill_tokens >= context) {
     return absl::InvalidArgumentError(
@@ -169,7 +177,7 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options, std::shared_pt
   plan.options = options;
   plan.codec = std::move(codec);
   TRIBUTARY_ASSIGN_OR_RETURN(plan.settings, ExpandGrid(options));
-  TRIBUTARY_RETURN_IF_ERROR(PlanDrift(plan));
+  TRIBUTARY_RETURN_IF_ERROR(FitToContext(plan));
   TRIBUTARY_RETURN_IF_ERROR(ReadTexts(plan));
   for (size_t setting = 0; setting < plan.settings.size(); ++setting) {
     for (size_t i = 0; i < plan.texts.size() && options.decode_tokens > 0; ++i) {

@@ -17,7 +17,7 @@ constexpr std::string_view kFieldNames[] = {
 constexpr int kValueDigits = 4;
 
 std::string Sentence(std::string_view name, std::string_view field, std::string_view value) {
-  return fmt::format("Record of {}: \"{}\": \"{}\"", name, field, value);
+  return fmt::format("The {} of {} is {}.", field, name, value);
 }
 
 struct Record {
@@ -51,9 +51,10 @@ absl::StatusOr<TaskPrompt> AskFor(const Record& record, TextCodec& codec) {
   }
   prompt.answer += "}";
   prompt.expected = prompt.opening + prompt.answer;
-  const std::string head = fmt::format("Record of {} as JSON, with the fields {}", record.name, names);
-  const std::string stem = codec.chat().empty() ? fmt::format("{}:\n{}", head, prompt.opening) : prompt.opening;
-  prompt.question = QuestionText(codec, fmt::format("Write the {}.", head), stem, true);
+  const std::string asked = fmt::format("what the text says of {} as JSON, with the fields {}", record.name, names);
+  const std::string stem =
+      codec.chat().empty() ? fmt::format("This is {}:\n{}", asked, prompt.opening) : prompt.opening;
+  prompt.question = QuestionText(codec, fmt::format("Write {}.", asked), stem, true);
   TRIBUTARY_RETURN_IF_ERROR(EncodeQuestion(codec, prompt));
   return prompt;
 }

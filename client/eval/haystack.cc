@@ -37,9 +37,10 @@ absl::StatusOr<size_t> PlantedTokens(TextCodec& codec, std::string_view sentence
 
 absl::StatusOr<Haystack> Plant(TextCodec& codec, const SourceText& source, size_t begin_token, size_t length_tokens,
                                std::vector<PlantedSentence>& planted) {
-  Haystack haystack{.text = codec.chat().before, .tokens = codec.prefix()};
+  Haystack haystack{.text = codec.chat().before, .tokens = PromptPrefix(codec)};
   TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<uint32_t> opening, codec.Encode(haystack.text));
-  size_t taken = codec.prefix().size() + opening.size();
+  const size_t prefix_tokens = haystack.tokens.size();
+  size_t taken = prefix_tokens + opening.size();
   for (const PlantedSentence& p : planted) {
     TRIBUTARY_ASSIGN_OR_RETURN(const size_t tokens, PlantedTokens(codec, p.sentence));
     taken += tokens;
@@ -70,7 +71,7 @@ absl::StatusOr<Haystack> Plant(TextCodec& codec, const SourceText& source, size_
     haystack.text.resize(planted_bytes);
     haystack.text += text.substr(last, end - last);
     TRIBUTARY_ASSIGN_OR_RETURN(const std::vector<uint32_t> tokens, codec.Encode(haystack.text));
-    const size_t count = codec.prefix().size() + tokens.size();
+    const size_t count = prefix_tokens + tokens.size();
     const bool is_enough = count == length_tokens || end == text.size() ||
                            (round > 0 && !codec.is_bytes() && count + kMissingTokens >= length_tokens);
     if (count <= length_tokens && is_enough) {

@@ -36,7 +36,7 @@ struct PlantedSentence {
 
 struct Haystack {
   std::string text;
-  std::vector<uint32_t> tokens;  // codec.prefix() and those of the text
+  std::vector<uint32_t> tokens;  // PromptPrefix() and those of the text
 };
 
 // How far a planting place may be moved on to a gap between words, in bytes and so in tokens.

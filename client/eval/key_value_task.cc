@@ -19,7 +19,7 @@ std::string Line(const Needle& pair) { return fmt::format("{}: {}\n", pair.name,
 
 // The first `count` pairs as text.
 Haystack List(const TextCodec& codec, std::span<const Needle> pairs) {
-  Haystack list{.text = codec.chat().before + std::string(kHeading), .tokens = codec.prefix()};
+  Haystack list{.text = codec.chat().before + std::string(kHeading), .tokens = PromptPrefix(codec)};
   for (const Needle& pair : pairs) list.text += Line(pair);
   return list;
 }

@@ -44,7 +44,7 @@ struct TaskPrompt {
   std::vector<std::pair<std::string, std::string>> fields;
   std::string opening;
 
-  // The tokens of the three texts, `text` with the codec's prefix.
+  // The tokens of the three texts, `text` with PromptPrefix().
   std::vector<uint32_t> text_tokens;
   std::vector<uint32_t> question_tokens;
   std::vector<uint32_t> answer_tokens;

@@ -26,6 +26,10 @@ class ByteCodec : public TextCodec {
 
 }  // namespace
 
+std::vector<uint32_t> PromptPrefix(const TextCodec& codec) {
+  return codec.chat().empty() ? codec.prefix() : std::vector<uint32_t>();
+}
+
 std::unique_ptr<TextCodec> MakeByteCodec() { return std::make_unique<ByteCodec>(); }
 
 absl::StatusOr<std::unique_ptr<TextCodec>> MakeTextCodec(const EvalOptions& options) {

@@ -37,7 +37,8 @@ class TextCodec {
 
   virtual bool is_bytes() const = 0;
   virtual const ChatFrame& chat() const = 0;
-  // What every prompt begins with, such as a token that says so. Not in what Encode() returns.
+  // What a text begins with, such as a token that says so. Not in what Encode() returns. A chat template writes such
+  // tokens itself: see PromptPrefix().
   virtual const std::vector<uint32_t>& prefix() const = 0;
   // INVALID_ARGUMENT for text that the vocabulary cannot have (a tokenizer's must be UTF-8); UNAVAILABLE if the
   // tokenizer has gone.
@@ -46,6 +47,9 @@ class TextCodec {
   // Up to the first token that stands for no text, such as the end of a turn.
   virtual absl::StatusOr<std::string> Decode(std::span<const uint32_t> tokens) = 0;
 };
+
+// What the prompt of a task begins with, before the chat's opening.
+std::vector<uint32_t> PromptPrefix(const TextCodec& codec);
 
 // A vocabulary of the 256 bytes: any text, no prefix, no chat.
 std::unique_ptr<TextCodec> MakeByteCodec();

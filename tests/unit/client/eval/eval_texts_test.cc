@@ -10,6 +10,7 @@
 namespace tributary {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 using EvalTextsTest = EvalFixture;
@@ -82,8 +83,11 @@ TEST_F(EvalTextsTest, TheContextOfTheModelCapsTheDrift) {
   std::ofstream(folder + "/config.json") << R"({"max_position_embeddings": 1200})";
   options_.cluster.model_dir = folder;
   options_.drift_tokens = 8000;
+  options_.lengths = {1100};
   EXPECT_EQ(Plan().drift_tokens, 200u);
-  EXPECT_THAT(Plan().notes[0], HasSubstr("drift: 200 tokens instead of 8000"));
+  EXPECT_THAT(Plan().notes, ElementsAre(HasSubstr("drift: 200 tokens instead of 8000")));
+  options_.lengths = {1900};
+  EXPECT_THAT(Plan().notes[0], HasSubstr("1900 tokens are asked for, and the model's context has 1200"));
   options_.prefill_tokens = 1200;
   EXPECT_THAT(std::string(MakeEvalPlan(options_).status().message()), HasSubstr("none is left for --drift-tokens"));
   std::filesystem::remove_all(folder);
