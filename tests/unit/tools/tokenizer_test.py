@@ -105,7 +105,8 @@ class ChatFrameTest(unittest.TestCase):
             return tokenizer.chat_frame(folder)
 
     def test_a_template_is_cut_at_what_is_said(self):
-        frame = self.frame("{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+        frame = self.frame("{{ bos_token }}"
+                           "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
                            "{% if add_generation_prompt %}[assistant]{% endif %}")
         self.assertEqual(frame, {"before": "<s>[user]", "answer": "</s>[assistant]", "next": "</s>[user]"})
 
