@@ -48,6 +48,11 @@ foreach(program tributary tributary-coordinator tributary-gpu-worker tributary-c
   endif()
 endforeach()
 
+install(
+  PROGRAMS tools/tokenizer.py
+  DESTINATION ${CMAKE_INSTALL_BINDIR}
+  RENAME tributary-tokenizer.py)
+
 configure_package_config_file(cmake/TributaryConfig.cmake.in ${CMAKE_BINARY_DIR}/TributaryConfig.cmake
                               INSTALL_DESTINATION ${cmake_dir})
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/TributaryConfigVersion.cmake COMPATIBILITY SameMinorVersion)

@@ -27,6 +27,9 @@ struct PolicyRules {
   // Sets defaults that depend on the model or the request, and checks parameters against each other; each alone has
   // been checked. `asked` says which were given. May be null.
   absl::Status (*complete)(const PolicyContext& context, const PolicyRequest& asked, PolicyParams* params) = nullptr;
+  // Whether a policy with these parameters ever looks at that one: what another parameter switches off is not worth a
+  // setting of its own in an evaluation. Null: it looks at all of them.
+  bool (*uses)(const PolicyParams& params, std::string_view parameter) = nullptr;
   std::unique_ptr<const AttentionPolicy> (*make)(const PolicyParams& params) = nullptr;
 
   // Null if there is none.

@@ -5,6 +5,7 @@
 
 quality:    perplexity, KL divergence and needles found against dense, over the share of remote KV that was read
 needles:    needle accuracy by length and depth, one panel per setting
+policies:   KL divergence against dense over the share of remote KV that was read, one line per policy
 retention:  share of the remote KV that each KV head of each layer read, one panel per setting
 kept_mass:  share of the remote softmax that lies on what was read, likewise, where it was measured
 
@@ -232,6 +233,39 @@ def draw_quality(plt, data):
     return figure
 
 
+def policy_lines(settings):
+    """{policy and the words among its parameters: [(remote read share, KL, None)]}, ascending."""
+    lines = {}
+    for setting in settings:
+        point = None if is_dense(setting) else kl_point(setting)
+        if point is not None:
+            chosen = [value for value in setting["parameters"].values() if isinstance(value, str)]
+            lines.setdefault(" ".join([setting["policy"], *chosen]), []).append((*point, None))
+    return {line: sorted(points, key=lambda p: p[:2]) for line, points in lines.items()}
+
+
+def draw_policies(plt, data):
+    lines = policy_lines(data["settings"])
+    if not lines:
+        return None
+    figure, (axis,) = panels(plt, 1, 5.2, 3.9)
+    for number, (line, points) in enumerate(lines.items()):
+        draw_line(axis, number, line, points)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xticks([ten * digit for ten in (0.01, 0.1, 1, 10, 100) for digit in (1, 2, 5)], minor=False)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    # A policy may have read nothing, which such an axis does not have.
+    read = [100 * x for points in lines.values() for x, _, _ in points if x > 0] or [1]
+    axis.set_xlim(0.8 * min(read), 110)
+    axis.set_xlabel("remote K and V read (% of their bytes)")
+    axis.set_ylabel(kl_label(data))
+    axis.grid(True, linewidth=0.3)
+    axis.legend(fontsize=8)
+    axis.set_title(f"All policies: {data['model']['name']}")
+    return figure
+
+
 def draw_grid(axis, values, x_labels, y_labels, norm, colours):
     image = axis.imshow(values, norm=norm, cmap=colours, aspect="auto")
     axis.set_xticks(range(len(x_labels)), x_labels)
@@ -309,7 +343,8 @@ def draw_kept_mass(plt, data):
                       "of the remote softmax, mean (%)", norm_of, "cividis")
 
 
-FIGURES = {"quality": draw_quality, "needles": draw_needles, "retention": draw_retention, "kept_mass": draw_kept_mass}
+FIGURES = {"quality": draw_quality, "policies": draw_policies, "needles": draw_needles, "retention": draw_retention,
+           "kept_mass": draw_kept_mass}
 
 
 def set_style(matplotlib):

@@ -3,7 +3,7 @@
 
     python3 tools/gguf_to_hf.py --gguf FILE --out FOLDER
 
-Needs gguf and numpy (tools/packages/smollm2.txt). The same file gives the same bytes. Weights: what gguf dequantises,
+Needs gguf and numpy (tools/packages/python.txt). The same file gives the same bytes. Weights: what gguf dequantises,
 rounded to bf16 to the nearest, ties to even; the rows of q and k are put back into the order that Hugging Face's RoPE
 wants. What this does not know, it refuses by name. `./dev model smollm2` is its user.
 """

@@ -1,217 +1,144 @@
 #!/usr/bin/env python3
-"""Measures what a sparse policy costs in quality on the probe model, rewrites tables and figures of docs/quality.md.
+"""Measures what sparse policies cost in quality, and rewrites tables and figures of docs/quality.md.
 
-The policy and the parameters that are tried stand in its folder (EXPERIMENT below): `grid` and `settings` are values to
-try, `documented` is the setting that the page recommends, `retention` the one whose heads are shown.
+`./dev quality` builds and then runs this. Everything follows from the seed; only times differ from run to run. What is
+outside of the marked blocks of the page is left alone, and so are blocks that nothing was measured for. A run that was
+interrupted goes on where it was; one that is complete is not measured again unless its flags have changed.
 
-`./dev quality` builds and then runs this. It downloads nothing: model and text are in models/probe. Everything follows
-from the seed; only times differ from run to run. What is outside of the marked blocks of docs/quality.md is left alone.
+Models: `probe` (in the repository) and `smollm2` (made by ./dev model smollm2). Parts of each: text, tasks (asked with
+the prompt), tasks-after (asked after the selection), drift; and hgca, HGCA's own tables, of the probe model alone.
+tools/quality_compare.py and tools/quality_hgca.py say what is run.
 
-    tools/quality.py            measure (about 18 minutes on two idle cores), draw, rewrite
-    tools/quality.py --reuse    draw and rewrite from the results of the last run, in build/quality
-    tools/quality.py --quick    a small version of everything, into build/quality-quick, to see whether it works
+    tools/quality.py                     measure, draw, rewrite (hours on two cores, about one on sixteen)
+    tools/quality.py --model probe --part text
+    tools/quality.py --jobs 4            four local clusters side by side
+    tools/quality.py --reuse             draw and rewrite from what is in build/quality
+    tools/quality.py --quick             a small version of everything, into build/quality-quick
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
 
 import eval_figures
+import quality_compare
+import quality_hgca
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRIBUTARY = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin")) / "tributary"
-MODEL = ROOT / "models" / "probe"
-TEXT = MODEL / "persuasion.txt"
+TEXT = ROOT / "models" / "probe" / "persuasion.txt"
 PAGE = ROOT / "docs" / "quality.md"
-EXPERIMENT = json.loads((ROOT / "policy" / "hgca" / "quality.json").read_text())
 RESULTS = ROOT / "build" / "quality"
-WINDOWS = "256,1024,4096"
-WINDOW = 1024  # of everything but the grid
-# Run -> calls of tools/eval_figures.py.
-FIGURES = {
-    "grid": [["--figures", "quality"], ["--figures", "retention,kept_mass", "--window", str(WINDOW)]],
-    "settings": [["--figures", "quality,retention"]],
-    "lengths": [["--figures", "needles"]],
-}
-
-# What the documented setting has to hold.
-MAX_REMOTE_READ = 0.10
-MIN_NEEDLES = 0.98
-MAX_PERPLEXITY_RATIO = 1.01
+TOKENIZER_PYTHON = ROOT / "build" / "smollm2" / "venv" / "bin" / "python"
+PARTS = (*quality_compare.PARTS, "hgca")
 
 
 class QualityError(Exception):
     """Something that the reader of the terminal must know."""
 
 
-def parameter_flags(parameters):
-    """Flags of `tributary eval`. {"keep_min": [1, 2]} is --keep-min 1,2, and {"keep_min": 1} is --keep-min 1."""
-    flags = []
-    for name, values in parameters.items():
-        values = values if isinstance(values, list) else [values]
-        flags += ["--" + name.replace("_", "-"), ",".join(f"{value:g}" for value in values)]
-    return flags
+class Runs:
+    """The processes that are running, so that Ctrl-C reaches them all."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.processes = set()
+        self.stopped = False
+
+    def run(self, command, log):
+        """The exit status; output to the terminal, or to the file `log`."""
+        with self.lock:
+            if self.stopped:
+                return -signal.SIGINT
+            output = log.open("w") if log else None
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            self.processes.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self.lock:
+                self.processes.discard(process)
+            if output:
+                output.close()
+
+    def stop(self):
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                process.send_signal(signal.SIGINT)
 
 
-def runs(quick):
-    """{name: flags of `tributary eval`}. Turns are many questions to one sequence, which cost one prefill."""
-    prompt, decode, queries = (2048, 64, 4) if quick else (16384, 2048, 16)
-    common = ["--policy", EXPERIMENT["policy"], "--quality-sample-rate", "0.0625"]
-    grid = parameter_flags(EXPERIMENT["retention" if quick else "grid"])
-    settings = parameter_flags(EXPERIMENT["documented" if quick else "settings"])
-    documented = parameter_flags(EXPERIMENT["documented"])
-    text = ["--prefill-tokens", str(prompt), "--decode-tokens", str(decode)]
-    one = ["--window-tokens", str(WINDOW)]
-    single = ["--lengths", str(prompt), "--needles", "8", "--needle-kinds", "multi-key",
-              "--depths", "0.1,0.3,0.5,0.7,0.9"]
-
-    def turns(count, lengths):
-        return ["--needle-kinds", "multi-query", "--needles", str(count), "--queries", str(count), "--turns",
-                "--lengths", lengths]
-
-    return {
-        "grid": [*common, *text, "--window-tokens", "256,1024" if quick else WINDOWS,
-                 *grid, *turns(queries, str(prompt))],
-        "settings": [*common, *text, *one, *settings, *turns(2 * queries, str(prompt)), "--questions",
-                     "1" if quick else "2"],
-        # The documented setting, each question a prompt of its own.
-        "prompts": [*common, *one, *documented, *single, "--questions", "1" if quick else "5"],
-        # The selection is made before the question is seen.
-        "unseen": [*common, *one, *documented, *single, "--decode-question"],
-        "lengths": [*common, *one, *documented,
-                    *turns(2 * queries, "1024,2048" if quick else "4096,8192,16384")],
-    }
+def planned_runs(arguments, folder):
+    """{run's name: flags}, in the order of the page."""
+    planned = {}
+    for name in arguments.models:
+        model = quality_compare.MODELS[name]
+        base = ["--model", model.folder]
+        if (model.folder / "tokenizer.json").exists() and TOKENIZER_PYTHON.exists():
+            base += ["--python", TOKENIZER_PYTHON]
+        texts = [*quality_compare.write_stretches(model, TEXT, folder), *arguments.texts]
+        for part, flags in quality_compare.runs(name, texts, arguments.quick).items():
+            if part in arguments.parts:
+                planned[f"{name}-{part}"] = [*base, *flags]
+        if name == "probe" and "hgca" in arguments.parts:
+            for run, flags in quality_hgca.runs(arguments.quick).items():
+                planned[run] = [*base, "--text-file", TEXT, *flags]
+    return {name: [str(flag) for flag in flags] for name, flags in planned.items()}
 
 
-def measure(name, flags, folder):
-    command = [TRIBUTARY, "eval", "--model", MODEL, "--text-file", TEXT, *flags, "--json", folder / f"{name}.json",
-               "--csv", folder / f"{name}.csv"]
-    print(f"== {name}: {' '.join(str(word) for word in flags)}", flush=True)
-    if subprocess.run(command, check=False).returncode != 0:
-        raise QualityError(f"'tributary eval' of {name} failed; what it said is above")
+def load_if_complete(folder, name, flags=None):
+    """The results of a run with these flags (any, if None), or None."""
+    path, of = folder / f"{name}.json", folder / f"{name}.flags"
+    if not path.exists() or (flags is not None and (not of.exists() or json.loads(of.read_text()) != flags)):
+        return None
+    data = eval_figures.load(path)
+    return data if data["complete"] else None
 
 
-def percent(value, digits=1):
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
+def measure(runs, name, flags, folder, shared_by, fresh):
+    """Runs `tributary eval`, unless it is done. Returns whether it was complete."""
+    if not fresh and load_if_complete(folder, name, flags) is not None:
+        print(f"== {name}: done before", flush=True)
+        return True
+    if runs.stopped:
+        return False
+    of = folder / f"{name}.flags"
+    command = [TRIBUTARY, "eval", *flags, "--json", folder / f"{name}.json", "--csv", folder / f"{name}.csv"]
+    if fresh or not of.exists() or json.loads(of.read_text()) != flags:
+        command.append("--restart")
+    of.write_text(json.dumps(flags))
+    log = None
+    if shared_by > 1:
+        threads = str(max(1, (os.cpu_count() or 1) // shared_by // 2))
+        command += ["--worker-threads", threads, "--node-threads", threads]
+        log = folder / f"{name}.log"
+    print(f"== {name}: {' '.join(flags)}{f' (output: {log})' if log else ''}", flush=True)
+    status = runs.run(command, log)
+    print(f"== {name}: {'done' if status == 0 else f'ended with status {status}'}", flush=True)
+    return status == 0
 
 
-def needles_cell(result):
-    return "-" if result is None else f"{result['found_where_baseline']}/{result['baseline_found']}"
-
-
-def number(value):
-    return "-" if value is None else f"{value:.2g}"
-
-
-def row_of(setting):
-    scored, needles = setting["perplexity"], setting["needles"]
-    return [
-        f"{100 * (scored['perplexity_ratio'] - 1):+.2f} %",
-        number(scored.get("kl_mean")),
-        percent(scored.get("top1_agreement")),
-        percent(scored["remote_read_share"]),
-        percent(scored.get("kept_mass_mean")),
-        percent(scored.get("kept_mass_min")),
-        needles_cell(needles),
-        percent(needles["remote_read_share_mean"] if needles else None),
-    ]
-
-
-MEASURES = ["perplexity", "KL (nats)", "same top-1", "remote KV read", "mass kept, mean", "least",
-            "needles, of dense's", "remote KV read for them"]
-
-
-def markdown_table(header, rows, left=1):
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-
-
-def parameter_cells(setting, names):
-    return [f"{setting[name]:g}" for name in names]
-
-
-def grid_table(data):
-    settings = [s for s in data["settings"] if not eval_figures.is_dense(s)]
-    names = list(EXPERIMENT["grid"])
-    rows = [[f"{s['window_tokens']:,}", *parameter_cells(s, names), *row_of(s)] for s in settings]
-    return markdown_table(["window", *names, *MEASURES], rows, left=0)
-
-
-def settings_table(data):
-    settings = [s for s in data["settings"] if not eval_figures.is_dense(s)]
-    names = list(EXPERIMENT["documented"])
-    rows = [[*parameter_cells(s, names), *row_of(s)] for s in settings]
-    return markdown_table([*names, *MEASURES], rows, left=0)
-
-
-def verdict(scored, turns, single):
-    """Three requirements, what was measured, and whether it is enough: rows of a table. The reads of single prompts are
-    not among them: see documented_block()."""
-    read = max(scored["remote_read_share"], turns["remote_read_share_mean"])
-    found = turns["found_where_baseline"] + single["found_where_baseline"]
-    of = turns["baseline_found"] + single["baseline_found"]
-    raised = scored["perplexity_ratio"] - 1
-    rows = [
-        ["remote KV read: text, turns", f"<= {percent(MAX_REMOTE_READ, 0)}",
-         f"{percent(scored['remote_read_share'])}, {percent(turns['remote_read_share_mean'])}",
-         read <= MAX_REMOTE_READ],
-        ["needles found, of those that dense found: single prompts and turns", f">= {percent(MIN_NEEDLES, 0)}",
-         f"{percent(found / of)} ({needles_cell(single)} and {needles_cell(turns)})", found >= MIN_NEEDLES * of],
-        ["perplexity raised by", f"< {percent(MAX_PERPLEXITY_RATIO - 1, 0)}", f"{100 * raised:+.2f} %",
-         raised < MAX_PERPLEXITY_RATIO - 1],
-    ]
-    return [[*row[:-1], "yes" if row[-1] else "NO"] for row in rows]
-
-
-def documented_block(settings, prompts):
-    """The documented setting: text and turns of one run, single prompts of the other."""
-    single = next(s for s in prompts["settings"] if not eval_figures.is_dense(s))
-    same = (*EXPERIMENT["documented"], "window_tokens")
-    turns = next(s for s in settings["settings"] if all(s[name] == single[name] for name in same))
-    rows = verdict(turns["perplexity"], turns["needles"], single["needles"])
-    steps = len(single["needles"]["questions"][0]["expected"]) - 1  # the first token comes from the prefill
-    return (markdown_table(["", "asked for", "measured", "holds"], rows) + "\n\n"
-            f"The first decode step after a prefill reads everything, for that is when prefilled KV is selected: over "
-            f"the {steps} steps of an answer in a single prompt, "
-            f"{percent(single['needles']['remote_read_share_mean'])} is read. In turns the appended "
-            "question selects; its own queries attend to everything, as those of any prompt do, and no share here "
-            "counts them.")
-
-
-def retention_table(data):
-    """By layer and KV head, in the setting named by `retention` and the window of the documented one."""
-    found = [s for s in data["settings"] if s["window_tokens"] == WINDOW and s.get("heads")
-             and all(s[name] == value for name, value in EXPERIMENT["retention"].items())]
-    if not found:
-        return "Not reported by this cluster."
-    grid = found[0]["heads"]["remote_read_share"]
-    header = ["layer", *(f"KV head {head}" for head in range(len(grid[0])))]
-    return markdown_table(header, [[str(layer), *(percent(v) for v in row)] for layer, row in enumerate(grid)], left=0)
-
-
-def lengths_line(data):
-    asked = next(s for s in data["settings"] if not eval_figures.is_dense(s))["needles"]["questions"]
-    cells = []
-    for length in sorted({q["length_tokens"] for q in asked}):
-        found = [q["found"] for q in asked if q["length_tokens"] == length]
-        cells.append(f"{sum(found)} of {len(found)} in {length:,} tokens")
-    return f"Needles of the setting by length and depth, as turns: {', '.join(cells)}."
-
-
-def unseen_line(data):
-    asked = next(s for s in data["settings"] if not eval_figures.is_dense(s))["needles"]
-    return (f"With questions fed token by token behind the text (`--decode-question`), the setting above finds "
-            f"{asked['found_where_baseline']} of the {asked['baseline_found']} needles that dense finds.")
-
-
-def source_line(data):
-    scored, needles = data["settings"][0]["perplexity"], data["settings"][0]["needles"]
-    return (f"{data['prefill_tokens']:,} tokens prefilled, {data['decode_tokens']:,} decoded. Dense: perplexity "
-            f"{scored['perplexity']:.4f} per byte, {needles['found']} of {needles['asked']} needles found.")
+def measure_all(planned, folder, jobs, fresh):
+    runs = Runs()
+    jobs = min(jobs, len(planned))
+    with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
+        waiting = {name: pool.submit(measure, runs, name, flags, folder, jobs, fresh)
+                   for name, flags in planned.items()}
+        try:
+            failed = [name for name, future in waiting.items() if not future.result()]
+        except KeyboardInterrupt:
+            runs.stop()
+            raise
+    if failed:
+        raise QualityError(f"'tributary eval' of {', '.join(failed)} failed; the same call goes on where it was, "
+                           "after a new build with --fresh")
 
 
 def replace_block(page, name, text):
@@ -224,39 +151,57 @@ def replace_block(page, name, text):
 
 
 def rewrite_page(page, results):
-    grid, settings = results["grid"], results["settings"]
-    blocks = {"documented": documented_block(settings, results["prompts"]),
-              "grid": source_line(grid) + "\n\n" + grid_table(grid),
-              "settings": source_line(settings) + "\n\n" + settings_table(settings),
-              "retention": retention_table(grid),
-              "lengths": lengths_line(results["lengths"]),
-              "unseen": unseen_line(results["unseen"])}
-    for name, text in blocks.items():
-        page = replace_block(page, name, text)
+    """Those blocks that all results are there for: a model's with any of its parts, HGCA's with all of its runs."""
+    for name in quality_compare.MODELS:
+        of_model = {part: results[f"{name}-{part}"] for part in quality_compare.PARTS if f"{name}-{part}" in results}
+        if of_model:
+            page = replace_block(page, f"compare-{name}", quality_compare.block(name, of_model))
+    if set(quality_hgca.runs(quick=False)) <= set(results):
+        for name, text in quality_hgca.blocks(results).items():
+            page = replace_block(page, name, text)
     return page
 
 
-def draw(folder, figures):
-    for name, calls in FIGURES.items():
-        tool = [sys.executable, ROOT / "tools" / "eval_figures.py", folder / f"{name}.json", "--out", figures / name]
-        for flags in calls:
+def draw(results, folder, figures):
+    calls = {f"{name}-text": (name, [["--figures", "policies"]]) for name in quality_compare.MODELS}
+    calls |= {run: (run, flags) for run, flags in quality_hgca.FIGURES.items()}
+    for name, (target, flag_lists) in calls.items():
+        for flags in flag_lists if name in results else []:
+            tool = [sys.executable, ROOT / "tools" / "eval_figures.py", folder / f"{name}.json",
+                    "--out", figures / target]
             if subprocess.run([*tool, *flags], check=False).returncode != 0:
                 raise QualityError("tools/eval_figures.py failed; what it said is above")
+
+
+def choose_models(asked):
+    """Those asked for; by default those that are there, with a word on the others."""
+    models = []
+    for name in asked or quality_compare.MODELS:
+        model = quality_compare.MODELS[name]
+        if (model.folder / "config.json").exists():
+            models.append(name)
+        elif asked:
+            raise QualityError(f"{model.folder} is not there; make it: {model.made_by}")
+        else:
+            print(f"{name} is left out, for {model.folder} is not there; make it: {model.made_by}", file=sys.stderr)
+    return models
 
 
 def run(arguments):
     folder = RESULTS.with_name("quality-quick") if arguments.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    planned = runs(arguments.quick)
+    arguments.models = choose_models(arguments.model)
+    arguments.parts = arguments.part or PARTS
     if not arguments.reuse:
-        for name, flags in planned.items():
-            measure(name, flags, folder)
-    results = {name: eval_figures.load(folder / f"{name}.json") for name in planned}
-    incomplete = [name for name, data in results.items() if not data["complete"]]
-    if incomplete:
-        raise QualityError(f"the results of {', '.join(incomplete)} are not complete; run without --reuse")
+        planned = planned_runs(arguments, folder)
+        if not planned:
+            raise QualityError("there is nothing to run: hgca is a part of the probe model")
+        measure_all(planned, folder, arguments.jobs, arguments.fresh)
+    names = [f"{name}-{part}" for name in quality_compare.MODELS for part in quality_compare.PARTS]
+    names += quality_hgca.runs(quick=False)
+    results = {name: data for name in names if (data := load_if_complete(folder, name)) is not None}
     page = rewrite_page(PAGE.read_text(), results)
-    draw(folder, folder if arguments.quick else PAGE.parent / "figures")
+    draw(results, folder, folder if arguments.quick else PAGE.parent / "figures")
     target = folder / PAGE.name if arguments.quick else PAGE
     target.write_text(page)
     print(target)
@@ -264,7 +209,14 @@ def run(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reuse", action="store_true", help="do not measure again")
+    parser.add_argument("--model", action="append", choices=tuple(quality_compare.MODELS),
+                        help="only this model (may be repeated)")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part (may be repeated)")
+    parser.add_argument("--texts", type=lambda text: [pathlib.Path(word).absolute() for word in text.split(",")],
+                        default=[], help="more texts, separated by commas, beside three stretches of persuasion.txt")
+    parser.add_argument("--jobs", type=int, default=1, help="local clusters side by side (default 1)")
+    parser.add_argument("--fresh", action="store_true", help="measure anew what is there, complete or not")
+    parser.add_argument("--reuse", action="store_true", help="do not measure")
     parser.add_argument("--quick", action="store_true", help="a small version, which leaves docs alone")
     try:
         run(parser.parse_args())

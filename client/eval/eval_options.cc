@@ -4,7 +4,7 @@
 
 #include "base/limits.h"
 #include "base/status.h"
-#include "client/eval/needle_prompt.h"
+#include "client/eval/task.h"
 #include "client/terminal/common_flags.h"
 #include "fmt/format.h"
 #include "policy/policy_registry.h"
@@ -36,6 +36,16 @@ std::vector<PolicyRequest> PolicyGrid(const PolicyRules& policy, const EvalOptio
   return grid;
 }
 
+// Without the parameters that it does not look at, given the others.
+PolicyRequest WithoutUnused(const PolicyRequest& request, const PolicyParams& params) {
+  if (params.rules().uses == nullptr) return request;
+  PolicyRequest used{.name = request.name, .parameters = {}};
+  for (const NamedValue& parameter : request.parameters) {
+    if (params.rules().uses(params, parameter.name)) used.parameters.push_back(parameter);
+  }
+  return used;
+}
+
 absl::Status CheckParametersHaveAPolicy(const std::vector<const PolicyRules*>& policies, const EvalOptions& options) {
   for (const ParameterAxis& axis : options.parameters) {
     const bool used = std::any_of(policies.begin(), policies.end(),
@@ -48,27 +58,26 @@ absl::Status CheckParametersHaveAPolicy(const std::vector<const PolicyRules*>& p
   return absl::OkStatus();
 }
 
-absl::Status CheckNeedles(const EvalOptions& options) {
-  if (options.needles == 0) {
-    if (options.lengths.empty()) return absl::OkStatus();
-    return Invalid("--lengths is given but --needles is 0; say how many needles a prompt holds");
-  }
+absl::Status CheckTasks(const EvalOptions& options) {
   if (options.lengths.empty()) {
+    if (options.needles == 0) return absl::OkStatus();
     return Invalid("--needles {} needs --lengths L1,L2,...: the prompts' tokens", options.needles);
   }
-  if (options.text_file.empty()) {
-    return Invalid("needles are planted in a text; give --text-file FILE");
-  }
+  if (options.text_files.empty()) return Invalid("the tasks' prompts are made of a text; give --text-file FILE");
   for (const double depth : options.depths) {
     if (!(depth >= 0 && depth <= 1)) return Invalid("--depths has {}; use 0 to 1", depth);
   }
-  bool has_multi_query = false;
-  for (const std::string& name : options.needle_kinds) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const NeedleKind kind, ParseNeedleKind(name));
-    has_multi_query |= kind == NeedleKind::kMultiQuery;
+  bool asks_several = false;
+  for (const std::string& name : options.tasks) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const TaskRow* const task, FindTask(name));
+    if (task->has_needles && options.needles == 0) {
+      return Invalid("--lengths is given, --tasks has {} and --needles is 0; say how many needles a prompt holds",
+                     name);
+    }
+    asks_several |= task->asks_several;
   }
-  if (options.turns && !has_multi_query) {
-    return Invalid("--turns is for multi-query needles; add multi-query to --needle-kinds");
+  if (options.turns && !asks_several) {
+    return Invalid("--turns is for tasks that ask several questions; add multi-query to --tasks");
   }
   if (options.turns && options.decode_question) {
     return Invalid("--turns appends questions, --decode-question does not; drop one of them");
@@ -97,8 +106,13 @@ absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) 
   for (const PolicyRules* policy : policies) {
     for (const uint32_t window_tokens : options.window_tokens) {
       for (const PolicyRequest& request : PolicyGrid(*policy, options)) {
-        TRIBUTARY_RETURN_IF_ERROR(ResolvePolicy(request, {.block_tokens = options.layout.block_tokens}).status());
-        settings.push_back({request, window_tokens});
+        TRIBUTARY_ASSIGN_OR_RETURN(const PolicyParams params,
+                                   ResolvePolicy(request, {.block_tokens = options.layout.block_tokens}));
+        const EvalSetting setting{WithoutUnused(request, params), window_tokens};
+        const bool is_new = std::none_of(settings.begin(), settings.end(), [&setting](const EvalSetting& other) {
+          return other.policy == setting.policy && other.window_tokens == setting.window_tokens;
+        });
+        if (is_new) settings.push_back(setting);
       }
     }
   }
@@ -107,11 +121,11 @@ absl::StatusOr<std::vector<EvalSetting>> ExpandGrid(const EvalOptions& options) 
 
 absl::Status CheckEval(const EvalOptions& options) {
   TRIBUTARY_RETURN_IF_ERROR(CheckModelOrCoordinator(options.cluster, options.coordinator));
-  if (options.text_file.empty() == options.text_tokens_file.empty()) {
+  if (options.text_files.empty() == options.text_tokens_files.empty()) {
     return Invalid("give either --text-file FILE or --text-tokens-file FILE");
   }
-  if (options.decode_tokens == 0 && options.needles == 0) {
-    return Invalid("nothing is asked for; give --decode-tokens D, or --needles N with --lengths");
+  if (options.decode_tokens == 0 && options.drift_tokens == 0 && options.lengths.empty() && options.needles == 0) {
+    return Invalid("nothing is asked for; give --decode-tokens D, --drift-tokens D, or --lengths L1,L2,... for tasks");
   }
   if (options.top_logprobs.value_or(0) > limits::kMaxTopLogprobs) {
     return Invalid("--top-logprobs is {}; use at most {}", *options.top_logprobs, limits::kMaxTopLogprobs);
@@ -122,7 +136,7 @@ absl::Status CheckEval(const EvalOptions& options) {
       return Invalid("--window-tokens has {}; use 1 to {}", window_tokens, limits::kMaxContextTokens);
     }
   }
-  TRIBUTARY_RETURN_IF_ERROR(CheckNeedles(options));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTasks(options));
   return ExpandGrid(options).status();
 }
 

@@ -1,9 +1,11 @@
 #include "client/eval/eval_report.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 #include "policy/policy_registry.h"
 
 namespace tributary {
@@ -60,56 +62,135 @@ void AddAgreement(const Agreement& agreement, Json& object) {
   object["kl"] = agreement.kl;
 }
 
-Agreement AgreementOf(const PerplexityResult& result, const PerplexityResult& baseline, uint32_t vocab_size) {
-  return Compare({result.logprobs, result.distributions}, {baseline.logprobs, baseline.distributions}, vocab_size);
-}
-
-Json PerplexityJson(const EvalPlan& plan, const PerplexityResult& result, const SettingResult& baseline) {
-  Json object = UsageJson(result.usage);
+void AddScored(const PerplexityResult& result, const PerplexityResult* baseline, Json& object) {
   object["nll_mean"] = result.nll_mean;
   object["perplexity"] = result.perplexity;
   object["prefill_s"] = result.prefill_s;
   object["decode_s"] = result.decode_s;
-  if (baseline.perplexity.has_value()) {
-    object["perplexity_ratio"] = result.perplexity / baseline.perplexity->perplexity;
-    AddAgreement(AgreementOf(result, *baseline.perplexity, plan.vocab_size), object);
+  if (baseline == nullptr) return;
+  object["perplexity_ratio"] = result.perplexity / baseline->perplexity;
+  if (result.agreement.has_value()) AddAgreement(*result.agreement, object);
+}
+
+// What each text gave, and the worst of them.
+void AddTexts(const EvalPlan& plan, const SettingResult& result, const SettingResult& baseline, Json& object) {
+  Json texts = Json::array();
+  double worst_ratio = 0;
+  double worst_kl = 0;
+  for (const PerplexityResult& text : result.texts) {
+    const PerplexityResult* dense = nullptr;
+    for (const PerplexityResult& other : baseline.texts) dense = other.text == text.text ? &other : dense;
+    Json entry = UsageJson(text.usage);
+    entry["text"] = plan.texts[text.text].name;
+    AddScored(text, dense, entry);
+    entry.erase("kl");  // stands once, in the order of the texts
+    if (dense != nullptr) worst_ratio = std::max(worst_ratio, text.perplexity / dense->perplexity);
+    if (text.agreement.has_value()) worst_kl = std::max(worst_kl, text.agreement->kl_mean);
+    texts.push_back(std::move(entry));
   }
-  object["logprobs"] = result.logprobs;
+  object["perplexity_ratio_worst"] = worst_ratio;
+  object["kl_mean_worst"] = worst_kl;
+  object["texts"] = std::move(texts);
+}
+
+Json PerplexityJson(const EvalPlan& plan, const SettingResult& result, const SettingResult& baseline) {
+  const PerplexityResult& pooled = *result.perplexity;
+  Json object = UsageJson(pooled.usage);
+  AddScored(pooled, baseline.perplexity.has_value() ? &*baseline.perplexity : nullptr, object);
+  if (result.texts.size() > 1) AddTexts(plan, result, baseline, object);
+  object["logprobs"] = pooled.logprobs;
   return object;
 }
 
-Json QuestionJson(const EvalQuestion& question, const NeedleResult& result) {
+Json DriftJson(const DriftResult& drift) {
+  Json object = UsageJson(drift.scored.usage);
+  object["tokens"] = drift.tokens.size();
+  if (drift.scored.agreement.has_value()) AddAgreement(*drift.scored.agreement, object);
+  object.erase("kl");
+  Json parts = Json::array();
+  size_t begin = 0;
+  for (const Agreement& part : drift.parts) {
+    Json entry{{"begin", begin}, {"end", begin + part.positions}};
+    AddAgreement(part, entry);
+    entry.erase("kl");
+    parts.push_back(std::move(entry));
+    begin += part.positions;
+  }
+  object["parts"] = std::move(parts);
+  return object;
+}
+
+Json QuestionJson(const EvalQuestion& question, const QuestionResult& result) {
   const double text_bytes = static_cast<double>(question.prompt.text.size());
+  const size_t prompt_tokens = question.prompt.text_tokens.size() + question.prompt.question_tokens.size();
   Json object = UsageJson(result.usage);
-  object["kind"] = std::string(NeedleKindName(question.spec.kind));
+  object["kind"] = std::string(question.spec.task->name);
   object["length_tokens"] = question.spec.length_tokens;
+  object["prompt_tokens"] = prompt_tokens;
   object["depth"] = question.prompt.needle_begin / text_bytes;
   object["needles"] = question.spec.needles;
   object["name"] = question.prompt.name;
-  object["expected"] = question.prompt.answer;
+  object["expected"] = question.prompt.expected;
   object["answer"] = result.answer;
+  object["score"] = result.score;
   object["found"] = result.found;
   return object;
 }
 
-Json NeedlesJson(const EvalPlan& plan, const SettingResult& result, const SettingResult& baseline) {
-  const NeedleScore score = ScoreNeedles(result.needles, baseline.needles);
+// Which questions are of tasks that the function takes.
+template <typename Takes>
+std::vector<bool> Those(const EvalPlan& plan, const Takes& takes) {
+  std::vector<bool> those;
+  for (const EvalQuestion& question : plan.questions) those.push_back(takes(*question.spec.task));
+  return those;
+}
+
+Json ScoreJson(const TaskScore& score) {
   Json object;
   object["asked"] = score.asked;
   object["found"] = score.found;
   object["baseline_found"] = score.baseline_found;
   object["found_where_baseline"] = score.found_where_baseline;
+  object["score_mean"] = score.score_mean;
+  object["baseline_score_mean"] = score.baseline_score_mean;
   object["remote_read_share_mean"] = score.remote_read_share_mean;
   object["kept_mass_mean"] = OrNull(score.kept_mass_mean);
   object["kept_mass_min"] = OrNull(score.kept_mass_min);
   object["output_error_mean"] = OrNull(score.output_error_mean);
   object["output_error_max"] = OrNull(score.output_error_max);
+  return object;
+}
+
+// Scores and questions of some tasks; null if nothing was asked.
+Json QuestionsJson(const EvalPlan& plan, const SettingResult& result, const SettingResult& baseline,
+                   const std::vector<bool>& those) {
+  const TaskScore score = ScoreQuestions(result.questions, baseline.questions, &those);
+  if (score.asked == 0) return nullptr;
+  Json object = ScoreJson(score);
   Json questions = Json::array();
-  for (const NeedleResult& needle : result.needles) {
-    questions.push_back(QuestionJson(plan.questions[needle.question], needle));
+  for (const QuestionResult& question : result.questions) {
+    if (those[question.question]) questions.push_back(QuestionJson(plan.questions[question.question], question));
   }
   object["questions"] = std::move(questions);
   return object;
+}
+
+// By name; questions with needles stand in `needles` instead.
+Json TasksJson(const EvalPlan& plan, const SettingResult& result, const SettingResult& baseline) {
+  Json tasks = Json::object();
+  for (const TaskRow& task : Tasks()) {
+    Json object = QuestionsJson(plan, result, baseline, Those(plan, [&](const TaskRow& row) { return &row == &task; }));
+    if (object.is_null()) continue;
+    if (task.has_needles) object.erase("questions");
+    tasks[std::string(task.name)] = std::move(object);
+  }
+  return tasks;
+}
+
+Json FailuresJson(const std::vector<JobFailure>& failures) {
+  Json list = Json::array();
+  for (const JobFailure& failure : failures) list.push_back({{"job", failure.job}, {"error", failure.error}});
+  return list;
 }
 
 Json HeadsJson(const HeadUsage& usage, double HeadUsage::Head::*field) {
@@ -124,10 +205,10 @@ Json HeadsJson(const HeadUsage& usage, double HeadUsage::Head::*field) {
   return layers;
 }
 
-// Of the perplexity; of the needles where there is none.
+// Of the perplexity; of the questions where there is none.
 void AddHeads(const SettingResult& result, Json& object) {
-  if (!result.perplexity.has_value() && result.needles.empty()) return;
-  const HeadUsage& usage = result.perplexity.has_value() ? result.perplexity->heads : result.needle_heads;
+  if (!result.perplexity.has_value() && result.questions.empty()) return;
+  const HeadUsage& usage = result.perplexity.has_value() ? result.perplexity->heads : result.question_heads;
   if (usage.empty()) return;
   Json heads;
   heads["remote_read_share"] = HeadsJson(usage, &HeadUsage::Head::read_share);
@@ -147,9 +228,12 @@ Json SettingJson(const EvalPlan& plan, const EvalSetting& setting, const Setting
   for (const ParameterColumn& column : AllParameters()) {
     object[std::string(column.row->name)] = ParameterJson(*column.row, setting.policy.Find(column.row->name));
   }
-  object["perplexity"] =
-      result.perplexity.has_value() ? PerplexityJson(plan, *result.perplexity, baseline) : Json(nullptr);
-  object["needles"] = result.needles.empty() ? Json(nullptr) : NeedlesJson(plan, result, baseline);
+  object["perplexity"] = result.perplexity.has_value() ? PerplexityJson(plan, result, baseline) : Json(nullptr);
+  object["drift"] = result.drift.has_value() ? DriftJson(*result.drift) : Json(nullptr);
+  object["needles"] =
+      QuestionsJson(plan, result, baseline, Those(plan, [](const TaskRow& task) { return task.has_needles; }));
+  object["tasks"] = TasksJson(plan, result, baseline);
+  object["failures"] = FailuresJson(result.failures);
   AddHeads(result, object);
   return object;
 }
@@ -197,12 +281,16 @@ Json EvalJson(const EvalPlan& plan, const EvalReport& report) {
                      {"num_q_heads", geometry.num_q_heads()},
                      {"num_kv_heads", geometry.num_kv_heads()},
                      {"head_dim", geometry.head_dim()}};
-  object["text"] = plan.is_byte_text ? options.text_file : options.text_tokens_file;
+  object["text"] =
+      fmt::format("{}", fmt::join(plan.codec == nullptr ? options.text_tokens_files : options.text_files, ","));
+  object["chat_template"] = plan.codec != nullptr && !plan.codec->chat().empty();
   object["seed"] = options.seed;
   object["prefill_tokens"] = options.prefill_tokens;
   object["decode_tokens"] = options.decode_tokens;
   object["decode_question"] = options.decode_question;
+  object["drift_tokens"] = plan.drift_tokens;
   object["turns"] = options.turns;
+  object["notes"] = plan.notes;
   object["parameters"] = Json::array();
   for (const ParameterColumn& column : AllParameters()) {
     if (column.row->names_setting) object["parameters"].push_back(column.row->name);
@@ -225,12 +313,16 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
   constexpr const char* kNeedleColumns[] = {
       "asked",          "found",         "baseline_found",    "found_where_baseline", "remote_read_share_mean",
       "kept_mass_mean", "kept_mass_min", "output_error_mean", "output_error_max"};
-  std::string text;
-  for (const std::string& column : setting_columns) text += fmt::format("{},", column);
-  for (const char* column : kPerplexityColumns) text += fmt::format("{},", column);
-  for (const char* column : kNeedleColumns) {
-    text += fmt::format("needles_{}{}", column, column == std::end(kNeedleColumns)[-1] ? "\n" : ",");
+  constexpr const char* kDriftColumns[] = {"kl_mean", "kl_max", "top1_agreement"};
+  constexpr const char* kTaskColumns[] = {"asked", "score_mean", "baseline_score_mean"};
+  std::vector<std::string> header = setting_columns;
+  header.insert(header.end(), std::begin(kPerplexityColumns), std::end(kPerplexityColumns));
+  for (const char* column : kNeedleColumns) header.push_back(fmt::format("needles_{}", column));
+  for (const char* column : kDriftColumns) header.push_back(fmt::format("drift_{}", column));
+  for (const TaskRow& task : Tasks()) {
+    for (const char* column : kTaskColumns) header.push_back(fmt::format("{}_{}", task.name, column));
   }
+  std::string text = fmt::format("{}\n", fmt::join(header, ","));
   const Json report_json = EvalJson(plan, report);
   for (const Json& setting : report_json["settings"]) {
     std::vector<std::string> cells;
@@ -242,6 +334,8 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
     add(setting, setting_columns);
     add(setting["perplexity"], kPerplexityColumns);
     add(setting["needles"], kNeedleColumns);
+    add(setting["drift"], kDriftColumns);
+    for (const TaskRow& task : Tasks()) add(setting["tasks"].value(std::string(task.name), Json()), kTaskColumns);
     text += fmt::format("{}\n", fmt::join(cells, ","));
   }
   return text;
@@ -250,20 +344,20 @@ std::string EvalCsv(const EvalPlan& plan, const EvalReport& report) {
 std::string EvalTable(const EvalPlan& plan, const EvalReport& report) {
   constexpr const char* kRow = "{:<36} {:>7} {:>10} {:>9} {:>9} {:>8} {:>11} {:>9} {:>9} {:>8} {:>10}\n";
   std::string text = fmt::format(fmt::runtime(kRow), "setting", "window", "perplexity", "to dense", "KL", "top-1",
-                                 "remote read", "mass kept", "error p95", "needles", "of dense's");
+                                 "remote read", "mass kept", "error p95", "found", "of dense's");
   for (size_t i = 0; i < report.results.size(); ++i) {
     const SettingResult& result = report.results[i];
     const SettingResult& baseline = report.results[0];
     const bool scored = result.perplexity.has_value();
     const PerplexityResult perplexity = result.perplexity.value_or(PerplexityResult{});
-    const NeedleScore score = ScoreNeedles(result.needles, baseline.needles);
+    const TaskScore score = ScoreQuestions(result.questions, baseline.questions);
     const bool asked = score.asked > 0;
     const double read = scored ? perplexity.usage.remote_read_share : score.remote_read_share_mean;
     const std::optional<double> kept = scored ? perplexity.usage.kept_mass_mean : score.kept_mass_mean;
     const std::optional<double> error = perplexity.usage.output_error_p95;
     const bool compared = scored && baseline.perplexity.has_value();
     const double ratio = compared ? perplexity.perplexity / baseline.perplexity->perplexity : 1;
-    const Agreement agreement = compared ? AgreementOf(perplexity, *baseline.perplexity, plan.vocab_size) : Agreement{};
+    const Agreement agreement = compared ? perplexity.agreement.value_or(Agreement{}) : Agreement{};
     const bool has_kl = !agreement.kl.empty();
     text += fmt::format(
         fmt::runtime(kRow), SettingName(plan.settings[i]), plan.settings[i].window_tokens,

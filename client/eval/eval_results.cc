@@ -5,7 +5,6 @@
 
 #include "base/status.h"
 #include "fmt/format.h"
-#include "model/byte_text.h"
 
 namespace tributary {
 namespace {
@@ -70,10 +69,10 @@ KvUsage UsageOf(const v1::GenerateEvent::Summary& summary) {
   return usage;
 }
 
-absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan, const GenerateResult& result) {
-  if (absl::Status status = CheckAnswer(result, plan.options.decode_tokens); !status.ok()) {
-    return status;
-  }
+namespace {
+
+absl::StatusOr<PerplexityResult> ReadScored(const EvalPlan& plan, size_t num_tokens, const GenerateResult& result) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckAnswer(result, num_tokens));
   PerplexityResult read;
   read.logprobs = result.logprobs;
   TRIBUTARY_ASSIGN_OR_RETURN(read.distributions, ReadDistributions(plan, result));
@@ -86,30 +85,122 @@ absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan, const Gene
   return read;
 }
 
-absl::StatusOr<NeedleResult> ReadNeedle(const EvalPlan& plan, size_t question, const GenerateResult& result) {
-  const NeedlePrompt& prompt = plan.questions[question].prompt;
-  const size_t skipped = plan.options.decode_question ? prompt.question.size() : 0;
-  if (absl::Status status = CheckAnswer(result, skipped + prompt.answer.size()); !status.ok()) {
-    return status;
-  }
-  NeedleResult read;
+template <typename T>
+std::span<const T> Part(const std::vector<T>& values, size_t begin, size_t count) {
+  return values.empty() ? std::span<const T>() : std::span(values).subspan(begin, count);
+}
+
+// The mean of what both have; the less of minima.
+void AddUsage(const KvUsage& usage, double share, KvUsage& mean) {
+  mean.context_tokens_mean += share * usage.context_tokens_mean;
+  mean.attended_tokens_mean += share * usage.attended_tokens_mean;
+  mean.remote_tokens = std::max(mean.remote_tokens, usage.remote_tokens);
+  mean.kv_read_share += share * usage.kv_read_share;
+  mean.remote_read_share += share * usage.remote_read_share;
+  if (!usage.kept_mass_mean.has_value()) return;
+  mean.kept_mass_mean = mean.kept_mass_mean.value_or(0) + share * *usage.kept_mass_mean;
+  mean.kept_mass_min = std::min(mean.kept_mass_min.value_or(1), *usage.kept_mass_min);
+  mean.output_error_mean = mean.output_error_mean.value_or(0) + share * *usage.output_error_mean;
+  mean.output_error_p95 = mean.output_error_p95.value_or(0) + share * *usage.output_error_p95;
+  mean.output_error_max = std::max(mean.output_error_max.value_or(0), *usage.output_error_max);
+}
+
+void AddAgreement(const Agreement& agreement, double share, Agreement& all) {
+  all.positions += agreement.positions;
+  all.logprob_abs_diff_mean += share * agreement.logprob_abs_diff_mean;
+  all.logprob_abs_diff_max = std::max(all.logprob_abs_diff_max, agreement.logprob_abs_diff_max);
+  all.kl.insert(all.kl.end(), agreement.kl.begin(), agreement.kl.end());
+  all.kl_mean += share * agreement.kl_mean;
+  all.kl_max = std::max(all.kl_max, agreement.kl_max);
+  all.kl_is_exact &= agreement.kl_is_exact;
+  all.top1_agreement += share * agreement.top1_agreement;
+}
+
+}  // namespace
+
+absl::StatusOr<PerplexityResult> ReadPerplexity(const EvalPlan& plan, const GenerateResult& result) {
+  return ReadScored(plan, plan.options.decode_tokens, result);
+}
+
+absl::StatusOr<DriftResult> ReadDrift(const EvalPlan& plan, const GenerateResult& result) {
+  DriftResult read{.tokens = result.tokens};
+  TRIBUTARY_ASSIGN_OR_RETURN(read.scored, ReadScored(plan, plan.drift_tokens, result));
+  return read;
+}
+
+absl::StatusOr<QuestionResult> ReadQuestion(const EvalPlan& plan, size_t question, const GenerateResult& result) {
+  const TaskPrompt& prompt = plan.questions[question].prompt;
+  const size_t skipped = plan.options.decode_question ? prompt.question_tokens.size() : 0;
+  TRIBUTARY_RETURN_IF_ERROR(CheckAnswer(result, skipped + prompt.max_answer_tokens));
+  QuestionResult read;
   read.question = question;
-  read.answer = BytesFromTokens(std::span(result.tokens).subspan(skipped));
-  read.found = read.answer == prompt.answer;
+  TRIBUTARY_ASSIGN_OR_RETURN(read.answer, plan.codec->Decode(std::span(result.tokens).subspan(skipped)));
+  read.score = ScoreAnswer(prompt, read.answer);
+  read.found = read.score == 1;
   read.usage = UsageOf(result.summary);
   return read;
 }
 
-NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const NeedleResult> baseline) {
-  NeedleScore score{.asked = results.size()};
-  if (results.empty()) return score;
+void CompareWith(const PerplexityResult* baseline, uint32_t vocab_size, PerplexityResult& result) {
+  if (baseline != nullptr) {
+    result.agreement =
+        Compare({result.logprobs, result.distributions}, {baseline->logprobs, baseline->distributions}, vocab_size);
+  }
+  if (baseline != &result) result.distributions = {};
+}
+
+void CompareWith(const DriftResult* baseline, uint32_t vocab_size, DriftResult& result) {
+  const PerplexityResult& scored = result.scored;
+  for (size_t begin = 0; baseline != nullptr && begin < scored.logprobs.size(); begin += DriftResult::kPartTokens) {
+    const size_t count = std::min(DriftResult::kPartTokens, scored.logprobs.size() - begin);
+    const auto part = [begin, count](const PerplexityResult& of) {
+      return ScoredPositions{Part(of.logprobs, begin, count), Part(of.distributions, begin, count)};
+    };
+    result.parts.push_back(Compare(part(scored), part(baseline->scored), vocab_size));
+  }
+  CompareWith(baseline == nullptr ? nullptr : &baseline->scored, vocab_size, result.scored);
+}
+
+PerplexityResult Pool(std::span<const PerplexityResult> results) {
+  if (results.size() == 1) {
+    PerplexityResult alone = results[0];
+    alone.distributions = {};
+    return alone;
+  }
+  PerplexityResult pooled;
+  pooled.usage.kv_read_share = 0;  // a sum from here on, as all shares
+  pooled.usage.remote_read_share = 0;
+  const double share = 1.0 / static_cast<double>(results.size());  // texts have equally many positions
+  bool compared = true;
+  for (const PerplexityResult& result : results) {
+    pooled.logprobs.insert(pooled.logprobs.end(), result.logprobs.begin(), result.logprobs.end());
+    pooled.nll_mean += share * result.nll_mean;
+    AddUsage(result.usage, share, pooled.usage);
+    pooled.prefill_s += result.prefill_s;
+    pooled.decode_s += result.decode_s;
+    compared &= result.agreement.has_value();
+  }
+  pooled.perplexity = std::exp(pooled.nll_mean);
+  if (!compared) return pooled;
+  pooled.agreement.emplace();
+  for (const PerplexityResult& result : results) AddAgreement(*result.agreement, share, *pooled.agreement);
+  return pooled;
+}
+
+TaskScore ScoreQuestions(std::span<const QuestionResult> results, std::span<const QuestionResult> baseline,
+                         const std::vector<bool>* asked) {
+  TaskScore score;
   double read = 0;
   double kept = 0;
   double error = 0;
   size_t num_measured = 0;
-  for (size_t i = 0; i < results.size(); ++i) {
-    score.found += results[i].found ? 1 : 0;
-    const KvUsage& usage = results[i].usage;
+  size_t num_baseline = 0;
+  for (const QuestionResult& result : results) {
+    if (asked != nullptr && !(*asked)[result.question]) continue;
+    ++score.asked;
+    score.found += result.found ? 1 : 0;
+    score.score_mean += result.score;
+    const KvUsage& usage = result.usage;
     read += usage.remote_read_share;
     if (usage.kept_mass_mean.has_value()) {
       kept += *usage.kept_mass_mean;
@@ -118,11 +209,19 @@ NeedleScore ScoreNeedles(std::span<const NeedleResult> results, std::span<const 
       error += *usage.output_error_mean;
       score.output_error_max = std::max(score.output_error_max.value_or(0), *usage.output_error_max);
     }
-    if (i >= baseline.size() || !baseline[i].found) continue;
+    const auto dense = std::find_if(baseline.begin(), baseline.end(),
+                                    [&](const QuestionResult& other) { return other.question == result.question; });
+    if (dense == baseline.end()) continue;
+    ++num_baseline;
+    score.baseline_score_mean += dense->score;
+    if (!dense->found) continue;
     ++score.baseline_found;
-    score.found_where_baseline += results[i].found ? 1 : 0;
+    score.found_where_baseline += result.found ? 1 : 0;
   }
-  score.remote_read_share_mean = read / static_cast<double>(results.size());
+  if (score.asked == 0) return score;
+  score.score_mean /= static_cast<double>(score.asked);
+  if (num_baseline > 0) score.baseline_score_mean /= static_cast<double>(num_baseline);
+  score.remote_read_share_mean = read / static_cast<double>(score.asked);
   if (num_measured > 0) score.kept_mass_mean = kept / static_cast<double>(num_measured);
   if (num_measured > 0) score.output_error_mean = error / static_cast<double>(num_measured);
   return score;

@@ -52,6 +52,16 @@ absl::Status Complete(const PolicyContext&, const PolicyRequest& asked, PolicyPa
                                                 is_fixed ? " with budget_mode fixed" : ", or 0 for the best of them"));
 }
 
+bool Uses(const PolicyParams& params, std::string_view parameter) {
+  const BudgetMode mode = ReadFluxionParams(params).mode;
+  if (parameter == "budget") return mode == BudgetMode::kFixed;
+  if (parameter == "target_output_error") return mode != BudgetMode::kFixed;
+  if (parameter == "captured_mass" || parameter == "min_block_mass" || parameter == "max_budget") {
+    return mode == BudgetMode::kCalibrated;
+  }
+  return true;
+}
+
 std::unique_ptr<const AttentionPolicy> Make(const PolicyParams& params) {
   return std::make_unique<FluxionPolicy>(ReadFluxionParams(params), ReadSparseParams(params));
 }
@@ -78,6 +88,7 @@ const PolicyRules& FluxionRules() {
                                  .is_sparse = true,
                                  .parameters = WithSparseParameters(kRows),
                                  .complete = &Complete,
+                                 .uses = &Uses,
                                  .make = &Make};
   return rules;
 }

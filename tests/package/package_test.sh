@@ -17,6 +17,9 @@ for program in tributary tributary-coordinator tributary-gpu-worker tributary-cp
   fi
 done
 
+# What `tributary eval` makes tokens with lies beside it.
+python3 "$prefix/usr/bin/tributary-tokenizer.py" --help >"$prefix/help.log"
+
 cmake -S "$source/tests/package/consumer" -B "$prefix/consumer" -DCMAKE_PREFIX_PATH="$prefix/usr" \
   -DCMAKE_CXX_COMPILER="$compiler" >"$prefix/configure.log" || { cat "$prefix/configure.log"; exit 1; }
 cmake --build "$prefix/consumer" >"$prefix/build.log" || { cat "$prefix/build.log"; exit 1; }

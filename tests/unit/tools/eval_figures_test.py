@@ -48,6 +48,15 @@ def results():
 
 
 class SeriesTest(unittest.TestCase):
+    def test_policies_are_told_apart_by_their_words(self):
+        data = results()["settings"]
+        for budget, mode in ((0.1, "fixed"), (0.05, "fixed"), (0.2, "calibrated")):
+            data.append(setting("fluxion", 1024, budget, beta=1))
+            data[-1]["parameters"] = {"budget_mode": mode, "budget": budget}
+        lines = eval_figures.policy_lines(data)
+        self.assertEqual(set(lines), {"hgca", "fluxion fixed", "fluxion calibrated"})
+        self.assertEqual([share for share, _, _ in lines["fluxion fixed"]], [0.05, 0.1])
+
     def test_quality_has_a_line_per_policy_and_window(self):
         lines = eval_figures.quality_lines(results()["settings"], eval_figures.perplexity_point, varied="beta")
         self.assertEqual(set(lines), {"hgca, keep next 8, window 256", "hgca, keep next 8, window 1,024"})
@@ -162,7 +171,7 @@ class ToolTest(unittest.TestCase):
         self.assertNotIn("window 1,024", (self.folder / "figures" / "retention.svg").read_text())
         done = self.run_tool(json.dumps(results()), "--figures", "frob")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("'frob' is none of quality, needles", done.stderr)
+        self.assertIn("'frob' is none of quality, policies, needles", done.stderr)
 
     @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
     def test_says_what_it_cannot_draw(self):

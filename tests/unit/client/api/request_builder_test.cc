@@ -141,5 +141,20 @@ TEST_F(RequestBuilderTest, ScoreForcesWhatIsNotPrefilled) {
   EXPECT_EQ(BuildScoreRequest(options, 256).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(RequestBuilderTest, ScoreTakesTokenIdsOfAnyVocabulary) {
+  RequestOptions options;
+  options.text_file = Write("abc");
+  options.prefill_tokens = 2;
+  EXPECT_THAT(std::string(BuildScoreRequest(options, 49'152).status().message()), HasSubstr("--tokens-file FILE"));
+  options.text_file.clear();
+  options.tokens_file = Write("1000 2000\n30000");
+  const auto request = BuildScoreRequest(options, 49'152);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_THAT(request->prompt_tokens(), ElementsAre(1000, 2000));
+  EXPECT_THAT(request->forced_tokens(), ElementsAre(30'000));
+  options.tokens_file = Write("1 two 3");
+  EXPECT_THAT(std::string(BuildScoreRequest(options, 49'152).status().message()), HasSubstr("'two', not an id"));
+}
+
 }  // namespace
 }  // namespace tributary

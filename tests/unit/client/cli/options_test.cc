@@ -130,6 +130,14 @@ TEST(OptionsTest, PolicyFlagsAreTheRequestsPolicy) {
             expected);
 }
 
+TEST(OptionsTest, ScoreTakesATextOrTokens) {
+  const auto score = ParseAs<ScoreCommand>({"score", "--model", "m", "--tokens-file", "t", "--prefill-tokens", "9"});
+  EXPECT_EQ(score.request.tokens_file, "t");
+  ExpectUsageError({"score", "--model", "m", "--prefill-tokens", "9"}, "--text-file FILE or --tokens-file FILE");
+  ExpectUsageError({"score", "--model", "m", "--prefill-tokens", "9", "--text-file", "t", "--tokens-file", "t"},
+                   "--tokens-file");
+}
+
 TEST(OptionsTest, BadPoliciesAreToldBeforeAClusterStarts) {
   const auto expect = [](std::vector<const char*> flags, const char* words) {
     std::vector<const char*> line = {"run", "--model", "m", "--prompt", "x"};

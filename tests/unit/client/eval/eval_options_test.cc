@@ -26,7 +26,7 @@ TEST(EvalOptionsTest, TakesTheFixedFlags) {
   EXPECT_EQ(options.cluster.model_dir, "DIR");
   EXPECT_THAT(options.policies, ElementsAre("dense"));
   EXPECT_THAT(options.window_tokens, ElementsAre(1024, 256));
-  EXPECT_EQ(options.text_file, "F");
+  EXPECT_THAT(options.text_files, ElementsAre("F"));
   EXPECT_EQ(options.prefill_tokens, 1000u);
   EXPECT_EQ(options.decode_tokens, 100u);
   EXPECT_EQ(options.needles, 8u);
@@ -49,8 +49,9 @@ TEST(EvalOptionsTest, BadFlagsAreNamed) {
       {{"--lengths", "4"}, "--needles is 0"},
       {{"--needles", "4", "--lengths", "9", "--depths", "0.5,1.5"}, "--depths has 1.5"},
       {{"--needles", "4", "--lengths", "9", "--depths", "nan"}, "--depths has nan"},
-      {{"--needles", "4", "--lengths", "9", "--needle-kinds", "pair"}, "needle kind 'pair'"},
-      {{"--needles", "4", "--lengths", "9", "--needle-kinds", "single", "--turns"}, "--turns is for"},
+      {{"--needles", "4", "--lengths", "9", "--tasks", "pair"}, "task 'pair' is not known; use single, multi-key"},
+      {{"--needles", "4", "--lengths", "9", "--tasks", "single", "--turns"}, "--turns is for"},
+      {{"--chat-template", "always"}, "--chat-template"},
       {{"--needles", "4", "--lengths", "9", "--turns", "--decode-question"}, "drop one of them"},
       {{"--coordinator", "h:1"}, "give either --model DIR"},
       {{"--decode-tokens", "0"}, "nothing is asked for"},
@@ -73,6 +74,16 @@ TEST(EvalOptionsTest, NeedlesNeedAText) {
   EXPECT_THAT(std::string(command.status().message()), HasSubstr("give --text-file FILE"));
 }
 
+TEST(EvalOptionsTest, TasksWithoutNeedlesNeedNone) {
+  const auto command = Parse(
+      {"--model", "m", "--text-file", "a,b", "--lengths", "100", "--tasks", "key-value,extraction", "--fields", "5"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  const EvalOptions& options = std::get<EvalCommand>(*command).options;
+  EXPECT_THAT(options.text_files, ElementsAre("a", "b"));
+  EXPECT_THAT(options.tasks, ElementsAre("key-value", "extraction"));
+  EXPECT_EQ(options.fields, 5u);
+}
+
 TEST(EvalOptionsTest, TheGridBeginsWithDense) {
   EvalOptions options;
   options.policies = {"dense", "dense"};
@@ -83,6 +94,28 @@ TEST(EvalOptionsTest, TheGridBeginsWithDense) {
   for (const EvalSetting& setting : *grid) EXPECT_EQ(SettingName(setting), "dense");
   EXPECT_EQ((*grid)[0].window_tokens, 256u);
   EXPECT_EQ((*grid)[1].window_tokens, 1024u);
+}
+
+TEST(EvalOptionsTest, WhatAPolicyDoesNotLookAtMakesNoSettings) {
+  EvalOptions options;
+  options.policies = {"fluxion"};
+  options.parameters = {{"budget_mode", {"fixed", "calibrated", "oracle"}},
+                        {"budget", {0.05, 0.1}},
+                        {"max_budget", {0.1, 0.2, 0.3}},
+                        {"target_output_error", {0.1}}};
+  const auto grid = ExpandGrid(options);
+  ASSERT_TRUE(grid.ok()) << grid.status();
+  std::vector<std::string> names;
+  for (const EvalSetting& setting : *grid) names.push_back(SettingName(setting));
+  EXPECT_THAT(names,
+              ElementsAre("dense", "fluxion budget_mode=fixed budget=0.05", "fluxion budget_mode=fixed budget=0.1",
+                          "fluxion budget_mode=calibrated max_budget=0.1 target_output_error=0.1",
+                          "fluxion budget_mode=calibrated max_budget=0.2 target_output_error=0.1",
+                          "fluxion budget_mode=calibrated max_budget=0.3 target_output_error=0.1",
+                          "fluxion budget_mode=oracle target_output_error=0.1"));
+  // A value that is not used is checked all the same.
+  options.parameters[1] = {"budget", {7.0}};
+  EXPECT_FALSE(ExpandGrid(options).ok());
 }
 
 TEST(EvalOptionsTest, SettingsAreNamedByWhatWasGiven) {

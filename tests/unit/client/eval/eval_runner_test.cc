@@ -1,7 +1,5 @@
 #include "client/eval/eval_runner.h"
 
-#include <unistd.h>
-
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -10,84 +8,12 @@
 #include "gtest/gtest.h"
 #include "model/byte_text.h"
 #include "proto/convert_policy.h"
+#include "tests/unit/client/eval/eval_fixture.h"
 
 namespace tributary {
 namespace {
 
 using ::testing::HasSubstr;
-
-// A cluster that reads the answer out of the prompt, but only in its last `sees` bytes; and that finds every token as
-// likely as the next.
-class FakeCluster {
- public:
-  absl::StatusOr<GenerateResult> Ask(const v1::GenerateRequest& request,
-                                     const std::function<void(double)>& on_progress) {
-    requests.push_back(request);
-    on_progress(0.5);
-    if (requests.size() > fail_after) return absl::UnavailableError("the node has gone");
-    std::vector<uint32_t> prompt(request.prompt_tokens().begin(), request.prompt_tokens().end());
-    if (!request.continue_request_id().empty()) {
-      EXPECT_EQ(request.continue_request_id(), "kept");
-      EXPECT_FALSE(request.has_placement());
-      EXPECT_FALSE(request.has_attention_policy());
-      prompt.insert(prompt.begin(), history.begin(), history.end());
-    }
-    const std::vector<uint32_t> forced(request.forced_tokens().begin(), request.forced_tokens().end());
-    const std::string said = BytesFromTokens(prompt) + BytesFromTokens(forced);
-    GenerateResult result;
-    result.tokens = forced;
-    if (forced.size() < request.max_tokens()) {
-      const std::string stem = said.substr(said.rfind('\n') + 1);
-      const size_t at = said.find(stem);
-      std::string answer(request.max_tokens() - forced.size(), '?');
-      if (at + sees >= said.size()) answer = said.substr(at + stem.size(), answer.size());
-      const std::vector<uint32_t> tokens = TokensFromBytes(answer);
-      result.tokens.insert(result.tokens.end(), tokens.begin(), tokens.end());
-    }
-    history = prompt;
-    history.insert(history.end(), result.tokens.begin(), result.tokens.end());
-    if (request.has_keep() && keeps) {
-      EXPECT_GE(request.keep().max_context_tokens() == 0 ? kept_context_tokens : request.keep().max_context_tokens(),
-                history.size());
-      if (request.continue_request_id().empty()) {
-        kept_context_tokens = request.keep().max_context_tokens();
-      }
-      result.summary.mutable_kept()->set_request_id("kept");
-    }
-    result.logprobs.assign(result.tokens.size(), static_cast<float>(std::log(0.25)));
-    for (size_t i = 0; i < result.tokens.size() && request.top_logprobs() > 0; ++i) {
-      result.top_logprobs.push_back(Alternatives(result.tokens[i], request.top_logprobs()));
-    }
-    auto& summary = result.summary;
-    summary.set_prompt_tokens(static_cast<uint32_t>(prompt.size()));
-    summary.set_generated_tokens(request.max_tokens());
-    summary.set_context_tokens(history.size());
-    summary.set_remote_tokens(prompt.size() / 2);
-    summary.set_attended_tokens_mean(prompt.size() + request.max_tokens() / 2.0);
-    if (attention.ByteSizeLong() > 0) *summary.mutable_attention() = attention;
-    return result;
-  }
-
-  // 0.25 for the token, less than its share of the rest for each of the others.
-  v1::TopLogprobs Alternatives(uint32_t token, uint32_t count) const {
-    v1::TopLogprobs top;
-    for (uint32_t i = 0; i < count; ++i) {
-      top.add_tokens((token + i) % 256);
-      top.add_logprobs(static_cast<float>(std::log(i == 0 ? 0.25 : 0.75 / 255)));
-    }
-    if (spoil_alternatives) top.set_logprobs(0, NAN);
-    return top;
-  }
-
-  std::vector<v1::GenerateRequest> requests;
-  v1::GenerateEvent::AttentionQuality attention;  // of every answer; empty: none is told
-  bool spoil_alternatives = false;
-  bool keeps = true;
-  std::vector<uint32_t> history;  // of the latest request: what it was asked, and the answer
-  uint64_t kept_context_tokens = 0;
-  size_t sees = 1 << 20;
-  size_t fail_after = 1 << 20;
-};
 
 v1::GenerateEvent::Summary HeadSummary(uint64_t samples, double share, double mean, double min) {
   v1::GenerateEvent::Summary summary;
@@ -105,64 +31,7 @@ v1::GenerateEvent::Summary HeadSummary(uint64_t samples, double share, double me
   return summary;
 }
 
-class EvalRunnerTest : public ::testing::Test {
- protected:
-  EvalRunnerTest() {
-    std::ofstream file(path_, std::ios::binary);
-    for (int i = 0; i < 1500; ++i) file << "word" << i << (i % 9 == 0 ? "\n" : " ");
-    file.close();
-    options_.cluster.model_dir = "m";
-    options_.text_file = path_;
-    options_.prefill_tokens = 1000;
-    options_.decode_tokens = 20;
-    options_.needles = 4;
-    options_.queries = 2;
-    options_.lengths = {2000};
-    options_.depths = {0.0, 1.0};
-    options_.window_tokens = {256, 512};
-  }
-  ~EvalRunnerTest() override { std::filesystem::remove(path_); }
-
-  static v1::ModelGeometry Geometry(uint32_t vocab_size) {
-    v1::ModelGeometry geometry;
-    geometry.set_num_layers(6);
-    geometry.set_num_q_heads(8);
-    geometry.set_num_kv_heads(2);
-    geometry.set_vocab_size(vocab_size);
-    return geometry;
-  }
-
-  EvalPlan Plan() {
-    auto plan = MakeEvalPlan(options_);
-    EXPECT_TRUE(plan.ok()) << plan.status();
-    const absl::Status fits = FitToModel(Geometry(256), &*plan);
-    EXPECT_TRUE(fits.ok()) << fits;
-    return *std::move(plan);
-  }
-
-  EvalReport Run(const EvalPlan& plan) {
-    EvalReport report;
-    report.cluster.mutable_geometry()->set_model_name("fake");
-    std::FILE* progress = std::tmpfile();
-    ManualClock clock;
-    RunEval(
-        plan,
-        [this](const v1::GenerateRequest& request, const std::function<void(double)>& progress) {
-          return cluster_.Ask(request, progress);
-        },
-        progress, &clock, &report);
-    progress_text_.resize(static_cast<size_t>(std::ftell(progress)));
-    std::rewind(progress);
-    EXPECT_EQ(std::fread(progress_text_.data(), 1, progress_text_.size(), progress), progress_text_.size());
-    std::fclose(progress);
-    return report;
-  }
-
-  const std::string path_ = std::filesystem::temp_directory_path() / ("eval_runner_" + std::to_string(getpid()));
-  EvalOptions options_;
-  FakeCluster cluster_;
-  std::string progress_text_;
-};
+using EvalRunnerTest = EvalFixture;
 
 TEST_F(EvalRunnerTest, RunsEverySettingOnTheSameQuestions) {
   const EvalPlan plan = Plan();
@@ -173,8 +42,8 @@ TEST_F(EvalRunnerTest, RunsEverySettingOnTheSameQuestions) {
   ASSERT_EQ(report.results.size(), 2u);
   for (const SettingResult& result : report.results) {
     EXPECT_NEAR(result.perplexity->perplexity, 4.0, 1e-5);
-    EXPECT_EQ(result.needles.size(), 6u);
-    for (const NeedleResult& needle : result.needles) EXPECT_TRUE(needle.found);
+    EXPECT_EQ(result.questions.size(), 6u);
+    for (const QuestionResult& needle : result.questions) EXPECT_TRUE(needle.found);
   }
   for (size_t i = 0; i < 7; ++i) {
     v1::GenerateRequest first = cluster_.requests[i];
@@ -186,7 +55,7 @@ TEST_F(EvalRunnerTest, RunsEverySettingOnTheSameQuestions) {
     second.mutable_placement()->set_window_tokens(256);
     EXPECT_EQ(first.SerializeAsString(), second.SerializeAsString());
   }
-  EXPECT_THAT(progress_text_, HasSubstr("[100 %, 0 s left] dense, window 512: multi-query needle"));
+  EXPECT_THAT(progress_text_, HasSubstr("[100 %, 0 s left] dense, window 512: multi-query in 2000"));
 }
 
 TEST_F(EvalRunnerTest, ThePerplexityJobScoresTheTextBehindThePrefill) {
@@ -198,20 +67,20 @@ TEST_F(EvalRunnerTest, ThePerplexityJobScoresTheTextBehindThePrefill) {
   EXPECT_EQ(request.prompt_tokens_size(), 1000);
   EXPECT_EQ(request.forced_tokens_size(), 20);
   EXPECT_EQ(request.max_tokens(), 20u);
-  EXPECT_EQ(plan.text_tokens[1000], request.forced_tokens(0));
+  EXPECT_EQ(plan.texts[0].tokens[1000], request.forced_tokens(0));
 }
 
 TEST_F(EvalRunnerTest, WhatTheClusterDoesNotSeeIsMissed) {
   options_.decode_tokens = 0;
-  options_.needle_kinds = {"single"};
+  options_.tasks = {"single"};
   options_.window_tokens = {256};
   cluster_.sees = 500;
   const EvalPlan plan = Plan();
   const EvalReport report = Run(plan);
   ASSERT_TRUE(report.status.ok()) << report.status;
-  ASSERT_EQ(report.results[0].needles.size(), 2u);
-  EXPECT_FALSE(report.results[0].needles[0].found);  // depth 0
-  EXPECT_TRUE(report.results[0].needles[1].found);   // depth 1
+  ASSERT_EQ(report.results[0].questions.size(), 2u);
+  EXPECT_FALSE(report.results[0].questions[0].found);  // depth 0
+  EXPECT_TRUE(report.results[0].questions[1].found);   // depth 1
   const auto json = EvalJson(plan, report);
   EXPECT_EQ(json["settings"][0]["needles"]["asked"], 2);
   EXPECT_EQ(json["settings"][0]["needles"]["found"], 1);
@@ -224,7 +93,7 @@ TEST_F(EvalRunnerTest, TheQuestionCanBeFedTokenByToken) {
   const EvalPlan plan = Plan();
   const EvalReport report = Run(plan);
   ASSERT_TRUE(report.status.ok()) << report.status;
-  for (const NeedleResult& needle : report.results[0].needles) EXPECT_TRUE(needle.found);
+  for (const QuestionResult& needle : report.results[0].questions) EXPECT_TRUE(needle.found);
   const v1::GenerateRequest& request = cluster_.requests[0];
   EXPECT_EQ(request.forced_tokens_size() + 7, static_cast<int>(request.max_tokens()));
   EXPECT_EQ(request.forced_tokens(0), static_cast<uint32_t>('\n'));
@@ -232,7 +101,7 @@ TEST_F(EvalRunnerTest, TheQuestionCanBeFedTokenByToken) {
 
 TEST_F(EvalRunnerTest, QuestionsCanBeTurnsOfOneSequence) {
   options_.decode_tokens = 0;
-  options_.needle_kinds = {"multi-query"};
+  options_.tasks = {"multi-query"};
   options_.queries = 4;
   options_.window_tokens = {256};
   const EvalReport fresh = Run(Plan());
@@ -245,7 +114,7 @@ TEST_F(EvalRunnerTest, QuestionsCanBeTurnsOfOneSequence) {
   ASSERT_EQ(cluster_.requests.size(), 4u);
   for (size_t i = 0; i < 4; ++i) {
     const v1::GenerateRequest& request = cluster_.requests[i];
-    EXPECT_TRUE(report.results[0].needles[i].found);
+    EXPECT_TRUE(report.results[0].questions[i].found);
     EXPECT_EQ(request.has_keep(), i < 3);
     EXPECT_EQ(request.continue_request_id(), i == 0 ? "" : "kept");
     EXPECT_EQ(request.keep().max_context_tokens(), i == 0 ? 2007u : 0u);
@@ -257,53 +126,12 @@ TEST_F(EvalRunnerTest, QuestionsCanBeTurnsOfOneSequence) {
   }
   // The same context as with prompts of their own, since every answer is right.
   EXPECT_EQ(cluster_.history.size(), apart[3].prompt_tokens_size() + 7u);
-  EXPECT_EQ(fresh.results[0].needles[3].answer, report.results[0].needles[3].answer);
+  EXPECT_EQ(fresh.results[0].questions[3].answer, report.results[0].questions[3].answer);
 
   cluster_.keeps = false;
   const EvalReport lost = Run(plan);
   EXPECT_EQ(lost.status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(lost.status.message()), HasSubstr("did not keep the sequence"));
-}
-
-TEST_F(EvalRunnerTest, AFailureKeepsWhatWasFound) {
-  cluster_.fail_after = 8;  // the perplexity of the second setting is there
-  const EvalPlan plan = Plan();
-  const EvalReport report = Run(plan);
-  EXPECT_EQ(report.status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(report.status.message()),
-              HasSubstr("dense, window 512: single needle in 2000 tokens: the node has gone"));
-  const auto json = EvalJson(plan, report);
-  EXPECT_FALSE(json["complete"]);
-  EXPECT_THAT(std::string(json["error"]), HasSubstr("the node has gone"));
-  EXPECT_EQ(json["settings"][0]["needles"]["found"], 6);
-  EXPECT_FALSE(json["settings"][1]["perplexity"].is_null());
-  EXPECT_TRUE(json["settings"][1]["needles"].is_null());
-}
-
-TEST_F(EvalRunnerTest, ResultsCanBeSavedAfterEachSetting) {
-  const EvalPlan plan = Plan();
-  EvalReport report;
-  std::FILE* out = std::tmpfile();
-  ManualClock clock;
-  std::vector<nlohmann::ordered_json> saved;
-  const auto ask = [this](const v1::GenerateRequest& request, const std::function<void(double)>& progress) {
-    return cluster_.Ask(request, progress);
-  };
-  RunEval(plan, ask, out, &clock, &report, [&] {
-    saved.push_back(EvalJson(plan, report));
-    return absl::OkStatus();
-  });
-  ASSERT_EQ(saved.size(), 2u);
-  EXPECT_FALSE(saved[0]["complete"]);
-  EXPECT_TRUE(saved[0]["error"].is_null());
-  EXPECT_EQ(saved[0]["settings"].size(), 1u);
-  EXPECT_TRUE(saved[1]["complete"]);
-
-  report = {};
-  RunEval(plan, ask, out, &clock, &report, [] { return absl::UnavailableError("disk full"); });
-  EXPECT_EQ(report.results.size(), 1u);
-  EXPECT_EQ(std::string(report.status.message()), "disk full");
-  std::fclose(out);
 }
 
 TEST_F(EvalRunnerTest, JsonAndCsvSayTheSame) {
@@ -381,7 +209,7 @@ TEST_F(EvalRunnerTest, ATextTooShortIsRefusedBeforeAnythingRuns) {
   ASSERT_FALSE(plan.ok());
   EXPECT_THAT(std::string(plan.status().message()), HasSubstr("need 1000020"));
   options_.prefill_tokens = 100;
-  options_.text_file = "/nonexistent/text";
+  options_.text_files = {"/nonexistent/text"};
   EXPECT_EQ(MakeEvalPlan(options_).status().code(), absl::StatusCode::kNotFound);
 }
 
@@ -395,8 +223,8 @@ TEST_F(EvalRunnerTest, BytesNeedAByteVocabulary) {
 TEST_F(EvalRunnerTest, AlternativesAreAskedForAsTheModelAllows) {
   options_.needles = 0;
   options_.lengths.clear();
-  options_.text_tokens_file = path_;
-  options_.text_file.clear();
+  options_.text_tokens_files = {path_};
+  options_.text_files.clear();
   std::ofstream file(path_, std::ios::binary);
   for (int i = 0; i < 1500; ++i) file << i % 40 << " ";
   file.close();
@@ -512,15 +340,19 @@ TEST(EvalResultsTest, HeadsAreAveragedBySamples) {
 
 TEST(EvalResultsTest, NeedlesAreComparedWithTheBaselines) {
   const auto results = [](std::vector<bool> found) {
-    std::vector<NeedleResult> list;
-    for (const bool f : found) list.push_back({.found = f});
+    std::vector<QuestionResult> list;
+    for (const bool f : found) list.push_back({.question = list.size(), .score = f ? 1.0 : 0.0, .found = f});
     return list;
   };
-  const NeedleScore score = ScoreNeedles(results({true, false, true}), results({true, true, false, true}));
+  const TaskScore score = ScoreQuestions(results({true, false, true}), results({true, true, false, true}));
   EXPECT_EQ(score.asked, 3u);
   EXPECT_EQ(score.found, 2u);
   EXPECT_EQ(score.baseline_found, 2u);
   EXPECT_EQ(score.found_where_baseline, 1u);
+  EXPECT_NEAR(score.score_mean, 2.0 / 3, 1e-12);
+  EXPECT_NEAR(score.baseline_score_mean, 2.0 / 3, 1e-12);
+  const std::vector<bool> last{false, false, true};
+  EXPECT_EQ(ScoreQuestions(results({true, false, true}), results({true, true, false}), &last).asked, 1u);
 }
 
 TEST(EvalProgressTest, TheEtaFollowsTheWeights) {

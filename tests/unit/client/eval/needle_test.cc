@@ -3,7 +3,6 @@
 #include <fstream>
 #include <set>
 
-#include "client/eval/needle_prompt.h"
 #include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -78,83 +77,6 @@ TEST(NeedleTest, NamesAreDistinctAndSeeded) {
     EXPECT_THAT(needles[i].Sentence(),
                 MatchesRegex("The secret code of [a-z]+ [a-z]+ is [0-9][0-9][0-9][0-9][0-9][0-9]\\."));
   }
-}
-
-// Words of random lengths, as a text has them; now and then a long stretch without a gap.
-std::string RandomText(EvalRandom& random, size_t length) {
-  std::string text;
-  while (text.size() < length) {
-    text.append(random.Below(40) == 0 ? 90 : 1 + random.Below(9), static_cast<char>('a' + random.Below(26)));
-    text += random.Below(8) == 0 ? "\n\n" : " ";
-  }
-  return text.substr(0, length);
-}
-
-size_t Count(const std::string& text, const std::string& part) {
-  size_t count = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
-  return count;
-}
-
-TEST(NeedlePromptTest, PromptsAreWhatTheySay) {
-  const uint64_t seed = TestSeed();
-  SCOPED_TRACE(SeedTrace(seed));
-  EvalRandom random(seed);
-  for (int round = 0; round < 300; ++round) {
-    NeedleSpec spec{.kind = static_cast<NeedleKind>(random.Below(3)), .seed = random.Next()};
-    spec.needles = 1 + static_cast<uint32_t>(random.Below(9));
-    spec.queries = 1 + static_cast<uint32_t>(random.Below(spec.needles));
-    spec.length_tokens = 64 + 130 * (spec.needles + spec.queries) + static_cast<uint32_t>(random.Below(3000));
-    spec.depth = random.Below(5) / 4.0;
-    const std::string source = RandomText(random, 10'000);
-    const auto prompts = MakeNeedlePrompts(spec, source);
-    ASSERT_TRUE(prompts.ok()) << prompts.status();
-    ASSERT_EQ(prompts->size(), spec.kind == NeedleKind::kMultiQuery ? spec.queries : 1);
-    const NeedlePrompt& last = prompts->back();
-    EXPECT_EQ(last.text.size() + last.question.size(), spec.length_tokens);
-    const uint32_t planted = spec.kind == NeedleKind::kSingle ? 1 : spec.needles;
-    EXPECT_EQ(Count(prompts->front().text, "The secret code of "), planted);
-    for (size_t i = 0; i < prompts->size(); ++i) {
-      const NeedlePrompt& prompt = (*prompts)[i];
-      const std::string sentence = prompt.question.substr(1) + prompt.answer;
-      EXPECT_EQ(prompt.text.compare(prompt.needle_begin, sentence.size(), sentence), 0);
-      EXPECT_EQ(prompt.text[prompt.needle_begin - 1], '\n');
-      EXPECT_EQ(prompt.text[prompt.needle_begin + sentence.size()], '\n');
-      EXPECT_EQ(Count(prompt.text, sentence), 1u) << "asked for before, or planted twice";
-      if (i > 0) {
-        const NeedlePrompt& before = (*prompts)[i - 1];
-        EXPECT_EQ(prompt.text, before.text + before.question + before.answer);
-      }
-    }
-    if (spec.kind != NeedleKind::kMultiQuery) {
-      // The text before it: its share of the depth, moved by a gap and by the other needles.
-      const double moved = 90.0 + 70.0 * planted;
-      EXPECT_NEAR(last.needle_begin, spec.depth * static_cast<double>(last.text.size()), moved);
-    }
-    EXPECT_EQ(MakeNeedlePrompts(spec, source)->front().text, prompts->front().text);
-  }
-}
-
-TEST(NeedlePromptTest, WhatDoesNotFitIsRefused) {
-  const std::string source(5000, 'x');
-  const auto message = [&](NeedleSpec spec) {
-    const auto prompts = MakeNeedlePrompts(spec, source);
-    EXPECT_EQ(prompts.status().code(), absl::StatusCode::kInvalidArgument);
-    return std::string(prompts.status().message());
-  };
-  EXPECT_THAT(message({.length_tokens = 100}), HasSubstr("100 tokens is too short for 1 needles"));
-  EXPECT_THAT(message({.length_tokens = 6000}), HasSubstr("the text has 5000 bytes"));
-  EXPECT_THAT(message({.length_tokens = 1000, .depth = 1.1}), HasSubstr("depth 1.1"));
-  EXPECT_THAT(message({.length_tokens = 1000, .needles = 0}), HasSubstr("0 needles"));
-  EXPECT_THAT(message({.kind = NeedleKind::kMultiQuery, .length_tokens = 1000, .queries = 2}),
-              HasSubstr("2 queries for 1 needles"));
-}
-
-TEST(NeedlePromptTest, KindsHaveNames) {
-  for (const auto kind : {NeedleKind::kSingle, NeedleKind::kMultiKey, NeedleKind::kMultiQuery}) {
-    EXPECT_EQ(*ParseNeedleKind(std::string(NeedleKindName(kind))), kind);
-  }
-  EXPECT_FALSE(ParseNeedleKind("double").ok());
 }
 
 }  // namespace

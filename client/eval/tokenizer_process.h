@@ -1,0 +1,24 @@
+// The tokenizer of a model's folder: one child process, tools/tokenizer.py, which reads a line of JSON with a text and
+// writes one with its tokens. It lives as long as the codec, so that Python and tokenizer start once per evaluation.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/eval/text_codec.h"
+
+namespace tributary {
+
+struct TokenizerOptions {
+  std::string folder;              // with tokenizer.json, and tokenizer_config.json for a chat template
+  std::string python = "python3";  // a path, or a name of PATH
+  bool use_chat_template = true;   // if the folder has one
+  std::string script;              // empty: tributary-tokenizer.py in the folder of this binary
+};
+
+// UNAVAILABLE with what to do: no such Python, no package `tokenizers` there, a folder without a tokenizer, a chat
+// template that cannot be used.
+absl::StatusOr<std::unique_ptr<TextCodec>> MakeTokenizerProcess(const TokenizerOptions& options);
+
+}  // namespace tributary
