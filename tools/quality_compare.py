@@ -112,12 +112,12 @@ def label_of(setting):
 def text_cells(setting):
     scored = setting and setting["perplexity"]
     if not scored:
-        return ["-"] * 5
+        return ["-"] * 6
     worst = scored.get("perplexity_ratio_worst", scored["perplexity_ratio"])
     return [f"{100 * (scored['perplexity_ratio'] - 1):+.2f} % ({100 * (worst - 1):+.2f} %)",
             f"{number(scored.get('kl_mean'))} ({number(scored.get('kl_mean_worst', scored.get('kl_mean')))})",
             percent(scored.get("top1_agreement")), percent(scored["remote_read_share"]),
-            percent(scored.get("kept_mass_mean"))]
+            percent(scored.get("kept_mass_mean")), number(scored.get("output_error_p95"))]
 
 
 def found_cell(setting, task):
@@ -141,8 +141,8 @@ def drift_cells(setting):
 
 
 HEADER = ["policy", "perplexity, mean (worst text)", "KL, nats", "same top-1", "remote KV read", "mass kept",
-          "needles", "asked after", "key-value", "asked after", "extraction", "asked after", "drift: KL, first 1,000",
-          "last"]
+          "output error, p95", "needles", "asked after", "key-value", "asked after", "extraction", "asked after",
+          "drift: KL, first 1,000", "last"]
 
 
 def compare_table(results):

@@ -18,7 +18,8 @@ import quality_hgca  # noqa: E402
 def setting(policy="hgca", window=1024, beta=1.0, **changes):
     result = {"policy": policy, "window_tokens": window, "beta": None if policy == "dense" else beta, "keep_next": None,
               "perplexity": {"perplexity": 3.0, "perplexity_ratio": 1.002, "kl_mean": 0.0012, "top1_agreement": 0.987,
-                             "remote_read_share": 0.05, "kept_mass_mean": 0.97, "kept_mass_min": None},
+                             "remote_read_share": 0.05, "kept_mass_mean": 0.97, "kept_mass_min": None,
+                             "output_error_p95": 0.031},
               "needles": {"asked": 50, "found": 49, "baseline_found": 50, "found_where_baseline": 49,
                           "remote_read_share_mean": 0.08,
                           "questions": [{"expected": "123456.", "length_tokens": 4096, "found": True}]}}
@@ -143,8 +144,8 @@ class CompareTest(unittest.TestCase):
                                                "tasks-after": compared(after), "drift": compared(drift)})
         self.assertEqual(self.cells(table, 0),
                          ["fluxion fixed, budget 0.05", "+0.20 % (+4.00 %)", "0.02 (0.05)", "98.7 %", "5.0 %", "97.0 %",
-                          "8/9", "3/9", "-", "2/9", "50 % of 62 %", "-", "0.001", "0.004"])
-        self.assertEqual(self.cells(table, 1)[6:], ["-"] * 8)
+                          "0.031", "8/9", "3/9", "-", "2/9", "50 % of 62 %", "-", "0.001", "0.004"])
+        self.assertEqual(self.cells(table, 1)[7:], ["-"] * 8)
         self.assertEqual(len(table.splitlines()), 4)
 
     def test_policies_stand_together(self):
@@ -162,7 +163,7 @@ class CompareTest(unittest.TestCase):
 
     def test_every_policy_of_the_page_is_in_one_run(self):
         flags = quality_compare.grid_flags("compare", False)
-        self.assertEqual(flags[:2], ["--policy", "fluxion,hgca"])
+        self.assertEqual(flags[:2], ["--policy", "delta,fluxion,hgca"])
         self.assertIn("--beta", flags)
         clash = [{"policy": "a", "compare": {"x": [1]}}, {"policy": "b", "compare": {"x": [2]}}]
         with self.assertRaisesRegex(ValueError, "x has other values in b"):
