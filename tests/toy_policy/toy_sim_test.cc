@@ -79,14 +79,14 @@ TEST_F(ToySimTest, HeadsThatAreTooWrongFallBack) {
   request.forced_tokens.assign(40, 7);
   request.layout = {.sink_tokens = 2, .window_tokens = 16, .block_tokens = 8};
   request.policy = Toy(3, 1);
-  const SimResult free = Run(options, request);
+  const SimResult free = testing::RunAlone(options, request);
   ASSERT_TRUE(free.status.ok()) << free.status;
   EXPECT_GT(free.summary.attention->output_error_max, 0.01);
   EXPECT_EQ(free.summary.attention->fallback_heads, 0u);
   for (const char* limit : {"max_output_error", "min_kept_mass"}) {
     request.policy = Toy(3, 1);
     request.policy.Set(limit, limit[1] == 'a' ? 1e-30 : 1.0);
-    const SimResult limited = Run(options, request);
+    const SimResult limited = testing::RunAlone(options, request);
     ASSERT_TRUE(limited.status.ok()) << limited.status;
     EXPECT_EQ(limited.summary.attention->fallback_heads, options.model.num_layers * options.model.shape.num_kv_heads)
         << limit;
