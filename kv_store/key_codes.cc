@@ -156,11 +156,9 @@ void EncodeKeyRecord(const KeyCodeLayout& layout, const float* keys, std::byte* 
   EncodeMean(layout, rotated, record, &mean);
   for (uint32_t token = 0; token < kKeyCodeRecordTokens; ++token) {
     float* const key = rotated.data() + size_t{token} * head_dim;
-    float scale = std::numeric_limits<float>::quiet_NaN();
-    if (IsFinite(key, head_dim)) {
-      for (uint32_t d = 0; d < head_dim; ++d) key[d] -= mean[d];
-      scale = EncodeToken(layout, key, token, record);
-    }
+    for (uint32_t d = 0; d < head_dim; ++d) key[d] -= mean[d];  // which may be infinite where the key is not
+    const float scale =
+        IsFinite(key, head_dim) ? EncodeToken(layout, key, token, record) : std::numeric_limits<float>::quiet_NaN();
     std::memcpy(record + layout.scales_begin + token * sizeof(float), &scale, sizeof(scale));
   }
 }

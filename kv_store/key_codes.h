@@ -1,6 +1,6 @@
 // Coarse codes of a shard's keys (attention/kv/key_code_layout.h), record by record as tiles fill: a few bits per dim
-// that a policy scans in full to find single tokens. 2 bits of a key of 128 dims are 7 % of its K and V in bf16, with
-// means and scales.
+// that a policy scans in full to find single tokens. 2 bits of a key of 128 dims are 7.6 % of its K and V in bf16,
+// with means and scales.
 //
 // Nothing is fitted to other data, to what was stored before, or to what a query asks for: a record's codes follow from
 // its own 64 keys.

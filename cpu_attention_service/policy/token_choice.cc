@@ -16,6 +16,8 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Scores of one step of the scan, all rows together: they stay in the L2 cache.
 constexpr uint32_t kStepScores = 32768;
+// What a thread keeps of a row for the next scan; more, which a large max_tokens takes, is given back.
+constexpr size_t kKeptTokens = 32768;
 
 // The best tokens of one row so far.
 struct Candidates {
@@ -61,6 +63,13 @@ struct Candidates {
     }
     tokens.resize(count);
     scores.resize(count);
+  }
+  // Is called after a scan.
+  void GiveBackExcess() {
+    if (tokens.capacity() <= kKeptTokens && ids.capacity() <= kKeptTokens + kSelectSlack) return;
+    std::vector<uint32_t>().swap(tokens);
+    std::vector<float>().swap(scores);
+    std::vector<uint32_t>().swap(ids);
   }
 };
 
@@ -131,6 +140,7 @@ void FindTokens(const BlockSelectionKernel& kernel, const TokenScan& scan, std::
       // Written so that a NaN is taken.
       if (!(best.scores[i] < floor_ln - scan.reach_nats)) found[row].tokens.push_back(best.tokens[i]);
     }
+    best.GiveBackExcess();
   }
 }
 

@@ -116,7 +116,7 @@ def test_a_timeout_ends_the_request(fake: FakeCoordinator) -> None:
     never = threading.Event()
     fake.script = lambda request: text("abc", gate=never)
     with Client(fake.address) as client, pytest.raises(DeadlineError):
-        list(client.generate([1], timeout_s=0.2))
+        list(client.generate([1], timeout_s=3))
     wait_until(lambda: fake.gone == [0], "the sequence has ended")
 
 

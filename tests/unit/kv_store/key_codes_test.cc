@@ -124,6 +124,20 @@ TEST_F(KeyCodesTest, AKeyThatIsNotFiniteIsMarkedAndSpoilsNoOther) {
   }
 }
 
+// The distance from the mean is infinite though the key is not.
+TEST_F(KeyCodesTest, AKeyOfHugeNumbersIsMarked) {
+  const KeyCodeLayout layout = MakeKeyCodeLayout(2, 1);
+  std::vector<float> keys(64, -3e38f);
+  keys[5] = 3e38f;
+  AlignedBuffer<std::byte> record(layout.record_bytes);
+  EncodeKeyRecord(layout, keys.data(), record.data());
+  float decoded = 0;
+  DecodeKeyCodes(layout, record.data(), 5, &decoded);
+  EXPECT_TRUE(std::isnan(decoded));
+  DecodeKeyCodes(layout, record.data(), 6, &decoded);
+  EXPECT_TRUE(std::isfinite(decoded));
+}
+
 TEST_F(KeyCodesTest, KeysThatAreAllTheSame) {
   const KeyCodeLayout layout = MakeKeyCodeLayout(2, 64);
   const std::vector<float> keys(64 * 64, 3.0f);

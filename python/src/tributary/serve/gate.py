@@ -68,7 +68,7 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # the place had been given just then
                 self._leave()
-            else:
+            elif turn in self._waiting:  # else whoever left has passed it by
                 self._waiting.remove(turn)
             raise
 

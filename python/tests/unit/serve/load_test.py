@@ -106,7 +106,7 @@ def test_a_timeout_of_the_client_ends_its_sequence(server: Serving, fake: FakeCo
     never = threading.Event()
     fake.script = lambda request: text("x", gate=never)
     with pytest.raises(openai.APITimeoutError):
-        server.openai(timeout=0.5).chat.completions.create(model="bytes", messages=USER)
+        server.openai(timeout=5).chat.completions.create(model="bytes", messages=USER)
     wait_until(lambda: fake.gone == [0], "the sequence has ended")
     stream = server.openai().chat.completions.create(model="bytes", messages=USER, stream=True)
     next(iter(stream))
