@@ -20,27 +20,9 @@ class DeltaSimTest : public testing::SimTest {
   static PolicyParams Delta(std::vector<NamedValue> parameters) {
     return *ResolvePolicy({.name = "delta", .parameters = std::move(parameters)}, {});
   }
-  SimOptions Options(uint32_t num_nodes) {
-    SimOptions options;
-    options.seed = random_();
-    options.model.seed = random_();
-    options.model.shape.num_kv_heads = 2;
-    options.num_nodes = num_nodes;
-    return options;
-  }
   // Long enough for each of several nodes to have whole records of codes.
   SimRequest RandomRequest(const TinyModel& model, const SimCut& cut) {
-    SimRequest request;
-    request.prompt.resize(RandomInt(random_, 200, 400));
-    for (uint32_t& token : request.prompt) token = random_() % model.vocab_size;
-    request.max_tokens = RandomInt(random_, 10u, 30u);
-    // The same tokens whatever is read, so that every position can be compared.
-    for (uint32_t i = 0; i < request.max_tokens; ++i) request.forced_tokens.push_back(random_() % model.vocab_size);
-    request.layout.block_tokens = RandomInt(random_, 4u, 16u);
-    request.layout.window_tokens = request.layout.block_tokens + RandomInt(random_, 0u, 20u);
-    request.layout.sink_tokens = RandomInt(random_, 0u, 9u);
-    request.cut = cut;
-    return request;
+    return ForcedRequest(model, cut, RandomInt(random_, 200, 400));
   }
   // Cut by tokens, by heads, and by both.
   static std::vector<SimCut> Cuts() {
@@ -53,7 +35,7 @@ TEST_F(DeltaSimTest, EverythingInReachIsDenseBitForBit) {
   const std::vector<PolicyParams> whole = {Delta({{"max_share", 1}, {"delta_nats", 0}}),
                                            Delta({{"max_share", 1}, {"delta_nats", 10'000}})};
   for (int round = 0; round < kRounds; ++round) {
-    const SimOptions options = Options(std::vector<uint32_t>{1, 2, 4}[round % 3]);
+    const SimOptions options = TwoHeadOptions(std::vector<uint32_t>{1, 2, 4}[round % 3]);
     SimRequest request = RandomRequest(options.model, Cuts()[round % 4]);
     request.remote_k_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     request.remote_v_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
@@ -72,7 +54,7 @@ TEST_F(DeltaSimTest, EverythingInReachIsDenseBitForBit) {
 TEST_F(DeltaSimTest, DecodesOverEveryCutAndKeepsMostOfTheMass) {
   for (const uint64_t bits : {1, 2, 4}) {
     for (const SimCut& cut : Cuts()) {
-      const SimOptions options = Options(4);
+      const SimOptions options = TwoHeadOptions(4);
       SimRequest request = RandomRequest(options.model, cut);
       request.prompt.resize(400, 7);
       request.policy = Delta({{"max_share", 0.3}, {"key_code_bits", bits}, {"quality_sample_rate", 0.5}});
@@ -89,7 +71,7 @@ TEST_F(DeltaSimTest, DecodesOverEveryCutAndKeepsMostOfTheMass) {
 
 TEST_F(DeltaSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
   for (int round = 0; round < kRounds / 2; ++round) {
-    const SimOptions options = Options(2);
+    const SimOptions options = TwoHeadOptions(2);
     std::vector<SimRequest> requests;
     for (const double max_share : {0.02, 0.1, 0.3}) {
       requests.push_back(RandomRequest(options.model, Cuts()[random_() % 4]));
@@ -100,7 +82,7 @@ TEST_F(DeltaSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
 }
 
 TEST_F(DeltaSimTest, ALaterTurnReadsSparselyAgain) {
-  const SimOptions options = Options(2);
+  const SimOptions options = TwoHeadOptions(2);
   SimRequest request = RandomRequest(options.model, {.num_stripes = 2});
   request.policy = Delta({{"quality_sample_rate", 0.5}});
   request.keep = true;

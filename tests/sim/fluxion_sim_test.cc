@@ -21,27 +21,9 @@ class FluxionSimTest : public testing::SimTest {
   static PolicyParams Fluxion(std::vector<NamedValue> parameters) {
     return *ResolvePolicy({.name = "fluxion", .parameters = std::move(parameters)}, {});
   }
-  SimOptions Options(uint32_t num_nodes) {
-    SimOptions options;
-    options.seed = random_();
-    options.model.seed = random_();
-    options.model.shape.num_kv_heads = 2;
-    options.num_nodes = num_nodes;
-    return options;
-  }
   // Long enough for blocks of 16 to be whole on each of several nodes.
   SimRequest RandomRequest(const TinyModel& model, const SimCut& cut) {
-    SimRequest request;
-    request.prompt.resize(RandomInt(random_, 120, 200));
-    for (uint32_t& token : request.prompt) token = random_() % model.vocab_size;
-    request.max_tokens = RandomInt(random_, 10u, 30u);
-    // The same tokens whatever is read, so that every position can be compared.
-    for (uint32_t i = 0; i < request.max_tokens; ++i) request.forced_tokens.push_back(random_() % model.vocab_size);
-    request.layout.block_tokens = RandomInt(random_, 4u, 16u);
-    request.layout.window_tokens = request.layout.block_tokens + RandomInt(random_, 0u, 20u);
-    request.layout.sink_tokens = RandomInt(random_, 0u, 9u);
-    request.cut = cut;
-    return request;
+    return ForcedRequest(model, cut, RandomInt(random_, 120, 200));
   }
   // Cut by tokens, by heads, and by both.
   static std::vector<SimCut> Cuts() {
@@ -58,7 +40,7 @@ TEST_F(FluxionSimTest, AWholeBudgetIsDenseBitForBit) {
       Fluxion({{"budget_mode", "fixed"}, {"budget", 1}}),
       Fluxion({{"captured_mass", 1}, {"min_block_mass", 0}, {"max_budget", 1}, {"quality_sample_rate", 1}})};
   for (int round = 0; round < kRounds; ++round) {
-    const SimOptions options = Options(std::vector<uint32_t>{1, 2, 4}[round % 3]);
+    const SimOptions options = TwoHeadOptions(std::vector<uint32_t>{1, 2, 4}[round % 3]);
     SimRequest request = RandomRequest(options.model, Cuts()[round % 5]);
     request.remote_k_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
     request.remote_v_dtype = static_cast<DType>(RandomInt(random_, 0, 6));
@@ -79,7 +61,7 @@ TEST_F(FluxionSimTest, EveryModeDecodesOverEveryCut) {
   for (const char* mode : {"fixed", "calibrated", "oracle"}) {
     for (const SimCut& cut : Cuts()) {
       for (const uint32_t num_nodes : {1u, 4u}) {
-        const SimOptions options = Options(num_nodes);
+        const SimOptions options = TwoHeadOptions(num_nodes);
         SimRequest request = RandomRequest(options.model, cut);
         request.policy =
             Fluxion({{"budget_mode", mode}, {"budget", 0.1}, {"max_budget", 0.3}, {"quality_sample_rate", 0.5}});
@@ -95,7 +77,7 @@ TEST_F(FluxionSimTest, EveryModeDecodesOverEveryCut) {
 
 TEST_F(FluxionSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
   for (int round = 0; round < kRounds / 2; ++round) {
-    SimOptions options = Options(2);
+    SimOptions options = TwoHeadOptions(2);
     std::vector<SimRequest> requests;
     for (const char* mode : {"calibrated", "fixed", "calibrated", "oracle"}) {
       requests.push_back(RandomRequest(options.model, Cuts()[random_() % 5]));
@@ -107,7 +89,7 @@ TEST_F(FluxionSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
 
 TEST_F(FluxionSimTest, ALaterTurnReadsSparselyAgain) {
   for (const char* mode : {"fixed", "calibrated"}) {
-    const SimOptions options = Options(2);
+    const SimOptions options = TwoHeadOptions(2);
     SimRequest request = RandomRequest(options.model, {.num_stripes = 2});
     request.policy = Fluxion({{"budget_mode", mode}, {"quality_sample_rate", 0.5}});
     request.keep = true;

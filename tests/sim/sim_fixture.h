@@ -108,6 +108,28 @@ class SimTest : public ::testing::Test {
     options.num_nodes = RandomInt<uint32_t>(random_, 1, 4);
     return options;
   }
+  // Of two KV heads, so that cuts by heads are there.
+  SimOptions TwoHeadOptions(uint32_t num_nodes) {
+    SimOptions options;
+    options.seed = random_();
+    options.model.seed = random_();
+    options.model.shape.num_kv_heads = 2;
+    options.num_nodes = num_nodes;
+    return options;
+  }
+  // The same tokens whatever a policy reads, so that every position can be compared.
+  SimRequest ForcedRequest(const TinyModel& model, const SimCut& cut, int prompt_tokens) {
+    SimRequest request;
+    request.prompt.resize(static_cast<size_t>(prompt_tokens));
+    for (uint32_t& token : request.prompt) token = random_() % model.vocab_size;
+    request.max_tokens = RandomInt(random_, 10u, 30u);
+    for (uint32_t i = 0; i < request.max_tokens; ++i) request.forced_tokens.push_back(random_() % model.vocab_size);
+    request.layout.block_tokens = RandomInt(random_, 4u, 16u);
+    request.layout.window_tokens = request.layout.block_tokens + RandomInt(random_, 0u, 20u);
+    request.layout.sink_tokens = RandomInt(random_, 0u, 9u);
+    request.cut = cut;
+    return request;
+  }
   std::vector<SimRequest> RandomRequests(int count, const TinyModel& model) {
     std::vector<SimRequest> requests;
     for (int i = 0; i < count; ++i) requests.push_back(RandomRequest(random_, model));
