@@ -92,73 +92,140 @@ KeyCodes::Run KeyCodes::RunAt(uint64_t stream, uint64_t token_begin, uint64_t to
 
 namespace {
 
+// Sums run in as many lanes, whatever the machine: compilers make vectors of them, and every machine the same bits.
+constexpr uint32_t kLanes = 8;
+constexpr uint32_t kRecordTokens = kKeyCodeRecordTokens;
+constexpr uint32_t kMaxPaddedDim = (limits::kMaxHeadDim + 31) / 32 * 32;
+
+// 64 keys, rotated; dims beyond head_dim are 0.
+struct RotatedKeys {
+  alignas(64) float rows[kRecordTokens][kMaxPaddedDim];
+  bool is_finite[kRecordTokens];
+};
+
 bool IsFinite(const float* values, uint32_t count) {
-  return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t any = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    any |= (bits & kExponent) == kExponent ? 1u : 0u;
+  }
+  return any == 0;
 }
 
-// The mean of the finite keys as codes, and what those stand for in place of it: [head_dim] values.
-void EncodeMean(const KeyCodeLayout& layout, const std::vector<float>& rotated, std::byte* record,
-                std::vector<float>* mean) {
-  const uint32_t head_dim = layout.head_dim;
-  std::vector<double> sums(head_dim);
+float SumOfLanes(const float (&lanes)[kLanes]) {
+  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
+void Rotate(const KeyCodeLayout& layout, const float* keys, RotatedKeys* to) {
+  for (uint32_t token = 0; token < kRecordTokens; ++token) {
+    float* const row = to->rows[token];
+    std::memcpy(row, keys + size_t{token} * layout.head_dim, layout.head_dim * sizeof(float));
+    std::fill(row + layout.head_dim, row + layout.padded_dim, 0.0f);
+    HadamardRotate(row, layout.head_dim);
+    to->is_finite[token] = IsFinite(row, layout.head_dim);
+  }
+}
+
+// The mean of the finite keys as codes, and what those stand for in place of it: [padded_dim] values.
+void EncodeMean(const KeyCodeLayout& layout, const RotatedKeys& keys, std::byte* record, float* mean) {
   uint32_t num_finite = 0;
-  for (uint32_t token = 0; token < kKeyCodeRecordTokens; ++token) {
-    const float* const key = rotated.data() + size_t{token} * head_dim;
-    if (!IsFinite(key, head_dim)) continue;
+  std::fill(mean, mean + layout.padded_dim, 0.0f);
+  for (uint32_t token = 0; token < kRecordTokens; ++token) {
+    if (!keys.is_finite[token]) continue;
     ++num_finite;
-    for (uint32_t d = 0; d < head_dim; ++d) sums[d] += double{key[d]};
+    // A 64th each, so that finite keys have a finite mean.
+    for (uint32_t d = 0; d < layout.padded_dim; ++d) mean[d] += keys.rows[token][d] * (1.0f / kRecordTokens);
   }
   float largest = 0;
-  mean->assign(head_dim, 0.0f);
-  for (uint32_t d = 0; d < head_dim && num_finite > 0; ++d) {
-    (*mean)[d] = static_cast<float>(sums[d] / num_finite);
-    largest = std::max(largest, std::abs((*mean)[d]));
+  const float correction = num_finite > 0 ? static_cast<float>(kRecordTokens) / static_cast<float>(num_finite) : 0.0f;
+  for (uint32_t d = 0; d < layout.padded_dim; ++d) {
+    mean[d] *= correction;
+    largest = std::max(largest, std::abs(mean[d]));
   }
   // A scale that is not normal would not survive the division.
   const float scale = largest > 0 ? std::max(largest / 127.0f, std::numeric_limits<float>::min()) : 0.0f;
-  for (uint32_t d = 0; d < head_dim; ++d) {
-    const float code = scale > 0 ? std::clamp(std::rint((*mean)[d] / scale), -127.0f, 127.0f) : 0.0f;
+  for (uint32_t d = 0; d < layout.padded_dim; ++d) {
+    const float code = scale > 0 ? std::clamp(std::rint(mean[d] / scale), -127.0f, 127.0f) : 0.0f;
     record[layout.mean_begin + d] = static_cast<std::byte>(static_cast<int8_t>(code));
-    (*mean)[d] = code * scale;
+    mean[d] = code * scale;
   }
   std::memcpy(record + layout.mean_scale_begin, &scale, sizeof(scale));
 }
 
-// Writes the token's codes; its scale is the one that makes them nearest to `distance`, the key from the mean.
-float EncodeToken(const KeyCodeLayout& layout, const float* distance, uint32_t token, std::byte* record) {
+// A token's codes, and the scale that makes them nearest to `distance`, the key from the mean; both [padded_dim].
+float EncodeToken(const KeyCodeLayout& layout, const float* distance, uint8_t* codes) {
   const auto max_code = static_cast<float>(layout.max_code());
-  double squares = 0;
-  for (uint32_t d = 0; d < layout.head_dim; ++d) squares += double{distance[d]} * double{distance[d]};
-  const float step = LevelSpacing(layout.bits) * static_cast<float>(std::sqrt(squares / layout.head_dim));
-  if (!(step > std::numeric_limits<float>::min())) return 0;
-  double with_key = 0, with_itself = 0;
-  for (uint32_t d = 0; d < layout.head_dim; ++d) {
-    const float code = std::clamp(std::floor(distance[d] / step) + (max_code + 1) / 2, 0.0f, max_code);
-    const double level = double{code} - double{max_code} / 2;
-    with_key += level * double{distance[d]};
-    with_itself += level * level;
-    const KeyCodePlace place = PlaceOfKeyCode(layout, d, token);
-    record[place.byte] |= static_cast<std::byte>(static_cast<uint32_t>(code) << place.shift);
+  const uint32_t head_dim = layout.head_dim;
+  // Relative to the largest, whose square may be infinite or nothing.
+  float largest = 0;
+  for (uint32_t d = 0; d < head_dim; ++d) largest = std::max(largest, std::abs(distance[d]));
+  if (!(largest > 0x1p-100f)) {
+    std::memset(codes, 0, layout.padded_dim);
+    return 0;
   }
-  return static_cast<float>(with_key / with_itself);
+  const float to_unit = 1 / largest;
+  float squares[kLanes] = {}, with_key[kLanes] = {}, with_itself[kLanes] = {};
+  for (uint32_t d = 0; d < layout.padded_dim; d += kLanes) {
+    for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      const float x = distance[d + lane] * to_unit;
+      squares[lane] += x * x;
+    }
+  }
+  const float step = LevelSpacing(layout.bits) * std::sqrt(SumOfLanes(squares) / static_cast<float>(head_dim));
+  const float to_code = to_unit / step, half = (max_code + 1) / 2;
+  for (uint32_t d = 0; d < layout.padded_dim; ++d) {
+    float place = distance[d] * to_code + half;
+    place = place > 0 ? place : 0;
+    place = place < max_code ? place : max_code;
+    codes[d] = static_cast<uint8_t>(static_cast<int32_t>(place));
+  }
+  for (uint32_t d = 0; d < layout.padded_dim; d += kLanes) {
+    for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      const float level = static_cast<float>(codes[d + lane]) - max_code / 2;
+      with_key[lane] += level * (distance[d + lane] * to_unit);
+      with_itself[lane] += level * level;
+    }
+  }
+  const float of_padding = 0.25f * static_cast<float>(layout.padded_dim - head_dim);  // 0 lies half a level high
+  return SumOfLanes(with_key) / (SumOfLanes(with_itself) - of_padding) * largest;
+}
+
+// Codes of one token into its words (key_code_layout.h).
+void WriteCodes(const KeyCodeLayout& layout, const uint8_t* codes, uint32_t token, std::byte* record) {
+  const uint32_t num_words = layout.padded_dim / layout.word_dims;
+  for (uint32_t i = 0; i < num_words; ++i) {
+    uint32_t word = 0;
+    for (uint32_t shift = 0; shift < 8; shift += layout.bits, codes += 4) {
+      uint32_t quad;
+      std::memcpy(&quad, codes, sizeof(quad));
+      word |= quad << shift;
+    }
+    std::memcpy(record + (i * kRecordTokens + token) * sizeof(word), &word, sizeof(word));
+  }
 }
 
 }  // namespace
 
 void EncodeKeyRecord(const KeyCodeLayout& layout, const float* keys, std::byte* record) {
-  const uint32_t head_dim = layout.head_dim;
-  std::memset(record, 0, layout.record_bytes);
-  std::vector<float> rotated(keys, keys + size_t{kKeyCodeRecordTokens} * head_dim);
-  for (uint32_t token = 0; token < kKeyCodeRecordTokens; ++token) {
-    HadamardRotate(rotated.data() + size_t{token} * head_dim, head_dim);
-  }
-  std::vector<float> mean;
-  EncodeMean(layout, rotated, record, &mean);
-  for (uint32_t token = 0; token < kKeyCodeRecordTokens; ++token) {
-    float* const key = rotated.data() + size_t{token} * head_dim;
-    for (uint32_t d = 0; d < head_dim; ++d) key[d] -= mean[d];  // which may be infinite where the key is not
-    const float scale =
-        IsFinite(key, head_dim) ? EncodeToken(layout, key, token, record) : std::numeric_limits<float>::quiet_NaN();
+  RotatedKeys rotated;
+  Rotate(layout, keys, &rotated);
+  std::memset(record + layout.mean_begin, 0, layout.record_bytes - layout.mean_begin);
+  float mean[kMaxPaddedDim];
+  EncodeMean(layout, rotated, record, mean);
+  uint8_t codes[kMaxPaddedDim];
+  for (uint32_t token = 0; token < kRecordTokens; ++token) {
+    float* const key = rotated.rows[token];
+    for (uint32_t d = 0; d < layout.padded_dim; ++d) key[d] -= mean[d];
+    // The distance of a finite key may be infinite.
+    float scale = std::numeric_limits<float>::quiet_NaN();
+    if (IsFinite(key, layout.head_dim)) {
+      scale = EncodeToken(layout, key, codes);
+    } else {
+      std::memset(codes, 0, layout.padded_dim);
+    }
+    WriteCodes(layout, codes, token, record);
     std::memcpy(record + layout.scales_begin + token * sizeof(float), &scale, sizeof(scale));
   }
 }

@@ -12,6 +12,7 @@ tools/quality_compare.py and tools/quality_hgca.py say what is run.
     tools/quality.py                     measure, draw, rewrite (hours on two cores, about one on sixteen)
     tools/quality.py --model probe --part text
     tools/quality.py --jobs 4            four local clusters side by side
+    tools/quality.py --device cuda       on a GPU, computing in f32
     tools/quality.py --reuse             draw and rewrite from what is in build/quality
     tools/quality.py --quick             a small version of everything, into build/quality-quick
 """
@@ -75,12 +76,17 @@ class Runs:
                 process.send_signal(signal.SIGINT)
 
 
+def device_flags(device):
+    """A GPU computes in f32, too: what policies cost would drown in the rounding of bf16."""
+    return [] if device == "host" else ["--device", device, "--compute-dtype", "f32"]
+
+
 def planned_runs(arguments, folder):
     """{run's name: flags}, in the order of the page."""
     planned = {}
     for name in arguments.models:
         model = quality_compare.MODELS[name]
-        base = ["--model", model.folder]
+        base = ["--model", model.folder, *device_flags(arguments.device)]
         if (model.folder / "tokenizer.json").exists() and TOKENIZER_PYTHON.exists():
             base += ["--python", TOKENIZER_PYTHON]
         texts = [*quality_compare.write_stretches(model, TEXT, folder), *arguments.texts]
@@ -215,6 +221,8 @@ def main():
     parser.add_argument("--texts", type=lambda text: [pathlib.Path(word).absolute() for word in text.split(",")],
                         default=[], help="more texts, separated by commas, beside three stretches of persuasion.txt")
     parser.add_argument("--jobs", type=int, default=1, help="local clusters side by side (default 1)")
+    parser.add_argument("--device", default="host", metavar="NAME",
+                        help="of the worker: host (default), or cuda, which takes minutes where two cores take hours")
     parser.add_argument("--fresh", action="store_true", help="measure anew what is there, complete or not")
     parser.add_argument("--reuse", action="store_true", help="do not measure")
     parser.add_argument("--quick", action="store_true", help="a small version, which leaves docs alone")

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "cpu_attention_service/policy/token_choice.h"
+#include "cpu_attention_service/policy/token_finder.h"
 #include "fmt/format.h"
 #include "kv_store/block_pool.h"
 #include "kv_store/key_codes.h"
@@ -18,7 +18,7 @@ namespace {
 
 struct alignas(64) ScanState {
   std::vector<float> q;
-  std::vector<FoundTokens> found;
+  std::vector<std::vector<uint32_t>> found;
   size_t next_call = 0;
 };
 

@@ -39,12 +39,12 @@ constexpr CpuKernel kKernels[] = {
 uint32_t DetectAmx() {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return 0;
-  constexpr uint32_t kAmxBf16Bit = 1u << 22, kAmxTileBit = 1u << 24;
-  if ((edx & kAmxTileBit) == 0 || (edx & kAmxBf16Bit) == 0) return 0;
+  constexpr uint32_t kAmxBf16Bit = 1u << 22, kAmxTileBit = 1u << 24, kAmxInt8Bit = 1u << 25;
+  if ((edx & kAmxTileBit) == 0) return 0;
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, since Linux 5.16
   constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return 0;
-  return kIsaAmxTile | kIsaAmxBf16;
+  return kIsaAmxTile | ((edx & kAmxBf16Bit) != 0 ? kIsaAmxBf16 : 0u) | ((edx & kAmxInt8Bit) != 0 ? kIsaAmxInt8 : 0u);
 }
 #endif
 

@@ -31,6 +31,7 @@ enum IsaFeature : uint32_t {
   kIsaAvx512vbmi = 1u << 9,
   kIsaAmxTile = 1u << 10,  // and the kernel lets this process use it
   kIsaAmxBf16 = 1u << 11,
+  kIsaAmxInt8 = 1u << 12,
 };
 
 struct CpuKernel {

@@ -7,10 +7,7 @@
 namespace tributary {
 
 AttentionStep::AttentionStep(ShardExecutor* executor, const Clock* clock, AttentionMetrics* metrics)
-    : executor_(executor), clock_(clock), metrics_(metrics), plan_head_([this](uint32_t i) {
-        const auto& [work, kv_head] = heads_to_plan_[i];
-        work->shard->policy->PlanHead(work->request, kv_head, &work->plan);
-      }) {}
+    : executor_(executor), clock_(clock), metrics_(metrics) {}
 
 void AttentionStep::Plan(NodeShard* shard, const ReadRequest& request) {
   ShardPolicy* const policy = shard->policy.get();
@@ -31,6 +28,7 @@ void AttentionStep::Plan(NodeShard* shard, const ReadRequest& request) {
     work.plan.sample.clear();
     work.plan.after = After::kNothing;
     work.plan.plans_heads = false;
+    work.plan.scan_parts = 0;
     return;
   }
   shard->kv->UpdateSummaries(request.layer);
@@ -39,14 +37,32 @@ void AttentionStep::Plan(NodeShard* shard, const ReadRequest& request) {
   if (work.plan.has_selected) metrics_->selection_seconds.Observe(SecondsFromNs(clock_->NowNs() - start_ns));
 }
 
+void AttentionStep::PlanEach(std::span<const HeadToPlan> heads, void (*plan)(const HeadToPlan& head)) {
+  if (heads.empty()) return;
+  executor_->ForEach(static_cast<uint32_t>(heads.size()), [&](uint32_t i) { plan(heads[i]); });
+}
+
 // Each head's part of the plans that have such parts, spread over the threads; then what is the same for all policies.
 void AttentionStep::PlanHeads() {
   heads_to_plan_.clear();
+  heads_to_scan_.clear();
+  parts_to_scan_.clear();
   for (Work& work : Unrun()) {
     if (!work.plan.plans_heads) continue;
-    for (uint32_t head = 0; head < work.plan.answer.size(); ++head) heads_to_plan_.emplace_back(&work, head);
+    for (uint32_t head = 0; head < work.plan.answer.size(); ++head) {
+      heads_to_plan_.push_back({&work, head});
+      if (work.plan.scan_parts > 0) heads_to_scan_.push_back({&work, head});
+      for (uint32_t part = 0; part < work.plan.scan_parts; ++part) parts_to_scan_.push_back({&work, head, part});
+    }
   }
-  if (!heads_to_plan_.empty()) executor_->ForEach(static_cast<uint32_t>(heads_to_plan_.size()), plan_head_);
+  PlanEach(heads_to_scan_,
+           [](const HeadToPlan& head) { head.work->shard->policy->BeginScan(head.work->request, head.kv_head); });
+  PlanEach(parts_to_scan_, [](const HeadToPlan& head) {
+    head.work->shard->policy->ScanPart(head.work->request, head.kv_head, head.part);
+  });
+  PlanEach(heads_to_plan_, [](const HeadToPlan& head) {
+    head.work->shard->policy->PlanHead(head.work->request, head.kv_head, &head.work->plan);
+  });
   for (Work& work : Unrun()) {
     if (work.shard->fallback != nullptr) work.shard->fallback->CompletePlan(work.request, &work.plan);
   }

@@ -8,9 +8,7 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -52,8 +50,16 @@ class AttentionStep {
     std::vector<float> lse_ln;  // of the answer, kept for the weights
   };
 
+  // A KV head whose part of a plan is still to be made.
+  struct HeadToPlan {
+    Work* work;
+    uint32_t kv_head;
+    uint32_t part = 0;
+  };
+
   std::span<Work> Unrun() { return std::span(works_).subspan(num_run_, num_planned_ - num_run_); }
   void PlanHeads();
+  void PlanEach(std::span<const HeadToPlan> heads, void (*plan)(const HeadToPlan& head));
   ShardQuery QueryOf(const Work& work) const;
   void AddQueries(Work& work);
   void Complete(Work& work);
@@ -72,9 +78,9 @@ class AttentionStep {
   size_t num_finished_ = 0;
   std::vector<ShardQuery> queries_;
   std::vector<float> kept_mass_;
-  // KV heads whose part of a plan is still to be made.
-  std::vector<std::pair<Work*, uint32_t>> heads_to_plan_;
-  const std::function<void(uint32_t)> plan_head_;
+  std::vector<HeadToPlan> heads_to_plan_;
+  std::vector<HeadToPlan> heads_to_scan_;
+  std::vector<HeadToPlan> parts_to_scan_;
 };
 
 }  // namespace tributary

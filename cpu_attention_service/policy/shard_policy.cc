@@ -21,6 +21,7 @@ void ResetToDense(const ReadRequest& request, uint32_t num_kv_heads, ReadPlan* p
   plan->after = ReadPlan::After::kNothing;
   plan->max_over_group = false;
   plan->plans_heads = false;
+  plan->scan_parts = 0;
   plan->has_selected = false;
 }
 

@@ -4,7 +4,8 @@
 // shard, the node's I/O thread calls, in this order:
 //
 //   CheckSpill, OnStored           a block has come and is stored
-//   CheckQuery, PlanRead           a query has come; PlanHead for each KV head if the plan wants it, on any thread
+//   CheckQuery, PlanRead           a query has come
+//   BeginScan, ScanPart, PlanHead  for each KV head, if the plan wants it, on any thread
 //   (dense heads, the sample)      ShardFallback completes the plan (shard_fallback.h)
 //   (attention)
 //   OnSampled                      if the query was to be measured
@@ -67,6 +68,7 @@ struct ReadPlan {
   After after = After::kNothing;
   bool max_over_group = false;  // of the weights asked for: the maximum over a group's heads, else the mean
   bool plans_heads = false;     // PlanHead() is called for each KV head before the attention
+  uint32_t scan_parts = 0;      // if not 0: before that BeginScan(), then ScanPart() for so many parts
   bool has_selected = false;    // planning has chosen anew, which took its time
 };
 
@@ -80,7 +82,8 @@ struct SampledPartials {
   ConstAttentionPartialView sample;
 };
 
-// Thread-compatible, but for PlanHead. Sections are bytes from the network: Check... comes first.
+// Thread-compatible, but for BeginScan, ScanPart and PlanHead. Sections are bytes from the network: Check... comes
+// first.
 class ShardPolicy {
  public:
   virtual ~ShardPolicy() = default;
@@ -108,6 +111,11 @@ class ShardPolicy {
   virtual void PlanRead(const ReadRequest& request, ReadPlan* plan) = 0;
   // The part of the plan that is one KV head's: it sets answer[kv_head] alone. Different heads at the same time, on any
   // thread; allocates nothing. So choices that read memory are spread over the cores.
+  //
+  // Those that read much are spread further, so that eight heads keep sixteen cores busy: BeginScan of all heads, then
+  // ScanPart of each part of all heads, then PlanHead; within each, different heads and parts at the same time.
+  virtual void BeginScan(const ReadRequest& request, uint32_t kv_head) {}
+  virtual void ScanPart(const ReadRequest& request, uint32_t kv_head, uint32_t part) {}
   virtual void PlanHead(const ReadRequest& request, uint32_t kv_head, ReadPlan* plan) {}
 
   // A measured query, for a policy that learns from what its selections are worth.

@@ -14,6 +14,7 @@ constexpr uint32_t kIsaAvx512Lanes = kIsaAvx512f | kIsaAvx512bw | kIsaAvx512dq |
 
 const BlockSelectionKernel kKernels[] = {
 #if defined(__x86_64__)
+    {"amx", kIsaAvx512Lanes | kIsaAvx512vnni | kIsaAmxTile | kIsaAmxInt8, BlockSelectionAmx()},
     {"avx512_vnni", kIsaAvx512Lanes | kIsaAvx512vnni, BlockSelectionAvx512Vnni()},
     {"avx512", kIsaAvx512Lanes, BlockSelectionAvx512()},
     {"avx2", kIsaAvx2 | kIsaFma, BlockSelectionAvx2()},
@@ -89,11 +90,14 @@ absl::Status Validate(const ScoreKeysArgs& args) {
   if (args.num_tokens % kKeyCodeRecordTokens != 0) {
     return wrong(fmt::format("num_tokens is {}; it must be a multiple of {}", args.num_tokens, kKeyCodeRecordTokens));
   }
-  if (args.score_stride < args.num_tokens) {
-    return wrong(fmt::format("score_stride {} is less than num_tokens {}", args.score_stride, args.num_tokens));
+  if (args.record_step == 0) return wrong("record_step is 0; it must be 1 or more");
+  if (args.num_tokens != 0 && (args.records == nullptr || args.q == nullptr || args.least == nullptr)) {
+    return wrong("records, q or least is null");
   }
-  if (args.num_tokens != 0 && (args.records == nullptr || args.q == nullptr || args.scores == nullptr)) {
-    return wrong("records, q or scores is null");
+  for (uint32_t head = 0; head < args.group_size && args.num_tokens != 0; ++head) {
+    if (args.found == nullptr || args.found[head].ids == nullptr || args.found[head].scores == nullptr) {
+      return wrong(fmt::format("there is no place for what head {} finds", head));
+    }
   }
   if (reinterpret_cast<uintptr_t>(args.records) % 64 != 0) return wrong("records are not aligned to 64 bytes");
   return absl::OkStatus();

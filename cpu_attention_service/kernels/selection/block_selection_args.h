@@ -62,5 +62,6 @@ BlockSelectionFns BlockSelectionScalar();
 BlockSelectionFns BlockSelectionAvx2();
 BlockSelectionFns BlockSelectionAvx512();
 BlockSelectionFns BlockSelectionAvx512Vnni();
+BlockSelectionFns BlockSelectionAmx();
 
 }  // namespace tributary

@@ -3,7 +3,8 @@
 //
 // A lane holds a token. A word of codes is shifted and masked into as many quads of bytes as it has, which all heads of
 // a set share; so at 2 bits and 4 heads 64 bytes of codes take 16 dot products and 8 other instructions. The mean is
-// dotted once for 64 tokens.
+// dotted once for 64 tokens. Scores stay in registers: those of a vector of tokens of which none reaches the threshold,
+// which are most, are never written.
 #include <math.h>
 
 #include "cpu_attention_service/kernels/selection/key_scores_args.h"
@@ -22,9 +23,9 @@ constexpr float kScanLeastQuery = 0x1p-100f;   // a q that is smaller scores 0
 struct ScanQueries {
   // As the dot product takes them: per set of kScanSharedHeads heads [padded_dim / 4][kScanSharedHeads][kQuadWords].
   alignas(64) uint32_t words[kScanMaxDim / 4 * kScanPassHeads * Lanes::kQuadWords];
-  int8_t codes[kScanPassHeads][kScanMaxDim];
-  int32_t offset[kScanPassHeads];  // max_code times the sum of the head's codes
-  float scale[kScanPassHeads];     // of a code, softmax_scale included
+  alignas(64) int16_t codes[kScanPassHeads][kScanMaxDim];
+  float half_offset[kScanPassHeads];  // half of max_code times the sum of the head's codes, exact
+  float scale[kScanPassHeads];        // of a code, softmax_scale included
 };
 
 // NaN if any is.
@@ -43,33 +44,40 @@ inline void PrepareHead(const ScoreKeysArgs& args, const float* q, uint32_t head
   const float largest = LargestMagnitude(q, layout.head_dim);
   const bool is_finite = largest < INFINITY;
   const float to_code = is_finite && largest >= kScanLeastQuery ? 127.0f / largest : 0.0f;
-  int8_t* const codes = to->codes[head];
+  int16_t* const codes = to->codes[head];
   int32_t sum = 0;
   for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) {
     const float scaled = is_finite && dim < layout.head_dim ? q[dim] * to_code : 0.0f;
-    codes[dim] = static_cast<int8_t>(lrintf(scaled < 127.0f ? scaled : 127.0f));
+    codes[dim] = static_cast<int16_t>(lrintf(scaled < 127.0f ? scaled : 127.0f));
     sum += codes[dim];
   }
   const uint32_t set_begin = head / kScanSharedHeads * kScanSharedHeads * (layout.padded_dim / 4);
   uint32_t* words = to->words + (set_begin + head % kScanSharedHeads) * Lanes::kQuadWords;
   for (uint32_t dim = 0; dim < layout.padded_dim; dim += 4) {
-    const int8_t quad[4] = {codes[dim], codes[dim + 1], codes[dim + 2], codes[dim + 3]};
+    const int8_t quad[4] = {static_cast<int8_t>(codes[dim]), static_cast<int8_t>(codes[dim + 1]),
+                            static_cast<int8_t>(codes[dim + 2]), static_cast<int8_t>(codes[dim + 3])};
     Lanes::PackQuad(quad, words);
     words += kScanSharedHeads * Lanes::kQuadWords;
   }
-  to->offset[head] = static_cast<int32_t>((1u << layout.bits) - 1) * sum;
+  to->half_offset[head] = 0.5f * static_cast<float>(static_cast<int32_t>((1u << layout.bits) - 1) * sum);
   to->scale[head] = is_finite ? largest / 127.0f * args.softmax_scale : NAN;
 }
 
-// The head's score with the mean of the record's keys.
-inline float MeanScore(const KeyCodeLayout& layout, const uint8_t* record, const ScanQueries& queries, uint32_t head) {
-  const auto* const mean = reinterpret_cast<const int8_t*>(record + layout.mean_begin);
-  int32_t dot = 0;
-  for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) dot += queries.codes[head][dim] * mean[dim];
+// Each head's score with the mean of the record's keys.
+template <uint32_t kHeads>
+inline void ScoreMean(const KeyCodeLayout& layout, const uint8_t* record, const ScanQueries& queries, uint32_t head,
+                      float (&scores)[kHeads]) {
+  const auto* const codes = reinterpret_cast<const int8_t*>(record + layout.mean_begin);
+  alignas(64) int16_t mean[kScanMaxDim];
+  for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) mean[dim] = codes[dim];
   float scale;
   __builtin_memcpy(&scale, record + layout.mean_scale_begin, sizeof(scale));
-  scale *= queries.scale[head];
-  return static_cast<float>(dot) * scale;
+  for (uint32_t h = 0; h < kHeads; ++h) {
+    const int16_t* const q = queries.codes[head + h];
+    int32_t dot = 0;
+    for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) dot += q[dim] * mean[dim];
+    scores[h] = static_cast<float>(dot) * (scale * queries.scale[head + h]);
+  }
 }
 
 // The quads of one word of codes of each vector of tokens, from quad kPart on; `queries`: the heads' for quad 0.
@@ -95,10 +103,55 @@ inline void DotWords(const Lanes::I (&words)[Lanes::kVectors], const uint32_t* q
   }
 }
 
-// kVectors vectors of tokens, from `token` of the record on, for kHeads heads from `head` on.
+// Of kHeads heads, from `head` of the queries on.
+template <uint32_t kHeads>
+struct ScanHeadsState {
+  uint32_t head = 0;
+  float least[kHeads];
+  FoundKeys* found = nullptr;
+  float mean_scores[kHeads];  // of the record at hand
+};
+
+// Appends those of kVectors vectors of tokens whose score is not less than the head's threshold.
+inline void AppendFound(const Lanes::F (&scores)[Lanes::kVectors], float least, uint32_t first_id, FoundKeys* found) {
+  uint32_t bits[Lanes::kVectors], any = 0;
+  const Lanes::F limit = Lanes::BroadcastF(least);
+#pragma GCC unroll 4
+  for (uint32_t v = 0; v < Lanes::kVectors; ++v) any |= bits[v] = Lanes::NotLess(scores[v], limit);
+  if (any == 0) return;
+  uint32_t count = found->count;
+#pragma GCC unroll 4
+  for (uint32_t v = 0; v < Lanes::kVectors; ++v) {
+    Lanes::Compress(first_id + v * Lanes::kLanes, bits[v], found->ids + count);
+    Lanes::CompressF(scores[v], bits[v], found->scores + count);
+    count += static_cast<uint32_t>(__builtin_popcount(bits[v]));
+  }
+  found->count = count;
+}
+
+// Makes a head's exact sums, of kVectors vectors of tokens from `token` of the record on, into scores, and keeps what
+// reaches the threshold.
+inline void KeepScores(const Lanes::I (&sums)[Lanes::kVectors], const KeyCodeLayout& layout, const uint8_t* record,
+                       uint32_t token, uint32_t first_id, const ScanQueries& queries, uint32_t head, float mean_score,
+                       float least, FoundKeys* found) {
+  const auto* scales = reinterpret_cast<const float*>(record + layout.scales_begin) + token;
+  const Lanes::F half_offset = Lanes::BroadcastF(queries.half_offset[head]);
+  const Lanes::F scale = Lanes::BroadcastF(queries.scale[head]);
+  const Lanes::F mean = Lanes::BroadcastF(mean_score);
+  Lanes::F scores[Lanes::kVectors];
+#pragma GCC unroll 4
+  for (uint32_t v = 0; v < Lanes::kVectors; ++v) {
+    const Lanes::F levels = Lanes::SubF(Lanes::ToFloat(sums[v]), half_offset);
+    const Lanes::F factor = Lanes::MulF(Lanes::LoadF(scales + v * Lanes::kLanes), scale);
+    scores[v] = Lanes::MulAdd(levels, factor, mean);
+  }
+  AppendFound(scores, least, first_id + token, found);
+}
+
+// kVectors vectors of tokens, from `token` of the record on.
 template <uint32_t kBits, uint32_t kHeads>
-inline void ScanTokens(const KeyCodeLayout& layout, const uint8_t* record, uint32_t token, const ScanQueries& queries,
-                       uint32_t head, const float* mean_scores, float* scores, uint32_t stride) {
+inline void ScanTokens(const KeyCodeLayout& layout, const uint8_t* record, uint32_t token, uint32_t first_id,
+                       const ScanQueries& queries, const ScanHeadsState<kHeads>& state) {
   Lanes::I sums[kHeads][Lanes::kVectors];
 #pragma GCC unroll 4
   for (auto& of_head : sums) {
@@ -106,7 +159,7 @@ inline void ScanTokens(const KeyCodeLayout& layout, const uint8_t* record, uint3
     for (Lanes::I& sum : of_head) sum = Lanes::ZeroI();
   }
   constexpr uint32_t kWordDims = 32 / kBits;
-  const uint32_t* query_words = queries.words + head * (layout.padded_dim / 4) * Lanes::kQuadWords;
+  const uint32_t* query_words = queries.words + state.head * (layout.padded_dim / 4) * Lanes::kQuadWords;
   const uint8_t* from = record + token * 4;
   for (uint32_t dim = 0; dim < layout.padded_dim; dim += kWordDims) {
     Lanes::I words[Lanes::kVectors];
@@ -119,33 +172,27 @@ inline void ScanTokens(const KeyCodeLayout& layout, const uint8_t* record, uint3
     from += kKeyCodeRecordTokens * 4;
     query_words += kWordDims / 4 * kScanSharedHeads * Lanes::kQuadWords;
   }
-  const auto* scales = reinterpret_cast<const float*>(record + layout.scales_begin) + token;
 #pragma GCC unroll 4
   for (uint32_t h = 0; h < kHeads; ++h) {
-    const Lanes::I offset = Lanes::BroadcastI(static_cast<uint32_t>(queries.offset[head + h]));
-    const Lanes::F half_scale = Lanes::BroadcastF(0.5f * queries.scale[head + h]);
-    const Lanes::F mean = Lanes::BroadcastF(mean_scores[h]);
-#pragma GCC unroll 4
-    for (uint32_t v = 0; v < Lanes::kVectors; ++v) {
-      const Lanes::F doubled = Lanes::ToFloat(Lanes::SubI(Lanes::AddI(sums[h][v], sums[h][v]), offset));
-      const Lanes::F factor = Lanes::MulF(Lanes::LoadF(scales + v * Lanes::kLanes), half_scale);
-      Lanes::StoreF(scores + uint64_t{h} * stride + token + v * Lanes::kLanes, Lanes::MulAdd(doubled, factor, mean));
-    }
+    KeepScores(sums[h], layout, record, token, first_id, queries, state.head + h, state.mean_scores[h], state.least[h],
+               state.found + h);
   }
 }
 
 template <uint32_t kBits, uint32_t kHeads>
 inline void ScanRecords(const ScoreKeysArgs& args, const ScanQueries& queries, uint32_t head, uint32_t first_head) {
+  ScanHeadsState<kHeads> state;
+  state.head = head;
+  state.found = args.found + first_head + head;
+  for (uint32_t h = 0; h < kHeads; ++h) state.least[h] = args.least[first_head + head + h];
   const auto* record = static_cast<const uint8_t*>(args.records);
-  float* scores = args.scores + uint64_t{first_head + head} * args.score_stride;
-  for (uint32_t token = 0; token < args.num_tokens; token += kKeyCodeRecordTokens) {
-    float mean_scores[kHeads];
-    for (uint32_t h = 0; h < kHeads; ++h) mean_scores[h] = MeanScore(args.layout, record, queries, head + h);
+  const uint32_t step = args.record_step * kKeyCodeRecordTokens;
+  for (uint32_t token = 0; token < args.num_tokens; token += step) {
+    ScoreMean<kHeads>(args.layout, record, queries, head, state.mean_scores);
     for (uint32_t lane = 0; lane < kKeyCodeRecordTokens; lane += Lanes::kVectors * Lanes::kLanes) {
-      ScanTokens<kBits, kHeads>(args.layout, record, lane, queries, head, mean_scores, scores + token,
-                                args.score_stride);
+      ScanTokens<kBits, kHeads>(args.layout, record, lane, args.first_id + token, queries, state);
     }
-    record += args.layout.record_bytes;
+    record += uint64_t{args.record_step} * args.layout.record_bytes;
   }
 }
 

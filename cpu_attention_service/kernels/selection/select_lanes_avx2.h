@@ -31,6 +31,7 @@ struct Lanes {
   static I ShiftRight(I x) {
     return _mm256_srli_epi32(x, kBits);
   }
+  static F SubF(F a, F b) { return _mm256_sub_ps(a, b); }
   static F MulF(F a, F b) { return _mm256_mul_ps(a, b); }
   static F MulAdd(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F ToFloat(I x) { return _mm256_cvtepi32_ps(x); }

@@ -31,6 +31,7 @@ struct Lanes {
   static I ShiftRight(I x) {
     return _mm512_srli_epi32(x, kBits);
   }
+  static F SubF(F a, F b) { return _mm512_sub_ps(a, b); }
   static F MulF(F a, F b) { return _mm512_mul_ps(a, b); }
   static F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }

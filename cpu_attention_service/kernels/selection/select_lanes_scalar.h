@@ -48,6 +48,7 @@ struct Lanes {
   static I ShiftRight(I x) {
     return x >> kBits;
   }
+  static F SubF(F a, F b) { return a - b; }
   static F MulF(F a, F b) { return a * b; }
   static F MulAdd(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
   static F ToFloat(I x) { return static_cast<float>(static_cast<int32_t>(x)); }

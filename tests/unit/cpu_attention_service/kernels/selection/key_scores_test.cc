@@ -19,6 +19,14 @@ namespace {
 
 using ::testing::HasSubstr;
 
+constexpr uint32_t kFirstId = 640;
+
+struct Found {
+  explicit Found(size_t room) : ids(room, 77), scores(room, 77.0f) {}
+  std::vector<uint32_t> ids;
+  std::vector<float> scores;
+};
+
 // Records of random keys, and queries of which some dims are much larger.
 class Codes {
  public:
@@ -45,15 +53,34 @@ class Codes {
     args.q = q_.data();
     args.group_size = group_size_;
     args.softmax_scale = 0.125f;
-    args.score_stride = num_tokens_;
     return args;
   }
-  std::vector<float> Score(const BlockSelectionKernel& kernel) const {
+  // What every head finds that looks at each record_step-th record for scores of `least` and more.
+  std::vector<Found> Find(const BlockSelectionKernel& kernel, float least, uint32_t record_step = 1) const {
     ScoreKeysArgs args = this->args();
-    std::vector<float> scores(size_t{group_size_} * args.score_stride, 77.0f);
-    args.scores = scores.data();
+    std::vector<Found> found(group_size_, Found(num_tokens_ + kSelectSlack));
+    std::vector<FoundKeys> to;
+    for (Found& of_head : found) to.push_back({of_head.ids.data(), of_head.scores.data(), 0});
+    const std::vector<float> thresholds(group_size_, least);
+    args.least = thresholds.data();
+    args.found = to.data();
+    args.first_id = kFirstId;
+    args.record_step = record_step;
     EXPECT_TRUE(block_selection::Validate(args).ok());
     kernel.fns.score_keys(args);
+    for (size_t head = 0; head < found.size(); ++head) {
+      found[head].ids.resize(to[head].count);
+      found[head].scores.resize(to[head].count);
+    }
+    return found;
+  }
+  // Of every token.
+  std::vector<float> Score(const BlockSelectionKernel& kernel) const {
+    std::vector<float> scores;
+    for (const Found& of_head : Find(kernel, -std::numeric_limits<float>::infinity())) {
+      EXPECT_EQ(of_head.ids.size(), num_tokens_);
+      scores.insert(scores.end(), of_head.scores.begin(), of_head.scores.end());
+    }
     return scores;
   }
   // Of what the codes stand for; rounding q to int8 is off by half a step for each dim of the key.
@@ -112,6 +139,38 @@ TEST(KeyScores, AreThoseOfTheDefinitionInEveryVariant) {
   }
 }
 
+// The tokens that a filter over all scores leaves, by every variant, of all records and of a sample.
+TEST(KeyScores, AThresholdLeavesThoseThatReachIt) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(SeedTrace(seed));
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 20; ++round) {
+    const uint32_t head_dim = std::array{64u, 80u, 128u}[RandomInt(random, 0, 2)];
+    const uint32_t records = RandomInt(random, 1u, 9u), tokens = 64 * records, group = RandomInt(random, 1u, 20u);
+    Codes codes(std::array{1u, 2u, 4u}[RandomInt(random, 0, 2)], head_dim, records, group, random);
+    const std::vector<float> all = codes.Score(*block_selection::Find("scalar").value());
+    const float least = all[RandomInt<size_t>(random, 0, all.size() - 1)];  // which one token equals
+    const uint32_t step = RandomInt(random, 1u, 4u);
+    SCOPED_TRACE(::testing::Message() << "head_dim " << head_dim << ", records " << records << " by " << step
+                                      << ", group " << group << ", least " << least);
+    for (const BlockSelectionKernel& kernel : block_selection::All()) {
+      if ((kernel.required_isa & ~cpu_kernels::SupportedIsa()) != 0) continue;
+      const std::vector<Found> found = codes.Find(kernel, least, step);
+      for (uint32_t head = 0; head < group; ++head) {
+        std::vector<uint32_t> ids;
+        std::vector<float> scores;
+        for (uint32_t token = 0; token < tokens; ++token) {
+          if (token / 64 % step != 0 || all[size_t{head} * tokens + token] < least) continue;
+          ids.push_back(kFirstId + token);
+          scores.push_back(all[size_t{head} * tokens + token]);
+        }
+        ASSERT_EQ(found[head].ids, ids) << kernel.name << " head " << head;
+        ASSERT_EQ(found[head].scores, scores) << kernel.name << " head " << head;
+      }
+    }
+  }
+}
+
 TEST(KeyScores, QueriesThatAreNotFiniteOrAreNothing) {
   std::mt19937_64 random(TestSeed());
   for (const BlockSelectionKernel& kernel : block_selection::All()) {
@@ -133,10 +192,14 @@ TEST(KeyScores, QueriesThatAreNotFiniteOrAreNothing) {
 TEST(KeyScores, RefusesWhatCannotBe) {
   std::mt19937_64 random(TestSeed());
   const Codes codes(2, 64, 2, 2, random);
-  std::vector<float> scores(2 * 128);
+  std::vector<Found> found(2, Found(128 + kSelectSlack));
+  std::vector<FoundKeys> to;
+  for (Found& of_head : found) to.push_back({of_head.ids.data(), of_head.scores.data(), 0});
+  const std::vector<float> least(2);
   const auto message = [&](auto change) {
     ScoreKeysArgs args = codes.args();
-    args.scores = scores.data();
+    args.least = least.data();
+    args.found = to.data();
     change(args);
     return std::string(block_selection::Validate(args).message());
   };
@@ -145,8 +208,11 @@ TEST(KeyScores, RefusesWhatCannotBe) {
   EXPECT_THAT(message([](ScoreKeysArgs& args) { args.layout.record_bytes = 64; }), HasSubstr("record_bytes is 64"));
   EXPECT_THAT(message([](ScoreKeysArgs& args) { args.group_size = 0; }), HasSubstr("group_size is 0"));
   EXPECT_THAT(message([](ScoreKeysArgs& args) { args.num_tokens = 100; }), HasSubstr("num_tokens is 100"));
-  EXPECT_THAT(message([](ScoreKeysArgs& args) { args.score_stride = 100; }), HasSubstr("score_stride 100"));
-  EXPECT_THAT(message([](ScoreKeysArgs& args) { args.scores = nullptr; }), HasSubstr("null"));
+  EXPECT_THAT(message([](ScoreKeysArgs& args) { args.record_step = 0; }), HasSubstr("record_step is 0"));
+  EXPECT_THAT(message([](ScoreKeysArgs& args) { args.least = nullptr; }), HasSubstr("null"));
+  EXPECT_THAT(message([](ScoreKeysArgs& args) { args.found = nullptr; }), HasSubstr("what head 0 finds"));
+  to[1].ids = nullptr;
+  EXPECT_THAT(message([](ScoreKeysArgs&) {}), HasSubstr("what head 1 finds"));
 }
 
 }  // namespace
