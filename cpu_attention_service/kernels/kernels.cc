@@ -63,6 +63,7 @@ uint32_t DetectIsa() {
   if (__builtin_cpu_supports("avx512bf16")) isa |= kIsaAvx512bf16;
   if (__builtin_cpu_supports("avx512vnni")) isa |= kIsaAvx512vnni;
   if (__builtin_cpu_supports("avx512vbmi")) isa |= kIsaAvx512vbmi;
+  if (__builtin_cpu_supports("avx512vbmi2")) isa |= kIsaAvx512vbmi2;
   isa |= DetectAmx();
 #endif
   return isa;

@@ -32,6 +32,7 @@ enum IsaFeature : uint32_t {
   kIsaAmxTile = 1u << 10,  // and the kernel lets this process use it
   kIsaAmxBf16 = 1u << 11,
   kIsaAmxInt8 = 1u << 12,
+  kIsaAvx512vbmi2 = 1u << 13,
 };
 
 struct CpuKernel {

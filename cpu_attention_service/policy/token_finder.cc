@@ -96,15 +96,28 @@ void GiveBackExcess(size_t kept, std::vector<T>* values) {
   if (values->capacity() > kept) std::vector<T>().swap(*values);
 }
 
-// NaN if any is; -inf of none.
+// NaN if any is; -inf of none. In lanes, of which compilers make vectors.
 float Highest(std::span<const float> scores) {
-  float highest = -kInfinity;
-  bool any_nan = false;
-  for (const float score : scores) {
-    highest = score > highest ? score : highest;
-    any_nan |= score != score;
+  constexpr size_t kLanes = 16;
+  float highest[kLanes];
+  uint32_t num_nan[kLanes] = {};
+  std::fill_n(highest, kLanes, -kInfinity);
+  size_t i = 0;
+  for (; i + kLanes <= scores.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float score = scores[i + lane];
+      highest[lane] = score > highest[lane] ? score : highest[lane];
+      num_nan[lane] += score != score ? 1 : 0;
+    }
   }
-  return any_nan ? std::numeric_limits<float>::quiet_NaN() : highest;
+  for (; i < scores.size(); ++i) {
+    highest[0] = std::max(highest[0], scores[i]);
+    num_nan[0] += scores[i] != scores[i] ? 1 : 0;
+  }
+  if (std::any_of(num_nan, num_nan + kLanes, [](uint32_t count) { return count > 0; })) {
+    return std::numeric_limits<float>::quiet_NaN();
+  }
+  return *std::max_element(highest, highest + kLanes);
 }
 
 }  // namespace
@@ -189,11 +202,14 @@ bool TokenFinder::FinishRow(uint32_t row, std::vector<uint32_t>* found) {
   const uint32_t wanted = std::min(scan_.max_tokens, num_candidates);
   scratch.ids.resize(std::max<size_t>(scratch.ids.size(), wanted + kSelectSlack));
   const uint32_t count = fns_->top_k(scratch.scores.data(), num_candidates, wanted, scratch.ids.data());
-  found->clear();
+  found->resize(count);
+  size_t num_found = 0;
   for (uint32_t i = 0; i < count; ++i) {
+    (*found)[num_found] = scratch.tokens[scratch.ids[i]];
     // Written so that a NaN is taken.
-    if (!(scratch.scores[scratch.ids[i]] < floor)) found->push_back(scratch.tokens[scratch.ids[i]]);
+    num_found += scratch.scores[scratch.ids[i]] < floor ? 0 : 1;
   }
+  found->resize(num_found);
   return true;
 }
 

@@ -11,10 +11,12 @@ namespace tributary::block_selection {
 namespace {
 
 constexpr uint32_t kIsaAvx512Lanes = kIsaAvx512f | kIsaAvx512bw | kIsaAvx512dq | kIsaAvx512vl;
+constexpr uint32_t kIsaVbmi2Lanes = kIsaAvx512Lanes | kIsaAvx512vnni | kIsaAvx512vbmi2;
 
 const BlockSelectionKernel kKernels[] = {
 #if defined(__x86_64__)
-    {"amx", kIsaAvx512Lanes | kIsaAvx512vnni | kIsaAmxTile | kIsaAmxInt8, BlockSelectionAmx()},
+    {"amx", kIsaVbmi2Lanes | kIsaAmxTile | kIsaAmxInt8, BlockSelectionAmx()},
+    {"avx512_vbmi2", kIsaVbmi2Lanes, BlockSelectionAvx512Vbmi2()},
     {"avx512_vnni", kIsaAvx512Lanes | kIsaAvx512vnni, BlockSelectionAvx512Vnni()},
     {"avx512", kIsaAvx512Lanes, BlockSelectionAvx512()},
     {"avx2", kIsaAvx2 | kIsaFma, BlockSelectionAvx2()},

@@ -1,4 +1,4 @@
-// Built with the flags of block_selection_avx512_vnni.cc and -mamx-tile/int8; called only where the CPU has them
+// Built with the flags of block_selection_avx512_vbmi2.cc and -mamx-tile/int8; called only where the CPU has them
 // (block_selection.cc).
 #define TRIBUTARY_KERNEL_ISA amx_int8
 #include "cpu_attention_service/kernels/selection/select_lanes_avx512.h"

@@ -62,6 +62,7 @@ BlockSelectionFns BlockSelectionScalar();
 BlockSelectionFns BlockSelectionAvx2();
 BlockSelectionFns BlockSelectionAvx512();
 BlockSelectionFns BlockSelectionAvx512Vnni();
+BlockSelectionFns BlockSelectionAvx512Vbmi2();
 BlockSelectionFns BlockSelectionAmx();
 
 }  // namespace tributary

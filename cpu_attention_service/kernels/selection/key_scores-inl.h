@@ -24,8 +24,10 @@ struct ScanQueries {
   // As the dot product takes them: per set of kScanSharedHeads heads [padded_dim / 4][kScanSharedHeads][kQuadWords].
   alignas(64) uint32_t words[kScanMaxDim / 4 * kScanPassHeads * Lanes::kQuadWords];
   alignas(64) int16_t codes[kScanPassHeads][kScanMaxDim];
-  float half_offset[kScanPassHeads];  // half of max_code times the sum of the head's codes, exact
-  float scale[kScanPassHeads];        // of a code, softmax_scale included
+  alignas(64) int8_t bytes[kScanPassHeads][kScanMaxDim];  // the same; 0 up to a multiple of 64
+  int32_t sum[kScanPassHeads];                            // of the head's codes
+  float half_offset[kScanPassHeads];                      // half of max_code times the sum of the head's codes, exact
+  float scale[kScanPassHeads];                            // of a code, softmax_scale included
 };
 
 // NaN if any is.
@@ -59,6 +61,10 @@ inline void PrepareHead(const ScoreKeysArgs& args, const float* q, uint32_t head
     Lanes::PackQuad(quad, words);
     words += kScanSharedHeads * Lanes::kQuadWords;
   }
+  for (uint32_t dim = 0; dim < kScanMaxDim; ++dim) {
+    to->bytes[head][dim] = static_cast<int8_t>(dim < layout.padded_dim ? codes[dim] : 0);
+  }
+  to->sum[head] = sum;
   to->half_offset[head] = 0.5f * static_cast<float>(static_cast<int32_t>((1u << layout.bits) - 1) * sum);
   to->scale[head] = is_finite ? largest / 127.0f * args.softmax_scale : NAN;
 }
@@ -67,15 +73,12 @@ inline void PrepareHead(const ScoreKeysArgs& args, const float* q, uint32_t head
 template <uint32_t kHeads>
 inline void ScoreMean(const KeyCodeLayout& layout, const uint8_t* record, const ScanQueries& queries, uint32_t head,
                       float (&scores)[kHeads]) {
-  const auto* const codes = reinterpret_cast<const int8_t*>(record + layout.mean_begin);
-  alignas(64) int16_t mean[kScanMaxDim];
-  for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) mean[dim] = codes[dim];
+  const auto* const mean = reinterpret_cast<const int8_t*>(record + layout.mean_begin);
   float scale;
   __builtin_memcpy(&scale, record + layout.mean_scale_begin, sizeof(scale));
   for (uint32_t h = 0; h < kHeads; ++h) {
-    const int16_t* const q = queries.codes[head + h];
-    int32_t dot = 0;
-    for (uint32_t dim = 0; dim < layout.padded_dim; ++dim) dot += q[dim] * mean[dim];
+    const int32_t dot = Lanes::DotCodes(mean, queries.codes[head + h], queries.bytes[head + h], queries.sum[head + h],
+                                        layout.padded_dim);
     scores[h] = static_cast<float>(dot) * (scale * queries.scale[head + h]);
   }
 }
@@ -114,19 +117,15 @@ struct ScanHeadsState {
 
 // Appends those of kVectors vectors of tokens whose score is not less than the head's threshold.
 inline void AppendFound(const Lanes::F (&scores)[Lanes::kVectors], float least, uint32_t first_id, FoundKeys* found) {
-  uint32_t bits[Lanes::kVectors], any = 0;
+  uint64_t bits = 0;
   const Lanes::F limit = Lanes::BroadcastF(least);
 #pragma GCC unroll 4
-  for (uint32_t v = 0; v < Lanes::kVectors; ++v) any |= bits[v] = Lanes::NotLess(scores[v], limit);
-  if (any == 0) return;
-  uint32_t count = found->count;
-#pragma GCC unroll 4
   for (uint32_t v = 0; v < Lanes::kVectors; ++v) {
-    Lanes::Compress(first_id + v * Lanes::kLanes, bits[v], found->ids + count);
-    Lanes::CompressF(scores[v], bits[v], found->scores + count);
-    count += static_cast<uint32_t>(__builtin_popcount(bits[v]));
+    bits |= uint64_t{Lanes::NotLess(scores[v], limit)} << (v * Lanes::kLanes);
   }
-  found->count = count;
+  if (bits == 0) return;
+  Lanes::CompressVectors(first_id, scores, bits, found->ids + found->count, found->scores + found->count);
+  found->count += static_cast<uint32_t>(__builtin_popcountll(bits));
 }
 
 // Makes a head's exact sums, of kVectors vectors of tokens from `token` of the record on, into scores, and keeps what

@@ -20,6 +20,8 @@ constexpr uint32_t kTileRows = 16;
 constexpr uint32_t kTileDims = 64;  // 16 quads
 constexpr uint32_t kMaxTileDims = (kScanMaxDim + kTileDims - 1) / kTileDims * kTileDims;
 constexpr uint32_t kRecordSlots = kKeyCodeRecordTokens / Lanes::kLanes;
+// Of the codes of a slot, with some that nobody uses: slots at a distance of 4 KiB would wait for each other's stores.
+constexpr uint32_t kSlotRows = kMaxTileDims / 4 + 5;
 
 // The memory operand of ldtilecfg.
 struct alignas(64) ScanTileConfig {
@@ -46,7 +48,7 @@ inline void ConfigureScanTiles(uint32_t num_heads) {
 // What the steps of a scan hand on. Unpacked dims beyond padded_dim stay 0.
 struct ScanTiles {
   alignas(64) int8_t q[kMaxTileDims / kTileDims][kTileRows][kTileDims];
-  alignas(64) uint32_t codes[2][kRecordSlots][kMaxTileDims / 4][Lanes::kLanes];
+  alignas(64) uint32_t codes[2][kRecordSlots][kSlotRows][Lanes::kLanes];
   alignas(64) uint32_t sums[2][kTileRows][kKeyCodeRecordTokens];
 };
 
@@ -71,8 +73,7 @@ inline void UnpackWord(Lanes::I word, uint32_t (*to)[Lanes::kLanes]) {
 }
 
 template <uint32_t kBits>
-inline void UnpackRecord(const KeyCodeLayout& layout, const uint8_t* record,
-                         uint32_t (*to)[kMaxTileDims / 4][Lanes::kLanes]) {
+inline void UnpackRecord(const KeyCodeLayout& layout, const uint8_t* record, uint32_t (*to)[kSlotRows][Lanes::kLanes]) {
   constexpr uint32_t kWordDims = 32 / kBits;
   for (uint32_t dim = 0; dim < layout.padded_dim; dim += kWordDims) {
 #pragma GCC unroll 4

@@ -108,6 +108,21 @@ struct Lanes {
     for (; bits != 0; bits &= bits - 1) *to++ = lanes[__builtin_ctz(bits)];
     return to;
   }
+  static void CompressVectors(uint32_t first, const F (&x)[kVectors], uint64_t bits, uint32_t* ids, float* to) {
+#pragma GCC unroll 4
+    for (uint32_t v = 0; v < kVectors; ++v) {
+      const auto of_vector = static_cast<uint32_t>(bits >> (v * kLanes)) & ((1u << kLanes) - 1);
+      Compress(first + v * kLanes, of_vector, ids);
+      CompressF(x[v], of_vector, to);
+      ids += __builtin_popcount(of_vector);
+      to += __builtin_popcount(of_vector);
+    }
+  }
+  static int32_t DotCodes(const int8_t* x, const int16_t* q, const int8_t* /*bytes*/, int32_t /*sum*/, uint32_t dims) {
+    int32_t dot = 0;
+    for (uint32_t dim = 0; dim < dims; ++dim) dot += x[dim] * q[dim];
+    return dot;
+  }
 
  private:
   static I CountTrue(I count, F mask) { return _mm256_sub_epi32(count, _mm256_castps_si256(mask)); }

@@ -73,7 +73,21 @@ struct Lanes {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(BroadcastI(words[0])));
     return sum;
   }
+  // The unsigned operand is x + 128. May read up to 63 bytes beyond x, where `bytes` is 0.
+  static int32_t DotCodes(const int8_t* x, const int16_t* /*q*/, const int8_t* bytes, int32_t sum, uint32_t dims) {
+    I dot = ZeroI();
+    for (uint32_t dim = 0; dim < dims; dim += 64) {
+      const I raised = _mm512_xor_si512(LoadI(x + dim), _mm512_set1_epi8(static_cast<char>(0x80)));
+      dot = _mm512_dpbusd_epi32(dot, raised, LoadI(bytes + dim));
+    }
+    return _mm512_reduce_add_epi32(dot) - 128 * sum;
+  }
 #else
+  static int32_t DotCodes(const int8_t* x, const int16_t* q, const int8_t* /*bytes*/, int32_t /*sum*/, uint32_t dims) {
+    int32_t dot = 0;
+    for (uint32_t dim = 0; dim < dims; ++dim) dot += x[dim] * q[dim];
+    return dot;
+  }
   // 16-bit pairs of the even and of the odd bytes: vpmaddubsw would saturate.
   static constexpr uint32_t kQuadWords = 2;
   static void PackQuad(const int8_t (&codes)[4], uint32_t* to) {
@@ -107,6 +121,36 @@ struct Lanes {
     StoreF(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(bits), x));
     return to + __builtin_popcount(bits);
   }
+#if defined(__AVX512VBMI2__)
+  // All four at once: which lanes as bytes, then 16 of them at a time as ids and as places of scores.
+  static void CompressVectors(uint32_t first, const F (&x)[kVectors], uint64_t bits, uint32_t* ids, float* to) {
+    static_assert(kVectors == 4);
+    alignas(64) static constexpr uint8_t kPlaces[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                                        32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                                        48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    I places = _mm512_maskz_compress_epi8(bits, LoadI(kPlaces));
+    const int count = __builtin_popcountll(bits);
+    for (int done = 0; done < count; done += static_cast<int>(kLanes)) {
+      const I place = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(places));
+      const F low = _mm512_permutex2var_ps(x[0], place, x[1]), high = _mm512_permutex2var_ps(x[2], place, x[3]);
+      StoreI(ids + done, _mm512_add_epi32(place, BroadcastI(first)));
+      StoreF(to + done, _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(place, BroadcastI(32)), high));
+      places = _mm512_alignr_epi64(_mm512_setzero_si512(), places, 2);
+    }
+  }
+#else
+  static void CompressVectors(uint32_t first, const F (&x)[kVectors], uint64_t bits, uint32_t* ids, float* to) {
+#pragma GCC unroll 4
+    for (uint32_t v = 0; v < kVectors; ++v) {
+      const auto of_vector = static_cast<uint32_t>(bits >> (v * kLanes)) & ((1u << kLanes) - 1);
+      Compress(first + v * kLanes, of_vector, ids);
+      CompressF(x[v], of_vector, to);
+      ids += __builtin_popcount(of_vector);
+      to += __builtin_popcount(of_vector);
+    }
+  }
+#endif
 
  private:
   static I CountTrue(I count, __mmask16 mask) {

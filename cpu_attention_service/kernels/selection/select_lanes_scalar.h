@@ -12,6 +12,8 @@
 //   ToFixed(w, largest, scale, always)  round(max(w, 0) * scale), `always` where not (w <= largest)
 //   Compress(first, bits, to)    writes first + i for each set bit i, ascending; returns the new end. May write up to
 //                                kSelectSlack words beyond it. CompressF(x, bits, to): the lanes themselves
+//   CompressVectors(first, x, bits, ids, to)  both, of kVectors vectors whose bits lie one behind the other
+//   DotCodes(x, q, bytes, sum, dims)  int8 x times int8 q, which comes as 16-bit codes, as bytes, and with their sum
 #pragma once
 
 #include <math.h>
@@ -91,6 +93,21 @@ struct Lanes {
   static float* CompressF(F x, uint32_t /*bits*/, float* to) {
     *to = x;
     return to + 1;
+  }
+  static void CompressVectors(uint32_t first, const F (&x)[kVectors], uint64_t bits, uint32_t* ids, float* to) {
+#pragma GCC unroll 4
+    for (uint32_t v = 0; v < kVectors; ++v) {
+      const auto of_vector = static_cast<uint32_t>(bits >> (v * kLanes)) & ((1u << kLanes) - 1);
+      Compress(first + v * kLanes, of_vector, ids);
+      CompressF(x[v], of_vector, to);
+      ids += __builtin_popcount(of_vector);
+      to += __builtin_popcount(of_vector);
+    }
+  }
+  static int32_t DotCodes(const int8_t* x, const int16_t* q, const int8_t* /*bytes*/, int32_t /*sum*/, uint32_t dims) {
+    int32_t dot = 0;
+    for (uint32_t dim = 0; dim < dims; ++dim) dot += x[dim] * q[dim];
+    return dot;
   }
 
  private:
