@@ -35,6 +35,8 @@ class Script:
     refused: Failure | None = None  # instead of everything
     gate: threading.Event | None = None  # tokens come when it is set
     accept: threading.Event | None = None  # the request has its place when it is set
+    queues: bool = True  # until then it is in the coordinator's queue, for want of a place
+    before_summary: threading.Event | None = None  # the answer has its last token, but ends when it is set
     logprobs: Sequence[float] | None = None
 
 
@@ -52,6 +54,8 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
     kept: dict[str, list[int]] = field(default_factory=dict)
     has_worker: bool = True
     growth_tokens: int = 4000  # what a kept sequence may have besides
+    status_calls: int = 0
+    queued: int = 0
     running: int = 0
     most_running: int = 0
 
@@ -78,8 +82,12 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
             if request.continue_request_id not in self.kept:
                 await fail(context, Failure(grpc.StatusCode.NOT_FOUND, "no kept sequence is named so"))
             before = self.kept.pop(request.continue_request_id)
-        await until(script.accept)
-        name = request.continue_request_id or f"request-{number}"
+        self.queued += script.queues
+        try:
+            await until(script.accept)
+        finally:
+            self.queued -= script.queues
+        name = request.continue_request_id or request.request_id or f"request-{number}"
         event = coordinator_pb2.GenerateEvent()
         event.accepted.request_id = name
         yield event
@@ -89,6 +97,7 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
             yield chunk(tokens[begin:begin + script.per_chunk], begin, request.top_logprobs, script.logprobs)
         if script.failure is not None:
             await fail(context, script.failure)
+        await until(script.before_summary)
         if request.keep.lease_ns:
             self.kept[name] = [*before, *request.prompt_tokens, *tokens]
         yield summary(request, script, len(tokens), name, self.growth_tokens)
@@ -100,7 +109,9 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         return coordinator_pb2.CancelResponse()
 
     async def Status(self, request, context):  # noqa: N802, ANN001, ANN201
-        status = coordinator_pb2.StatusResponse(version="0.1.0", requests_running=self.running)
+        self.status_calls += 1
+        status = coordinator_pb2.StatusResponse(version="0.1.0", requests_running=self.running,
+                                                requests_waiting=self.queued)
         status.geometry.vocab_size = VOCAB
         status.geometry.model_name = "fake"
         if self.has_worker:

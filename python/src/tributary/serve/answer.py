@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -52,6 +52,7 @@ class _Text:
 
     detokenizer: Detokenizer
     stops: StopStrings
+    num_tokens: int = 0  # those of the answer, its end included
     num_made: int = 0  # characters
     num_given: int = 0
     waiting: list[TokenInfo] = field(default_factory=list)
@@ -83,26 +84,37 @@ async def answer(plan: AnswerPlan, asking: Asking, detokenizer: Detokenizer) -> 
     Closing the iterator, or cancelling the task, ends the sequence."""
     text = _Text(detokenizer, StopStrings(plan.stops))
     turn = Turn(plan)
-    num_tokens = 0
+    finish: Finish | None = None
     async with aclosing(asking.events(turn)) as events:
         async for event in events:
             if isinstance(event, Accepted):
                 yield Started()
             elif isinstance(event, Tokens):
-                tops = event.top_logprobs or ((),) * len(event.tokens)
-                for token, logprob, top in zip(event.tokens, event.logprobs, tops):
-                    num_tokens += 1
-                    if token in plan.end_tokens:
-                        continue
-                    delta = text.add(TokenInfo(token, logprob, top, text.num_made))
-                    if delta.text or delta.tokens:
-                        yield delta
-                    if text.stops.found is not None:
-                        yield Finish("stop", turn.prompt_tokens, turn.cached_tokens, num_tokens, None)
-                        return
+                for delta in _deltas(text, event, plan.end_tokens):
+                    yield delta
+                if text.stops.found is not None:
+                    break
             elif isinstance(event, Summary):
                 last = text.flush()
                 if last.text or last.tokens:
                     yield last
+                if text.stops.found is None:  # else the sequence has more than its reader, whose next turn differs
+                    asking.keep(turn, event)
                 reason = "stop" if text.stops.found is not None else event.finish_reason
-                yield Finish(reason, turn.prompt_tokens, turn.cached_tokens, num_tokens, event)
+                finish = Finish(reason, turn.prompt_tokens, turn.cached_tokens, text.num_tokens, event)
+    # The sequence has ended, however long the reader takes for the rest.
+    yield finish or Finish("stop", turn.prompt_tokens, turn.cached_tokens, text.num_tokens, None)
+
+
+def _deltas(text: _Text, event: Tokens, end_tokens: frozenset[int]) -> Iterator[Delta]:
+    """Until a stop string is found."""
+    tops = event.top_logprobs or ((),) * len(event.tokens)
+    for token, logprob, top in zip(event.tokens, event.logprobs, tops):
+        text.num_tokens += 1
+        if token in end_tokens:
+            continue
+        delta = text.add(TokenInfo(token, logprob, top, text.num_made))
+        if delta.text or delta.tokens:
+            yield delta
+        if text.stops.found is not None:
+            return

@@ -52,6 +52,9 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
                         help="chats whose KV stays for the next turn; 0: none (default %(default)s)")
     limits.add_argument("--keep-s", type=_seconds, default=default.keep_s,
                         help="for how long after an answer (default %(default)s)")
+    limits.add_argument("--patience-s", type=_seconds, default=default.patience_s,
+                        help="a request that waits longer for a place or memory gets that of the kept chat used "
+                             "longest ago (default %(default)s)")
     limits.add_argument("--keep-room-tokens", type=_count(0), default=default.keep_room_tokens,
                         help="reserved for the later turns of a kept chat (default %(default)s)")
     limits.add_argument("--drain-s", type=_count(0, 24 * 3600), default=30,
@@ -61,7 +64,8 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(max_body_bytes=args.max_body_bytes, max_running=args.max_running, max_waiting=args.max_waiting,
                     default_max_tokens=args.default_max_tokens, max_choices=args.max_choices,
-                    max_kept_chats=args.max_kept_chats, keep_s=args.keep_s, keep_room_tokens=args.keep_room_tokens)
+                    max_kept_chats=args.max_kept_chats, keep_s=args.keep_s, patience_s=args.patience_s,
+                    keep_room_tokens=args.keep_room_tokens)
 
 
 def _count(low: int, high: int = 1 << 62) -> Callable[[str], int]:
