@@ -54,6 +54,7 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
     kept: dict[str, list[int]] = field(default_factory=dict)
     has_worker: bool = True
     growth_tokens: int = 4000  # what a kept sequence may have besides
+    metrics_address: str = ""  # of its worker
     status_calls: int = 0
     queued: int = 0
     running: int = 0
@@ -92,7 +93,7 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         event.accepted.request_id = name
         yield event
         await until(script.gate)
-        tokens = list(script.tokens)[:request.max_tokens]
+        tokens = [*request.forced_tokens, *script.tokens][:request.max_tokens]
         for begin in range(0, len(tokens), script.per_chunk):
             yield chunk(tokens[begin:begin + script.per_chunk], begin, request.top_logprobs, script.logprobs)
         if script.failure is not None:
@@ -117,6 +118,7 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         if self.has_worker:
             node = status.nodes.add(role=common_pb2.NODE_ROLE_GPU_WORKER, state="alive")
             node.endpoint.node_id = "gpu-0"
+            node.metrics_address = self.metrics_address
         return status
 
 
@@ -171,6 +173,7 @@ def summary(request: coordinator_pb2.GenerateRequest, script: Script, generated:
         made.attention.samples = 2
         made.attention.kept_mass_mean = 0.75
         made.attention.kept_mass_min = 0.5
+        made.attention.output_error_mean = 0.0125
     if request.keep.lease_ns:
         made.kept.request_id = name
         made.kept.lease_ns = request.keep.lease_ns
