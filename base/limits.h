@@ -22,6 +22,7 @@ inline constexpr uint32_t kMaxBlockTokens = 1024;
 
 // Alternatives reported with each token: all of a byte vocabulary's, and 2 MiB for a step of kMaxBatch sequences.
 inline constexpr uint32_t kMaxTopLogprobs = 1024;
+inline constexpr uint32_t kMaxLogitBiases = 1024;  // of a request
 
 // A request's attention policy (policy/parameter.h). A name or word is a few letters.
 inline constexpr uint32_t kMaxPolicyParameters = 64;

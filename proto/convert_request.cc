@@ -57,11 +57,29 @@ v1::Sampling SamplingToProto(const SamplingParams& sampling) {
   message.set_top_k(sampling.top_k);
   message.set_top_p(sampling.top_p);
   message.set_seed(sampling.seed);
+  message.set_min_p(sampling.min_p);
+  message.set_presence_penalty(sampling.presence_penalty);
+  message.set_frequency_penalty(sampling.frequency_penalty);
+  message.set_repetition_penalty(sampling.repetition_penalty);
+  for (const LogitBias& bias : sampling.logit_bias) {
+    v1::LogitBias& entry = *message.add_logit_bias();
+    entry.set_token(bias.token);
+    entry.set_bias(bias.bias);
+  }
   return message;
 }
 
 SamplingParams SamplingFromProto(const v1::Sampling& message) {
-  return {message.temperature(), message.top_k(), message.top_p(), message.seed()};
+  SamplingParams sampling{.temperature = message.temperature(),
+                          .top_k = message.top_k(),
+                          .top_p = message.top_p(),
+                          .seed = message.seed(),
+                          .min_p = message.min_p(),
+                          .presence_penalty = message.presence_penalty(),
+                          .frequency_penalty = message.frequency_penalty(),
+                          .repetition_penalty = message.repetition_penalty()};
+  for (const v1::LogitBias& entry : message.logit_bias()) sampling.logit_bias.push_back({entry.token(), entry.bias()});
+  return sampling;
 }
 
 v1::GenerateRequest GenerateRequestToProto(const GenerateSpec& spec) {

@@ -26,6 +26,34 @@ absl::StatusOr<Cut> ParseCut(const std::string& name) {
   return absl::InvalidArgumentError(fmt::format("--shard-cut {} is unknown; use auto, tokens, heads or both", name));
 }
 
+absl::StatusOr<LogitBias> ParseLogitBias(const std::string& text) {
+  LogitBias bias;
+  const char* const end = text.data() + text.size();
+  const auto token = std::from_chars(text.data(), end, bias.token);
+  if (token.ec == std::errc() && token.ptr != end && *token.ptr == '=') {
+    const auto value = std::from_chars(token.ptr + 1, end, bias.bias);
+    if (value.ec == std::errc() && value.ptr == end) return bias;
+  }
+  return absl::InvalidArgumentError(
+      fmt::format("--logit-bias '{}' is not TOKEN=BIAS; write for example 198=-100", text));
+}
+
+absl::StatusOr<SamplingParams> SamplingOf(const RequestOptions& options) {
+  SamplingParams sampling{.temperature = options.temperature,
+                          .top_k = options.top_k,
+                          .top_p = options.top_p,
+                          .seed = options.seed,
+                          .min_p = options.min_p,
+                          .presence_penalty = options.presence_penalty,
+                          .frequency_penalty = options.frequency_penalty,
+                          .repetition_penalty = options.repetition_penalty};
+  for (const std::string& text : options.logit_bias) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const LogitBias bias, ParseLogitBias(text));
+    sampling.logit_bias.push_back(bias);
+  }
+  return sampling;
+}
+
 absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options, uint32_t vocab_size) {
   std::vector<uint32_t> tokens;
   if (!options.prompt_tokens_file.empty()) {
@@ -47,7 +75,7 @@ absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options
 }  // namespace
 
 absl::Status FillCommon(const RequestOptions& options, GenerateSpec& spec) {
-  spec.sampling = {options.temperature, options.top_k, options.top_p, options.seed};
+  TRIBUTARY_ASSIGN_OR_RETURN(spec.sampling, SamplingOf(options));
   PlacementOptions& placement = spec.placement;
   placement.window_tokens = options.window_tokens;
   placement.sink_tokens = options.sink_tokens.value_or(0);

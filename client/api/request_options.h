@@ -24,6 +24,11 @@ struct RequestOptions {
   uint32_t top_k = 0;
   float top_p = 0;
   uint64_t seed = 0;
+  float min_p = 0;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  float repetition_penalty = 0;
+  std::vector<std::string> logit_bias;  // TOKEN=BIAS
   uint32_t window_tokens = 0;
   std::optional<uint32_t> sink_tokens;
   uint32_t block_tokens = 0;

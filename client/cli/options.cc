@@ -31,6 +31,26 @@ void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
   app.add_flag("--json", request.json, "Print one JSON object instead of text and tables");
 }
 
+void AddPenaltyFlags(CLI::App& app, RequestOptions& request) {
+  app.add_option("--min-p", request.min_p,
+                 "Sample from tokens with at least this share of the likeliest one's probability")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(kRequestGroup);
+  app.add_option("--presence-penalty", request.presence_penalty, "Taken from the logits of tokens that the answer has")
+      ->check(CLI::Range(-2.0, 2.0))
+      ->group(kRequestGroup);
+  app.add_option("--frequency-penalty", request.frequency_penalty, "Taken as often as the answer has the token")
+      ->check(CLI::Range(-2.0, 2.0))
+      ->group(kRequestGroup);
+  app.add_option("--repetition-penalty", request.repetition_penalty,
+                 "Divides the logits of tokens that prompt or answer have (multiplies negative ones; default: 1)")
+      ->check(CLI::Range(0.0, 100.0))
+      ->group(kRequestGroup);
+  app.add_option("--logit-bias", request.logit_bias,
+                 "TOKEN=BIAS: added to the token's logit; may be given several times")
+      ->group(kRequestGroup);
+}
+
 void AddRequestFlags(CLI::App& app, RequestOptions& request) {
   auto* prompt = app.add_option("--prompt", request.prompt, "Prompt text")->group(kRequestGroup);
   auto* file = app.add_option("--prompt-file", request.prompt_file, "File with the prompt, byte for byte; - is stdin")
@@ -51,6 +71,7 @@ void AddRequestFlags(CLI::App& app, RequestOptions& request) {
       ->check(CLI::Range(0.0, 1.0))
       ->group(kRequestGroup);
   app.add_option("--seed", request.seed, "Seed of the sampling")->group(kRequestGroup);
+  AddPenaltyFlags(app, request);
   app.add_flag("--ignore-eos", request.ignore_eos, "Do not stop at the end-of-text token")->group(kRequestGroup);
   AddPlacementFlags(app, request);
 }

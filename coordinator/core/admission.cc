@@ -104,6 +104,10 @@ absl::Status CheckSampling(const SamplingParams& sampling, uint32_t vocab) {
   if (sampling.top_k > vocab) {
     return Invalid("top_k is {}, beyond the vocabulary of {}; use 0 to turn it off", sampling.top_k, vocab);
   }
+  for (const LogitBias& bias : sampling.logit_bias) {
+    if (bias.token < vocab) continue;
+    return Invalid("logit_bias names token {}, beyond the vocabulary of {}", bias.token, vocab);
+  }
   return absl::OkStatus();
 }
 

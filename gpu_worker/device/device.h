@@ -58,7 +58,8 @@ struct SlotRange {
 // Sinks, and the window's ring in at most two pieces.
 inline constexpr size_t kMaxSlotRanges = 3;
 
-// How a device that samples chooses a row's next token: the rules of gpu_worker/sequence/sampler.h.
+// How a device that samples chooses a row's next token: the rules of gpu_worker/sequence/sampler.h. What it lacks of
+// them, min-p, penalties and biases, the host does with the row's logits.
 struct DeviceSampling {
   float temperature = 0;  // 0 = greedy
   float top_p = 0;        // 0 or 1 = off

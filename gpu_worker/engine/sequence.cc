@@ -30,6 +30,7 @@ void Sequence::ApplyIfAnswered() {
 
 void Sequence::BeginTurn(TurnPlan turn, int64_t now_ns) {
   history_tokens = context_tokens();
+  if (history) history->BeginTurn(turn.prompt_tokens, turn.sampling, turn.max_tokens);
   append = {sampled.token};
   append.insert(append.end(), turn.prompt_tokens.begin(), turn.prompt_tokens.end());
   num_appended = 0;
@@ -58,7 +59,14 @@ SampledToken Sequence::Choose(std::span<const float> logits) const {
     const uint32_t token = plan.forced_tokens[generated_tokens];
     return {token, LogProb(logits, token)};
   }
-  return Sample(logits, plan.sampling, context_tokens());
+  if (!history) return Sample(logits, plan.sampling, context_tokens());
+  return Sample(logits, plan.sampling, context_tokens(), *history);
+}
+
+void Sequence::TakeToken(const SampledToken& token) {
+  sampled = token;
+  ++generated_tokens;
+  if (history) history->AddAnswer(token.token);
 }
 
 DeviceSampling Sequence::device_sampling() const {

@@ -31,9 +31,10 @@ struct Sequence {
   ResidentId resident;
   std::vector<BoundShard> shards;
 
-  SampledToken sampled;           // the latest token; fed by the next step
-  TopTokens top;                  // of the latest token, if the plan asks for them
-  uint32_t generated_tokens = 0;  // in this turn
+  SampledToken sampled;                 // the latest token; fed by the next step
+  TopTokens top;                        // of the latest token, if the plan asks for them
+  std::optional<TokenHistory> history;  // of a sequence whose turns' sampling may ask for it
+  uint32_t generated_tokens = 0;        // in this turn
   std::optional<BlockSpill> spill;
   std::unique_ptr<AttentionQuality> quality;  // null: dense, or nothing can become remote
   PolicyFacet* facet = nullptr;               // of `resident`; null: the policy keeps nothing on the device
@@ -79,12 +80,16 @@ struct Sequence {
     failure = status;
     failed_node = node;
   }
+  // It has the next token of its answer.
+  void TakeToken(const SampledToken& token);
   // The token at answer index generated_tokens, forced or sampled from these logits.
   SampledToken Choose(std::span<const float> logits) const;
   // The next token is given by the plan; only its probability is asked for.
   bool next_is_forced() const { return generated_tokens < plan.forced_tokens.size(); }
   // Its choice, or what is reported with it, takes all logits: no device samples it.
-  bool next_needs_logits() const { return next_is_forced() || plan.top_logprobs > 0; }
+  bool next_needs_logits() const {
+    return next_is_forced() || plan.top_logprobs > 0 || plan.sampling.changes_logits() || plan.sampling.min_p > 0;
+  }
   // What Choose() does with logits, for a device that does it itself.
   DeviceSampling device_sampling() const;
   // "stop" or "length" if the latest token was the last one, else "".

@@ -26,6 +26,9 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
   sequence->cache = WindowCache(plan.layout, max_context_tokens);
   TRIBUTARY_RETURN_IF_ERROR(Reserve(plan, sequence.get()));
   sequence->cache.Prefilled(plan.prompt_tokens.size());
+  if (plan.keep || plan.sampling.penalises_answer() || plan.sampling.penalises_repetition()) {
+    sequence->history.emplace(model_.vocab_size).BeginTurn(plan.prompt_tokens, plan.sampling, plan.max_tokens);
+  }
   sequence->started_ns = clock_->NowNs();
   sequence->plan = std::move(plan);
   return sequence;

@@ -32,8 +32,7 @@ bool TokenTaker::Take(Sequence& sequence, const SampledToken& sampled) {
         kNoNode);
     return false;
   }
-  sequence.sampled = sampled;  // not before: a bad token might look like a stop token
-  ++sequence.generated_tokens;
+  sequence.TakeToken(sampled);  // not before: a bad token might look like a stop token
   return true;
 }
 

@@ -79,6 +79,35 @@ double SumOf(std::span<const Candidate> candidates) {
                          [](double sum, const Candidate& c) { return sum + c.weight; });
 }
 
+// The tokens with at least `share` of the weight of the likeliest, which is 1, in their order.
+size_t CutToShare(std::vector<Candidate>& candidates, size_t count, double share) {
+  const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(count);
+  const auto kept = std::remove_if(candidates.begin(), end, [share](const Candidate& c) { return c.weight < share; });
+  return static_cast<size_t>(kept - candidates.begin());
+}
+
+uint32_t Choose(std::span<const float> logits, const SamplingParams& params, uint64_t position) {
+  const uint32_t best = ArgMax(logits);
+  if (params.temperature == 0 || params.top_k == 1) return best;
+  std::vector<Candidate> candidates(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double scaled = (static_cast<double>(logits[i]) - logits[best]) / params.temperature;
+    candidates[i] = {std::exp(scaled), static_cast<uint32_t>(i)};
+  }
+  size_t count = candidates.size();
+  if (params.top_k != 0 && params.top_k < count) {
+    count = CutToMostLikely(candidates, params.top_k, INFINITY, 1.0);
+    candidates.resize(count);
+  }
+  if (params.top_p > 0 && params.top_p < 1) {
+    count = CutToMostLikely(candidates, count, params.top_p, SumOf(candidates));
+  }
+  if (params.min_p > 0) count = CutToShare(candidates, count, params.min_p);
+  const std::span<const Candidate> kept(candidates.data(), count);
+  // Nothing is left of logits that are not finite; whoever asks finds that out by the token's probability.
+  return kept.empty() ? best : Pick(kept, SumOf(kept), UniformAt(params.seed, position));
+}
+
 }  // namespace
 
 double LogProb(std::span<const float> logits, uint32_t token) {
@@ -102,26 +131,16 @@ TopTokens LikeliestTokens(std::span<const float> logits, uint32_t count) {
   return top;
 }
 
-SampledToken Sample(std::span<const float> logits, const SamplingParams& params, uint64_t position) {
+SampledToken Sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
+                    const TokenHistory& history) {
   TRIBUTARY_CHECK(!logits.empty());
-  const uint32_t best = ArgMax(logits);
-  if (params.temperature == 0 || params.top_k == 1) return {best, LogProb(logits, best)};
-
-  std::vector<Candidate> candidates(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double scaled = (static_cast<double>(logits[i]) - logits[best]) / params.temperature;
-    candidates[i] = {std::exp(scaled), static_cast<uint32_t>(i)};
+  if (!params.changes_logits()) {
+    const uint32_t token = Choose(logits, params, position);
+    return {token, LogProb(logits, token)};
   }
-  size_t count = candidates.size();
-  if (params.top_k != 0 && params.top_k < count) {
-    count = CutToMostLikely(candidates, params.top_k, INFINITY, 1.0);
-    candidates.resize(count);
-  }
-  if (params.top_p > 0 && params.top_p < 1) {
-    count = CutToMostLikely(candidates, count, params.top_p, SumOf(candidates));
-  }
-  const std::span<const Candidate> kept(candidates.data(), count);
-  const uint32_t token = Pick(kept, SumOf(kept), UniformAt(params.seed, position));
+  std::vector<float> changed(logits.begin(), logits.end());
+  history.Penalise(params, changed);
+  const uint32_t token = Choose(changed, params, position);
   return {token, LogProb(logits, token)};
 }
 

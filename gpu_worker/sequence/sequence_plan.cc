@@ -31,6 +31,11 @@ absl::Status CheckTurn(SequenceId sequence, const TurnPlan& turn, const ModelLim
     return Invalid(sequence, fmt::format("top_logprobs is {}, must be at most {} (vocabulary of {})", turn.top_logprobs,
                                          most, model.vocab_size));
   }
+  for (const LogitBias& bias : turn.sampling.logit_bias) {
+    if (bias.token < model.vocab_size) continue;
+    return Invalid(sequence,
+                   fmt::format("logit_bias names token {}, the vocabulary has {}", bias.token, model.vocab_size));
+  }
   const absl::Status sampling = Validate(turn.sampling);
   return sampling.ok() ? sampling : Invalid(sequence, std::string(sampling.message()));
 }

@@ -35,6 +35,8 @@ class Script:
     refused: Failure | None = None  # instead of everything
     gate: threading.Event | None = None  # tokens come when it is set
     accept: threading.Event | None = None  # the request has its place when it is set
+    queues: bool = True  # until then it is in the coordinator's queue, for want of a place
+    before_summary: threading.Event | None = None  # the answer has its last token, but ends when it is set
     logprobs: Sequence[float] | None = None
 
 
@@ -52,6 +54,9 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
     kept: dict[str, list[int]] = field(default_factory=dict)
     has_worker: bool = True
     growth_tokens: int = 4000  # what a kept sequence may have besides
+    metrics_address: str = ""  # of its worker
+    status_calls: int = 0
+    queued: int = 0
     running: int = 0
     most_running: int = 0
 
@@ -78,17 +83,22 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
             if request.continue_request_id not in self.kept:
                 await fail(context, Failure(grpc.StatusCode.NOT_FOUND, "no kept sequence is named so"))
             before = self.kept.pop(request.continue_request_id)
-        await until(script.accept)
-        name = request.continue_request_id or f"request-{number}"
+        self.queued += script.queues
+        try:
+            await until(script.accept)
+        finally:
+            self.queued -= script.queues
+        name = request.continue_request_id or request.request_id or f"request-{number}"
         event = coordinator_pb2.GenerateEvent()
         event.accepted.request_id = name
         yield event
         await until(script.gate)
-        tokens = list(script.tokens)[:request.max_tokens]
+        tokens = [*request.forced_tokens, *script.tokens][:request.max_tokens]
         for begin in range(0, len(tokens), script.per_chunk):
             yield chunk(tokens[begin:begin + script.per_chunk], begin, request.top_logprobs, script.logprobs)
         if script.failure is not None:
             await fail(context, script.failure)
+        await until(script.before_summary)
         if request.keep.lease_ns:
             self.kept[name] = [*before, *request.prompt_tokens, *tokens]
         yield summary(request, script, len(tokens), name, self.growth_tokens)
@@ -100,12 +110,15 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
         return coordinator_pb2.CancelResponse()
 
     async def Status(self, request, context):  # noqa: N802, ANN001, ANN201
-        status = coordinator_pb2.StatusResponse(version="0.1.0", requests_running=self.running)
+        self.status_calls += 1
+        status = coordinator_pb2.StatusResponse(version="0.1.0", requests_running=self.running,
+                                                requests_waiting=self.queued)
         status.geometry.vocab_size = VOCAB
         status.geometry.model_name = "fake"
         if self.has_worker:
             node = status.nodes.add(role=common_pb2.NODE_ROLE_GPU_WORKER, state="alive")
             node.endpoint.node_id = "gpu-0"
+            node.metrics_address = self.metrics_address
         return status
 
 
@@ -160,6 +173,7 @@ def summary(request: coordinator_pb2.GenerateRequest, script: Script, generated:
         made.attention.samples = 2
         made.attention.kept_mass_mean = 0.75
         made.attention.kept_mass_min = 0.5
+        made.attention.output_error_mean = 0.0125
     if request.keep.lease_ns:
         made.kept.request_id = name
         made.kept.lease_ns = request.keep.lease_ns

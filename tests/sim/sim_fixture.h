@@ -35,6 +35,11 @@ inline SimRequest RandomRequest(std::mt19937_64& random, const TinyModel& model)
   request.remote_k_dtype = static_cast<DType>(RandomInt(random, 0, 6));
   request.remote_v_dtype = static_cast<DType>(RandomInt(random, 0, 6));
   if (RandomInt(random, 0, 1) == 0) request.sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = random()};
+  if (RandomInt(random, 0, 3) == 0) {
+    request.sampling.min_p = 0.05f;
+    request.sampling.frequency_penalty = 0.25f;
+    request.sampling.repetition_penalty = 1.2f;
+  }
   return request;
 }
 

@@ -63,8 +63,19 @@ class TurnsTest : public testing::Test {
   }
 
   SamplingParams RandomSampling() {
-    if (Draw(0, 1) == 0) return {};
-    return {.temperature = 0.9f, .top_p = 0.95f, .seed = random_()};
+    switch (Draw(0, 3)) {
+      case 0:
+        return {.temperature = 0.9f, .top_p = 0.95f, .seed = random_()};
+      case 1:
+        return {.temperature = 0.9f,
+                .seed = random_(),
+                .min_p = 0.05f,
+                .presence_penalty = 0.5f,
+                .repetition_penalty = 1.3f,
+                .logit_bias = {{1, 2.0f}}};
+      default:
+        return {};
+    }
   }
 
   // Lengths of new prompts: none, one, below, at and beyond the window.

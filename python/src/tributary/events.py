@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +55,24 @@ class HeadQuality:
     read_share: float
     kept_mass_mean: float
     kept_mass_min: float
+    output_error_mean: float
+    output_error_p95: float
+    output_error_max: float
 
 
 @dataclass(frozen=True)
 class AttentionQuality:
-    """What a sparse policy read of the remote tokens, and which share of their softmax mass that held."""
+    """What a sparse policy read of the remote tokens, which share of their softmax mass that held, and how wrong it
+    made the attention's output."""
 
     remote_read_share: float
     samples: int  # steps that were measured; if 0, the kept masses say nothing
     kept_mass_mean: float
     kept_mass_min: float
     fallback_heads: int
+    output_error_mean: float  # of the layer's largest output, over query heads
+    output_error_p95: float
+    output_error_max: float
     heads: tuple[HeadQuality, ...]
 
 
@@ -109,6 +117,9 @@ _SUMMARY_SCALARS = ("finish_reason", "prompt_tokens", "generated_tokens", "queue
                     "bytes_sent", "bytes_received")
 
 
+_HEAD_FIELDS = tuple(field.name for field in dataclasses.fields(HeadQuality))
+
+
 def event_from_proto(message: coordinator_pb2.GenerateEvent) -> Event:
     """ServerError for an event that this package does not know: the coordinator is newer."""
     kind = message.WhichOneof("event")
@@ -136,7 +147,7 @@ def _summary(message: Any) -> Summary:
         stage_s={stage.stage: stage.seconds for stage in message.stages},
         attention=attention and AttentionQuality(
             attention.remote_read_share, attention.samples, attention.kept_mass_mean, attention.kept_mass_min,
-            attention.fallback_heads,
-            tuple(HeadQuality(head.layer, head.kv_head, head.read_share, head.kept_mass_mean, head.kept_mass_min)
-                  for head in attention.heads)),
+            attention.fallback_heads, attention.output_error_mean, attention.output_error_p95,
+            attention.output_error_max, tuple(HeadQuality(*(getattr(head, name) for name in _HEAD_FIELDS))
+                                              for head in attention.heads)),
         kept=kept and Kept(kept.request_id, kept.lease_ns / 1e9, kept.max_context_tokens, kept.growth_tokens))

@@ -29,6 +29,11 @@ class Sampling:
     top_k: int = 0  # 0 is off
     top_p: float = 1.0  # 0 and 1 are off
     seed: int = 0
+    min_p: float = 0.0  # 0 is off
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # 0 and 1 are off
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # by token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +91,7 @@ class GenerateRequest:
         for name in ("max_tokens", "request_id", "ignore_eos", "continue_request_id", "top_logprobs",
                      "report_attention_heads"):
             _set(message, name, getattr(self, name))
-        for name, value in dataclasses.asdict(self.sampling).items():
-            _set(message.sampling, name, value)
+        _fill_sampling(message.sampling, self.sampling)
         _fill_placement(message.placement, self.placement)
         if self.policy != Policy():
             _fill_policy(message.attention_policy, self.policy)
@@ -95,6 +99,16 @@ class GenerateRequest:
             _set(message.keep, "lease_ns", round(self.keep.lease_s * 1e9))
             _set(message.keep, "max_context_tokens", self.keep.max_context_tokens)
         return message
+
+
+def _fill_sampling(message: coordinator_pb2.Sampling, sampling: Sampling) -> None:
+    for one in dataclasses.fields(sampling):
+        if one.name != "logit_bias":
+            _set(message, one.name, getattr(sampling, one.name))
+    for token, bias in sampling.logit_bias.items():
+        entry = message.logit_bias.add()
+        _set(entry, "token", token)
+        _set(entry, "bias", bias)
 
 
 def _extend(target: object, name: str, values: Sequence[int]) -> None:

@@ -216,7 +216,7 @@ def test_a_node_that_is_lost_is_named(probe: Path) -> None:
 def test_kept_chats_make_room_for_who_waits(probe: Path) -> None:
     """The nodes' memory is enough for one chat and what is reserved for its later turns."""
     small = ["--kv-pool-bytes", str(24 << 20)]
-    with Cluster(cpu_nodes=1, flags=small) as own, serving(own.coordinator, probe) as server:
+    with Cluster(cpu_nodes=1, flags=small) as own, serving(own.coordinator, probe, patience_s=0.05) as server:
         def ask(content: str) -> openai.types.chat.ChatCompletion:
             return server.openai().chat.completions.create(
                 model="probe", messages=[{"role": "user", "content": content}], max_tokens=8,
@@ -227,3 +227,44 @@ def test_kept_chats_make_room_for_who_waits(probe: Path) -> None:
             ask(f"{i} {TEXT}")
             kept.append([sequence["request_id"] for sequence in own.status()["kept_sequences"]])
         assert [len(names) for names in kept] == [1, 1, 1] and len({names[0] for names in kept}) == 3
+
+
+def test_biases_and_penalties_change_a_greedy_answer(server: Serving) -> None:
+    def ask(**fields: object) -> str:
+        return server.openai().completions.create(
+            **{"model": "probe", "prompt": TEXT, "max_tokens": 16, "temperature": 0,
+               "extra_body": {"tributary": SMALL, "ignore_eos": True}, **fields}).choices[0].text
+
+    plain = ask()
+    assert ask(logit_bias={str(ord("q")): 100}) == 16 * "q"
+    assert plain[0] not in ask(logit_bias={str(ord(plain[0])): -100})
+    # With a bias that beats everything, each token that it has had costs the answer two of its lead.
+    two = {str(ord("q")): 60, str(ord("z")): 59}
+    evened = ask(logit_bias=two, frequency_penalty=2)
+    assert set(evened) == {"q", "z"} and 6 <= evened.count("q") <= 10
+    alone = ask(logit_bias=two)
+    assert abs(alone.count("q") - 8) > abs(evened.count("q") - 8), "without the penalty one of them leads"
+    assert ask(presence_penalty=0, frequency_penalty=0) == plain
+
+
+def test_min_p_of_one_is_greedy(server: Serving) -> None:
+    def ask(**fields: object) -> str:
+        return server.openai().completions.create(
+            model="probe", prompt=TEXT, max_tokens=16, seed=3, **fields).choices[0].text
+
+    assert ask(temperature=1.5, extra_body={"min_p": 1}) == ask(temperature=0)
+    assert ask(temperature=1.5, extra_body={"min_p": 0}) == ask(temperature=1.5)
+
+
+def test_an_echo_is_scored_as_the_engine_scores(cluster: Cluster, server: Serving) -> None:
+    prompt = TEXT[:60]
+    with Client(cluster.coordinator) as client:
+        events = [event for event in client.generate(prompt[:1].encode(), max_tokens=64, ignore_eos=True,
+                                                     forced_tokens=prompt[1:].encode())
+                  if isinstance(event, tributary.Tokens)]
+    scored = [value for event in events for value in event.logprobs]
+    answer = server.openai().completions.create(model="probe", prompt=prompt, max_tokens=5, temperature=0, logprobs=2,
+                                                echo=True, extra_body={"ignore_eos": True})
+    logprobs = answer.choices[0].logprobs
+    assert logprobs.token_logprobs == [None, *scored] and answer.choices[0].text.startswith(prompt)
+    assert answer.usage.prompt_tokens == 60 and answer.usage.completion_tokens == 5

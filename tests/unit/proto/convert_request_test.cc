@@ -33,6 +33,12 @@ TEST(ConvertRequestTest, FieldsArriveWhereTheyBelong) {
   v1::GenerateRequest message;
   message.add_prompt_tokens(3);
   message.mutable_sampling()->set_top_p(0.5f);
+  message.mutable_sampling()->set_min_p(0.25f);
+  message.mutable_sampling()->set_presence_penalty(1);
+  message.mutable_sampling()->set_frequency_penalty(-1);
+  message.mutable_sampling()->set_repetition_penalty(1.5f);
+  message.mutable_sampling()->add_logit_bias()->set_token(7);
+  message.mutable_sampling()->mutable_logit_bias(0)->set_bias(-100);
   message.mutable_placement()->set_cut(v1::Placement::CUT_HEADS);
   message.mutable_placement()->set_remote_v_dtype(v1::DTYPE_INT4);
   message.add_forced_tokens(6);
@@ -41,6 +47,12 @@ TEST(ConvertRequestTest, FieldsArriveWhereTheyBelong) {
   const GenerateSpec spec = *GenerateSpecFromProto(message);
   EXPECT_THAT(spec.prompt_tokens, ElementsAre(3));
   EXPECT_EQ(spec.sampling.top_p, 0.5f);
+  EXPECT_EQ(spec.sampling.min_p, 0.25f);
+  EXPECT_EQ(spec.sampling.presence_penalty, 1);
+  EXPECT_EQ(spec.sampling.frequency_penalty, -1);
+  EXPECT_EQ(spec.sampling.repetition_penalty, 1.5f);
+  EXPECT_THAT(spec.sampling.logit_bias, ElementsAre(LogitBias{7, -100}));
+  EXPECT_EQ(SamplingToProto(spec.sampling).DebugString(), message.sampling().DebugString());
   EXPECT_EQ(spec.placement.cut, Cut::kHeads);
   EXPECT_EQ(spec.placement.remote_v_dtype, DType::kInt4);
   EXPECT_THAT(spec.forced_tokens, ElementsAre(6));

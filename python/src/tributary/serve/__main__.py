@@ -101,10 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def warn_of_defaults(text: ModelText) -> None:
-    for name, neutral in (("repetition_penalty", 1.0), ("min_p", 0.0)):
-        value = getattr(text.sampling, name)
-        if value not in (None, neutral):
-            say(f"generation_config.json asks for {name} {value}, which the engine's sampler does not have: ignored")
+    for name, value in text.sampling.not_served.items():
+        say(f"generation_config.json asks for {name} {value}, which the engine's sampler does not have: ignored")
 
 
 def check_model(coordinator: str, text: ModelText) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class TokenInfo:
     """A token of the answer, for those who ask for log-probabilities."""
 
     token: int
-    logprob: float
+    logprob: float | None  # None: of the first token of an echo, which nothing precedes
     top: tuple[tuple[int, float], ...]
     begin: int  # its text begins at this character of the answer
 
@@ -52,6 +52,8 @@ class _Text:
 
     detokenizer: Detokenizer
     stops: StopStrings
+    num_tokens: int = 0  # those of the answer, its end included, without the echo
+    num_echoed: int = 0
     num_made: int = 0  # characters
     num_given: int = 0
     waiting: list[TokenInfo] = field(default_factory=list)
@@ -61,6 +63,19 @@ class _Text:
         made = self.detokenizer.add(info.token)
         self.num_made += len(made)
         return self._given(self.stops.add(made))
+
+    def echo(self, info: TokenInfo) -> Delta:
+        """Of the prompt, which no stop string ends."""
+        self.num_echoed += 1
+        self.waiting.append(info)
+        made = self.detokenizer.add(info.token)
+        self.num_made += len(made)
+        return self._given(made)
+
+    def end(self, info: TokenInfo) -> Delta:
+        """A token that ends the answer: it has no text."""
+        self.waiting.append(info)
+        return Delta("", ())
 
     def flush(self) -> Delta:
         text = self.stops.add(self.detokenizer.flush())
@@ -82,27 +97,60 @@ async def answer(plan: AnswerPlan, asking: Asking, detokenizer: Detokenizer) -> 
     """Started, then Deltas with text or tokens, then Finish. ApiError or TributaryError if the cluster does not answer.
     Closing the iterator, or cancelling the task, ends the sequence."""
     text = _Text(detokenizer, StopStrings(plan.stops))
+    if plan.request.max_tokens == 0:  # nothing but the echo is asked for
+        yield Started()
+        for delta in _echoed(text, plan):
+            yield delta
+        yield text.flush()
+        yield Finish("length", plan.prompt_tokens, 0, 0, None)
+        return
     turn = Turn(plan)
-    num_tokens = 0
+    finish: Finish | None = None
     async with aclosing(asking.events(turn)) as events:
         async for event in events:
             if isinstance(event, Accepted):
                 yield Started()
+                for delta in _echoed(text, plan):
+                    yield delta
             elif isinstance(event, Tokens):
-                tops = event.top_logprobs or ((),) * len(event.tokens)
-                for token, logprob, top in zip(event.tokens, event.logprobs, tops):
-                    num_tokens += 1
-                    if token in plan.end_tokens:
-                        continue
-                    delta = text.add(TokenInfo(token, logprob, top, text.num_made))
-                    if delta.text or delta.tokens:
-                        yield delta
-                    if text.stops.found is not None:
-                        yield Finish("stop", turn.prompt_tokens, turn.cached_tokens, num_tokens, None)
-                        return
+                for delta in _deltas(text, event, plan):
+                    yield delta
+                if text.stops.found is not None:
+                    break
             elif isinstance(event, Summary):
                 last = text.flush()
                 if last.text or last.tokens:
                     yield last
+                if text.stops.found is None:  # else the sequence has more than its reader, whose next turn differs
+                    asking.keep(turn, event)
                 reason = "stop" if text.stops.found is not None else event.finish_reason
-                yield Finish(reason, turn.prompt_tokens, turn.cached_tokens, num_tokens, event)
+                finish = Finish(reason, plan.prompt_tokens, turn.cached_tokens, text.num_tokens, event)
+    # The sequence has ended, however long the reader takes for the rest.
+    yield finish or Finish("stop", plan.prompt_tokens, turn.cached_tokens, text.num_tokens, None)
+
+
+def _echoed(text: _Text, plan: AnswerPlan) -> Iterator[Delta]:
+    """What of the echo is known before the cluster is asked: all, or its first token."""
+    first = plan.echo[:1] if plan.scores_echo else plan.echo
+    for token in first:
+        yield text.echo(TokenInfo(token, None, (), text.num_made))
+
+
+def _deltas(text: _Text, event: Tokens, plan: AnswerPlan) -> Iterator[Delta]:
+    """Until a stop string is found."""
+    tops = event.top_logprobs or ((),) * len(event.tokens)
+    for token, logprob, top in zip(event.tokens, event.logprobs, tops):
+        info = TokenInfo(token, logprob, top, text.num_made)
+        if plan.scores_echo and text.num_echoed < len(plan.echo):
+            delta = text.echo(info)
+        else:
+            text.num_tokens += 1
+            # Who has a prompt scored counts on an entry for each token, the end among them.
+            if token in plan.end_tokens:
+                delta = text.end(info) if plan.scores_echo else Delta("", ())
+            else:
+                delta = text.add(info)
+        if delta.text or delta.tokens:
+            yield delta
+        if text.stops.found is not None:
+            return

@@ -18,15 +18,14 @@ from tributary.errors import TributaryError
 from tributary.serve.answers import Answers
 from tributary.serve.asking import Asking
 from tributary.serve.auth import ApiKeys
-from tributary.serve.body import read_body
-from tributary.serve.errors import ApiError, bad_request, from_rpc
+from tributary.serve.cluster_view import ClusterView
+from tributary.serve.errors import ApiError, from_rpc
 from tributary.serve.gate import Gate
+from tributary.serve.intake import Asked, Intake
 from tributary.serve.metrics import Metrics
-from tributary.serve.plan import Planner
-from tributary.serve.prompts import PromptMaker
-from tributary.serve.schema import ChatRequest, CompletionRequest, TokenizeRequest
+from tributary.serve.page_files import page_routes
 from tributary.serve.settings import Settings
-from tributary.serve.shapes import ChatShape, CompletionShape, Json, Shape
+from tributary.serve.shapes import Json
 from tributary.serve.sse import ClientGone, EventStream, while_there
 from tributary.text import ModelText
 
@@ -47,15 +46,17 @@ class Server:
         self._settings = settings
         self._model = model_name or text.name
         self._created = int(time.time())
-        self._prompts = PromptMaker(text)
-        self._planner = Planner(text, settings)
+        self._intake = Intake(text, settings, self._model)
         self._metrics = Metrics()
         self._gate = Gate(settings.max_running, settings.max_waiting)
         self._metrics.gauge("running", "Answers under way", lambda: self._gate.running)
         self._metrics.gauge("waiting", "Answers that wait for a place here", lambda: self._gate.waiting)
+        self._metrics.gauge("body_bytes", "Bodies that are being read and made into prompts",
+                            lambda: self._intake.budget.in_flight)
         self._metrics.gauge("kept_chats", "Chats that can go on without their history", lambda: len(self._asking.kept))
         self._client: aio.Client
         self._asking: Asking
+        self._view: ClusterView
 
     def app(self) -> Starlette:
         routes = [
@@ -64,6 +65,8 @@ class Server:
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
             Route("/v1/models/{model:path}", self._guarded(self._one_model), methods=["GET"]),
             Route("/tokenize", self._guarded(self._tokenize), methods=["POST"]),
+            Route("/cluster", self._guarded(self._cluster), methods=["GET"]),
+            *page_routes(),
             Route("/health", self._health, methods=["GET"]),
             Route("/metrics", self._exposition, methods=["GET"]),
         ]
@@ -71,10 +74,13 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        async with aio.Client(self._coordinator) as self._client:
+        connect_timeout_s = self._settings.connect_timeout_s
+        async with aio.Client(self._coordinator, connect_timeout_s=connect_timeout_s) as self._client:
             self._asking = Asking(self._client, self._gate, self._settings, self._text.max_context_tokens)
+            self._view = ClusterView(self._client)
             yield
             await self._asking.let_go_of_all()
+            self._intake.close()
 
     def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Keys, errors in OpenAI's form, and counts."""
@@ -97,49 +103,26 @@ class Server:
 
     async def _chat(self, request: Request, who: str) -> Response:
         arrived_s = time.perf_counter()
-        body = await read_body(request, ChatRequest, self._settings.max_body_bytes)
-        self._check_model(body.model)
-        if body.top_logprobs and not body.logprobs:
-            raise bad_request("top_logprobs is only for those who ask for logprobs", "top_logprobs")
-        top = (body.top_logprobs or 0) if body.logprobs else None
-        prompts = [await self._prompts.of_chat(body)]
-        shape = ChatShape(self._model, self._text.tokenizer, top)
-        return await self._answer(request, body, prompts, shape, who, arrived_s)
+        return await self._answer(request, await self._intake.chat(request, who), arrived_s)
 
     async def _completion(self, request: Request, who: str) -> Response:
         arrived_s = time.perf_counter()
-        body = await read_body(request, CompletionRequest, self._settings.max_body_bytes)
-        self._check_model(body.model)
-        prompts = await self._prompts.of_completion(body)
-        shape = CompletionShape(self._model, self._text.tokenizer, body.logprobs)
-        return await self._answer(request, body, prompts, shape, who, arrived_s)
+        return await self._answer(request, await self._intake.completion(request, who), arrived_s)
 
-    async def _answer(self, request: Request, body: ChatRequest | CompletionRequest, prompts: list[list[int]],
-                      shape: Shape, who: str, arrived_s: float) -> Response:
+    async def _answer(self, request: Request, asked: Asked, arrived_s: float) -> Response:
+        admission = self._gate.admit(len(asked.plans))
+        answers = Answers(asked.plans, asked.prompts, asked.shape, self._asking, admission, self._text.tokenizer,
+                          self._metrics, arrived_s)
         try:
-            plans = self._planner.plans(body, prompts, who=who, top_logprobs=shape.top_logprobs or 0)
-        except TributaryError as error:
-            raise from_rpc(error) from None
-        if body.stream_options is not None and not body.stream:
-            raise bad_request("stream_options is only for streams", "stream_options")
-        admission = self._gate.admit(len(plans))
-        answers = Answers(plans, len(prompts), shape, self._asking, admission, self._text.tokenizer, self._metrics,
-                          arrived_s)
-        try:
-            if not body.stream:
+            if not asked.stream:
                 return JSONResponse(await while_there(request, answers.whole()))
-            chunks = answers.chunks(body.stream_options is not None and body.stream_options.include_usage)
+            chunks = answers.chunks(asked.include_usage)
             first = await while_there(request, _first(chunks))
         except BaseException:
             admission.leave()  # the answers may never have begun
             raise
         return EventStream(first, chunks, lambda: self._metrics.requests.labels(
             request.scope["route"].path, CLIENT_GONE_STATUS).inc())
-
-    def _check_model(self, model: str | None) -> None:
-        if model is not None and model != self._model:
-            raise ApiError(404, f"the model {model[:128]!r} is not served here; there is {self._model!r}",
-                           param="model", code="model_not_found")
 
     def _model_object(self) -> Json:
         return {"id": self._model, "object": "model", "created": self._created, "owned_by": "tributary",
@@ -149,18 +132,22 @@ class Server:
         return JSONResponse({"object": "list", "data": [self._model_object()]})
 
     async def _one_model(self, request: Request, who: str) -> Response:
-        self._check_model(request.path_params["model"])
+        self._intake.check_model(request.path_params["model"])
         return JSONResponse(self._model_object())
 
     async def _tokenize(self, request: Request, who: str) -> Response:
-        body = await read_body(request, TokenizeRequest, self._settings.max_body_bytes)
-        self._check_model(body.model)
-        tokens = await self._prompts.of_tokenize(body)
+        tokens, with_texts = await self._intake.tokens(request)
         answer: Json = {"count": len(tokens), "max_model_len": self._text.max_context_tokens, "tokens": tokens}
-        if body.return_token_strs:
+        if with_texts:
             tokenizer = self._text.tokenizer
             answer["token_strs"] = [tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
         return JSONResponse(answer)
+
+    async def _cluster(self, request: Request, who: str) -> Response:
+        try:
+            return JSONResponse(await self._view.snapshot())
+        except TributaryError as error:
+            raise from_rpc(error) from None
 
     async def _health(self, request: Request) -> Response:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -13,10 +14,9 @@ from tributary.events import Accepted, Event, Summary, Tokens
 from tributary.request import GenerateRequest, Keep, Placement, Policy
 from tributary.serve.gate import Gate
 from tributary.serve.kept_chats import KeptChat, KeptChats, packed
+from tributary.serve.making_room import MakingRoom
 from tributary.serve.plan import AnswerPlan, keep_of
 from tributary.serve.settings import Settings
-
-_PATIENCE_S = 0.2  # a request that waits longer for its place gets that of a kept chat
 
 
 class Turn:
@@ -26,6 +26,8 @@ class Turn:
         self.plan = plan
         self.cached_tokens = 0
         self.answer_tokens: list[int] = []
+        self.has_begun = False  # an event was given out
+        self.is_kept = False  # the sequence is in the table of kept chats
 
     @property
     def prompt_tokens(self) -> int:
@@ -42,9 +44,11 @@ class Asking:
         self._max_context_tokens = max_context_tokens
         self.kept = KeptChats(settings.max_kept_chats)
         self._letting_go: set[asyncio.Task[None]] = set()
+        self._making_room = MakingRoom(client, self._give_way, settings.patience_s)
 
     async def events(self, turn: Turn) -> AsyncGenerator[Event, None]:
-        """Accepted, Tokens ..., Summary. Waits for a place at the gate first."""
+        """Accepted, Tokens ..., Summary. Waits for a place at the gate first. However it ends, a sequence that was
+        asked to stay is let go of, unless keep() was called before."""
         async with self._gate.place():
             chat = self._suiting_chat(turn.plan)
             if chat is not None:
@@ -55,24 +59,41 @@ class Asking:
                             yield event
                     return
                 except (NotFoundError, PreconditionError, OutOfRangeError):
-                    if turn.cached_tokens:  # it had begun
+                    if turn.has_begun:
                         raise
-                    self.let_go(chat)
             async with aclosing(self._from_the_beginning(turn)) as events:
                 async for event in events:
                     yield event
 
-    def let_go(self, chat: KeptChat) -> None:
-        """Frees the chat's sequence, some time soon; it may be gone already."""
-        task = asyncio.create_task(self._cancel(chat.request_id))
-        self._letting_go.add(task)
-        task.add_done_callback(self._letting_go.discard)
+    def keep(self, turn: Turn, summary: Summary) -> None:
+        """A next turn may go on with the sequence: its reader has had all that it says."""
+        if summary.kept is None:
+            return
+        tokens = packed(turn.plan.request.prompt_tokens) + packed(turn.answer_tokens)
+        over = self.kept.put(summary.kept.request_id, turn.plan.scope, tokens, lease_s=summary.kept.lease_s,
+                             growth_tokens=summary.kept.growth_tokens)
+        turn.is_kept = True
+        for chat in over:
+            self._let_go(chat.request_id)
 
     async def let_go_of_all(self) -> None:
         while (chat := self.kept.take_oldest()) is not None:
-            self.let_go(chat)
+            self._let_go(chat.request_id)
         if self._letting_go:
             await asyncio.wait(self._letting_go)
+
+    async def _give_way(self) -> bool:
+        oldest = self.kept.take_oldest()
+        if oldest is not None:
+            await asyncio.shield(self._let_go(oldest.request_id))
+        return oldest is not None
+
+    def _let_go(self, request_id: str) -> asyncio.Task[None]:
+        """Frees the sequence, some time soon; it may be gone already."""
+        task = asyncio.create_task(self._cancel(request_id))
+        self._letting_go.add(task)
+        task.add_done_callback(self._letting_go.discard)
+        return task
 
     async def _cancel(self, request_id: str) -> None:
         try:
@@ -89,7 +110,7 @@ class Asking:
         needed = len(plan.request.prompt_tokens) - chat.num_tokens + plan.request.max_tokens
         if needed <= chat.growth_tokens:
             return chat
-        self.let_go(chat)  # the new request, with more room, takes its place
+        self._let_go(chat.request_id)  # the new request, with more room, takes its place
         return None
 
     def _continuation(self, plan: AnswerPlan, chat: KeptChat) -> GenerateRequest:
@@ -102,54 +123,44 @@ class Asking:
         request = turn.plan.request
         if turn.plan.keep and self._settings.max_kept_chats > 0:
             keep = keep_of(turn.prompt_tokens, request.max_tokens, self._settings, self._max_context_tokens)
-            started = False
+            kept = dataclasses.replace(request, keep=keep, request_id=f"chat-{secrets.token_hex(12)}")
             try:
-                async with aclosing(self._run(turn, dataclasses.replace(request, keep=keep), 0)) as events:
+                async with aclosing(self._run(turn, kept, 0)) as events:
                     async for event in events:
-                        started = True
                         yield event
                 return
             except OverloadedError:  # there may be room without what was reserved for later turns
-                if started:
+                if turn.has_begun:
                     raise
         async with aclosing(self._run(turn, request, 0)) as events:
             async for event in events:
                 yield event
 
     async def _run(self, turn: Turn, request: GenerateRequest, cached_tokens: int) -> AsyncGenerator[Event, None]:
-        async with await self._client.generate(request) as generation, aclosing(aiter(generation)) as events:
-            first = await self._first(events)
-            turn.cached_tokens = cached_tokens
-            yield first
-            async for event in events:
-                if isinstance(event, Tokens):
-                    turn.answer_tokens += event.tokens
-                elif isinstance(event, Summary):
-                    self._put_back(turn, event)
-                if isinstance(event, (Accepted, Tokens, Summary)):
-                    yield event
+        try:
+            async with await self._client.generate(request) as generation, aclosing(aiter(generation)) as events:
+                first = await self._first(events)
+                turn.cached_tokens = cached_tokens
+                turn.has_begun = True
+                yield first
+                async for event in events:
+                    if isinstance(event, Tokens):
+                        turn.answer_tokens += event.tokens
+                    if isinstance(event, (Accepted, Tokens, Summary)):
+                        yield event
+        finally:
+            # By its name, which is known whatever the coordinator has said so far: it may have ended the answer, and
+            # kept the sequence, just when its reader went away.
+            if request.keep is not None and not turn.is_kept:
+                self._let_go(request.continue_request_id or request.request_id)
 
     async def _first(self, events: AsyncIterator[Event]) -> Event:
-        """Waits until the cluster has a place; kept chats give theirs up, the one used longest ago first."""
+        """Waits until the cluster has a place. Kept chats give theirs up if that is what is lacking."""
         first = asyncio.ensure_future(anext(events))
+        making_room = asyncio.create_task(self._making_room.while_waiting())
         try:
-            while True:
-                done, _ = await asyncio.wait({first}, timeout=_PATIENCE_S)
-                if done:
-                    return first.result()
-                oldest = self.kept.take_oldest()
-                if oldest is not None:
-                    self.let_go(oldest)
-        except asyncio.CancelledError:
-            first.cancel()
-            await asyncio.wait({first})
-            raise
-
-    def _put_back(self, turn: Turn, summary: Summary) -> None:
-        if summary.kept is None:
-            return
-        tokens = packed(turn.plan.request.prompt_tokens) + packed(turn.answer_tokens)
-        over = self.kept.put(summary.kept.request_id, turn.plan.scope, tokens, lease_s=summary.kept.lease_s,
-                             growth_tokens=summary.kept.growth_tokens)
-        for chat in over:
-            self.let_go(chat)
+            return await first
+        finally:
+            for task in (first, making_room):
+                task.cancel()
+            await asyncio.wait((first, making_room))

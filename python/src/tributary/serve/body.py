@@ -3,45 +3,66 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pydantic
 import pydantic_core
 from starlette.requests import ClientDisconnect, Request
 
+from tributary.serve.body_budget import BodyBudget, BodyShare
 from tributary.serve.errors import ApiError, bad_request
 from tributary.serve.refused import check_other_fields
+from tributary.serve.settings import Settings
 
 Body = TypeVar("Body", bound=pydantic.BaseModel)
 
 _LARGE_BYTES = 256 << 10  # parsed on another thread, so that others' streams go on
 
 
-async def read_body(request: Request, schema: type[Body], max_bytes: int) -> Body:
-    """ApiError: 413 too large, 400 not JSON in UTF-8 or a field that is not served, 422 not of the schema."""
-    data = await _read_bytes(request, max_bytes)
-    if len(data) < _LARGE_BYTES:
-        return parse_body(data, schema)
-    return await asyncio.to_thread(parse_body, data, schema)
+class BodyReader:
+    """For one event loop."""
 
+    def __init__(self, budget: BodyBudget, settings: Settings) -> None:
+        self._budget = budget
+        self._max_bytes = settings.max_body_bytes
+        self._timeout_s = settings.body_timeout_s
 
-async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_bytes:
-        raise _too_large(int(length), max_bytes)
-    data = bytearray()
-    try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > max_bytes:
-                raise _too_large(len(data), max_bytes)
-    except ClientDisconnect:
-        raise bad_request("the connection ended before the body did") from None
-    return bytes(data)
+    @asynccontextmanager
+    async def body(self, request: Request, schema: type[Body]) -> AsyncIterator[Body]:
+        """Its bytes count as long as the block lasts. ApiError: 413 too large, 429 too much of all requests together,
+        408 too slow, 400 not JSON in UTF-8 or a field that is not served, 422 not of the schema."""
+        with self._budget.share() as share:
+            try:
+                data = await asyncio.wait_for(self._read(request, share), self._timeout_s)
+            except asyncio.TimeoutError:
+                raise ApiError(408, f"the body did not come within {self._timeout_s:g} s; {share.num_bytes} bytes of "
+                               "it are here", code="timeout", closes=True) from None
+            if len(data) < _LARGE_BYTES:
+                yield parse_body(data, schema)
+            else:
+                yield await asyncio.to_thread(parse_body, data, schema)
+
+    async def _read(self, request: Request, share: BodyShare) -> bytes:
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise _too_large(int(length), self._max_bytes)
+        data = bytearray()
+        try:
+            async for chunk in request.stream():
+                share.add(len(chunk))
+                data += chunk
+                if len(data) > self._max_bytes:
+                    raise _too_large(len(data), self._max_bytes)
+        except ClientDisconnect:
+            raise bad_request("the connection ended before the body did") from None
+        return bytes(data)
 
 
 def _too_large(num_bytes: int, max_bytes: int) -> ApiError:
-    return ApiError(413, f"the body has {num_bytes} bytes or more; at most {max_bytes} are taken", code="too_large")
+    return ApiError(413, f"the body has {num_bytes} bytes or more; at most {max_bytes} are taken", code="too_large",
+                    closes=True)
 
 
 def parse_body(data: bytes, schema: type[Body]) -> Body:

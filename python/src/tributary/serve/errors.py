@@ -12,13 +12,14 @@ Headers = dict[str, str]
 
 class ApiError(Exception):
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None,
-                 retry_after_s: float | None = None) -> None:
+                 retry_after_s: float | None = None, closes: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.closes = closes  # the connection: the rest of the body is not wanted
 
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": _TYPES.get(self.status, "invalid_request_error"),
@@ -30,8 +31,8 @@ class ApiError(Exception):
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if self.status == 413:
-            headers["Connection"] = "close"  # the rest of the body is not wanted
+        if self.closes:
+            headers["Connection"] = "close"
         return headers
 
 

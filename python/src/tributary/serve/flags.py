@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
     limits = made.add_argument_group("limits")
     limits.add_argument("--max-body-bytes", type=_count(1), default=default.max_body_bytes,
                         help="of a request (default %(default)s)")
+    limits.add_argument("--max-bodies-bytes", type=_count(1), default=default.max_bodies_bytes,
+                        help="of all requests that are being read and made into prompts; beyond that clients get 429 "
+                             "(default %(default)s)")
+    limits.add_argument("--body-timeout-s", type=_seconds, default=default.body_timeout_s,
+                        help="a body that takes longer to come is not waited for (default %(default)s)")
+    limits.add_argument("--connect-timeout-s", type=_seconds, default=default.connect_timeout_s,
+                        help="a coordinator that is not there that long is an error of the request (default "
+                             "%(default)s)")
     limits.add_argument("--max-running", type=_count(1), default=default.max_running,
                         help="answers that the cluster is asked for at the same time; as much as the coordinator's "
                              "--max-running (default %(default)s)")
@@ -52,6 +61,9 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
                         help="chats whose KV stays for the next turn; 0: none (default %(default)s)")
     limits.add_argument("--keep-s", type=_seconds, default=default.keep_s,
                         help="for how long after an answer (default %(default)s)")
+    limits.add_argument("--patience-s", type=_seconds, default=default.patience_s,
+                        help="a request that waits longer for a place or memory gets that of the kept chat used "
+                             "longest ago (default %(default)s)")
     limits.add_argument("--keep-room-tokens", type=_count(0), default=default.keep_room_tokens,
                         help="reserved for the later turns of a kept chat (default %(default)s)")
     limits.add_argument("--drain-s", type=_count(0, 24 * 3600), default=30,
@@ -59,9 +71,7 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(max_body_bytes=args.max_body_bytes, max_running=args.max_running, max_waiting=args.max_waiting,
-                    default_max_tokens=args.default_max_tokens, max_choices=args.max_choices,
-                    max_kept_chats=args.max_kept_chats, keep_s=args.keep_s, keep_room_tokens=args.keep_room_tokens)
+    return Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
 
 
 def _count(low: int, high: int = 1 << 62) -> Callable[[str], int]:

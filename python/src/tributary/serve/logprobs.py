@@ -21,15 +21,17 @@ def of_chat(infos: Sequence[TokenInfo], top_logprobs: int, tokenizer: Tokenizer)
 def of_completion(infos: Sequence[TokenInfo], top_logprobs: int, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "tokens": [_text(info.token, tokenizer) for info in infos],
-        "token_logprobs": [max(info.logprob, _LOWEST) for info in infos],
-        "top_logprobs": [{_text(token, tokenizer): max(logprob, _LOWEST) for token, logprob in info.top[:top_logprobs]}
+        "token_logprobs": [None if info.logprob is None else max(info.logprob, _LOWEST) for info in infos],
+        "top_logprobs": [None if info.logprob is None else
+                         {_text(token, tokenizer): max(logprob, _LOWEST) for token, logprob in info.top[:top_logprobs]}
                          for info in infos],
         "text_offset": [info.begin for info in infos],
     }
 
 
-def _entry(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+def _entry(token: int, logprob: float | None, tokenizer: Tokenizer) -> dict[str, Any]:
     data = tokenizer.token_bytes(token)
+    assert logprob is not None, "chats have no echo"
     return {"token": data.decode(errors="replace"), "logprob": max(logprob, _LOWEST), "bytes": list(data)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,17 @@ from tributary.text import ModelText
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
+MAX_BIASES = 1024  # base/limits.h
 
 
 @dataclass(frozen=True)
 class AnswerPlan:
     """One answer."""
 
-    request: GenerateRequest  # complete, but for keeping and continuing
+    request: GenerateRequest  # complete, but for keeping and continuing; if its max_tokens is 0, nothing is generated
+    prompt_tokens: int
+    echo: tuple[int, ...]  # tokens that the answer begins with: the prompt, or nothing
+    scores_echo: bool  # the cluster gives the log-probabilities of the echo, all but its first token's
     stops: tuple[str, ...]
     end_tokens: frozenset[int]
     keep: bool
@@ -37,7 +41,7 @@ class Planner:
         self._settings = settings
 
     def plans(self, body: ChatRequest | CompletionRequest, prompts: Sequence[Sequence[int]], *, who: str,
-              top_logprobs: int) -> list[AnswerPlan]:
+              top_logprobs: int | None) -> list[AnswerPlan]:
         """n answers for each of the prompts, in this order. ApiError, InvalidRequestError for what cannot be served."""
         n = body.n or 1
         if len(prompts) * n > self._settings.max_choices:
@@ -50,23 +54,30 @@ class Planner:
         keep = by_default if options.keep is None else options.keep
         if keep and len(prompts) * n > 1:
             raise bad_request("tributary.keep is for a single answer; leave it out or ask for one", "tributary.keep")
+        echo = isinstance(body, CompletionRequest) and bool(body.echo)
+        scores_echo = echo and top_logprobs is not None
+        if echo:
+            _check_echo(keep, scores_echo, sampling)
         plan = AnswerPlan(
-            GenerateRequest(
+            prompt_tokens=0, echo=(), scores_echo=scores_echo, request=GenerateRequest(
                 prompt_tokens=(), sampling=sampling, placement=placement_of(options), policy=policy_of(options),
-                stop_tokens=sorted(end_tokens), ignore_eos=bool(body.ignore_eos), top_logprobs=top_logprobs,
+                stop_tokens=sorted(end_tokens), ignore_eos=bool(body.ignore_eos), top_logprobs=top_logprobs or 0,
                 report_attention_heads=options.report_attention_heads),
             stops=stop_strings(body.stop), end_tokens=end_tokens, keep=keep,
             scope=f"{who} {options.model_dump_json(exclude={'keep'})}")
         plan.request.to_proto()  # what no message can hold is refused before anything waits
-        return [self._with_prompt(plan, prompt, self._max_tokens(body, len(prompt)), i)
+        return [self._with_prompt(plan, prompt, self._max_tokens(body, len(prompt)), i, echo)
                 for prompt in prompts for i in range(n)]
 
     @staticmethod
-    def _with_prompt(plan: AnswerPlan, prompt: Sequence[int], max_tokens: int, choice: int) -> AnswerPlan:
+    def _with_prompt(plan: AnswerPlan, prompt: Sequence[int], max_tokens: int, choice: int, echo: bool) -> AnswerPlan:
         seed = (plan.request.sampling.seed + choice) % (1 << 64)  # answers to one prompt differ
         sampling = dataclasses.replace(plan.request.sampling, seed=seed)
-        return dataclasses.replace(plan, request=dataclasses.replace(
-            plan.request, prompt_tokens=prompt, max_tokens=max_tokens, sampling=sampling))
+        request = dataclasses.replace(plan.request, prompt_tokens=prompt, max_tokens=max_tokens, sampling=sampling)
+        if plan.scores_echo:  # as `tributary score` does it: the prompt is an answer that is forced
+            request = dataclasses.replace(request, prompt_tokens=prompt[:1], forced_tokens=prompt[1:],
+                                          max_tokens=len(prompt) - 1 + max_tokens)
+        return dataclasses.replace(plan, request=request, prompt_tokens=len(prompt), echo=tuple(prompt) if echo else ())
 
     def _sampling(self, body: ChatRequest | CompletionRequest) -> Sampling:
         """What the request says, else the model folder, else OpenAI's defaults."""
@@ -74,7 +85,11 @@ class Planner:
         seed = secrets.randbits(64) if body.seed is None else body.seed % (1 << 64)
         top_k = _first(body.top_k, defaults.top_k, 0)
         return Sampling(temperature=_first(body.temperature, defaults.temperature, 1.0),
-                        top_p=_first(body.top_p, defaults.top_p, 1.0), top_k=max(top_k, 0), seed=seed)
+                        top_p=_first(body.top_p, defaults.top_p, 1.0), top_k=max(top_k, 0), seed=seed,
+                        min_p=_first(body.min_p, defaults.min_p, 0.0),
+                        presence_penalty=body.presence_penalty or 0.0, frequency_penalty=body.frequency_penalty or 0.0,
+                        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+                        logit_bias=_logit_bias(body.logit_bias or {}))
 
     def _max_tokens(self, body: ChatRequest | CompletionRequest, prompt_tokens: int) -> int:
         asked = body.max_tokens
@@ -83,14 +98,32 @@ class Planner:
         context = self._text.max_context_tokens
         if prompt_tokens == 0:
             raise bad_request("the prompt is empty; it needs at least one token", "prompt")
-        if asked is not None and asked < 1:
-            raise bad_request(f"max_tokens is {asked}; ask for at least 1", "max_tokens")
-        if context is not None and (prompt_tokens > context or prompt_tokens + (asked or 1) - 1 > context):
+        least = 0 if isinstance(body, CompletionRequest) and body.echo else 1
+        if asked is not None and asked < least:
+            raise bad_request(f"max_tokens is {asked}; ask for at least {least}", "max_tokens")
+        if context is not None and (prompt_tokens > context or prompt_tokens + max(asked or 0, 1) - 1 > context):
             raise _too_long(prompt_tokens, asked, context)
         if asked is not None:
             return asked
         by_default = self._settings.default_max_tokens if isinstance(body, ChatRequest) else 16
         return by_default if context is None else min(by_default, context - prompt_tokens + 1)
+
+
+def _check_echo(keep: bool, scores: bool, sampling: Sampling) -> None:
+    if keep:
+        raise bad_request("tributary.keep is not for echo; leave one of them out", "tributary.keep")
+    if scores and (sampling.presence_penalty or sampling.frequency_penalty):
+        raise bad_request("presence_penalty and frequency_penalty are of the answer, which the prompt is a part of "
+                          "with echo and logprobs; leave them out", "echo")
+
+
+def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
+    if len(biases) > MAX_BIASES:
+        raise bad_request(f"logit_bias names {len(biases)} tokens; at most {MAX_BIASES} can be", "logit_bias")
+    for token in biases:
+        if not (token.isascii() and token.isdigit() and len(token) <= 9):
+            raise bad_request(f"logit_bias names {token[:64]!r}, which is no token id", "logit_bias")
+    return {int(token): bias for token, bias in biases.items()}
 
 
 def keep_of(prompt_tokens: int, max_tokens: int, settings: Settings, context: int | None) -> Keep:

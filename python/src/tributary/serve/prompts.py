@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from tributary.serve.errors import bad_request
 from tributary.serve.schema import ChatMessage, ChatRequest, CompletionRequest, TokenizeRequest
-from tributary.text import ChatError, ModelText
+from tributary.text import ChatError, EncodeError, ModelText
 
 ROLES = ("system", "developer", "user", "assistant")
 _REFUSED_ROLES = ("tool", "function")
-_LONG_CHARACTERS = 4096  # worked on by another thread, so that others' streams go on
+_LONG_CHARACTERS = 512  # worked on by another thread, so that others' streams go on; below, the way there costs more
+_THREADS = 2
 
 Result = TypeVar("Result")
 
@@ -20,6 +22,10 @@ Result = TypeVar("Result")
 class PromptMaker:
     def __init__(self, text: ModelText) -> None:
         self._text = text
+        self._threads = ThreadPoolExecutor(_THREADS, "prompts")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
 
     async def of_chat(self, body: ChatRequest) -> list[int]:
         messages = [_as_template_sees(message, i) for i, message in enumerate(body.messages)]
@@ -28,18 +34,18 @@ class PromptMaker:
     async def of_completion(self, body: CompletionRequest) -> list[list[int]]:
         prompt: Any = body.prompt
         if isinstance(prompt, str):
-            return [await self._encode(prompt, True)]
+            return await self._encode([prompt], True)
         if prompt and isinstance(prompt[0], int):
             return [prompt]
         if not prompt:
             raise bad_request("the prompt is empty; it needs at least one token", "prompt")
-        return [one if isinstance(one, list) else await self._encode(one, True) for one in prompt]
+        return await self._encode(prompt, True) if isinstance(prompt[0], str) else list(prompt)
 
     async def of_tokenize(self, body: TokenizeRequest) -> list[int]:
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("give either prompt or messages", "prompt")
         if body.prompt is not None:
-            return await self._encode(body.prompt, body.add_special_tokens)
+            return (await self._encode([body.prompt], body.add_special_tokens))[0]
         messages = [_as_template_sees(message, i) for i, message in enumerate(body.messages or ())]
         return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs)
 
@@ -53,19 +59,24 @@ class PromptMaker:
             raise bad_request("messages is empty; it needs at least one", "messages")
         length = sum(len(message["content"]) for message in messages)
         try:
-            prompt = await _somewhere(length, lambda: template.render(
+            prompt = await self._somewhere(length, lambda: template.render(
                 messages, add_generation_prompt=add_generation_prompt, variables=variables))
         except ChatError as error:
             raise bad_request(str(error), "messages") from None
-        return await self._encode(prompt, False)  # the template has written the special tokens
+        return (await self._encode([prompt], False))[0]  # the template has written the special tokens
 
-    async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return await _somewhere(
-            len(text), lambda: self._text.tokenizer.encode(text, add_special_tokens=add_special_tokens))
+    async def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        encode = self._text.tokenizer.encode
+        try:
+            return await self._somewhere(
+                sum(map(len, texts)), lambda: [encode(text, add_special_tokens=add_special_tokens) for text in texts])
+        except EncodeError as error:
+            raise bad_request(str(error), "prompt") from None
 
-
-async def _somewhere(length: int, work: Callable[[], Result]) -> Result:
-    return work() if length < _LONG_CHARACTERS else await asyncio.to_thread(work)
+    async def _somewhere(self, length: int, work: Callable[[], Result]) -> Result:
+        if length < _LONG_CHARACTERS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def _as_template_sees(message: ChatMessage, i: int) -> dict[str, str]:

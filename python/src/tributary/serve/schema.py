@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=0, lt=1 << 32)]
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 TokenIds = list[Count]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -47,6 +49,11 @@ class _Sampled(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=1 << 32)] | None = None  # 0 and -1 turn it off
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    logit_bias: dict[str, Bias] | None = None  # by token id
     seed: Seed | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(lt=1 << 31)] | None = None
@@ -85,6 +92,7 @@ class ChatRequest(_Sampled):
 class CompletionRequest(_Sampled):
     prompt: str | TokenIds | list[str] | list[TokenIds]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
 
 
 class TokenizeRequest(BaseModel):

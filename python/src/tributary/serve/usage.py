@@ -40,6 +40,9 @@ def details_of(summary: Summary) -> dict[str, Any]:
         "remote_read_share": 1.0 if attention is None else attention.remote_read_share,
         "kept_mass_mean": attention.kept_mass_mean if attention is not None and measured else None,
         "kept_mass_min": attention.kept_mass_min if attention is not None and measured else None,
+        "output_error_mean": attention.output_error_mean if attention is not None and measured else None,
+        "output_error_p95": attention.output_error_p95 if attention is not None and measured else None,
+        "output_error_max": attention.output_error_max if attention is not None and measured else None,
         "kept_mass_samples": 0 if attention is None else attention.samples,
         "heads": [] if attention is None else [dataclasses.asdict(head) for head in attention.heads],
         "nodes": [dataclasses.asdict(node) for node in summary.nodes],
@@ -51,5 +54,6 @@ def details_of(summary: Summary) -> dict[str, Any]:
         "prefill_s": summary.prefill_s,
         "ttft_s": summary.ttft_s,
         "decode_s": summary.decode_s,
+        "stages_s": summary.stage_s,
         "kept_s": None if summary.kept is None else summary.kept.lease_s,
     }

@@ -91,7 +91,10 @@ def load_chat_template(folder: str | Path, override: str | Path | None = None) -
     for name in ("chat_template.json", "tokenizer_config.json"):
         source = read_object_if_there(folder / name).get("chat_template")
         if isinstance(source, list):
-            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+            source = next((entry.get("template") for entry in source
+                           if isinstance(entry, dict) and entry.get("name") == "default"), None)
         if isinstance(source, str):
             return ChatTemplate(source, names, where=f"the chat template in {folder / name}")
+        if source is not None:
+            raise ModelFolderError(f"{folder / name}: chat_template is a {type(source).__name__}, not a text")
     return None

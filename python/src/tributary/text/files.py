@@ -32,9 +32,14 @@ def read_text(path: Path) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file."""
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
-    except ValueError as error:
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # may be one half of a pair, which is no character and cannot be sent anywhere
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ModelFolderError(f"{path} has a half of a character: {error.object[error.start]!r}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ModelFolderError(f"{path} holds a {type(value).__name__}, not a JSON object")

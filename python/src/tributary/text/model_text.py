@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,26 @@ from tributary.text.files import ModelFolderError, read_object_if_there
 from tributary.text.tokenizer import Tokenizer, load_tokenizer, special_tokens
 
 
+# Fields of generation_config.json that the engine's sampler does not have, and what each of them is when it is off.
+_NOT_SERVED: Mapping[str, Any] = {
+    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None, "no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0, "num_beams": 1, "penalty_alpha": 0.0, "min_length": 0, "min_new_tokens": 0,
+    "bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None,
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "guidance_scale": 1.0,
+}
+
+
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """Of generation_config.json; None is what it does not say."""
+    """Of generation_config.json; None is what it does not say. As Transformers means it, "do_sample": false is greedy,
+    whatever the temperature beside it."""
 
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    not_served: Mapping[str, Any] = field(default_factory=dict)  # fields that would change an answer, and their values
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,8 @@ def _ids(values: Mapping[str, Any], name: str, path: Path) -> set[int]:
 
 
 def _sampling(values: Mapping[str, Any], path: Path) -> SamplingDefaults:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"not_served": {name: values[name] for name, neutral in _NOT_SERVED.items()
+                                            if values.get(name) not in (None, neutral)}}
     for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
         value = values.get(name)
         if value is None:
@@ -79,6 +91,11 @@ def _sampling(values: Mapping[str, Any], path: Path) -> SamplingDefaults:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
             raise ModelFolderError(f"{path}: {name} is {value!r}; it must be a number from 0 on")
         found[name] = int(value) if name == "top_k" else float(value)
+    for name, low, high in (("min_p", 0, 1), ("top_p", 0, 1), ("repetition_penalty", 0, math.inf)):
+        if name in found and not low <= found[name] <= high:
+            raise ModelFolderError(f"{path}: {name} is {found[name]}; it must be from {low} to {high}")
+    if values.get("do_sample") is False:
+        found["temperature"] = 0.0
     return SamplingDefaults(**found)
 
 

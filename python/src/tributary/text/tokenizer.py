@@ -13,6 +13,10 @@ from tributary.text.files import ModelFolderError, read_bytes, read_object, read
 BYTE_VOCAB = 256
 
 
+class EncodeError(Exception):
+    """The text has something that the vocabulary has no token for."""
+
+
 class Tokenizer(Protocol):
     """Safe from any thread."""
 
@@ -20,7 +24,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Special tokens that are spelled out in the text are recognised. add_special_tokens: those that the model
-        wants around a text (often one in front)."""
+        wants around a text (often one in front). EncodeError if its vocabulary has no token for something."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """A whole text; special tokens are left out."""
@@ -75,7 +79,10 @@ class JsonTokenizer:
         self.vocab_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
+            raise EncodeError(f"the model's tokenizer cannot encode this text: {error}") from None
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))

@@ -139,6 +139,21 @@ def test_sampling_by_request_by_model_and_by_default(fake: FakeCoordinator, mode
     assert list(fake.requests[-1].stop_tokens) == [0, 1, 2]
 
 
+def test_penalties_by_request_by_model_and_by_default(fake: FakeCoordinator, model: Path, tmp_path: Path) -> None:
+    with serving(fake.address, model) as server:
+        chat(server)
+        chat(server, presence_penalty=0.5, frequency_penalty=-1, logit_bias={"5": -100, "7": 2.5},
+             extra_body={"min_p": 0.25, "repetition_penalty": 1.5})
+    generation = {"repetition_penalty": 1.25, "min_p": 0.125}
+    with serving(fake.address, make_byte_model(tmp_path / "other", generation=generation)) as server:
+        chat(server)
+        chat(server, extra_body={"min_p": 0, "repetition_penalty": 1})
+    seen = [(asked.min_p, asked.presence_penalty, asked.frequency_penalty, asked.repetition_penalty)
+            for asked in (request.sampling for request in fake.requests)]
+    assert seen == [(0, 0, 0, 1), (0.25, 0.5, -1, 1.5), (0.125, 0, 0, 1.25), (0, 0, 0, 1)]
+    assert [(bias.token, bias.bias) for bias in fake.requests[1].sampling.logit_bias] == [(5, -100), (7, 2.5)]
+
+
 def test_lengths_by_default(fake: FakeCoordinator, model: Path) -> None:
     with serving(fake.address, model, default_max_tokens=100) as server:
         chat(server)

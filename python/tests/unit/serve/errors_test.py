@@ -74,10 +74,15 @@ def refused(server: Serving, fields: dict[str, object], path: str = "/v1/chat/co
     ({"tools": [{"type": "function"}]}, 400, "tools is not supported"),
     ({"tool_choice": "required"}, 400, "tool_choice is not supported"),
     ({"response_format": {"type": "json_object"}}, 400, "response_format is not supported: only {'type': 'text'}"),
-    ({"min_p": 0.1}, 400, "min_p is not supported: the engine's sampler"),
-    ({"presence_penalty": 0.5}, 400, "presence_penalty is not supported"),
-    ({"repetition_penalty": 1.1}, 400, "repetition_penalty is not supported"),
-    ({"logit_bias": {"5": 1}}, 400, "logit_bias is not supported"),
+    ({"min_p": 1.5}, 422, "min_p: "),
+    ({"presence_penalty": 2.5}, 422, "presence_penalty: "),
+    ({"frequency_penalty": -3}, 422, "frequency_penalty: "),
+    ({"repetition_penalty": 0}, 422, "repetition_penalty: "),
+    ({"logit_bias": {"5": 101}}, 422, "logit_bias"),
+    ({"logit_bias": {"five": 1}}, 400, "logit_bias names 'five', which is no token id"),
+    ({"logit_bias": {str(i): 1 for i in range(1025)}}, 400, "logit_bias names 1025 tokens; at most 1024"),
+    ({"length_penalty": 0.5}, 400, "length_penalty is not supported: the engine's sampler"),
+    ({"echo": True}, 400, "echo is not supported: the prompt is repeated by /v1/completions only"),
     ({"temprature": 1}, 400, "unknown field 'temprature'; did you mean temperature?"),
     ({"tributary": {"window": 5}}, 422, "tributary.window: Extra inputs"),
     ({"tributary": {"parameters": {"beta": None}}}, 422, "tributary.parameters.beta"),
@@ -94,7 +99,11 @@ def test_what_is_refused(server: Serving, fake: FakeCoordinator, fields: dict[st
 @pytest.mark.parametrize("fields, status, what", [
     ({}, 422, "prompt: Field required"), ({"prompt": ""}, 400, "the prompt is empty"),
     ({"prompt": []}, 400, "the prompt is empty"), ({"prompt": [[]]}, 400, "the prompt is empty"),
-    ({"prompt": [-1]}, 422, "prompt"), ({"prompt": "a", "echo": True}, 400, "echo is not supported"),
+    ({"prompt": [-1]}, 422, "prompt"),
+    ({"prompt": "a", "echo": True, "tributary": {"keep": True}}, 400, "tributary.keep is not for echo"),
+    ({"prompt": "a", "echo": True, "logprobs": 1, "presence_penalty": 1}, 400,
+     "presence_penalty and frequency_penalty"),
+    ({"prompt": "a", "echo": True, "max_tokens": -1}, 400, "max_tokens is -1; ask for at least 0"),
     ({"prompt": "a", "suffix": "b"}, 400, "suffix is not supported"),
     ({"prompt": "a", "best_of": 2}, 400, "best_of is not supported"),
     ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"), ({"prompt": ["a"] * 65}, 400, "65 prompts"),
@@ -212,7 +221,7 @@ def test_one_of_several_answers_fails(server: Serving, fake: FakeCoordinator) ->
 
 
 def test_no_coordinator(model: Path) -> None:
-    with serving("127.0.0.1:1", model) as server:
+    with serving("127.0.0.1:1", model, connect_timeout_s=0.2) as server:
         with pytest.raises(openai.InternalServerError, match="no coordinator answers at 127.0.0.1:1"):
             server.openai().chat.completions.create(model="bytes", messages=USER)
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -255,6 +264,6 @@ def test_a_body_of_100_mb(server: Serving) -> None:
 
 def test_a_large_body_within_the_limit(fake: FakeCoordinator, tmp_path: Path) -> None:
     with serving(fake.address, make_byte_model(tmp_path / "large", context=1 << 30)) as server:
-        content = "x" * (20 << 20)
+        content = "x" * (5 << 20)
         status, _, answer = post(server, {"messages": [{"role": "user", "content": content}], "max_tokens": 5})
         assert status == 200 and answer["usage"]["prompt_tokens"] == len(content) + 18

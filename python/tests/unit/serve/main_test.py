@@ -69,9 +69,9 @@ def test_a_tokenizer_of_another_model(capsys: pytest.CaptureFixture[str], fake: 
 
 
 def test_defaults_of_a_model_that_are_not_served(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    warn_of_defaults(load_model_text(make_byte_model(tmp_path / "a", generation={"repetition_penalty": 1.1})))
-    assert "repetition_penalty 1.1" in capsys.readouterr().err
-    neutral = {"repetition_penalty": 1.0, "min_p": 0}
+    warn_of_defaults(load_model_text(make_byte_model(tmp_path / "a", generation={"no_repeat_ngram_size": 3})))
+    assert "no_repeat_ngram_size 3" in capsys.readouterr().err
+    neutral = {"repetition_penalty": 1.1, "min_p": 0.1, "num_beams": 1, "typical_p": None}
     warn_of_defaults(load_model_text(make_byte_model(tmp_path / "b", generation=neutral)))
     assert capsys.readouterr().err == ""
 

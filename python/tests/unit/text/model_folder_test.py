@@ -49,10 +49,23 @@ def test_ends_and_defaults(tmp_path: Path) -> None:
     assert text.sampling == SamplingDefaults(temperature=0.5, top_p=0.9, top_k=40, repetition_penalty=1.1)
 
 
+def test_do_sample_false_is_greedy(tmp_path: Path) -> None:
+    """As Transformers means it: a temperature beside it is not used. What says nothing is no False."""
+    for file, expected in (({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, 0.0),
+                           ({"do_sample": True, "temperature": 0.6}, 0.6), ({"temperature": 0.6}, 0.6), ({}, None)):
+        assert load_model_text(byte_folder(tmp_path, generation_config=file)).sampling.temperature == expected
+
+
+def test_what_the_sampler_lacks_is_told(tmp_path: Path) -> None:
+    folder = byte_folder(tmp_path, generation_config={"num_beams": 4, "typical_p": 1.0, "suppress_tokens": [7]})
+    assert load_model_text(folder).sampling.not_served == {"num_beams": 4, "suppress_tokens": [7]}
+
+
 @pytest.mark.parametrize("files, what", [
     ({"config": {"vocab_size": 256, "eos_token_id": "two"}}, "config.json: eos_token_id is 'two'"),
     ({"generation_config": {"temperature": "hot"}}, "generation_config.json: temperature is 'hot'"),
     ({"generation_config": {"top_p": -1}}, "top_p is -1"),
+    ({"generation_config": {"min_p": 1.5}}, "min_p is 1.5; it must be from 0 to 1"),
     ({"generation_config": []}, "holds a list"),
     ({"config": {"vocab_size": 1000}}, "neither tokenizer.json nor tokenizer.model"),
     ({"tokenizer": {"version": "1.0"}}, "tokenizer.json is no tokenizer"),

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "client/api/request_builder.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -52,14 +53,57 @@ TEST(OptionsTest, SinkTokensNotGivenIsNotZero) {
 }
 
 TEST(OptionsTest, GenerateTakesTheSameRequestFlags) {
-  const auto generate = ParseAs<GenerateCommand>({"generate", "--coordinator", "h:1", "--prompt", "x", "--top-k", "5",
-                                                  "--top-p", "0.9", "--seed", "7", "--shard-cut", "both",
-                                                  "--block-tokens", "16", "--policy", "dense", "--ignore-eos"});
+  const auto generate = ParseAs<GenerateCommand>({"generate",
+                                                  "--coordinator",
+                                                  "h:1",
+                                                  "--prompt",
+                                                  "x",
+                                                  "--top-k",
+                                                  "5",
+                                                  "--top-p",
+                                                  "0.9",
+                                                  "--seed",
+                                                  "7",
+                                                  "--shard-cut",
+                                                  "both",
+                                                  "--block-tokens",
+                                                  "16",
+                                                  "--policy",
+                                                  "dense",
+                                                  "--ignore-eos",
+                                                  "--min-p",
+                                                  "0.1",
+                                                  "--presence-penalty",
+                                                  "-1",
+                                                  "--frequency-penalty",
+                                                  "0.5",
+                                                  "--repetition-penalty",
+                                                  "1.2",
+                                                  "--logit-bias",
+                                                  "5=-100",
+                                                  "--logit-bias",
+                                                  "6=2.5"});
   EXPECT_EQ(generate.coordinator, "h:1");
   EXPECT_EQ(generate.request.top_k, 5);
   EXPECT_EQ(generate.request.seed, 7);
   EXPECT_EQ(generate.request.shard_cut, "both");
   EXPECT_TRUE(generate.request.ignore_eos);
+  GenerateSpec spec;
+  ASSERT_TRUE(FillCommon(generate.request, spec).ok());
+  const SamplingParams expected{.top_k = 5,
+                                .top_p = 0.9f,
+                                .seed = 7,
+                                .min_p = 0.1f,
+                                .presence_penalty = -1,
+                                .frequency_penalty = 0.5f,
+                                .repetition_penalty = 1.2f,
+                                .logit_bias = {{5, -100}, {6, 2.5f}}};
+  EXPECT_EQ(spec.sampling, expected);
+  for (const char* bad : {"5", "=3", "5=", "5=x", "-1=2", "5=1 ", "99999999999=1"}) {
+    RequestOptions options;
+    options.logit_bias = {bad};
+    EXPECT_NE(FillCommon(options, spec).message().find("is not TOKEN=BIAS"), std::string::npos) << bad;
+  }
 }
 
 TEST(OptionsTest, GenerateKeepsAndContinues) {

@@ -70,6 +70,11 @@ TEST(AdmissionTest, RefusesEachBadFieldByNameAndValue) {
       {[&](auto& s) { s.sampling.temperature = nan; }, "temperature is nan"},
       {[](auto& s) { s.sampling.top_p = 1.5f; }, "top_p is 1.5"},
       {[](auto& s) { s.sampling.top_k = 300; }, "top_k is 300"},
+      {[](auto& s) { s.sampling.min_p = -1; }, "min_p is -1"},
+      {[](auto& s) {
+         s.sampling.logit_bias = {{256, 1}};
+       },
+       "logit_bias names token 256"},
       {[](auto& s) { s.top_logprobs = 257; }, "top_logprobs is 257; at most 256"},
       {[](auto& s) { s.placement.window_tokens = 32; }, "window_tokens (32)"},
       {[](auto& s) { s.placement.block_tokens = 5000; }, "block_tokens is 5000"},

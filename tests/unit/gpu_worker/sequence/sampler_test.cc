@@ -58,11 +58,45 @@ TEST(SamplerTest, CutsKeepTheMostLikely) {
   EXPECT_EQ(top_p, (std::set<uint32_t>{1, 4}));
 }
 
+TEST(SamplerTest, MinPKeepsAShareOfTheLikeliest) {
+  // Beside p(1) = p(4): p(3) is e^-1 = 0.368 of it, p(0) e^-2.5 = 0.082, p(5) e^-3 = 0.0498, p(2) e^-4.
+  const auto drawn = [](SamplingParams params) {
+    std::set<uint32_t> tokens;
+    params.temperature = 1;
+    for (params.seed = 0; params.seed < 2000; ++params.seed) tokens.insert(Sample(kLogits, params, 1).token);
+    return tokens;
+  };
+  EXPECT_EQ(drawn({.min_p = 0.07f}), (std::set<uint32_t>{0, 1, 3, 4}));
+  EXPECT_EQ(drawn({.min_p = 0.3f}), (std::set<uint32_t>{1, 3, 4}));
+  EXPECT_EQ(drawn({.min_p = 1}), (std::set<uint32_t>{1, 4})) << "the likeliest are always left";
+  EXPECT_EQ(drawn({.top_k = 4, .min_p = 0.01f}), (std::set<uint32_t>{0, 1, 3, 4})) << "cuts come together";
+  EXPECT_EQ(drawn({.top_p = 0.7f, .min_p = 0.01f}), (std::set<uint32_t>{1, 4}));
+}
+
+TEST(SamplerTest, MinPThatCutsNothingChangesNothing) {
+  for (uint64_t position = 0; position < 200; ++position) {
+    const SamplingParams params{.temperature = 5, .seed = 11};
+    SamplingParams same = params;
+    same.min_p = 1e-6f;
+    EXPECT_EQ(Sample(kLogits, params, position).token, Sample(kLogits, same, position).token);
+  }
+}
+
 TEST(SamplerTest, BadParametersAreNamed) {
   EXPECT_NE(Validate(SamplingParams{.temperature = -1}).message().find("-1"), std::string::npos);
   EXPECT_FALSE(Validate(SamplingParams{.temperature = NAN}).ok());
   EXPECT_FALSE(Validate(SamplingParams{.top_p = 1.5f}).ok());
   EXPECT_TRUE(Validate(SamplingParams{.temperature = 1, .top_k = 5, .top_p = 1}).ok());
+  const auto message = [](SamplingParams params) { return std::string(Validate(params).message()); };
+  EXPECT_NE(message({.min_p = 1.5f}).find("min_p is 1.5"), std::string::npos);
+  EXPECT_NE(message({.min_p = NAN}).find("min_p is nan"), std::string::npos);
+  EXPECT_NE(message({.presence_penalty = 3}).find("presence_penalty is 3"), std::string::npos);
+  EXPECT_NE(message({.frequency_penalty = NAN}).find("frequency_penalty is nan"), std::string::npos);
+  EXPECT_NE(message({.repetition_penalty = -1}).find("repetition_penalty is -1"), std::string::npos);
+  EXPECT_NE(message({.logit_bias = {{7, 101}}}).find("token 7 is 101"), std::string::npos);
+  EXPECT_NE(message({.logit_bias = {{7, 1}, {7, 2}}}).find("token 7 twice"), std::string::npos);
+  EXPECT_NE(message({.logit_bias = std::vector<LogitBias>(2000)}).find("names 2000 tokens"), std::string::npos);
+  EXPECT_TRUE(Validate(SamplingParams{.min_p = 1, .presence_penalty = -2, .repetition_penalty = 1.3f}).ok());
 }
 
 // Against a softmax that is worked out the long way round.

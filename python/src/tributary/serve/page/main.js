@@ -1,0 +1,5 @@
+import { begin, headers } from "./chat.js";
+import { watch } from "./cluster.js";
+
+begin();
+watch(headers);
