@@ -47,6 +47,8 @@ struct ModelWeights {
   ModelWeights(const ModelWeights&) = delete;
   ModelWeights& operator=(const ModelWeights&) = delete;
 
+  // The folder that they were read from; empty: none.
+  std::filesystem::path dir() const { return checkpoint.path().parent_path(); }
   // Elements of all tensors, a tied one counted once.
   uint64_t num_parameters() const;
 };

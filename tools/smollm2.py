@@ -35,6 +35,8 @@ FILES_SHA256 = {
     "tokenizer.json": "996e10319fe857d19479053771a8c2f9262ea62586ab3f4477c94500bed19b7f",
     "tokenizer_config.json": "d056ddb2c49ff118d705759475644adf09a70e6c185887561d04484c7f479e91",
 }
+# What was trained for it and is committed: it goes into the folder, too.
+TRAINED = ROOT / "models" / "predictors" / "smollm2"
 FOLDER_BYTES = 275 << 20
 WORK_BYTES = 350 << 20  # the package, the GGUF file out of it, and the environment
 OUT_OF_REACH = 75  # EX_TEMPFAIL
@@ -177,11 +179,23 @@ def convert(environment: Path, gguf: Path, out: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def add_trained(out: Path) -> None:
+    """Copies what is not there, or another version."""
+    for source in TRAINED.glob("*.safetensors"):
+        target = out / source.name
+        if target.is_file() and target.read_bytes() == source.read_bytes():
+            continue
+        part = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, part)
+        part.rename(target)
+
+
 def make(out: Path, work: Path) -> None:
     begin = time.monotonic()
     wrong = wrong_files(out)
     if not wrong:
         say(f"{out} is there, and is what it should be")
+        add_trained(out)
         if (work / "venv" / "installed.txt").exists():  # made by an earlier version, perhaps, with fewer packages
             environment_with_packages(work)
         return
@@ -200,6 +214,7 @@ def make(out: Path, work: Path) -> None:
             environment = environment_with_packages(work)
             say("writing weights and tokenizer")
             convert(environment, gguf, out)
+        add_trained(out)
     say(f"{out}: SmolLM2-135M-Instruct, bf16, {time.monotonic() - begin:.0f} s")
 
 

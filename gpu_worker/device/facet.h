@@ -8,14 +8,17 @@
 //
 //   with each layer's query      WriteQuerySection   once q is there     -> behind q
 //   with the answer              OnPartialSection    <- behind a partial's data
+//   a measured layer is merged   OnMeasured
 //   when a block leaves          OnLeaving           between two steps   -> behind K and V of its spills
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "absl/status/status.h"
 #include "attention/shape.h"
@@ -25,6 +28,12 @@
 
 namespace tributary {
 
+// The model that a device runs, for policies that were trained for it.
+struct FacetModel {
+  std::filesystem::path dir;  // its folder; empty: it has none
+  std::string identity;       // ModelIdentity()
+};
+
 // What a facet is made for.
 struct FacetSpec {
   AttentionShape shape;
@@ -33,14 +42,17 @@ struct FacetSpec {
   uint64_t max_context_tokens = 0;  // of the sequence, ever
   DType kv_dtype = DType::kUnset;
   const PolicyParams* policy = nullptr;  // while the facet is made
+  const FacetModel* model = nullptr;     // likewise; null: the device has no model of a folder
 };
-inline FacetSpec MakeFacetSpec(const ResidentSpec& spec, const AttentionShape& shape, uint32_t num_layers) {
+inline FacetSpec MakeFacetSpec(const ResidentSpec& spec, const AttentionShape& shape, uint32_t num_layers,
+                               const FacetModel* model) {
   return {.shape = shape,
           .num_layers = num_layers,
           .capacity_tokens = spec.capacity_tokens,
           .max_context_tokens = spec.max_context_tokens != 0 ? spec.max_context_tokens : spec.capacity_tokens,
           .kv_dtype = spec.kv_dtype,
-          .policy = spec.policy};
+          .policy = spec.policy,
+          .model = model};
 }
 
 // Queries of one layer that ask one shard together.
@@ -97,6 +109,10 @@ class PolicyFacet {
   virtual absl::Status OnPartialSection(const FacetQuery& query, std::span<const std::byte> section) {
     return absl::OkStatus();
   }
+
+  // A measured query of the layer has been merged, of one token: the output error of what the policy selects
+  // (attention/output_error.h), over the window and all shards, by query head. NaN where an operand is.
+  virtual void OnMeasured(uint32_t layer, std::span<const float> output_errors) {}
 
   // A block begins to leave: what its spills carry, or null. Between steps; what is read is as the last step left it.
   virtual std::unique_ptr<const SpillSections> OnLeaving(const LeavingBlock& block) { return nullptr; }

@@ -29,6 +29,7 @@ AttentionQuality::AttentionQuality(const PolicyParams& policy, const AttentionSh
       policy_(MakePolicy(policy)),
       heads_(size_t{num_layers} * shape.num_kv_heads),
       step_errors_(size_t{num_layers} * shape.num_q_heads),
+      selected_errors_(shape.num_q_heads),
       distances_(shape.num_q_heads),
       kept_(shape.num_q_heads) {
   for (auto* partials : {&read_, &full_, &selected_}) partials->reserve(limits::kMaxTokenStripes + 1);
@@ -96,7 +97,8 @@ void AttentionQuality::AddHead(const MeasuredLayer& measured, uint32_t kv_head, 
     head.error.Add(error);
     step_errors_[size_t{measured.layer} * shape_.num_q_heads + q_head] = error;
     // Written so that NaN is too wrong.
-    is_too_wrong |= !(OutputError(distances_[q_head].selected, largest_norm) <= max_output_error_);
+    selected_errors_[q_head] = OutputError(distances_[q_head].selected, largest_norm);
+    is_too_wrong |= !(selected_errors_[q_head] <= max_output_error_);
   }
   uint64_t attended = 0;
   for (uint32_t slot = 0; slot < measured.num_slots; ++slot) {

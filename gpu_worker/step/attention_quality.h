@@ -59,6 +59,8 @@ class AttentionQuality {
   const KeptMassStats& step_kept_mass() const { return step_; }
   // The output errors of the last step that was measured, [layer][q_head], of what was read.
   std::span<const float> step_output_errors() const { return step_errors_; }
+  // Of the layer last added, [q_head]: of what the policy selects, whether or not that was read.
+  std::span<const float> selected_output_errors() const { return selected_errors_; }
 
   AttentionQualitySummary Summary() const;
 
@@ -93,7 +95,8 @@ class AttentionQuality {
   uint64_t num_samples_ = 0;
   bool measuring_ = false;
   KeptMassStats step_;
-  std::vector<float> step_errors_;  // [layer][q_head]
+  std::vector<float> step_errors_;      // [layer][q_head]
+  std::vector<float> selected_errors_;  // [q_head]
   double attended_head_tokens_ = 0;
   double covered_head_tokens_ = 0;
   // Scratch of AddLayer().

@@ -380,7 +380,12 @@ void DecodeStep::TakeMeasurements() {
   for (const uint32_t r : measured_rows_) {
     MeasuredLayer measured = gather_.measured(r);
     measured.resident = device_->resident_partial(r);
-    rows_[r].quality->AddLayer(measured);
+    AttentionQuality& quality = *rows_[r].quality;
+    quality.AddLayer(measured);
+    const bool is_one_token = rows_[r].query_rows == 1;
+    if (rows_[r].facet != nullptr && is_one_token) {
+      rows_[r].facet->OnMeasured(measured.layer, quality.selected_output_errors());
+    }
   }
   measured_rows_.clear();
 }

@@ -14,6 +14,7 @@ bool MayLeaveOut(const FluxionParams& params) {
       return params.budget < 1;
     case BudgetMode::kCalibrated:
       return params.captured_mass < 1 || params.min_block_mass > 0 || params.max_budget < 1;
+    case BudgetMode::kPredictor:
     case BudgetMode::kOracle:
       return true;
   }

@@ -1,7 +1,7 @@
 // Fluxion's rules: at each query, each query head reads the blocks whose bounds on q.k (Quest, Tang et al. 2024,
 // section 3) say that they matter, as many as it needs, in the block size that is cheapest for its group.
 //
-// After Fluxion (MSR 2026: budgets per query head, one granularity per group of heads); without its predictor.
+// After Fluxion (MSR 2026: budgets per query head, one granularity per group of heads).
 // policy/README.md says what deviates. Pure; thread-compatible.
 #pragma once
 

@@ -1,9 +1,12 @@
 #include "policy/fluxion/fluxion_params.h"
 
+#include <algorithm>
 #include <bit>
+#include <iterator>
 #include <memory>
 #include <string_view>
 
+#include "base/check.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "policy/fluxion/fluxion.h"
@@ -14,7 +17,7 @@ namespace tributary {
 namespace {
 
 constexpr std::string_view kName = "fluxion";
-constexpr std::string_view kModes[] = {"calibrated", "fixed", "oracle"};  // by BudgetMode
+constexpr std::string_view kModes[] = {"calibrated", "fixed", "predictor", "oracle"};  // by BudgetMode
 constexpr uint32_t kFixedBlockTokens = 16;
 
 constexpr ParameterRow kRows[] = {
@@ -23,12 +26,13 @@ constexpr ParameterRow kRows[] = {
         "select_block_tokens", kName, {0, 128}, 0,
         "tokens of a block that is read or left out, 16, 32, 64 or 128, 0: what reads the fewest bytes, fixed: 16"),
     NumberRow("budget", kName, {0, 1}, 0.05, "fixed: share of the remote tokens that each query head reads"),
-    NumberRow("captured_mass", kName, {0, 1}, 0.7,
-              "calibrated: share of the estimated softmax that is resident or read"),
+    NumberRow("captured_mass", kName, {0, 1}, 0,
+              "calibrated: share of the estimated softmax that is resident or read, 0: as target_output_error needs"),
     NumberRow("min_block_mass", kName, {0, 1}, 0, "calibrated: a block that holds less of the softmax is not read"),
-    NumberRow("max_budget", kName, {0, 1}, 0.1, "calibrated: share of the remote tokens that a query head may read"),
+    NumberRow("max_budget", kName, {0, 1}, 0.1,
+              "calibrated, predictor: share of the remote tokens that a query head may read"),
     NumberRow("target_output_error", kName, {0}, 0.1,
-              "oracle, calibrated: error of a head's output, of the largest output of its layer"),
+              "oracle, calibrated, predictor: error of a head's output, of the largest output of its layer"),
 };
 
 absl::Status CheckAboveZero(const PolicyParams& params, std::string_view name, std::string_view use) {
@@ -37,7 +41,7 @@ absl::Status CheckAboveZero(const PolicyParams& params, std::string_view name, s
 }
 
 absl::Status Complete(const PolicyContext&, const PolicyRequest& asked, PolicyParams* params) {
-  for (const std::string_view name : {"budget", "captured_mass", "max_budget"}) {
+  for (const std::string_view name : {"budget", "max_budget"}) {
     TRIBUTARY_RETURN_IF_ERROR(CheckAboveZero(*params, name, "a share above 0, up to 1, which reads everything"));
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckAboveZero(*params, "target_output_error", "a number above 0, such as 0.1"));
@@ -56,7 +60,8 @@ bool Uses(const PolicyParams& params, std::string_view parameter) {
   const BudgetMode mode = ReadFluxionParams(params).mode;
   if (parameter == "budget") return mode == BudgetMode::kFixed;
   if (parameter == "target_output_error") return mode != BudgetMode::kFixed;
-  if (parameter == "captured_mass" || parameter == "min_block_mass" || parameter == "max_budget") {
+  if (parameter == "max_budget") return mode == BudgetMode::kCalibrated || mode == BudgetMode::kPredictor;
+  if (parameter == "captured_mass" || parameter == "min_block_mass") {
     return mode == BudgetMode::kCalibrated;
   }
   return true;
@@ -67,8 +72,9 @@ std::unique_ptr<const AttentionPolicy> Make(const PolicyParams& params) {
 }
 
 BudgetMode ModeOf(std::string_view word) {
-  if (word == kModes[1]) return BudgetMode::kFixed;
-  return word == kModes[2] ? BudgetMode::kOracle : BudgetMode::kCalibrated;
+  const auto* const mode = std::find(std::begin(kModes), std::end(kModes), word);
+  TRIBUTARY_CHECK(mode != std::end(kModes));
+  return static_cast<BudgetMode>(mode - std::begin(kModes));
 }
 
 }  // namespace

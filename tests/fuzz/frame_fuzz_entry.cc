@@ -90,14 +90,15 @@ void ReadSections(const SpillView& spill) {
 void ReadSections(const QueryView& query) {
   for (uint32_t i = 0; i < query.body().num_entries; ++i) {
     const QueryEntry entry = query.entry(i);
-    for (const bool has_out : {false, true}) {
+    for (uint32_t bits = 0; bits < 8; ++bits) {
+      const FluxionQueryForm form{entry.num_q_heads, query.body().head_dim, (bits & 1) != 0, (bits & 2) != 0,
+                                  (bits & 4) != 0};
       const std::span<const std::byte> bytes = query.policy(entry);
       FluxionQuerySection section;
-      if (!DecodeFluxionQuerySection(bytes, entry.num_q_heads, query.body().head_dim, has_out, &section)) continue;
-      TRIBUTARY_CHECK_EQ(section.lse_ln.size() + section.out.size(), bytes.size());
+      if (!DecodeFluxionQuerySection(bytes, form, &section)) continue;
       TRIBUTARY_CHECK(bytes.empty() || section.lse_ln.size() == entry.num_q_heads * sizeof(float));
-      TouchBytes(section.lse_ln);
-      TouchBytes(section.out);
+      TRIBUTARY_CHECK_EQ(section.errors.empty(), section.error_number == 0);
+      for (const auto part : {section.lse_ln, section.out, section.budgets, section.errors}) TouchBytes(part);
     }
   }
 }

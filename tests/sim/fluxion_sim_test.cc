@@ -75,6 +75,19 @@ TEST_F(FluxionSimTest, EveryModeDecodesOverEveryCut) {
   }
 }
 
+TEST_F(FluxionSimTest, ASequenceWithoutAPredictorEndsWithWhatToDo) {
+  const SimOptions options = TwoHeadOptions(1);
+  SimRequest request = RandomRequest(options.model, {.num_stripes = 1});
+  request.policy = Fluxion({{"budget_mode", "predictor"}});
+  SimCluster cluster(options);
+  const SequenceId id = cluster.Submit(request);
+  ASSERT_TRUE(cluster.RunUntilEnded());
+  EXPECT_EQ(cluster.result(id).status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(std::string(cluster.result(id).status.message()).find("budget_mode calibrated"), std::string::npos)
+      << cluster.result(id).status;
+  EXPECT_EQ(cluster.Leftovers(), "");
+}
+
 TEST_F(FluxionSimTest, DelaysAndTheRestOfTheBatchChangeNoBit) {
   for (int round = 0; round < kRounds / 2; ++round) {
     SimOptions options = TwoHeadOptions(2);

@@ -25,10 +25,11 @@ struct StoredTensor {
 using StoredTensors = std::map<std::string, StoredTensor>;
 
 // The bytes of a .safetensors file with these tensors, all of one dtype.
-inline std::string SafetensorsBytes(const StoredTensors& tensors, DType dtype) {
+inline std::string SafetensorsBytes(const StoredTensors& tensors, DType dtype,
+                                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
   const char* type_name = dtype == DType::kF32 ? "F32" : dtype == DType::kBf16 ? "BF16" : "F16";
   nlohmann::json header = nlohmann::json::object();
-  header["__metadata__"] = {{"format", "pt"}};
+  header["__metadata__"] = metadata;
   std::string data;
   for (const auto& [name, tensor] : tensors) {
     const size_t begin = data.size();

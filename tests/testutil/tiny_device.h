@@ -55,7 +55,7 @@ class TinyDevice : public Device {
   uint64_t KvBytesPerToken(DType dtype) const override { return 2 * kv_dim() * DTypeBytes(dtype) * model_.num_layers; }
 
   absl::StatusOr<ResidentId> ReserveResident(const ResidentSpec& spec) override {
-    const absl::StatusOr<HostFacetPlan> plan = HostFacetPlan::Make(spec, model_.shape, model_.num_layers);
+    const absl::StatusOr<HostFacetPlan> plan = HostFacetPlan::Make(spec, model_.shape, model_.num_layers, nullptr);
     if (!plan.ok()) return plan.status();
     const uint64_t bytes = spec.capacity_tokens * KvBytesPerToken(spec.kv_dtype);
     if (used_bytes_ + bytes > limits_.resident_pool_bytes) {
@@ -77,10 +77,16 @@ class TinyDevice : public Device {
       resident.parts.emplace_back(part.bytes);
       parts.push_back(resident.parts.back().span());
     }
-    resident.facet = plan->MakeFacet({parts, [this, id](uint32_t layer, SlotRange slots, HeadRange heads,
-                                                        std::span<std::byte> k, std::span<std::byte> v) {
-                                        PackResident(residents_.at(id.value), layer, slots, heads, k, v);
-                                      }});
+    const auto read_kv = [this, id](uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+                                    std::span<std::byte> v) {
+      PackResident(residents_.at(id.value), layer, slots, heads, k, v);
+    };
+    absl::StatusOr<std::unique_ptr<HostFacet>> facet = plan->MakeFacet({parts, read_kv});
+    if (!facet.ok()) {
+      ReleaseResident(id);
+      return facet.status();
+    }
+    resident.facet = *std::move(facet);
     return id;
   }
   PolicyFacet* facet(ResidentId id) override { return residents_.at(id.value).facet.get(); }

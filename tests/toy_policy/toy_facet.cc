@@ -150,9 +150,11 @@ class ToyFacet final : public HostFacet {
 }  // namespace
 
 HostSeat ToyHostSeat() {
-  return {.parts = &ToyFacet::Parts, .make = [](const FacetSpec& spec, const HostFacetMemory& memory) {
-            return std::unique_ptr<HostFacet>(std::make_unique<ToyFacet>(spec, memory));
-          }};
+  return {
+      .parts = &ToyFacet::Parts,
+      .make = [](const FacetSpec& spec, const HostFacetMemory& memory) -> absl::StatusOr<std::unique_ptr<HostFacet>> {
+        return std::make_unique<ToyFacet>(spec, memory);
+      }};
 }
 
 }  // namespace tributary::toy

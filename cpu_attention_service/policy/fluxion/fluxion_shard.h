@@ -4,10 +4,13 @@
 //   a query                reads what each head's budget takes
 //   ... of a head that was never calibrated, of an appended prompt, or of several tokens: reads everything; the first
 //                          two calibrate
-//   a measured query       calibrates anew, and its true error moves the budgets
+//   a measured query       calibrates anew
+//   an error of the merged output, which comes with a later query: moves the budgets. A worker that sends no sections
+//                          never says; then what a measured query shows of this shard alone does
 //   now and then           the block sizes are compared, by KV head, and the cheapest serves until the next time
 //
-// Modes `fixed` and `oracle` have no state.
+// Mode `predictor` reads what the query says that each head needs, and everything where it does not; `fixed` and
+// `oracle` have no state.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +26,7 @@
 #include "policy/fluxion/fluxion.h"
 #include "policy/fluxion/fluxion_params.h"
 #include "policy/fluxion/head_budget.h"
+#include "policy/fluxion/query_section.h"
 
 namespace tributary {
 
@@ -51,6 +55,7 @@ class FluxionShard final : public ShardPolicy {
     std::vector<HeadBudget> budgets;  // [query head held]
     std::vector<uint8_t> size_idx;    // [KV head held]: of policy_.block_sizes()
     uint64_t num_queries = 0;
+    uint32_t error_number = 0;  // of the last measurement that moved the budgets
   };
   // One KV head of the query in work.
   struct Head {
@@ -66,7 +71,9 @@ class FluxionShard final : public ShardPolicy {
   const Layer& LayerOf(uint32_t layer) const { return layers_[layer - shard_->spec().layer_begin]; }
   Layer& LayerOf(uint32_t layer) { return layers_[layer - shard_->spec().layer_begin]; }
   bool IsCalibrated(const Layer& state, uint32_t kv_head) const;
+  FluxionQueryForm FormOf(const ReadRequest& request) const;
   void ReadSection(const ReadRequest& request);
+  void TakeErrors(uint32_t layer, const FluxionQuerySection& section);
   void CopyQ(const ReadRequest& request, uint32_t kv_head);
   // Scores the blocks of one size, by its index among those that there are.
   void Score(const ReadRequest& request, uint32_t kv_head, uint32_t size_idx);
@@ -74,8 +81,11 @@ class FluxionShard final : public ShardPolicy {
   // Each leaves every row's blocks in the head's choice.
   void ChooseCalibrated(const ReadRequest& request, uint32_t kv_head, uint32_t size_idx);
   void ChooseSizeAndBlocks(const ReadRequest& request, uint32_t kv_head);
+  void ChoosePredicted(const ReadRequest& request, uint32_t kv_head);
   void ChooseOracle(const ReadRequest& request, uint32_t kv_head);
   void ChooseFixed(const ReadRequest& request, uint32_t kv_head);
+  SizeCost CostOf(uint32_t size_idx) const;  // without what is read
+  void MeasureContrasts(uint32_t layer, const ReadPlan& plan);
   void Calibrate(uint32_t layer, uint32_t kv_head, std::span<const float> lse_dense_ln);
   uint32_t first_q_head(uint32_t kv_head) const { return kv_head * shard_->spec().model.group_size(); }
 
@@ -87,8 +97,9 @@ class FluxionShard final : public ShardPolicy {
   std::vector<Head> heads_;                       // [KV head held]
   std::optional<OracleChoice> oracle_;
   // Of the query in work; empty: it did not say.
-  std::vector<float> resident_lse_ln_;  // [query head held]
-  std::vector<float> resident_out_;     // [query head held][head_dim]
+  std::vector<float> resident_lse_ln_;    // [query head held]
+  std::vector<float> resident_out_;       // [query head held][head_dim]
+  std::vector<PredictedBudget> budgets_;  // [query head held]
   // Of a measured query, by query head held.
   struct Outputs {
     void Assign(ConstAttentionPartialView view) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "base/check.h"
@@ -41,6 +42,23 @@ void HeadChoice::Score(const BlockQuery& query) {
   num_ragged_ = blocks_.size() == 1 ? uint32_t{ragged_begin || ragged_end} : uint32_t{ragged_begin} + ragged_end;
   ScoreBlocks(*kernel_, *query.summaries, query.stream, local_, query.q.data(), group_size_, query.softmax_scale,
               scores_, stride_);
+  if (query.spread < 1) Narrow(query);
+}
+
+// With centre and extent of the box, u(q) = q.centre + |q|.extent and u(-q) = -q.centre + |q|.extent.
+void HeadChoice::Narrow(const BlockQuery& query) {
+  low_scores_.resize(scores_.size());
+  minus_q_.resize(query.q.size());
+  std::transform(query.q.begin(), query.q.end(), minus_q_.begin(), std::negate<>());
+  ScoreBlocks(*kernel_, *query.summaries, query.stream, local_, minus_q_.data(), group_size_, query.softmax_scale,
+              low_scores_, stride_);
+  const float of_high = (1 + query.spread) / 2, of_low = (1 - query.spread) / 2;
+  for (uint32_t row = 0; row < group_size_; ++row) {
+    for (size_t i = size_t{row} * stride_; i < size_t{row} * stride_ + num_blocks(); ++i) {
+      // A block that is not whole stays +inf.
+      if (scores_[i] != kInfinity) scores_[i] = of_high * scores_[i] - of_low * low_scores_[i];
+    }
+  }
 }
 
 BlockBounds HeadChoice::Bounds(uint32_t row) {

@@ -19,6 +19,9 @@ struct BlockQuery {
   TokenRange local;
   std::span<const float> q;  // [group_size][head_dim]
   float softmax_scale = 0;
+  // A block's score is q.centre + spread q.extent of the box that its minima and maxima span, [0, 1]. 1: the bound on
+  // q.k, as Quest has it. Less says better how much a block holds, since no key lies in the corner.
+  float spread = 1;
 };
 
 // Its memory is one block size's after the other. Thread-compatible.
@@ -27,7 +30,8 @@ class HeadChoice {
   // `max_blocks`: that a shard may have, of the smallest size.
   HeadChoice(const BlockSelectionKernel* kernel, uint32_t group_size, uint32_t max_blocks);
 
-  // Scores the visible blocks for all rows, and forgets what was chosen. All tokens of `local` have been summarised.
+  // Scores the visible blocks for all rows, and forgets what was chosen. With a spread below 1 it reads the summaries
+  // twice, for q and for -q. All tokens of `local` have been summarised.
   void Score(const BlockQuery& query);
 
   uint32_t num_blocks() const { return blocks_.size(); }
@@ -52,6 +56,8 @@ class HeadChoice {
   uint64_t UnionTokens();
 
  private:
+  // scores_ of the bounds become those of the spread.
+  void Narrow(const BlockQuery& query);
   uint32_t* Ids(uint32_t row) { return ids_.data() + size_t{row} * (stride_ + kSelectSlack); }
   const uint32_t* Ids(uint32_t row) const { return ids_.data() + size_t{row} * (stride_ + kSelectSlack); }
   void SetPieces();
@@ -64,6 +70,8 @@ class HeadChoice {
   BlockRange blocks_;
   uint32_t num_ragged_ = 0;
   std::vector<float> scores_;      // [row][stride]
+  std::vector<float> low_scores_;  // likewise, of -q
+  std::vector<float> minus_q_;     // [row][head_dim]
   std::vector<float> weights_;     // [block] of the last Bounds(): exp(score - largest); +inf: not whole
   AlignedBuffer<uint32_t> fixed_;  // scratch of SelectTopPFn
   std::vector<uint32_t> ids_;      // [row][stride + kSelectSlack]

@@ -35,6 +35,7 @@ class HostWeights {
   // What the copies take.
   static uint64_t Bytes(const ModelWeights& source);
 
+  const ModelWeights& source() const { return *source_; }
   const ModelConfig& config() const { return source_->config; }
   size_t q_dim() const { return size_t{config().attention.num_q_heads} * config().attention.head_dim; }
   size_t kv_dim() const { return size_t{config().attention.num_kv_heads} * config().attention.head_dim; }

@@ -2,17 +2,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/status.h"
 
 namespace tributary {
 
-ResidentCache::ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes)
-    : shape_(shape), num_layers_(num_layers), regions_(shape, num_layers, pool_bytes), pool_(pool_bytes) {}
+ResidentCache::ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes, FacetModel model)
+    : shape_(shape),
+      num_layers_(num_layers),
+      model_(std::move(model)),
+      regions_(shape, num_layers, pool_bytes),
+      pool_(pool_bytes) {}
 
 absl::StatusOr<ResidentId> ResidentCache::Reserve(const ResidentSpec& spec) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const HostFacetPlan plan, HostFacetPlan::Make(spec, shape_, num_layers_));
+  TRIBUTARY_ASSIGN_OR_RETURN(const HostFacetPlan plan, HostFacetPlan::Make(spec, shape_, num_layers_, &model_));
   TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, regions_.Reserve(spec.capacity_tokens, spec.kv_dtype, plan.parts()));
   std::vector<std::span<std::byte>> parts;
   for (const ResidentRegions::Part& part : regions_.parts(id))
@@ -23,7 +28,12 @@ absl::StatusOr<ResidentId> ResidentCache::Reserve(const ResidentSpec& spec) {
     Read(id, layer, Kind::kValue, slots, heads, v);
   };
   if (facets_.size() <= id.value) facets_.resize(id.value + 1);
-  facets_[id.value] = plan.MakeFacet({parts, read_kv});
+  absl::StatusOr<std::unique_ptr<HostFacet>> facet = plan.MakeFacet({parts, read_kv});
+  if (!facet.ok()) {
+    regions_.Release(id);
+    return facet.status();
+  }
+  facets_[id.value] = *std::move(facet);
   return id;
 }
 

@@ -18,7 +18,7 @@ namespace tributary {
 class ResidentCache {
  public:
   // Throws std::bad_alloc.
-  ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes);
+  ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes, FacetModel model = {});
 
   // Errors as Device::ReserveResident.
   absl::StatusOr<ResidentId> Reserve(const ResidentSpec& spec);
@@ -50,6 +50,7 @@ class ResidentCache {
 
   const AttentionShape shape_;
   const uint32_t num_layers_;
+  const FacetModel model_;
   ResidentRegions regions_;
   AlignedBuffer<std::byte> pool_;
   std::vector<std::unique_ptr<HostFacet>> facets_;  // by id

@@ -69,7 +69,10 @@ class CudaSeat {
   enum class QueryReady : uint8_t { kWithQ, kAfterQuery, kAfterAttention };
 
   virtual ~CudaSeat() = default;
+  // Why a sequence with these parameters cannot be served on this device; asked before its memory is reserved.
+  virtual absl::Status Check(const FacetSpec& spec) const { return absl::OkStatus(); }
   virtual std::vector<PolicyBytes> Parts(const FacetSpec& spec) const = 0;
+  // Null: the sequence has none.
   virtual std::unique_ptr<CudaFacet> MakeFacet(const FacetSpec& spec, const CudaFacetMemory& memory) = 0;
 
   // Nodes of one layer: behind QKV, when q is there and K and V are in the resident memory; and behind the resident

@@ -14,12 +14,15 @@ absl::StatusOr<std::unique_ptr<CudaResident>> CudaResident::Make(CudaContext* co
 
 absl::StatusOr<ResidentId> CudaResident::Reserve(const ResidentSpec& spec) {
   const ModelConfig& config = context_->config;
-  const FacetSpec facet_spec = MakeFacetSpec(spec, config.attention, config.num_layers);
+  const FacetSpec facet_spec = MakeFacetSpec(spec, config.attention, config.num_layers, nullptr);
   uint32_t kind = 0;
   std::vector<PolicyBytes> parts;
   if (spec.policy != nullptr) {
     TRIBUTARY_ASSIGN_OR_RETURN(kind, seats_->KindOf(spec.policy->name()));
-    if (kind != 0) parts = seats_->seat(kind).Parts(facet_spec);
+    if (kind != 0) {
+      TRIBUTARY_RETURN_IF_ERROR(seats_->seat(kind).Check(facet_spec));
+      parts = seats_->seat(kind).Parts(facet_spec);
+    }
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, regions_.Reserve(spec.capacity_tokens, spec.kv_dtype, parts));
   if (facets_.size() <= id.value) facets_.resize(id.value + 1);

@@ -16,7 +16,7 @@ SeatTable<HostSeat>& HostSeats() {
 }
 
 absl::StatusOr<HostFacetPlan> HostFacetPlan::Make(const ResidentSpec& spec, const AttentionShape& shape,
-                                                  uint32_t num_layers) {
+                                                  uint32_t num_layers, const FacetModel* model) {
   HostFacetPlan plan;
   if (spec.policy == nullptr) return plan;
   const std::string name(spec.policy->name());
@@ -26,13 +26,14 @@ absl::StatusOr<HostFacetPlan> HostFacetPlan::Make(const ResidentSpec& spec, cons
         fmt::format("the host device has no seat for the policy '{}': ask for another policy", name));
   }
   plan.seat_ = *seat;
-  plan.spec_ = MakeFacetSpec(spec, shape, num_layers);
+  plan.spec_ = MakeFacetSpec(spec, shape, num_layers, model);
   if (seat->parts != nullptr) plan.parts_ = seat->parts(plan.spec_);
   return plan;
 }
 
-std::unique_ptr<HostFacet> HostFacetPlan::MakeFacet(const HostFacetMemory& memory) const {
-  return seat_.make == nullptr ? nullptr : seat_.make(spec_, memory);
+absl::StatusOr<std::unique_ptr<HostFacet>> HostFacetPlan::MakeFacet(const HostFacetMemory& memory) const {
+  if (seat_.make == nullptr) return nullptr;
+  return seat_.make(spec_, memory);
 }
 
 }  // namespace tributary

@@ -86,10 +86,11 @@ struct HostFacetMemory {
       read_kv;
 };
 
-// A policy's row in the table; both null for a policy that keeps nothing on a device.
+// A policy's row in the table; both null for a policy that keeps nothing on a device. `make` may say why it cannot, and
+// may make no facet.
 struct HostSeat {
   std::vector<PolicyBytes> (*parts)(const FacetSpec& spec) = nullptr;
-  std::unique_ptr<HostFacet> (*make)(const FacetSpec& spec, const HostFacetMemory& memory) = nullptr;
+  absl::StatusOr<std::unique_ptr<HostFacet>> (*make)(const FacetSpec& spec, const HostFacetMemory& memory) = nullptr;
 };
 
 // Each policy defines NameHostSeat() in its folder.
@@ -103,11 +104,13 @@ SeatTable<HostSeat>& HostSeats();
 class HostFacetPlan {
  public:
   // UNIMPLEMENTED, naming the policy, if it has no seat here.
-  static absl::StatusOr<HostFacetPlan> Make(const ResidentSpec& spec, const AttentionShape& shape, uint32_t num_layers);
+  // `model` outlives the plan.
+  static absl::StatusOr<HostFacetPlan> Make(const ResidentSpec& spec, const AttentionShape& shape, uint32_t num_layers,
+                                            const FacetModel* model);
 
   std::span<const PolicyBytes> parts() const { return parts_; }
   // Null without a policy, or for one that keeps nothing on a device.
-  std::unique_ptr<HostFacet> MakeFacet(const HostFacetMemory& memory) const;
+  absl::StatusOr<std::unique_ptr<HostFacet>> MakeFacet(const HostFacetMemory& memory) const;
 
  private:
   FacetSpec spec_;

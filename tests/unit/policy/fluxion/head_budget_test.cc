@@ -108,6 +108,38 @@ TEST(HeadBudgetTest, CalibratesEachSizeByWhatWasScored) {
   EXPECT_NEAR(budget.RuleOf(Params(0.5, 0, 1), 0, {2, 10}, 1).captured_share, 0, 1e-6);
 }
 
+TEST(HeadBudgetTest, WhatMayBeDroppedFollowsFromErrorAndContrast) {
+  HeadBudget budget = CalibratedTo(0);
+  const FluxionParams params = Params(0, 0, 1);
+  const auto share = [&] { return budget.RuleOf(params, 0, {0, 1000}, kNothing).captured_share; };
+  EXPECT_NEAR(share(), 1 - 0.1 / 0.6, 1e-6) << "what is assumed";
+  for (const double unknown : {double{kNan}, static_cast<double>(INFINITY)}) budget.OnContrast(unknown);
+  EXPECT_NEAR(share(), 1 - 0.1 / 0.6, 1e-6);
+  budget.OnContrast(0.4);
+  EXPECT_NEAR(share(), 1 - 0.1 / 0.4, 1e-6);
+  budget.OnContrast(0.8);
+  EXPECT_NEAR(budget.contrast(), 0.5, 1e-6) << "a quarter of the difference";
+  budget.OnSample(1, 0.1);
+  EXPECT_NEAR(share(), 1 - 0.1 / 0.5 / 1.5, 1e-6);
+  HeadBudget quiet = CalibratedTo(0);
+  quiet.OnContrast(0);
+  EXPECT_LE(quiet.RuleOf(params, 0, {0, 1000}, kNothing).captured_share, 0) << "nothing that it drops shows";
+  EXPECT_EQ(quiet.RuleOf(Params(0.7, 0, 1), 0, {0, 1000}, kNothing).captured_share, 0.7) << "as asked";
+}
+
+TEST(HeadBudgetTest, PredictedSharesAreRaisedAndBounded) {
+  HeadBudget budget;
+  const FluxionParams params = Params(0, 0, 0.5);
+  EXPECT_EQ(budget.ShareOf(params, {}, 3), 0);
+  EXPECT_DOUBLE_EQ(budget.ShareOf(params, {0.125f, 0.0625f}, 2), 0.25);
+  EXPECT_EQ(budget.ShareOf(params, {0.875f, 0}, 0), 0.5);
+  EXPECT_EQ(budget.ShareOf(params, {kNan, 0}, 0), 0.5) << "what is no number is all, and so the most";
+  budget.OnSample(1, 0.1);
+  EXPECT_DOUBLE_EQ(budget.ShareOf(params, {0.125f, 0.0625f}, 2), 0.375);
+  EXPECT_DOUBLE_EQ(budget.ShareOf(params, {}, 0), 0.5 / 64) << "it was said to need nothing, and missed";
+  EXPECT_EQ(budget.ShareOf(params, {0.875f, 0}, 0), 0.75);
+}
+
 TEST(HeadBudgetTest, AMissRaisesAndCleanSamplesLowerSlowly) {
   HeadBudget budget = CalibratedTo(0);
   const FluxionParams params = Params(0.7, 0.03, 0.1);

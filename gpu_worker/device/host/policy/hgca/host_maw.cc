@@ -72,9 +72,11 @@ class HostMaw final : public HostFacet, public MawReader {
 }  // namespace
 
 HostSeat HgcaHostSeat() {
-  return {.parts = &MawParts, .make = [](const FacetSpec& spec, const HostFacetMemory& memory) {
-            return std::unique_ptr<HostFacet>(std::make_unique<HostMaw>(spec, memory));
-          }};
+  return {
+      .parts = &MawParts,
+      .make = [](const FacetSpec& spec, const HostFacetMemory& memory) -> absl::StatusOr<std::unique_ptr<HostFacet>> {
+        return std::make_unique<HostMaw>(spec, memory);
+      }};
 }
 
 }  // namespace tributary

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "policy/fluxion/query_section.h"
 #include "tests/unit/cpu_attention_service/policy/fluxion/fluxion_fixture.h"
@@ -119,7 +120,7 @@ TEST_F(FluxionShardTest, TheUnionOfAGroupIsReadOnceAndEachHeadSeesItsOwn) {
   }
 }
 
-TEST_F(FluxionShardTest, AMeasuredMissRaisesTheBudgetAndReportsTheKeptMass) {
+TEST_F(FluxionShardTest, WithoutSectionsAMeasuredMissOfTheShardRaisesTheBudget) {
   Open({{"captured_mass", 0.3},
         {"min_block_mass", 0},
         {"max_budget", 0.05},
@@ -128,10 +129,8 @@ TEST_F(FluxionShardTest, AMeasuredMissRaisesTheBudgetAndReportsTheKeptMass) {
        2000);
   StoreAll();
   const TokenRange local{0, 1984};
-  SetSection(-20, false);  // the window holds nothing
   Ask(Request(local));
   const uint64_t before = (Ask(Request(local)), Attended());
-  SetSection(-20, true);
   Ask(Request(local, kQueryMeasure));
   EXPECT_EQ(Attended(), before) << "a measured query is answered as if it were not measured";
   EXPECT_EQ(kept_mass_.size(), kShape.num_q_heads);
@@ -139,9 +138,116 @@ TEST_F(FluxionShardTest, AMeasuredMissRaisesTheBudgetAndReportsTheKeptMass) {
     EXPECT_GT(policy_->budget(kLayer, h).raise(), 1);
     EXPECT_NEAR(kept_mass_[h], std::exp(lse_ln_[h] - sample_lse_ln_[h]), 1e-5);
   }
-  SetSection(-20, false);
   Ask(Request(local));
   EXPECT_GT(Attended(), before);
+}
+
+TEST_F(FluxionShardTest, TheErrorOfTheMergedOutputMovesTheBudgetsOnce) {
+  Open({{"captured_mass", 0.3}, {"max_budget", 0.05}, {"target_output_error", 0.01}}, 2000);
+  StoreAll();
+  const TokenRange local{0, 1984};
+  const auto raise = [&] { return policy_->budget(kLayer, 4).raise(); };
+  SetSection({.lse_ln = -20});
+  Ask(Request(local));
+  SetSection({.lse_ln = -20, .has_out = true});
+  Ask(Request(local, kQueryMeasure));
+  EXPECT_EQ(raise(), 1) << "what this shard alone would be wrong by says nothing of the merge";
+  SetSection({.lse_ln = -20, .error_number = 3, .error = 0.02f});
+  Ask(Request(local));
+  EXPECT_EQ(raise(), 1.5f);
+  Ask(Request(local));
+  EXPECT_EQ(raise(), 1.5f) << "the same measurement again";
+  SetSection({.lse_ln = -20, .error_number = 2, .error = 0.02f});
+  Ask(Request(local));
+  EXPECT_EQ(raise(), 1.5f) << "an older one";
+  SetSection({.lse_ln = -20, .error_number = 4, .error = 0.005f});
+  Ask(Request(local));
+  EXPECT_NEAR(raise(), 1.5f * 0.98f, 1e-6);
+  SetSection({.lse_ln = -20, .error_number = 5, .error = NAN});
+  Ask(Request(local));
+  EXPECT_NEAR(raise(), 1.5f * 0.98f * 1.5f, 1e-6) << "NaN is a miss";
+}
+
+TEST_F(FluxionShardTest, MeasuredQueriesShowTheContrast) {
+  Open({{"select_block_tokens", 16}}, 2000);
+  StoreAll();
+  const TokenRange local{0, 1984};
+  SetSection({.lse_ln = -20});
+  Ask(Request(local));
+  SetSection({.lse_ln = -20, .has_out = true});
+  const float assumed = policy_->budget(kLayer, 0).contrast();
+  Ask(Request(local, kQueryMeasure));
+  // The window's output is 0 and weighs nothing: the contrast is |o_full| over the largest of them.
+  double largest = 0;
+  std::vector<double> norms(kShape.num_q_heads);
+  std::vector<uint64_t> all(local.end);
+  std::iota(all.begin(), all.end(), uint64_t{0});
+  for (uint32_t h = 0; h < kShape.num_q_heads; ++h) {
+    const ReferencePartial exact = Exact(h, all);
+    for (uint32_t d = 0; d < kShape.head_dim; ++d) norms[h] += double{exact.out[d]} * double{exact.out[d]};
+    norms[h] = std::sqrt(norms[h]);
+    largest = std::max(largest, norms[h]);
+  }
+  for (uint32_t h = 0; h < kShape.num_q_heads; ++h) {
+    EXPECT_NEAR(policy_->budget(kLayer, h).contrast(), norms[h] / largest, 1e-3);
+  }
+  EXPECT_NE(policy_->budget(kLayer, 0).contrast(), assumed);
+}
+
+TEST_F(FluxionShardTest, PredictorReadsWhatTheQuerySaysOfEachHead) {
+  for (const uint32_t block_tokens : {16u, 32u, 128u}) {
+    Open({{"budget_mode", "predictor"}, {"max_budget", 1}, {"select_block_tokens", block_tokens}}, 3000);
+    StoreAll();
+    const TokenRange local{0, 2944};
+    const std::vector<PredictedBudget> budgets = {{0.1f, 0.02f}, {}, {0.5f, 0}, {}, {}, {}};
+    SetSection({.budgets = budgets});
+    Ask(Request(local));
+    const auto size_idx = static_cast<uint32_t>(std::countr_zero(block_tokens / 16));
+    for (uint32_t row = 0; row < kGroup; ++row) {
+      const double share = ShareOf(budgets[row], size_idx);
+      const uint32_t blocks = share == 0 ? 0 : BudgetBlocks(share, 2944 / block_tokens);
+      EXPECT_EQ(Seen(0, row).size(), blocks * block_tokens) << "row " << row << ", blocks of " << block_tokens;
+    }
+    EXPECT_TRUE(plan_.answer[1].IsEmpty()) << "streaming heads read nothing";
+  }
+}
+
+TEST_F(FluxionShardTest, PredictorWithoutBudgetsReadsEverythingAndNanIsAll) {
+  Open({{"budget_mode", "predictor"}, {"max_budget", 1}}, 2000);
+  StoreAll();
+  const TokenRange local{0, 1984};
+  Ask(Request(local));
+  EXPECT_TRUE(IsDense(local));
+  SetSection({.budgets = std::vector<PredictedBudget>(kShape.num_q_heads, {NAN, NAN})});
+  Ask(Request(local));
+  EXPECT_TRUE(IsDense(local));
+}
+
+TEST_F(FluxionShardTest, PredictorTakesTheSizeWithTheFewestBytesAndKeepsToMaxBudget) {
+  Open({{"budget_mode", "predictor"}, {"max_budget", 0.05}}, 8000);
+  StoreAll();
+  const TokenRange local{0, 7936};
+  SetSection({.budgets = {{0.01f, 1}, {}, {}, {0.01f, 0}, {}, {}}});
+  Ask(Request(local));
+  EXPECT_EQ(policy_->block_tokens(kLayer, 0), 16u) << "what it needs grows with the size";
+  EXPECT_EQ(policy_->block_tokens(kLayer, 1), 128u) << "it does not";
+  SetSection({.budgets = std::vector<PredictedBudget>(kShape.num_q_heads, {0.9f, 0})});
+  Ask(Request(local));
+  EXPECT_LE(Seen(0, 0).size(), BudgetBlocks(0.05, 7936 / 16) * 16 + 128);
+}
+
+TEST_F(FluxionShardTest, AMissedStreamingHeadReadsALittle) {
+  Open({{"budget_mode", "predictor"}, {"target_output_error", 0.1}}, 8000);
+  StoreAll();
+  const TokenRange local{0, 7936};
+  const std::vector<PredictedBudget> none(kShape.num_q_heads);
+  SetSection({.budgets = none});
+  Ask(Request(local));
+  EXPECT_EQ(Attended(), 0u);
+  SetSection({.budgets = none, .error_number = 1, .error = 0.5f});
+  Ask(Request(local));
+  EXPECT_GT(Attended(), 0u);
+  EXPECT_LT(Attended(), local.size() / 10);
 }
 
 TEST_F(FluxionShardTest, AHeadThatKeptTooLittleReadsEverythingUntilItKeepsEnough) {
@@ -243,9 +349,12 @@ TEST_F(FluxionShardTest, SectionsOfOtherSizesAreRefused) {
     const bool has_section = std::strcmp(mode, "fixed") != 0, is_oracle = std::strcmp(mode, "oracle") == 0;
     for (const uint32_t flags : {0u, kQueryMeasure, kQueryAppend}) {
       const bool has_out = is_oracle || flags == kQueryMeasure;
-      const size_t expected = FluxionQuerySectionBytes(kShape.num_q_heads, kShape.head_dim, has_out);
+      SetSection({.has_out = has_out});
+      const std::vector<std::byte> whole = section_;
+      const size_t expected = whole.size();
       for (size_t bytes = 0; bytes <= expected + 8; ++bytes) {
-        section_.assign(bytes, std::byte{0});
+        section_ = whole;
+        section_.resize(bytes);
         const bool fits = bytes == 0 || (has_section && flags != kQueryAppend && bytes == expected);
         EXPECT_EQ(policy_->CheckQuery(Request({0, 100}, flags)) == FrameError::kOk, fits) << mode << " " << bytes;
       }

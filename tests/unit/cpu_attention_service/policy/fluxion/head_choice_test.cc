@@ -68,6 +68,42 @@ TEST_F(HeadChoiceTest, TheBestOfThemAndAlwaysTheRaggedOnes) {
   }
 }
 
+TEST_F(HeadChoiceTest, ANarrowerScoreIsOfCentreAndExtent) {
+  for (const uint32_t block_tokens : {16u, 128u}) {
+    const TokenRange local{37, 1990};
+    const HeadChoice bounds = Scored(block_tokens, local);
+    for (const float spread : {0.0f, 0.2f, 0.7f}) {
+      HeadChoice choice(&block_selection::Best(), kGroup, kTokens / 16 + 2);
+      BlockQuery query = Query(block_tokens, local);
+      query.spread = spread;
+      choice.Score(query);
+      ASSERT_EQ(choice.num_blocks(), bounds.num_blocks());
+      for (uint32_t row = 0; row < kGroup; ++row) {
+        for (uint32_t b = 0; b < choice.num_blocks(); ++b) {
+          const uint64_t first = (local.begin / block_tokens + b) * block_tokens;
+          if (first < local.begin || first + block_tokens > local.end) {
+            EXPECT_EQ(choice.scores(row)[b], INFINITY) << "not whole";
+            continue;
+          }
+          double score = 0, error = 0;
+          for (uint32_t d = 0; d < kShape.head_dim; ++d) {
+            double low = INFINITY, high = -INFINITY;
+            for (uint64_t token = first; token < first + block_tokens; ++token) {
+              low = std::min(low, double{KeyAt(token, 1)[d]});
+              high = std::max(high, double{KeyAt(token, 1)[d]});
+            }
+            const double q{q_[(kGroup + row) * kShape.head_dim + d]};
+            score += q * (low + high) / 2 + double{spread} * std::abs(q) * (high - low) / 2;
+            error += std::abs(q);
+          }
+          // An int8 code is off by at most the block's step, which is below 6 / 127 here.
+          EXPECT_NEAR(choice.scores(row)[b], double{kScale} * score, double{kScale} * error * 6 / 127 + 0.02);
+        }
+      }
+    }
+  }
+}
+
 TEST_F(HeadChoiceTest, TheRuleInF64) {
   for (int round = 0; round < 100; ++round) {
     HeadChoice choice = Scored(16u << (random_() % 4), RandomRange());

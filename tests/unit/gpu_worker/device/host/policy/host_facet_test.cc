@@ -123,12 +123,13 @@ const PolicyRules& RulesOf(const char* name) {
 
 template <bool kFollows>
 HostSeat WatcherSeat() {
-  return {.parts = [](const FacetSpec& spec) -> std::vector<PolicyBytes> {
-            return {{"notes", spec.capacity_tokens * 10}, {"more", 7}};
-          },
-          .make = [](const FacetSpec& spec, const HostFacetMemory& memory) -> std::unique_ptr<HostFacet> {
-            return std::make_unique<Watcher>(spec, memory, kFollows);
-          }};
+  return {
+      .parts = [](const FacetSpec& spec) -> std::vector<PolicyBytes> {
+        return {{"notes", spec.capacity_tokens * 10}, {"more", 7}};
+      },
+      .make = [](const FacetSpec& spec, const HostFacetMemory& memory) -> absl::StatusOr<std::unique_ptr<HostFacet>> {
+        return std::make_unique<Watcher>(spec, memory, kFollows);
+      }};
 }
 
 PolicyParams PolicyNamed(const char* name) {

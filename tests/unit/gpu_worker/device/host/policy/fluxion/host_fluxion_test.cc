@@ -14,7 +14,7 @@ constexpr AttentionShape kShape{6, 2, 8};
 std::unique_ptr<HostFacet> Facet(const char* mode) {
   const PolicyParams params = *ResolvePolicy({.name = "fluxion", .parameters = {{"budget_mode", mode}}}, {});
   const HostSeat seat = FluxionHostSeat();
-  return seat.make({.shape = kShape, .num_layers = 1, .policy = &params}, {});
+  return *seat.make({.shape = kShape, .num_layers = 1, .policy = &params}, {});
 }
 
 FacetQuery QueryOf(uint32_t row, bool is_measured, HeadRange heads, uint32_t num_rows = 1) {
@@ -43,7 +43,8 @@ TEST(HostFluxionTest, SaysWhatTheResidentAttentionGave) {
       facet->WriteQuerySection(query, section);
       FluxionQuerySection decoded;
       const uint32_t num_heads = 3 * (heads.end - heads.begin);
-      ASSERT_TRUE(DecodeFluxionQuerySection(section, num_heads, 8, is_measured, &decoded));
+      ASSERT_TRUE(DecodeFluxionQuerySection(
+          section, FluxionQueryFormOf(BudgetMode::kCalibrated, num_heads, 8, is_measured, false), &decoded));
       std::vector<float> values(num_heads);
       std::memcpy(values.data(), decoded.lse_ln.data(), decoded.lse_ln.size());
       EXPECT_EQ(values[0], -(3000.0f + 100.0f * static_cast<float>(heads.begin)));
@@ -63,7 +64,38 @@ TEST(HostFluxionTest, AppendedPromptsAndSeveralTokensHaveNoSection) {
   append.is_append = true;
   EXPECT_EQ(facet->QuerySectionBytes(append), 0u);
   EXPECT_EQ(facet->QuerySectionBytes(QueryOf(0, false, {0, 2}, 2)), 0u);
-  EXPECT_EQ(facet->QuerySectionBytes(QueryOf(0, false, {0, 2})), FluxionQuerySectionBytes(6, 8, true));
+  EXPECT_EQ(facet->QuerySectionBytes(QueryOf(0, false, {0, 2})),
+            FluxionQuerySectionBytes({.num_q_heads = 6, .head_dim = 8, .has_out = true}));
+}
+
+TEST(HostFluxionTest, SendsTheMergedErrorsOfTheLastMeasurementWithItsNumber) {
+  const auto facet = Facet("calibrated");
+  const DecodeRow decode;
+  std::vector<float> q(48);
+  facet->OnQuery({decode, 0, 0, q});
+  const FacetQuery query = QueryOf(0, false, {1, 2});
+  const size_t without = facet->QuerySectionBytes(query);
+  for (uint32_t number = 1; number <= 2; ++number) {
+    const std::vector<float> errors = {0, 1, 2, 3, 4, static_cast<float>(number)};
+    facet->OnMeasured(0, errors);
+    std::vector<std::byte> section(facet->QuerySectionBytes(query));
+    EXPECT_GT(section.size(), without);
+    facet->WriteQuerySection(query, section);
+    FluxionQuerySection decoded;
+    ASSERT_TRUE(DecodeFluxionQuerySection(section, {.num_q_heads = 3, .head_dim = 8, .has_errors = true}, &decoded));
+    EXPECT_EQ(decoded.error_number, number);
+    float last = 0;
+    std::memcpy(&last, decoded.errors.data() + 8, sizeof(last));
+    EXPECT_EQ(last, static_cast<float>(number));
+  }
+}
+
+TEST(HostFluxionTest, PredictorWithoutAModelFolderSaysWhatToDo) {
+  const PolicyParams params = *ResolvePolicy({.name = "fluxion", .parameters = {{"budget_mode", "predictor"}}}, {});
+  const FacetSpec spec{.shape = kShape, .num_layers = 1, .policy = &params};
+  const auto made = FluxionHostSeat().make(spec, {});
+  EXPECT_EQ(made.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(std::string(made.status().message()).find("use budget_mode calibrated"), std::string::npos);
 }
 
 }  // namespace
