@@ -90,9 +90,9 @@ def planned_runs(arguments, folder):
         if (model.folder / "tokenizer.json").exists() and TOKENIZER_PYTHON.exists():
             base += ["--python", TOKENIZER_PYTHON]
         texts = [*quality_compare.write_stretches(model, TEXT, folder), *arguments.texts]
-        for part, flags in quality_compare.runs(name, texts, arguments.quick).items():
+        for (part, policy), flags in quality_compare.runs(name, texts, arguments.quick).items():
             if part in arguments.parts:
-                planned[f"{name}-{part}"] = [*base, *flags]
+                planned[f"{name}-{part}-{policy}"] = [*base, *flags]
         if name == "probe" and "hgca" in arguments.parts:
             for run, flags in quality_hgca.runs(arguments.quick).items():
                 planned[run] = [*base, "--text-file", TEXT, *flags]
@@ -193,6 +193,19 @@ def choose_models(asked):
     return models
 
 
+def merge_policies(folder):
+    """{"MODEL-PART": its results} of what is complete, written into files of these names for the figures."""
+    policies = [experiment["policy"] for experiment in quality_compare.experiments()]
+    results = {}
+    for name in (f"{model}-{part}" for model in quality_compare.MODELS for part in quality_compare.PARTS):
+        of_policies = [data for policy in policies
+                       if (data := load_if_complete(folder, f"{name}-{policy}")) is not None]
+        if of_policies:
+            results[name] = quality_compare.merged(of_policies)
+            (folder / f"{name}.json").write_text(json.dumps(results[name]))
+    return results
+
+
 def run(arguments):
     folder = RESULTS.with_name("quality-quick") if arguments.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,9 +216,9 @@ def run(arguments):
         if not planned:
             raise QualityError("there is nothing to run: hgca is a part of the probe model")
         measure_all(planned, folder, arguments.jobs, arguments.fresh)
-    names = [f"{name}-{part}" for name in quality_compare.MODELS for part in quality_compare.PARTS]
-    names += quality_hgca.runs(quick=False)
-    results = {name: data for name in names if (data := load_if_complete(folder, name)) is not None}
+    results = {name: data for name in quality_hgca.runs(quick=False)
+               if (data := load_if_complete(folder, name)) is not None}
+    results |= merge_policies(folder)
     page = rewrite_page(PAGE.read_text(), results)
     draw(results, folder, folder if arguments.quick else PAGE.parent / "figures")
     target = folder / PAGE.name if arguments.quick else PAGE

@@ -49,17 +49,9 @@ def experiments(folder=ROOT / "policy"):
     return [experiment for experiment in found if "compare" in experiment]
 
 
-def grid_flags(key, quick, found=None):
-    """All policies in one run, so that dense is run once. Parameters of one name need the same values."""
-    merged = {}
-    chosen = experiments() if found is None else found
-    for experiment in chosen:
-        for name, values in experiment[key].items():
-            values = values[:2] if quick else values
-            if merged.setdefault(name, values) != values:
-                raise ValueError(f"{name} has other values in {experiment['policy']}/quality.json than in "
-                                 "another policy's")
-    return ["--policy", ",".join(e["policy"] for e in chosen), *parameter_flags(merged)]
+def policy_flags(experiment, key, quick):
+    values = {name: of[:2] if quick else of for name, of in experiment[key].items()}
+    return ["--policy", experiment["policy"], *parameter_flags(values)]
 
 
 def write_stretches(model, text, folder):
@@ -78,22 +70,30 @@ def write_stretches(model, text, folder):
 
 
 def runs(name, texts, quick):
-    """{part: flags of `tributary eval`} of a model."""
+    """{(part, policy): flags of `tributary eval`} of a model: a run per policy, so that all can run side by side."""
     model = MODELS[name]
     size = {**vars(model), **(QUICK if quick else {})}
-    common = ["--window-tokens", "512" if quick else str(WINDOW), "--quality-sample-rate", SAMPLE_RATE]
-    files = ["--text-file", ",".join(str(text) for text in texts)]
-    tasks = [*common, *files, *grid_flags("compare_tasks", quick), "--lengths", str(size["prompt"]), "--tasks",
-             ",".join(TASKS), "--needles", "8", "--fields", "6", "--depths", "0.5" if quick else "0.1,0.5,0.9",
-             "--questions", "1" if quick else "4"]
-    return {
-        "text": [*common, *files, *grid_flags("compare", quick), "--prefill-tokens", str(size["prefill"]),
-                 "--decode-tokens", str(size["decode"])],
-        "tasks": tasks,
-        "tasks-after": [*tasks, "--decode-question"],
-        "drift": [*common, *files, *grid_flags("compare_tasks", quick), "--prefill-tokens", str(size["drift_prefill"]),
-                  "--drift-tokens", str(size["drift"])],
+    common = ["--window-tokens", "512" if quick else str(WINDOW), "--quality-sample-rate", SAMPLE_RATE,
+              "--text-file", ",".join(str(text) for text in texts)]
+    tasks = ["--lengths", str(size["prompt"]), "--tasks", ",".join(TASKS), "--needles", "8", "--fields", "6",
+             "--depths", "0.5" if quick else "0.1,0.5,0.9", "--questions", "1" if quick else "4"]
+    parts = {
+        "text": ("compare", ["--prefill-tokens", str(size["prefill"]), "--decode-tokens", str(size["decode"])]),
+        "tasks": ("compare_tasks", tasks),
+        "tasks-after": ("compare_tasks", [*tasks, "--decode-question"]),
+        "drift": ("compare_tasks",
+                  ["--prefill-tokens", str(size["drift_prefill"]), "--drift-tokens", str(size["drift"])]),
     }
+    return {(part, experiment["policy"]): [*common, *policy_flags(experiment, key, quick), *flags]
+            for part, (key, flags) in parts.items() for experiment in experiments()}
+
+
+def merged(of_policies):
+    """One result out of those of a part's policies, with the first one's dense."""
+    first, *others = of_policies
+    names = dict.fromkeys(name for data in of_policies for name in data.get("parameters", []))
+    settings = [s for data in others for s in data["settings"] if not eval_figures.is_dense(s)]
+    return {**first, "parameters": list(names), "settings": [*first["settings"], *settings]}
 
 
 def key_of(setting):

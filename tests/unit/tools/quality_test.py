@@ -161,13 +161,22 @@ class CompareTest(unittest.TestCase):
         line = quality_compare.source_line(quality_compare.MODELS["smollm2"], {"tasks": compared(**dense)})
         self.assertIn("Dense, asked with the prompt: multi-key 9 of 10, key-value 4 of 10.", line)
 
-    def test_every_policy_of_the_page_is_in_one_run(self):
-        flags = quality_compare.grid_flags("compare", False)
-        self.assertEqual(flags[:2], ["--policy", "delta,fluxion,hgca"])
+    def test_every_policy_of_the_page_has_a_run_of_each_part(self):
+        runs = quality_compare.runs("probe", ["a.txt", "b.txt"], False)
+        self.assertEqual(len(runs), len(quality_compare.PARTS) * len(quality_compare.experiments()))
+        flags = runs["text", "hgca"]
+        self.assertIn("a.txt,b.txt", flags)
+        self.assertEqual(flags[flags.index("--policy") + 1], "hgca")
         self.assertIn("--beta", flags)
-        clash = [{"policy": "a", "compare": {"x": [1]}}, {"policy": "b", "compare": {"x": [2]}}]
-        with self.assertRaisesRegex(ValueError, "x has other values in b"):
-            quality_compare.grid_flags("compare", False, clash)
+        self.assertNotIn("--budget", flags)
+
+    def test_results_of_policies_become_one(self):
+        first, second = compared(fluxion(0.05)), compared(fluxion(0.1))
+        first["parameters"], second["parameters"] = ["budget_mode"], ["budget_mode", "budget"]
+        one = quality_compare.merged([first, second])
+        self.assertEqual(one["parameters"], ["budget_mode", "budget"])
+        self.assertEqual([s["policy"] for s in one["settings"]], ["dense", "fluxion", "fluxion"])
+        self.assertEqual(len(first["settings"]), 2)
 
 
 class RunsTest(unittest.TestCase):
