@@ -37,7 +37,7 @@ MODELS = {
     "probe": Model(ROOT / "models" / "probe", "the probe model (6 layers, 8 query and 2 KV heads, bytes for tokens)",
                    prefill=16384, decode=1024, prompt=8192, drift_prefill=1024, drift=8000, stretch_bytes=42_000),
     "smollm2": Model(ROOT / "models" / "smollm2", "SmolLM2-135M-Instruct (30 layers, 9 query and 3 KV heads)",
-                     prefill=4096, decode=2048, prompt=4096, drift_prefill=192, drift=8000, stretch_bytes=42_000,
+                     prefill=4096, decode=1024, prompt=4096, drift_prefill=192, drift=8000, stretch_bytes=42_000,
                      made_by="./dev model smollm2"),
 }
 # --quick: whether everything works.

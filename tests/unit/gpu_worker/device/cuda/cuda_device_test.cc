@@ -155,6 +155,11 @@ TEST_F(CudaDeviceTest, EveryPairOfDTypes) {
   }
 }
 
+// What the order of sums may change in a logit of order 1, if matrices are f32. The row's own keys and values are
+// rounded to what is stored: a sum that differs in its last bit may round the other way, and then an element differs by
+// a step of bf16 (2^-8) or f16 (2^-11), in each layer.
+double RoundingBound(DType stored) { return stored == DType::kF32 ? 1e-4 : stored == DType::kF16 ? 1e-3 : 5e-3; }
+
 // Rows of different lengths and KV dtypes; every padded batch size, and cuBLASLt beyond 16 rows.
 TEST_F(CudaDeviceTest, ARowIsTheSameInBatchesOfAnySize) {
   SCOPED_TRACE(SeedTrace(seed_));
@@ -180,10 +185,11 @@ TEST_F(CudaDeviceTest, ARowIsTheSameInBatchesOfAnySize) {
         const std::vector<float> logits = DecodeResident(*device, kLayers, std::span(rows).first(batch));
         for (size_t i = 0; i < batch; ++i) {
           const double difference = MaxDifference(Row(logits, i), alone[i]);
+          const DType stored = dtypes[i % std::size(dtypes)];
           EXPECT_LE(difference, deterministic            ? 0
-                                : compute == DType::kF32 ? 1e-4
+                                : compute == DType::kF32 ? RoundingBound(stored)
                                                          : 1e-1)
-              << "row " << i << " of " << batch << ", " << DTypeName(compute);
+              << "row " << i << " of " << batch << ", " << DTypeName(compute) << ", KV " << DTypeName(stored);
         }
       }
     }
