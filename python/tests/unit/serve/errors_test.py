@@ -267,3 +267,21 @@ def test_a_large_body_within_the_limit(fake: FakeCoordinator, tmp_path: Path) ->
         content = "x" * (5 << 20)
         status, _, answer = post(server, {"messages": [{"role": "user", "content": content}], "max_tokens": 5})
         assert status == 200 and answer["usage"]["prompt_tokens"] == len(content) + 18
+
+
+ALTERNATING = """{%- for message in messages -%}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) -%}
+{{ raise_exception('Conversation roles must alternate user/assistant') }}
+{%- endif -%}[{{ message.role }}]{{ message.content | trim }}{%- endfor -%}"""
+
+
+def test_roles_out_of_order_are_the_templates_to_refuse(fake: FakeCoordinator, tmp_path: Path) -> None:
+    with serving(fake.address, make_byte_model(tmp_path / "strict", template=ALTERNATING)) as server:
+        for roles in (("assistant",), ("user", "user"), ("user", "assistant", "assistant"), ("system", "user")):
+            status, message = refused(server, {"messages": [{"role": role, "content": "a"} for role in roles]})
+            assert status == 400 and "refuses these messages: Conversation roles must alternate" in message
+        assert post(server, {"messages": USER})[0] == 200
+    broken = make_byte_model(tmp_path / "broken", template="{{ messages[5].content.nothing }}")
+    with serving(fake.address, broken) as server:
+        status, message = refused(server, {})
+        assert status == 400 and "cannot be filled with these messages: UndefinedError" in message
