@@ -185,6 +185,7 @@ def save(net: Net, rates: torch.Tensor, threshold: float, folder: Path, target: 
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={
         "format": "fluxion-predictor-1", "feature_spec": spec_hash(), "model": model_identity(folder),
         "retrieval_threshold": f"{threshold:.6f}", "target_output_error": f"{target}"})
+    path.chmod(0o644)
     print(f"wrote {path}, {path.stat().st_size} bytes", file=sys.stderr)
 
 
@@ -228,7 +229,6 @@ def report(net: Net, rates: torch.Tensor, threshold: float, target: float, table
 # ---- commands ----
 
 def do_capture(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
     model, encode, rng = capture.load_model(args.model), capture.load_encoder(args.model), random.Random(args.seed)
     texts = [Path(text) for text in args.texts.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,11 @@ def do_capture(args: argparse.Namespace) -> None:
             prompt = capture.text_prompt(encode, text, tokens, args.steps, rng)
         else:
             prompt = capture.needle_prompt(encode, text, tokens, rng.choice([1, 4, 8]), rng)
-        torch.save(capture.samples_of(model, prompt), args.out / f"{i:03d}.pt")
+        path = args.out / f"{i:03d}.pt"
+        if path.exists():  # an earlier call with the same arguments was interrupted
+            continue
+        torch.save(capture.samples_of(model, prompt), path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
         print(f"{i + 1} of {args.prompts}: {prompt.name}, {tokens} tokens", file=sys.stderr, flush=True)
 
 
@@ -270,7 +274,6 @@ def main() -> None:
     one.add_argument("--min-tokens", type=int, default=2600)
     one.add_argument("--max-tokens", type=int, default=7000)
     one.add_argument("--steps", type=int, default=12, help="of a probe in a text")
-    one.add_argument("--threads", type=int, default=4)
     two = commands.add_parser("train", help="fits a predictor to samples")
     two.set_defaults(do=do_train)
     two.add_argument("--target", type=float, default=0.1, choices=capture.TARGETS, help="output error to keep to")
@@ -280,6 +283,7 @@ def main() -> None:
     three.set_defaults(do=do_report)
     three.add_argument("--predictor", type=Path, required=True)
     for command in (one, two, three):
+        command.add_argument("--threads", type=int, default=4)
         command.add_argument("model", type=Path, help="the model's folder")
         command.add_argument("--seed", type=int, default=1)
     for command in (one, two):
@@ -287,6 +291,7 @@ def main() -> None:
     for command in (two, three):
         command.add_argument("--samples", type=Path, required=True, help="a folder that capture wrote")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     args.do(args)
 
 

@@ -31,7 +31,7 @@ constexpr ParameterRow kRows[] = {
     NumberRow("min_block_mass", kName, {0, 1}, 0, "calibrated: a block that holds less of the softmax is not read"),
     NumberRow("max_budget", kName, {0, 1}, 0.1,
               "calibrated, predictor: share of the remote tokens that a query head may read"),
-    NumberRow("target_output_error", kName, {0}, 0.1,
+    NumberRow("target_output_error", kName, {0}, 0.05,
               "oracle, calibrated, predictor: error of a head's output, of the largest output of its layer"),
 };
 
