@@ -48,9 +48,12 @@ absl::Status Validate(const SamplingParams& params) {
     return absl::InvalidArgumentError(
         fmt::format("min_p is {}; use a number from 0 (which turns it off) to 1", params.min_p));
   }
-  if (!std::isfinite(params.repetition_penalty) || params.repetition_penalty < 0) {
+  // A logit that is divided by less may be infinite, and then no token can be drawn.
+  constexpr float kLeast = 0.01f, kLargest = 100;
+  const float repetition = params.repetition_penalty;
+  if (repetition != 0 && !(repetition >= kLeast && repetition <= kLargest)) {
     return absl::InvalidArgumentError(fmt::format(
-        "repetition_penalty is {}; use a positive number (0 and 1 turn it off)", params.repetition_penalty));
+        "repetition_penalty is {}; use a number from {} to {} (0 and 1 turn it off)", repetition, kLeast, kLargest));
   }
   TRIBUTARY_RETURN_IF_ERROR(CheckPenalty("presence_penalty", params.presence_penalty));
   TRIBUTARY_RETURN_IF_ERROR(CheckPenalty("frequency_penalty", params.frequency_penalty));

@@ -37,7 +37,7 @@ struct TokenScan {
 //   finder.Begin(kernel, scan); for each part, at the same time: finder.ScanPart(part); finder.Finish(tokens);
 //
 // Of equal scores the earlier token comes first. A row whose q is not finite finds the first max_tokens. What a scan
-// refers to outlives it. Allocates only where more is found than ever before.
+// refers to outlives it. Allocates only where more is found than ever before, or more than is kept between scans.
 class TokenFinder {
  public:
   static uint32_t NumParts(TokenRange local);

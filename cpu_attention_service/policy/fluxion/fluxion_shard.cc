@@ -159,14 +159,17 @@ void FluxionShard::CopyQ(const ReadRequest& request, uint32_t kv_head) {
   for (auto& of_row : head.bound_lse_ln) of_row.fill(std::numeric_limits<float>::quiet_NaN());
 }
 
+BlockQuery FluxionShard::QueryOf(const ReadRequest& request, uint32_t kv_head, uint32_t size_idx) const {
+  return {.summaries = summaries_[size_idx],
+          .stream = shard_->SummaryStream(request.layer, kv_head),
+          .local = request.local,
+          .q = heads_[kv_head].q,
+          .softmax_scale = request.softmax_scale,
+          .spread = params_.mode == BudgetMode::kCalibrated ? kCalibratedSpread : 1.0f};
+}
+
 void FluxionShard::Score(const ReadRequest& request, uint32_t kv_head, uint32_t size_idx) {
-  Head& head = heads_[kv_head];
-  head.choice.Score({.summaries = summaries_[size_idx],
-                     .stream = shard_->SummaryStream(request.layer, kv_head),
-                     .local = request.local,
-                     .q = head.q,
-                     .softmax_scale = request.softmax_scale,
-                     .spread = params_.mode == BudgetMode::kCalibrated ? kCalibratedSpread : 1.0f});
+  heads_[kv_head].choice.Score(QueryOf(request, kv_head, size_idx));
 }
 
 void FluxionShard::ScoreAllSizes(const ReadRequest& request, uint32_t kv_head) {
@@ -244,6 +247,10 @@ void FluxionShard::ChoosePredicted(const ReadRequest& request, uint32_t kv_head)
     least_bytes = cost.bytes();
     state.size_idx[kv_head] = static_cast<uint8_t>(size);
   }
+  if (least_bytes == 0) {  // nobody reads a block
+    choice.ChooseNothingWhole(QueryOf(request, kv_head, state.size_idx[kv_head]));
+    return;
+  }
   Score(request, kv_head, state.size_idx[kv_head]);
   for (uint32_t row = 0; row < group_size; ++row) {
     const double share = share_of(row, state.size_idx[kv_head]);
@@ -252,7 +259,9 @@ void FluxionShard::ChoosePredicted(const ReadRequest& request, uint32_t kv_head)
 }
 
 SizeCost FluxionShard::CostOf(uint32_t size) const {
-  return {.summary_bytes = summaries_[size]->layout().record_bytes / kSummaryRecordBlocks,
+  // A spread below 1 has the summaries read twice (HeadChoice::Score).
+  const uint32_t passes = params_.mode == BudgetMode::kCalibrated && kCalibratedSpread < 1 ? 2 : 1;
+  return {.summary_bytes = passes * (summaries_[size]->layout().record_bytes / kSummaryRecordBlocks),
           .token_bytes = shard_->tile_layout().record_bytes / kKvTileTokens};
 }
 

@@ -76,6 +76,7 @@ class FluxionShard final : public ShardPolicy {
   void TakeErrors(uint32_t layer, const FluxionQuerySection& section);
   void CopyQ(const ReadRequest& request, uint32_t kv_head);
   // Scores the blocks of one size, by its index among those that there are.
+  BlockQuery QueryOf(const ReadRequest& request, uint32_t kv_head, uint32_t size_idx) const;
   void Score(const ReadRequest& request, uint32_t kv_head, uint32_t size_idx);
   void ScoreAllSizes(const ReadRequest& request, uint32_t kv_head);
   // Each leaves every row's blocks in the head's choice.

@@ -30,7 +30,7 @@ HeadChoice::HeadChoice(const BlockSelectionKernel* kernel, uint32_t group_size, 
   for (std::vector<uint32_t>& row : absolute_) row.reserve(max_blocks);
 }
 
-void HeadChoice::Score(const BlockQuery& query) {
+void HeadChoice::Begin(const BlockQuery& query) {
   local_ = query.local;
   block_tokens_ = query.summaries->options().block_tokens;
   blocks_ = BlocksOf(local_, block_tokens_);
@@ -40,6 +40,21 @@ void HeadChoice::Score(const BlockQuery& query) {
   if (blocks_.size() == 0) return;
   const bool ragged_begin = local_.begin % block_tokens_ != 0, ragged_end = local_.end % block_tokens_ != 0;
   num_ragged_ = blocks_.size() == 1 ? uint32_t{ragged_begin || ragged_end} : uint32_t{ragged_begin} + ragged_end;
+}
+
+void HeadChoice::ChooseNothingWhole(const BlockQuery& query) {
+  Begin(query);
+  for (uint32_t row = 0; row < group_size_ && num_ragged_ > 0; ++row) {
+    uint32_t* ids = Ids(row);
+    if (num_ragged_ == 2 || local_.begin % block_tokens_ != 0) *ids++ = 0;
+    if (num_ragged_ == 2 || local_.begin % block_tokens_ == 0) *ids++ = num_blocks() - 1;
+    num_chosen_[row] = num_ragged_;
+  }
+}
+
+void HeadChoice::Score(const BlockQuery& query) {
+  Begin(query);
+  if (blocks_.size() == 0) return;
   ScoreBlocks(*kernel_, *query.summaries, query.stream, local_, query.q.data(), group_size_, query.softmax_scale,
               scores_, stride_);
   if (query.spread < 1) Narrow(query);

@@ -34,6 +34,10 @@ class HeadChoice {
   // twice, for q and for -q. All tokens of `local` have been summarised.
   void Score(const BlockQuery& query);
 
+  // In place of Score() where no row reads a whole block: what is not whole is chosen for all rows, without a look at
+  // the summaries.
+  void ChooseNothingWhole(const BlockQuery& query);
+
   uint32_t num_blocks() const { return blocks_.size(); }
   uint32_t num_whole_blocks() const { return blocks_.size() - num_ragged_; }
   // Over the row's whole blocks; NaN if a score is. An O(blocks) exponential.
@@ -56,6 +60,8 @@ class HeadChoice {
   uint64_t UnionTokens();
 
  private:
+  // Of the blocks that the query sees, none chosen.
+  void Begin(const BlockQuery& query);
   // scores_ of the bounds become those of the spread.
   void Narrow(const BlockQuery& query);
   uint32_t* Ids(uint32_t row) { return ids_.data() + size_t{row} * (stride_ + kSelectSlack); }

@@ -93,6 +93,10 @@ TEST(SamplerTest, BadParametersAreNamed) {
   EXPECT_NE(message({.presence_penalty = 3}).find("presence_penalty is 3"), std::string::npos);
   EXPECT_NE(message({.frequency_penalty = NAN}).find("frequency_penalty is nan"), std::string::npos);
   EXPECT_NE(message({.repetition_penalty = -1}).find("repetition_penalty is -1"), std::string::npos);
+  EXPECT_NE(message({.repetition_penalty = 1e-38f}).find("use a number from 0.01 to 100"), std::string::npos);
+  EXPECT_NE(message({.repetition_penalty = 101}).find("repetition_penalty is 101"), std::string::npos);
+  EXPECT_NE(message({.repetition_penalty = NAN}).find("repetition_penalty is nan"), std::string::npos);
+  EXPECT_TRUE(Validate(SamplingParams{.repetition_penalty = 0.01f}).ok());
   EXPECT_NE(message({.logit_bias = {{7, 101}}}).find("token 7 is 101"), std::string::npos);
   EXPECT_NE(message({.logit_bias = {{7, 1}, {7, 2}}}).find("token 7 twice"), std::string::npos);
   EXPECT_NE(message({.logit_bias = std::vector<LogitBias>(2000)}).find("names 2000 tokens"), std::string::npos);

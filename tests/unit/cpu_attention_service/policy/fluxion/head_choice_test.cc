@@ -68,6 +68,23 @@ TEST_F(HeadChoiceTest, TheBestOfThemAndAlwaysTheRaggedOnes) {
   }
 }
 
+TEST_F(HeadChoiceTest, NothingWholeIsTheBestOfNone) {
+  for (int round = 0; round < 200; ++round) {
+    const uint32_t block_tokens = 16u << (random_() % 4);
+    const auto begin = RandomInt<uint64_t>(random_, 0, kTokens);
+    const TokenRange local{begin, std::min(kTokens, begin + RandomInt<uint64_t>(random_, 0, 3 * block_tokens))};
+    SCOPED_TRACE(::testing::Message() << "[" << local.begin << ", " << local.end << ") by " << block_tokens);
+    HeadChoice best = Scored(block_tokens, local), nothing = Scored(16, {0, kTokens});
+    nothing.ChooseNothingWhole(Query(block_tokens, local));
+    for (uint32_t row = 0; row < kGroup; ++row) {
+      best.ChooseBest(row, 0);
+      const auto expected = best.chosen(row), chosen = nothing.chosen(row);
+      EXPECT_EQ(std::vector(chosen.begin(), chosen.end()), std::vector(expected.begin(), expected.end()));
+    }
+    EXPECT_EQ(nothing.UnionTokens(), best.UnionTokens());
+  }
+}
+
 TEST_F(HeadChoiceTest, ANarrowerScoreIsOfCentreAndExtent) {
   for (const uint32_t block_tokens : {16u, 128u}) {
     const TokenRange local{37, 1990};
