@@ -81,7 +81,7 @@ def parse_body(data: bytes, schema: type[Body]) -> Body:
 
 
 def _not_of_schema(error: pydantic.ValidationError) -> ApiError:
-    """Of several complaints the first, as "messages[0].role: Field required"."""
+    """Of several complaints the first, as "messages[0].role: Field required". There are few: schema.py sees to it."""
     first: Any = error.errors(include_url=False, include_context=False)[0]
     path = ""
     for part in first["loc"]:

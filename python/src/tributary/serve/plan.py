@@ -16,7 +16,6 @@ from tributary.text import ModelText
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
-MAX_BIASES = 1024  # base/limits.h
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,6 @@ def _check_echo(keep: bool, scores: bool, sampling: Sampling) -> None:
 
 
 def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
-    if len(biases) > MAX_BIASES:
-        raise bad_request(f"logit_bias names {len(biases)} tokens; at most {MAX_BIASES} can be", "logit_bias")
     for token in biases:
         if not (token.isascii() and token.isdigit() and len(token) <= 9):
             raise bad_request(f"logit_bias names {token[:64]!r}, which is no token id", "logit_bias")

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_MESSAGES = 16384
+MAX_PARTS = 16384  # of a message
+MAX_STOP_TOKENS = 16384
+MAX_BIASES = 1024  # base/limits.h
+MAX_PARAMETERS = 64  # base/limits.h
+_MAX_FIELDS = 64
+
+Element = TypeVar("Element")
+
+# An error is kept for each wrong element, and in a union once more for each alternative: a body of a megabyte would
+# become a gigabyte of errors, made while nothing else runs. So a list ends at its first wrong element, and a dict or
+# object, for which there is no such option, is counted before it is looked at.
+List = Annotated[list[Element], Field(fail_fast=True)]
+
+
+def _at_most(count: int, what: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise PydanticCustomError("too_long", f"names {len(value)} {what}; at most {count} can be")
+        return value
+
+    return check
+
 
 Count = Annotated[int, Field(ge=0, lt=1 << 32)]
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
-TokenIds = list[Count]
+TokenIds = List[Count]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
@@ -16,12 +42,18 @@ Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        return _at_most(_MAX_FIELDS, "fields")(value)
+
 
 class TributaryOptions(_Strict):
     """What is Tributary's own: placement of the KV, policy, keeping. Unset fields take the cluster's defaults."""
 
     policy: str = ""
-    parameters: dict[str, float | int | str | list[int] | list[list[int]]] = {}
+    parameters: Annotated[dict[str, float | int | str | List[int] | List[List[int]]],
+                          BeforeValidator(_at_most(MAX_PARAMETERS, "parameters"))] = {}
     window_tokens: Count | None = None
     sink_tokens: Count | None = None
     block_tokens: Count | None = None
@@ -53,12 +85,12 @@ class _Sampled(BaseModel):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
-    logit_bias: dict[str, Bias] | None = None  # by token id
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_at_most(MAX_BIASES, "tokens"))] | None = None  # by token id
     seed: Seed | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(lt=1 << 31)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: TokenIds | None = None
+    stop: str | List[str] | None = None
+    stop_token_ids: Annotated[TokenIds, Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -76,12 +108,15 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: str
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[List[ContentPart], Field(max_length=MAX_PARTS)] | None = None
     name: str | None = None
 
 
+Messages = Annotated[List[ChatMessage], Field(max_length=MAX_MESSAGES)]
+
+
 class ChatRequest(_Sampled):
-    messages: list[ChatMessage]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(lt=1 << 31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -90,17 +125,15 @@ class ChatRequest(_Sampled):
 
 
 class CompletionRequest(_Sampled):
-    prompt: str | TokenIds | list[str] | list[TokenIds]
+    prompt: str | TokenIds | List[str] | List[TokenIds]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
 
 
-class TokenizeRequest(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class TokenizeRequest(_Strict):
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
