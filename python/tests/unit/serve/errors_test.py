@@ -63,7 +63,10 @@ def refused(server: Serving, fields: dict[str, object], path: str = "/v1/chat/co
     ({"max_tokens": -5}, 400, "max_tokens is -5"),
     ({"max_tokens": 1000}, 400, "context is 1000 tokens, but the prompt has 20 and max_tokens is 1000, which together "
                                 "need 1019"),
-    ({"messages": [{"role": "user", "content": "x" * 2000}]}, 400, "context is 1000 tokens, but the prompt has 2018"),
+    ({"messages": [{"role": "user", "content": "x" * 2000}]}, 400,
+     "context is 1000 tokens, which are 1000 characters at most, but the prompt has 2018 characters"),
+    ({"messages": [{"role": "user", "content": "\u00e9" * 900}]}, 400,
+     "context is 1000 tokens, but the prompt has 1818"),
     ({"seed": 1 << 64}, 422, "seed: "),
     ({"stop": [""]}, 400, "a stop string is empty"),
     ({"stop": ["a"] * 17}, 400, "17 stop strings; at most 16"),
