@@ -83,6 +83,7 @@ def refused(server: Serving, fields: dict[str, object], path: str = "/v1/chat/co
     ({"repetition_penalty": 0}, 422, "repetition_penalty: "),
     ({"logit_bias": {"5": 101}}, 422, "logit_bias"),
     ({"logit_bias": {"five": 1}}, 400, "logit_bias names 'five', which is no token id"),
+    ({"logit_bias": {"1": 5, "01": -5}}, 400, "logit_bias names token 1 twice"),
     ({"logit_bias": {str(i): 1 for i in range(1025)}}, 422, "logit_bias: names 1025 tokens; at most 1024"),
     ({"length_penalty": 0.5}, 400, "length_penalty is not supported: the engine's sampler"),
     ({"echo": True}, 400, "echo is not supported: the prompt is repeated by /v1/completions only"),
