@@ -81,6 +81,8 @@ def refused(server: Serving, fields: dict[str, object], path: str = "/v1/chat/co
     ({"presence_penalty": 2.5}, 422, "presence_penalty: "),
     ({"frequency_penalty": -3}, 422, "frequency_penalty: "),
     ({"repetition_penalty": 0}, 422, "repetition_penalty: "),
+    ({"repetition_penalty": 0.009}, 422, "repetition_penalty: Input should be greater than or equal to 0.01"),
+    ({"repetition_penalty": 100.5}, 422, "repetition_penalty: "),
     ({"logit_bias": {"5": 101}}, 422, "logit_bias"),
     ({"logit_bias": {"five": 1}}, 400, "logit_bias names 'five', which is no token id"),
     ({"logit_bias": {"1": 5, "01": -5}}, 400, "logit_bias names token 1 twice"),
