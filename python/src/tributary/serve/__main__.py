@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: sys.exit(0))
     raise_fd_limit()
     try:
+        settings = flags.settings_of(args)
         text = load_model_text(args.model, args.chat_template)
         keys = load_api_keys(args.api_key_file) if args.api_key_file else ApiKeys([])
         warn_of_defaults(text)
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             coordinator = args.coordinator or (cluster.coordinator if cluster else "")
             check_model(coordinator, text)
             listener = stack.enter_context(listen(args.host, args.port))
-            app = Server(coordinator, text, keys, flags.settings_of(args), args.served_model_name).app()
+            app = Server(coordinator, text, keys, settings, args.served_model_name).app()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)
             server = _Uvicorn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class Finish:
     summary: Summary | None  # None: a stop string was found, which ends the sequence before its summary
 
 
+_LONG_ECHO_TOKENS = 512  # made into text by another thread, so that others' streams go on
+
 Part = Started | Delta | Finish
 
 
@@ -69,6 +72,13 @@ class _Text:
         self.num_echoed += 1
         self.waiting.append(info)
         made = self.detokenizer.add(info.token)
+        self.num_made += len(made)
+        return self._given(made)
+
+    def echo_all(self, tokens: tuple[int, ...]) -> Delta:
+        """Of a prompt of whose tokens nobody asks for anything but their text."""
+        made = "".join(map(self.detokenizer.add, tokens))
+        self.num_echoed += len(tokens)
         self.num_made += len(made)
         return self._given(made)
 
@@ -99,8 +109,7 @@ async def answer(plan: AnswerPlan, asking: Asking, detokenizer: Detokenizer) -> 
     text = _Text(detokenizer, StopStrings(plan.stops))
     if plan.request.max_tokens == 0:  # nothing but the echo is asked for
         yield Started()
-        for delta in _echoed(text, plan):
-            yield delta
+        yield await _echoed(text, plan)
         yield text.flush()
         yield Finish("length", plan.prompt_tokens, 0, 0, None)
         return
@@ -110,8 +119,8 @@ async def answer(plan: AnswerPlan, asking: Asking, detokenizer: Detokenizer) -> 
         async for event in events:
             if isinstance(event, Accepted):
                 yield Started()
-                for delta in _echoed(text, plan):
-                    yield delta
+                if plan.echo:
+                    yield await _echoed(text, plan)
             elif isinstance(event, Tokens):
                 for delta in _deltas(text, event, plan):
                     yield delta
@@ -129,11 +138,13 @@ async def answer(plan: AnswerPlan, asking: Asking, detokenizer: Detokenizer) -> 
     yield finish or Finish("stop", plan.prompt_tokens, turn.cached_tokens, text.num_tokens, None)
 
 
-def _echoed(text: _Text, plan: AnswerPlan) -> Iterator[Delta]:
+async def _echoed(text: _Text, plan: AnswerPlan) -> Delta:
     """What of the echo is known before the cluster is asked: all, or its first token."""
-    first = plan.echo[:1] if plan.scores_echo else plan.echo
-    for token in first:
-        yield text.echo(TokenInfo(token, None, (), text.num_made))
+    if plan.scores_echo:
+        return text.echo(TokenInfo(plan.echo[0], None, (), text.num_made))
+    if len(plan.echo) < _LONG_ECHO_TOKENS:
+        return text.echo_all(plan.echo)
+    return await asyncio.to_thread(text.echo_all, plan.echo)
 
 
 def _deltas(text: _Text, event: Tokens, plan: AnswerPlan) -> Iterator[Delta]:

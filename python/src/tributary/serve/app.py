@@ -136,7 +136,7 @@ class Server:
         return JSONResponse(self._model_object())
 
     async def _tokenize(self, request: Request, who: str) -> Response:
-        tokens, with_texts = await self._intake.tokens(request)
+        tokens, with_texts = await self._intake.tokens(request, who)
         answer: Json = {"count": len(tokens), "max_model_len": self._text.max_context_tokens, "tokens": tokens}
         if with_texts:
             tokenizer = self._text.tokenizer

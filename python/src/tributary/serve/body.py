@@ -30,10 +30,12 @@ class BodyReader:
         self._timeout_s = settings.body_timeout_s
 
     @asynccontextmanager
-    async def body(self, request: Request, schema: type[Body]) -> AsyncIterator[Body]:
-        """Its bytes count as long as the block lasts. ApiError: 413 too large, 429 too much of all requests together,
-        408 too slow, 400 not JSON in UTF-8 or a field that is not served, 422 not of the schema."""
-        with self._budget.share() as share:
+    async def body(self, request: Request, schema: type[Body], who: str) -> AsyncIterator[Body]:
+        """`who`: an API key's name; "" without keys, and then hosts are told apart. Bytes count as long as the block
+        lasts. ApiError: 413 too large, 429 too much of all requests together or of these, 408 too slow, 400 not JSON in
+        UTF-8 or a field that is not served, 422 not of the schema."""
+        host = request.client.host if request.client is not None else ""
+        with self._budget.share(who or host) as share:
             try:
                 data = await asyncio.wait_for(self._read(request, share), self._timeout_s)
             except asyncio.TimeoutError:

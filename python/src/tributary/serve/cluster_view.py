@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -37,6 +38,8 @@ _TAKEN = {
     "tributary_attention_covered_tokens_total": "covered_tokens",
 }
 _PHASE = "tributary_decode_phase_duration_seconds_sum"
+_WANTED = (*_TAKEN, _PHASE)
+_MAX_WANTED_LINES = 1024  # parsing a line takes some 10 us of everybody's time
 
 
 class ClusterView:
@@ -75,7 +78,7 @@ async def _figures_of(node: Node) -> Json | None:
         return None
     try:
         return figures_in(await asyncio.wait_for(_scrape(node.metrics_address), _SCRAPE_TIMEOUT_S))
-    except (OSError, ValueError, asyncio.TimeoutError, asyncio.LimitOverrunError):
+    except (OSError, ValueError, OverflowError, asyncio.TimeoutError, asyncio.LimitOverrunError):
         return None
 
 
@@ -98,7 +101,7 @@ async def _scrape(address: str) -> str:
 
 
 def figures_in(exposition: str) -> Json:
-    """Of a node's metrics. ValueError if they are no exposition."""
+    """Of a node's metrics, all of them finite. ValueError if what is wanted of them cannot be read."""
     figures: Json = {}
     phases: dict[str, float] = {}
     for sample in _samples(exposition):
@@ -107,11 +110,15 @@ def figures_in(exposition: str) -> Json:
         elif sample.name in _TAKEN:
             name = _TAKEN[sample.name]
             figures[name] = figures.get(name, 0) + sample.value
+    figures = {name: value for name, value in figures.items() if math.isfinite(value)}
     if phases:
         figures["phases_s"] = phases
     return figures
 
 
 def _samples(exposition: str) -> Iterable[Any]:
-    for family in text_string_to_metric_families(exposition):
-        yield from family.samples
+    lines = [line for line in exposition.split("\n") if line.startswith(_WANTED)]
+    if len(lines) > _MAX_WANTED_LINES:
+        raise ValueError(f"{len(lines)} lines of metrics that are wanted; at most {_MAX_WANTED_LINES} are read")
+    for family in text_string_to_metric_families("".join(line + "\n" for line in lines)):
+        yield from (sample for sample in family.samples if math.isfinite(sample.value))

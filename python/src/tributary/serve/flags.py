@@ -41,8 +41,8 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-body-bytes", type=_count(1), default=default.max_body_bytes,
                         help="of a request (default %(default)s)")
     limits.add_argument("--max-bodies-bytes", type=_count(1), default=default.max_bodies_bytes,
-                        help="of all requests that are being read and made into prompts; beyond that clients get 429 "
-                             "(default %(default)s)")
+                        help="of all requests that are being read and made into prompts; beyond that, and one "
+                             "API key or host beyond half of it, clients get 429 (default %(default)s)")
     limits.add_argument("--body-timeout-s", type=_seconds, default=default.body_timeout_s,
                         help="a body that takes longer to come is not waited for (default %(default)s)")
     limits.add_argument("--connect-timeout-s", type=_seconds, default=default.connect_timeout_s,
@@ -71,6 +71,10 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
+    """ValueError if they do not go together."""
+    if args.max_bodies_bytes < 2 * args.max_body_bytes:  # one body of the greatest size would never be taken
+        raise ValueError(f"--max-bodies-bytes is {args.max_bodies_bytes}; make it at least twice --max-body-bytes "
+                         f"({args.max_body_bytes}), for one API key or host may have half of it")
     return Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
 
 

@@ -45,7 +45,7 @@ class Intake:
         self._prompts.close()
 
     async def chat(self, request: Request, who: str) -> Asked:
-        async with self._reader.body(request, ChatRequest) as body:
+        async with self._reader.body(request, ChatRequest, who) as body:
             self.check_model(body.model)
             if body.top_logprobs and not body.logprobs:
                 raise bad_request("top_logprobs is only for those who ask for logprobs", "top_logprobs")
@@ -54,14 +54,14 @@ class Intake:
             return self._asked(body, prompts, ChatShape(self._model, self._text.tokenizer, top), who)
 
     async def completion(self, request: Request, who: str) -> Asked:
-        async with self._reader.body(request, CompletionRequest) as body:
+        async with self._reader.body(request, CompletionRequest, who) as body:
             self.check_model(body.model)
             prompts = await self._prompts.of_completion(body)
             return self._asked(body, prompts, CompletionShape(self._model, self._text.tokenizer, body.logprobs), who)
 
-    async def tokens(self, request: Request) -> tuple[list[int], bool]:
+    async def tokens(self, request: Request, who: str) -> tuple[list[int], bool]:
         """And whether their texts are asked for, too."""
-        async with self._reader.body(request, TokenizeRequest) as body:
+        async with self._reader.body(request, TokenizeRequest, who) as body:
             self.check_model(body.model)
             return await self._prompts.of_tokenize(body), bool(body.return_token_strs)
 

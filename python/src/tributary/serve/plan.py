@@ -117,10 +117,14 @@ def _check_echo(keep: bool, scores: bool, sampling: Sampling) -> None:
 
 
 def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
-    for token in biases:
+    by_token: dict[int, float] = {}
+    for token, bias in biases.items():
         if not (token.isascii() and token.isdigit() and len(token) <= 9):
             raise bad_request(f"logit_bias names {token[:64]!r}, which is no token id", "logit_bias")
-    return {int(token): bias for token, bias in biases.items()}
+        if int(token) in by_token:
+            raise bad_request(f"logit_bias names token {int(token)} twice", "logit_bias")
+        by_token[int(token)] = bias
+    return by_token
 
 
 def keep_of(prompt_tokens: int, max_tokens: int, settings: Settings, context: int | None) -> Keep:

@@ -29,28 +29,28 @@ class PromptMaker:
 
     async def of_chat(self, body: ChatRequest) -> list[int]:
         messages = [_as_template_sees(message, i) for i, message in enumerate(body.messages)]
-        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs)
+        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs, "messages")
 
     async def of_completion(self, body: CompletionRequest) -> list[list[int]]:
         prompt: Any = body.prompt
         if isinstance(prompt, str):
-            return await self._encode([prompt], True)
+            return await self._encode([prompt], True, "prompt")
         if prompt and isinstance(prompt[0], int):
             return [prompt]
         if not prompt:
             raise bad_request("the prompt is empty; it needs at least one token", "prompt")
-        return await self._encode(prompt, True) if isinstance(prompt[0], str) else list(prompt)
+        return await self._encode(prompt, True, "prompt") if isinstance(prompt[0], str) else list(prompt)
 
     async def of_tokenize(self, body: TokenizeRequest) -> list[int]:
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("give either prompt or messages", "prompt")
         if body.prompt is not None:
-            return (await self._encode([body.prompt], body.add_special_tokens))[0]
+            return (await self._encode([body.prompt], body.add_special_tokens, None))[0]
         messages = [_as_template_sees(message, i) for i, message in enumerate(body.messages or ())]
-        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs)
+        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs, None)
 
     async def _of_messages(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool,
-                           variables: dict[str, Any] | None) -> list[int]:
+                           variables: dict[str, Any] | None, fitting: str | None) -> list[int]:
         template = self._text.chat_template
         if template is None:
             raise bad_request(f"the model {self._text.name} has no chat template; use /v1/completions, or start the "
@@ -63,15 +63,26 @@ class PromptMaker:
                 messages, add_generation_prompt=add_generation_prompt, variables=variables))
         except ChatError as error:
             raise bad_request(str(error), "messages") from None
-        return (await self._encode([prompt], False))[0]  # the template has written the special tokens
+        return (await self._encode([prompt], False, fitting))[0]  # the template has written the special tokens
 
-    async def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+    async def _encode(self, texts: Sequence[str], add_special_tokens: bool, fitting: str | None) -> list[list[int]]:
+        """`fitting`: the field whose texts the model's context must have room for; those that cannot fit are not
+        encoded. None if they are only counted."""
+        if fitting is not None:
+            self._check_length(max(map(len, texts)), fitting)
         encode = self._text.tokenizer.encode
         try:
             return await self._somewhere(
                 sum(map(len, texts)), lambda: [encode(text, add_special_tokens=add_special_tokens) for text in texts])
         except EncodeError as error:
             raise bad_request(str(error), "prompt") from None
+
+    def _check_length(self, num_characters: int, field: str) -> None:
+        context, longest = self._text.max_context_tokens, self._text.tokenizer.longest_token_characters
+        if context is not None and longest is not None and num_characters > context * longest:
+            raise bad_request(f"the model's context is {context} tokens, which are {context * longest} characters at "
+                              f"most, but the prompt has {num_characters} characters; shorten the prompt", field,
+                              "context_length_exceeded")
 
     async def _somewhere(self, length: int, work: Callable[[], Result]) -> Result:
         if length < _LONG_CHARACTERS:

@@ -84,7 +84,7 @@ class _Sampled(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     logit_bias: Annotated[dict[str, Bias], BeforeValidator(_at_most(MAX_BIASES, "tokens"))] | None = None  # by token id
     seed: Seed | None = None
     n: Annotated[int, Field(ge=1)] | None = None

@@ -91,7 +91,7 @@ def _sampling(values: Mapping[str, Any], path: Path) -> SamplingDefaults:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
             raise ModelFolderError(f"{path}: {name} is {value!r}; it must be a number from 0 on")
         found[name] = int(value) if name == "top_k" else float(value)
-    for name, low, high in (("min_p", 0, 1), ("top_p", 0, 1), ("repetition_penalty", 0, math.inf)):
+    for name, low, high in (("min_p", 0, 1), ("top_p", 0, 1), ("repetition_penalty", 0.01, 100)):
         if name in found and not low <= found[name] <= high:
             raise ModelFolderError(f"{path}: {name} is {found[name]}; it must be from {low} to {high}")
     if values.get("do_sample") is False:

@@ -37,6 +37,7 @@ class SentencePieceTokenizer:
         self._splitter = re.compile("|".join(re.escape(name) for name in sorted(self._added, key=len, reverse=True))
                                     or r"(?!)")
         self._front = [self._model.bos_id()] if config.get("add_bos_token", True) and self._model.bos_id() >= 0 else []
+        self.longest_token_characters: int | None = None  # its normalizer leaves out blanks
         self._behind = [self._model.eos_id()] if config.get("add_eos_token", False) else []
         self.vocab_size = max(self._model.vocab_size(), max(self._names, default=-1) + 1)
 

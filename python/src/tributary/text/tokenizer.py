@@ -9,6 +9,7 @@ from typing import Protocol
 from tributary.text import pieces
 from tributary.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
 from tributary.text.files import ModelFolderError, read_bytes, read_object, read_object_if_there
+from tributary.text.longest_token import longest_token_characters
 
 BYTE_VOCAB = 256
 
@@ -21,6 +22,7 @@ class Tokenizer(Protocol):
     """Safe from any thread."""
 
     vocab_size: int
+    longest_token_characters: int | None  # no token stands for more of a text; None: not known
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Special tokens that are spelled out in the text are recognised. add_special_tokens: those that the model
@@ -43,6 +45,7 @@ class ByteTokenizer:
     """Token i is byte i."""
 
     vocab_size = BYTE_VOCAB
+    longest_token_characters: int | None = 1
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode())
@@ -77,10 +80,13 @@ class JsonTokenizer:
         self._special = {token["id"] for token in description.get("added_tokens") or [] if token.get("special")}
         self._bytes_of_piece = pieces.of_decoder(description.get("decoder"))
         self.vocab_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        self.longest_token_characters = longest_token_characters(
+            description, self._tokenizer.get_vocab(with_added_tokens=True).keys())
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            # Other than encode(), it lets go of the interpreter's lock meanwhile.
+            return list(self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
         except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
             raise EncodeError(f"the model's tokenizer cannot encode this text: {error}") from None
 

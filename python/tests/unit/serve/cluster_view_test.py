@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from fake_coordinator import FakeCoordinator
+from prometheus_client.parser import text_string_to_metric_families
 from serving import Serving, serving
 
+from tributary.serve import cluster_view
 from tributary.serve.cluster_view import figures_in
 
 METRICS = """# TYPE tributary_decode_step_duration_seconds histogram
@@ -39,7 +41,37 @@ def test_figures() -> None:
     assert figures_in(METRICS) == {"step_s": 0.5, "steps": 4, "phases_s": {"qkv": 0.25}, "attended_tokens": 7}
     assert figures_in("") == {}
     with pytest.raises(ValueError):
-        figures_in("<html>")
+        figures_in("tributary_attention_attended_tokens_total seven\n")
+
+
+def test_only_what_is_wanted_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def parse(text: str):  # noqa: ANN202
+        parsed.extend(text.splitlines())
+        return text_string_to_metric_families(text)
+
+    monkeypatch.setattr(cluster_view, "text_string_to_metric_families", parse)
+    others = "".join(f'other_{i}_total{{a="b"}} {i}\n' for i in range(10_000))
+    assert figures_in(others + METRICS + others + "no exposition {") == figures_in(METRICS)
+    assert len(parsed) == 2 * 4
+    with pytest.raises(ValueError, match="1025 lines"):
+        figures_in("tributary_attention_attended_tokens_total 7\n" * 1025)
+
+
+def test_figures_are_finite() -> None:
+    name = "tributary_attention_attended_tokens_total"
+    phase = "tributary_decode_phase_duration_seconds_sum"
+    assert figures_in(f"{name} NaN\n{name} +Inf\n{name} 7\n") == {"attended_tokens": 7}
+    assert figures_in(f"{name} 1e308\n{name} 1e308\n") == {}
+    assert figures_in(f'{phase}{{phase="a"}} NaN\n{phase}{{phase="b"}} 1\n') == {"phases_s": {"b": 1}}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:many", "127.0.0.1:1"])
+def test_an_address_where_nothing_can_be(server: Serving, fake: FakeCoordinator, address: str) -> None:
+    fake.metrics_address = address
+    status, _, body = get(f"{server.url}/cluster")
+    assert status == 200 and json.loads(body)["nodes"][0]["figures"] is None
 
 
 def test_a_node_without_metrics_is_shown_without_figures(server: Serving, fake: FakeCoordinator) -> None:

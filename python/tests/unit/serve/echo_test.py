@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import openai
 import pytest
 from fake_coordinator import FakeCoordinator, Script, text
-from serving import Serving, serving
+from serving import Serving, make_byte_model, serving
+
+from tributary.request import GenerateRequest
+from tributary.serve.answer import Delta, answer
+from tributary.serve.plan import AnswerPlan
 
 
 def complete(server: Serving, prompt: object, **fields: object):  # noqa: ANN201
     return server.openai().completions.create(
-        **{"model": "bytes", "prompt": prompt, "echo": True, "max_tokens": 5, **fields})
+        **{"model": server.model, "prompt": prompt, "echo": True, "max_tokens": 5, **fields})
 
 
 @pytest.mark.parametrize("prompt", ["h\u00e9", list("h\u00e9".encode())])
@@ -69,3 +75,35 @@ def test_several_prompts_in_token_ids(server: Serving, fake: FakeCoordinator) ->
 def test_an_error_before_the_answer_is_a_status(fake: FakeCoordinator, model: Path) -> None:
     with serving("127.0.0.1:1", model, connect_timeout_s=0.2) as server, pytest.raises(openai.InternalServerError):
         server.openai().completions.create(model="bytes", prompt="a", echo=True, stream=True)
+
+
+def test_a_long_echo_is_one_piece_and_not_made_on_the_loop() -> None:
+    """Nothing else runs while the loop makes text of 100,000 tokens."""
+    made_by: set[int] = set()
+
+    class Detokenizer:
+        def add(self, token: int) -> str:
+            made_by.add(threading.get_ident())
+            return chr(token)
+
+        def flush(self) -> str:
+            return ""
+
+    plan = AnswerPlan(request=GenerateRequest(prompt_tokens=(), max_tokens=0), prompt_tokens=100_000,
+                      echo=(97,) * 100_000, scores_echo=False, stops=(), end_tokens=frozenset(), keep=False, scope="")
+
+    async def deltas() -> list[Delta]:
+        return [part async for part in answer(plan, None, Detokenizer()) if isinstance(part, Delta)]  # type: ignore
+
+    assert [delta.text for delta in asyncio.run(deltas()) if delta.text] == ["a" * 100_000]
+    assert made_by and threading.get_ident() not in made_by
+
+
+def test_a_long_echo_before_an_answer(fake: FakeCoordinator, tmp_path: Path) -> None:
+    fake.script = lambda request: text(" yes", end=False)
+    with serving(fake.address, make_byte_model(tmp_path / "large", context=10_000)) as server:
+        prompt = "h\u00e9" * 2000
+        assert complete(server, prompt).choices[0].text == prompt + " yes"
+        stream = server.openai().completions.create(model=server.model, prompt=prompt, echo=True, max_tokens=4,
+                                                    stream=True)
+        assert [chunk.choices[0].text for chunk in stream if chunk.choices[0].text] == [prompt, *" yes"]

@@ -65,6 +65,7 @@ def test_what_the_sampler_lacks_is_told(tmp_path: Path) -> None:
     ({"config": {"vocab_size": 256, "eos_token_id": "two"}}, "config.json: eos_token_id is 'two'"),
     ({"generation_config": {"temperature": "hot"}}, "generation_config.json: temperature is 'hot'"),
     ({"generation_config": {"top_p": -1}}, "top_p is -1"),
+    ({"generation_config": {"repetition_penalty": 0.009}}, "repetition_penalty is 0.009; it must be from 0.01 to 100"),
     ({"generation_config": {"min_p": 1.5}}, "min_p is 1.5; it must be from 0 to 1"),
     ({"generation_config": []}, "holds a list"),
     ({"config": {"vocab_size": 1000}}, "neither tokenizer.json nor tokenizer.model"),
