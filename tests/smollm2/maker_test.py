@@ -64,9 +64,13 @@ class MakerTest(unittest.TestCase):
         done = make("--out", self.out)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("model.safetensors is missing or not what this makes", done.stderr)
-        self.assertEqual(sorted(times(self.out)), sorted(smollm2.FILES_SHA256))
+        trained = {path.name: path for path in smollm2.TRAINED.glob("*.safetensors")}
+        self.assertTrue(trained)
+        self.assertEqual(sorted(times(self.out)), sorted([*smollm2.FILES_SHA256, *trained]))
         for name in smollm2.FILES_SHA256:
             self.assertEqual((self.out / name).read_bytes(), (MODEL / name).read_bytes(), name)
+        for name, path in trained.items():
+            self.assertEqual((self.out / name).read_bytes(), path.read_bytes(), name)
         self.assertEqual([path.name for path in self.folder.iterdir()], ["model"])
 
     def test_a_killed_run_leaves_no_folder_and_the_next_cleans_up(self):
