@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pydantic
@@ -19,6 +19,9 @@ from tributary.serve.settings import Settings
 Body = TypeVar("Body", bound=pydantic.BaseModel)
 
 _LARGE_BYTES = 256 << 10  # parsed on another thread, so that others' streams go on
+# Of a body that is too large, what is still taken before the answer.
+_DISCARDED_BYTES = 256 << 20
+_DISCARDED_S = 20
 
 
 class BodyReader:
@@ -29,7 +32,7 @@ class BodyReader:
         self._max_bytes = settings.max_body_bytes
         self._timeout_s = settings.body_timeout_s
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def body(self, request: Request, schema: type[Body], who: str) -> AsyncIterator[Body]:
         """`who`: an API key's name; "" without keys, and then hosts are told apart. Bytes count as long as the block
         lasts. ApiError: 413 too large, 429 too much of all requests together or of these, 408 too slow, 400 not JSON in
@@ -49,6 +52,7 @@ class BodyReader:
     async def _read(self, request: Request, share: BodyShare) -> bytes:
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
+            await self._discard(request)
             raise _too_large(int(length), self._max_bytes)
         data = bytearray()
         try:
@@ -56,10 +60,30 @@ class BodyReader:
                 share.add(len(chunk))
                 data += chunk
                 if len(data) > self._max_bytes:
-                    raise _too_large(len(data), self._max_bytes)
+                    break
+            else:
+                return bytes(data)
         except ClientDisconnect:
             raise bad_request("the connection ended before the body did") from None
-        return bytes(data)
+        num_bytes = len(data)
+        del data
+        await self._discard(request)
+        raise _too_large(num_bytes, self._max_bytes)
+
+    async def _discard(self, request: Request) -> None:
+        """Takes what is still coming, within bounds: most clients read the answer only when they have sent the whole
+        body, and a connection that is closed before that may take the answer with it."""
+        with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
+            await asyncio.wait_for(_take(request, _DISCARDED_BYTES), _DISCARDED_S)
+
+
+async def _take(request: Request, num_bytes: int) -> None:
+    """Until the body has ended, or so many bytes more have come."""
+    while num_bytes > 0:
+        message = await request.receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+        num_bytes -= len(message.get("body", b""))
 
 
 def _too_large(num_bytes: int, max_bytes: int) -> ApiError:
