@@ -52,6 +52,17 @@ install(
   PROGRAMS tools/tokenizer.py
   DESTINATION ${CMAKE_INSTALL_BINDIR}
   RENAME tributary-tokenizer.py)
+# What that imports (it needs nothing else of the Python package), and what client/CMakeLists.txt makes of the flags.
+install(
+  DIRECTORY python/src/tributary/text
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/tributary/python/tributary
+  FILES_MATCHING
+  PATTERN "*.py")
+if(TARGET tributary)
+  install(FILES ${CMAKE_BINARY_DIR}/share/bash-completion/completions/tributary
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
+  install(FILES ${CMAKE_BINARY_DIR}/share/man/man1/tributary.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+endif()
 
 configure_package_config_file(cmake/TributaryConfig.cmake.in ${CMAKE_BINARY_DIR}/TributaryConfig.cmake
                               INSTALL_DESTINATION ${cmake_dir})

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "base/version.h"
 #include "process/fd_limit.h"
+#include "process/flags/unsigned_flags.h"
 #include "process/port_file.h"
 #include "process/rpc_metrics.h"
 #include "telemetry/process_collector.h"
@@ -77,10 +78,15 @@ int RunServerProgram(int argc, char** argv, const ServerProgram& program,
   ServerFlags flags;
   add_flags(app);
   AddServerFlags(app, &flags);
+  CheckUnsignedFlags(app);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
+    std::fprintf(stderr, "%s: %s\n'%s --help' has the flags.\n", program.name.c_str(), Printable(error.what()).c_str(),
+                 program.name.c_str());
+    return 1;
   }
   absl::Status status = InitLogging(program.log_name, flags.log_level);
   if (status.ok()) {

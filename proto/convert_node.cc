@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "base/limits.h"
+#include "base/outside_text.h"
 #include "base/version.h"
 #include "fmt/format.h"
 
@@ -49,6 +51,13 @@ v1::KeptSequence KeptToProto(const KeptStatus& kept, int64_t now_ns) {
   return message;
 }
 
+// A folder may have any name, a message and a terminal may not: what they cannot have is escaped.
+std::string ShownName(const std::string& name) {
+  std::string shown = Printable(name);
+  if (shown.size() > limits::kMaxModelNameBytes) shown = Printable(shown.substr(0, limits::kMaxModelNameBytes / 4));
+  return shown;
+}
+
 }  // namespace
 
 v1::ModelGeometry GeometryToProto(const ModelGeometry& geometry) {
@@ -58,7 +67,7 @@ v1::ModelGeometry GeometryToProto(const ModelGeometry& geometry) {
   message.set_num_kv_heads(geometry.attention.num_kv_heads);
   message.set_head_dim(geometry.attention.head_dim);
   message.set_vocab_size(geometry.vocab_size);
-  message.set_model_name(geometry.model_name);
+  message.set_model_name(ShownName(geometry.model_name));
   return message;
 }
 

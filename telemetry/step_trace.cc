@@ -1,9 +1,9 @@
 #include "telemetry/step_trace.h"
 
-#include <cstdio>
-#include <memory>
+#include <iterator>
 #include <utility>
 
+#include "base/whole_file.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -24,34 +24,29 @@ void StepTrace::NameLane(uint32_t lane, std::string name) { lane_names_.emplace_
 
 absl::Status StepTrace::WriteChromeTrace(const std::string& path, const std::string& process_name) const {
   if (!on()) return absl::OkStatus();
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "w"), &std::fclose);
-  if (file == nullptr) {
-    return absl::UnavailableError(
-        fmt::format("cannot write the trace to '{}'; does its folder exist and is it writable?", path));
-  }
-  fmt::print(file.get(),
-             "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"
-             "{{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{{\"name\":\"{}\"}}}}",
-             JsonEscaped(process_name));
+  std::string text;
+  fmt::format_to(std::back_inserter(text),
+                 "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"
+                 "{{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{{\"name\":\"{}\"}}}}",
+                 JsonEscaped(process_name));
   for (const auto& [lane, name] : lane_names_) {
-    fmt::print(file.get(),
-               ",\n{{\"ph\":\"M\",\"pid\":1,\"tid\":{},\"name\":\"thread_name\",\"args\":{{"
-               "\"name\":\"{}\"}}}}",
-               lane, JsonEscaped(name));
+    fmt::format_to(std::back_inserter(text),
+                   ",\n{{\"ph\":\"M\",\"pid\":1,\"tid\":{},\"name\":\"thread_name\",\"args\":{{"
+                   "\"name\":\"{}\"}}}}",
+                   lane, JsonEscaped(name));
   }
   for (size_t i = 0; i < ring_.size(); ++i) {
     const Span& span = ring_[(next_ + i) % ring_.size()];
-    fmt::print(file.get(),
-               ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.3f},\"dur\":{:.3f},"
-               "\"args\":{{\"step\":{},\"layer\":{}}}}}",
-               span.lane, JsonEscaped(span.name), static_cast<double>(span.begin_ns) * 1e-3,
-               static_cast<double>(span.end_ns - span.begin_ns) * 1e-3, span.step_id, span.layer);
+    fmt::format_to(std::back_inserter(text),
+                   ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.3f},\"dur\":{:.3f},"
+                   "\"args\":{{\"step\":{},\"layer\":{}}}}}",
+                   span.lane, JsonEscaped(span.name), static_cast<double>(span.begin_ns) * 1e-3,
+                   static_cast<double>(span.end_ns - span.begin_ns) * 1e-3, span.step_id, span.layer);
   }
-  fmt::print(file.get(), "\n]}}\n");
-  if (std::fflush(file.get()) != 0 || std::ferror(file.get()) != 0) {
-    return absl::UnavailableError(fmt::format("cannot write the trace to '{}'; is the disk full?", path));
-  }
-  return absl::OkStatus();
+  fmt::format_to(std::back_inserter(text), "\n]}}\n");
+  const absl::Status written = WriteWholeFile(path, text);
+  if (written.ok()) return written;
+  return absl::UnavailableError(fmt::format("the trace: {}; is its folder there?", std::string(written.message())));
 }
 
 }  // namespace tributary

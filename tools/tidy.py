@@ -27,7 +27,7 @@ EDGE = CORE | {"proto", "rpc", "process", "transport/ucx"}
 NODE = CORE - {"model"}
 WORKER = CORE - {"kv_store"} | {"gpu_worker/device"}
 DEVICE = ALGEBRA | {"policy", "model"}
-CLIENT = ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc"}
+CLIENT = ALGEBRA | {"policy", "cluster", "telemetry", "model", "proto", "rpc", "process/flags"}
 MAY_INCLUDE = {
     "base": set(),
     "attention": {"base"},
@@ -39,8 +39,9 @@ MAY_INCLUDE = {
     "transport": {"base", "wire"},
     "proto": ALGEBRA | {"policy", "wire", "cluster", "transport"},
     "rpc": {"base", "proto"},
+    "process/flags": {"base"},
     "process/loop": {"base", "transport"},
-    "process": {"base", "telemetry", "rpc"},
+    "process": {"base", "telemetry", "rpc", "process/flags"},
     "kv_store": ALGEBRA | {"policy", "cluster"},
     "model": ALGEBRA,
     "transport/ucx": {"base", "wire", "transport"},
@@ -64,8 +65,9 @@ MAY_INCLUDE = {
     "coordinator/edge": EDGE | {"coordinator/core"},
     "client/api": CLIENT,
     "client/terminal": CLIENT | {"client/api"},
-    "client/eval": CLIENT | {"client/api", "client/terminal"},
-    "client/cli": CLIENT | {"client/api", "client/terminal", "client/eval"},
+    "client/text": {"base", "model"},
+    "client/eval": CLIENT | {"client/api", "client/terminal", "client/text"},
+    "client/cli": CLIENT | {"client/api", "client/terminal", "client/text", "client/eval"},
 }
 # The CUDA device's rooms, lowest first: each sees those before it, the device itself sees all.
 CUDA_ROOMS = [f"gpu_worker/device/cuda{room}"

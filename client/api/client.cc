@@ -8,6 +8,7 @@
 #include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "proto/outside_strings.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
 
@@ -60,6 +61,7 @@ absl::Status Client::Explain(const grpc::Status& status) const {
 
 absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRequest& request,
                                                             const GenerateHandlers& handlers) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckOutsideStrings(request));
   TRIBUTARY_RETURN_IF_ERROR(WaitForConnection(kConnectTimeoutS));
   grpc::ClientContext context;
   {
@@ -103,6 +105,7 @@ absl::Status Client::Cancel(const std::string& request_id) {
   context.set_deadline(DeadlineAfter(kConnectTimeoutS));
   v1::CancelRequest request;
   request.set_request_id(request_id);
+  TRIBUTARY_RETURN_IF_ERROR(CheckOutsideStrings(request));
   v1::CancelResponse response;
   return Explain(stub_->Cancel(&context, request, &response));
 }
@@ -115,6 +118,11 @@ absl::StatusOr<v1::StatusResponse> Client::Status(double timeout_s) {
   const grpc::Status status = stub_->Status(&context, v1::StatusRequest(), &response);
   if (!status.ok()) return Explain(status);
   return response;
+}
+
+void Client::CancelRunning() {
+  MutexLock lock(&mutex_);
+  for (grpc::ClientContext* context : running_) context->TryCancel();
 }
 
 void Client::CancelAll() {

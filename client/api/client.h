@@ -33,13 +33,16 @@ class Client {
   // Waits until the coordinator can be reached; UNAVAILABLE with advice after `timeout_s`.
   absl::Status WaitForConnection(double timeout_s);
 
-  // Returns after the final summary or with the error. CANCELLED after CancelAll().
+  // Returns after the final summary or with the error. CANCELLED after CancelAll() or CancelRunning(). A request with
+  // text that no message can carry (no UTF-8, control characters) is INVALID_ARGUMENT and is not sent.
   absl::StatusOr<v1::GenerateEvent::Summary> Generate(const v1::GenerateRequest& request,
                                                       const GenerateHandlers& handlers);
   // Ends a request of any client.
   absl::Status Cancel(const std::string& request_id);
   absl::StatusOr<v1::StatusResponse> Status(double timeout_s = 5);
 
+  // Ends the Generate() calls that run now, with CANCELLED. Any thread, handlers' included.
+  void CancelRunning();
   // Ends every Generate() of this client; later ones fail at once. Any thread.
   void CancelAll();
 

@@ -1,16 +1,9 @@
 #include "client/api/request_builder.h"
 
-#include <cerrno>
 #include <charconv>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <iterator>
-#include <sstream>
+#include <utility>
 
 #include "base/clock.h"
-#include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
@@ -54,24 +47,6 @@ absl::StatusOr<SamplingParams> SamplingOf(const RequestOptions& options) {
   return sampling;
 }
 
-absl::StatusOr<std::vector<uint32_t>> PromptTokens(const RequestOptions& options, uint32_t vocab_size) {
-  std::vector<uint32_t> tokens;
-  if (!options.prompt_tokens_file.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.prompt_tokens_file));
-    TRIBUTARY_ASSIGN_OR_RETURN(tokens, ParseTokenIds(text));
-  } else if (!options.prompt.empty() || !options.prompt_file.empty()) {
-    TRIBUTARY_RETURN_IF_ERROR(CheckByteVocab(vocab_size, "give token ids with --prompt-tokens-file FILE"));
-    std::string text = options.prompt;
-    if (!options.prompt_file.empty()) {
-      TRIBUTARY_ASSIGN_OR_RETURN(text, ReadTextFile(options.prompt_file));
-    }
-    tokens = TokensFromBytes(text);
-  }
-  if (tokens.empty() && options.continue_request_id.empty())
-    return absl::InvalidArgumentError("the prompt is empty; it needs at least one token");
-  return tokens;
-}
-
 }  // namespace
 
 absl::Status FillCommon(const RequestOptions& options, GenerateSpec& spec) {
@@ -112,70 +87,20 @@ absl::Status CheckByteVocab(uint32_t vocab_size, const char* instead) {
                   vocab_size, instead));
 }
 
-absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
-  std::string text;
-  if (path == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
-  } else {
-    std::error_code ignored;
-    if (std::filesystem::is_directory(path, ignored)) {
-      return absl::InvalidArgumentError(fmt::format("'{}' is a folder, not a file", path));
-    }
-    std::ifstream file(path, std::ios::binary);
-    if (!file) {
-      return absl::NotFoundError(fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
-    }
-    text.assign(std::istreambuf_iterator<char>(file), {});
+absl::StatusOr<v1::GenerateRequest> BuildGenerateRequest(const RequestOptions& options,
+                                                         std::vector<uint32_t> prompt_tokens) {
+  if (prompt_tokens.empty() && options.continue_request_id.empty()) {
+    return absl::InvalidArgumentError("the prompt is empty; it needs at least one token");
   }
-  if (text.size() > limits::kMaxPromptBytes) {
-    return absl::InvalidArgumentError(
-        fmt::format("'{}' has {} bytes; at most {} are taken", path, text.size(), limits::kMaxPromptBytes));
-  }
-  return text;
-}
-
-absl::Status CheckInputFiles(const RequestOptions& options) {
-  for (const std::string& path :
-       {options.prompt_file, options.prompt_tokens_file, options.text_file, options.tokens_file}) {
-    if (path.empty() || path == "-") continue;  // standard input can be read only once
-    TRIBUTARY_RETURN_IF_ERROR(ReadTextFile(path).status());
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text) {
-  std::vector<uint32_t> tokens;
-  std::istringstream words(text);
-  for (std::string word; words >> word;) {
-    uint32_t token = 0;
-    const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), token);
-    if (error != std::errc() || stop != word.data() + word.size()) {
-      return absl::InvalidArgumentError(fmt::format(
-          "token {} is '{}', not an id; the file holds whitespace-separated numbers", tokens.size() + 1, word));
-    }
-    tokens.push_back(token);
-  }
-  return tokens;
-}
-
-absl::StatusOr<v1::GenerateRequest> BuildGenerateRequest(const RequestOptions& options, uint32_t vocab_size) {
   GenerateSpec spec;
-  TRIBUTARY_ASSIGN_OR_RETURN(spec.prompt_tokens, PromptTokens(options, vocab_size));
+  spec.prompt_tokens = std::move(prompt_tokens);
   spec.max_tokens = options.max_tokens;
   TRIBUTARY_RETURN_IF_ERROR(FillCommon(options, spec));
   return GenerateRequestToProto(spec);
 }
 
-absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& options, uint32_t vocab_size) {
-  std::vector<uint32_t> tokens;
-  if (!options.tokens_file.empty()) {
-    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.tokens_file));
-    TRIBUTARY_ASSIGN_OR_RETURN(tokens, ParseTokenIds(text));
-  } else {
-    TRIBUTARY_RETURN_IF_ERROR(CheckByteVocab(vocab_size, "give token ids with --tokens-file FILE"));
-    TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(options.text_file));
-    tokens = TokensFromBytes(text);
-  }
+absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& options,
+                                                      const std::vector<uint32_t>& tokens) {
   if (tokens.size() <= options.prefill_tokens) {
     return absl::InvalidArgumentError(fmt::format(
         "'{}' has {} tokens and --prefill-tokens takes {} of them; none is left to score",

@@ -1,4 +1,5 @@
-// Makes a GenerateSpec, and then its message, out of the command line's options: reads prompts, turns text into tokens.
+// Makes a GenerateSpec, and then its message, out of the command line's options and of tokens
+// (client/api/request_input.h reads them).
 #pragma once
 
 #include <cstdint>
@@ -12,26 +13,16 @@
 
 namespace tributary {
 
-// The whole file; "-" is standard input. NOT_FOUND with the path if it cannot be read;
-// INVALID_ARGUMENT beyond limits::kMaxPromptBytes.
-absl::StatusOr<std::string> ReadTextFile(const std::string& path);
-
-// Reads what the options name, so that a wrong path is told before a cluster starts. Not standard
-// input.
-absl::Status CheckInputFiles(const RequestOptions& options);
-
 // Sampling, placement, policy, ignore_eos, and what is kept and continued.
 absl::Status FillCommon(const RequestOptions& options, GenerateSpec& spec);
 
 // INVALID_ARGUMENT, with `instead` for advice, unless the vocabulary is the 256 bytes.
 absl::Status CheckByteVocab(uint32_t vocab_size, const char* instead);
 
-// "12 7 9": INVALID_ARGUMENT with the offending word and its place.
-absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(const std::string& text);
-
-// `vocab_size` of the cluster's model: text is allowed only if its tokens are the 256 bytes.
-absl::StatusOr<v1::GenerateRequest> BuildGenerateRequest(const RequestOptions& options, uint32_t vocab_size);
-// Prompt: the first prefill_tokens of the text; the rest is forced.
-absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& options, uint32_t vocab_size);
+absl::StatusOr<v1::GenerateRequest> BuildGenerateRequest(const RequestOptions& options,
+                                                         std::vector<uint32_t> prompt_tokens);
+// Prompt: the first prefill_tokens of `tokens`; the rest is forced. INVALID_ARGUMENT if there is no rest.
+absl::StatusOr<v1::GenerateRequest> BuildScoreRequest(const RequestOptions& options,
+                                                      const std::vector<uint32_t>& tokens);
 
 }  // namespace tributary

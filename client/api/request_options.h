@@ -15,9 +15,9 @@ namespace tributary {
 struct RequestOptions {
   std::string prompt;
   std::string prompt_file;         // "-": standard input
-  std::string prompt_tokens_file;  // whitespace-separated ids
+  std::string prompt_tokens_file;  // ids (ParseTokenIds)
   std::string text_file;           // score
-  std::string tokens_file;         // score, instead: whitespace-separated ids
+  std::string tokens_file;         // score, instead: ids
   uint32_t prefill_tokens = 0;     // score
   uint32_t max_tokens = 64;
   float temperature = 0;
@@ -47,6 +47,11 @@ struct RequestOptions {
   double keep_s = 0;                 // generate: 0 = the sequence is not kept
   uint64_t keep_context_tokens = 0;  // prompts and answers of all turns
   bool json = false;
+
+  std::string tokenizer_dir;       // "": the model's folder, if it has a tokenizer; else tokens are bytes
+  std::string python;              // that runs the tokenizer; "": the one that is found
+  std::vector<std::string> stops;  // texts that end the answer, and are not part of it
+  bool quiet = false;              // standard output has the answer alone
 };
 
 // A cluster of local processes. 0 or "" leaves the server's default.
@@ -63,6 +68,7 @@ struct ClusterOptions {
   uint32_t node_threads = 0;
   uint32_t max_batch = 0;
   uint32_t max_prefill_tokens = 0;
+  uint32_t metrics_base_port = 0;  // 0: free ports; else see MetricsPort() (client/cli/local_cluster.h)
   std::string transport_tls;
   std::string trace_file;
   std::string log_dir;

@@ -25,6 +25,7 @@ namespace {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
+  signal(SIGPIPE, SIG_DFL);
   setpgid(0, 0);  // a terminal's Ctrl-C reaches the parent only, which stops the children in order
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // the parent died before the line above
@@ -142,13 +143,18 @@ std::string_view FinalMessage(std::string_view line) {
   return is_final ? line.substr(colon + 2) : std::string_view();
 }
 
+// What stands behind the error of a flag: where its help is.
+bool IsAdvice(std::string_view line) {
+  return line.starts_with("Run with --help") || (line.starts_with('\'') && line.ends_with("--help' has the flags."));
+}
+
 }  // namespace
 
 std::string LastErrorLine(const std::string& log) {
   std::string last_error, last_line;
   std::istringstream lines(log);
   for (std::string line; std::getline(lines, line);) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (line.find_first_not_of(" \t\r") == std::string::npos || IsAdvice(line)) continue;
     const LogLine parsed = ParseLogLine(line);
     last_line = parsed.message;
     if (parsed.level == 'E') last_error = parsed.message;

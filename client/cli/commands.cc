@@ -2,115 +2,31 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <functional>
+#include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "client/api/client.h"
-#include "client/api/request_builder.h"
+#include "client/cli/ask.h"
+#include "client/cli/chat.h"
+#include "client/cli/cluster_up.h"
+#include "client/cli/flag_names.h"
 #include "client/cli/local_cluster.h"
 #include "client/cli/local_target.h"
+#include "client/cli/model_dir.h"
 #include "client/eval/eval_command.h"
-#include "client/terminal/progress.h"
+#include "client/terminal/output.h"
 #include "client/terminal/report.h"
 #include "fmt/format.h"
-#include "fmt/ranges.h"
-#include "model/byte_text.h"
 
 namespace tributary {
 namespace {
-
-using RequestBuilder = absl::StatusOr<v1::GenerateRequest> (*)(const RequestOptions&, uint32_t);
-
-int Fail(const absl::Status& status) {
-  std::fflush(stdout);
-  fmt::print(stderr, "tributary: {} [{}]\n", std::string(status.message()),
-             std::string(absl::StatusCodeToString(status.code())));
-  return kExitError;
-}
-
-void PrintTokens(const v1::GenerateEvent::TokenChunk& chunk, bool is_byte_vocab) {
-  if (is_byte_vocab) {
-    const std::string text = BytesFromTokens({chunk.tokens().data(), static_cast<size_t>(chunk.tokens_size())});
-    std::fwrite(text.data(), 1, text.size(), stdout);
-  } else {
-    for (const uint32_t token : chunk.tokens()) fmt::print("{} ", token);
-  }
-  std::fflush(stdout);
-}
-
-struct Ask {
-  const RequestOptions& options;
-  RequestBuilder build;
-  bool stream;           // tokens to stdout as they come
-  std::string_view did;  // "generated", "scored": for the progress bar
-};
-
-// Sends the request and follows its stream.
-absl::StatusOr<GenerateResult> AskCluster(Client& client, const Ask& ask, Interrupt& stop) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const v1::StatusResponse status, client.Status());
-  if (status.geometry().vocab_size() == 0) {
-    return absl::UnavailableError(
-        fmt::format("the cluster at {} has no GPU worker yet; see 'tributary status'", client.address()));
-  }
-  GenerateResult result;
-  result.is_byte_vocab = status.geometry().vocab_size() == kByteVocab;
-  TRIBUTARY_ASSIGN_OR_RETURN(const v1::GenerateRequest request, ask.build(ask.options, status.geometry().vocab_size()));
-
-  const std::string prefill_text = fmt::format("prefill of {} tokens", FormatCount(request.prompt_tokens_size()));
-  PrefillBar bar(stderr, !ask.options.json);
-  bar.Show(0, prefill_text);
-  GenerateHandlers handlers;
-  handlers.on_prefill = [&](const v1::GenerateEvent::PrefillProgress& progress) {
-    bar.Show(progress.fraction(), prefill_text);
-  };
-  handlers.on_tokens = [&](const v1::GenerateEvent::TokenChunk& chunk) {
-    Append(chunk, &result);
-    if (ask.stream) {
-      bar.Clear();
-      PrintTokens(chunk, result.is_byte_vocab);
-    } else {
-      bar.Show(static_cast<double>(result.tokens.size()) / request.max_tokens(),
-               fmt::format("{} {} of {} tokens", ask.did, FormatCount(result.tokens.size()),
-                           FormatCount(request.max_tokens())));
-    }
-  };
-  stop.SetHandler([&client] { client.CancelAll(); });
-  auto summary = client.Generate(request, handlers);
-  stop.SetHandler({});
-  TRIBUTARY_RETURN_IF_ERROR(summary.status());
-  result.summary = *std::move(summary);
-  return result;
-}
-
-absl::Status GenerateAndPrint(Client& client, const RequestOptions& options, Interrupt& stop) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const GenerateResult result,
-                             AskCluster(client, {options, &BuildGenerateRequest, !options.json, "generated"}, stop));
-  if (options.json) {
-    fmt::print("{}\n", DumpJson(GenerateJson(result)));
-  } else {
-    fmt::print("\n\n[{}]\n{}", result.summary.finish_reason(), SummaryTable(result.summary));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ScoreAndPrint(Client& client, const RequestOptions& options, Interrupt& stop) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const GenerateResult result,
-                             AskCluster(client, {options, &BuildScoreRequest, false, "scored"}, stop));
-  if (options.json) {
-    fmt::print("{}\n", DumpJson(ScoreJson(result)));
-    return absl::OkStatus();
-  }
-  const double nll = MeanNll(result);
-  fmt::print("nll_mean {:.6f} over {} tokens (perplexity {:.4f})\n{}", nll, FormatCount(result.logprobs.size()),
-             std::exp(nll), SummaryTable(result.summary));
-  return absl::OkStatus();
-}
 
 using ClusterWork = std::function<absl::Status(Client&)>;
 
@@ -129,12 +45,20 @@ absl::Status WithCluster(const ClusterOptions& cluster_options, Interrupt& stop,
   return worked.ok() ? stopped : worked;
 }
 
-using RequestWork = absl::Status (*)(Client&, const RequestOptions&, Interrupt&);
+using RequestWork = absl::Status (*)(Client&, PreparedRequest&, Interrupt&);
 
-absl::Status RequestWithCluster(const ClusterOptions& cluster, const RequestOptions& request, RequestWork work,
+absl::Status RequestWithCluster(const ClusterOptions& cluster, const RequestOptions& options, RequestWork work,
                                 Interrupt& stop) {
-  TRIBUTARY_RETURN_IF_ERROR(CheckInputFiles(request));
+  TRIBUTARY_RETURN_IF_ERROR(CheckModelDir(cluster.model_dir));
+  TRIBUTARY_ASSIGN_OR_RETURN(PreparedRequest request, Prepare(options, cluster.model_dir, stop));
   return WithCluster(cluster, stop, [&](Client& client) { return work(client, request, stop); });
+}
+
+absl::Status RequestOfRunning(const std::string& coordinator, const std::string& model_dir,
+                              const RequestOptions& options, RequestWork work, Interrupt& stop) {
+  TRIBUTARY_ASSIGN_OR_RETURN(PreparedRequest request, Prepare(options, model_dir, stop));
+  Client client(coordinator);
+  return work(client, request, stop);
 }
 
 class RemoteTarget : public EvalTarget {
@@ -153,8 +77,14 @@ class RemoteTarget : public EvalTarget {
 };
 
 absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const EvalPlan plan, MakeEvalPlan(options));
+  if (options.coordinator.empty()) TRIBUTARY_RETURN_IF_ERROR(CheckModelDir(options.cluster.model_dir));
   TRIBUTARY_RETURN_IF_ERROR(CheckOutputs(options));
+  absl::StatusOr<EvalPlan> made;
+  {
+    const ExitOnSignal at_once(stop);
+    made = MakeEvalPlan(options);
+  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const EvalPlan plan, std::move(made));
   if (options.coordinator.empty()) {
     LocalTarget target(options.cluster, [&stop] { return stop.stop_requested(); });
     TRIBUTARY_RETURN_IF_ERROR(target.Start());
@@ -166,70 +96,33 @@ absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
   return EvalOnCluster(target, plan, stop);
 }
 
-absl::Status WritePortFile(const LocalCluster& cluster, const std::string& path) {
-  nlohmann::ordered_json object;
-  object["coordinator"] = cluster.coordinator();
-  object["log_dir"] = cluster.log_dir();
-  nlohmann::ordered_json processes = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < cluster.children().size(); ++i) {
-    processes.push_back({{"name", cluster.children()[i]->name()},
-                         {"pid", cluster.children()[i]->pid()},
-                         {"listen", cluster.addresses(i).listen},
-                         {"metrics", cluster.addresses(i).metrics}});
+absl::Status Chat(const ChatCommand& command, Interrupt& stop) {
+  if (command.coordinator.empty()) TRIBUTARY_RETURN_IF_ERROR(CheckModelDir(command.cluster.model_dir));
+  absl::StatusOr<std::unique_ptr<TextCodec>> codec;
+  {
+    const ExitOnSignal at_once(stop);
+    codec = MakeChatCodec(command);
   }
-  object["processes"] = std::move(processes);
-  const std::string temporary = path + ".tmp";  // readers never see half a file
-  std::ofstream file(temporary);
-  file << object.dump(1) << "\n";
-  file.close();
-  std::error_code error;
-  std::filesystem::rename(temporary, path, error);
-  if (!file || error) return absl::UnavailableError(fmt::format("cannot write the port file '{}'", path));
-  return absl::OkStatus();
-}
-
-void PrintCluster(const LocalCluster& cluster, double seconds) {
-  for (size_t i = 0; i < cluster.children().size(); ++i) {
-    const ChildProcess& child = *cluster.children()[i];
-    fmt::print("  {:<12} {:<22} pid {:<8} http://{}/metrics\n", child.name(), cluster.addresses(i).listen, child.pid(),
-               cluster.addresses(i).metrics);
-  }
-  fmt::print(
-      "ready in {:.1f} s; model {}; logs in {}\n\n  tributary generate --coordinator {} --prompt "
-      "'Once upon a time'\n\n"
-      "Ctrl-C stops the cluster.\n",
-      seconds, cluster.status_at_start().geometry().model_name(), cluster.log_dir(), cluster.coordinator());
-  std::fflush(stdout);
-}
-
-absl::Status ClusterUp(const ClusterOptions& options, Interrupt& stop) {
-  const auto begin = std::chrono::steady_clock::now();
-  fmt::print("starting 1 coordinator, {} GPU worker{} (device {}), {} CPU attention services\n", options.devices.size(),
-             options.devices.size() == 1 ? "" : "s", fmt::join(options.devices, ", "), options.cpu_nodes);
-  std::fflush(stdout);
-  auto started = LocalCluster::Start(options, [&stop] { return stop.stop_requested(); });
-  if (absl::IsCancelled(started.status())) return absl::OkStatus();
-  TRIBUTARY_RETURN_IF_ERROR(started.status());
-  LocalCluster& cluster = **started;
-  PrintCluster(cluster, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  if (!options.port_file.empty()) TRIBUTARY_RETURN_IF_ERROR(WritePortFile(cluster, options.port_file));
-  while (!stop.stop_requested()) {
-    for (const std::string& line : cluster.ReportDeaths()) fmt::print(stderr, "tributary: {}\n", line);
-    if (!cluster.coordinator_runs()) {
-      return absl::UnavailableError("the coordinator has ended, so the cluster is stopped");
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  }
-  fmt::print("stopping; running requests may end, Ctrl-C again stops at once\n");
-  std::fflush(stdout);
-  return cluster.Stop();
-}
-
-absl::Status PrintStatus(const StatusCommand& command) {
+  TRIBUTARY_RETURN_IF_ERROR(codec.status());
+  const auto chat = [&](Client& client) { return ChatWith(client, command, *std::move(codec), stop); };
+  if (command.coordinator.empty()) return WithCluster(command.cluster, stop, chat);
   Client client(command.coordinator);
-  TRIBUTARY_ASSIGN_OR_RETURN(const v1::StatusResponse status, client.Status());
-  fmt::print("{}", command.json ? DumpJson(StatusJson(status)) + "\n" : StatusTable(status));
-  return absl::OkStatus();
+  return chat(client);
+}
+
+absl::Status PrintStatus(const StatusCommand& command, Interrupt& stop) {
+  constexpr const char* kClearScreen = "\033[H\033[2J";
+  Client client(command.coordinator);
+  while (true) {
+    TRIBUTARY_ASSIGN_OR_RETURN(const v1::StatusResponse status, client.Status());
+    const std::string clear = command.watch_s > 0 && isatty(STDOUT_FILENO) != 0 ? kClearScreen : "";
+    PrintOut("{}{}", clear, command.json ? DumpJson(StatusJson(status)) + "\n" : StatusTable(status));
+    const auto next = std::chrono::steady_clock::now() + std::chrono::duration<double>(command.watch_s);
+    while (!stop.stop_requested() && std::chrono::steady_clock::now() < next) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    if (command.watch_s <= 0 || stop.stop_requested() || !OutStatus().ok()) return OutStatus();
+  }
 }
 
 struct Runner {
@@ -237,30 +130,61 @@ struct Runner {
 
   absl::Status operator()(const ClusterUpCommand& command) { return ClusterUp(command.cluster, stop); }
   absl::Status operator()(const GenerateCommand& command) {
-    Client client(command.coordinator);
-    return GenerateAndPrint(client, command.request, stop);
+    return RequestOfRunning(command.coordinator, command.model_dir, command.request, &GenerateAndPrint, stop);
   }
   absl::Status operator()(const RunCommand& command) {
     return RequestWithCluster(command.cluster, command.request, &GenerateAndPrint, stop);
   }
   absl::Status operator()(const ScoreCommand& command) {
     if (command.coordinator.empty()) return RequestWithCluster(command.cluster, command.request, &ScoreAndPrint, stop);
-    Client client(command.coordinator);
-    return ScoreAndPrint(client, command.request, stop);
+    return RequestOfRunning(command.coordinator, "", command.request, &ScoreAndPrint, stop);
   }
+  absl::Status operator()(const ChatCommand& command) { return Chat(command, stop); }
   absl::Status operator()(const EvalCommand& command) { return Eval(command.options, stop); }
-  absl::Status operator()(const StatusCommand& command) { return PrintStatus(command); }
+  absl::Status operator()(const StatusCommand& command) { return PrintStatus(command, stop); }
   absl::Status operator()(const PrintCommand& command) {
-    fmt::print("{}", command.text);
-    return absl::OkStatus();
+    WriteOut(command.text);
+    return OutStatus();
+  }
+};
+
+struct AsksForJson {
+  bool operator()(const GenerateCommand& command) const { return command.request.json; }
+  bool operator()(const RunCommand& command) const { return command.request.json; }
+  bool operator()(const ScoreCommand& command) const { return command.request.json; }
+  bool operator()(const StatusCommand& command) const { return command.json; }
+  template <typename Command>
+  bool operator()(const Command&) const {
+    return false;
   }
 };
 
 }  // namespace
 
+int Fail(const absl::Status& status, bool as_json) {
+  const absl::Status named(status.code(), NameFlags(Printable(std::string(status.message()))));
+  if (as_json) PrintOut("{}\n", DumpJson(ErrorJson(named)));
+  PrintErr("tributary: {} [{}]\n", std::string(named.message()), std::string(absl::StatusCodeToString(named.code())));
+  return kExitError;
+}
+
+int FailUsage(const absl::Status& status, const std::vector<std::string>& words) {
+  const bool as_json = std::find(words.begin(), words.end(), "--json") != words.end() && words.front() != "eval";
+  if (as_json) PrintOut("{}\n", DumpJson(ErrorJson(status)));
+  PrintErr("tributary: {}\nRun 'tributary --help' or 'tributary COMMAND --help' for the flags.\n",
+           std::string(status.message()));
+  return kExitUsage;
+}
+
 int RunCommandLine(const Command& command, Interrupt& stop) {
-  const absl::Status status = std::visit(Runner{stop}, command);
-  return status.ok() ? kExitOk : Fail(status);
+  absl::Status status = std::visit(Runner{stop}, command);
+  const bool outlives_its_reader = std::holds_alternative<ClusterUpCommand>(command);
+  if (OutReaderHasGone()) {
+    if (outlives_its_reader && status.ok()) return kExitOk;
+    if (!outlives_its_reader) return kExitReaderGone;
+  }
+  if (status.ok()) status = OutStatus();
+  return status.ok() ? kExitOk : Fail(status, std::visit(AsksForJson{}, command));
 }
 
 }  // namespace tributary

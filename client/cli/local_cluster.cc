@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "client/api/client.h"
+#include "client/cli/model_dir.h"
 #include "fmt/format.h"
 #include "nlohmann/json.hpp"
 
@@ -64,21 +65,6 @@ uint64_t SpinUs(const ClusterOptions& options) {
   return all_host ? 0 : kBesideGpuUs;  // 0: the servers' own default
 }
 
-absl::Status CheckModelDir(const std::string& model_dir) {
-  std::error_code error;
-  if (!fs::is_directory(model_dir, error)) {
-    return absl::NotFoundError(
-        fmt::format("there is no model folder '{}'; --model takes a folder with config.json and "
-                    "*.safetensors, for example models/probe",
-                    model_dir));
-  }
-  if (!fs::exists(fs::path(model_dir) / "config.json", error)) {
-    return absl::NotFoundError(
-        fmt::format("'{}' has no config.json; --model takes a folder in Hugging Face format", model_dir));
-  }
-  return absl::OkStatus();
-}
-
 // All nodes together get as many threads as there are cores, since they answer the same query at the same time.
 uint64_t NodeThreads(const ClusterOptions& options) {
   if (options.node_threads != 0) return options.node_threads;
@@ -92,6 +78,10 @@ uint32_t AliveNodes(const v1::StatusResponse& status, v1::NodeRole role) {
 }
 
 }  // namespace
+
+uint32_t MetricsPort(const ClusterOptions& options, size_t place) {
+  return options.metrics_base_port == 0 ? 0 : options.metrics_base_port + static_cast<uint32_t>(place);
+}
 
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(const ClusterOptions& options,
                                                                   const std::function<bool()>& stop_requested) {
@@ -133,9 +123,9 @@ absl::Status LocalCluster::PrepareLogDir() {
 }
 
 absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested) {
-  TRIBUTARY_RETURN_IF_ERROR(
-      StartOne("coordinator", "tributary-coordinator",
-               {"--listen", options_.listen, "--drain-timeout-s", fmt::format("{}", kDrainTimeoutS)}, stop_requested));
+  TRIBUTARY_RETURN_IF_ERROR(StartOne(
+      "coordinator", "tributary-coordinator",
+      {"--listen", options_.listen, "--drain-timeout-s", fmt::format("{}", kDrainTimeoutS)}, 0, stop_requested));
 
   for (uint32_t i = 0; i < options_.cpu_nodes; ++i) {
     const std::string id = fmt::format("cpu-{}", i);
@@ -145,7 +135,8 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
     AddFlag(flags, "--spin-us", SpinUs(options_));
     AddFlag(flags, "--transport-tls", options_.transport_tls);
     AddFlag(flags, "--transport-net-devices", kLoopback);
-    TRIBUTARY_RETURN_IF_ERROR(StartOne(id, "tributary-cpu-attention", std::move(flags), stop_requested));
+    TRIBUTARY_RETURN_IF_ERROR(
+        StartOne(id, "tributary-cpu-attention", std::move(flags), 1 + options_.devices.size() + i, stop_requested));
   }
 
   for (size_t i = 0; i < options_.devices.size(); ++i) {
@@ -163,19 +154,19 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
     AddFlag(flags, "--transport-tls", options_.transport_tls);
     AddFlag(flags, "--transport-net-devices", kLoopback);
     if (i == 0) AddFlag(flags, "--trace-file", options_.trace_file);
-    TRIBUTARY_RETURN_IF_ERROR(StartOne(id, "tributary-gpu-worker", std::move(flags), stop_requested));
+    TRIBUTARY_RETURN_IF_ERROR(StartOne(id, "tributary-gpu-worker", std::move(flags), 1 + i, stop_requested));
   }
   return WaitForMembers(stop_requested);
 }
 
 absl::Status LocalCluster::StartOne(const std::string& name, const std::string& binary, std::vector<std::string> flags,
-                                    const std::function<bool()>& stop_requested) {
+                                    size_t place, const std::function<bool()>& stop_requested) {
   const fs::path port_file = fs::path(log_dir_) / (name + ".json");
   std::error_code ignored;
   fs::remove(port_file, ignored);
   std::vector<std::string> arguments = {OwnFolder() / binary};
   arguments.insert(arguments.end(), flags.begin(), flags.end());
-  AddFlag(arguments, "--metrics-listen", "127.0.0.1:0");
+  AddFlag(arguments, "--metrics-listen", fmt::format("127.0.0.1:{}", MetricsPort(options_, place)));
   AddFlag(arguments, "--port-file", port_file.string());
   AddFlag(arguments, "--log-level", options_.log_level);
   TRIBUTARY_ASSIGN_OR_RETURN(ChildProcess child,

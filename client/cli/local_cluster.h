@@ -21,6 +21,10 @@ struct ProcessAddresses {
   std::string metrics;
 };
 
+// Where the process at this place has its /metrics: the coordinator, GPU workers, CPU nodes, on ports in a row, as
+// deploy/prometheus/prometheus.yml scrapes them from 9100 on; 0 (any free one) without options.metrics_base_port.
+uint32_t MetricsPort(const ClusterOptions& options, size_t place);
+
 // Thread-compatible; use it on the main thread. Children die with this process, however it ends.
 class LocalCluster {
  public:
@@ -57,7 +61,7 @@ class LocalCluster {
   absl::Status PrepareLogDir();
   absl::Status StartAll(const std::function<bool()>& stop_requested);
   absl::Status StartOne(const std::string& name, const std::string& binary, std::vector<std::string> flags,
-                        const std::function<bool()>& stop_requested);
+                        size_t place, const std::function<bool()>& stop_requested);
   absl::Status WaitForMembers(const std::function<bool()>& stop_requested);
   absl::Status DeathOf(ChildProcess& child) const;
 

@@ -1,8 +1,7 @@
 #include "client/cli/local_target.h"
 
-#include <cstdio>
-
 #include "base/status.h"
+#include "client/terminal/output.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 
@@ -22,7 +21,7 @@ absl::Status LocalTarget::Renew(const absl::Status& error) {
   if (stop_requested_()) return absl::CancelledError("interrupted");
   const std::vector<std::string> deaths = cluster_->ReportDeaths();
   if (deaths.empty()) return absl::OkStatus();
-  fmt::print(stderr, "{}; {}: a new cluster is started\n", std::string(error.message()), fmt::join(deaths, "; "));
+  PrintErr("{}; {}: a new cluster is started\n", std::string(error.message()), fmt::join(deaths, "; "));
   (void)cluster_->Stop();  // it would name the dead again
   return Start();
 }

@@ -1,110 +1,23 @@
 #include "client/cli/options.h"
 
 #include "CLI/CLI.hpp"
-#include "base/clock.h"
-#include "base/limits.h"
+#include "base/outside_text.h"
 #include "base/status.h"
 #include "base/version.h"
+#include "client/cli/arguments.h"
+#include "client/cli/documents.h"
+#include "client/cli/flag_names.h"
+#include "client/cli/request_flags.h"
 #include "client/eval/eval_flags.h"
 #include "client/terminal/common_flags.h"
-#include "client/terminal/policy_flags.h"
 #include "fmt/format.h"
+#include "policy/policy_registry.h"
+#include "process/flags/unsigned_flags.h"
 
 namespace tributary {
 namespace {
 
-constexpr const char* kRequestGroup = "Request";
-
-void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
-  app.add_option("--window-tokens", request.window_tokens,
-                 "Most recent tokens that stay on the worker (default: the coordinator's, 1024)")
-      ->group(kPlacementGroup);
-  AddLayoutFlags(app, request);
-  app.add_flag("--all-resident", request.all_resident, "Keep the whole context on the worker")->group(kPlacementGroup);
-  AddPolicyFlags(app, request.policy);
-  app.add_flag("--report-attention-heads", request.report_attention_heads,
-               "Say for each layer and KV head what it read and kept (sparse policies)");
-  app.add_option("--top-logprobs", request.top_logprobs,
-                 "Report so many of the likeliest tokens with each token (with --json; default: 0)")
-      ->check(CLI::Range(0u, limits::kMaxTopLogprobs))
-      ->group(kRequestGroup);
-  app.add_flag("--json", request.json, "Print one JSON object instead of text and tables");
-}
-
-void AddPenaltyFlags(CLI::App& app, RequestOptions& request) {
-  app.add_option("--min-p", request.min_p,
-                 "Sample from tokens with at least this share of the likeliest one's probability")
-      ->check(CLI::Range(0.0, 1.0))
-      ->group(kRequestGroup);
-  app.add_option("--presence-penalty", request.presence_penalty, "Taken from the logits of tokens that the answer has")
-      ->check(CLI::Range(-2.0, 2.0))
-      ->group(kRequestGroup);
-  app.add_option("--frequency-penalty", request.frequency_penalty, "Taken as often as the answer has the token")
-      ->check(CLI::Range(-2.0, 2.0))
-      ->group(kRequestGroup);
-  app.add_option("--repetition-penalty", request.repetition_penalty,
-                 "Divides the logits of tokens that prompt or answer have (multiplies negative ones; default: 1)")
-      ->check(CLI::Range(0.0, 100.0))
-      ->group(kRequestGroup);
-  app.add_option("--logit-bias", request.logit_bias,
-                 "TOKEN=BIAS: added to the token's logit; may be given several times")
-      ->group(kRequestGroup);
-}
-
-void AddRequestFlags(CLI::App& app, RequestOptions& request) {
-  auto* prompt = app.add_option("--prompt", request.prompt, "Prompt text")->group(kRequestGroup);
-  auto* file = app.add_option("--prompt-file", request.prompt_file, "File with the prompt, byte for byte; - is stdin")
-                   ->group(kRequestGroup);
-  auto* tokens = app.add_option("--prompt-tokens-file", request.prompt_tokens_file,
-                                "File with token ids, for models without a byte vocabulary; - is stdin")
-                     ->group(kRequestGroup);
-  prompt->excludes(file)->excludes(tokens);
-  file->excludes(tokens);
-  app.add_option("--max-tokens", request.max_tokens, "Tokens to generate (default 64)")
-      ->check(CLI::Range(1u, 1u << 30))
-      ->group(kRequestGroup);
-  app.add_option("--temperature", request.temperature, "0 (default) is greedy")
-      ->check(CLI::Range(0.0, 100.0))
-      ->group(kRequestGroup);
-  app.add_option("--top-k", request.top_k, "Sample from the k likeliest tokens")->group(kRequestGroup);
-  app.add_option("--top-p", request.top_p, "Sample from the likeliest tokens that hold this probability")
-      ->check(CLI::Range(0.0, 1.0))
-      ->group(kRequestGroup);
-  app.add_option("--seed", request.seed, "Seed of the sampling")->group(kRequestGroup);
-  AddPenaltyFlags(app, request);
-  app.add_flag("--ignore-eos", request.ignore_eos, "Do not stop at the end-of-text token")->group(kRequestGroup);
-  AddPlacementFlags(app, request);
-}
-
-void AddTurnFlags(CLI::App& app, RequestOptions& request) {
-  app.add_option("--request-id", request.request_id, "Name of the request (default: the coordinator makes one)")
-      ->group(kRequestGroup);
-  app.add_option("--keep-s", request.keep_s, "Keep the sequence for so many seconds after its answer, for --continue")
-      ->check(CLI::Range(0.001, SecondsFromNs(limits::kMaxLeaseNs)))
-      ->group(kRequestGroup);
-  app.add_option("--keep-context-tokens", request.keep_context_tokens,
-                 "With the first --keep-s: what prompts and answers of all turns may have "
-                 "together; memory for it "
-                 "is reserved")
-      ->group(kRequestGroup);
-  app.add_option("--continue", request.continue_request_id,
-                 "Append the prompt, of which there may be none, to the kept sequence of this request id")
-      ->group(kRequestGroup);
-}
-
-void AddScoreFlags(CLI::App& app, RequestOptions& request) {
-  auto* text = app.add_option("--text-file", request.text_file, "Text to score, byte for byte; - is stdin")
-                   ->group(kRequestGroup);
-  app.add_option("--tokens-file", request.tokens_file,
-                 "File with token ids to score, for models without a byte vocabulary; - is stdin")
-      ->excludes(text)
-      ->group(kRequestGroup);
-  app.add_option("--prefill-tokens", request.prefill_tokens, "Tokens to prefill; the rest is fed one by one")
-      ->required()
-      ->check(CLI::Range(1u, 1u << 30))
-      ->group(kRequestGroup);
-  AddPlacementFlags(app, request);
-}
+constexpr const char* kCommands = "run, chat, generate, score, eval, status or cluster up";
 
 absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
   if (is_score && request.text_file.empty() && request.tokens_file.empty()) {
@@ -119,6 +32,9 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
     return absl::InvalidArgumentError(
         "--all-resident keeps everything on the worker, so --window-tokens has no meaning; drop "
         "one of them");
+  }
+  if (request.quiet && request.json) {
+    return absl::InvalidArgumentError("--quiet prints the answer alone, --json one object; drop one of them");
   }
   const bool continues = !request.continue_request_id.empty();
   if (request.keep_s > 0 && !continues && request.keep_context_tokens == 0) {
@@ -140,54 +56,99 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
   return ResolvePolicy(request.policy, {.block_tokens = request.block_tokens}).status();
 }
 
-absl::Status NoCommandError(int argc, const char* const* argv) {
-  constexpr const char* kCommands = "cluster up, generate, run, score, eval or status";
-  if (argc > 1) return absl::InvalidArgumentError(fmt::format("unknown command '{}'; use {}", argv[1], kCommands));
-  return absl::InvalidArgumentError(fmt::format("a command is needed: {}", kCommands));
-}
-
 // One of each command, filled by CLI11; only one is used.
 struct ParsedCommands {
   ClusterUpCommand up;
   GenerateCommand generate;
   RunCommand run;
   ScoreCommand score;
+  ChatCommand chat;
   EvalCommand eval;
   StatusCommand status;
+  std::vector<std::string> help_of;
 };
 
-void AddCommands(CLI::App& app, ParsedCommands& parsed) {
-  app.require_subcommand(1);
+CLI::App* AddCommand(CLI::App& app, const char* name, const char* description) {
+  CLI::App* const command = app.add_subcommand(name, description);
+  AddConfigFlag(*command);
+  return command;
+}
+
+void AddClusterCommands(CLI::App& app, ParsedCommands& parsed) {
   CLI::App* cluster = app.add_subcommand("cluster", "Local clusters");
   cluster->require_subcommand(1);
-  CLI::App* up = cluster->add_subcommand("up", "Start all processes on this host and supervise them");
+  CLI::App* up = AddCommand(*cluster, "up", "Start all processes on this host and supervise them");
   AddClusterFlags(*up, parsed.up.cluster, true);
   up->add_option("--listen", parsed.up.cluster.listen, "host:port of the coordinator (default: any free port)");
   up->add_option("--port-file", parsed.up.cluster.port_file,
                  "Write the addresses here (JSON) once the cluster is ready");
 
-  CLI::App* generate = app.add_subcommand("generate", "Ask a running cluster");
-  AddCoordinatorFlag(*generate, parsed.generate.coordinator, true);
-  AddRequestFlags(*generate, parsed.generate.request);
-  AddTurnFlags(*generate, parsed.generate.request);
+  CLI::App* status = AddCommand(app, "status", "Members and load of a running cluster");
+  AddCoordinatorFlag(*status, parsed.status.coordinator, true);
+  status->add_flag("--json", parsed.status.json, "Print one JSON object");
+  status->add_option("--watch", parsed.status.watch_s, "Print it again every so many seconds (2) until Ctrl-C")
+      ->expected(0, 1)
+      ->default_str("2")
+      ->check(CLI::Range(0.1, 86'400.0));
+}
 
-  CLI::App* run = app.add_subcommand("run", "Start a cluster, generate, stop it");
+void AddCommands(CLI::App& app, ParsedCommands& parsed) {
+  app.require_subcommand(1);
+  CLI::App* run = AddCommand(app, "run", "Start a cluster, generate, stop it");
   AddClusterFlags(*run, parsed.run.cluster, true);
   AddRequestFlags(*run, parsed.run.request);
 
-  CLI::App* score = app.add_subcommand("score", "Log-likelihood of a text, fed through the distributed path");
+  CLI::App* chat = AddCommand(app, "chat", "Talk to a model; the sequence stays between the turns");
+  AddCoordinatorFlag(*chat, parsed.chat.coordinator, false);
+  AddClusterFlags(*chat, parsed.chat.cluster, false);
+  AddChatFlags(*chat, parsed.chat.request, parsed.chat.system);
+
+  CLI::App* generate = AddCommand(app, "generate", "Ask a running cluster");
+  AddCoordinatorFlag(*generate, parsed.generate.coordinator, true);
+  generate->add_option("--model", parsed.generate.model_dir,
+                       "The model's folder, whose tokenizer.json text is encoded by (as --tokenizer)");
+  AddRequestFlags(*generate, parsed.generate.request);
+  AddTurnFlags(*generate, parsed.generate.request);
+
+  CLI::App* score = AddCommand(app, "score", "Log-likelihood of a text, fed through the distributed path");
   AddCoordinatorFlag(*score, parsed.score.coordinator, false);
   AddClusterFlags(*score, parsed.score.cluster, false);
   AddScoreFlags(*score, parsed.score.request);
 
-  AddEvalFlags(*app.add_subcommand("eval", "Quality of attention policies, against dense"), parsed.eval.options);
+  AddEvalFlags(*AddCommand(app, "eval", "Quality of attention policies, against dense"), parsed.eval.options);
+  AddClusterCommands(app, parsed);
 
-  CLI::App* status = app.add_subcommand("status", "Members and load of a running cluster");
-  AddCoordinatorFlag(*status, parsed.status.coordinator, true);
-  status->add_flag("--json", parsed.status.json, "Print one JSON object");
+  app.add_subcommand("version", "Print the version");
+  app.add_subcommand("help", "Print the flags of a command, or the commands")
+      ->add_option("COMMAND", parsed.help_of, "The command's words, e.g. cluster up");
+  CLI::App* completion = app.add_subcommand("completion", "Print what a shell needs to complete commands and flags");
+  completion->require_subcommand(1);
+  completion->add_subcommand("bash", "For Bash: source <(tributary completion bash)");
+  app.add_subcommand("man", "Print the manual page");
 }
 
-absl::StatusOr<Command> ChooseCommand(const CLI::App& app, const ParsedCommands& parsed) {
+absl::Status CheckChat(const ChatCommand& chat) {
+  if (!chat.coordinator.empty()) return absl::OkStatus();  // --model is then where the tokenizer lies
+  if (chat.cluster.model_dir.empty()) return CheckModelOrCoordinator(chat.cluster, chat.coordinator);
+  return ResolvePolicy(chat.request.policy, {.block_tokens = chat.request.block_tokens}).status();
+}
+
+absl::StatusOr<Command> HelpOf(CLI::App& app, const std::vector<std::string>& words) {
+  const CLI::App* command = &app;
+  std::string parents;
+  for (const std::string& word : words) {
+    const CLI::App* const next = FindCommand(*command, word);
+    if (next == nullptr) {
+      return absl::InvalidArgumentError(
+          fmt::format("there is no command '{}'; use {}", Printable(word, kMaxShownBytes), kCommands));
+    }
+    parents += (parents.empty() ? "" : " ") + command->get_name();
+    command = next;
+  }
+  return PrintCommand{command->help(parents)};
+}
+
+absl::StatusOr<Command> ChooseCommand(CLI::App& app, const ParsedCommands& parsed) {
   if (app.got_subcommand("generate")) {
     TRIBUTARY_RETURN_IF_ERROR(CheckRequest(parsed.generate.request, false));
     return parsed.generate;
@@ -201,12 +162,28 @@ absl::StatusOr<Command> ChooseCommand(const CLI::App& app, const ParsedCommands&
     TRIBUTARY_RETURN_IF_ERROR(CheckModelOrCoordinator(parsed.score.cluster, parsed.score.coordinator));
     return parsed.score;
   }
+  if (app.got_subcommand("chat")) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckChat(parsed.chat));
+    return parsed.chat;
+  }
   if (app.got_subcommand("eval")) {
     TRIBUTARY_RETURN_IF_ERROR(CheckEval(parsed.eval.options));
     return parsed.eval;
   }
   if (app.got_subcommand("status")) return parsed.status;
+  if (app.got_subcommand("version")) return PrintCommand{app.version() + "\n"};
+  if (app.got_subcommand("help")) return HelpOf(app, parsed.help_of);
+  if (app.got_subcommand("completion")) return PrintCommand{BashCompletion(app)};
+  if (app.got_subcommand("man")) return PrintCommand{ManPage(app)};
   return parsed.up;
+}
+
+absl::Status NoCommandError(int argc, const char* const* argv) {
+  if (argc > 1) {
+    return absl::InvalidArgumentError(
+        fmt::format("unknown command '{}'; use {}", Printable(argv[1], kMaxShownBytes), kCommands));
+  }
+  return absl::InvalidArgumentError(fmt::format("a command is needed: {}", kCommands));
 }
 
 }  // namespace
@@ -216,17 +193,19 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
   app.set_version_flag("--version", fmt::format("tributary {}", VersionText()));
   ParsedCommands parsed;
   AddCommands(app, parsed);
+  CheckUnsignedFlags(app);
+  TRIBUTARY_ASSIGN_OR_RETURN(Arguments arguments, CompleteArguments(app, argc, argv));
   try {
-    app.parse(argc, argv);
+    app.parse(std::vector<std::string>(arguments.words.rbegin(), arguments.words.rend()));  // as CLI11 wants them
   } catch (const CLI::CallForVersion&) {
     return PrintCommand{app.version() + "\n"};
   } catch (const CLI::CallForHelp&) {
     return PrintCommand{app.help()};
   } catch (const CLI::RequiredError& error) {
     if (app.get_subcommands().empty()) return NoCommandError(argc, argv);
-    return absl::InvalidArgumentError(error.what());
+    return ExplainParseError(app, arguments, error.what());
   } catch (const CLI::ParseError& error) {  // CLI11 reports by exceptions only
-    return absl::InvalidArgumentError(error.what());
+    return ExplainParseError(app, arguments, error.what());
   }
   return ChooseCommand(app, parsed);
 }

@@ -18,6 +18,7 @@ struct ClusterUpCommand {
 };
 struct GenerateCommand {
   std::string coordinator;
+  std::string model_dir;  // "": no tokenizer but that of request.tokenizer_dir
   RequestOptions request;
 };
 struct RunCommand {
@@ -29,22 +30,38 @@ struct ScoreCommand {
   ClusterOptions cluster;
   RequestOptions request;
 };
+inline RequestOptions ChatDefaults() {
+  RequestOptions request;
+  request.max_tokens = 1024;
+  request.keep_s = 600;
+  request.keep_context_tokens = 8192;
+  return request;
+}
+struct ChatCommand {
+  std::string coordinator;  // "": start a local cluster, as run does; else cluster.model_dir is the tokenizer's folder
+  ClusterOptions cluster;
+  RequestOptions request = ChatDefaults();
+  std::string system;  // what the chat begins with; "": nothing
+};
 struct EvalCommand {
   EvalOptions options;
 };
 struct StatusCommand {
   std::string coordinator;
   bool json = false;
+  double watch_s = 0;  // 0: once
 };
 // --help, --version: print `text` and exit with 0.
 struct PrintCommand {
   std::string text;
 };
 
-using Command =
-    std::variant<ClusterUpCommand, GenerateCommand, RunCommand, ScoreCommand, EvalCommand, StatusCommand, PrintCommand>;
+using Command = std::variant<ClusterUpCommand, GenerateCommand, RunCommand, ScoreCommand, ChatCommand, EvalCommand,
+                             StatusCommand, PrintCommand>;
 
-// INVALID_ARGUMENT: the message names the flag and says what to do. `argv[0]` is skipped.
+// Flags come from the command line, from variables TRIBUTARY_<FLAG> of the environment, and from the file of --config,
+// in this order. INVALID_ARGUMENT: the message names the flag, where its value is from, and says what to do. `argv[0]`
+// is skipped.
 absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv);
 
 }  // namespace tributary

@@ -1,20 +1,18 @@
-// The command line `tributary`: cluster up, generate, run, score, status.
+// The command line `tributary`: run, chat, generate, score, eval, status, cluster up.
 #include <string>
+#include <vector>
 
 #include "base/log.h"
 #include "client/cli/commands.h"
 #include "client/cli/options.h"
 #include "client/terminal/interrupt.h"
-#include "fmt/format.h"
 
 int main(int argc, char** argv) {
   // Answers alone go to stdout: what gRPC reports must not stand between them.
   (void)tributary::InitLogging("tributary", "info");
   const auto command = tributary::ParseCommandLine(argc, argv);
   if (!command.ok()) {
-    fmt::print(stderr, "tributary: {}\nRun 'tributary --help' or 'tributary COMMAND --help' for the flags.\n",
-               std::string(command.status().message()));
-    return tributary::kExitUsage;
+    return tributary::FailUsage(command.status(), std::vector<std::string>(argv + 1, argv + argc));
   }
   tributary::Interrupt stop;
   return tributary::RunCommandLine(*command, stop);

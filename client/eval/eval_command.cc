@@ -1,36 +1,24 @@
 #include "client/eval/eval_command.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <fstream>
-
 #include "base/clock.h"
 #include "base/status.h"
+#include "base/whole_file.h"
 #include "client/eval/eval_runner.h"
+#include "client/terminal/output.h"
 #include "fmt/format.h"
 
 namespace tributary {
 namespace {
 
-absl::Status CannotWrite(const std::string& path) {
-  return absl::UnavailableError(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
-}
-
-// Readers never see half a file. Nothing for an empty path.
+// Nothing for an empty path.
 absl::Status WriteFile(const std::string& path, const std::string& text) {
-  if (path.empty()) return absl::OkStatus();
-  const std::string temporary = path + ".tmp";
-  std::ofstream file(temporary, std::ios::binary);
-  file << text;
-  file.close();
-  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) return CannotWrite(path);
-  return absl::OkStatus();
+  return path.empty() ? absl::OkStatus() : WriteWholeFile(path, text);
 }
 
 absl::Status WriteResults(const EvalPlan& plan, const EvalReport& report) {
-  TRIBUTARY_RETURN_IF_ERROR(WriteFile(plan.options.json_file, DumpJson(EvalJson(plan, report)) + "\n"));
-  return WriteFile(plan.options.csv_file, EvalCsv(plan, report));
+  const absl::Status json = WriteFile(plan.options.json_file, DumpJson(EvalJson(plan, report)) + "\n");
+  const absl::Status csv = WriteFile(plan.options.csv_file, EvalCsv(plan, report));  // the other may be lost, not both
+  return json.ok() ? csv : json;
 }
 
 absl::StatusOr<GenerateResult> AskClient(Client& client, const v1::GenerateRequest& request,
@@ -57,10 +45,7 @@ absl::StatusOr<GenerateResult> AskClient(Client& client, const v1::GenerateReque
 
 absl::Status CheckOutputs(const EvalOptions& options) {
   for (const std::string& path : {options.json_file, options.csv_file}) {
-    if (path.empty()) continue;
-    const std::string temporary = path + ".tmp";  // earlier results stay until there are new ones
-    if (!std::ofstream(temporary)) return CannotWrite(path);
-    std::remove(temporary.c_str());
+    if (!path.empty()) TRIBUTARY_RETURN_IF_ERROR(CheckWritable(path));
   }
   return absl::OkStatus();
 }
@@ -79,7 +64,7 @@ absl::Status SayDuration(const EvalPlan& plan, const EvalJournal* journal, const
   for (size_t first = 0; journal != nullptr && first < plan.jobs.size(); first = EndOfChain(plan, first)) {
     if (journal->Has(first)) num_done += EndOfChain(plan, first) - first;
   }
-  for (const std::string& note : plan.notes) fmt::print(stderr, "{}\n", note);
+  for (const std::string& note : plan.notes) PrintErr("{}\n", note);
   const std::string done = num_done == 0 ? "" : fmt::format(", {} of them answered before", num_done);
   TRIBUTARY_ASSIGN_OR_RETURN(const v1::GenerateRequest request, RatesRequest(plan));
   const absl::StatusOr<GenerateResult> answer = ask(request, [](double) {});
@@ -87,8 +72,8 @@ absl::Status SayDuration(const EvalPlan& plan, const EvalJournal* journal, const
   if (answer.ok()) rates = ReadRates(request, answer->summary);
   const bool is_known = rates.prefill_s > 0 && rates.decode_s > 0;
   const std::string time = is_known ? FormatDuration(PlanCost(plan, journal, rates)) : std::string("a time not known");
-  fmt::print(stderr, "{} jobs in {} settings{}: about {}, by a dense request of {} and {} tokens\n", plan.jobs.size(),
-             plan.settings.size(), done, time, request.prompt_tokens_size(), request.max_tokens());
+  PrintErr("{} jobs in {} settings{}: about {}, by a dense request of {} and {} tokens\n", plan.jobs.size(),
+           plan.settings.size(), done, time, request.prompt_tokens_size(), request.max_tokens());
   return absl::OkStatus();
 }
 
@@ -124,8 +109,7 @@ absl::Status EvalOnCluster(EvalTarget& target, EvalPlan plan, Interrupt& stop) {
   report.status = SayDuration(plan, journal.get(), run.ask, run.rates);
   if (report.status.ok()) RunEval(plan, run, &report);
   stop.SetHandler({});
-  fmt::print("{}", EvalTable(plan, report));
-  std::fflush(stdout);
+  WriteOut(EvalTable(plan, report));
   const absl::Status written = WriteResults(plan, report);
   if (!report.status.ok()) return report.status;
   if (written.ok() && journal != nullptr) EvalJournal::Remove(JournalPath(plan.options.json_file));

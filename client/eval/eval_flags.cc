@@ -69,8 +69,10 @@ void AddTextFlags(CLI::App& app, EvalOptions& options) {
       ->excludes(files);
   app.add_option("--tokenizer", options.tokenizer_dir,
                  "Folder with tokenizer.json (default: the model's, if it has one; else tokens are bytes)");
-  app.add_option("--python", options.python,
-                 "Python with the package tokenizers, which then turns text into tokens (default: python3)");
+  app.add_option(
+      "--python", options.python,
+      "Python with the packages tokenizers and jinja2, which then turns text into tokens (default: that of ./dev "
+      "setup python, else python3)");
 }
 
 }  // namespace

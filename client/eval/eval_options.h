@@ -27,7 +27,7 @@ struct EvalOptions {
   std::vector<std::string> text_tokens_files;  // ids instead, which need no tokenizer: perplexity and drift only
   std::string tokenizer_dir;                   // "": the model's folder if it has a tokenizer, else tokens are bytes
   std::string chat_template = "auto";          // of the tasks' prompts, if the folder has one; or "none"
-  std::string python = "python3";              // that runs the tokenizer
+  std::string python;                          // that runs the tokenizer; "": DefaultPython()
   uint32_t prefill_tokens = 4096;
   uint32_t decode_tokens = 0;  // 0: no perplexity
   // Tokens per position whose probabilities are compared with dense's; 0: none. Absent: see FitToModel().

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "client/api/request_builder.h"
+#include "client/api/request_input.h"
 #include "client/eval/eval_random.h"
 #include "fmt/format.h"
 #include "model/byte_text.h"
@@ -192,7 +193,11 @@ absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options, std::shared_pt
 absl::StatusOr<EvalPlan> MakeEvalPlan(const EvalOptions& options) {
   TRIBUTARY_RETURN_IF_ERROR(CheckEval(options));
   if (!options.text_tokens_files.empty()) return MakeEvalPlan(options, nullptr);
-  TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<TextCodec> codec, MakeTextCodec(options));
+  TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<TextCodec> codec,
+                             MakeTextCodec({.tokenizer_dir = options.tokenizer_dir,
+                                            .model_dir = options.cluster.model_dir,
+                                            .python = options.python,
+                                            .with_frame = options.chat_template == "auto"}));
   return MakeEvalPlan(options, std::move(codec));
 }
 

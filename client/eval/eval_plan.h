@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "client/eval/eval_options.h"
 #include "client/eval/task.h"
-#include "client/eval/text_codec.h"
+#include "client/text/text_codec.h"
 #include "tributary/v1/coordinator.pb.h"
 
 namespace tributary {

@@ -74,8 +74,10 @@ void EvalProgress::EndJob(const std::string& result) {
   done_weight_ += job_weight_;
   job_weight_ = 0;
   if (is_terminal_) return;
-  fmt::print(out_, "[{:3.0f} %, {} left] {}: {} ({})\n", 100 * done_weight_ / total_weight_, FormatEta(EtaS()), what_,
-             result, FormatSeconds(SecondsFromNs(clock_->NowNs() - job_begin_ns_)));
+  std::fputs(fmt::format("[{:3.0f} %, {} left] {}: {} ({})\n", 100 * done_weight_ / total_weight_, FormatEta(EtaS()),
+                         what_, result, FormatSeconds(SecondsFromNs(clock_->NowNs() - job_begin_ns_)))
+                 .c_str(),
+             out_);
   std::fflush(out_);
 }
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/eval/text_codec.h"
+#include "client/text/text_codec.h"
 
 namespace tributary {
 

@@ -17,7 +17,7 @@
 #include "absl/status/statusor.h"
 #include "client/eval/eval_random.h"
 #include "client/eval/haystack.h"
-#include "client/eval/text_codec.h"
+#include "client/text/text_codec.h"
 
 namespace tributary {
 

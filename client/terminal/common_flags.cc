@@ -1,11 +1,34 @@
 #include "client/terminal/common_flags.h"
 
+#include <charconv>
+#include <string_view>
 #include <utility>
 
 #include "CLI/CLI.hpp"
 #include "base/limits.h"
+#include "base/outside_text.h"
+#include "fmt/format.h"
 
 namespace tributary {
+namespace {
+
+constexpr uint32_t kMaxThreads = 1024;  // as --threads of the servers
+constexpr uint32_t kMaxOrdinal = 1024;
+
+// "" for host, cuda and cuda:N.
+std::string CheckDevice(const std::string& device) {
+  if (device == "host" || device == "cuda") return "";
+  uint32_t ordinal = 0;
+  constexpr std::string_view kPrefix = "cuda:";
+  const char* const end = device.data() + device.size();
+  if (device.starts_with(kPrefix)) {
+    const auto [stop, error] = std::from_chars(device.data() + kPrefix.size(), end, ordinal);
+    if (error == std::errc() && stop == end && ordinal < kMaxOrdinal) return "";
+  }
+  return fmt::format("'{}' is no device; use host, cuda or cuda:N", Printable(device, kMaxShownBytes));
+}
+
+}  // namespace
 
 void AddLayoutFlags(CLI::App& app, RequestOptions& request) {
   app.add_option("--sink-tokens", request.sink_tokens,
@@ -49,6 +72,7 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
                  "Device of the GPU worker: host (default), cuda or cuda:N; several, separated by "
                  "commas, start a worker for each")
       ->delimiter(',')
+      ->check(CheckDevice)
       ->group(kClusterGroup);
   app.add_option("--compute-dtype", cluster.compute_dtype, "Of the matrices on a GPU: model (default), f32 or bf16")
       ->check(CLI::IsMember({"model", "f32", "bf16"}))
@@ -58,8 +82,10 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
       ->transform(CLI::AsSizeValue(false))
       ->group(kClusterGroup);
   app.add_option("--worker-threads", cluster.worker_threads, "Compute threads of the GPU worker's host device")
+      ->check(CLI::Range(0u, kMaxThreads))
       ->group(kClusterGroup);
   app.add_option("--node-threads", cluster.node_threads, "Compute threads of each CPU node (default: cores / nodes)")
+      ->check(CLI::Range(0u, kMaxThreads))
       ->group(kClusterGroup);
   app.add_option("--max-batch", cluster.max_batch, "Sequences in one decode step (default 8)")
       ->check(CLI::Range(1u, limits::kMaxBatch))
@@ -67,6 +93,11 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
   app.add_option("--max-prefill-tokens", cluster.max_prefill_tokens,
                  "Longest prompt that the GPU worker takes (default 65536)")
       ->check(CLI::Range(1u, 1u << 30))
+      ->group(kClusterGroup);
+  app.add_option("--metrics-base-port", cluster.metrics_base_port,
+                 "First of the ports of /metrics: coordinator, GPU workers, CPU nodes, in a row (default: free ones); "
+                 "deploy/prometheus/prometheus.yml is for 9100")
+      ->check(CLI::Range(1u, 65'535u - 128))
       ->group(kClusterGroup);
   app.add_option("--transport-tls", cluster.transport_tls, "UCX_TLS of the data plane, e.g. tcp (default: the best)")
       ->group(kClusterGroup);

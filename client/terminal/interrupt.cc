@@ -6,6 +6,8 @@
 #include <ctime>
 #include <utility>
 
+#include "client/terminal/output.h"
+
 namespace tributary {
 namespace {
 
@@ -24,6 +26,7 @@ sigset_t StopSet() {
 Interrupt::Interrupt() {
   const sigset_t set = StopSet();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
   thread_ = std::thread([this] { WaitForSignals(); });
 }
 
@@ -39,12 +42,25 @@ void Interrupt::SetHandler(std::function<void()> handler) {
   if (handler_ && stop_requested()) handler_();
 }
 
+void Interrupt::SetFilter(std::function<bool(int signal)> filter) {
+  MutexLock lock(&mutex_);
+  filter_ = std::move(filter);
+}
+
+ExitOnSignal::ExitOnSignal(Interrupt& stop) : stop_(stop) {
+  stop_.SetHandler([] {
+    WriteErr("tributary: interrupted\n");
+    _exit(kExitInterrupted);
+  });
+}
+
 void Interrupt::WaitForSignals() {
   const sigset_t set = StopSet();
   for (int signal = 0; sigwait(&set, &signal) == 0;) {
     if (finished_.load(std::memory_order_acquire)) return;
     if (stop_requested()) _exit(kExitInterrupted);
     MutexLock lock(&mutex_);
+    if (filter_ && filter_(signal)) continue;
     stop_requested_.store(true, std::memory_order_release);
     if (handler_) handler_();
   }

@@ -15,15 +15,17 @@ void PrefillBar::Show(double fraction, const std::string& what) {
   constexpr int kWidth = 32;
   const double clamped = std::clamp(fraction, 0.0, 1.0);
   const int full = static_cast<int>(clamped * kWidth);
-  fmt::print(out_, "\r\033[K[{}{}] {:3.0f} %  {}", std::string(full, '#'), std::string(kWidth - full, '.'),
-             clamped * 100, what);
+  std::fputs(fmt::format("\r\033[K[{}{}] {:3.0f} %  {}", std::string(full, '#'), std::string(kWidth - full, '.'),
+                         clamped * 100, what)
+                 .c_str(),
+             out_);
   std::fflush(out_);
   drawn_ = true;
 }
 
 void PrefillBar::Clear() {
   if (!drawn_) return;
-  fmt::print(out_, "\r\033[K");
+  std::fputs("\r\033[K", out_);
   std::fflush(out_);
   drawn_ = false;
 }

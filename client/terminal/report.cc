@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "base/clock.h"
+#include "base/outside_text.h"
 #include "fmt/format.h"
-#include "model/byte_text.h"
 #include "proto/convert.h"
 
 namespace tributary {
@@ -150,25 +150,39 @@ void Append(const v1::GenerateEvent::TokenChunk& chunk, GenerateResult* result) 
   result->top_logprobs.insert(result->top_logprobs.end(), chunk.top_logprobs().begin(), chunk.top_logprobs().end());
 }
 
+std::string FinishReason(const GenerateResult& result) {
+  return result.stopped_by.empty() ? result.summary.finish_reason() : std::string("stop");
+}
+
 Json GenerateJson(const GenerateResult& result) {
   const auto& summary = result.summary;
   Json object;
-  object["prompt_tokens"] = summary.prompt_tokens();
+  if (result.stopped_by.empty()) object["prompt_tokens"] = summary.prompt_tokens();
   object["tokens"] = result.tokens;
   object["text"] = nullptr;
-  if (result.is_byte_vocab) object["text"] = BytesFromTokens(result.tokens);
-  object["finish_reason"] = summary.finish_reason();
-  object["ttft_s"] = summary.ttft_s();
-  object["decode_tokens_per_s"] = DecodeTokensPerSecond(summary);
-  AddPlacement(summary, object);
-  object["queue_s"] = summary.queue_s();
-  object["prefill_s"] = summary.prefill_s();
-  object["decode_s"] = summary.decode_s();
-  Json stages = Json::object();
-  for (const auto& stage : summary.stages()) stages[stage.stage()] = stage.seconds();
-  object["step_stages_s"] = std::move(stages);
+  if (result.has_text) object["text"] = result.text;
+  object["finish_reason"] = FinishReason(result);
+  if (result.stopped_by.empty()) {
+    object["ttft_s"] = summary.ttft_s();
+    object["decode_tokens_per_s"] = DecodeTokensPerSecond(summary);
+    AddPlacement(summary, object);
+    object["queue_s"] = summary.queue_s();
+    object["prefill_s"] = summary.prefill_s();
+    object["decode_s"] = summary.decode_s();
+    Json stages = Json::object();
+    for (const auto& stage : summary.stages()) stages[stage.stage()] = stage.seconds();
+    object["step_stages_s"] = std::move(stages);
+  } else {
+    object["stop_string"] = result.stopped_by;
+  }
   object["logprobs"] = result.logprobs;
   AddTopLogprobs(result, object);
+  return object;
+}
+
+Json ErrorJson(const absl::Status& status) {
+  Json object;
+  object["error"] = {{"code", absl::StatusCodeToString(status.code())}, {"message", std::string(status.message())}};
   return object;
 }
 
@@ -201,7 +215,7 @@ Json StatusJson(const v1::StatusResponse& status) {
     nodes.push_back({{"id", node.endpoint().node_id()},
                      {"role", node.role() == v1::NODE_ROLE_GPU_WORKER ? "gpu_worker" : "cpu_attention"},
                      {"state", node.state()},
-                     {"incarnation", node.endpoint().incarnation()},
+                     {"incarnation", fmt::format("{}", node.endpoint().incarnation())},
                      {"address", node.endpoint().control_address()},
                      {"metrics", node.metrics_address()},
                      {"capacity_bytes", node.capacity_bytes()},
@@ -214,7 +228,7 @@ Json StatusJson(const v1::StatusResponse& status) {
   Json kept_sequences = Json::array();
   for (const auto& kept : status.kept_sequences()) {
     kept_sequences.push_back({{"request_id", kept.request_id()},
-                              {"sequence_id", kept.sequence_id()},
+                              {"sequence_id", fmt::format("{}", kept.sequence_id())},
                               {"worker", kept.worker_id()},
                               {"lease_left_s", kept.lease_left_s()},
                               {"context_tokens", kept.context_tokens()},
@@ -228,7 +242,14 @@ Json StatusJson(const v1::StatusResponse& status) {
 
 std::string DumpJson(const Json& object) { return object.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
+std::string SummaryTable(const GenerateResult& result) {
+  const v1::GenerateEvent::Summary& summary = result.summary;
+  if (!result.stopped_by.empty()) {
+    return fmt::format(
+        "a stop string ended the answer after {} tokens; its sequence was let go of then, untold where it "
+        "lay\n",
+        FormatCount(result.tokens.size()));
+  }
   const uint64_t context = summary.context_tokens();
   std::string text = fmt::format("where the context lay ({} tokens)\n", FormatCount(context));
   const auto row = [&](std::string_view holder, std::string_view kind, uint64_t tokens, const std::string& more) {
@@ -237,7 +258,7 @@ std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
   };
   row("gpu worker", "resident", summary.resident_tokens(), "");
   for (const auto& node : summary.nodes()) {
-    row(node.node_id(), "remote", node.tokens(),
+    row(Printable(node.node_id()), "remote", node.tokens(),
         fmt::format("   {} {}, {}", node.shards(), node.shards() == 1 ? "shard" : "shards",
                     FormatBytes(node.kv_bytes())));
   }
@@ -262,25 +283,26 @@ std::string SummaryTable(const v1::GenerateEvent::Summary& summary) {
     const auto& kept = summary.kept();
     text +=
         fmt::format("kept for {}: --continue {} may add {} tokens of prompts and answers ({} of {} used)\n",
-                    FormatSeconds(SecondsFromNs(kept.lease_ns())), kept.request_id(), FormatCount(kept.growth_tokens()),
-                    FormatCount(context), FormatCount(kept.max_context_tokens()));
+                    FormatSeconds(SecondsFromNs(kept.lease_ns())), Printable(kept.request_id()),
+                    FormatCount(kept.growth_tokens()), FormatCount(context), FormatCount(kept.max_context_tokens()));
   }
   return text;
 }
 
 std::string StatusTable(const v1::StatusResponse& status) {
-  std::string text =
-      fmt::format("tributary {}, membership epoch {}, model {}\n", status.version(), status.membership_epoch(),
-                  status.geometry().model_name().empty() ? "-" : status.geometry().model_name());
+  std::string text = fmt::format(
+      "tributary {}, membership epoch {}, model {}\n", Printable(status.version()), status.membership_epoch(),
+      status.geometry().model_name().empty() ? "-" : Printable(status.geometry().model_name()));
   text += fmt::format("requests: {} running, {} waiting, {} finished, {} failed\n", status.requests_running(),
                       status.requests_waiting(), status.requests_finished(), status.requests_failed());
   text += fmt::format("{:<16} {:<14} {:<9} {:>10} {:>10} {:>7} {:>5} {:>10}  {}\n", "node", "role", "state", "free",
                       "capacity", "shards", "seqs", "heartbeat", "address");
   for (const auto& node : status.nodes()) {
-    text += fmt::format("{:<16} {:<14} {:<9} {:>10} {:>10} {:>7} {:>5} {:>10}  {}\n", node.endpoint().node_id(),
-                        RoleName(node.role()), node.state(), FormatBytes(node.free_bytes()),
-                        FormatBytes(node.capacity_bytes()), node.shards(), node.sequences(),
-                        FormatSeconds(node.heartbeat_age_s()), node.endpoint().control_address());
+    text +=
+        fmt::format("{:<16} {:<14} {:<9} {:>10} {:>10} {:>7} {:>5} {:>10}  {}\n", Printable(node.endpoint().node_id()),
+                    RoleName(node.role()), Printable(node.state()), FormatBytes(node.free_bytes()),
+                    FormatBytes(node.capacity_bytes()), node.shards(), node.sequences(),
+                    FormatSeconds(node.heartbeat_age_s()), Printable(node.endpoint().control_address()));
   }
   if (status.kept_sequences().empty()) return text;
   text += fmt::format("{:<24} {:<16} {:>10} {:>21} {:>10} {:>10}\n", "kept sequence", "worker", "lease left", "tokens",
@@ -288,9 +310,9 @@ std::string StatusTable(const v1::StatusResponse& status) {
   for (const auto& kept : status.kept_sequences()) {
     const std::string tokens =
         fmt::format("{} of {}", FormatCount(kept.context_tokens()), FormatCount(kept.max_context_tokens()));
-    text += fmt::format("{:<24} {:<16} {:>10} {:>21} {:>10} {:>10}\n", kept.request_id(), kept.worker_id(),
-                        FormatSeconds(kept.lease_left_s()), tokens, FormatBytes(kept.resident_bytes()),
-                        FormatBytes(kept.shard_bytes()));
+    text += fmt::format("{:<24} {:<16} {:>10} {:>21} {:>10} {:>10}\n", Printable(kept.request_id()),
+                        Printable(kept.worker_id()), FormatSeconds(kept.lease_left_s()), tokens,
+                        FormatBytes(kept.resident_bytes()), FormatBytes(kept.shard_bytes()));
   }
   return text;
 }

@@ -40,5 +40,17 @@ TEST(CheckOutsideTextTest, SaysWhereAControlCharacterIs) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("'ab\\x1b[2J' has a control character at byte 2"));
 }
 
+TEST(OutsideTextTest, BytesThatAreNoUtf8AreEscapedAndRefused) {
+  EXPECT_EQ(Printable("latin-\xe9"), "latin-\\xe9");
+  EXPECT_EQ(Printable("\xff\xc3"), "\\xff\\xc3");
+  EXPECT_EQ(Printable("\xe6\xbc"), "\\xe6\\xbc");                    // a character cut short
+  EXPECT_EQ(Printable("\xc0\x80"), "\\xc0\\x80");                    // longer than need be
+  EXPECT_EQ(Printable("\xed\xa0\x80"), "\\xed\\xa0\\x80");           // half a pair
+  EXPECT_EQ(Printable("\xf4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80");  // beyond Unicode
+  EXPECT_EQ(Printable("漢 \xf0\x9f\x8c\x8a"), "漢 \xf0\x9f\x8c\x8a");
+  const absl::Status status = CheckOutsideText("id", "a\xff", 10);
+  EXPECT_EQ(std::string(status.message()), "id 'a\\xff' has a byte that is not UTF-8 at byte 1; use printable text");
+}
+
 }  // namespace
 }  // namespace tributary

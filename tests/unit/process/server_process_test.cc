@@ -88,6 +88,8 @@ TEST_F(ServerProcessDeathTest, WrongFlagsEndItBeforeItRuns) {
   const auto never = [](ServerProcess&) { return absl::OkStatus(); };
   EXPECT_EXIT(std::exit(RunProgram({"--log-level", "loud"}, never)), ::testing::ExitedWithCode(1), "loud");
   EXPECT_EXIT(std::exit(RunProgram({"--unknown"}, never)), ::testing::ExitedWithCode(1), "--unknown");
+  EXPECT_EXIT(std::exit(RunProgram({"--drain-timeout-s", "-1"}, never)), ::testing::ExitedWithCode(1),
+              "program: --drain-timeout-s: '-1' is no whole number");
 }
 
 TEST(NodeIdFlagTest, LengthAndCharactersAreChecked) {
@@ -106,6 +108,7 @@ TEST(NodeIdFlagTest, LengthAndCharactersAreChecked) {
   EXPECT_THAT(parse(""), HasSubstr("empty"));
   EXPECT_THAT(parse(std::string(129, 'x')), HasSubstr("129 bytes; at most 128"));
   EXPECT_THAT(parse("a\nb"), HasSubstr("control character"));
+  EXPECT_THAT(parse("a\xff"), HasSubstr("not UTF-8"));
 }
 
 }  // namespace

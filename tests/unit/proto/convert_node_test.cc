@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "proto/outside_strings.h"
 #include "tests/unit/proto/fill_message.h"
 
 namespace tributary {
@@ -76,6 +77,16 @@ TEST(ConvertNodeTest, TheStatusNamesMembersAndKeptSequences) {
   EXPECT_EQ(kept.max_context_tokens(), 1000u);
   EXPECT_EQ(kept.resident_bytes(), 4096u);
   EXPECT_EQ(kept.shard_bytes(), 8192u);
+}
+
+TEST(ConvertNodeTest, AModelMayHaveAnyName) {
+  ModelGeometry geometry;
+  geometry.model_name = "latin-\xe9\n";
+  EXPECT_EQ(GeometryToProto(geometry).model_name(), "latin-\\xe9\\n");
+  geometry.model_name = std::string(255, '\xe9');  // as long as a file's name may be
+  v1::ModelGeometry message = GeometryToProto(geometry);
+  EXPECT_TRUE(CheckOutsideStrings(message).ok());
+  EXPECT_EQ(GeometryToProto(GeometryFromProto(message)).model_name(), message.model_name());
 }
 
 }  // namespace

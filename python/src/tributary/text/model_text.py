@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tributary.client import Generation
 from tributary.text.chat_template import ChatTemplate, load_chat_template
 from tributary.text.files import ModelFolderError, read_object_if_there
 from tributary.text.tokenizer import Tokenizer, load_tokenizer, special_tokens
+
+if TYPE_CHECKING:
+    from tributary.client import Generation  # which needs gRPC; nothing else here does
 
 
 # Fields of generation_config.json that the engine's sampler does not have, and what each of them is when it is off.

@@ -67,6 +67,9 @@ class SentencePieceTokenizer:
         piece = self._model.id_to_piece(token)
         return pieces.sentence_piece_with_bytes(piece) if self._model.is_byte(token) else pieces.sentence_piece(piece)
 
+    def is_special(self, token: int) -> bool:
+        return token in self._special
+
     def token_id(self, piece: str) -> int | None:
         if piece in self._added:
             return self._added[piece]

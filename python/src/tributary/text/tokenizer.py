@@ -37,6 +37,9 @@ class Tokenizer(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """What the token stands for, a special one for its name; nothing for an id without a token."""
 
+    def is_special(self, token: int) -> bool:
+        """Whether it stands for no text, such as the end of a turn."""
+
     def token_id(self, piece: str) -> int | None:
         """The id of a special token by its name."""
 
@@ -58,6 +61,9 @@ class ByteTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if 0 <= token < BYTE_VOCAB else b""
+
+    def is_special(self, token: int) -> bool:
+        return False
 
     def token_id(self, piece: str) -> int | None:
         return None
@@ -90,6 +96,14 @@ class JsonTokenizer:
         except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
             raise EncodeError(f"the model's tokenizer cannot encode this text: {error}") from None
 
+    def encode_with_begins(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens, none of them added, and the characters where they begin; those that share one begin with it."""
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # noqa: BLE001 - the package raises nothing narrower
+            raise EncodeError(f"the model's tokenizer cannot encode this text: {error}") from None
+        return list(encoding.ids), [begin for begin, _ in encoding.offsets]
+
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
@@ -107,6 +121,9 @@ class JsonTokenizer:
         if self._bytes_of_piece is None:
             return self.decode([token]).encode()
         return self._bytes_of_piece(piece)
+
+    def is_special(self, token: int) -> bool:
+        return token in self._special
 
     def token_id(self, piece: str) -> int | None:
         found = self._tokenizer.token_to_id(piece)

@@ -106,5 +106,27 @@ TEST(ClientWithoutServerTest, SaysWhichAddressDoesNotAnswer) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:1"));
 }
 
+TEST_F(ClientTest, TextThatNoMessageCanCarryIsNotSent) {
+  v1::GenerateRequest request;
+  request.set_request_id("\xff");
+  const auto refused = client_->Generate(request, {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("request_id '\\xff' has a byte that is not UTF-8"));
+  EXPECT_FALSE(coordinator_.running);
+  EXPECT_EQ(client_->Cancel("\xff").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ClientTest, WhatRunsCanBeCancelledAndTheClientGoesOn) {
+  coordinator_.wait_for_cancel = true;
+  coordinator_.events.resize(1);
+  coordinator_.events[0].mutable_tokens()->add_tokens(7);
+  GenerateHandlers handlers;
+  handlers.on_tokens = [this](const auto&) { client_->CancelRunning(); };
+  EXPECT_EQ(client_->Generate({}, handlers).status().code(), absl::StatusCode::kCancelled);
+  coordinator_.wait_for_cancel = false;
+  coordinator_.events[0].mutable_summary()->set_finish_reason("length");
+  EXPECT_TRUE(client_->Generate({}, {}).ok());
+}
+
 }  // namespace
 }  // namespace tributary

@@ -63,6 +63,11 @@ TEST(LastErrorLineTest, PrefersErrorsAndDropsPrefixes) {
   EXPECT_EQ(LastErrorLine("2026-01-01T00:00:00.001 I tributary-gpu-worker[12] stopping\n"), "stopping");
   EXPECT_EQ(LastErrorLine("bad flag\n"), "bad flag");
   EXPECT_EQ(LastErrorLine("tributary-coordinator: the port is taken\nRun with --help\n"), "the port is taken");
+  EXPECT_EQ(LastErrorLine("--threads: Value 2000 not in range 0 to 1024\nRun with --help for more information.\n"),
+            "--threads: Value 2000 not in range 0 to 1024");
+  EXPECT_EQ(
+      LastErrorLine("tributary-cpu-attention: --threads: too many\n'tributary-cpu-attention --help' has the flags.\n"),
+      "--threads: too many");
   EXPECT_EQ(LastErrorLine(""), "");
 }
 

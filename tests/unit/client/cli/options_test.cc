@@ -1,10 +1,13 @@
 #include "client/cli/options.h"
 
+#include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "client/api/request_builder.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testutil/temp_dir.h"
 
 namespace tributary {
 namespace {
@@ -231,10 +234,139 @@ TEST(OptionsTest, ErrorsNameTheFlagOrCommand) {
   ExpectUsageError({"generate", "--coordinator", "nowhere", "--prompt", "x"}, "host:port");
 }
 
+TEST(OptionsTest, NumbersThatDoNotFitAreRefusedWithTheirValue) {
+  const std::vector<std::pair<std::vector<const char*>, std::vector<const char*>>> commands = {
+      {{"run", "--model", "m", "--prompt", "x"},
+       {"--seed", "--max-cache-tokens", "--kv-pool-bytes", "--resident-pool-bytes", "--top-k", "--sink-tokens",
+        "--max-nodes", "--node-threads", "--metrics-base-port"}},
+      {{"generate", "--coordinator", "h:1", "--prompt", "x"}, {"--seed", "--keep-context-tokens"}},
+      {{"eval", "--model", "m", "--text-file", "t", "--decode-tokens", "5"}, {"--seed", "--window-tokens"}},
+      {{"chat", "--model", "m"}, {"--seed", "--keep-context-tokens"}}};
+  for (const auto& [line, flags] : commands) {
+    for (const char* flag : flags) {
+      for (const char* value : {"-1", "18446744073709551616"}) {
+        SCOPED_TRACE(std::string(line[0]) + " " + flag + " " + value);
+        std::vector<const char*> words = line;
+        words.insert(words.end(), {flag, value});
+        ExpectUsageError(words, flag);
+        ExpectUsageError(words, value);
+      }
+    }
+  }
+  EXPECT_EQ(
+      ParseAs<RunCommand>({"run", "--model", "m", "--prompt", "x", "--seed", "18446744073709551615"}).request.seed,
+      UINT64_MAX);
+}
+
+TEST(OptionsTest, DevicesAndThreadsAreCheckedBeforeAnythingStarts) {
+  const auto run = ParseAs<RunCommand>({"run", "--model", "m", "--prompt", "x", "--device", "host,cuda,cuda:3"});
+  EXPECT_EQ(run.cluster.devices, (std::vector<std::string>{"host", "cuda", "cuda:3"}));
+  for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:99999999999", "Host"}) {
+    ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--device", device}, "is no device; use host, cuda");
+  }
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--node-threads", "2000"}, "--node-threads: Value 2000");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--worker-threads", "2000"},
+                   "--worker-threads: Value 2000");
+}
+
+TEST(OptionsTest, StopStringsAndTextFlags) {
+  const auto run = ParseAs<RunCommand>({"run", "--model", "m", "--prompt", "x", "--stop", "END", "--stop", "[a,b]",
+                                        "--tokenizer", "t", "--python", "p", "--quiet"});
+  EXPECT_EQ(run.request.stops, (std::vector<std::string>{"END", "[a,b]"}));
+  EXPECT_EQ(run.request.tokenizer_dir, "t");
+  EXPECT_TRUE(run.request.quiet);
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--stop", ""}, "stop string is empty");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--quiet", "--json"}, "drop one of them");
+  const auto generate = ParseAs<GenerateCommand>({"generate", "--coordinator", "h:1", "--model", "m", "--prompt", "x"});
+  EXPECT_EQ(generate.model_dir, "m");
+}
+
+TEST(OptionsTest, AChatStartsAClusterOrAsksOne) {
+  const auto chat = ParseAs<ChatCommand>({"chat", "--model", "m", "--system", "be brief", "--max-tokens", "7"});
+  EXPECT_EQ(chat.system, "be brief");
+  EXPECT_EQ(chat.request.max_tokens, 7u);
+  EXPECT_GT(chat.request.keep_s, 0);
+  EXPECT_GT(chat.request.keep_context_tokens, 0u);
+  EXPECT_EQ(ParseAs<ChatCommand>({"chat", "--coordinator", "h:1", "--model", "m"}).cluster.model_dir, "m");
+  ExpectUsageError({"chat"}, "--model DIR");
+}
+
+TEST(OptionsTest, WhatWasMeantIsSaid) {
+  ExpectUsageError({"run", "--model", "m", "hello", "world"}, "'hello' stands behind no flag; did you mean --prompt");
+  ExpectUsageError({"run", "--model", "m", "--promt", "x"},
+                   "'--promt' is no flag of 'tributary run'; did you mean --prompt?");
+  ExpectUsageError({"score", "--model", "m", "--prefill-tokens", "3", "t"}, "did you mean --text-file 't'");
+  ExpectUsageError({"help", "frob"}, "no command 'frob'");
+}
+
+class ConfiguredTest : public ::testing::Test {
+ protected:
+  ~ConfiguredTest() override {
+    for (const char* name : {"TRIBUTARY_WINDOW_TOKENS", "TRIBUTARY_IGNORE_EOS", "TRIBUTARY_PROMPT_FILE"})
+      unsetenv(name);
+  }
+  std::string Config(const std::string& text) {
+    const std::string path = dir_ / "config.toml";
+    WriteFile(path, text);
+    return path;
+  }
+  TempDir dir_;
+};
+
+TEST_F(ConfiguredTest, TheCommandLineComesBeforeTheEnvironmentAndThatBeforeTheFile) {
+  const std::string file = Config(
+      "# of everything\nwindow-tokens = 128\nsink-tokens = 5\nignore-eos = true\nstop = [\"a\", \"b c\"]\n"
+      "text-file = \"other\"\n[run]\nmodel = \"m\"\ntop-k = 3\n[generate]\ntop-k = 4\n");
+  const std::vector<const char*> line = {"run", "--prompt", "x", "--config", file.c_str()};
+  auto run = ParseAs<RunCommand>(line);
+  EXPECT_EQ(run.cluster.model_dir, "m");
+  EXPECT_EQ(run.request.window_tokens, 128u);
+  EXPECT_EQ(run.request.sink_tokens, 5u);
+  EXPECT_EQ(run.request.top_k, 3u);
+  EXPECT_TRUE(run.request.ignore_eos);
+  EXPECT_EQ(run.request.stops, (std::vector<std::string>{"a", "b c"}));
+  setenv("TRIBUTARY_WINDOW_TOKENS", "256", 1);
+  setenv("TRIBUTARY_IGNORE_EOS", "false", 1);
+  setenv("TRIBUTARY_PROMPT_FILE", "p", 1);  // --prompt excludes it
+  run = ParseAs<RunCommand>(line);
+  EXPECT_EQ(run.request.window_tokens, 256u);
+  EXPECT_FALSE(run.request.ignore_eos);
+  EXPECT_EQ(run.request.prompt_file, "");
+  run = ParseAs<RunCommand>({"run", "--prompt", "x", "--config", file.c_str(), "--window-tokens=512"});
+  EXPECT_EQ(run.request.window_tokens, 512u);
+}
+
+TEST_F(ConfiguredTest, BadValuesAreToldWithWhereTheyAreFrom) {
+  setenv("TRIBUTARY_WINDOW_TOKENS", "-4", 1);
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x"}, "from the environment's TRIBUTARY_WINDOW_TOKENS");
+  unsetenv("TRIBUTARY_WINDOW_TOKENS");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--config", "/nonexistent"}, "/nonexistent");
+  const std::string unknown = Config("windw-tokens = 5\n");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--config", unknown.c_str()},
+                   "did you mean 'window-tokens'");
+  const std::string maybe = Config("ignore-eos = maybe\n");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--config", maybe.c_str()}, "neither true nor false");
+}
+
+TEST(OptionsTest, CompletionAndManualHaveEveryFlag) {
+  const std::string completion = ParseAs<PrintCommand>({"completion", "bash"}).text;
+  const std::string manual = ParseAs<PrintCommand>({"man"}).text;
+  for (const char* flag : {"--window-tokens", "--stop", "--metrics-base-port", "--decode-tokens", "--watch"}) {
+    EXPECT_THAT(completion, HasSubstr(flag));
+    std::string escaped;
+    for (const char* c = flag; *c != 0; ++c) escaped += *c == '-' ? "\\-" : std::string(1, *c);
+    EXPECT_THAT(manual, HasSubstr(escaped));
+  }
+  EXPECT_THAT(completion, HasSubstr("'run --kv-dtype') COMPREPLY=($(compgen -W 'bf16 f16 f32'"));
+}
+
 TEST(OptionsTest, HelpAndVersionAreText) {
   EXPECT_THAT(ParseAs<PrintCommand>({"run", "--help"}).text, HasSubstr("--window-tokens"));
   EXPECT_THAT(ParseAs<PrintCommand>({"cluster", "up", "--help"}).text, HasSubstr("tributary cluster up"));
   EXPECT_THAT(ParseAs<PrintCommand>({"--version"}).text, HasSubstr("tributary 0."));
+  EXPECT_THAT(ParseAs<PrintCommand>({"version"}).text, HasSubstr("tributary 0."));
+  EXPECT_THAT(ParseAs<PrintCommand>({"help"}).text, HasSubstr("chat"));
+  EXPECT_THAT(ParseAs<PrintCommand>({"help", "cluster", "up"}).text, HasSubstr("--port-file"));
 }
 
 }  // namespace

@@ -25,7 +25,12 @@ class PieceCodec : public TextCodec {
 
   bool is_bytes() const override { return false; }
   const ChatFrame& chat() const override { return chat_; }
+  bool has_chat_template() const override { return !chat_.empty(); }
   const std::vector<uint32_t>& prefix() const override { return prefix_; }
+  absl::StatusOr<std::vector<uint32_t>> EncodePrompt(std::string_view text) override { return Encode(text); }
+  absl::StatusOr<ChatPrompt> EncodeChat(std::span<const ChatMessage>, bool) override { return ChatPrompt(); }
+  absl::StatusOr<std::string> AddToAnswer(std::span<const uint32_t> tokens) override { return Decode(tokens); }
+  absl::StatusOr<std::string> EndAnswer() override { return std::string(); }
   absl::StatusOr<std::vector<uint32_t>> Encode(std::string_view text) override {
     return EncodeWithBegins(text)->tokens;
   }

@@ -15,7 +15,8 @@ GenerateResult Example() {
   GenerateResult result;
   result.tokens = {'h', 'i', 0xff};
   result.logprobs = {-1.0f, -2.0f, -3.0f};
-  result.is_byte_vocab = true;
+  result.has_text = true;
+  result.text = "hi\xff";
   auto& summary = result.summary;
   summary.set_finish_reason("length");
   summary.set_prompt_tokens(8192);
@@ -74,10 +75,47 @@ TEST(ReportTest, JsonIsOneLineOfValidUtf8) {
   EXPECT_TRUE(nlohmann::json::accept(text));
 }
 
-TEST(ReportTest, TextIsNullWithoutByteVocabulary) {
+TEST(ReportTest, TextIsNullIfThereIsNone) {
   GenerateResult result = Example();
-  result.is_byte_vocab = false;
+  result.has_text = false;
   EXPECT_TRUE(GenerateJson(result).at("text").is_null());
+}
+
+TEST(ReportTest, AnAnswerThatAStopStringEndedHasNoPlacement) {
+  GenerateResult result;
+  result.tokens = {1, 2};
+  result.has_text = true;
+  result.text = "ab";
+  result.stopped_by = "END";
+  const auto object = GenerateJson(result);
+  EXPECT_EQ(object.at("finish_reason"), "stop");
+  EXPECT_EQ(object.at("stop_string"), "END");
+  EXPECT_EQ(object.at("text"), "ab");
+  EXPECT_FALSE(object.contains("context_tokens"));
+  EXPECT_THAT(SummaryTable(result), HasSubstr("ended the answer after 2 tokens"));
+}
+
+TEST(ReportTest, IdsOf64BitsAreStrings) {
+  constexpr uint64_t kId = 0xfedc'ba98'7654'3211;
+  v1::StatusResponse status;
+  status.add_nodes()->mutable_endpoint()->set_incarnation(kId);
+  status.add_kept_sequences()->set_sequence_id(kId);
+  const auto object = StatusJson(status);
+  EXPECT_EQ(object.at("nodes")[0].at("incarnation"), "18364758544493064721");
+  EXPECT_EQ(object.at("kept_sequences")[0].at("sequence_id"), "18364758544493064721");
+}
+
+TEST(ReportTest, WhatOthersSentIsPrintedWithoutControlCharacters) {
+  v1::StatusResponse status;
+  status.add_kept_sequences()->set_request_id("evil\nline\x1b[31m");
+  status.add_nodes()->mutable_endpoint()->set_node_id("n\x07");
+  const std::string table = StatusTable(status);
+  EXPECT_THAT(table, HasSubstr("evil\\nline\\x1b[31m"));
+  EXPECT_THAT(table, HasSubstr("n\\x07"));
+}
+
+TEST(ReportTest, ErrorsAreOneObject) {
+  EXPECT_EQ(DumpJson(ErrorJson(absl::NotFoundError("no 'x'"))), R"({"error":{"code":"NOT_FOUND","message":"no 'x'"}})");
 }
 
 TEST(ReportTest, AlternativesAreCollectedAndPrintedAsPairs) {
@@ -116,7 +154,7 @@ TEST(ReportTest, OneTokenHasNoDecodeRate) {
 }
 
 TEST(ReportTest, TableShowsWhereTheContextLay) {
-  const std::string table = SummaryTable(Example().summary);
+  const std::string table = SummaryTable(Example());
   EXPECT_THAT(table, HasSubstr("8,195 tokens"));
   EXPECT_THAT(table, HasSubstr("cpu-1"));
   EXPECT_THAT(table, HasSubstr("43.3 %"));
@@ -132,7 +170,7 @@ TEST(ReportTest, SparsePoliciesSayWhatTheyReadAndKept) {
   attention.set_remote_read_share(0.081);
   EXPECT_TRUE(GenerateJson(result).at("attention").at("kept_mass_mean").is_null());
   EXPECT_TRUE(GenerateJson(result).at("attention").at("output_error_max").is_null());
-  EXPECT_THAT(SummaryTable(result.summary), HasSubstr("8.10 %; what it kept was not measured"));
+  EXPECT_THAT(SummaryTable(result), HasSubstr("8.10 %; what it kept was not measured"));
   attention.set_samples(3);
   attention.set_kept_mass_mean(0.97);
   attention.set_kept_mass_min(0.5);
@@ -165,7 +203,7 @@ TEST(ReportTest, SparsePoliciesSayWhatTheyReadAndKept) {
   EXPECT_EQ(object.at("heads")[0].at("output_error_p95"), 0.06);
   EXPECT_EQ(object.at("heads")[0].at("output_error_max"), 0.125);
   EXPECT_EQ(ScoreJson(result).at("attention"), object);
-  const std::string table = SummaryTable(result.summary);
+  const std::string table = SummaryTable(result);
   EXPECT_THAT(table, HasSubstr("97.00 % (least 50.00 %), measured in 3 steps"));
   EXPECT_THAT(table, HasSubstr("output error 0.013 (95 % of heads and steps 0.05, worst 0.25)"));
   EXPECT_THAT(table, HasSubstr("2 heads kept too little or were too wrong"));
@@ -196,7 +234,7 @@ TEST(ReportTest, KeptSequencesAndTheirLeases) {
   EXPECT_EQ(GenerateJson(result).at("kept").at("request_id"), "chat");
   EXPECT_EQ(GenerateJson(result).at("kept").at("lease_s"), 90.0);
   EXPECT_EQ(GenerateJson(result).at("kept").at("growth_tokens"), 1805);
-  EXPECT_THAT(SummaryTable(result.summary), HasSubstr("kept for 90.00 s: --continue chat may add 1,805 tokens"));
+  EXPECT_THAT(SummaryTable(result), HasSubstr("kept for 90.00 s: --continue chat may add 1,805 tokens"));
 
   v1::StatusResponse status;
   EXPECT_THAT(StatusTable(status), Not(HasSubstr("kept")));

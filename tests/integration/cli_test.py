@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""The command line as people and scripts use it: files and pipes in, text out, signals, full disks, chats."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import unittest
+
+from cluster import BIN, MODEL, Cluster, wait_until
+
+RUN = [BIN / "tributary", "run", "--model", MODEL, "--cpu-nodes", "1", "--kv-pool-bytes", "32MB", "--max-tokens", "4",
+       "--ignore-eos"]
+
+
+def tributary(*arguments, stdin=b"", env=None, **options):
+    """The finished process; its output is bytes."""
+    return subprocess.run([BIN / "tributary", *arguments], input=stdin, capture_output=True, check=False, timeout=120,
+                          env={**os.environ, **(env or {})}, **options)
+
+
+def as_in_a_terminal():
+    """Signals at their defaults, in a session of its own."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+class InputsTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def test_pipes_are_files(self):
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        with subprocess.Popen([*RUN, "--json", "--prompt-file", pipe], stdout=subprocess.PIPE) as process:
+            pipe.write_bytes(b"hello")
+            by_name = json.loads(process.communicate(timeout=120)[0])
+        self.assertEqual(by_name["prompt_tokens"], 5)
+        by_stdin = json.loads(tributary(*RUN[1:], "--json", "--prompt-file", "/dev/stdin", stdin=b"hello").stdout)
+        self.assertEqual(by_stdin["tokens"], by_name["tokens"])
+        score = tributary("score", *RUN[2:8], "--text-file", "/dev/stdin", "--prefill-tokens", "3", "--json",
+                          stdin=b"hello")
+        self.assertEqual(json.loads(score.stdout)["tokens"], 2)
+
+    def test_the_first_signal_ends_who_waits_for_input(self):
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        commands = [[*RUN, "--prompt-file", pipe], [*RUN, "--prompt-file", "-"],
+                    [BIN / "tributary", "eval", "--model", MODEL, "--text-file", pipe, "--decode-tokens", "5"]]
+        for command in commands:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with self.subTest(command=command[-1], signal=number), subprocess.Popen(
+                        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal) as process:
+                    status = pathlib.Path(f"/proc/{process.pid}/wchan")
+                    # It waits: it has two threads, one for signals, and the other sleeps in open() or read().
+                    wait_until(lambda p=process: len(os.listdir(f"/proc/{p.pid}/task")) > 1, "its thread for signals")
+                    self.assertTrue(status.exists())
+                    process.send_signal(number)
+                    self.assertEqual(process.wait(timeout=60), 130)
+
+    def test_a_folder_may_have_any_name(self):
+        model = os.fsencode(self.folder) + b"/latin-\xe9"
+        shutil.copytree(os.fsencode(MODEL), model)
+        done = tributary("run", "--model", model, *RUN[4:], "--prompt", "x", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class OutputsTest(unittest.TestCase):
+    def test_output_that_is_lost_is_an_error(self):
+        with open("/dev/full", "wb") as full:
+            for flags in (["--json"], [], ["--quiet"]):
+                done = subprocess.run([*RUN, "--prompt", "x", *flags], stdout=full, stderr=subprocess.PIPE, check=False,
+                                      timeout=120)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(b"cannot write to standard output: No space left on device", done.stderr)
+            done = subprocess.run([BIN / "tributary", "help"], stdout=full, stderr=subprocess.PIPE, check=False)
+            self.assertEqual(done.returncode, 1)
+
+    def test_results_that_are_lost_are_an_error(self):
+        done = tributary("eval", *RUN[2:8], "--text-file", MODEL / "persuasion.txt", "--prefill-tokens", "64",
+                         "--decode-tokens", "4", "--csv", "/dev/full")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"cannot write '/dev/full': No space left on device", done.stderr)
+        self.assertTrue(pathlib.Path("/dev/full").is_char_device())
+
+    def test_a_reader_that_goes_away_ends_the_answer_and_leaves_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            process = subprocess.Popen([*RUN, "--max-tokens", "20000", "--prompt", "x"], stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": folder})
+            process.stdout.read(1)
+            process.stdout.close()
+            self.assertEqual(process.wait(timeout=60), 141)
+            process.stderr.close()
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_errors_are_json_if_that_is_asked_for(self):
+        done = tributary("run", "--model", "/nonexistent", "--prompt", "x", "--json")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(json.loads(done.stdout)["error"]["code"], "NOT_FOUND")
+        done = tributary("run", "--json", "--frob")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--frob", json.loads(done.stdout)["error"]["message"])
+
+
+class TextTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(cpu_nodes=1).__enter__()
+        cls.addClassCleanup(cls.cluster.__exit__, None, None, None)
+
+    def generate(self, *flags, stdin=b""):
+        return tributary("generate", "--coordinator", self.cluster.coordinator, "--ignore-eos", *flags, stdin=stdin)
+
+    def chat(self, text, *flags):
+        return tributary("chat", "--coordinator", self.cluster.coordinator, "--ignore-eos", "--max-tokens", "8", *flags,
+                         stdin=text.encode())
+
+    def test_a_stop_string_ends_the_answer_across_tokens(self):
+        whole = json.loads(self.generate("--prompt", "the", "--max-tokens", "30", "--json").stdout)["text"]
+        stop = whole[10:13]
+        cut = self.generate("--prompt", "the", "--max-tokens", "30", "--stop", stop, "--quiet")
+        self.assertEqual(cut.returncode, 0, cut.stderr)
+        self.assertEqual(cut.stdout.decode(), whole[:whole.index(stop)])
+        result = json.loads(self.generate("--prompt", "the", "--max-tokens", "30", "--stop", stop, "--json").stdout)
+        self.assertEqual((result["finish_reason"], result["stop_string"]), ("stop", stop))
+        self.assertEqual(result["text"], whole[:whole.index(stop)])
+
+    def test_ids_that_were_printed_are_taken(self):
+        first = self.generate("--prompt", "the", "--json")
+        again = self.generate("--prompt-tokens-file", "-", "--json", stdin=first.stdout)
+        self.assertEqual(json.loads(again.stdout)["prompt_tokens"], len(json.loads(first.stdout)["tokens"]))
+
+    def test_what_is_not_remote_is_noted(self):
+        self.assertIn(b"nothing was remote", self.generate("--prompt", "the").stderr)
+        self.assertNotIn(b"nothing was remote", self.generate("--prompt", "the" * 400, "--window-tokens", "64").stderr)
+
+    def test_ids_with_control_characters_or_no_utf8_are_refused(self):
+        for name in (b"evil\nline", b"\xff", b"x" * 300):
+            done = self.generate("--prompt", "x", "--request-id", name)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(b"--request-id", done.stderr)
+            self.assertIn(b"INVALID_ARGUMENT", done.stderr)
+            self.assertEqual(done.stderr.count(b"\n"), 1, done.stderr)
+
+    def test_a_chat_keeps_its_sequence(self):
+        done = self.chat("one\ntwo\n/exit\nnever\n")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        turns = [line for line in done.stderr.decode().splitlines() if line.startswith("[")]
+        self.assertEqual(len(turns), 2)
+        self.assertIn("4 tokens in, 8 out; context 12 tokens", turns[0])
+        self.assertIn("5 tokens in, 8 out; context 25 tokens", turns[1])  # the line's end, and "two"
+        wait_until(self.cluster.is_empty, "the chat let go of its sequence")
+        quiet = self.chat("one\ntwo\n", "--quiet")
+        self.assertEqual(quiet.stdout, done.stdout)
+        self.assertEqual(quiet.stderr, b"")
+
+    def test_a_chat_that_is_full_says_so(self):
+        done = self.chat("one\n" + "x" * 100 + "\n", "--keep-context-tokens", "40")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"--keep-context-tokens than 40", done.stderr)
+
+    def test_ctrl_c_ends_the_answer_and_not_the_chat(self):
+        command = [BIN / "tributary", "chat", "--coordinator", self.cluster.coordinator, "--ignore-eos",
+                   "--max-tokens", "7000"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              preexec_fn=as_in_a_terminal) as process:
+            process.stdin.write(b"one\n")
+            process.stdin.flush()
+            process.stdout.read(5)
+            process.send_signal(signal.SIGINT)
+            process.stdin.write(b"/exit\n")
+            errors = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertIn(b"[interrupted after", errors)
+
+    def test_status_is_watched(self):
+        command = [BIN / "tributary", "status", "--coordinator", self.cluster.coordinator, "--watch", "0.1"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=as_in_a_terminal) as process:
+            seen = b""
+            while seen.count(b"membership epoch") < 3:
+                seen += process.stdout.read1(4096)
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(timeout=60), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

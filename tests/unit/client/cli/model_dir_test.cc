@@ -1,0 +1,29 @@
+#include "client/cli/model_dir.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testutil/temp_dir.h"
+
+namespace tributary {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(ModelDirTest, WhatIsMissingIsNamed) {
+  const TempDir dir;
+  EXPECT_THAT(std::string(CheckModelDir("/nonexistent/model").message()), HasSubstr("no model folder '/nonexistent/"));
+  EXPECT_THAT(std::string(CheckModelDir(dir.path()).message()), HasSubstr("no config.json"));
+  WriteFile(dir / "config.json", "{}");
+  EXPECT_TRUE(CheckModelDir(dir.path()).ok());
+}
+
+TEST(ModelDirTest, AModelsNameOnTheHubIsToldHowItBecomesAFolder) {
+  EXPECT_THAT(std::string(CheckModelDir("Qwen/Qwen2-0.5B").message()),
+              HasSubstr("hf download Qwen/Qwen2-0.5B --local-dir models/Qwen2-0.5B"));
+  for (const char* no_id : {"Qwen", "a/b/c", "/abs", "../x", "a b/c", "a/", "'; rm/x"}) {
+    EXPECT_FALSE(LooksLikeHubId(no_id)) << no_id;
+  }
+}
+
+}  // namespace
+}  // namespace tributary
