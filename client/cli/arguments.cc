@@ -166,11 +166,11 @@ absl::Status ExplainParseError(const CLI::App& app, const Arguments& arguments, 
   for (const std::string_view prefix : kNotExpected) {
     if (!what.starts_with(prefix) || command == nullptr) continue;
     // CLI11 names all that it could not use; the first of them is the cause, as the user typed it.
-    const std::string_view rest = what.substr(prefix.size());
-    const auto word = std::find_if(arguments.words.begin(), arguments.words.end(), [rest](const std::string& typed) {
-      return !typed.empty() && (rest == typed || rest.starts_with(typed + " "));
+    const std::string rest = fmt::format(" {} ", what.substr(prefix.size()));
+    const auto word = std::find_if(arguments.words.begin(), arguments.words.end(), [&rest](const std::string& typed) {
+      return rest.find(fmt::format(" {} ", typed)) != std::string::npos;
     });
-    const std::string typed = word == arguments.words.end() ? std::string(rest) : *word;
+    const std::string typed = word == arguments.words.end() ? rest : *word;
     const std::vector<std::string> flags = FlagsOf(*command);
     const std::string shown = Printable(typed, kMaxShownBytes);
     if (typed.starts_with("-")) {
