@@ -7,10 +7,9 @@
 
 #include "base/thread_pool.h"
 #include "gpu_worker/device/device.h"
-#include "gpu_worker/device/host/attend_tile.h"
-#include "gpu_worker/device/host/attended_weights.h"
 #include "gpu_worker/device/host/host_weights.h"
 #include "gpu_worker/device/host/layer_ops.h"
+#include "gpu_worker/device/host/resident_attention.h"
 #include "gpu_worker/device/host/resident_cache.h"
 #include "gpu_worker/device/host/row_kernels.h"
 
@@ -32,25 +31,14 @@ class HostDecode {
   std::span<const float> EndStep();
 
   // Scratch for the attention weights of a sequence whose facet wants them; steps allocate nothing then.
-  void PrepareWeights(uint32_t capacity_tokens);
+  void PrepareWeights(uint32_t capacity_tokens) { attention_.PrepareWeights(capacity_tokens); }
 
  private:
-  // One thread's working memory.
-  struct Scratch {
-    explicit Scratch(const AttentionShape& shape);
-    AttendState attend;
-    AttendedWeights weights;  // for facets that want them
-    std::vector<float> k;     // [kKeyTileTokens][head_dim], for KV that is stored narrower than f32
-    std::vector<float> v;
-  };
   void NormaliseRows(std::span<const float> weight);
   // Bias, norm and RoPE on a row's q, k and v; k and v go to the resident cache.
   void FinishProjection(uint32_t layer, size_t row_idx);
   // Once per layer: at AttendResident(), or before q goes out where a facet's words depend on it.
   void Attend(uint32_t layer);
-  void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
-  void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
-                   Scratch& scratch);
   void KeepResidentPartial(size_t row_idx);
   // Folds the first num_slots partial slots into the resident partial: attended_ becomes the
   // layer's attention output.
@@ -62,7 +50,7 @@ class HostDecode {
   const DeviceLimits limits_;
   ResidentCache& cache_;
   ThreadPool& pool_;
-  std::vector<Scratch> scratch_;  // by thread
+  ResidentAttention attention_;
 
   std::span<const DecodeRow> rows_;
   std::vector<HostFacet*> facets_;  // by row; null: none

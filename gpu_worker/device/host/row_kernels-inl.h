@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "gpu_worker/device/host/row_kernels_isa.h"
+#include "gpu_worker/device/host/stored_rows-inl.h"
 
 namespace tributary::TRIBUTARY_ROW_KERNELS_NAMESPACE {
 
@@ -78,5 +79,12 @@ static void SiluMul(float* gate, const float* up, size_t count) {
 #pragma omp simd
   for (size_t i = 0; i < count; ++i) gate[i] = gate[i] / (1.0f + Exp(-gate[i])) * up[i];
 }
+
+static constexpr RowKernelFunctions kFunctions = {.online_softmax = OnlineSoftmax,
+                                                  .silu_mul = SiluMul,
+                                                  .f32 = kStoredRowFunctions<F32>,
+                                                  .bf16 = kStoredRowFunctions<Bf16>,
+                                                  .f16 = kStoredRowFunctions<F16>,
+                                                  .int8 = kStoredRowFunctions<Int8>};
 
 }  // namespace tributary::TRIBUTARY_ROW_KERNELS_NAMESPACE
