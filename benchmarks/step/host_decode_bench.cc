@@ -3,6 +3,7 @@
 // context, so that two binaries or two weight dtypes can be run in turns and their medians divided.
 //
 //   host_decode_bench --model models/smollm2 [--weight-dtype int8] [--batch 1,4] [--context 64,7000] [--steps 50]
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -42,7 +43,12 @@ double StatusMb(const std::string& name) {
   return 0;
 }
 
-double MedianStepSeconds(Device& device, uint32_t num_layers, std::vector<DecodeRow> rows, int steps) {
+struct StepSeconds {
+  double median = 0;
+  double best = 0;
+};
+
+StepSeconds MeasureSteps(Device& device, uint32_t num_layers, std::vector<DecodeRow> rows, int steps) {
   const RealClock clock;
   std::vector<double> seconds;
   for (int i = -2; i < steps; ++i) {  // two to warm up
@@ -50,7 +56,7 @@ double MedianStepSeconds(Device& device, uint32_t num_layers, std::vector<Decode
     DecodeResident(device, num_layers, rows);
     if (i >= 0) seconds.push_back(SecondsFromNs(clock.NowNs() - start_ns));
   }
-  return MedianOf(seconds);
+  return {MedianOf(seconds), *std::min_element(seconds.begin(), seconds.end())};
 }
 
 absl::Status MeasureDecode(Device& device, const ModelWeights& weights, const Flags& flags, DType kv_dtype,
@@ -63,16 +69,16 @@ absl::Status MeasureDecode(Device& device, const ModelWeights& weights, const Fl
       rows.push_back(ContiguousRow(*resident, 1 + i, context - 1));
     }
     for (const uint32_t batch : flags.batches) {
-      const double step_s =
-          MedianStepSeconds(device, weights.config.num_layers, {rows.begin(), rows.begin() + batch}, flags.steps);
+      const StepSeconds step =
+          MeasureSteps(device, weights.config.num_layers, {rows.begin(), rows.begin() + batch}, flags.steps);
       fmt::print(
           "{{\"weights\": \"{}\", \"kv\": \"{}\", \"threads\": {}, \"batch\": {}, \"context\": {}, \"step_ms\": "
           "{:.3f}, "
           "\"tokens_per_s\": {:.1f}, \"weight_mb\": {:.1f}, \"weight_gb_per_s\": {:.1f}, \"rss_mb\": {:.0f}, "
           "\"rss_anon_mb\": {:.0f}}}\n",
-          flags.weight_dtype, flags.kv_dtype, flags.threads, batch, context, step_s * 1e3, batch / step_s,
-          static_cast<double>(weight_bytes) * 1e-6, static_cast<double>(weight_bytes) * 1e-9 / step_s,
-          StatusMb("VmRSS"), StatusMb("RssAnon"));
+          flags.weight_dtype, flags.kv_dtype, flags.threads, batch, context, step.median * 1e3, step.best * 1e3,
+          batch / step.median, static_cast<double>(weight_bytes) * 1e-6,
+          static_cast<double>(weight_bytes) * 1e-9 / step.median, StatusMb("VmRSS"), StatusMb("RssAnon"));
       std::fflush(stdout);
     }
     for (const DecodeRow& row : rows) device.ReleaseResident(row.resident);

@@ -194,16 +194,18 @@ TRIBUTARY_INLINE void MultiplyBlock(const OutBlock& block, size_t in, const floa
 }
 
 template <typename Stored, size_t kRows>
-static void MatVecRows(const MatVecArgs& args, size_t first_out, size_t row) {
+static void MatVecRows(const MatVecArgs& args, size_t ahead_bytes, size_t first_out, size_t row) {
   const size_t groups = (args.in + kInt8GroupInputs - 1) / kInt8GroupInputs;
+  const size_t row_bytes = args.in * Stored::kBytes;
   const size_t count = args.out - first_out < kOutBlock ? args.out - first_out : kOutBlock;
-  const size_t block_bytes = kOutBlock * args.in * Stored::kBytes;
   OutBlock block;
-  block.ahead_bytes = (kAheadBytes + block_bytes - 1) / block_bytes * block_bytes;
-  for (size_t o = 0; o < kOutBlock; ++o) {  // what the last block lacks is its last row again
-    const size_t out = first_out + (o < count ? o : count - 1);
-    block.w[o] = static_cast<const std::byte*>(args.w) + out * args.in * Stored::kBytes;
-    block.scales[o] = Stored::kHasScales ? args.scales + out * groups : nullptr;
+  block.ahead_bytes = ahead_bytes;
+  block.w[0] = static_cast<const std::byte*>(args.w) + first_out * row_bytes;
+  block.scales[0] = Stored::kHasScales ? args.scales + first_out * groups : nullptr;
+#pragma GCC unroll 4
+  for (size_t o = 1; o < kOutBlock; ++o) {  // what the last block lacks is its last row again
+    block.w[o] = block.w[o - 1] + (o < count ? row_bytes : 0);
+    block.scales[o] = Stored::kHasScales ? block.scales[o - 1] + (o < count ? groups : 0) : nullptr;
   }
   Vec sums[kRows][kOutBlock] = {};
   MultiplyBlock<Stored, kRows>(block, args.in, args.x + row * args.ld_x, args.ld_x, sums);
@@ -221,14 +223,16 @@ static void MatVecRows(const MatVecArgs& args, size_t first_out, size_t row) {
 
 template <typename Stored>
 static void MatVec(const MatVecArgs& args) {
+  const size_t block_bytes = kOutBlock * args.in * Stored::kBytes;
+  const size_t ahead_bytes = (kAheadBytes + block_bytes - 1) / block_bytes * block_bytes;
   for (size_t out = 0; out < args.out; out += kOutBlock) {
     size_t row = 0;
-    for (; row + kRowBlock <= args.rows; row += kRowBlock) MatVecRows<Stored, kRowBlock>(args, out, row);
+    for (; row + kRowBlock <= args.rows; row += kRowBlock) MatVecRows<Stored, kRowBlock>(args, ahead_bytes, out, row);
     const size_t rest = args.rows - row;
-    if (rest == 1) MatVecRows<Stored, 1>(args, out, row);
+    if (rest == 1) MatVecRows<Stored, 1>(args, ahead_bytes, out, row);
     if constexpr (kRowBlock == 4) {
-      if (rest == 2) MatVecRows<Stored, 2>(args, out, row);
-      if (rest == 3) MatVecRows<Stored, 3>(args, out, row);
+      if (rest == 2) MatVecRows<Stored, 2>(args, ahead_bytes, out, row);
+      if (rest == 3) MatVecRows<Stored, 3>(args, ahead_bytes, out, row);
     }
   }
 }
