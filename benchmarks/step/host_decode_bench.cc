@@ -72,8 +72,8 @@ absl::Status MeasureDecode(Device& device, const ModelWeights& weights, const Fl
       const StepSeconds step =
           MeasureSteps(device, weights.config.num_layers, {rows.begin(), rows.begin() + batch}, flags.steps);
       fmt::print(
-          "{{\"weights\": \"{}\", \"kv\": \"{}\", \"threads\": {}, \"batch\": {}, \"context\": {}, \"step_ms\": "
-          "{:.3f}, "
+          "{{\"weights\": \"{}\", \"kv\": \"{}\", \"threads\": {}, \"batch\": {}, \"context\": {}, "
+          "\"step_ms\": {:.3f}, \"best_ms\": {:.3f}, "
           "\"tokens_per_s\": {:.1f}, \"weight_mb\": {:.1f}, \"weight_gb_per_s\": {:.1f}, \"rss_mb\": {:.0f}, "
           "\"rss_anon_mb\": {:.0f}}}\n",
           flags.weight_dtype, flags.kv_dtype, flags.threads, batch, context, step.median * 1e3, step.best * 1e3,
