@@ -103,7 +103,7 @@ EXTERNAL = [
     (re.compile(r"^uc[pst]/"), ("transport/ucx",), "UCX"),
     (re.compile(r"^prometheus/"), ("telemetry",), "prometheus-cpp"),
     (re.compile(r"^(cuda|cublas|nccl|nvtx)"), ("gpu_worker/device",), "CUDA"),
-    (re.compile(r"^(immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("cpu_attention_service/kernels", "gpu_worker/device/host"),
+    (re.compile(r"^(immintrin|x86intrin|arm_neon|arm_sve)\.h"), ("cpu_attention_service/kernels", "gpu_worker/device"),
      "intrinsics"),
     (re.compile(r"^cblas"), ("gpu_worker/device",), "BLAS"),
     (re.compile(r"^(grpc|grpcpp|google/protobuf|tributary/v1)/"), ("proto", "rpc", "process", "client", "/edge"),

@@ -1,6 +1,7 @@
 // Products with rows that are stored in 8, 16 or 32 bits, computed in f32. Included by row_kernels-inl.h, whose rules
-// hold here: one copy per instruction set, no inline function of another header but intrinsics. Vectors are those of the
-// compiler (vector_size), so that the order of a sum is written down and not left to it; intrinsics widen 8 and 16 bits.
+// hold here: one copy per instruction set, no inline function of another header but intrinsics. Vectors are those of
+// the compiler (vector_size), so that the order of a sum is written down and not left to it; intrinsics widen 8 and 16
+// bits.
 #pragma once
 
 #if defined(__AVX2__)
