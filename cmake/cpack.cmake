@@ -25,7 +25,7 @@ set(CPACK_DEBIAN_COMPRESSION_TYPE zstd) # Debian 12 and Ubuntu 24.04 read it; xz
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_DEPENDS "libopenblas0-pthread | libopenblas0, python3 (>= 3.10)")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
-set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/deploy/debian/postinst ${CMAKE_SOURCE_DIR}/deploy/debian/prerm
-                                       ${CMAKE_SOURCE_DIR}/deploy/debian/postrm
-                                       ${CMAKE_SOURCE_DIR}/deploy/debian/conffiles)
+set(debian_dir ${CMAKE_SOURCE_DIR}/deploy/debian)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${debian_dir}/postinst ${debian_dir}/prerm ${debian_dir}/postrm
+                                       ${debian_dir}/conffiles)
 include(CPack)

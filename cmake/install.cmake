@@ -81,3 +81,13 @@ configure_package_config_file(cmake/TributaryConfig.cmake.in ${CMAKE_BINARY_DIR}
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/TributaryConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/TributaryConfig.cmake ${CMAKE_BINARY_DIR}/TributaryConfigVersion.cmake
         DESTINATION ${cmake_dir} COMPONENT development)
+
+# In a wheel, the gRPC stubs of the Python package; wheel/pyproject.toml takes its other files.
+if(SKBUILD)
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  install(
+    CODE "
+    execute_process(COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/python/stubs.py ${SKBUILD_PLATLIB_DIR}
+                    COMMAND_ERROR_IS_FATAL ANY)"
+    COMPONENT python)
+endif()
