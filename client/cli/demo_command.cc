@@ -21,12 +21,13 @@ absl::Status BecomeDemo(int argc, const char* const* argv) {
   const std::filesystem::path bin = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
   const std::string script = bin.parent_path() / "libexec" / "tributary" / "demo.py";
   if (access(script.c_str(), R_OK) != 0) {
-    return absl::UnavailableError(fmt::format(
-        "cannot read '{}': {}; install the whole package, or run ./dev demo in the source's folder", script,
-        std::strerror(errno)));
+    return absl::UnavailableError(
+        fmt::format("cannot read '{}': {}; install the whole package, or run ./dev demo in the source's folder", script,
+                    std::strerror(errno)));
   }
   setenv("TRIBUTARY_BIN", bin.c_str(), 1);
-  std::vector<std::string> words = {"python3", script};
+  // -B: root would leave compiled scripts beside them, which the package does not know.
+  std::vector<std::string> words = {"python3", "-B", script};
   words.insert(words.end(), argv + 2, argv + argc);
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());

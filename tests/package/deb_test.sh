@@ -10,7 +10,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 fail() { echo "$*" >&2; exit 1; }
 
-cpack --config "$build/CPackConfig.cmake" -B "$folder/cpack" >"$folder/cpack.log" 2>&1 || fail "$(cat "$folder/cpack.log")"
+cpack --config "$build/CPackConfig.cmake" -B "$folder/cpack" >"$folder/cpack.log" 2>&1 ||
+  fail "$(cat "$folder/cpack.log")"
 package=("$folder"/cpack/tributary_*.deb)
 [ ${#package[@]} -eq 1 ] || fail "there are ${#package[@]} packages"
 
@@ -24,15 +25,17 @@ done
 # What it holds, and where; nothing else lies outside the folders that are named here.
 dpkg-deb -c "${package[0]}" | awk '{print substr($6, 2)}' >"$folder/content"
 services=(tributary-coordinator tributary-gpu-worker tributary-cpu-attention)
-wanted=(/usr/bin/tributary /usr/bin/tributary-tokenizer.py /usr/libexec/tributary/demo.py /usr/libexec/tributary/needles.py
-  /usr/share/tributary/models/probe/model.safetensors /usr/share/tributary/deploy/README.md /usr/share/doc/tributary/LICENSE)
+wanted=(/usr/bin/tributary /usr/bin/tributary-tokenizer.py /usr/libexec/tributary/demo.py
+  /usr/libexec/tributary/needles.py /usr/share/tributary/models/probe/model.safetensors
+  /usr/share/tributary/deploy/README.md /usr/share/doc/tributary/LICENSE)
 for service in "${services[@]}"; do
   wanted+=("/usr/bin/$service" "/usr/lib/systemd/system/$service.service" "/etc/default/$service")
 done
 for path in "${wanted[@]}"; do
   grep -qxF "$path" "$folder/content" || fail "the package has no $path"
 done
-others=$(grep -v '/$' "$folder/content" | grep -vE '^/(usr/(bin|libexec/tributary|lib/systemd/system)/[^/]+|usr/share/(doc/)?tributary/.+|etc/default/tributary-[a-z-]+)$' || true)
+ours='usr/(bin|libexec/tributary|lib/systemd/system)/[^/]+|usr/share/(doc/)?tributary/.+|etc/default/tributary-[a-z-]+'
+others=$(grep -v '/$' "$folder/content" | grep -vE "^/($ours)\$" || true)
 [ -z "$others" ] || fail "the package has $others, too"
 dpkg-deb -e "${package[0]}" "$folder/control"
 for service in "${services[@]}"; do
@@ -53,8 +56,12 @@ env -i PATH=/usr/bin:/bin "$folder/root/usr/bin/tributary" demo --bytes 1600 --c
   --sink-tokens 16 >"$folder/demo.log" 2>&1 || fail "$(cat "$folder/demo.log")"
 grep -q 'PASS 1 of 1 codes recalled' "$folder/demo.log" || fail "$(cat "$folder/demo.log")"
 
+left=$(ls "$folder/root/usr/libexec/tributary")
+[ "$left" = $'demo.py\nneedles.py' ] || fail "the demo left files beside it: $left"
+
 # Half a package says what is missing.
 rm "$folder/root/usr/libexec/tributary/demo.py"
 status=0
 said=$("$folder/root/usr/bin/tributary" demo 2>&1) || status=$?
-[[ $status -eq 1 && $said == *"libexec/tributary/demo.py"*"install the whole package"* ]] || fail "status $status: $said"
+[[ $status -eq 1 && $said == *"libexec/tributary/demo.py"*"install the whole package"* ]] ||
+  fail "status $status: $said"
