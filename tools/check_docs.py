@@ -10,6 +10,7 @@ A block says in a comment how long it takes: "20 s" or "3 min". A line right abo
     <!-- docs: parsed only, REASON -->     bash reads it, and nobody runs it here: it needs a GPU, several hosts, ...
     <!-- docs: slow -->                    it needs what a slow block has made, however little time it takes itself
     <!-- docs: serves, TEXT -->            it runs until it is interrupted; once it has said TEXT, the next block begins
+    <!-- docs: slow and serves, TEXT -->
 
 Exits with 1 at the first block that fails, with 77 if a port that the blocks use is taken. Only the standard library.
 """
@@ -46,13 +47,17 @@ class Block:
     where: str  # FILE:LINE
     document: str
     text: str
-    mark: str  # "", "parsed only", "slow" or "serves"
+    mark: str  # "", "parsed only", "slow", "serves" or "slow and serves"
     detail: str  # the reason, or what it says when it serves
     seconds: int  # as stated; 0 if the block is parsed only and states none
 
     @property
     def is_fast(self) -> bool:
-        return self.mark != "slow" and self.seconds < FAST_S
+        return not self.mark.startswith("slow") and self.seconds < FAST_S
+
+    @property
+    def serves(self) -> bool:
+        return self.mark.endswith("serves")
 
 
 def stated_seconds(text: str) -> int:
@@ -64,7 +69,7 @@ def stated_seconds(text: str) -> int:
 def parse_mark(line: str, where: str) -> tuple[str, str]:
     if not line.startswith("<!-- docs:"):
         return "", ""
-    found = re.fullmatch(r"<!-- docs: (parsed only|slow|serves)(?:, (.+))? -->", line)
+    found = re.fullmatch(r"<!-- docs: (parsed only|slow|serves|slow and serves)(?:, (.+))? -->", line)
     if found is None or (found[2] is None) != (found[1] == "slow"):
         raise DocsError(f"{where}: '{line}' is no mark that {Path(__file__).name} knows")
     return found[1], found[2] or ""
@@ -108,7 +113,7 @@ class Runner:
         with log.open("wb") as target:
             process = subprocess.Popen(["bash", "-euo", "pipefail", "-c", block.text], cwd=ROOT, stdout=target,
                                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
-        if block.mark == "serves":
+        if block.serves:
             self.servers.append((block, process, log))
             self.wait_for_words(block, process, log)
         else:

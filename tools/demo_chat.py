@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks SmolLM2 a question in words about the beginning of a novel, while most of the novel's KV lies in other processes.
+"""Asks SmolLM2 a question in words about a novel's beginning, while most of its KV lies in other processes.
 
 `./dev demo chat` builds, makes the model, and then runs this with the Python of build/python, which has the package of
 python/. It starts a local cluster, shows the answer as it comes, then where the context lay and what each stage took.
@@ -137,8 +137,7 @@ def run(arguments: argparse.Namespace) -> bool:
         prompt = text.tokenizer.encode(text.chat_template.render(turns), add_special_tokens=False)
         print(f"      {len(words):,} characters, {len(prompt):,} tokens with the question and the chat template")
     with tempfile.TemporaryDirectory(prefix="tributary-demo-") as name:
-        nodes = "1 CPU attention service" if arguments.cpu_nodes == 1 else f"{arguments.cpu_nodes} CPU attention services"
-        with step(2, f"a cluster on this host: coordinator, worker, {nodes}"):
+        with step(2, f"a cluster on this host: coordinator, worker, CPU attention services: {arguments.cpu_nodes}"):
             cluster = demo.Cluster(arguments, Path(name))
             up = cluster.__enter__()
             print("      " + ", ".join(f"{p['name']} (pid {p['pid']})" for p in up["processes"]))
