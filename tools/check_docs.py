@@ -4,6 +4,7 @@
     tools/check_docs.py            # all of them: half an hour (./dev check-docs)
     tools/check_docs.py --fast     # those that take less than a minute, with what is built (a test runs this)
     tools/check_docs.py --list     # names them, and checks their form
+    tools/check_docs.py README.md:96 README.md:106   # these, as --list names them
 
 A block says in a comment how long it takes: "20 s" or "3 min". A line right above it may say more:
 
@@ -156,6 +157,7 @@ def taken_port() -> int | None:
 
 
 def run_all(blocks: list[Block], fast: bool) -> None:
+    """In order, document by document."""
     for document in DOCUMENTS:
         with tempfile.TemporaryDirectory(prefix="tributary-docs-") as name:
             runner = Runner(Path(name))
@@ -175,6 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="only those that state less than a minute")
     parser.add_argument("--list", action="store_true", help="run none")
+    parser.add_argument("blocks", nargs="*", metavar="FILE:LINE", help="run these alone")
     arguments = parser.parse_args()
     blocks = [block for name in DOCUMENTS for block in blocks_of(name, (ROOT / name).read_text())]
     for block in blocks:
@@ -187,7 +190,10 @@ def main() -> int:
     if port is not None:
         print(f"skipped: port {port}, which the documents use, is taken on this host")
         return SKIPPED
-    run_all(blocks, arguments.fast)
+    unknown = set(arguments.blocks) - {block.where for block in blocks}
+    if unknown:
+        raise DocsError(f"there is no block {', '.join(sorted(unknown))}; --list names them")
+    run_all([block for block in blocks if not arguments.blocks or block.where in arguments.blocks], arguments.fast)
     return 0
 
 

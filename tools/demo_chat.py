@@ -67,10 +67,12 @@ def step(number: int, what: str) -> Iterator[None]:
     print(f"      {time.monotonic() - begin:.1f} s", flush=True)
 
 
-def show_prefill(fraction: float) -> None:
-    """One line that fills on a terminal; nothing elsewhere."""
+def show_prefill(fraction: float, before: float) -> None:
+    """One line that fills on a terminal; elsewhere a line for each quarter. `before`: what was shown last."""
     if sys.stdout.isatty():
         print(f"\r      read {fraction:4.0%}", end="" if fraction < 1 else "\n", flush=True)
+    elif int(4 * fraction) > int(4 * before):
+        print(f"      read {fraction:4.0%}", flush=True)
 
 
 def ask(client: Any, text: Any, tokens: list[int], arguments: argparse.Namespace) -> tuple[list[int], Any]:
@@ -83,9 +85,11 @@ def ask(client: Any, text: Any, tokens: list[int], arguments: argparse.Namespace
                                  stop_tokens=sorted(text.end_tokens))
     detokenizer = text.tokenizer.detokenizer()
     answer: list[int] = []
+    read = 0.0
     for event in generation:
         if isinstance(event, tributary.Prefill):
-            show_prefill(event.fraction)
+            show_prefill(event.fraction, read)
+            read = event.fraction
         elif isinstance(event, tributary.Tokens):
             if not answer:
                 print("\n    ", end="")
