@@ -60,10 +60,14 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
   EngineOptions options;
   options.model.shape = config.attention;
   options.model.num_layers = config.num_layers;
+  options.model.windowed_layers = config.windowed_layers();
+  if (!options.model.windowed_layers.empty()) {
+    options.model.sliding_window_tokens = config.layers[options.model.windowed_layers[0]].sliding_window_tokens;
+  }
   options.model.vocab_size = config.vocab_size;
   options.model.max_context_tokens = config.max_position_embeddings;
   options.idle.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
-  options.softmax_scale = static_cast<float>(config.softmax_scale());
+  options.softmax_scale = static_cast<float>(config.softmax_scale);
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
   options.nodes.silence_timeout_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
   options.nodes.heartbeat_interval_ns =
@@ -86,6 +90,11 @@ NodeDescription DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& c
   node.protocol_version = kProtocolVersion;
   node.kv_capacity_bytes = flags.resident_pool_bytes;
   node.geometry = {config.attention, config.num_layers, config.vocab_size, folder.filename().string()};
+  for (const LayerSpec& layer : config.layers) {
+    if (layer.sliding_window_tokens == 0) continue;
+    ++node.geometry.num_windowed_layers;
+    node.geometry.sliding_window_tokens = layer.sliding_window_tokens;
+  }
   node.max_context_tokens = config.max_position_embeddings;
   node.max_batch = flags.max_batch;
   node.max_prompt_tokens = flags.max_prefill_tokens;

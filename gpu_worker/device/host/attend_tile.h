@@ -29,8 +29,9 @@ class AttendState {
     const float* k = nullptr;  // [tokens][ld]
     const float* v = nullptr;
     size_t ld = 0;
-    size_t tokens = 0;                // at most kKeyTileTokens
-    ptrdiff_t first_row_visible = 0;  // row i sees the first first_row_visible + i; `tokens` = all
+    size_t tokens = 0;                        // at most kKeyTileTokens
+    ptrdiff_t first_row_visible = 0;          // row i sees the first first_row_visible + i; `tokens` = all
+    ptrdiff_t first_row_hidden = kHidesNone;  // of them, it does not see the first first_row_hidden + i
   };
   // Folds a tile into every row. q: [rows][ld_q].
   void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale, const Tile& tile);

@@ -29,7 +29,7 @@ class HostDevice final : public Device {
         weights_(std::move(weights)),
         rope_(weights_.config()),
         pool_(num_threads),
-        cache_(weights_.config().attention, weights_.config().num_layers, limits.resident_pool_bytes,
+        cache_(weights_.config().attention, weights_.layers(), limits.resident_pool_bytes,
                {weights_.source().dir(), ModelIdentity(weights_.source())}),
         decode_(weights_, rope_, BestRowKernels(), limits, cache_, pool_),
         prefill_(weights_, rope_, BestRowKernels(), limits.max_prefill_tokens, pool_) {}

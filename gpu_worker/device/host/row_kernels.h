@@ -7,11 +7,15 @@
 #include <vector>
 
 #include "gpu_worker/device/host/row_kernels_isa.h"
+#include "model/model_config.h"
 
 namespace tributary {
 
 struct RowKernels : RowKernelFunctions {
   const char* name;  // "baseline", "avx2", "avx512"
+
+  // gate[i] = activation(gate[i]) * up[i]
+  auto activate(Activation activation) const { return activation == Activation::kSilu ? silu_mul : gelu_mul; }
 };
 
 // Those this machine can run, the best last; never empty. Thread-safe.

@@ -3,6 +3,7 @@
 
 namespace tributary {
 
-const RowKernelFunctions kRowKernelsAvx512 = {row_kernels_avx512::OnlineSoftmax, row_kernels_avx512::SiluMul};
+const RowKernelFunctions kRowKernelsAvx512 = {row_kernels_avx512::OnlineSoftmax, row_kernels_avx512::SiluMul,
+                                              row_kernels_avx512::GeluMul};
 
 }  // namespace tributary

@@ -3,6 +3,7 @@
 
 namespace tributary {
 
-const RowKernelFunctions kRowKernelsBaseline = {row_kernels_baseline::OnlineSoftmax, row_kernels_baseline::SiluMul};
+const RowKernelFunctions kRowKernelsBaseline = {row_kernels_baseline::OnlineSoftmax, row_kernels_baseline::SiluMul,
+                                                row_kernels_baseline::GeluMul};
 
 }  // namespace tributary

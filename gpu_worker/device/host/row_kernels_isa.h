@@ -6,6 +6,9 @@
 
 namespace tributary {
 
+// Before any column, whatever the row.
+inline constexpr ptrdiff_t kHidesNone = -(ptrdiff_t{1} << 40);
+
 // One tile of attention scores, folded into a running softmax. All memory is the caller's.
 struct OnlineSoftmaxArgs {
   float* scores;  // [rows][ld]; in: q.k, out: exp(scale * q.k - max), 0 where a row does not see
@@ -13,7 +16,9 @@ struct OnlineSoftmaxArgs {
   size_t ld;
   size_t rows;
   size_t cols;
-  ptrdiff_t first_row_visible;  // row i sees the first first_row_visible + i columns, cut to [0, cols]
+  // Row i sees the columns [first_row_hidden + i, first_row_visible + i), cut to [0, cols).
+  ptrdiff_t first_row_hidden = kHidesNone;
+  ptrdiff_t first_row_visible;
   float scale;
   float* max;  // [rows] of scale * q.k so far, -inf at first
   float* sum;  // [rows] of exp(scale * q.k - max) so far, 0 at first
@@ -25,6 +30,8 @@ struct RowKernelFunctions {
   void (*online_softmax)(const OnlineSoftmaxArgs& args);
   // gate[i] = silu(gate[i]) * up[i]
   void (*silu_mul)(float* gate, const float* up, size_t count);
+  // gate[i] = gelu(gate[i]) * up[i], by its tanh form
+  void (*gelu_mul)(float* gate, const float* up, size_t count);
 };
 
 // Constant-initialised: touching one runs no code that the machine may lack.
