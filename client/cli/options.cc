@@ -141,7 +141,7 @@ absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
 }
 
 absl::Status NoCommandError(int argc, const char* const* argv) {
-  constexpr const char* kCommands = "cluster up, generate, run, score, eval or status";
+  constexpr const char* kCommands = "cluster up, generate, run, score, eval, status or demo";
   if (argc > 1) return absl::InvalidArgumentError(fmt::format("unknown command '{}'; use {}", argv[1], kCommands));
   return absl::InvalidArgumentError(fmt::format("a command is needed: {}", kCommands));
 }
@@ -185,6 +185,7 @@ void AddCommands(CLI::App& app, ParsedCommands& parsed) {
   CLI::App* status = app.add_subcommand("status", "Members and load of a running cluster");
   AddCoordinatorFlag(*status, parsed.status.coordinator, true);
   status->add_flag("--json", parsed.status.json, "Print one JSON object");
+  app.add_subcommand("demo", "Codes hidden in a text, found in other processes' KV");  // cli/demo_command.h
 }
 
 absl::StatusOr<Command> ChooseCommand(const CLI::App& app, const ParsedCommands& parsed) {
