@@ -18,6 +18,11 @@ struct ModelGeometry {
   uint32_t num_layers = 0;
   uint32_t vocab_size = 0;
   std::string model_name;
+  // Layers whose attention sees a window only: their KV stays on the worker, and shards have the others.
+  uint32_t num_windowed_layers = 0;
+  uint32_t sliding_window_tokens = 0;  // which these layers see, the newest token included; 0: there are none
+
+  uint32_t num_shard_layers() const { return num_layers - num_windowed_layers; }
 
   // Bytes of K and V of one token over all layers and KV heads.
   uint64_t KvBytesPerToken(DType dtype) const {

@@ -1,5 +1,7 @@
 #include "model/checkpoint.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -23,6 +25,34 @@ bool Exists(const std::filesystem::path& path) {
 bool IsPlainFileName(const std::string& name) {
   return name.ends_with(".safetensors") && name.find('/') == std::string::npos &&
          name.find('\\') == std::string::npos && name.find('\0') == std::string::npos && !name.starts_with('.');
+}
+
+// Says what the folder has instead of weights that can be read.
+absl::Status NoWeights(const std::filesystem::path& model_dir) {
+  std::vector<std::string> shards, others;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(model_dir, error)) {
+    const std::string name = entry.path().filename().string();
+    const std::string extension = entry.path().extension().string();
+    if (extension == ".safetensors") shards.push_back(name);
+    if (extension == ".gguf" || extension == ".bin" || extension == ".pth" || extension == ".pt")
+      others.push_back(name);
+  }
+  std::sort(shards.begin(), shards.end());
+  std::sort(others.begin(), others.end());
+  const std::string missing = fmt::format("{}: neither {} nor {}", model_dir.string(), kSingleFile, kIndexFile);
+  if (!shards.empty()) {
+    return absl::NotFoundError(fmt::format(
+        "{}, but {} and {} more shards: the index that says where each tensor is is missing; fetch {} again", missing,
+        shards.front(), shards.size() - 1, kIndexFile));
+  }
+  if (!others.empty()) {
+    return absl::NotFoundError(
+        fmt::format("{}, but {}: convert the weights to safetensors (Transformers reads .bin and, with gguf_file=, "
+                    ".gguf; save_pretrained writes safetensors)",
+                    missing, others.front()));
+  }
+  return absl::NotFoundError(fmt::format("{}, nor any other file of weights; fetch the model again", missing));
 }
 
 // tensor name -> shard name
@@ -57,10 +87,7 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::filesystem::path& model_d
     checkpoint.AddTensors();
     return checkpoint;
   }
-  if (!Exists(model_dir / kIndexFile)) {
-    return absl::NotFoundError(fmt::format("{}: neither {} nor {}; convert the weights to safetensors",
-                                           model_dir.string(), kSingleFile, kIndexFile));
-  }
+  if (!Exists(model_dir / kIndexFile)) return NoWeights(model_dir);
   TRIBUTARY_RETURN_IF_ERROR(checkpoint.OpenShards(model_dir));
   return checkpoint;
 }
@@ -75,22 +102,23 @@ absl::Status Checkpoint::OpenShards(const std::filesystem::path& model_dir) {
     shards.emplace(shard, files_.size());
     files_.push_back(std::move(file));
   }
-  size_t stored_tensors = 0;
-  for (const SafetensorsFile& file : files_) stored_tensors += file.tensors().size();
   for (const auto& [tensor, shard] : weight_map) {
     const SafetensorsFile& file = files_[shards.at(shard)];
-    if (!file.Contains(tensor)) {
+    const absl::StatusOr<const TensorView*> view = file.Find(tensor);
+    if (!view.ok()) {
       return absl::InvalidArgumentError(
           fmt::format("{}: tensor '{}' should be in '{}', which does not hold it", path_.string(), tensor, shard));
     }
+    tensors_.emplace(tensor, Located{*view, &file});
   }
-  // Every listed tensor exists in its shard, so a surplus is a tensor that is unlisted or stored
-  // twice.
-  if (stored_tensors != weight_map.size()) {
-    return absl::InvalidArgumentError(
-        fmt::format("{}: lists {} tensors, but the shards hold {}", path_.string(), weight_map.size(), stored_tensors));
+  // What the index puts elsewhere is a copy that was replaced; what it does not know at all would be overlooked.
+  for (const SafetensorsFile& file : files_) {
+    for (const TensorView& tensor : file.tensors()) {
+      if (weight_map.contains(tensor.name)) continue;
+      return absl::InvalidArgumentError(fmt::format("{}: tensor '{}' is in '{}', but the index does not list it",
+                                                    path_.string(), tensor.name, file.path().filename().string()));
+    }
   }
-  AddTensors();
   return absl::OkStatus();
 }
 

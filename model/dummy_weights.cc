@@ -126,7 +126,6 @@ absl::StatusOr<std::shared_ptr<const ModelWeights>> MakeDummyWeights(const std::
                                                                      uint64_t seed) {
   auto weights = std::make_shared<ModelWeights>();
   TRIBUTARY_ASSIGN_OR_RETURN(weights->config, LoadModelConfig(model_dir));
-  weights->layers.resize(weights->config.num_layers);
   const TensorType type = StoredType(weights->config.stored_dtype);
   const std::vector<WeightSlot> slots = AllWeightSlots(*weights);
   uint64_t max_bytes = 0;
@@ -135,7 +134,11 @@ absl::StatusOr<std::shared_ptr<const ModelWeights>> MakeDummyWeights(const std::
   // Each tensor begins at a random page of the block.
   TRIBUTARY_ASSIGN_OR_RETURN(RepeatedBlock random, RepeatedBlock::Make(kBlockBytes + max_bytes, ToDType(type), seed));
   auto storage = std::make_shared<DummyStorage>(DummyStorage{std::move(random), {}, {}});
-  const std::vector<float> ones(std::max(weights->config.hidden_size, weights->config.attention.head_dim), 1.0f);
+  const AttentionShape& shape = weights->config.attention;
+  const uint32_t widest_norm = std::max(weights->config.hidden_size, shape.num_q_heads * shape.head_dim);
+  // What makes a norm do nothing: 1, or 0 where weights are stored less 1.
+  const auto one = static_cast<float>(1.0 - weights->config.norm_weight_offset);
+  const std::vector<float> ones(widest_norm, one);
   storage->ones.resize(ones.size() * TensorTypeBytes(type));
   ConvertFromF32(ToDType(type), ones.data(), ones.size(), storage->ones.data());
   storage->tensors.reserve(slots.size());
@@ -147,7 +150,7 @@ absl::StatusOr<std::shared_ptr<const ModelWeights>> MakeDummyWeights(const std::
     storage->tensors.push_back({slot.name, type, slot.shape, values});
     *slot.destination = &storage->tensors.back();
   }
-  if (weights->config.tie_word_embeddings) weights->lm_head = weights->embedding;
+  FinishWeights(*weights);
   weights->dummy = std::move(storage);
   return std::shared_ptr<const ModelWeights>(std::move(weights));
 }

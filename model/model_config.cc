@@ -1,249 +1,222 @@
 #include "model/model_config.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "model/config_fields.h"
 #include "model/json_text.h"
+#include "model/model_families.h"
 
 namespace tributary {
 namespace {
 
 using nlohmann::json;
 
-// A fallback for fields that have none: every number read is above 0.
-constexpr uint32_t kRequired = 0;
-
 constexpr size_t kMaxConfigBytes = 4u << 20;
+constexpr uint32_t kMaxWindow = std::numeric_limits<uint32_t>::max();
 
-struct FamilyRow {
-  std::string_view model_type;
-  std::string_view architecture;
-  ModelFamily family;
-};
-constexpr std::array<FamilyRow, 4> kFamilies = {{
-    {"llama", "LlamaForCausalLM", ModelFamily::kLlama},
-    {"mistral", "MistralForCausalLM", ModelFamily::kMistral},
-    {"qwen2", "Qwen2ForCausalLM", ModelFamily::kQwen2},
-    {"qwen3", "Qwen3ForCausalLM", ModelFamily::kQwen3},
-}};
+// Llama's first files spelled it so.
+constexpr std::string_view kOldLlama = "LLaMAForCausalLM";
 
-// Typed access to the fields of one JSON object. A field that is null counts as absent, as in
-// Hugging Face.
-class Fields {
- public:
-  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {}
-
-  const json* Find(const char* name) const {
-    const auto found = object_.find(name);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  absl::Status Invalid(const char* name, const std::string& expected) const {
-    const json* value = Find(name);
-    if (value == nullptr) {
-      return absl::InvalidArgumentError(fmt::format("{}: field '{}' is missing; expected {}", where_, name, expected));
-    }
-    return absl::InvalidArgumentError(
-        fmt::format("{}: field '{}' is {}; expected {}", where_, name, BriefJson(*value), expected));
-  }
-
-  absl::Status Unimplemented(const char* name, const std::string& supported) const {
-    const json* value = Find(name);
-    return absl::UnimplementedError(fmt::format("{}: '{}' is {}, which is not served; supported: {}", where_, name,
-                                                value == nullptr ? "absent" : BriefJson(*value), supported));
-  }
-
-  // An integer in [1, max]; `fallback` when absent, an error when that is kRequired.
-  absl::Status Read(const char* name, uint32_t max, uint32_t fallback, uint32_t& out) const {
-    const json* value = Find(name);
-    if (value == nullptr && fallback != kRequired) {
-      out = fallback;
-      return absl::OkStatus();
-    }
-    if (value == nullptr || !value->is_number_unsigned() || value->get<uint64_t>() == 0 ||
-        value->get<uint64_t>() > max) {
-      return Invalid(name, fmt::format("an integer in [1, {}]", max));
-    }
-    out = static_cast<uint32_t>(value->get<uint64_t>());
-    return absl::OkStatus();
-  }
-
-  // A finite number > 0; the same for its fallback.
-  absl::Status Read(const char* name, double fallback, double& out) const {
-    const json* value = Find(name);
-    if (value == nullptr && fallback != kRequired) {
-      out = fallback;
-      return absl::OkStatus();
-    }
-    if (value == nullptr || !value->is_number() || !std::isfinite(value->get<double>()) || value->get<double>() <= 0) {
-      return Invalid(name, "a finite number > 0");
-    }
-    out = value->get<double>();
-    return absl::OkStatus();
-  }
-
-  absl::Status Read(const char* name, bool fallback, bool& out) const {
-    const json* value = Find(name);
-    if (value != nullptr && !value->is_boolean()) return Invalid(name, "true or false");
-    out = value == nullptr ? fallback : value->get<bool>();
-    return absl::OkStatus();
-  }
-
-  bool Has(const char* name) const { return Find(name) != nullptr; }
-  const std::string& where() const { return where_; }
-
- private:
-  const json& object_;
-  std::string where_;
-};
-
-absl::Status ReadFamily(const Fields& fields, ModelConfig& config) {
+absl::StatusOr<const FamilyRow*> ReadFamily(const ConfigFields& fields) {
   const json* type = fields.Find("model_type");
-  const auto row = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const FamilyRow& candidate) {
+  const auto rows = ModelFamilies();
+  const auto row = std::find_if(rows.begin(), rows.end(), [&](const FamilyRow& candidate) {
     return type != nullptr && type->is_string() && type->get_ref<const std::string&>() == candidate.model_type;
   });
-  if (row == kFamilies.end()) return fields.Unimplemented("model_type", "llama, mistral, qwen2, qwen3");
-  config.family = row->family;
-  if (const json* names = fields.Find("architectures"); names != nullptr) {
-    if (!names->is_array() || names->size() != 1 || !(*names)[0].is_string()) {
-      return fields.Invalid("architectures", "a list of one name");
-    }
-    if ((*names)[0].get_ref<const std::string&>() != row->architecture) {
-      return fields.Unimplemented("architectures", std::string(row->architecture));
-    }
-  }
-  return absl::OkStatus();
+  if (row == rows.end()) return fields.Unimplemented("model_type", ModelFamilyNames());
+  const json* names = fields.Find("architectures");
+  if (names == nullptr) return &*row;
+  if (!names->is_array() || names->empty()) return fields.Invalid("architectures", "a list of names");
+  const bool served = std::any_of(names->begin(), names->end(), [&](const json& name) {
+    if (!name.is_string()) return false;
+    const std::string& text = name.get_ref<const std::string&>();
+    return text == row->architecture || (row->family == ModelFamily::kLlama && text == kOldLlama);
+  });
+  if (!served) return fields.Unimplemented("architectures", std::string(row->architecture));
+  return &*row;
 }
 
-absl::Status ReadGeometry(const Fields& fields, ModelConfig& config) {
+absl::Status ReadGeometry(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config) {
   namespace l = limits;
-  const bool is_llama = config.family == ModelFamily::kLlama;
   AttentionShape& shape = config.attention;
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("num_hidden_layers", l::kMaxLayers, kRequired, config.num_layers));
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("hidden_size", l::kMaxHidden, kRequired, config.hidden_size));
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("intermediate_size", 8 * l::kMaxHidden, kRequired, config.intermediate_size));
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("vocab_size", l::kMaxVocab, kRequired, config.vocab_size));
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("num_attention_heads", l::kMaxHeads, kRequired, shape.num_q_heads));
-  // Only Llama's default is "as many as query heads"; the others' defaults belong to one size of
-  // model.
-  const uint32_t kv_default = is_llama ? shape.num_q_heads : kRequired;
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("num_hidden_layers", l::kMaxLayers, kRequiredField, config.num_layers));
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("hidden_size", l::kMaxHidden, kRequiredField, config.hidden_size));
+  TRIBUTARY_RETURN_IF_ERROR(
+      fields.Read("intermediate_size", 8 * l::kMaxHidden, kRequiredField, config.intermediate_size));
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("vocab_size", l::kMaxVocab, kRequiredField, config.vocab_size));
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("num_attention_heads", l::kMaxHeads, kRequiredField, shape.num_q_heads));
+  const uint32_t kv_default = family.kv_heads_default_to_query_heads ? shape.num_q_heads : kRequiredField;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("num_key_value_heads", l::kMaxHeads, kv_default, shape.num_kv_heads));
   if (shape.num_q_heads % shape.num_kv_heads != 0 || shape.group_size() > l::kMaxGroupSize) {
     return fields.Invalid("num_key_value_heads",
                           fmt::format("a divisor of num_attention_heads {}, at most {} times smaller",
                                       shape.num_q_heads, l::kMaxGroupSize));
   }
-  uint32_t dim_default = kRequired;
+  uint32_t dim_default = kRequiredField;
   if (config.hidden_size % shape.num_q_heads == 0) dim_default = config.hidden_size / shape.num_q_heads;
-  if (config.family == ModelFamily::kQwen3) dim_default = 128;
+  if (family.head_dim != 0) dim_default = family.head_dim;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("head_dim", l::kMaxHeadDim, dim_default, shape.head_dim));
   if (shape.head_dim % 2 != 0 || shape.head_dim > l::kMaxHeadDim) {
     return absl::InvalidArgumentError(fmt::format("{}: head_dim is {}; expected an even number of at most {}",
                                                   fields.where(), shape.head_dim, l::kMaxHeadDim));
   }
+  config.softmax_scale = 1.0 / std::sqrt(static_cast<double>(shape.head_dim));
+  config.layers.resize(config.num_layers);
   constexpr auto kMaxPositions = static_cast<uint32_t>(l::kMaxContextTokens);
-  return fields.Read("max_position_embeddings", kMaxPositions, 2048, config.max_position_embeddings);
+  return fields.Read("max_position_embeddings", kMaxPositions, family.max_position_embeddings,
+                     config.max_position_embeddings);
 }
 
-absl::Status ReadLlama3Scaling(const Fields& scaling, ModelConfig& config) {
-  Llama3RopeScaling llama3;
-  TRIBUTARY_RETURN_IF_ERROR(scaling.Read("factor", kRequired, llama3.factor));
-  TRIBUTARY_RETURN_IF_ERROR(scaling.Read("low_freq_factor", kRequired, llama3.low_freq_factor));
-  TRIBUTARY_RETURN_IF_ERROR(scaling.Read("high_freq_factor", kRequired, llama3.high_freq_factor));
-  TRIBUTARY_RETURN_IF_ERROR(scaling.Read("original_max_position_embeddings", std::numeric_limits<uint32_t>::max(),
-                                         kRequired, llama3.original_max_position_embeddings));
-  if (llama3.high_freq_factor <= llama3.low_freq_factor) {
-    return scaling.Invalid("high_freq_factor", fmt::format("more than low_freq_factor {}", llama3.low_freq_factor));
+// One object of parameters, or one for each kind of layer, each by itself.
+absl::Status ReadRopeObject(const ConfigFields& fields, const char* name, const RopeContext& context,
+                            ModelConfig& config) {
+  const json* value = fields.Find(name);
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_object()) return fields.Invalid(name, "an object or null");
+  const ConfigFields object(*value, fields.where() + ": " + name);
+  if (!object.Has("full_attention") && !object.Has("sliding_attention")) {
+    return ReadRopeParameters(object, context, config.ropes[0]);
   }
-  config.rope_scaling = llama3;
-  return absl::OkStatus();
-}
-
-// The type and scaling factors, in either spelling.
-absl::Status ReadScaling(const Fields& scaling, ModelConfig& config) {
-  const char* type_name = scaling.Has("rope_type") ? "rope_type" : "type";
-  const json* type = scaling.Find(type_name);
-  const std::string name = type != nullptr && type->is_string() ? type->get<std::string>() : "";
-  if (name == "llama3") return ReadLlama3Scaling(scaling, config);
-  if (name != "default") return scaling.Unimplemented(type_name, "default, llama3");
+  const RopeParameters common = config.ropes[0];
+  const char* const kinds[] = {"full_attention", "sliding_attention"};
+  for (size_t i = 0; i < std::size(kinds); ++i) {
+    const json* nested = object.Find(kinds[i]);
+    if (nested == nullptr) continue;
+    if (!nested->is_object()) return object.Invalid(kinds[i], "an object or null");
+    config.ropes.resize(std::max(config.ropes.size(), i + 1), common);
+    const ConfigFields kind(*nested, object.where() + ": " + kinds[i]);
+    TRIBUTARY_RETURN_IF_ERROR(ReadRopeParameters(kind, context, config.ropes[i]));
+  }
   return absl::OkStatus();
 }
 
 // Old files have rope_theta and rope_scaling, new ones rope_parameters with both.
-absl::Status ReadRope(const Fields& fields, ModelConfig& config) {
-  constexpr double kDefaultTheta = 10000.0;
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("rope_theta", kDefaultTheta, config.rope_theta));
+absl::Status ReadRope(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config) {
+  config.ropes.resize(1);
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("rope_theta", family.rope_theta, config.ropes[0].theta));
+  RopeContext context{.head_dim = config.attention.head_dim, .max_position_embeddings = config.max_position_embeddings};
+  if (fields.Has("original_max_position_embeddings")) {
+    TRIBUTARY_RETURN_IF_ERROR(fields.Read("original_max_position_embeddings", kMaxWindow, kRequiredField,
+                                          context.original_max_position_embeddings));
+  }
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    const json* value = fields.Find(name);
-    if (value == nullptr) continue;
-    if (!value->is_object()) return fields.Invalid(name, "an object or null");
-    const Fields scaling(*value, fields.where() + ": " + name);
-    TRIBUTARY_RETURN_IF_ERROR(ReadScaling(scaling, config));
-    TRIBUTARY_RETURN_IF_ERROR(scaling.Read("rope_theta", config.rope_theta, config.rope_theta));
-    double rotary_share = 1.0;
-    TRIBUTARY_RETURN_IF_ERROR(scaling.Read("partial_rotary_factor", 1.0, rotary_share));
-    if (rotary_share != 1.0) return scaling.Unimplemented("partial_rotary_factor", "1.0");
+    TRIBUTARY_RETURN_IF_ERROR(ReadRopeObject(fields, name, context, config));
   }
   return absl::OkStatus();
 }
 
-// Sliding windows are served only where they cannot hide a token.
-absl::Status RefuseSlidingWindow(const Fields& fields, const ModelConfig& config) {
-  if (const json* types = fields.Find("layer_types"); types != nullptr) {
-    const bool all_full = types->is_array() && std::all_of(types->begin(), types->end(), [](const json& type) {
-                            return type.is_string() && type.get_ref<const std::string&>() == "full_attention";
-                          });
-    if (!all_full) return fields.Unimplemented("layer_types", "full_attention in every layer");
-  }
-  const bool is_qwen = config.family == ModelFamily::kQwen2 || config.family == ModelFamily::kQwen3;
-  bool used = config.family == ModelFamily::kMistral;
-  if (is_qwen) TRIBUTARY_RETURN_IF_ERROR(fields.Read("use_sliding_window", false, used));
-  if (!used || !fields.Has("sliding_window")) return absl::OkStatus();
-  uint32_t window_tokens = 0;
-  TRIBUTARY_RETURN_IF_ERROR(
-      fields.Read("sliding_window", std::numeric_limits<uint32_t>::max(), kRequired, window_tokens));
-  if (window_tokens >= config.max_position_embeddings) return absl::OkStatus();
-  return fields.Unimplemented(
-      "sliding_window", fmt::format("null, or at least max_position_embeddings ({})", config.max_position_embeddings));
+// The window of the layers that slide; 0: none does.
+absl::Status ReadWindow(const ConfigFields& fields, const FamilyRow& family, uint32_t& window_tokens) {
+  window_tokens = 0;
+  const bool is_optional = family.sliding == SlidingRule::kFromMaxWindowLayers ||
+                           family.sliding == SlidingRule::kAllIfUsed ||
+                           family.sliding == SlidingRule::kNoRopeLayersIfUsed;
+  bool used = family.sliding != SlidingRule::kNever;
+  if (is_optional) TRIBUTARY_RETURN_IF_ERROR(fields.Read("use_sliding_window", false, used));
+  if (!used) return absl::OkStatus();
+  // Hugging Face tells null, which is no window, from an absent field, which is the family's default.
+  if (fields.Has("sliding_window")) return fields.Read("sliding_window", kMaxWindow, kRequiredField, window_tokens);
+  if (!fields.IsNull("sliding_window")) window_tokens = family.sliding_window;
+  return absl::OkStatus();
 }
 
-absl::Status ReadBiasesAndNorms(const Fields& fields, ModelConfig& config) {
+// Whether a layer slides by the family's rule. Layers without RoPE are known only after the family's own fields.
+absl::Status SlidesByRule(const ConfigFields& fields, const FamilyRow& family, const ModelConfig& config,
+                          std::vector<bool>& slides) {
+  uint32_t from = 0, pattern = 0;
+  const bool by_layer = family.sliding == SlidingRule::kFromMaxWindowLayers;
+  if (by_layer && fields.Has("max_window_layers") && !fields.IsZero("max_window_layers")) {
+    TRIBUTARY_RETURN_IF_ERROR(fields.Read("max_window_layers", kMaxWindow, kRequiredField, from));
+  } else if (by_layer && !fields.Has("max_window_layers")) {
+    from = 28;
+  }
+  if (family.sliding == SlidingRule::kAllButEachPatternLast) {
+    TRIBUTARY_RETURN_IF_ERROR(fields.Read("sliding_window_pattern", limits::kMaxLayers, 6u, pattern));
+  }
+  for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
+    slides[layer] = family.sliding == SlidingRule::kNoRopeLayersIfUsed ? config.layers[layer].rope == kNoRope
+                    : pattern != 0                                     ? (layer + 1) % pattern != 0
+                                                                       : layer >= from;
+  }
+  return absl::OkStatus();
+}
+
+// "layer_types" overrules the family's rule.
+absl::Status ReadSlidingLayers(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config) {
+  uint32_t window_tokens = 0;
+  TRIBUTARY_RETURN_IF_ERROR(ReadWindow(fields, family, window_tokens));
+  std::vector<bool> slides(config.num_layers);
+  if (window_tokens != 0) TRIBUTARY_RETURN_IF_ERROR(SlidesByRule(fields, family, config, slides));
+  if (const json* types = fields.Find("layer_types"); types != nullptr) {
+    const std::string expected = fmt::format("a list of {} names", config.num_layers);
+    if (!types->is_array() || types->size() != config.num_layers) return fields.Invalid("layer_types", expected);
+    for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
+      const json& type = (*types)[layer];
+      if (type != "full_attention" && type != "sliding_attention") {
+        return fields.Unimplemented("layer_types", "full_attention, sliding_attention");
+      }
+      slides[layer] = type == "sliding_attention";
+      if (slides[layer] && window_tokens == 0) {
+        return fields.Invalid("sliding_window", "a number, since layer_types names sliding_attention");
+      }
+    }
+  }
+  // A window that no context outgrows hides nothing.
+  if (window_tokens >= config.max_position_embeddings) return absl::OkStatus();
+  for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
+    if (slides[layer]) config.layers[layer].sliding_window_tokens = window_tokens;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadBiasesAndNorms(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config) {
   bool attention_bias = false;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("attention_bias", false, attention_bias));
   if (config.family == ModelFamily::kMistral && attention_bias) return fields.Unimplemented("attention_bias", "false");
-  config.has_qkv_bias = attention_bias || config.family == ModelFamily::kQwen2;
-  config.has_o_bias = attention_bias && config.family != ModelFamily::kQwen2;
-  config.has_qk_norm = config.family == ModelFamily::kQwen3;
+  config.has_qkv_bias = config.has_o_bias = attention_bias;
   bool mlp_bias = false;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("mlp_bias", false, mlp_bias));
   if (mlp_bias) return fields.Unimplemented("mlp_bias", "false");
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("rms_norm_eps", 1e-6, config.rms_norm_eps));
-  const json* activation = fields.Find("hidden_act");
-  if (activation != nullptr && *activation != "silu") return fields.Unimplemented("hidden_act", "silu");
-  if (fields.Has("quantization_config"))
-    return fields.Unimplemented("quantization_config", "none (bf16, f16 or f32 weights)");
-  return fields.Read("tie_word_embeddings", false, config.tie_word_embeddings);
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("rms_norm_eps", family.rms_norm_eps, config.rms_norm_eps));
+  if (fields.Has("quantization_config")) {
+    return fields.Unimplemented("quantization_config",
+                                "none (bf16, f16 or f32 weights); load the model with Transformers, dequantize it and "
+                                "save it, or take the unquantized folder that it was made of");
+  }
+  return fields.Read("tie_word_embeddings", family.tie_word_embeddings, config.tie_word_embeddings);
 }
 
-absl::Status ReadStoredDType(const Fields& fields, ModelConfig& config) {
+// The activation has either of two names in the files.
+absl::Status CheckActivation(const ConfigFields& fields, const ModelConfig& config) {
+  const char* const served = config.activation == Activation::kSilu ? "silu" : "gelu_pytorch_tanh";
+  for (const char* name : {"hidden_act", "hidden_activation"}) {
+    const json* activation = fields.Find(name);
+    if (activation != nullptr && *activation != served) return fields.Unimplemented(name, served);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadStoredDType(const ConfigFields& fields, ModelConfig& config) {
   const char* name = fields.Has("dtype") ? "dtype" : "torch_dtype";
   const json* value = fields.Find(name);
-  if (value == nullptr) return absl::OkStatus();
+  if (value == nullptr || *value == "auto") return absl::OkStatus();
   if (*value == "float32") config.stored_dtype = DType::kF32;
   if (*value == "bfloat16") config.stored_dtype = DType::kBf16;
   if (*value == "float16") config.stored_dtype = DType::kF16;
-  if (!IsValidDType(config.stored_dtype)) return fields.Unimplemented(name, "float32, bfloat16, float16");
+  if (!IsValidDType(config.stored_dtype)) return fields.Unimplemented(name, "float32, bfloat16, float16, auto");
   return absl::OkStatus();
 }
 
 // An id, a list of ids, or nothing.
-absl::Status AddEosTokens(const Fields& fields, ModelConfig& config) {
+absl::Status AddEosTokens(const ConfigFields& fields, ModelConfig& config) {
   const json* value = fields.Find("eos_token_id");
   if (value == nullptr) return absl::OkStatus();
   const json list = value->is_array() ? *value : json::array({*value});
@@ -263,57 +236,39 @@ absl::Status AddGenerationEosTokens(const std::filesystem::path& path, ModelConf
   const absl::StatusOr<json> object = ReadJsonFile(path, kMaxConfigBytes);
   if (absl::IsNotFound(object.status())) return absl::OkStatus();
   if (!object.ok()) return object.status();
-  return AddEosTokens(Fields(*object, path.string()), config);
+  return AddEosTokens(ConfigFields(*object, path.string()), config);
 }
 
 }  // namespace
 
-double ModelConfig::softmax_scale() const { return 1.0 / std::sqrt(static_cast<double>(attention.head_dim)); }
+std::vector<uint32_t> ModelConfig::windowed_layers() const {
+  std::vector<uint32_t> windowed;
+  for (uint32_t layer = 0; layer < num_layers; ++layer) {
+    if (layers[layer].sliding_window_tokens != 0) windowed.push_back(layer);
+  }
+  return windowed;
+}
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_dir) {
   const std::filesystem::path path = model_dir / "config.json";
   TRIBUTARY_ASSIGN_OR_RETURN(const json object, ReadJsonFile(path, kMaxConfigBytes));
-  const Fields fields(object, path.string());
+  const ConfigFields fields(object, path.string());
   ModelConfig config;
-  TRIBUTARY_RETURN_IF_ERROR(ReadFamily(fields, config));
-  TRIBUTARY_RETURN_IF_ERROR(ReadGeometry(fields, config));
-  TRIBUTARY_RETURN_IF_ERROR(ReadRope(fields, config));
-  TRIBUTARY_RETURN_IF_ERROR(ReadBiasesAndNorms(fields, config));
-  TRIBUTARY_RETURN_IF_ERROR(RefuseSlidingWindow(fields, config));
+  TRIBUTARY_ASSIGN_OR_RETURN(const FamilyRow* family, ReadFamily(fields));
+  config.family = family->family;
+  TRIBUTARY_RETURN_IF_ERROR(ReadGeometry(fields, *family, config));
+  TRIBUTARY_RETURN_IF_ERROR(ReadRope(fields, *family, config));
+  TRIBUTARY_RETURN_IF_ERROR(ReadBiasesAndNorms(fields, *family, config));
+  // Gemma's bases follow from which layers slide, and SmolLM3's sliding layers from which have none.
+  const bool slides_last = family->sliding == SlidingRule::kNoRopeLayersIfUsed;
+  if (!slides_last) TRIBUTARY_RETURN_IF_ERROR(ReadSlidingLayers(fields, *family, config));
+  if (family->read != nullptr) TRIBUTARY_RETURN_IF_ERROR(family->read(fields, config));
+  if (slides_last) TRIBUTARY_RETURN_IF_ERROR(ReadSlidingLayers(fields, *family, config));
+  TRIBUTARY_RETURN_IF_ERROR(CheckActivation(fields, config));
   TRIBUTARY_RETURN_IF_ERROR(ReadStoredDType(fields, config));
   TRIBUTARY_RETURN_IF_ERROR(AddEosTokens(fields, config));
   TRIBUTARY_RETURN_IF_ERROR(AddGenerationEosTokens(model_dir / "generation_config.json", config));
   return config;
-}
-
-namespace {
-
-// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between
-// interpolated.
-float ScaleFrequency(const Llama3RopeScaling& scaling, float frequency) {
-  const float original = static_cast<float>(scaling.original_max_position_embeddings);
-  const float low = static_cast<float>(scaling.low_freq_factor);
-  const float high = static_cast<float>(scaling.high_freq_factor);
-  const float factor = static_cast<float>(scaling.factor);
-  const float wavelength = static_cast<float>(2.0 * M_PI) / frequency;
-  if (wavelength > original / low) return frequency / factor;
-  if (wavelength < original / high) return frequency;
-  const float smooth = (original / wavelength - low) / (high - low);
-  return (1.0f - smooth) * frequency / factor + smooth * frequency;
-}
-
-}  // namespace
-
-std::vector<double> RopeInverseFrequencies(const ModelConfig& config) {
-  const uint32_t half = config.attention.head_dim / 2;
-  std::vector<double> frequencies(half);
-  for (uint32_t i = 0; i < half; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.attention.head_dim);
-    float frequency = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
-    if (config.rope_scaling.has_value()) frequency = ScaleFrequency(*config.rope_scaling, frequency);
-    frequencies[i] = frequency;
-  }
-  return frequencies;
 }
 
 }  // namespace tributary

@@ -1,26 +1,58 @@
-// The architecture of a Llama-family model as its Hugging Face config.json states it, checked.
+// The architecture of a decoder-only model as its Hugging Face config.json states it, checked. Families differ in a few
+// things, each a field here; model/model_families.cc has the table of families, and nobody else asks for a family.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "attention/shape.h"
 #include "base/dtype.h"
+#include "model/rope.h"
 
 namespace tributary {
 
-enum class ModelFamily { kLlama, kMistral, kQwen2, kQwen3 };
+enum class ModelFamily : uint8_t {
+  kLlama,
+  kMistral,
+  kQwen2,
+  kQwen3,
+  kPhi3,
+  kSmolLm3,
+  kOlmo2,
+  kGranite,
+  kGemma3,
+  kMixtral,
+  kQwen3Moe,
+};
 
-// RoPE frequency scaling of Llama 3.1 ("rope_type": "llama3").
-struct Llama3RopeScaling {
-  double factor = 1.0;
-  double low_freq_factor = 1.0;
-  double high_freq_factor = 1.0;
-  uint32_t original_max_position_embeddings = 0;
+// Where a layer's two RMSNorms stand: before attention and MLP, or on what these add to the residual stream.
+enum class NormPlacement : uint8_t { kBefore, kAfter, kBeforeAndAfter };
+
+// RMSNorm of q and k before RoPE: over each head, or over all heads together.
+enum class QkNorm : uint8_t { kNone, kPerHead, kWholeProjection };
+
+// Of the gate in an MLP: x sigmoid(x), or GELU by its tanh form.
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+inline constexpr uint32_t kNoRope = ~uint32_t{0};
+
+struct LayerSpec {
+  // Attention sees this many tokens, the token itself included; 0: all.
+  uint32_t sliding_window_tokens = 0;
+  uint32_t rope = 0;    // index of ModelConfig::ropes, or kNoRope
+  bool is_moe = false;  // experts instead of one MLP
+};
+
+// Experts of which a router picks some for each token.
+struct MoeSpec {
+  uint32_t num_experts = 0;  // 0: the model has none
+  uint32_t experts_per_token = 0;
+  uint32_t intermediate_size = 0;
+  // The chosen experts' softmax weights are made to sum to 1.
+  bool normalises_weights = true;
 };
 
 struct ModelConfig {
@@ -31,28 +63,36 @@ struct ModelConfig {
   uint32_t vocab_size = 0;
   AttentionShape attention;
   uint32_t max_position_embeddings = 0;
-  double rope_theta = 10000.0;
-  std::optional<Llama3RopeScaling> rope_scaling;
+  std::vector<LayerSpec> layers;      // [num_layers]
+  std::vector<RopeParameters> ropes;  // at least one
   double rms_norm_eps = 1e-6;
+  // Gemma stores its norms' weights less 1.
+  double norm_weight_offset = 0;
+  NormPlacement norm_placement = NormPlacement::kBefore;
+  QkNorm qk_norm = QkNorm::kNone;
+  Activation activation = Activation::kSilu;
+  double softmax_scale = 0;
+  double embedding_scale = 1;  // of what the residual stream begins with
+  double residual_scale = 1;   // of what attention and MLP add to it
+  double logits_scale = 1;
+  double logits_soft_cap = 0;  // logits become cap tanh(logits / cap); 0: none
+  MoeSpec moe;
   bool tie_word_embeddings = false;
   bool has_qkv_bias = false;            // Qwen2; the others with attention_bias
-  bool has_o_bias = false;              // Llama and Qwen3 with attention_bias
-  bool has_qk_norm = false;             // Qwen3: RMSNorm over head_dim on q and k, before RoPE
+  bool has_o_bias = false;              // with attention_bias, but for Qwen2
+  bool has_fused_weights = false;       // Phi-3: one tensor for q, k, v, and one for gate and up
+  bool experts_are_mixtrals = false;    // their tensors' names are Mixtral's, not Qwen's
   std::vector<uint32_t> eos_token_ids;  // of config.json and generation_config.json, ascending
   DType stored_dtype = DType::kUnset;   // "torch_dtype"/"dtype", informative: each tensor states its own
 
-  double softmax_scale() const;
+  // Layers whose attention sees a window only, ascending; all have windows of one size.
+  std::vector<uint32_t> windowed_layers() const;
 };
 
 // Reads and checks DIR/config.json (and eos_token_id of DIR/generation_config.json, if there is
 // one). NOT_FOUND, INVALID_ARGUMENT (malformed, missing or contradictory fields), UNIMPLEMENTED
-// (architecture, rope type, activation or sliding window that is not served): each names the file,
+// (architecture, rope type, activation or quantisation that is not served): each names the file,
 // the field, its value and what is supported.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_dir);
-
-// Inverse frequencies, [head_dim / 2], with rope_scaling applied: f32 values, computed in f32 as
-// Hugging Face does, because at position 16k the last bit of a frequency moves an angle by 1e-3.
-// Pair i of a head is (x[i], x[i + head_dim / 2]).
-std::vector<double> RopeInverseFrequencies(const ModelConfig& config);
 
 }  // namespace tributary

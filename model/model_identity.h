@@ -9,8 +9,8 @@
 namespace tributary {
 
 // 16 hexadecimal digits: FNV-1a of "LAYERS,Q_HEADS,KV_HEADS,HEAD_DIM,HIDDEN,VOCAB" and then the bytes, as stored, of
-// each layer's attention norm and of the final norm. Tools that train for a model compute
-// the same.
+// each layer's attention norm (the one behind it, where none stands before) and of the final norm. Tools that train for
+// a model compute the same.
 std::string ModelIdentity(const ModelWeights& weights);
 
 }  // namespace tributary

@@ -54,7 +54,7 @@ class SafetensorsFile {
  public:
   // NOT_FOUND without the file; INVALID_ARGUMENT with file, tensor and values for anything the
   // format forbids: truncated, trailing bytes, oversized header, duplicate names, overlaps, holes,
-  // misaligned or out-of-range offsets, a size that differs from shape times dtype.
+  // out-of-range offsets, a size that differs from shape times dtype; and for a Git LFS pointer.
   static absl::StatusOr<SafetensorsFile> Open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }

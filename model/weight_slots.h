@@ -15,8 +15,10 @@ struct WeightSlot {
   const TensorView** destination;  // in the ModelWeights that were asked
 };
 
-// Every tensor of weights.config once; a tied lm_head is not among them. REQUIRES: layers has
-// config.num_layers elements.
+// Every tensor of weights.config once; a tied lm_head is not among them. Sizes weights.layers.
 std::vector<WeightSlot> AllWeightSlots(ModelWeights& weights);
+
+// Once the slots are filled: cuts fused tensors into those that they hold, and gives a tied model its head.
+void FinishWeights(ModelWeights& weights);
 
 }  // namespace tributary

@@ -1,7 +1,8 @@
-// The tensors of a Llama-family model by role, each checked against the shape that the config
+// The tensors of a model by role, each checked against the shape that the config
 // implies. Views into the memory-mapped files: a device makes its own copies.
 #pragma once
 
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <vector>
@@ -13,23 +14,38 @@
 
 namespace tributary {
 
+// One of a layer's experts; the shapes are an MLP's, with the experts' intermediate size.
+struct ExpertWeights {
+  const TensorView* gate = nullptr;
+  const TensorView* up = nullptr;
+  const TensorView* down = nullptr;
+};
+
 // Matrices are [out][in], as Hugging Face stores them. A null pointer: this model has none.
 struct LayerWeights {
-  const TensorView* attention_norm = nullptr;  // [hidden]
+  const TensorView* attention_norm = nullptr;  // [hidden], unless norms stand behind only
   const TensorView* q = nullptr;               // [num_q_heads * head_dim][hidden]
   const TensorView* k = nullptr;               // [num_kv_heads * head_dim][hidden]
   const TensorView* v = nullptr;               // the same
   const TensorView* q_bias = nullptr;          // with has_qkv_bias
   const TensorView* k_bias = nullptr;
   const TensorView* v_bias = nullptr;
-  const TensorView* q_norm = nullptr;  // [head_dim], with has_qk_norm
+  const TensorView* q_norm = nullptr;  // [head_dim], or of the whole projection, as qk_norm says
   const TensorView* k_norm = nullptr;
-  const TensorView* o = nullptr;         // [hidden][num_q_heads * head_dim]
-  const TensorView* o_bias = nullptr;    // [hidden], with has_o_bias
-  const TensorView* mlp_norm = nullptr;  // [hidden]
-  const TensorView* gate = nullptr;      // [intermediate][hidden]
-  const TensorView* up = nullptr;        // the same
-  const TensorView* down = nullptr;      // [hidden][intermediate]
+  const TensorView* o = nullptr;                    // [hidden][num_q_heads * head_dim]
+  const TensorView* o_bias = nullptr;               // [hidden], with has_o_bias
+  const TensorView* attention_post_norm = nullptr;  // [hidden], of what attention adds
+  const TensorView* mlp_norm = nullptr;             // [hidden], unless norms stand behind only
+  const TensorView* gate = nullptr;                 // [intermediate][hidden]; null in a layer of experts
+  const TensorView* up = nullptr;                   // the same
+  const TensorView* down = nullptr;                 // [hidden][intermediate]; likewise
+  const TensorView* mlp_post_norm = nullptr;        // [hidden], of what the MLP adds
+  const TensorView* router = nullptr;               // [num_experts][hidden], in a layer of experts
+  std::vector<ExpertWeights> experts;
+
+  // The tensors that has_fused_weights puts into one: q, k, v, and gate, up, which are slices of them.
+  const TensorView* fused_qkv = nullptr;
+  const TensorView* fused_gate_up = nullptr;
 };
 
 // Immutable; thread-safe.
@@ -41,6 +57,7 @@ struct ModelWeights {
   const TensorView* lm_head = nullptr;     // [vocab][hidden]; the embedding when tied
 
   Checkpoint checkpoint;              // owns what the views point to
+  std::deque<TensorView> slices;      // of fused tensors
   std::shared_ptr<const void> dummy;  // or this does (model/dummy_weights.h)
 
   ModelWeights() = default;

@@ -68,6 +68,8 @@ v1::ModelGeometry GeometryToProto(const ModelGeometry& geometry) {
   message.set_head_dim(geometry.attention.head_dim);
   message.set_vocab_size(geometry.vocab_size);
   message.set_model_name(ShownName(geometry.model_name));
+  message.set_num_windowed_layers(geometry.num_windowed_layers);
+  message.set_sliding_window_tokens(geometry.sliding_window_tokens);
   return message;
 }
 
@@ -75,7 +77,9 @@ ModelGeometry GeometryFromProto(const v1::ModelGeometry& message) {
   return {{message.num_q_heads(), message.num_kv_heads(), message.head_dim()},
           message.num_layers(),
           message.vocab_size(),
-          message.model_name()};
+          message.model_name(),
+          message.num_windowed_layers(),
+          message.sliding_window_tokens()};
 }
 
 v1::NodeInfo NodeToProto(const NodeDescription& node) {

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Plants codes in licence texts and asks the probe model for them, while most of the text's KV lies in other processes.
 
-`./dev demo` builds and then runs this. It starts a local cluster, asks for every code through it, asks again with the
-whole context on the worker, and compares token for token. Exits with 1 if a code is wrong, if the tokens differ, or if
-less than 80 % of the context was remote. Only the standard library is used.
+`./dev demo` builds and then runs this; `tributary demo` of an installed package is this file, too. It starts a local
+cluster, asks for every code through it, asks again with the whole context on the worker, and compares token for token.
+Exits with 1 if a code is wrong, if the tokens differ, or if less than 80 % of the context was remote. Only the standard
+library is used.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import needles
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TRIBUTARY = pathlib.Path(os.environ.get("TRIBUTARY_BIN", ROOT / "build" / "bin")) / "tributary"
+# In the source's folder, or where a package puts it; this file is then libexec/tributary/demo.py.
+MODELS = (ROOT / "models" / "probe", ROOT.parent / "share" / "tributary" / "models" / "probe")
 LICENCES = pathlib.Path("/usr/share/common-licenses")
 ANSWER_TOKENS = 7  # six digits and the full stop
 MIN_REMOTE_SHARE = 0.80
@@ -37,8 +40,9 @@ def colour(code, text):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], prog="./dev demo")
-    parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models" / "probe")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], prog="tributary demo")
+    parser.add_argument("--model", type=pathlib.Path, default=next((m for m in MODELS if m.exists()), MODELS[-1]),
+                        help="of a byte vocabulary that can recall codes (default: the probe model)")
     parser.add_argument("--bytes", type=int, default=8400, help="length of the text (default 8400)")
     parser.add_argument("--codes", type=int, default=8, help="codes planted in it (default 8)")
     parser.add_argument("--cpu-nodes", type=int, default=2)
@@ -177,7 +181,6 @@ def main():
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     try:
         sys.exit(main())
     except DemoError as error:

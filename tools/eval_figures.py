@@ -9,15 +9,18 @@ policies:   KL divergence against dense over the share of remote KV that was rea
 retention:  share of the remote KV that each KV head of each layer read, one panel per setting
 kept_mass:  share of the remote softmax that lies on what was read, likewise, where it was measured
 
-Prints the files it wrote. A figure without data is not drawn, and said so. Needs matplotlib (python3-matplotlib).
+Prints the files it wrote. A figure without data is not drawn, and said so. Needs matplotlib: that of the Python which
+runs this, else that of the system's Python, for which the distribution has it (python3-matplotlib).
 """
 
 import argparse
 import json
 import math
+import os
 import pathlib
 import sys
 
+SYSTEM_PYTHON = "/usr/bin/python3"
 SCHEMA = "tributary.eval/1"
 DEPTH_BINS = 5
 MAX_PANELS = 12
@@ -354,15 +357,23 @@ def set_style(matplotlib):
     matplotlib.rcParams["svg.hashsalt"] = "tributary"  # the same data gives the same file
 
 
+def import_matplotlib():
+    """The package. If only the system's Python has it, this process becomes that one, with the same arguments."""
+    try:
+        import matplotlib
+    except ImportError:
+        if sys.prefix != "/usr" and os.access(SYSTEM_PYTHON, os.X_OK):
+            os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, *sys.argv])
+        raise FigureError(f"matplotlib is missing; install it: apt-get install python3-matplotlib (for {SYSTEM_PYTHON})"
+                          ) from None
+    return matplotlib
+
+
 def run(arguments):
     data = load(arguments.file)
     if arguments.window:
         data["settings"] = [s for s in data["settings"] if s["window_tokens"] in arguments.window]
-    try:
-        import matplotlib
-    except ImportError:
-        raise FigureError("matplotlib is missing; install it: apt-get install python3-matplotlib") from None
-    set_style(matplotlib)
+    set_style(import_matplotlib())
     import matplotlib.pyplot as plt
 
     arguments.out.mkdir(parents=True, exist_ok=True)

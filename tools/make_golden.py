@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     p.add_argument("--probe-tokens", type=int, default=96, help="tokens that the probe model generates")
     p.add_argument("--margin", type=float, default=0.01, help="smallest lead of a token over the second, probe prompts")
     p.add_argument("--seed", type=int, default=1, help="seed of weights, prompts, needles and depths")
+    p.add_argument("--only", nargs="+", choices=tiny_models.NAMES, help="of the tiny models, make these alone")
     p.add_argument("--skip-tiny", action="store_true", help="leave the tiny models and their answers as they are")
     return p.parse_args()
 
@@ -144,7 +145,7 @@ def main() -> None:
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.skip_tiny:
-        for name in tiny_models.NAMES:
+        for name in args.only or tiny_models.NAMES:
             make_tiny(name, args)
     if args.probe:
         if not args.licences:

@@ -135,8 +135,11 @@ class StepBench {
     bench->recorder_ = std::make_unique<Recorder>(bench->device_.get());
     TRIBUTARY_ASSIGN_OR_RETURN(bench->plane_, MakeUcxDataPlane({}));
     EngineOptions options;
-    options.model = {config.attention, config.num_layers, config.vocab_size, 0, limits.max_partial_slots};
-    options.softmax_scale = static_cast<float>(config.softmax_scale());
+    options.model = {.shape = config.attention,
+                     .num_layers = config.num_layers,
+                     .vocab_size = config.vocab_size,
+                     .max_partial_slots = limits.max_partial_slots};
+    options.softmax_scale = static_cast<float>(config.softmax_scale);
     options.idle.spin_ns = int64_t{flags.spin_us} * kNsPerUs;
     TRIBUTARY_ASSIGN_OR_RETURN(
         bench->engine_, DecodeEngine::Create(options, bench->device_.get(), bench->plane_.get(), bench->clusters_.get(),

@@ -58,8 +58,11 @@ absl::StatusOr<Bench> MakeBench(const Flags& flags, const std::string& workload,
   if (std::filesystem::is_directory(workload)) {
     TRIBUTARY_ASSIGN_OR_RETURN(std::shared_ptr<const ModelWeights> weights, LoadModelWeights(workload));
     const ModelConfig& config = weights->config;
-    bench.model = {config.attention, config.num_layers, config.vocab_size, 0, limits.max_partial_slots};
-    bench.softmax_scale = static_cast<float>(config.softmax_scale());
+    bench.model = {.shape = config.attention,
+                   .num_layers = config.num_layers,
+                   .vocab_size = config.vocab_size,
+                   .max_partial_slots = limits.max_partial_slots};
+    bench.softmax_scale = static_cast<float>(config.softmax_scale);
     limits.resident_pool_bytes = uint64_t{1} << 30;
     TRIBUTARY_ASSIGN_OR_RETURN(bench.device, MakeHostDevice(weights, limits, 1));
     return bench;
@@ -73,7 +76,10 @@ absl::StatusOr<Bench> MakeBench(const Flags& flags, const std::string& workload,
     return absl::InvalidArgumentError(
         fmt::format("unknown workload '{}'; use llama3-8b, probe-geometry or a model's folder", workload));
   }
-  bench.model = {geometry.shape, geometry.num_layers, SyntheticDevice::kVocabSize, 0, limits.max_partial_slots};
+  bench.model = {.shape = geometry.shape,
+                 .num_layers = geometry.num_layers,
+                 .vocab_size = SyntheticDevice::kVocabSize,
+                 .max_partial_slots = limits.max_partial_slots};
   bench.softmax_scale = 1.0f / std::sqrt(static_cast<float>(geometry.shape.head_dim));
   bench.device = std::make_unique<SyntheticDevice>(geometry, limits, 7);
   bench.is_synthetic = true;

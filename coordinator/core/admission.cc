@@ -229,9 +229,13 @@ PlacementOptions ResolvePlacement(const PlacementOptions& requested, const Place
   return resolved;
 }
 
+void WidenWindow(const ModelGeometry& geometry, PlacementOptions& placement) {
+  placement.window_tokens = std::max(placement.window_tokens, geometry.sliding_window_tokens);
+}
+
 absl::StatusOr<PolicyParams> ResolveRequestPolicy(const GenerateSpec& spec, const ServingLimits& limits) {
   return ResolvePolicy(spec.policy, {.block_tokens = spec.placement.block_tokens,
-                                     .num_layers = limits.geometry.num_layers,
+                                     .num_layers = limits.geometry.num_shard_layers(),
                                      .num_kv_heads = limits.geometry.attention.num_kv_heads});
 }
 
@@ -254,7 +258,9 @@ absl::Status CheckContinuation(const GenerateSpec& spec, const KeptState& kept) 
         "request_id empty",
         spec.request_id, spec.continue_request_id);
   }
-  TRIBUTARY_RETURN_IF_ERROR(CheckSamePlacement(spec.placement, kept.placement));
+  PlacementOptions asked = spec.placement;
+  if (asked.window_tokens != 0) WidenWindow(kept.geometry, asked);
+  TRIBUTARY_RETURN_IF_ERROR(CheckSamePlacement(asked, kept.placement));
   TRIBUTARY_RETURN_IF_ERROR(CheckSamePolicy(spec.policy, kept.policy));
   const KeepOptions& keep = spec.lease;
   if (keep.max_context_tokens != 0 && keep.max_context_tokens != kept.reserved_context_tokens) {

@@ -28,6 +28,8 @@ struct ServingLimits {
 
 // Fills what the request leaves open. REQUIRES: `defaults` is complete.
 PlacementOptions ResolvePlacement(const PlacementOptions& requested, const PlacementOptions& defaults);
+// A window that is too small for the model's windowed layers becomes as large as they need.
+void WidenWindow(const ModelGeometry& geometry, PlacementOptions& placement);
 
 // The request's policy, checked against the model and the blocks. INVALID_ARGUMENT as of ResolvePolicy. REQUIRES:
 // `spec.placement` is resolved.

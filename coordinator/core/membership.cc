@@ -14,9 +14,12 @@ namespace {
 constexpr uint32_t kMinExtentBytes = 4096;
 
 std::string GeometryText(const ModelGeometry& g) {
-  return fmt::format("model '{}' with {} layers, {} query heads, {} KV heads, head_dim {}, vocabulary {}", g.model_name,
-                     g.num_layers, g.attention.num_q_heads, g.attention.num_kv_heads, g.attention.head_dim,
-                     g.vocab_size);
+  const std::string windowed = g.num_windowed_layers == 0 ? ""
+                                                          : fmt::format(" ({} of them with a window of {} tokens)",
+                                                                        g.num_windowed_layers, g.sliding_window_tokens);
+  return fmt::format("model '{}' with {} layers{}, {} query heads, {} KV heads, head_dim {}, vocabulary {}",
+                     g.model_name, g.num_layers, windowed, g.attention.num_q_heads, g.attention.num_kv_heads,
+                     g.attention.head_dim, g.vocab_size);
 }
 
 absl::Status CheckGeometry(const std::string& node_id, const ModelGeometry& geometry) {
@@ -24,6 +27,13 @@ absl::Status CheckGeometry(const std::string& node_id, const ModelGeometry& geom
   if (geometry.num_layers == 0 || geometry.num_layers > limits::kMaxLayers) {
     return absl::InvalidArgumentError(fmt::format("worker '{}' states {} layers; allowed are 1 to {}", node_id,
                                                   geometry.num_layers, limits::kMaxLayers));
+  }
+  const uint32_t windowed = geometry.num_windowed_layers;
+  if (windowed > geometry.num_layers || (windowed != 0) != (geometry.sliding_window_tokens != 0) ||
+      geometry.sliding_window_tokens > limits::kMaxContextTokens) {
+    return absl::InvalidArgumentError(fmt::format("worker '{}' states {} of {} layers with a window, of {} tokens",
+                                                  node_id, windowed, geometry.num_layers,
+                                                  geometry.sliding_window_tokens));
   }
   if (geometry.vocab_size == 0 || geometry.vocab_size > limits::kMaxVocab) {
     return absl::InvalidArgumentError(fmt::format("worker '{}' states a vocabulary of {}; allowed are 1 to {}", node_id,

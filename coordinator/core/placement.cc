@@ -57,7 +57,7 @@ std::vector<ShardPlacement> MakeShards(const Demand& demand, CutPlan cut) {
       ShardPlacement shard;
       ShardSpec& spec = shard.spec;
       spec.model = demand.geometry.attention;
-      spec.num_layers = demand.geometry.num_layers;
+      spec.num_layers = demand.geometry.num_shard_layers();
       spec.layer_end = spec.num_layers;
       spec.kv_head_begin = num_kv_heads * part / cut.head_parts;
       spec.kv_head_end = num_kv_heads * (part + 1) / cut.head_parts;
@@ -120,10 +120,10 @@ uint64_t ResidentBytes(const Demand& demand) {
   const uint64_t kv_bytes = tokens * demand.geometry.KvBytesPerToken(demand.placement.kv_dtype);
   // A policy has a facet on the worker only for sequences that can have shards.
   const uint64_t remote_tokens = MaxRemoteTokens(demand);
-  if (remote_tokens == 0) return kv_bytes;
+  if (remote_tokens == 0 || demand.geometry.num_shard_layers() == 0) return kv_bytes;
   const AttentionShape& shape = demand.geometry.attention;
   return kv_bytes + MakePolicy(demand.policy)
-                        ->FacetBytes({.num_layers = demand.geometry.num_layers,
+                        ->FacetBytes({.num_layers = demand.geometry.num_shard_layers(),
                                       .num_kv_heads = shape.num_kv_heads,
                                       .num_q_heads = shape.num_q_heads,
                                       .resident_tokens = tokens,
@@ -214,7 +214,7 @@ PlacementResult Place(const ClusterRoom& cluster, const Demand& demand) {
   const WorkerRoom* worker = ChooseWorker(cluster.workers, resident_bytes, Measure::kAvailable);
   if (worker == nullptr) return NoWorkerRoom(cluster, demand);
   PlacementPlan plan{worker->node_id, resident_bytes, {}};
-  if (MaxRemoteTokens(demand) > 0) {
+  if (MaxRemoteTokens(demand) > 0 && demand.geometry.num_shard_layers() > 0) {
     const uint32_t max_stripes = worker->max_token_stripes == 0
                                      ? limits::kMaxTokenStripes
                                      : std::min(worker->max_token_stripes, limits::kMaxTokenStripes);

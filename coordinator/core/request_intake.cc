@@ -61,6 +61,7 @@ absl::Status RequestIntake::Admit(GenerateSpec& spec, std::string_view* reason) 
   }
   *reason = "invalid";
   spec.placement = ResolvePlacement(spec.placement, parts_.config.defaults);
+  WidenWindow(limits->geometry, spec.placement);
   if (absl::Status status = CheckRequest(spec, *limits); !status.ok()) return status;
   absl::StatusOr<PolicyParams> policy = ResolveRequestPolicy(spec, *limits);
   if (!policy.ok()) return policy.status();

@@ -1,31 +1,40 @@
 #!/usr/bin/env bash
 # A cluster on this host, each process started by hand: what `tributary cluster up` does, to read and to change.
 # usage: deploy/local/run_cluster.sh [MODEL_DIR] [CPU_NODES]      PORT=7000 sets the coordinator's port
+# Ctrl-C (or SIGTERM) lets running requests end; a second one stops at once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 model=${1:-models/probe}
 cpu_nodes=${2:-2}
 port=${PORT:-7000}
-bin=build/bin
+bin=${TRIBUTARY_BIN:-build/bin}
+if [ ! -x "$bin/tributary-coordinator" ]; then bin=$(dirname "$(command -v tributary-coordinator)"); fi # a package's
 logs=$(mktemp -d /tmp/tributary-XXXXXX)
 pids=()
 
+# stop STATUS
 stop() {
-  trap - INT TERM EXIT
+  local pid
+  trap - EXIT
+  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM # the second signal of a process ends it at once
+  echo "stopping: running requests may end; Ctrl-C again stops at once"
   # The coordinator first, so that it can let running requests end.
   for pid in "${pids[@]}"; do
     kill -TERM "$pid" 2>/dev/null || true
-    wait "$pid" || true
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
   done
   echo "stopped; logs are in $logs"
+  exit "$1"
 }
-trap stop INT TERM EXIT
+trap 'stop 0' INT TERM
+trap 'stop 1' EXIT # a process has ended, or did not start
 
+# In a session of its own: a terminal's Ctrl-C goes to this script alone, which then stops them in order.
 start() {
   local name=$1
   shift
-  "$@" --metrics-listen 127.0.0.1:0 --port-file "$logs/$name.json" >"$logs/$name.log" 2>&1 &
+  setsid "$@" --metrics-listen 127.0.0.1:0 --port-file "$logs/$name.json" >"$logs/$name.log" 2>&1 &
   pids+=($!)
   until [ -s "$logs/$name.json" ]; do
     kill -0 "$!" 2>/dev/null || { tail -5 "$logs/$name.log" >&2; exit 1; }
@@ -41,7 +50,7 @@ done
 start gpu-0 "$bin/tributary-gpu-worker" --listen 127.0.0.1:0 --coordinator "127.0.0.1:$port" --node-id gpu-0 \
   --model "$model" --device host
 
-echo "build/bin/tributary status --coordinator 127.0.0.1:$port"
+echo "$bin/tributary status --coordinator 127.0.0.1:$port"
 echo "Ctrl-C stops all of them; logs are in $logs"
 wait -n "${pids[@]}" || true
 echo "a process has ended:" && tail -n 2 "$logs"/*.log

@@ -40,7 +40,14 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
   limits.max_partial_slots = flags.max_token_stripes;
   limits.resident_pool_bytes = flags.resident_pool_bytes;
   limits.max_prefill_tokens = flags.max_prefill_tokens;
+  TRIBUTARY_ASSIGN_OR_RETURN(const WeightDType weight_dtype, ParseWeightDType(flags.weight_dtype));
   if (flags.device.starts_with("cuda")) {
+    if (weight_dtype != WeightDType::kStored) {
+      return absl::InvalidArgumentError(
+          fmt::format("--weight-dtype {} with --device {}: a GPU keeps weights as --compute-dtype says; leave "
+                      "--weight-dtype out, or use --device host",
+                      flags.weight_dtype, flags.device));
+    }
     CudaDeviceOptions options;
     TRIBUTARY_ASSIGN_OR_RETURN(options.ordinal, ParseCudaOrdinal(flags.device));
     if (flags.compute_dtype != "model") {
@@ -53,17 +60,21 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
     return absl::InvalidArgumentError(fmt::format("unknown --device '{}'; use host, cuda or cuda:N", flags.device));
   }
   const int threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(AllowedCpus().size()));
-  return MakeHostDevice(std::move(weights), limits, threads);
+  return MakeHostDevice(std::move(weights), limits, threads, weight_dtype);
 }
 
 EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& config) {
   EngineOptions options;
   options.model.shape = config.attention;
   options.model.num_layers = config.num_layers;
+  options.model.windowed_layers = config.windowed_layers();
+  if (!options.model.windowed_layers.empty()) {
+    options.model.sliding_window_tokens = config.layers[options.model.windowed_layers[0]].sliding_window_tokens;
+  }
   options.model.vocab_size = config.vocab_size;
   options.model.max_context_tokens = config.max_position_embeddings;
   options.idle.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
-  options.softmax_scale = static_cast<float>(config.softmax_scale());
+  options.softmax_scale = static_cast<float>(config.softmax_scale);
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
   options.nodes.silence_timeout_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
   options.nodes.heartbeat_interval_ns =
@@ -86,6 +97,11 @@ NodeDescription DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& c
   node.protocol_version = kProtocolVersion;
   node.kv_capacity_bytes = flags.resident_pool_bytes;
   node.geometry = {config.attention, config.num_layers, config.vocab_size, folder.filename().string()};
+  for (const LayerSpec& layer : config.layers) {
+    if (layer.sliding_window_tokens == 0) continue;
+    ++node.geometry.num_windowed_layers;
+    node.geometry.sliding_window_tokens = layer.sliding_window_tokens;
+  }
   node.max_context_tokens = config.max_position_embeddings;
   node.max_batch = flags.max_batch;
   node.max_prompt_tokens = flags.max_prefill_tokens;

@@ -9,6 +9,7 @@
 
 #include "attention/token_range.h"
 #include "gpu_worker/device/facet.h"
+#include "gpu_worker/device/layer_map.h"
 
 namespace tributary {
 
@@ -19,7 +20,7 @@ struct Sequence;    // gpu_worker/engine/sequence.h
 // Frames go layer by layer, shard by shard, holder by holder, and by tokens where a block is too big for one frame.
 struct BlockSpill {
   TokenRange block;
-  uint32_t layer = 0;     // of the next frame
+  uint32_t layer = 0;     // of the next frame: its number in shards
   size_t shard_idx = 0;   // of the next frame
   size_t holder_idx = 0;  // of the next frame
   uint64_t token = 0;     // of the next frame; before the block's begin: the block's begin
@@ -31,6 +32,6 @@ struct BlockSpill {
 BlockSpill BeginBlockSpill(const Sequence& sequence, TokenRange block);
 // Sends the next frames of sequence.spill, of about `frame_bytes` at most, as far as there is room.
 // Returns true if anything was sent. REQUIRES: sequence.spill.
-bool PumpSpill(Sequence& sequence, Device* device, SpillSender* sender, uint32_t frame_bytes);
+bool PumpSpill(Sequence& sequence, const LayerMap& layers, Device* device, SpillSender* sender, uint32_t frame_bytes);
 
 }  // namespace tributary

@@ -14,7 +14,7 @@ void PrefillQueue::Begin(Sequence& sequence) {
                            .resident = sequence.resident,
                            .cache = &sequence.cache,
                            .shards = sequence.shards,
-                           .num_layers = options_.model.num_layers,
+                           .layers = options_.model.layers(),
                            .num_kv_heads = options_.model.shape.num_kv_heads,
                            .head_dim = options_.model.shape.head_dim,
                            .spill_frame_bytes = options_.spill_frame_bytes};

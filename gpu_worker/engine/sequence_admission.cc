@@ -17,7 +17,8 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
   }
   const uint64_t max_context_tokens = plan.max_context_tokens();
   const bool never_remote = plan.layout.RemoteEnd(max_context_tokens) == plan.layout.sink_tokens;
-  if (plan.shards.empty() || plan.layout.all_resident || never_remote) {
+  const bool has_shards = !plan.shards.empty() || model_.num_shard_layers() == 0;
+  if (!has_shards || plan.layout.all_resident || never_remote) {
     plan.layout.all_resident = true;
     plan.shards.clear();
   }
@@ -60,7 +61,7 @@ absl::Status SequenceAdmission::Reserve(const SequencePlan& plan, Sequence* sequ
                                                        .max_context_tokens = plan.max_context_tokens()}));
   sequence->facet = device_->facet(sequence->resident);
   if (is_sparse) {
-    sequence->quality = std::make_unique<AttentionQuality>(plan.policy, model_.shape, model_.num_layers);
+    sequence->quality = std::make_unique<AttentionQuality>(plan.policy, model_.shape, model_.num_shard_layers());
   }
   return absl::OkStatus();
 }

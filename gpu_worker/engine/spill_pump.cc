@@ -26,7 +26,7 @@ bool SpillPump::Pump() {
   bool worked = sender_->Pump() > 0;
   sequences_->ForEach([&](Sequence& sequence) {
     if (!sequence.spill || sequence.spill->all_sent || !sequence.failure.ok()) return;
-    worked |= PumpSpill(sequence, device_, sender_, options_.spill_frame_bytes);
+    worked |= PumpSpill(sequence, layers_, device_, sender_, options_.spill_frame_bytes);
   });
   return worked;
 }

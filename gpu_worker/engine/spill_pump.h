@@ -28,6 +28,7 @@ class SpillPump {
   SpillPump(const EngineOptions& options, Device* device, DataPlane* data_plane, RemoteNodes* nodes, const Clock* clock,
             const SequenceTable* sequences, SpillSender* sender)
       : options_(options),
+        layers_(options.model.layers()),
         device_(device),
         data_plane_(data_plane),
         nodes_(nodes),
@@ -61,6 +62,7 @@ class SpillPump {
   void LoseFrom(const SpillFailure& failure);
 
   const EngineOptions& options_;
+  const LayerMap layers_;
   Device* const device_;
   DataPlane* const data_plane_;
   RemoteNodes* const nodes_;

@@ -1,10 +1,12 @@
 #include "gpu_worker/engine/step_account.h"
 
+#include <algorithm>
+
 namespace tributary {
 
 void StepAccount::AddRow(Sequence& sequence, const StepRow& row) const {
   const double per_head = static_cast<double>(row.attended_head_tokens) /
-                          (static_cast<double>(model_.num_layers) * model_.shape.num_kv_heads);
+                          (static_cast<double>(std::max(1u, model_.num_shard_layers())) * model_.shape.num_kv_heads);
   sequence.bytes_sent += row.bytes_sent;
   sequence.bytes_received += row.bytes_received;
   if (row.status.ok()) sequence.softmax_tokens = row.resident_tokens;
@@ -15,10 +17,10 @@ void StepAccount::AddRow(Sequence& sequence, const StepRow& row) const {
 }
 
 void StepAccount::AddQuality(const StepRow& row) const {
-  const uint64_t covered = row.remote.size() * model_.num_layers * model_.shape.num_kv_heads;
+  const uint64_t covered = row.remote.size() * model_.num_shard_layers() * model_.shape.num_kv_heads;
   row.quality->EndStep(row.attended_head_tokens, covered);
   if (metrics_ == nullptr) return;
-  const auto heads = static_cast<double>(model_.num_layers) * model_.shape.num_kv_heads;
+  const auto heads = static_cast<double>(model_.num_shard_layers()) * model_.shape.num_kv_heads;
   metrics_->sparse_covered.Increment(static_cast<double>(covered) / heads);
   metrics_->sparse_attended.Increment(static_cast<double>(row.attended_head_tokens) / heads);
   if (!row.measured) return;

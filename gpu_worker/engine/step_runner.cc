@@ -86,6 +86,9 @@ void StepRunner::AddRows(const BatchEntry& entry) {
     row.device.resident = sequence.resident;
     row.device.append_slot = sequence.cache.Append();
     row.device.attend = sequence.cache.AttendRanges();
+    if (const uint32_t tokens = options_.model.sliding_window_tokens; tokens != 0) {
+      row.device.attend_windowed = sequence.cache.NewestRanges(tokens);
+    }
     row.device.wants_logits = i + 1 == num_left && parts_.tokens->NeedsLogits(sequence);
     row.device.sampling = sequence.device_sampling();
     row.device.step_tokens = i + 1 == entry.num_tokens ? entry.num_tokens : 0;

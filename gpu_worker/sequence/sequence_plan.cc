@@ -60,11 +60,11 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, cons
     return Invalid(plan, fmt::format("{} is of sequence {} at epoch {}, not of this one at epoch {}", name,
                                      shard.sequence_id.value, shard.epoch.value, plan.epoch.value));
   }
-  if (shard.model != model.shape || shard.num_layers != model.num_layers) {
-    return Invalid(
-        plan, fmt::format("{} has {} layers of {}/{} heads of {}, the worker's model has {} of {}/{} of {}", name,
-                          shard.num_layers, shard.model.num_q_heads, shard.model.num_kv_heads, shard.model.head_dim,
-                          model.num_layers, model.shape.num_q_heads, model.shape.num_kv_heads, model.shape.head_dim));
+  if (shard.model != model.shape || shard.num_layers != model.num_shard_layers()) {
+    return Invalid(plan, fmt::format("{} has {} layers of {}/{} heads of {}, the worker's model has {} of {}/{} of {}",
+                                     name, shard.num_layers, shard.model.num_q_heads, shard.model.num_kv_heads,
+                                     shard.model.head_dim, model.num_shard_layers(), model.shape.num_q_heads,
+                                     model.shape.num_kv_heads, model.shape.head_dim));
   }
   if (shard.policy != plan.policy) {
     return Invalid(plan, fmt::format("{} has another policy ({}) than the sequence ({})", name,
@@ -112,7 +112,7 @@ absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
     }
   }
   const size_t heads = model.shape.num_kv_heads;
-  std::vector<uint8_t> counts(model.num_layers * heads * num_stripes);
+  std::vector<uint8_t> counts(model.num_shard_layers() * heads * num_stripes);
   for (const ShardPlacement& placement : plan.shards) {
     const ShardSpec& shard = placement.spec;
     for (size_t layer = shard.layer_begin; layer < shard.layer_end; ++layer) {
@@ -141,7 +141,13 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
   if (const absl::Status status = Validate(plan.layout); !status.ok()) {
     return Invalid(plan, std::string(status.message()));
   }
+  if (!plan.layout.all_resident && plan.layout.window_tokens < model.sliding_window_tokens) {
+    return Invalid(plan,
+                   fmt::format("a window of {} tokens is smaller than the {} that the model's windowed layers see",
+                               plan.layout.window_tokens, model.sliding_window_tokens));
+  }
   if (plan.layout.all_resident || plan.shards.empty()) return absl::OkStatus();
+  if (model.num_shard_layers() == 0) return Invalid(plan, "it has shards, but all layers of the model are windowed");
   if (plan.shards.size() > limits::kMaxShardsPerSequence) {
     return Invalid(plan, fmt::format("{} shards, at most {}", plan.shards.size(), limits::kMaxShardsPerSequence));
   }

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "attention/shape.h"
 #include "cluster/sequence_plan.h"
+#include "gpu_worker/device/layer_map.h"
 
 namespace tributary {
 
@@ -14,9 +15,15 @@ namespace tributary {
 struct ModelLimits {
   AttentionShape shape;
   uint32_t num_layers = 0;
+  std::vector<uint32_t> windowed_layers = {};  // those whose attention sees sliding_window_tokens, ascending
+  uint32_t sliding_window_tokens = 0;
   uint32_t vocab_size = 0;
   uint64_t max_context_tokens = 0;  // max_position_embeddings; 0 = no limit
   uint32_t max_partial_slots = 0;   // token stripes that one row's merge reads
+
+  // Shards hold the others.
+  LayerMap layers() const { return {num_layers, windowed_layers}; }
+  uint32_t num_shard_layers() const { return num_layers - static_cast<uint32_t>(windowed_layers.size()); }
 };
 
 // INVALID_ARGUMENT or UNIMPLEMENTED (several holders of a sparse policy's shard), with the offending values. When it is

@@ -60,6 +60,14 @@ std::array<SlotRange, kMaxSlotRanges> WindowCache::AttendRanges() const {
   return {SlotRange{0, sinks}, ring[0], ring[1]};
 }
 
+std::array<SlotRange, kMaxSlotRanges> WindowCache::NewestRanges(uint32_t num_tokens) const {
+  const uint64_t begin = context_tokens_ - std::min<uint64_t>(num_tokens, context_tokens_);
+  const auto sinks = static_cast<uint32_t>(std::min<uint64_t>(context_tokens_, layout_.sink_tokens));
+  TRIBUTARY_CHECK(begin >= remote_end_ || remote().empty());
+  const auto ring = SlotsOf({std::max<uint64_t>(begin, remote_end_), std::max(context_tokens_, remote_end_)});
+  return {SlotRange{static_cast<uint32_t>(std::min<uint64_t>(begin, sinks)), sinks}, ring[0], ring[1]};
+}
+
 std::optional<TokenRange> WindowCache::next_spill() const {
   if (layout_.all_resident || context_tokens_ < remote_end_) return std::nullopt;
   if (context_tokens_ - remote_end_ < uint64_t{layout_.window_tokens} + layout_.block_tokens) {

@@ -49,6 +49,8 @@ class WindowCache {
 
   // Resident slots in token order: sinks, then the ring in at most two pieces.
   std::array<SlotRange, kMaxSlotRanges> AttendRanges() const;
+  // Likewise of the newest tokens, so many or as many as there are. REQUIRES: they are resident.
+  std::array<SlotRange, kMaxSlotRanges> NewestRanges(uint32_t num_tokens) const;
   // Slots of resident tokens in token order, at most two pieces (empty ones at the end). REQUIRES:
   // all resident, and all of them sinks or none.
   std::array<SlotRange, 2> SlotsOf(TokenRange tokens) const;

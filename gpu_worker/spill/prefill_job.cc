@@ -11,7 +11,7 @@ namespace {
 // Tokens of the layer that the device has projected.
 class PrefillReader final : public KvReader {
  public:
-  // sections: of the layer; null: none.
+  // layer: its number in shards. sections: of the layer; null: none.
   PrefillReader(Device* device, uint32_t layer, TokenRange tokens, const SpillSections* sections)
       : device_(device), layer_(layer), tokens_(tokens), sections_(sections) {}
   CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
@@ -49,7 +49,7 @@ uint64_t PrefillJob::num_chunks() const {
 }
 
 double PrefillJob::fraction() const {
-  return static_cast<double>(units_done_) / static_cast<double>(2 * num_chunks() * input_.num_layers);
+  return static_cast<double>(units_done_) / static_cast<double>(2 * num_chunks() * input_.layers.num_layers());
 }
 
 void PrefillJob::NextChunk(uint64_t* begin, uint64_t* end) {
@@ -85,7 +85,7 @@ absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
     case Phase::kStream:
       if (!StreamOut()) return Progress::kWaiting;
       ++layer_;
-      phase_ = layer_ == input_.num_layers ? Phase::kEnd : Phase::kProject;
+      phase_ = layer_ == input_.layers.num_layers() ? Phase::kEnd : Phase::kProject;
       return Progress::kWorked;
     case Phase::kEnd:
       logits_ = device_->EndPrefill();
@@ -113,7 +113,8 @@ void PrefillJob::KeepResident() {
 
 void PrefillJob::LeaveRemote() {
   const TokenRange remote = input_.cache->remote();
-  if (remote.empty() || device_->facet(input_.resident) == nullptr) return;
+  sections_ = nullptr;
+  if (remote.empty() || input_.layers.is_windowed(layer_) || device_->facet(input_.resident) == nullptr) return;
   sections_ = device_->PrefillLeave(layer_, input_.resident, remote);
 }
 
@@ -122,8 +123,9 @@ TokenRange PrefillJob::NextPiece(const Target& target) const {
   const ShardSpec& spec = shard.spec;
   const TokenRange remote = input_.cache->remote();
   uint64_t pos = target.cursor;
-  if (shard.holders[target.holder_idx].lost) return {};
-  if (layer_ < spec.layer_begin || layer_ >= spec.layer_end) return {};
+  if (shard.holders[target.holder_idx].lost || input_.layers.is_windowed(layer_)) return {};
+  const uint32_t layer = input_.layers.shard_layer(layer_);
+  if (layer < spec.layer_begin || layer >= spec.layer_end) return {};
   while (pos < remote.end && !spec.stripe.Owns(pos)) {
     // Runs are dealt round-robin: skip to the end of the run of the stripe that owns `pos`.
     pos = spec.stripe.RunAt(pos, remote.end).end;
@@ -143,9 +145,10 @@ bool PrefillJob::StreamOut() {
     ++num_idle;
     const TokenRange piece = NextPiece(target);
     if (piece.empty()) continue;
-    const PrefillReader reader(device_, layer_, piece, sections_.get());
+    const uint32_t layer = input_.layers.shard_layer(layer_);
+    const PrefillReader reader(device_, layer, piece, sections_.get());
     const BoundShard& shard = input_.shards[target.shard_idx];
-    const SpillSender::Sent sent = spill_->Send(shard, shard.holders[target.holder_idx].node, layer_, piece.begin,
+    const SpillSender::Sent sent = spill_->Send(shard, shard.holders[target.holder_idx].node, layer, piece.begin,
                                                 static_cast<uint32_t>(piece.size()), reader);
     if (sent != SpillSender::Sent::kSent) {
       all_sent = false;

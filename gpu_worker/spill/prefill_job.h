@@ -6,7 +6,8 @@
 //   copy      Sinks and window are copied to the sequence's resident slots; its facet, if any, sees the rest.
 //   attend    The device attends chunk by chunk. In between, remote tokens go out as spill frames, as far as the nodes
 //             have room.
-//   stream    The rest of them goes out. The next layer's projection may overwrite the layer buffer only after that.
+//   stream    The rest of them goes out (of a layer whose attention sees a window only, nothing does). The next layer's
+//             projection may overwrite the layer buffer only after that.
 //
 // After the last layer the logits of the last token are there. The caller still has to wait for the acknowledgements
 // (SpillSender).
@@ -23,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/facet.h"
+#include "gpu_worker/device/layer_map.h"
 #include "gpu_worker/sequence/window_cache.h"
 #include "gpu_worker/spill/spill.h"
 
@@ -34,7 +36,7 @@ struct PrefillInput {
   ResidentId resident;
   const WindowCache* cache = nullptr;  // Prefilled(prompt.size())
   std::span<const BoundShard> shards;
-  uint32_t num_layers = 0;
+  LayerMap layers;
   uint32_t num_kv_heads = 0;
   uint32_t head_dim = 0;
   uint32_t spill_frame_bytes = 0;

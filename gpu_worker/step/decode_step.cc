@@ -12,6 +12,7 @@ namespace tributary {
 DecodeStep::DecodeStep(const DecodeStepOptions& options, Device* device, DataPlane* data_plane, RemoteNodes* nodes,
                        const Clock* clock, EngineMetrics* metrics, StepTrace* trace)
     : options_(options),
+      layers_(options.num_layers, options.windowed_layers),
       device_(device),
       data_plane_(data_plane),
       nodes_(nodes),
@@ -77,22 +78,34 @@ void DecodeStep::TakeDeviceTimes() {
   }
 }
 
-void DecodeStep::RunLayer(uint32_t layer) {
-  Plan(layer);  // this and the frames while a device that runs ahead works on q
-  PrepareQueries(layer, 0);
-  const std::span<const float> q = device_->AwaitQuery(layer);
-  TakeMeasurements();
+void DecodeStep::RunWindowedLayer(uint32_t layer) {
+  device_->AwaitQuery(layer);  // of which nothing is asked: what the layer before left to measure is taken later
   Mark(Stage::kQkv, layer);
-  gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
-  Scatter(layer, q);
-  Mark(Stage::kQuerySend, layer);
   device_->AttendResident(layer);
   Mark(Stage::kLocalAttention, layer);
-  Gather(layer, q);
-  Mark(Stage::kRemoteWait, layer);
-  CollectFailures();
+  num_slots_.assign(rows_.size(), 0);
   device_->FinishLayer(layer, num_slots_);
   Mark(Stage::kMergeMlp, layer);
+}
+
+void DecodeStep::RunLayer(uint32_t model_layer) {
+  if (layers_.is_windowed(model_layer)) return RunWindowedLayer(model_layer);
+  const uint32_t layer = layers_.shard_layer(model_layer);  // its number in frames, facets and measurements
+  Plan(layer);  // this and the frames while a device that runs ahead works on q
+  PrepareQueries(layer, 0);
+  const std::span<const float> q = device_->AwaitQuery(model_layer);
+  TakeMeasurements();
+  Mark(Stage::kQkv, model_layer);
+  gather_.Begin(exchange_id_, layer, expected_, gather_rows_, &device_->partial_slots());
+  Scatter(layer, q);
+  Mark(Stage::kQuerySend, model_layer);
+  device_->AttendResident(model_layer);
+  Mark(Stage::kLocalAttention, model_layer);
+  Gather(layer, q);
+  Mark(Stage::kRemoteWait, model_layer);
+  CollectFailures();
+  device_->FinishLayer(model_layer, num_slots_);
+  Mark(Stage::kMergeMlp, model_layer);
 }
 
 void DecodeStep::Plan(uint32_t layer) {

@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/facet.h"
+#include "gpu_worker/device/layer_map.h"
 #include "gpu_worker/remote/engine_metrics.h"
 #include "gpu_worker/remote/remote_nodes.h"
 #include "gpu_worker/spill/spill.h"
@@ -64,6 +65,7 @@ struct StepRow {
 struct DecodeStepOptions {
   AttentionShape shape;
   uint32_t num_layers = 0;
+  std::vector<uint32_t> windowed_layers = {};  // of which no shard has anything (ModelLimits)
   float softmax_scale = 0;
   IdleOptions idle;
 };
@@ -101,7 +103,9 @@ class DecodeStep {
   void OnNodeFailed(NodeIdx node, const absl::Status& status);
 
  private:
-  void RunLayer(uint32_t layer);
+  void RunLayer(uint32_t model_layer);
+  // A layer whose attention sees a window only: nobody is asked.
+  void RunWindowedLayer(uint32_t layer);
   // What a row's facet is told of a query; `e` is of a row that has one.
   FacetQuery FacetQueryOf(uint32_t layer, const ExpectedPartial& e) const;
   // The bytes, at most, of the section that the row's facet, if any, adds to the query.
@@ -151,6 +155,7 @@ class DecodeStep {
   void Mark(Stage stage, int32_t layer);
 
   const DecodeStepOptions options_;
+  const LayerMap layers_;
   Device* const device_;
   DataPlane* const data_plane_;
   RemoteNodes* const nodes_;

@@ -97,7 +97,12 @@ class GoldenTest : public ::testing::TestWithParam<std::tuple<DeviceKind, const 
     return std::span(logits).subspan(i * vocab(), vocab());
   }
   std::vector<float> Decode(ResidentId resident, uint32_t token, size_t pos) {
-    const DecodeRow row = ContiguousRow(resident, token, static_cast<uint32_t>(pos));
+    DecodeRow row = ContiguousRow(resident, token, static_cast<uint32_t>(pos));
+    for (const uint32_t layer : config_.windowed_layers()) {
+      const uint32_t window = config_.layers[layer].sliding_window_tokens;
+      const uint32_t end = row.attend[0].end;
+      row.attend_windowed[0] = {end - std::min(end, window), end};
+    }
     return DecodeResident(*device_, config_.num_layers, {&row, 1});
   }
   Prefilled Prefill(size_t num_tokens, DType kv_dtype) {
@@ -155,15 +160,20 @@ std::string NameOf(const ::testing::TestParamInfo<std::tuple<DeviceKind, const c
 const auto kInF32 = ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda);
 const auto kAllDevices = ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda, DeviceKind::kCudaAsStored);
 
-INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
-                         ::testing::Combine(kInF32, ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2",
-                                                                      "qwen3", "llama3_sharded", "probe_1k", "probe_4k",
-                                                                      "probe_16k")),
-                         NameOf);
-INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest,
-                         ::testing::Combine(kInF32, ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2",
-                                                                      "qwen3", "llama3_sharded")),
-                         NameOf);
+// One of each family, and of what a family may have (tests/golden/README.md).
+const auto kTinyModels = ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded",
+                                           "linear", "dynamic", "yarn", "phi3", "smollm3", "olmo2", "granite",
+                                           "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3");
+
+INSTANTIATE_TEST_SUITE_P(Tiny, GoldenTest, ::testing::Combine(kInF32, kTinyModels), NameOf);
+INSTANTIATE_TEST_SUITE_P(Probe, GoldenTest,
+                         ::testing::Combine(kInF32, ::testing::Values("probe_1k", "probe_4k", "probe_16k")), NameOf);
+// All but "dynamic", whose tokens turn otherwise when they are decoded one by one: by their own length, not the
+// prompt's.
+const auto kDecodedAsPrefilled = ::testing::Values(
+    "llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "yarn", "phi3", "smollm3",
+    "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3");
+INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest, ::testing::Combine(kInF32, kDecodedAsPrefilled), NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, ProbeGoldenTest,
                          ::testing::Combine(kAllDevices, ::testing::Values("probe_1k", "probe_4k")), NameOf);
 INSTANTIATE_TEST_SUITE_P(LongModels, ProbeGoldenTest,

@@ -73,6 +73,11 @@ class FamiliesTest : public testing::Test {
     options.model.shape = weights_->config.attention;
     options.model.num_layers = weights_->config.num_layers;
     options.model.vocab_size = weights_->config.vocab_size;
+    options.windowed_layers = weights_->config.windowed_layers();
+    if (!options.windowed_layers.empty()) {
+      options.sliding_window_tokens = weights_->config.layers[options.windowed_layers[0]].sliding_window_tokens;
+    }
+    options.softmax_scale = static_cast<float>(weights_->config.softmax_scale);
     options.node_pool_bytes = 256u << 20;
     options.resident_pool_bytes = 64u << 20;
     options.max_prefill_tokens = 20'000;
@@ -120,7 +125,8 @@ class FamiliesTest : public testing::Test {
     plan.cut.head_parts = by_heads ? std::min(2u, weights_->config.attention.num_kv_heads) : 1;
     plan.cut.num_stripes = by_heads ? std::max(1u, num_nodes / 2) : num_nodes;
     plan.cut.stripe_blocks = RandomInt<uint64_t>(random_, 1, 4);
-    plan.cut.layer_parts = RandomInt<uint32_t>(random_, 1, 2);
+    const size_t shard_layers = weights_->config.num_layers - weights_->config.windowed_layers().size();
+    plan.cut.layer_parts = shard_layers < 2 ? 1 : RandomInt<uint32_t>(random_, 1, 2);
     return plan;
   }
 
@@ -131,7 +137,9 @@ class FamiliesTest : public testing::Test {
 };
 
 TEST_F(FamiliesTest, AgreeWithTransformersHoweverTheContextIsCut) {
-  for (const char* name : {"llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded"}) {
+  for (const char* name :
+       {"llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "dynamic", "yarn",
+        "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3"}) {
     SCOPED_TRACE(name);
     ASSERT_NO_FATAL_FAILURE(Load(std::filesystem::path("tests/golden/models") / name));
     const Golden golden = LoadGolden(fmt::format("tests/golden/{}.safetensors", name));

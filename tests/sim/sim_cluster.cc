@@ -32,9 +32,12 @@ SimCluster::SimCluster(const SimOptions& options)
   if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
   EngineOptions engine;
-  engine.model = {
-      .shape = options.model.shape, .num_layers = options.model.num_layers, .vocab_size = options.model.vocab_size};
-  engine.softmax_scale = options.model.softmax_scale();
+  engine.model = {.shape = options.model.shape,
+                  .num_layers = options.model.num_layers,
+                  .windowed_layers = options.windowed_layers,
+                  .sliding_window_tokens = options.sliding_window_tokens,
+                  .vocab_size = options.model.vocab_size};
+  engine.softmax_scale = options.softmax_scale == 0 ? options.model.softmax_scale() : options.softmax_scale;
   engine.spill_window_bytes = options.spill_window_bytes;
   engine.spill_frame_bytes = options.spill_frame_bytes;
   engine.spill_timeout_ns = 4 * kNsPerS;
@@ -137,7 +140,9 @@ void SimCluster::Continue(SequenceId id, const SimTurn& turn) {
 std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimRequest& request) {
   const SimCut& cut = request.cut;
   const TinyModel& model = options_.model;
+  const auto num_layers = model.num_layers - static_cast<uint32_t>(options_.windowed_layers.size());
   std::vector<ShardPlacement> shards;
+  if (num_layers == 0) return shards;
   const uint64_t max_context =
       std::max<uint64_t>(request.max_context_tokens, request.prompt.size() + request.max_tokens);
   for (uint32_t stripe = 0; stripe < cut.num_stripes; ++stripe) {
@@ -148,9 +153,9 @@ std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimReque
         spec.sequence_id = id;
         spec.epoch = Epoch(id.value + 100);
         spec.model = model.shape;
-        spec.num_layers = model.num_layers;
-        spec.layer_begin = model.num_layers * slice / cut.layer_parts;
-        spec.layer_end = model.num_layers * (slice + 1) / cut.layer_parts;
+        spec.num_layers = num_layers;
+        spec.layer_begin = num_layers * slice / cut.layer_parts;
+        spec.layer_end = num_layers * (slice + 1) / cut.layer_parts;
         spec.kv_head_begin = model.shape.num_kv_heads * part / cut.head_parts;
         spec.kv_head_end = model.shape.num_kv_heads * (part + 1) / cut.head_parts;
         spec.stripe = {.origin = request.layout.sink_tokens,

@@ -29,6 +29,9 @@ struct SimOptions {
   uint32_t num_nodes = 2;
   uint32_t num_holders = 1;  // of each shard, at most num_nodes: the node after its first holder is its next one
   TinyModel model;
+  std::vector<uint32_t> windowed_layers = {};  // of the model, and what they see
+  uint32_t sliding_window_tokens = 0;
+  float softmax_scale = 0;  // 0: the model's
   InprocFaults faults;
   bool data_plane_mac = false;
   uint64_t node_pool_bytes = 4u << 20;

@@ -1,5 +1,5 @@
-// A Llama-family forward pass in f64, straight from the definition: what every device must agree
-// with. Slow.
+// A forward pass of the plain Llama family in f64, straight from the definition: what every device must agree with.
+// Slow. The other families are checked against golden files (tests/golden).
 #pragma once
 
 #include <cmath>
@@ -72,12 +72,12 @@ class ReferenceModel {
     const Row b = Read(bias);
     for (size_t i = 0; i < b.size(); ++i) y[i] += b[i];
     const size_t dim = config().attention.head_dim;
-    const std::vector<double> frequencies = RopeInverseFrequencies(config());
+    const std::vector<float> frequencies = RopeInverseFrequencies(config().ropes[0], config().attention.head_dim, 0);
     for (size_t head = 0; head < y.size() / dim; ++head) {
       Row h(y.begin() + static_cast<ptrdiff_t>(head * dim), y.begin() + static_cast<ptrdiff_t>((head + 1) * dim));
       if (norm != nullptr) h = Normalised(h, Read(norm));
       for (size_t i = 0; rotate && i < dim / 2; ++i) {
-        const double angle = static_cast<float>(pos) * static_cast<float>(frequencies[i]);
+        const double angle = static_cast<float>(pos) * frequencies[i];
         const double a = h[i];
         const double c = h[i + dim / 2];
         h[i] = a * std::cos(angle) - c * std::sin(angle);

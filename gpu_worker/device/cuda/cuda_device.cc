@@ -8,6 +8,7 @@
 #include "fmt/format.h"
 #include "gpu_worker/device/cuda/forward/cuda_decode.h"
 #include "gpu_worker/device/cuda/forward/cuda_prefill.h"
+#include "gpu_worker/device/cuda/kernels/moe.h"
 #include "gpu_worker/device/cuda/policy/cuda_facet.h"
 #include "gpu_worker/device/cuda/runtime/cuda_context.h"
 #include "gpu_worker/device/cuda/runtime/cuda_status.h"
@@ -40,12 +41,19 @@ absl::Status CheckShape(const ModelConfig& config) {
       {"hidden_size", config.hidden_size},
       {"intermediate_size", config.intermediate_size},
       {"num_attention_heads * head_dim", uint64_t{shape.num_q_heads} * shape.head_dim},
-      {"head_dim", shape.head_dim}};
+      {"head_dim", shape.head_dim},
+      {"moe_intermediate_size", config.moe.intermediate_size}};
   for (const auto& [name, size] : sizes) {
     if (size % 8 != 0) {
       return absl::InvalidArgumentError(
           fmt::format("the model's {} is {}; the CUDA device needs a multiple of 8: use --device host", name, size));
     }
+  }
+  if (config.moe.experts_per_token > gpu::kMaxExpertsPerToken) {
+    return absl::InvalidArgumentError(
+        fmt::format("the model's num_experts_per_tok is {}; the CUDA device has room for "
+                    "{}: use --device host",
+                    config.moe.experts_per_token, gpu::kMaxExpertsPerToken));
   }
   return absl::OkStatus();
 }

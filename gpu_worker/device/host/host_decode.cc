@@ -6,26 +6,21 @@
 #include "base/check.h"
 
 namespace tributary {
-namespace {
-
-// Below some 100 us of attention, waking threads costs more than it saves.
-constexpr size_t kMinSharedWork = size_t{1} << 20;
-
-}  // namespace
-
-HostDecode::Scratch::Scratch(const AttentionShape& shape)
-    : attend(shape.group_size(), shape.head_dim),
-      weights(shape.group_size()),
-      k(kKeyTileTokens * shape.head_dim),
-      v(kKeyTileTokens * shape.head_dim) {}
 
 HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
                        const DeviceLimits& limits, ResidentCache& cache, ThreadPool& pool)
-    : weights_(weights), rope_(rope), kernels_(kernels), limits_(limits), cache_(cache), pool_(pool) {
+    : weights_(weights),
+      rope_(rope),
+      kernels_(kernels),
+      limits_(limits),
+      cache_(cache),
+      pool_(pool),
+      attention_(weights.config(), kernels, limits.max_batch, cache, pool),
+      moe_(weights, kernels, 1),
+      no_facets_(limits.max_batch) {
   const ModelConfig& config = weights.config();
   const size_t rows = limits.max_batch;
   const size_t slots = rows * limits.max_partial_slots;
-  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(config.attention);
   facets_.reserve(rows);
   hidden_.resize(rows * config.hidden_size);
   normed_.resize(rows * config.hidden_size);
@@ -33,8 +28,8 @@ HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKe
   qkv_.resize(rows * (weights.q_dim() + 2 * weights.kv_dim()));
   q_.resize(rows * weights.q_dim());
   attended_.resize(rows * weights.q_dim());
-  cos_.resize(rows * rope.half_dim());
-  sin_.resize(rows * rope.half_dim());
+  cos_.resize(rows * rope.angles_per_token());
+  sin_.resize(rows * rope.angles_per_token());
   lse_ln_.resize(rows * config.attention.num_q_heads);
   kept_out_.resize(attended_.size());
   kept_lse_ln_.resize(lse_ln_.size());
@@ -55,23 +50,33 @@ void HostDecode::BeginStep(std::span<const DecodeRow> rows) {
     facets_.push_back(cache_.facet(row.resident));
     attends_first_ |= facets_.back() != nullptr && facets_.back()->query_follows_attention();
   }
-  const size_t half = rope_.half_dim();
+  const size_t angles = rope_.angles_per_token();
   for (size_t r = 0; r < rows.size(); ++r) {
     weights_.Embed(rows[r].token, hidden_.data() + r * weights_.config().hidden_size);
-    rope_.Angles(rows[r].pos, cos_.data() + r * half, sin_.data() + r * half);
+    rope_.Angles(rows[r].pos, rows[r].pos + 1, cos_.data() + r * angles, sin_.data() + r * angles);
   }
 }
 
 void HostDecode::NormaliseRows(std::span<const float> weight) {
   const size_t hidden_size = weights_.config().hidden_size;
-  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  if (weight.empty()) {
+    std::copy_n(hidden_.data(), rows_.size() * hidden_size, normed_.data());
+    return;
+  }
   for (size_t r = 0; r < rows_.size(); ++r) {
-    RmsNorm({hidden_.data() + r * hidden_size, hidden_size}, weight, eps, normed_.data() + r * hidden_size);
+    RmsNorm({hidden_.data() + r * hidden_size, hidden_size}, weight, weights_.eps(), normed_.data() + r * hidden_size);
+  }
+}
+
+void HostDecode::AddToStream(const ResidualRule& rule) {
+  const size_t hidden_size = weights_.config().hidden_size;
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    AddBranch(rule, hidden_size, projected_.data() + r * hidden_size, hidden_.data() + r * hidden_size);
   }
 }
 
 std::span<const float> HostDecode::AwaitQuery(uint32_t layer) {
-  const MatrixView qkv = weights_.qkv(layer);
+  const MatrixView& qkv = weights_.qkv(layer);
   NormaliseRows(weights_.layer(layer).attention_norm.span());
   MatVecEachRow(pool_, qkv, normed_.data(), qkv.in, rows_.size(), qkv_.data(), qkv.out);
   for (size_t r = 0; r < rows_.size(); ++r) FinishProjection(layer, r);
@@ -82,17 +87,16 @@ std::span<const float> HostDecode::AwaitQuery(uint32_t layer) {
 void HostDecode::FinishProjection(uint32_t layer, size_t row_idx) {
   const HostLayer& w = weights_.layer(layer);
   const AttentionShape& shape = weights_.config().attention;
-  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
   const size_t q_dim = weights_.q_dim();
   const size_t kv_dim = weights_.kv_dim();
-  const size_t half = rope_.half_dim();
+  const size_t angles = row_idx * rope_.angles_per_token();
   float* row = qkv_.data() + row_idx * (q_dim + 2 * kv_dim);
   AddBias(w.qkv_bias.span(), row);
+  NormaliseHeads(weights_.config(), w.q_norm.span(), {row, q_dim});
+  NormaliseHeads(weights_.config(), w.k_norm.span(), {row + q_dim, kv_dim});
   for (uint32_t head = 0; head < shape.num_q_heads + shape.num_kv_heads; ++head) {
-    float* x = row + head * shape.head_dim;
-    const std::span<const float> norm = head < shape.num_q_heads ? w.q_norm.span() : w.k_norm.span();
-    if (!norm.empty()) RmsNorm({x, shape.head_dim}, norm, eps, x);
-    Rope::Rotate(cos_.data() + row_idx * half, sin_.data() + row_idx * half, half, x);
+    rope_.Rotate(weights_.config().layers[layer], cos_.data() + angles, sin_.data() + angles,
+                 row + head * shape.head_dim);
   }
   std::copy_n(row, q_dim, q_.data() + row_idx * q_dim);
 
@@ -107,10 +111,15 @@ void HostDecode::FinishProjection(uint32_t layer, size_t row_idx) {
     ConvertFromF32(dtype, k, shape.head_dim, k_slots + decode.append_slot * vector_bytes);
     ConvertFromF32(dtype, k + kv_dim, shape.head_dim, v_slots + decode.append_slot * vector_bytes);
   }
-  HostFacet* const facet = facets_[row_idx];
+  HostFacet* const facet = FacetOf(row_idx, layer);
   if (facet == nullptr) return;
-  facet->OnNewTokens(layer, {decode.append_slot, decode.append_slot + 1});
-  facet->OnQuery({decode, static_cast<uint32_t>(row_idx), layer, {row, q_dim}});
+  const uint32_t shard_layer = weights_.layers().shard_layer(layer);
+  facet->OnNewTokens(shard_layer, {decode.append_slot, decode.append_slot + 1});
+  facet->OnQuery({decode, static_cast<uint32_t>(row_idx), shard_layer, {row, q_dim}});
+}
+
+HostFacet* HostDecode::FacetOf(size_t row_idx, uint32_t layer) const {
+  return weights_.layers().is_windowed(layer) ? nullptr : facets_[row_idx];
 }
 
 void HostDecode::AttendResident(uint32_t layer) {
@@ -118,80 +127,15 @@ void HostDecode::AttendResident(uint32_t layer) {
 }
 
 void HostDecode::Attend(uint32_t layer) {
-  const uint32_t num_kv_heads = weights_.config().attention.num_kv_heads;
-  size_t tokens = 0;
-  for (const DecodeRow& row : rows_) {
-    for (const SlotRange& range : row.attend) {
-      TRIBUTARY_CHECK_LE(range.begin, range.end);
-      TRIBUTARY_CHECK_LE(range.end, cache_.capacity_tokens(row.resident));
-      tokens += range.end - range.begin;
-    }
-  }
-  const size_t items = rows_.size() * num_kv_heads;
-  const auto attend = [&](int thread_idx, size_t item) {
-    AttendKvHead(layer, item / num_kv_heads, static_cast<uint32_t>(item % num_kv_heads),
-                 scratch_[static_cast<size_t>(thread_idx)]);
-  };
-  if (tokens * weights_.q_dim() * 2 < kMinSharedWork) {
-    for (size_t item = 0; item < items; ++item) attend(0, item);
-  } else {
-    ForEachItem(pool_, items, attend);
-  }
-}
-
-void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch) {
-  const AttentionShape& shape = weights_.config().attention;
-  const size_t first_q_head = kv_head * shape.group_size();
-  const size_t q_offset = row_idx * weights_.q_dim() + first_q_head * shape.head_dim;
-  const DecodeRow& row = rows_[row_idx];
-  HostFacet* const facet = facets_[row_idx];
-  const bool keeps_weights = facet != nullptr && facet->wants_weights_of(row);
-  scratch.attend.Reset(shape.group_size());
-  if (keeps_weights) scratch.weights.Begin();
-  for (const SlotRange& range : row.attend) {
-    for (uint32_t begin = range.begin; begin < range.end; begin += kKeyTileTokens) {
-      const SlotRange slots{begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
-      AttendSlots(row, layer, kv_head, slots, q_.data() + q_offset, scratch);
-      if (keeps_weights) scratch.weights.AddTile(scratch.attend, slots);
-    }
-  }
-  float* const lse_ln = lse_ln_.data() + row_idx * shape.num_q_heads + first_q_head;
-  scratch.attend.Finish(attended_.data() + q_offset, shape.head_dim, lse_ln);
-  if (facet == nullptr) return;
-  const size_t group_dim = shape.group_size() * shape.head_dim;
-  facet->OnAttended({.row = row,
-                     .row_idx = static_cast<uint32_t>(row_idx),
-                     .layer = layer,
-                     .kv_head = kv_head,
-                     .q = {q_.data() + q_offset, group_dim},
-                     .out = {attended_.data() + q_offset, group_dim},
-                     .lse_ln = {lse_ln, shape.group_size()},
-                     .weights = keeps_weights ? scratch.weights.Finish(lse_ln) : std::span<const WeightRun>()});
-}
-
-void HostDecode::PrepareWeights(uint32_t capacity_tokens) {
-  for (Scratch& scratch : scratch_) scratch.weights.Reserve(capacity_tokens);
-}
-
-void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
-                             Scratch& scratch) {
-  const size_t head_dim = weights_.config().attention.head_dim;
-  const size_t tokens = slots.end - slots.begin;
-  const DType dtype = cache_.dtype(row.resident);
-  const size_t offset = slots.begin * head_dim * DTypeBytes(dtype);
-  const std::byte* k = cache_.Slots(row.resident, layer, ResidentCache::Kind::kKey, kv_head) + offset;
-  const std::byte* v = cache_.Slots(row.resident, layer, ResidentCache::Kind::kValue, kv_head) + offset;
-  AttendState::Tile tile{.ld = head_dim, .tokens = tokens, .first_row_visible = static_cast<ptrdiff_t>(tokens)};
-  if (dtype == DType::kF32) {
-    tile.k = reinterpret_cast<const float*>(k);
-    tile.v = reinterpret_cast<const float*>(v);
-  } else {
-    ConvertToF32(dtype, k, tokens * head_dim, scratch.k.data());
-    ConvertToF32(dtype, v, tokens * head_dim, scratch.v.data());
-    tile.k = scratch.k.data();
-    tile.v = scratch.v.data();
-  }
-  scratch.attend.Attend(kernels_, q, head_dim, static_cast<float>(weights_.config().softmax_scale()), tile);
+  const bool windowed = weights_.layers().is_windowed(layer);
+  attention_.Attend({.layer = layer,
+                     .windowed = windowed,
+                     .shard_layer = windowed ? 0 : weights_.layers().shard_layer(layer),
+                     .rows = rows_,
+                     .facets = std::span<HostFacet* const>(windowed ? no_facets_ : facets_).first(rows_.size()),
+                     .q = q_.data(),
+                     .out = attended_.data(),
+                     .lse_ln = lse_ln_.data()});
 }
 
 void HostDecode::MergeRow(size_t row_idx, uint32_t num_slots) {
@@ -229,32 +173,42 @@ ConstAttentionPartialView HostDecode::resident_partial(uint32_t row_idx) const {
 
 void HostDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) {
   TRIBUTARY_CHECK_EQ(num_slots.size(), rows_.size());
-  const HostLayer& w = weights_.layer(layer);
   const size_t rows = rows_.size();
   const size_t hidden_size = weights_.config().hidden_size;
-  const size_t intermediate = weights_.config().intermediate_size;
   for (size_t r = 0; r < rows; ++r) {
     TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
-    if (rows_[r].wants_resident_partial) KeepResidentPartial(r);
+    if (rows_[r].wants_resident_partial && !weights_.layers().is_windowed(layer)) KeepResidentPartial(r);
     MergeRow(r, num_slots[r]);
   }
   MatVecEachRow(pool_, weights_.o(layer), attended_.data(), weights_.q_dim(), rows, projected_.data(), hidden_size);
-  for (size_t i = 0; i < rows * hidden_size; ++i) hidden_[i] += projected_[i];
-  for (size_t r = 0; r < rows; ++r) AddBias(w.o_bias.span(), hidden_.data() + r * hidden_size);
-  NormaliseRows(w.mlp_norm.span());
+  AddToStream(weights_.attention_rule(layer));
+  NormaliseRows(weights_.layer(layer).mlp_norm.span());
+  Mlp(layer);
+  AddToStream(weights_.mlp_rule(layer));
+}
+
+// Of normed_ into projected_.
+void HostDecode::Mlp(uint32_t layer) {
+  const size_t rows = rows_.size();
+  const size_t hidden_size = weights_.config().hidden_size;
+  const size_t intermediate = weights_.config().intermediate_size;
+  if (weights_.config().layers[layer].is_moe) {
+    moe_.RunEachToken(pool_, layer, normed_.data(), rows, projected_.data());
+    return;
+  }
   MatVecEachRow(pool_, weights_.gate_up(layer), normed_.data(), hidden_size, rows, gate_up_.data(), 2 * intermediate);
   for (size_t r = 0; r < rows; ++r) {
     float* gate = gate_up_.data() + r * 2 * intermediate;
-    kernels_.silu_mul(gate, gate + intermediate, intermediate);
+    kernels_.activate(weights_.config().activation)(gate, gate + intermediate, intermediate);
   }
   MatVecEachRow(pool_, weights_.down(layer), gate_up_.data(), 2 * intermediate, rows, projected_.data(), hidden_size);
-  for (size_t i = 0; i < rows * hidden_size; ++i) hidden_[i] += projected_[i];
 }
 
 std::span<const float> HostDecode::EndStep() {
   NormaliseRows(weights_.final_norm());
-  const MatrixView lm_head = weights_.lm_head();
+  const MatrixView& lm_head = weights_.lm_head();
   MatVecEachRow(pool_, lm_head, normed_.data(), lm_head.in, rows_.size(), logits_.data(), lm_head.out);
+  FinishLogits(weights_.config(), std::span(logits_).first(rows_.size() * lm_head.out));
   return std::span(logits_).first(rows_.size() * lm_head.out);
 }
 

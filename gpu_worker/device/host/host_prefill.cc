@@ -19,12 +19,14 @@ size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-HostPrefill::Scratch::Scratch(const HostWeights& weights, size_t half_dim)
+HostPrefill::Scratch::Scratch(const HostWeights& weights, const RowKernels& kernels, const Rope& rope)
     : normed(kTokenTile * weights.config().hidden_size),
+      branch(kTokenTile * weights.config().hidden_size),
       projected(kTokenTile * 2 * std::max(weights.kv_dim(), size_t{weights.config().intermediate_size})),
-      cos(half_dim),
-      sin(half_dim),
-      attend(kQueryTileRows, weights.config().attention.head_dim) {}
+      cos(rope.angles_per_token()),
+      sin(rope.angles_per_token()),
+      attend(kQueryTileRows, weights.config().attention.head_dim),
+      moe(weights, kernels, kTokenTile) {}
 
 HostPrefill::HostPrefill(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
                          uint32_t max_prefill_tokens, ThreadPool& pool)
@@ -36,7 +38,7 @@ HostPrefill::HostPrefill(const HostWeights& weights, const Rope& rope, const Row
       q_(kPrefillChunkTokens * weights.q_dim()),
       attended_(kPrefillChunkTokens * weights.q_dim()),
       logits_(weights.config().vocab_size) {
-  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(weights, rope.half_dim());
+  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(weights, kernels, rope);
 }
 
 uint64_t HostPrefill::Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype) {
@@ -86,9 +88,26 @@ absl::Status HostPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype
 
 void HostPrefill::Normalise(std::span<const float> weight, uint64_t token_begin, size_t count, Scratch& scratch) {
   const size_t hidden_size = weights_.config().hidden_size;
-  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  if (weight.empty()) {
+    std::copy_n(hidden(token_begin), count * hidden_size, scratch.normed.data());
+    return;
+  }
   for (size_t i = 0; i < count; ++i) {
-    RmsNorm({hidden(token_begin + i), hidden_size}, weight, eps, scratch.normed.data() + i * hidden_size);
+    RmsNorm({hidden(token_begin + i), hidden_size}, weight, weights_.eps(), scratch.normed.data() + i * hidden_size);
+  }
+}
+
+void HostPrefill::AddProduct(const MatrixView& w, const float* x, size_t ld_x, const ResidualRule& rule,
+                             uint64_t token_begin, size_t count, Scratch& scratch) {
+  const size_t hidden_size = weights_.config().hidden_size;
+  if (rule.is_plain()) {
+    MatMul(w, x, ld_x, count, hidden(token_begin), hidden_size, true);
+    for (size_t i = 0; i < count; ++i) AddBias(rule.bias, hidden(token_begin + i));
+    return;
+  }
+  MatMul(w, x, ld_x, count, scratch.branch.data(), hidden_size, false);
+  for (size_t i = 0; i < count; ++i) {
+    AddBranch(rule, hidden_size, scratch.branch.data() + i * hidden_size, hidden(token_begin + i));
   }
 }
 
@@ -107,7 +126,7 @@ void HostPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_e
 void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch) {
   const HostLayer& w = weights_.layer(layer);
   const AttentionShape& shape = weights_.config().attention;
-  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  const LayerSpec& spec = weights_.config().layers[layer];
   const size_t q_dim = weights_.q_dim();
   const size_t kv_dim = weights_.kv_dim();
   Normalise(w.attention_norm.span(), token_begin, count, scratch);
@@ -118,11 +137,10 @@ void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count
     const uint64_t token = token_begin + i;
     float* k = kv + i * 2 * kv_dim;
     if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().subspan(q_dim), k);
-    rope_.Angles(token, scratch.cos.data(), scratch.sin.data());
+    NormaliseHeads(weights_.config(), w.k_norm.span(), {k, kv_dim});
+    rope_.Angles(token, num_tokens_, scratch.cos.data(), scratch.sin.data());
     for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
-      float* k_head = k + head * shape.head_dim;
-      if (!w.k_norm.empty()) RmsNorm({k_head, shape.head_dim}, w.k_norm.span(), eps, k_head);
-      Rope::Rotate(scratch.cos.data(), scratch.sin.data(), rope_.half_dim(), k_head);
+      rope_.Rotate(spec, scratch.cos.data(), scratch.sin.data(), k + head * shape.head_dim);
     }
     float* k_row = k_.data() + token * kv_dim;
     float* v_row = v_.data() + token * kv_dim;
@@ -159,13 +177,14 @@ void HostPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_en
   const size_t num_q_heads = weights_.config().attention.num_q_heads;
   ForEachItem(pool_, query_tiles * num_q_heads, [&](int thread_idx, size_t item) {
     const size_t begin = (query_tiles - 1 - item / num_q_heads) * kQueryTileRows;
-    AttendTile(static_cast<uint32_t>(item % num_q_heads), token_begin + begin, std::min(kQueryTileRows, tokens - begin),
-               q_.data() + begin * q_dim, attended_.data() + begin * q_dim, scratch_[static_cast<size_t>(thread_idx)]);
+    AttendTile(layer, static_cast<uint32_t>(item % num_q_heads), token_begin + begin,
+               std::min(kQueryTileRows, tokens - begin), q_.data() + begin * q_dim, attended_.data() + begin * q_dim,
+               scratch_[static_cast<size_t>(thread_idx)]);
   });
   ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
     const size_t begin = tile_idx * kTokenTile;
-    MlpTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), attended_.data() + begin * q_dim,
-            scratch_[static_cast<size_t>(thread_idx)]);
+    FinishTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), attended_.data() + begin * q_dim,
+               scratch_[static_cast<size_t>(thread_idx)]);
   });
 }
 
@@ -173,7 +192,7 @@ void HostPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_en
 void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, float* q, Scratch& scratch) {
   const HostLayer& w = weights_.layer(layer);
   const AttentionShape& shape = weights_.config().attention;
-  const float eps = static_cast<float>(weights_.config().rms_norm_eps);
+  const LayerSpec& spec = weights_.config().layers[layer];
   const size_t q_dim = weights_.q_dim();
   Normalise(w.attention_norm.span(), token_begin, count, scratch);
   MatMul(weights_.qkv(layer).Rows(0, q_dim), scratch.normed.data(), weights_.config().hidden_size, count, q, q_dim,
@@ -181,54 +200,71 @@ void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, 
   for (size_t i = 0; i < count; ++i) {
     float* row = q + i * q_dim;
     if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().first(q_dim), row);
-    rope_.Angles(token_begin + i, scratch.cos.data(), scratch.sin.data());
+    NormaliseHeads(weights_.config(), w.q_norm.span(), {row, q_dim});
+    rope_.Angles(token_begin + i, num_tokens_, scratch.cos.data(), scratch.sin.data());
     for (uint32_t head = 0; head < shape.num_q_heads; ++head) {
-      float* q_head = row + head * shape.head_dim;
-      if (!w.q_norm.empty()) RmsNorm({q_head, shape.head_dim}, w.q_norm.span(), eps, q_head);
-      Rope::Rotate(scratch.cos.data(), scratch.sin.data(), rope_.half_dim(), q_head);
+      rope_.Rotate(spec, scratch.cos.data(), scratch.sin.data(), row + head * shape.head_dim);
     }
   }
 }
 
-// Causal attention of one head's queries at [token_begin, token_begin + count). q and out:
-// [count][q_dim], all heads.
-void HostPrefill::AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q, float* out,
-                             Scratch& scratch) {
+// Causal attention of one head's queries at [token_begin, token_begin + count), in the layer's window if it has one. q
+// and out: [count][q_dim], all heads.
+void HostPrefill::AttendTile(uint32_t layer, uint32_t q_head, uint64_t token_begin, size_t count, const float* q,
+                             float* out, Scratch& scratch) {
   const ModelConfig& config = weights_.config();
   const size_t head_dim = config.attention.head_dim;
   const size_t kv_offset = q_head / config.attention.group_size() * head_dim;
   const size_t q_offset = q_head * head_dim;
   const uint64_t kv_end = token_begin + count;
   scratch.attend.Reset(count);
-  for (uint64_t begin = 0; begin < kv_end; begin += kKeyTileTokens) {
+  // The first query sees the window that ends with itself, the others a window that begins later.
+  const uint64_t window = config.layers[layer].sliding_window_tokens;
+  const uint64_t first = window == 0 || window > token_begin ? 0 : token_begin + 1 - window;
+  for (uint64_t begin = first / kKeyTileTokens * kKeyTileTokens; begin < kv_end; begin += kKeyTileTokens) {
     const size_t tokens = std::min<uint64_t>(kKeyTileTokens, kv_end - begin);
+    const auto first_row_hidden =
+        window == 0 ? kHidesNone : static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(window + begin);
     // Query i, at token_begin + i, sees the keys up to itself.
     const auto first_row_visible = static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(begin);
-    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(), static_cast<float>(config.softmax_scale()),
+    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(), static_cast<float>(config.softmax_scale),
                           {.k = k_.data() + begin * weights_.kv_dim() + kv_offset,
                            .v = v_.data() + begin * weights_.kv_dim() + kv_offset,
                            .ld = weights_.kv_dim(),
                            .tokens = tokens,
-                           .first_row_visible = first_row_visible});
+                           .first_row_visible = first_row_visible,
+                           .first_row_hidden = first_row_hidden});
   }
   scratch.attend.Finish(out + q_offset, weights_.q_dim(), nullptr);
 }
 
 // Output projection and MLP of some tokens.
-void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended, Scratch& scratch) {
-  const HostLayer& w = weights_.layer(layer);
+void HostPrefill::FinishTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended,
+                             Scratch& scratch) {
+  AddProduct(weights_.o(layer), attended, weights_.q_dim(), weights_.attention_rule(layer), token_begin, count,
+             scratch);
+  Normalise(weights_.layer(layer).mlp_norm.span(), token_begin, count, scratch);
+  MlpTile(layer, token_begin, count, scratch);
+}
+
+void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch) {
   const size_t hidden_size = weights_.config().hidden_size;
   const size_t intermediate = weights_.config().intermediate_size;
-  MatMul(weights_.o(layer), attended, weights_.q_dim(), count, hidden(token_begin), hidden_size, true);
-  for (size_t i = 0; i < count; ++i) AddBias(w.o_bias.span(), hidden(token_begin + i));
-  Normalise(w.mlp_norm.span(), token_begin, count, scratch);
+  const ResidualRule rule = weights_.mlp_rule(layer);
+  if (weights_.config().layers[layer].is_moe) {
+    scratch.moe.RunTogether(layer, scratch.normed.data(), count, scratch.branch.data());
+    for (size_t i = 0; i < count; ++i) {
+      AddBranch(rule, hidden_size, scratch.branch.data() + i * hidden_size, hidden(token_begin + i));
+    }
+    return;
+  }
   float* gate_up = scratch.projected.data();
   MatMul(weights_.gate_up(layer), scratch.normed.data(), hidden_size, count, gate_up, 2 * intermediate, false);
   for (size_t i = 0; i < count; ++i) {
     float* gate = gate_up + i * 2 * intermediate;
-    kernels_.silu_mul(gate, gate + intermediate, intermediate);
+    kernels_.activate(weights_.config().activation)(gate, gate + intermediate, intermediate);
   }
-  MatMul(weights_.down(layer), gate_up, 2 * intermediate, count, hidden(token_begin), hidden_size, true);
+  AddProduct(weights_.down(layer), gate_up, 2 * intermediate, rule, token_begin, count, scratch);
 }
 
 HostPrefill::KvView HostPrefill::kv() const {
@@ -253,7 +289,8 @@ void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint
   const KvView view = kv({token_begin, token_begin + (slots.end - slots.begin)});
   cache.Write(id, layer, ResidentCache::Kind::kKey, slots, view.k);
   cache.Write(id, layer, ResidentCache::Kind::kValue, slots, view.v);
-  if (HostFacet* const facet = cache.facet(id)) facet->OnNewTokens(layer, slots);
+  if (weights_.layers().is_windowed(layer)) return;
+  if (HostFacet* const facet = cache.facet(id)) facet->OnNewTokens(weights_.layers().shard_layer(layer), slots);
 }
 
 std::unique_ptr<const SpillSections> HostPrefill::Leave(uint32_t layer, const ResidentCache& cache, ResidentId id,
@@ -262,7 +299,7 @@ std::unique_ptr<const SpillSections> HostPrefill::Leave(uint32_t layer, const Re
   HostFacet* const facet = cache.facet(id);
   TRIBUTARY_CHECK(facet != nullptr);
   const KvView view = kv(tokens);
-  return facet->OnPrompt({layer, tokens, view.k, view.v});
+  return facet->OnPrompt({weights_.layers().shard_layer(layer), tokens, view.k, view.v});
 }
 
 void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
@@ -280,6 +317,7 @@ std::span<const float> HostPrefill::End() {
   Normalise(weights_.final_norm(), num_tokens_ - 1, 1, scratch);
   const size_t hidden_size = weights_.config().hidden_size;
   MatVecEachRow(pool_, weights_.lm_head(), scratch.normed.data(), hidden_size, 1, logits_.data(), logits_.size());
+  FinishLogits(weights_.config(), logits_);
   return logits_;
 }
 

@@ -15,6 +15,7 @@
 #include "base/thread_pool.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/host/attend_tile.h"
+#include "gpu_worker/device/host/host_moe.h"
 #include "gpu_worker/device/host/host_weights.h"
 #include "gpu_worker/device/host/layer_ops.h"
 #include "gpu_worker/device/host/resident_cache.h"
@@ -51,19 +52,26 @@ class HostPrefill {
   KvView kv(TokenRange tokens) const;
   // One thread's working memory for a tile of tokens or of queries.
   struct Scratch {
-    Scratch(const HostWeights& weights, size_t half_dim);
+    Scratch(const HostWeights& weights, const RowKernels& kernels, const Rope& rope);
     std::vector<float> normed;     // [kTokenTile][hidden]
+    std::vector<float> branch;     // [kTokenTile][hidden], where the product cannot add to the stream itself
     std::vector<float> projected;  // [kTokenTile][max(2 kv_dim, 2 intermediate)]
-    std::vector<float> cos;        // [half_dim]
-    std::vector<float> sin;        // [half_dim]
+    std::vector<float> cos;        // [angles_per_token]
+    std::vector<float> sin;        // likewise
     AttendState attend;
+    HostMoe moe;
   };
   float* hidden(uint64_t token) { return hidden_.data() + token * weights_.config().hidden_size; }
   void Normalise(std::span<const float> weight, uint64_t token_begin, size_t count, Scratch& scratch);
+  // Stream of some tokens += w x, by the rule.
+  void AddProduct(const MatrixView& w, const float* x, size_t ld_x, const ResidualRule& rule, uint64_t token_begin,
+                  size_t count, Scratch& scratch);
   void ProjectTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch);
   void QueryTile(uint32_t layer, uint64_t token_begin, size_t count, float* q, Scratch& scratch);
-  void AttendTile(uint32_t q_head, uint64_t token_begin, size_t count, const float* q, float* out, Scratch& scratch);
-  void MlpTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended, Scratch& scratch);
+  void AttendTile(uint32_t layer, uint32_t q_head, uint64_t token_begin, size_t count, const float* q, float* out,
+                  Scratch& scratch);
+  void FinishTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended, Scratch& scratch);
+  void MlpTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch);
 
   const HostWeights& weights_;
   const Rope& rope_;

@@ -22,26 +22,68 @@ void AddBias(std::span<const float> bias, float* x) {
   for (size_t i = 0; i < bias.size(); ++i) x[i] += bias[i];
 }
 
-Rope::Rope(const ModelConfig& config) {
-  for (const double frequency : RopeInverseFrequencies(config)) {
-    inverse_frequencies_.push_back(static_cast<float>(frequency));
+void AddBranch(const ResidualRule& rule, size_t size, float* branch, float* hidden) {
+  if (rule.is_plain()) {
+    for (size_t i = 0; i < size; ++i) hidden[i] += branch[i];
+    AddBias(rule.bias, hidden);
+    return;
+  }
+  AddBias(rule.bias, branch);
+  if (!rule.norm.empty()) RmsNorm({branch, size}, rule.norm, rule.eps, branch);
+  for (size_t i = 0; i < size; ++i) hidden[i] += rule.scale * branch[i];
+}
+
+void FinishLogits(const ModelConfig& config, std::span<float> logits) {
+  const auto scale = static_cast<float>(config.logits_scale);
+  const auto cap = static_cast<float>(config.logits_soft_cap);
+  if (scale != 1.0f) {
+    for (float& logit : logits) logit *= scale;
+  }
+  if (cap != 0.0f) {
+    for (float& logit : logits) logit = cap * std::tanh(logit / cap);
   }
 }
 
-void Rope::Angles(uint64_t pos, float* cos, float* sin) const {
-  for (size_t i = 0; i < inverse_frequencies_.size(); ++i) {
-    const float angle = static_cast<float>(pos) * inverse_frequencies_[i];
-    cos[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-    sin[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+void NormaliseHeads(const ModelConfig& config, std::span<const float> weight, std::span<float> heads) {
+  if (weight.empty()) return;
+  const auto eps = static_cast<float>(config.rms_norm_eps);
+  for (size_t begin = 0; begin < heads.size(); begin += weight.size()) {
+    RmsNorm(heads.subspan(begin, weight.size()), weight, eps, heads.data() + begin);
   }
 }
 
-void Rope::Rotate(const float* cos, const float* sin, size_t half_dim, float* head) {
-  for (size_t i = 0; i < half_dim; ++i) {
+Rope::Rope(const ModelConfig& config) : head_dim_(config.attention.head_dim), half_dim_(head_dim_ / 2) {
+  for (const RopeParameters& parameters : config.ropes) {
+    bases_.push_back({parameters, RopeInverseFrequencies(parameters, head_dim_, 0)});
+  }
+}
+
+void Rope::Angles(uint64_t pos, uint64_t context_tokens, float* cos, float* sin) const {
+  std::vector<float> followed;
+  for (const Base& base : bases_) {
+    const std::vector<float>* frequencies = &base.inverse_frequencies;
+    if (base.parameters.follows_length() && context_tokens > base.parameters.original_max_position_embeddings) {
+      followed = RopeInverseFrequencies(base.parameters, head_dim_, context_tokens);
+      frequencies = &followed;
+    }
+    const auto factor = static_cast<float>(base.parameters.attention_factor);
+    for (size_t i = 0; i < half_dim_; ++i) {
+      const float angle = static_cast<float>(pos) * (*frequencies)[i];
+      *cos++ = static_cast<float>(std::cos(static_cast<double>(angle))) * factor;
+      *sin++ = static_cast<float>(std::sin(static_cast<double>(angle))) * factor;
+    }
+  }
+}
+
+void Rope::Rotate(const LayerSpec& layer, const float* cos, const float* sin, float* head) const {
+  if (layer.rope == kNoRope) return;
+  cos += layer.rope * half_dim_;
+  sin += layer.rope * half_dim_;
+  for (size_t i = 0; i < half_dim_; ++i) {
     const float a = head[i];
-    const float b = head[i + half_dim];
+    const float b = head[i + half_dim_];
     head[i] = a * cos[i] - b * sin[i];
-    head[i + half_dim] = b * cos[i] + a * sin[i];
+    head[i + half_dim_] = b * cos[i] + a * sin[i];
   }
 }
 

@@ -9,21 +9,23 @@
 
 namespace tributary {
 
-ResidentCache::ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes, FacetModel model)
+ResidentCache::ResidentCache(const AttentionShape& shape, LayerMap layers, uint64_t pool_bytes, FacetModel model)
     : shape_(shape),
-      num_layers_(num_layers),
+      layers_(std::move(layers)),
       model_(std::move(model)),
-      regions_(shape, num_layers, pool_bytes),
+      regions_(shape, layers_.num_layers(), pool_bytes),
       pool_(pool_bytes) {}
 
 absl::StatusOr<ResidentId> ResidentCache::Reserve(const ResidentSpec& spec) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const HostFacetPlan plan, HostFacetPlan::Make(spec, shape_, num_layers_, &model_));
+  TRIBUTARY_ASSIGN_OR_RETURN(const HostFacetPlan plan,
+                             HostFacetPlan::Make(spec, shape_, layers_.num_shard_layers(), &model_));
   TRIBUTARY_ASSIGN_OR_RETURN(const ResidentId id, regions_.Reserve(spec.capacity_tokens, spec.kv_dtype, plan.parts()));
   std::vector<std::span<std::byte>> parts;
   for (const ResidentRegions::Part& part : regions_.parts(id))
     parts.push_back({pool_.data() + part.offset, part.bytes});
-  const auto read_kv = [this, id](uint32_t layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
+  const auto read_kv = [this, id](uint32_t shard_layer, SlotRange slots, HeadRange heads, std::span<std::byte> k,
                                   std::span<std::byte> v) {
+    const uint32_t layer = layers_.model_layer(shard_layer);
     Read(id, layer, Kind::kKey, slots, heads, k);
     Read(id, layer, Kind::kValue, slots, heads, v);
   };

@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/aligned_buffer.h"
 #include "gpu_worker/device/device.h"
 #include "gpu_worker/device/host/policy/host_facet.h"
+#include "gpu_worker/device/layer_map.h"
 #include "gpu_worker/device/resident_regions.h"
 
 namespace tributary {
@@ -18,7 +20,9 @@ namespace tributary {
 class ResidentCache {
  public:
   // Throws std::bad_alloc.
-  ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes, FacetModel model = {});
+  ResidentCache(const AttentionShape& shape, uint32_t num_layers, uint64_t pool_bytes, FacetModel model = {})
+      : ResidentCache(shape, LayerMap(num_layers, {}), pool_bytes, std::move(model)) {}
+  ResidentCache(const AttentionShape& shape, LayerMap layers, uint64_t pool_bytes, FacetModel model);
 
   // Errors as Device::ReserveResident.
   absl::StatusOr<ResidentId> Reserve(const ResidentSpec& spec);
@@ -49,7 +53,7 @@ class ResidentCache {
                      const Copy& copy);
 
   const AttentionShape shape_;
-  const uint32_t num_layers_;
+  const LayerMap layers_;
   const FacetModel model_;
   ResidentRegions regions_;
   AlignedBuffer<std::byte> pool_;

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "gpu_worker/device/host/row_kernels_isa.h"
+#include "gpu_worker/device/host/stored_rows-inl.h"
 
 namespace tributary::TRIBUTARY_ROW_KERNELS_NAMESPACE {
 
@@ -60,13 +61,17 @@ static void OnlineSoftmax(const OnlineSoftmaxArgs& args) {
     const ptrdiff_t sees = args.first_row_visible + static_cast<ptrdiff_t>(i);
     const size_t cut = sees < 0 ? 0 : static_cast<size_t>(sees);
     const size_t visible = cut < args.cols ? cut : args.cols;
+    const ptrdiff_t hides = args.first_row_hidden + static_cast<ptrdiff_t>(i);
+    const size_t skipped = hides < 0 ? 0 : static_cast<size_t>(hides);
+    const size_t begin = skipped < visible ? skipped : visible;
+    for (size_t j = 0; j < begin; ++j) row[j] = 0.0f;
     for (size_t j = visible; j < args.cols; ++j) row[j] = 0.0f;
-    if (visible == 0) continue;  // an empty row has no maximum
+    if (begin == visible) continue;  // an empty row has no maximum
     const float old_max = args.max[i];
-    const float max = RowMax(row, visible, old_max, args.scale);
+    const float max = RowMax(row + begin, visible - begin, old_max, args.scale);
     const float keep = old_max == -__builtin_inff() ? 0.0f : Exp(old_max - max);
     args.max[i] = max;
-    args.sum[i] = args.sum[i] * keep + ExpRow(row, visible, args.scale, max);
+    args.sum[i] = args.sum[i] * keep + ExpRow(row + begin, visible - begin, args.scale, max);
     if (keep == 1.0f) continue;
     float* out = args.out + i * args.head_dim;
 #pragma omp simd
@@ -78,5 +83,23 @@ static void SiluMul(float* gate, const float* up, size_t count) {
 #pragma omp simd
   for (size_t i = 0; i < count; ++i) gate[i] = gate[i] / (1.0f + Exp(-gate[i])) * up[i];
 }
+
+// tanh form of GELU: x (1 + tanh u) / 2 = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+static void GeluMul(float* gate, const float* up, size_t count) {
+#pragma omp simd
+  for (size_t i = 0; i < count; ++i) {
+    const float x = gate[i];
+    const float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+    gate[i] = x / (1.0f + Exp(-2.0f * u)) * up[i];
+  }
+}
+
+static constexpr RowKernelFunctions kFunctions = {.online_softmax = OnlineSoftmax,
+                                                  .silu_mul = SiluMul,
+                                                  .gelu_mul = GeluMul,
+                                                  .f32 = kStoredRowFunctions<F32>,
+                                                  .bf16 = kStoredRowFunctions<Bf16>,
+                                                  .f16 = kStoredRowFunctions<F16>,
+                                                  .int8 = kStoredRowFunctions<Int8>};
 
 }  // namespace tributary::TRIBUTARY_ROW_KERNELS_NAMESPACE

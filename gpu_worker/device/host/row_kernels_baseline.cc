@@ -3,6 +3,6 @@
 
 namespace tributary {
 
-const RowKernelFunctions kRowKernelsBaseline = {row_kernels_baseline::OnlineSoftmax, row_kernels_baseline::SiluMul};
+const RowKernelFunctions kRowKernelsBaseline = row_kernels_baseline::kFunctions;
 
 }  // namespace tributary

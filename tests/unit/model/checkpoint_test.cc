@@ -7,6 +7,7 @@
 namespace tributary {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class CheckpointTest : public ::testing::Test {
@@ -38,8 +39,24 @@ TEST_F(CheckpointTest, FindsTensorsInOneFileOrInShards) {
   EXPECT_EQ((*ReadF32(*single->Find("a")->tensor))[0], 9);
 }
 
+// An overlay replaces a tensor by the index alone: the shard's own copy is stale.
+TEST_F(CheckpointTest, TheIndexSaysWhichOfTwoCopiesCounts) {
+  WriteShard("base.safetensors", {{"a", {{1}, {1}}}, {"b", {{1}, {2}}}});
+  WriteShard("overlay.safetensors", {{"b", {{1}, {3}}}});
+  WriteIndex({{"a", "base.safetensors"}, {"b", "overlay.safetensors"}});
+  const auto checkpoint = Checkpoint::Open(dir_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ((*ReadF32(*checkpoint->Find("b")->tensor))[0], 3);
+  EXPECT_EQ(checkpoint->tensors().size(), 2u);
+}
+
 TEST_F(CheckpointTest, SaysWhatIsMissing) {
   EXPECT_THAT(Refusal(), HasSubstr("neither model.safetensors nor model.safetensors.index.json"));
+  WriteFile(dir_ / "weights.gguf", "GGUF");
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr("but weights.gguf"), HasSubstr("convert the weights to safetensors")));
+  WriteShard("model-00001-of-00002.safetensors", {{"a", {{1}, {1}}}});
+  WriteShard("model-00002-of-00002.safetensors", {{"b", {{1}, {1}}}});
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr("model-00001-of-00002.safetensors and 1 more"), HasSubstr("is missing")));
   WriteIndex({{"a", "gone.safetensors"}});
   EXPECT_THAT(Refusal(), HasSubstr("gone.safetensors: cannot open"));
 }
@@ -58,9 +75,9 @@ TEST_F(CheckpointTest, RefusesAnIndexThatDisagreesWithItsShards) {
   WriteShard("one.safetensors", {{"a", {{1}, {1}}}});
   WriteIndex({{"b", "one.safetensors"}});
   EXPECT_THAT(Refusal(), HasSubstr("tensor 'b' should be in 'one.safetensors'"));
-  WriteShard("two.safetensors", {{"a", {{1}, {1}}}, {"b", {{1}, {1}}}});
+  WriteShard("two.safetensors", {{"a", {{1}, {1}}}, {"b", {{1}, {1}}}, {"c", {{1}, {1}}}});
   WriteIndex({{"a", "one.safetensors"}, {"b", "two.safetensors"}});
-  EXPECT_THAT(Refusal(), HasSubstr("lists 2 tensors, but the shards hold 3"));
+  EXPECT_THAT(Refusal(), HasSubstr("tensor 'c' is in 'two.safetensors', but the index does not list it"));
   WriteIndex(nlohmann::json::array());
   EXPECT_THAT(Refusal(), HasSubstr("'weight_map' must be an object"));
 }

@@ -48,13 +48,13 @@ TEST_F(ModelConfigTest, ReadsEveryField) {
   EXPECT_EQ(config->vocab_size, 61u);
   EXPECT_EQ(config->attention, (AttentionShape{4, 2, 16}));
   EXPECT_EQ(config->max_position_embeddings, 4096u);
-  EXPECT_EQ(config->rope_theta, 5000.0);
+  EXPECT_EQ(config->ropes[0].theta, 5000.0);
   EXPECT_EQ(config->rms_norm_eps, 1e-5);
-  EXPECT_TRUE(config->has_qk_norm);
+  EXPECT_EQ(config->qk_norm, QkNorm::kPerHead);
   EXPECT_FALSE(config->has_qkv_bias);
-  EXPECT_FALSE(config->rope_scaling.has_value());
+  EXPECT_EQ(config->ropes[0].type, RopeType::kDefault);
   EXPECT_EQ(config->stored_dtype, DType::kBf16);
-  EXPECT_DOUBLE_EQ(config->softmax_scale(), 0.25);
+  EXPECT_DOUBLE_EQ(config->softmax_scale, 0.25);
 }
 
 TEST_F(ModelConfigTest, DefaultsFollowHuggingFace) {
@@ -66,7 +66,7 @@ TEST_F(ModelConfigTest, DefaultsFollowHuggingFace) {
   const auto config = Load(llama2);
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->attention, (AttentionShape{4, 4, 12}));
-  EXPECT_EQ(config->rope_theta, 10000.0);
+  EXPECT_EQ(config->ropes[0].theta, 10000.0);
   EXPECT_FALSE(config->tie_word_embeddings);
   EXPECT_TRUE(Load(With(Base("mistral"), "head_dim", nullptr)).ok());
   EXPECT_TRUE(Load(Base("qwen2"))->has_qkv_bias);
@@ -87,16 +87,16 @@ TEST_F(ModelConfigTest, AcceptsBothSpellingsOfRope) {
   ASSERT_TRUE(old_style.ok()) << old_style.status();
   ASSERT_TRUE(new_style.ok()) << new_style.status();
   for (const ModelConfig* config : {&*old_style, &*new_style}) {
-    ASSERT_TRUE(config->rope_scaling.has_value());
-    EXPECT_EQ(config->rope_theta, 5000.0);
-    EXPECT_EQ(config->rope_scaling->factor, 8.0);
-    EXPECT_EQ(config->rope_scaling->original_max_position_embeddings, 8192u);
+    EXPECT_EQ(config->ropes[0].type, RopeType::kLlama3);
+    EXPECT_EQ(config->ropes[0].theta, 5000.0);
+    EXPECT_EQ(config->ropes[0].factor, 8.0);
+    EXPECT_EQ(config->ropes[0].original_max_position_embeddings, 8192u);
   }
   const auto plain =
       Load(With(Without(Base(), "rope_theta"), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}}));
   ASSERT_TRUE(plain.ok()) << plain.status();
-  EXPECT_EQ(plain->rope_theta, 7.0);
-  EXPECT_FALSE(plain->rope_scaling.has_value());
+  EXPECT_EQ(plain->ropes[0].theta, 7.0);
+  EXPECT_EQ(plain->ropes[0].type, RopeType::kDefault);
   EXPECT_EQ(Load(With(Without(Base(), "torch_dtype"), "dtype", "float16"))->stored_dtype, DType::kF16);
 }
 
@@ -113,15 +113,32 @@ TEST_F(ModelConfigTest, EosTokensOfBothFiles) {
   EXPECT_FALSE(Load(Base()).ok());
 }
 
-TEST_F(ModelConfigTest, SlidingWindowOnlyWhereItHidesNothing) {
-  EXPECT_TRUE(Load(With(Base("mistral"), "sliding_window", nullptr)).ok());
-  EXPECT_TRUE(Load(With(Base("mistral"), "sliding_window", 4096)).ok());
-  EXPECT_TRUE(absl::IsUnimplemented(Load(With(Base("mistral"), "sliding_window", 4095)).status()));
-  EXPECT_TRUE(Load(With(With(Base("qwen2"), "sliding_window", 64), "use_sliding_window", false)).ok());
-  EXPECT_TRUE(absl::IsUnimplemented(
-      Load(With(With(Base("qwen2"), "sliding_window", 64), "use_sliding_window", true)).status()));
-  EXPECT_TRUE(Load(With(Base("qwen2"), "layer_types", {"full_attention", "full_attention"})).ok());
-  EXPECT_TRUE(absl::IsUnimplemented(
+TEST_F(ModelConfigTest, WhichLayersSlide) {
+  const auto windows = [&](const json& object) {
+    const auto config = Load(object);
+    EXPECT_TRUE(config.ok()) << config.status();
+    std::vector<uint32_t> tokens;
+    for (const LayerSpec& layer : config->layers) tokens.push_back(layer.sliding_window_tokens);
+    return tokens;
+  };
+  const json mistral = Base("mistral");
+  EXPECT_THAT(windows(With(mistral, "sliding_window", nullptr)), ElementsAre(0, 0));
+  EXPECT_THAT(windows(With(mistral, "sliding_window", 4096)), ElementsAre(0, 0));  // as long as any context
+  EXPECT_THAT(windows(With(mistral, "sliding_window", 64)), ElementsAre(64, 64));
+  // An absent field means the class's default, as in the first files of Mistral.
+  EXPECT_THAT(windows(With(mistral, "max_position_embeddings", 32768)), ElementsAre(4096, 4096));
+  json qwen = With(Base("qwen2"), "sliding_window", 64);
+  EXPECT_THAT(windows(qwen), ElementsAre(0, 0));
+  qwen["use_sliding_window"] = true;
+  EXPECT_THAT(windows(qwen), ElementsAre(0, 0));  // max_window_layers is 28 then
+  EXPECT_THAT(windows(With(qwen, "max_window_layers", 2)), ElementsAre(0, 0));
+  EXPECT_THAT(windows(With(qwen, "max_window_layers", 1)), ElementsAre(0, 64));
+  EXPECT_THAT(windows(With(qwen, "max_window_layers", 0)), ElementsAre(64, 64));
+  EXPECT_THAT(windows(With(qwen, "layer_types", {"sliding_attention", "full_attention"})), ElementsAre(64, 0));
+  EXPECT_THAT(windows(With(Base("qwen2"), "layer_types", {"full_attention", "full_attention"})), ElementsAre(0, 0));
+  EXPECT_TRUE(absl::IsUnimplemented(Load(With(qwen, "layer_types", {"full_attention", "chunked"})).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(With(qwen, "layer_types", {"full_attention"})).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
       Load(With(Base("qwen2"), "layer_types", {"full_attention", "sliding_attention"})).status()));
 }
 
@@ -172,9 +189,8 @@ TEST_F(ModelConfigTest, RefusesWhatIsNotServed) {
       {"architectures", {"LlamaForSequenceClassification"}},
       {"hidden_act", "gelu"},
       {"mlp_bias", true},
-      {"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
+      {"rope_scaling", {{"type", "cubic"}, {"factor", 2.0}}},
       {"rope_scaling", {{"factor", 2.0}}},
-      {"rope_parameters", {{"rope_type", "yarn"}}},
       {"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}},
       {"quantization_config", {{"bits", 4}}},
       {"torch_dtype", "float8"},
@@ -194,24 +210,176 @@ TEST_F(ModelConfigTest, RefusesBrokenFiles) {
   }
 }
 
-TEST_F(ModelConfigTest, RopeFrequencies) {
-  ModelConfig config;
-  config.attention = {1, 1, 8};
-  config.rope_theta = 10000.0;
-  const std::vector<double> plain = RopeInverseFrequencies(config);
+// What families leave out and do otherwise, as Hugging Face's config classes have it.
+TEST_F(ModelConfigTest, FamiliesDifferInTheirFields) {
+  const auto olmo2 = Load(Base("olmo2"));
+  ASSERT_TRUE(olmo2.ok()) << olmo2.status();
+  EXPECT_EQ(olmo2->norm_placement, NormPlacement::kAfter);
+  EXPECT_EQ(olmo2->qk_norm, QkNorm::kWholeProjection);
+  EXPECT_EQ(Load(Without(Base("olmo2"), "rms_norm_eps"))->rms_norm_eps, 1e-5);
+
+  json granite = Base("granite");
+  granite["embedding_multiplier"] = 12.0;
+  granite["residual_multiplier"] = 0.25;
+  granite["attention_multiplier"] = 0.125;
+  granite["logits_scaling"] = 8.0;
+  const auto scaled = Load(granite);
+  ASSERT_TRUE(scaled.ok()) << scaled.status();
+  EXPECT_EQ(scaled->embedding_scale, 12.0);
+  EXPECT_EQ(scaled->residual_scale, 0.25);
+  EXPECT_EQ(scaled->softmax_scale, 0.125);
+  EXPECT_EQ(scaled->logits_scale, 0.125);
+  EXPECT_EQ(Load(Base("granite"))->softmax_scale, 1.0);  // the class's default, not 1 / sqrt(head_dim)
+
+  const auto smollm3 = Load(With(Base("smollm3"), "no_rope_layers", {1, 0}));
+  ASSERT_TRUE(smollm3.ok()) << smollm3.status();
+  EXPECT_EQ(smollm3->layers[0].rope, 0u);
+  EXPECT_EQ(smollm3->layers[1].rope, kNoRope);
+  const auto each_second = Load(With(Base("smollm3"), "no_rope_layer_interval", 2));
+  EXPECT_EQ(each_second->layers[0].rope, 0u);
+  EXPECT_EQ(each_second->layers[1].rope, kNoRope);
+  EXPECT_EQ(Load(Without(Base("smollm3"), "rope_theta"))->ropes[0].theta, 2e6);
+
+  EXPECT_TRUE(Load(Base("phi3"))->has_fused_weights);
+}
+
+TEST_F(ModelConfigTest, Experts) {
+  json moe = Base("qwen3_moe");
+  moe["num_experts"] = 6;
+  moe["num_experts_per_tok"] = 2;
+  moe["moe_intermediate_size"] = 24;
+  moe["norm_topk_prob"] = true;
+  const auto config = Load(moe);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->moe.num_experts, 6u);
+  EXPECT_EQ(config->moe.experts_per_token, 2u);
+  EXPECT_EQ(config->moe.intermediate_size, 24u);
+  EXPECT_TRUE(config->moe.normalises_weights);
+  EXPECT_TRUE(config->layers[0].is_moe && config->layers[1].is_moe);
+  EXPECT_FALSE(Load(With(moe, "mlp_only_layers", {0}))->layers[0].is_moe);
+  EXPECT_FALSE(Load(With(moe, "decoder_sparse_step", 2))->layers[0].is_moe);
+  EXPECT_TRUE(Load(With(moe, "decoder_sparse_step", 2))->layers[1].is_moe);
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(With(moe, "num_experts_per_tok", 7)).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(With(moe, "mlp_only_layers", {2})).status()));
+
+  json mixtral = Base("mixtral");
+  mixtral["num_local_experts"] = 4;
+  const auto plain = Load(mixtral);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->moe.num_experts, 4u);
+  EXPECT_EQ(plain->moe.experts_per_token, 2u);
+  EXPECT_EQ(plain->moe.intermediate_size, plain->intermediate_size);
+  EXPECT_TRUE(plain->experts_are_mixtrals);
+}
+
+TEST_F(ModelConfigTest, GemmaTurnsItsWindowedLayersByAnotherBase) {
+  json gemma = Base("gemma3_text");
+  gemma["num_hidden_layers"] = 4;
+  gemma["sliding_window"] = 32;
+  gemma["sliding_window_pattern"] = 2;
+  gemma["query_pre_attn_scalar"] = 64;
+  gemma["rope_local_base_freq"] = 77.0;
+  const auto config = Load(gemma);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->norm_weight_offset, 1.0);
+  EXPECT_EQ(config->norm_placement, NormPlacement::kBeforeAndAfter);
+  EXPECT_EQ(config->activation, Activation::kGeluTanh);
+  EXPECT_DOUBLE_EQ(config->softmax_scale, 0.125);
+  EXPECT_DOUBLE_EQ(config->embedding_scale, std::sqrt(48.0));
+  for (uint32_t layer = 0; layer < 4; ++layer) {
+    EXPECT_EQ(config->layers[layer].sliding_window_tokens, layer % 2 == 0 ? 32u : 0u) << layer;
+    EXPECT_EQ(config->ropes.at(config->layers[layer].rope).theta, layer % 2 == 0 ? 77.0 : 5000.0) << layer;
+  }
+  gemma["rope_parameters"] = {{"full_attention", {{"rope_theta", 9.0}}}, {"sliding_attention", {{"rope_theta", 8.0}}}};
+  const auto nested = Load(gemma);
+  ASSERT_TRUE(nested.ok()) << nested.status();
+  EXPECT_EQ(nested->ropes.at(nested->layers[0].rope).theta, 8.0);
+  EXPECT_EQ(nested->ropes.at(nested->layers[1].rope).theta, 9.0);
+  EXPECT_TRUE(absl::IsUnimplemented(Load(With(gemma, "attn_logit_softcapping", 50.0)).status()));
+}
+
+// Configs that Hugging Face loads, and whose meaning is plain.
+TEST_F(ModelConfigTest, AcceptsWhatIsPlain) {
+  EXPECT_EQ(Load(With(Base(), "rope_parameters", {{"rope_theta", 7.0}}))->ropes[0].theta, 7.0);
+  EXPECT_TRUE(Load(With(Base(), "rope_scaling", json::object())).ok());
+  EXPECT_EQ(Load(With(Base(), "rope_parameters", {{"full_attention", {{"rope_theta", 7.0}}}}))->ropes[0].theta, 7.0);
+  EXPECT_TRUE(Load(With(Base(), "architectures", {"LLaMAForCausalLM"})).ok());
+  EXPECT_TRUE(Load(With(Base(), "architectures", {"LlamaForCausalLM", "LlamaModel"})).ok());
+  EXPECT_EQ(Load(With(Base(), "torch_dtype", "auto"))->stored_dtype, DType::kUnset);
+}
+
+RopeParameters Rope(RopeType type, double factor) {
+  RopeParameters rope;
+  rope.type = type;
+  rope.factor = factor;
+  return rope;
+}
+
+TEST(RopeTest, PlainAndLinearFrequencies) {
+  const std::vector<float> plain = RopeInverseFrequencies(RopeParameters(), 8, 1);
   ASSERT_EQ(plain.size(), 4u);
   for (int i = 0; i < 4; ++i) EXPECT_NEAR(plain[static_cast<size_t>(i)], std::pow(10.0, -i), 1e-7);
+  const std::vector<float> linear = RopeInverseFrequencies(Rope(RopeType::kLinear, 4.0), 8, 1);
+  for (size_t i = 0; i < 4; ++i) EXPECT_FLOAT_EQ(linear[i], plain[i] / 4);
+}
+
+TEST(RopeTest, Llama3StretchesLongWavelengths) {
   // Wavelengths are 6.28, 62.8, 628, 6283; with 256 original positions those below 64 stay, those
   // above 256 stretch.
-  config.rope_scaling = Llama3RopeScaling{8.0, 1.0, 4.0, 256};
-  const std::vector<double> scaled = RopeInverseFrequencies(config);
+  RopeParameters rope = Rope(RopeType::kLlama3, 8.0);
+  rope.high_freq_factor = 4.0;
+  rope.original_max_position_embeddings = 256;
+  const std::vector<float> plain = RopeInverseFrequencies(RopeParameters(), 8, 1);
+  const std::vector<float> scaled = RopeInverseFrequencies(rope, 8, 1);
   EXPECT_EQ(scaled[0], plain[0]);
   EXPECT_EQ(scaled[1], plain[1]);
   EXPECT_NEAR(scaled[2], 0.01 / 8, 1e-8);
   EXPECT_NEAR(scaled[3], 0.001 / 8, 1e-9);
-  config.rope_scaling->original_max_position_embeddings = 1024;  // wavelength 628 lies between 256 and 1024
+  rope.original_max_position_embeddings = 1024;  // wavelength 628 lies between 256 and 1024
   const double smooth = (1024 / (2 * M_PI / 0.01) - 1.0) / 3.0;
-  EXPECT_NEAR(RopeInverseFrequencies(config)[2], (1 - smooth) * 0.01 / 8 + smooth * 0.01, 1e-8);
+  EXPECT_NEAR(RopeInverseFrequencies(rope, 8, 1)[2], (1 - smooth) * 0.01 / 8 + smooth * 0.01, 1e-8);
+}
+
+// The base grows once the context is longer than the model's own.
+TEST(RopeTest, DynamicFollowsTheLength) {
+  RopeParameters rope = Rope(RopeType::kDynamic, 2.0);
+  rope.original_max_position_embeddings = 100;
+  const std::vector<float> plain = RopeInverseFrequencies(RopeParameters(), 8, 1);
+  EXPECT_EQ(RopeInverseFrequencies(rope, 8, 100), plain);
+  const double theta = 10000.0 * std::pow(2.0 * 150 / 100 - 1, 8.0 / 6);
+  const std::vector<float> longer = RopeInverseFrequencies(rope, 8, 150);
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(longer[i] / std::pow(theta, -0.25 * static_cast<double>(i)), 1, 1e-6);
+}
+
+TEST(RopeTest, LongropeHasTwoSetsOfFactors) {
+  RopeParameters rope = Rope(RopeType::kLongrope, 4.0);
+  rope.original_max_position_embeddings = 64;
+  rope.short_factor = {1, 1, 1, 2};
+  rope.long_factor = {1, 2, 4, 8};
+  const std::vector<float> plain = RopeInverseFrequencies(RopeParameters(), 8, 1);
+  const std::vector<float> near = RopeInverseFrequencies(rope, 8, 64), far = RopeInverseFrequencies(rope, 8, 65);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_FLOAT_EQ(near[i], plain[i] / rope.short_factor[i]);
+    EXPECT_FLOAT_EQ(far[i], plain[i] / rope.long_factor[i]);
+  }
+}
+
+TEST_F(ModelConfigTest, ReadsTheRopesOfLongContexts) {
+  const auto yarn = Load(With(Base(), "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}));
+  ASSERT_TRUE(yarn.ok()) << yarn.status();
+  EXPECT_EQ(yarn->ropes[0].original_max_position_embeddings, 4096u);
+  EXPECT_DOUBLE_EQ(yarn->ropes[0].attention_factor, 0.1 * std::log(4.0) + 1);
+  const json factors = {1, 1, 1, 1, 1, 1, 1, 2};
+  json phi =
+      With(Base("phi3"), "rope_scaling", {{"type", "longrope"}, {"short_factor", factors}, {"long_factor", factors}});
+  phi["original_max_position_embeddings"] = 1024;
+  const auto longrope = Load(phi);
+  ASSERT_TRUE(longrope.ok()) << longrope.status();
+  EXPECT_EQ(longrope->ropes[0].original_max_position_embeddings, 1024u);
+  EXPECT_DOUBLE_EQ(longrope->ropes[0].attention_factor, std::sqrt(1 + std::log(4.0) / std::log(1024.0)));
+  phi["rope_scaling"]["long_factor"] = {1, 2};
+  EXPECT_THAT(std::string(Load(phi).status().message()), AllOf(HasSubstr("long_factor"), HasSubstr("list of 8")));
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(With(Base(), "rope_scaling", {{"type", "linear"}})).status()));
 }
 
 }  // namespace

@@ -45,6 +45,26 @@ TEST_F(WeightsTest, LoadsEachFamily) {
   }
 }
 
+// Hugging Face takes the head that the file has; only an equal one is the embedding.
+TEST_F(WeightsTest, AHeadOfItsOwnIsUsedAlthoughTheConfigCallsItTied) {
+  RandomModelOptions options;
+  options.tied = true;
+  StoredTensors tensors = RandomModelTensors(options);
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"];
+  const auto same = Load(options, tensors);
+  ASSERT_TRUE(same.ok()) << same.status();
+  EXPECT_EQ((*same)->lm_head, (*same)->embedding);
+  EXPECT_TRUE((*same)->config.tie_word_embeddings);
+  tensors["lm_head.weight"].values[5] += 1;
+  const auto own = Load(options, tensors);
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_EQ((*own)->lm_head->name, "lm_head.weight");
+  EXPECT_FALSE((*own)->config.tie_word_embeddings);
+  tensors["lm_head.weight"].shape = {1};
+  tensors["lm_head.weight"].values = {1};
+  EXPECT_THAT(Refusal(options, tensors), HasSubstr("tensor 'lm_head.weight' is F32 [1]"));
+}
+
 TEST_F(WeightsTest, AttentionBiasAsksForFourBiases) {
   RandomModelOptions options;
   options.attention_bias = true;

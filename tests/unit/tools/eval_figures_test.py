@@ -15,7 +15,8 @@ TOOL = ROOT / "tools" / "eval_figures.py"
 sys.path.insert(0, str(ROOT / "tools"))
 import eval_figures  # noqa: E402
 
-HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None or subprocess.run(
+    [eval_figures.SYSTEM_PYTHON, "-c", "import matplotlib"], capture_output=True, check=False).returncode == 0
 
 
 def question(length, depth, found):
@@ -181,6 +182,20 @@ class ToolTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("retention: the file has no data for it", done.stderr)
         self.assertFalse((self.folder / "figures" / "retention.svg").exists())
+
+    @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
+    def test_a_python_without_matplotlib_hands_over_to_the_systems(self):
+        (self.folder / "bare").mkdir()
+        (self.folder / "bare" / "matplotlib.py").write_text("raise ImportError('as if it were not installed')\n")
+        program = ("import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.prefix = '/elsewhere'; "
+                   "sys.argv = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')")
+        path = self.folder / "results.json"
+        path.write_text(json.dumps(results()))
+        command = [sys.executable, "-c", program, str(self.folder / "bare"), str(TOOL), str(path), "--out",
+                   str(self.folder / "figures"), "--figures", "quality"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue((self.folder / "figures" / "quality.svg").exists())
 
     def test_other_files_are_refused(self):
         for text, message in (("{", "cannot read"), ("[]", "schema None"), ('{"schema": "x"}', "schema 'x'")):

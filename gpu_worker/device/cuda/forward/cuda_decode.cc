@@ -64,6 +64,7 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
     gpu::DecodeRowDesc& to = buffers_->host_rows[r];
     to = {};  // padding: token 0 at position 0, no region
     buffers_->sample_rows[r] = {};
+    if (buffers_->host_windowed_rows != nullptr) buffers_->host_windowed_rows[r] = {};
     if (r >= rows.size()) continue;
     const DecodeRow& from = rows[r];
     TRIBUTARY_CHECK_LT(from.token, context_->config.vocab_size);
@@ -84,6 +85,14 @@ StepGraphKey CudaDecode::WriteRows(std::span<const DecodeRow> rows) {
       TRIBUTARY_CHECK_LE(from.attend[i].begin, from.attend[i].end);
       TRIBUTARY_CHECK_LE(from.attend[i].end, to.capacity_tokens);
       to.attend[i] = {from.attend[i].begin, from.attend[i].end};
+    }
+    if (buffers_->host_windowed_rows != nullptr) {
+      buffers_->host_windowed_rows[r] = to;
+      for (size_t i = 0; i < from.attend_windowed.size(); ++i) {
+        TRIBUTARY_CHECK_LE(from.attend_windowed[i].begin, from.attend_windowed[i].end);
+        TRIBUTARY_CHECK_LE(from.attend_windowed[i].end, to.capacity_tokens);
+        buffers_->host_windowed_rows[r].attend[i] = {from.attend_windowed[i].begin, from.attend_windowed[i].end};
+      }
     }
     const DeviceSampling& sampling = from.sampling;
     buffers_->sample_rows[r] = {sampling.seed, sampling.position, sampling.temperature, sampling.top_p, sampling.top_k};
@@ -143,13 +152,15 @@ bool CudaDecode::CopyLogits() {
 
 std::span<const float> CudaDecode::AwaitQuery(uint32_t layer) {
   TRIBUTARY_CHECK_LT(layer, buffers_->num_layers);
-  if (!exchange_) return {};
+  if (!exchange_ || context_->layers.is_windowed(layer)) return {};
   if (running_ && !AwaitFlag(buffers_->query_flags[layer])) running_ = false;
   return {buffers_->host_q, num_rows_ * context_->q_dim()};
 }
 
 void CudaDecode::FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) {
   TRIBUTARY_CHECK_EQ(num_slots.size(), num_rows_);
+  // Nothing of it is exchanged, and the GPU may still read the numbers of the layer before.
+  if (context_->layers.is_windowed(layer)) return;
   bool even = true;
   for (size_t r = 0; r < num_slots.size(); ++r) {
     TRIBUTARY_CHECK_LE(num_slots[r], partial_slots_.max_slots);
@@ -205,6 +216,7 @@ void CudaDecode::TakeTimes() {
   spans_.clear();
   int64_t free_ns = begin_ns;  // the end of the last wait
   for (uint32_t layer = 0; exchange_ && layer < buffers_->num_layers; ++layer) {
+    if (context_->layers.is_windowed(layer)) continue;
     const LayerStamps& stamps = buffers_->stamps[layer];
     const auto query_ns = static_cast<int64_t>(stamps.query_ns);
     const auto wait_begin_ns = static_cast<int64_t>(stamps.wait_begin_ns);

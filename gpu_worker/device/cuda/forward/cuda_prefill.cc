@@ -7,7 +7,9 @@
 #include "base/status.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/cuda/kernels/activation.h"
+#include "gpu_worker/device/cuda/kernels/branch.h"
 #include "gpu_worker/device/cuda/kernels/embed.h"
+#include "gpu_worker/device/cuda/kernels/moe.h"
 #include "gpu_worker/device/cuda/kernels/norm.h"
 #include "gpu_worker/device/cuda/kernels/prefill_attend.h"
 
@@ -21,7 +23,11 @@ gpu::KvGeometry Geometry(const AttentionShape& shape) {
   return {shape.num_q_heads, shape.num_kv_heads, shape.head_dim};
 }
 
-// Of the gate and up products: SiluMul() reads f32 and bf16.
+// Of the gate and up products: GateMul() reads f32 and bf16.
+gpu::GateActivation GateActivationOf(const ModelConfig& config) {
+  return config.activation == Activation::kSilu ? gpu::GateActivation::kSilu : gpu::GateActivation::kGeluTanh;
+}
+
 DType ProductDType(DType compute_dtype) { return compute_dtype == DType::kBf16 ? DType::kBf16 : DType::kF32; }
 
 }  // namespace
@@ -41,6 +47,11 @@ uint64_t CudaPrefill::Place(const ModelConfig& config, DType compute_dtype, std:
   place(scratch->attended, rows * q_dim, compute_dtype);
   place(scratch->gate_up, rows * 2 * config.intermediate_size, ProductDType(compute_dtype));
   place(scratch->mlp, rows * config.intermediate_size, compute_dtype);
+  place(scratch->branch, rows * config.hidden_size, DType::kF32);
+  place(scratch->router, rows * config.moe.num_experts, DType::kF32);
+  place(scratch->experts, rows * config.moe.experts_per_token, DType::kF32);
+  place(scratch->expert_weights, rows * config.moe.experts_per_token, DType::kF32);
+  place(scratch->gated, rows * config.moe.experts_per_token * config.moe.intermediate_size, DType::kF32);
   place(scratch->cos, rows * config.attention.head_dim / 2, DType::kF32);
   place(scratch->sin, rows * config.attention.head_dim / 2, DType::kF32);
   place(scratch->logits, config.vocab_size, DType::kF32);
@@ -134,6 +145,7 @@ absl::Status CudaPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype
   args.table_dtype = context_->compute_dtype;
   args.hidden = hidden_.as<float>();
   args.hidden_size = config.hidden_size;
+  args.scale = static_cast<float>(config.embedding_scale);
   context_->Check(gpu::BeginTokens(args, {.stream = stream()}), "BeginTokens");
   // The tokens are the caller's, and may be pageable.
   context_->Check(cudaStreamSynchronize(stream()), "the start of a prefill");
@@ -179,23 +191,39 @@ void CudaPrefill::Multiply(const void* weight, uint64_t in, uint64_t out, const 
 void CudaPrefill::FinishHeads(uint32_t layer, uint64_t token_begin, uint32_t rows, bool queries) {
   const ModelConfig& config = context_->config;
   const CudaLayer& w = weights_->layer(layer);
-  gpu::BeginTokensArgs angles;
-  angles.num_tokens = rows;
-  angles.first_pos = token_begin;
-  angles.rope = {.inverse_frequencies = weights_->rope_inverse_frequencies(),
-                 .cos = scratch_.cos,
-                 .sin = scratch_.sin,
-                 .half_dim = config.attention.head_dim / 2};
-  context_->Check(gpu::BeginTokens(angles, {.stream = stream()}), "BeginTokens");
+  const bool rotates = config.layers[layer].rope != kNoRope, whole = config.qk_norm == QkNorm::kWholeProjection;
+  if (rotates) {
+    gpu::BeginTokensArgs angles;
+    angles.num_tokens = rows;
+    angles.first_pos = token_begin;
+    angles.context_tokens = num_tokens_;
+    angles.rope = {.bases = {weights_->rope_bases()[config.layers[layer].rope]},
+                   .num_bases = 1,
+                   .cos = scratch_.cos,
+                   .sin = scratch_.sin,
+                   .half_dim = config.attention.head_dim / 2};
+    context_->Check(gpu::BeginTokens(angles, {.stream = stream()}), "BeginTokens");
+  }
+  const auto q_dim = static_cast<uint32_t>(QDim(config)), kv_dim = static_cast<uint32_t>(KvDim(config));
+  if (whole) {
+    context_->Check(gpu::NormaliseSpan({.rows_base = scratch_.qkv + (queries ? 0 : q_dim),
+                                        .row_stride = q_dim + 2 * kv_dim,
+                                        .size = queries ? q_dim : kv_dim,
+                                        .weight = queries ? w.q_norm : w.k_norm,
+                                        .eps = static_cast<float>(config.rms_norm_eps),
+                                        .rows = rows},
+                                       {.stream = stream()}),
+                    "NormaliseSpan");
+  }
   gpu::FinishQkvPrefillArgs args;
   args.input = {.qkv = scratch_.qkv,
                 .dtype = DType::kF32,
                 .bias = w.qkv_bias,
-                .q_norm = w.q_norm,
-                .k_norm = w.k_norm,
+                .q_norm = whole ? nullptr : w.q_norm,
+                .k_norm = whole ? nullptr : w.k_norm,
                 .eps = static_cast<float>(config.rms_norm_eps),
-                .cos = scratch_.cos,
-                .sin = scratch_.sin,
+                .cos = rotates ? scratch_.cos : nullptr,
+                .sin = rotates ? scratch_.sin : nullptr,
                 .num_rows = rows,
                 .geometry = Geometry(config.attention)};
   args.q_dtype = q_dtype_;
@@ -261,29 +289,90 @@ void CudaPrefill::AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t row
   args.first_pos = token_begin;
   args.num_queries = rows;
   args.geometry = Geometry(config.attention);
-  args.softmax_scale = static_cast<float>(config.softmax_scale());
+  args.softmax_scale = static_cast<float>(config.softmax_scale);
+  args.window_tokens = config.layers[layer].sliding_window_tokens;
   context_->Check(gpu::PrefillAttend(args, {.stream = stream()}), "PrefillAttend");
-  Multiply(w.o, q_dim, config.hidden_size, scratch_.attended, hidden(token_begin), DType::kF32, rows,
-           /*accumulate=*/true);
+  AddProduct(w.o, q_dim, scratch_.attended, w.o_bias, w.attention_post_norm, token_begin, rows);
+}
+
+void CudaPrefill::AddProduct(const void* weight, uint64_t in, const void* x, const float* bias, const float* post_norm,
+                             uint64_t token_begin, uint32_t rows) {
+  const uint64_t out = context_->config.hidden_size;
+  if (adds_at_once(post_norm)) {  // the next norm adds the bias
+    Multiply(weight, in, out, x, hidden(token_begin), DType::kF32, rows, /*accumulate=*/true);
+    return;
+  }
+  Multiply(weight, in, out, x, scratch_.branch, DType::kF32, rows, /*accumulate=*/false);
+  AddBranch(bias, post_norm, token_begin, rows);
+}
+
+void CudaPrefill::AddBranch(const float* bias, const float* post_norm, uint64_t token_begin, uint32_t rows) {
+  const ModelConfig& config = context_->config;
+  context_->Check(gpu::AddBranch({.branch = scratch_.branch,
+                                  .bias = bias,
+                                  .weight = post_norm,
+                                  .eps = static_cast<float>(config.rms_norm_eps),
+                                  .scale = static_cast<float>(config.residual_scale),
+                                  .hidden = hidden(token_begin),
+                                  .rows = rows,
+                                  .hidden_size = config.hidden_size},
+                                 {.stream = stream()}),
+                  "AddBranch");
+}
+
+void CudaPrefill::RunExperts(uint32_t layer, uint32_t rows) {
+  const ModelConfig& config = context_->config;
+  const CudaLayer& w = weights_->layer(layer);
+  Multiply(w.router, config.hidden_size, config.moe.num_experts, scratch_.normed, scratch_.router, DType::kF32, rows,
+           /*accumulate=*/false);
+  context_->Check(gpu::ChooseExperts({.logits = scratch_.router,
+                                      .experts = scratch_.experts,
+                                      .weights = scratch_.expert_weights,
+                                      .rows = rows,
+                                      .num_experts = config.moe.num_experts,
+                                      .experts_per_token = config.moe.experts_per_token,
+                                      .normalises_weights = config.moe.normalises_weights},
+                                     {.stream = stream()}),
+                  "ChooseExperts");
+  context_->Check(gpu::RunExperts({.x = scratch_.normed,
+                                   .gate_up = w.expert_gate_up,
+                                   .down = w.expert_down,
+                                   .dtype = context_->compute_dtype,
+                                   .activation = GateActivationOf(config),
+                                   .experts = scratch_.experts,
+                                   .weights = scratch_.expert_weights,
+                                   .gated = scratch_.gated,
+                                   .out = scratch_.branch,
+                                   .rows = rows,
+                                   .experts_per_token = config.moe.experts_per_token,
+                                   .hidden = config.hidden_size,
+                                   .intermediate = config.moe.intermediate_size},
+                                  {.stream = stream()}),
+                  "RunExperts");
 }
 
 void CudaPrefill::MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows) {
   const ModelConfig& config = context_->config;
   const CudaLayer& w = weights_->layer(layer);
   const DType product_dtype = ProductDType(context_->compute_dtype);
-  Normalise(w.mlp_norm, w.o_bias, token_begin, rows);
+  Normalise(w.mlp_norm, adds_at_once(w.attention_post_norm) ? w.o_bias : nullptr, token_begin, rows);
+  if (config.layers[layer].is_moe) {
+    RunExperts(layer, rows);
+    AddBranch(nullptr, w.mlp_post_norm, token_begin, rows);
+    return;
+  }
   Multiply(w.gate_up, config.hidden_size, 2 * uint64_t{config.intermediate_size}, scratch_.normed, scratch_.gate_up,
            product_dtype, rows, /*accumulate=*/false);
-  gpu::SiluMulArgs args;
+  gpu::GateMulArgs args;
+  args.activation = GateActivationOf(config);
   args.gate_up = scratch_.gate_up;
   args.dtype = product_dtype;
   args.out = scratch_.mlp;
   args.out_dtype = context_->compute_dtype;
   args.rows = rows;
   args.intermediate = config.intermediate_size;
-  context_->Check(gpu::SiluMul(args, {.stream = stream()}), "SiluMul");
-  Multiply(w.down, config.intermediate_size, config.hidden_size, scratch_.mlp, hidden(token_begin), DType::kF32, rows,
-           /*accumulate=*/true);
+  context_->Check(gpu::GateMul(args, {.stream = stream()}), "GateMul");
+  AddProduct(w.down, config.intermediate_size, scratch_.mlp, nullptr, w.mlp_post_norm, token_begin, rows);
 }
 
 CopyTicket CudaPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
@@ -336,6 +425,14 @@ std::span<const float> CudaPrefill::End() {
     Normalise(weights_->final_norm(), nullptr, num_tokens_ - 1, 1);
     Multiply(weights_->lm_head(), config.hidden_size, config.vocab_size, scratch_.normed, scratch_.logits, DType::kF32,
              1, /*accumulate=*/false);
+    if (config.logits_scale != 1.0 || config.logits_soft_cap != 0.0) {
+      context_->Check(gpu::FinishLogits({.logits = scratch_.logits,
+                                         .count = config.vocab_size,
+                                         .scale = static_cast<float>(config.logits_scale),
+                                         .cap = static_cast<float>(config.logits_soft_cap)},
+                                        {.stream = stream()}),
+                      "FinishLogits");
+    }
     context_->Check(cudaMemcpyAsync(logits_.data(), scratch_.logits, logits_.bytes(), cudaMemcpyDeviceToHost, stream()),
                     "a prompt's logits");
     context_->Check(cudaStreamSynchronize(stream()), "the end of a prefill");

@@ -48,13 +48,18 @@ class CudaPrefill {
  private:
   // Working memory of one chunk; pointers into scratch_.
   struct Scratch {
-    void* normed = nullptr;    // [chunk][hidden], compute dtype
-    float* qkv = nullptr;      // [chunk][q_dim + 2 kv_dim]
-    void* q = nullptr;         // [chunk][q_dim], q_dtype_
-    void* attended = nullptr;  // [chunk][q_dim], compute dtype
-    void* gate_up = nullptr;   // [chunk][2 intermediate], product_dtype()
-    void* mlp = nullptr;       // [chunk][intermediate], compute dtype
-    float* cos = nullptr;      // [chunk][head_dim / 2]
+    void* normed = nullptr;       // [chunk][hidden], compute dtype
+    float* qkv = nullptr;         // [chunk][q_dim + 2 kv_dim]
+    void* q = nullptr;            // [chunk][q_dim], q_dtype_
+    void* attended = nullptr;     // [chunk][q_dim], compute dtype
+    void* gate_up = nullptr;      // [chunk][2 intermediate], product_dtype()
+    void* mlp = nullptr;          // [chunk][intermediate], compute dtype
+    float* branch = nullptr;      // [chunk][hidden]: what attention or MLP adds, where it is not added at once
+    float* router = nullptr;      // [chunk][num_experts]
+    uint32_t* experts = nullptr;  // [chunk][experts_per_token]
+    float* expert_weights = nullptr;
+    float* gated = nullptr;  // [chunk][experts_per_token][intermediate of experts]
+    float* cos = nullptr;    // [chunk][head_dim / 2]
     float* sin = nullptr;
     float* logits = nullptr;  // [vocab]
   };
@@ -76,6 +81,15 @@ class CudaPrefill {
   void FinishHeads(uint32_t layer, uint64_t token_begin, uint32_t rows, bool queries);
   void Multiply(const void* weight, uint64_t in, uint64_t out, const void* x, void* y, DType y_dtype, uint32_t rows,
                 bool accumulate, uint64_t y_stride = 0);
+  // Stream of a chunk += weight x; by way of the branch where the model has a norm behind it or scales it.
+  void AddProduct(const void* weight, uint64_t in, const void* x, const float* bias, const float* post_norm,
+                  uint64_t token_begin, uint32_t rows);
+  void AddBranch(const float* bias, const float* post_norm, uint64_t token_begin, uint32_t rows);
+  bool adds_at_once(const float* post_norm) const {
+    return post_norm == nullptr && context_->config.residual_scale == 1.0;
+  }
+  // A layer of experts, into the branch.
+  void RunExperts(uint32_t layer, uint32_t rows);
   void AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t rows);
   void MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows);
 

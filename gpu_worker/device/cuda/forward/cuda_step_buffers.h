@@ -50,13 +50,20 @@ struct StepBuffers {
   // Device.
   StepHeader* header = nullptr;
   gpu::DecodeRowDesc* rows = nullptr;  // [max_rows], right behind the header
-  uint32_t* arrivals = nullptr;        // [num_layers + 1]
-  float* hidden = nullptr;             // [max_rows][hidden]: the residual stream
-  void* normed = nullptr;              // [max_rows][max(hidden, q_dim)] of the compute dtype; attention's out, too
-  float* qkv = nullptr;                // [max_rows][q_dim + 2 kv_dim]
-  float* q = nullptr;                  // [max_rows][q_dim]
-  float* cos = nullptr;                // [max_rows][head_dim / 2]
+  // The same rows as windowed layers attend: null if the model has none.
+  gpu::DecodeRowDesc* windowed_rows = nullptr;
+  uint32_t* arrivals = nullptr;  // [num_layers + 1]
+  float* hidden = nullptr;       // [max_rows][hidden]: the residual stream
+  void* normed = nullptr;        // [max_rows][max(hidden, q_dim)] of the compute dtype; attention's out, too
+  float* qkv = nullptr;          // [max_rows][q_dim + 2 kv_dim]
+  float* q = nullptr;            // [max_rows][q_dim]
+  float* cos = nullptr;          // [rope base][max_rows][head_dim / 2]
   float* sin = nullptr;
+  float* branch = nullptr;      // [max_rows][hidden]: what attention or MLP adds, where it is not added at once
+  float* router = nullptr;      // [max_rows][num_experts]
+  uint32_t* experts = nullptr;  // [max_rows][experts_per_token]
+  float* expert_weights = nullptr;
+  float* gated = nullptr;         // [max_rows][experts_per_token][intermediate of experts]
   float* gate_up = nullptr;       // [max_rows][2 intermediate]
   void* mlp = nullptr;            // [max_rows][intermediate] of the compute dtype
   float* logits = nullptr;        // [max_rows][vocab]
@@ -68,7 +75,8 @@ struct StepBuffers {
 
   // Pinned.
   StepHeader* host_header = nullptr;
-  gpu::DecodeRowDesc* host_rows = nullptr;    // right behind host_header
+  gpu::DecodeRowDesc* host_rows = nullptr;  // right behind host_header
+  gpu::DecodeRowDesc* host_windowed_rows = nullptr;
   float* host_q = nullptr;                    // [max_rows][q_dim]
   float* host_logits = nullptr;               // [max_rows][vocab]
   gpu::SampleRowDesc* sample_rows = nullptr;  // [max_rows]

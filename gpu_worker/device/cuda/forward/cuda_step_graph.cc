@@ -4,11 +4,13 @@
 
 #include "gpu_worker/device/cuda/kernels/activation.h"
 #include "gpu_worker/device/cuda/kernels/attend.h"
+#include "gpu_worker/device/cuda/kernels/branch.h"
 #include "gpu_worker/device/cuda/kernels/doorbell.h"
 #include "gpu_worker/device/cuda/kernels/embed.h"
 #include "gpu_worker/device/cuda/kernels/fetch.h"
 #include "gpu_worker/device/cuda/kernels/matvec.h"
 #include "gpu_worker/device/cuda/kernels/merge.h"
+#include "gpu_worker/device/cuda/kernels/moe.h"
 #include "gpu_worker/device/cuda/kernels/norm.h"
 #include "gpu_worker/device/cuda/kernels/qkv.h"
 #include "gpu_worker/device/cuda/kernels/sample.h"
@@ -20,6 +22,10 @@ constexpr int kMinOverlapCapability = 90;
 // Of the weights behind a wait for the host: 16 MiB are best on an H100 with an exchange of some 20 us, which then
 // costs 2 us less per layer.
 constexpr uint64_t kMaxPrefetchBytes = uint64_t{16} << 20;
+
+gpu::GateActivation GateActivationOf(const ModelConfig& config) {
+  return config.activation == Activation::kSilu ? gpu::GateActivation::kSilu : gpu::GateActivation::kGeluTanh;
+}
 
 const void* At(const void* base, uint64_t elements, DType dtype) {
   return static_cast<const std::byte*>(base) + elements * DTypeBytes(dtype);
@@ -80,23 +86,31 @@ void StepGraphs::Record(const StepGraphKey& key) {
   const cudaStream_t stream = context_->decode_stream.get();
   Note(cudaMemcpyAsync(b.header, b.host_header, sizeof(StepHeader) + key.rows * sizeof(gpu::DecodeRowDesc),
                        cudaMemcpyHostToDevice, stream));
+  if (b.windowed_rows != nullptr) {
+    Note(cudaMemcpyAsync(b.windowed_rows, b.host_windowed_rows, key.rows * sizeof(gpu::DecodeRowDesc),
+                         cudaMemcpyHostToDevice, stream));
+  }
   // Only kernels can overlap: not the first, which comes after a copy.
   Note(gpu::RingFlag({.flag = &b.started_flag->value,
                       .value = &b.header->step_number,
                       .arrivals = b.arrivals + config.num_layers,
                       .rung_ns = &b.step_stamps[0]},
                      {stream, /*overlap=*/false}));
-  Note(gpu::BeginRows({.rows = b.rows,
-                       .num_rows = key.rows,
-                       .table = weights_->embedding(),
-                       .table_dtype = context_->compute_dtype,
-                       .hidden = b.hidden,
-                       .hidden_size = config.hidden_size,
-                       .rope = {.inverse_frequencies = weights_->rope_inverse_frequencies(),
-                                .cos = b.cos,
-                                .sin = b.sin,
-                                .half_dim = config.attention.head_dim / 2}},
-                      launch()));
+  const uint32_t half_dim = config.attention.head_dim / 2;
+  gpu::BeginRowsArgs begin{.rows = b.rows,
+                           .num_rows = key.rows,
+                           .table = weights_->embedding(),
+                           .table_dtype = context_->compute_dtype,
+                           .hidden = b.hidden,
+                           .hidden_size = config.hidden_size,
+                           .scale = static_cast<float>(config.embedding_scale),
+                           .rope = {.num_bases = static_cast<uint32_t>(weights_->rope_bases().size()),
+                                    .cos = b.cos,
+                                    .sin = b.sin,
+                                    .base_stride = uint64_t{b.max_rows} * half_dim,
+                                    .half_dim = half_dim}};
+  std::copy(weights_->rope_bases().begin(), weights_->rope_bases().end(), begin.rope.bases);
+  Note(gpu::BeginRows(begin, launch()));
   for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
     RecordNorm(key.rows, weights_->layer(layer).attention_norm, nullptr);
     RecordAttention(key, layer);
@@ -108,6 +122,7 @@ void StepGraphs::Record(const StepGraphKey& key) {
                    .y = b.logits,
                    .in = config.hidden_size,
                    .out = config.vocab_size});
+  RecordLogits(key.rows);
   Note(gpu::Sample({.logits = b.logits,
                     .rows = b.sample_rows,
                     .results = b.samples,
@@ -127,24 +142,29 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   const ModelConfig& config = context_->config;
   const auto q_dim = static_cast<uint32_t>(context_->q_dim());
   const auto qkv_dim = static_cast<uint32_t>(context_->q_dim() + 2 * context_->kv_dim());
+  const LayerSpec& spec = config.layers[layer];
+  const bool windowed = context_->layers.is_windowed(layer), exchange = key.exchange && !windowed;
+  const bool whole_norms = config.qk_norm == QkNorm::kWholeProjection;
+  const uint64_t rope = uint64_t{spec.rope} * b.max_rows * (config.attention.head_dim / 2);
   Store(key.rows, {.weight = w.qkv, .x = b.normed, .y = b.qkv, .in = config.hidden_size, .out = qkv_dim});
+  if (whole_norms) RecordWholeNorms(key.rows, layer);
   gpu::SplitRule rule = b.split_rule;
   if (!context_->options.deterministic) rule.split_tokens = gpu::SplitTokensFor(key.rows);
   gpu::FinishQkvArgs finish{.input = {.qkv = b.qkv,
                                       .dtype = DType::kF32,
                                       .bias = w.qkv_bias,
-                                      .q_norm = w.q_norm,
-                                      .k_norm = w.k_norm,
+                                      .q_norm = whole_norms ? nullptr : w.q_norm,
+                                      .k_norm = whole_norms ? nullptr : w.k_norm,
                                       .eps = static_cast<float>(config.rms_norm_eps),
-                                      .cos = b.cos,
-                                      .sin = b.sin,
+                                      .cos = spec.rope == kNoRope ? nullptr : b.cos + rope,
+                                      .sin = spec.rope == kNoRope ? nullptr : b.sin + rope,
                                       .num_rows = key.rows,
                                       .geometry = b.geometry},
                             .rows = b.rows,
                             .layer = layer,
                             .round_q = context_->compute_dtype != DType::kF32,  // as in prefill
                             .q = b.q};
-  gpu::MergeArgs merge{.rows = b.rows,
+  gpu::MergeArgs merge{.rows = windowed ? b.windowed_rows : b.rows,
                        .num_rows = key.rows,
                        .geometry = b.geometry,
                        .rule = rule,
@@ -153,7 +173,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                        .out_dtype = context_->compute_dtype};
   const CudaSeat::QueryReady ready = QueryReadyOf(key);
   gpu::Ring ring;
-  if (key.exchange) {
+  if (exchange) {
     finish.host_q = b.host_q;
     ring = {&b.query_flags[layer].value, &b.header->step_number, b.arrivals + layer, &b.stamps[layer].query_ns};
     if (ready == CudaSeat::QueryReady::kWithQ) finish.ring = ring;
@@ -167,14 +187,25 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   }
   Note(gpu::FinishQkv(finish, launch()));
   RecordFacets(key, layer, rule, &CudaSeat::AddAfterQuery);
-  if (key.exchange && ready == CudaSeat::QueryReady::kAfterQuery) Note(gpu::RingFlag(ring, launch()));
+  if (exchange && ready == CudaSeat::QueryReady::kAfterQuery) Note(gpu::RingFlag(ring, launch()));
   RecordAttend(key, layer, rule);
   RecordFacets(key, layer, rule, &CudaSeat::AddAfterAttention);
-  if (key.exchange && ready == CudaSeat::QueryReady::kAfterAttention) Note(gpu::RingFlag(ring, launch()));
-  if (key.exchange) RecordFetch(key.rows, layer);
+  if (exchange && ready == CudaSeat::QueryReady::kAfterAttention) Note(gpu::RingFlag(ring, launch()));
+  if (exchange) RecordFetch(key.rows, layer);
   Note(gpu::MergePartials(merge, launch()));
-  AddResidual(key.rows,
-              {.weight = w.o, .x = b.normed, .y = b.hidden, .in = q_dim, .out = config.hidden_size, .bias = w.o_bias});
+  AddToStream(key.rows,
+              {.weight = w.o, .x = b.normed, .y = b.hidden, .in = q_dim, .out = config.hidden_size, .bias = w.o_bias},
+              w.attention_post_norm);
+}
+
+void StepGraphs::RecordWholeNorms(uint32_t rows, uint32_t layer) {
+  const StepBuffers& b = *buffers_;
+  const CudaLayer& w = weights_->layer(layer);
+  const auto q_dim = static_cast<uint32_t>(context_->q_dim()), kv_dim = static_cast<uint32_t>(context_->kv_dim());
+  const auto eps = static_cast<float>(context_->config.rms_norm_eps);
+  const uint32_t stride = q_dim + 2 * kv_dim;
+  Note(gpu::NormaliseSpan({b.qkv, stride, q_dim, w.q_norm, eps, rows}, launch()));
+  Note(gpu::NormaliseSpan({b.qkv + q_dim, stride, kv_dim, w.k_norm, eps, rows}, launch()));
 }
 
 // The window, split over tokens.
@@ -182,12 +213,12 @@ void StepGraphs::RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu
   const StepBuffers& b = *buffers_;
   for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
     if ((key.kv_dtypes >> static_cast<uint32_t>(dtype) & 1) == 0) continue;
-    Note(gpu::Attend({.rows = b.rows,
+    Note(gpu::Attend({.rows = context_->layers.is_windowed(layer) ? b.windowed_rows : b.rows,
                       .num_rows = key.rows,
                       .kv_dtype = dtype,
                       .layer = layer,
                       .geometry = b.geometry,
-                      .softmax_scale = static_cast<float>(context_->config.softmax_scale()),
+                      .softmax_scale = static_cast<float>(context_->config.softmax_scale),
                       .q = b.q,
                       .rule = rule,
                       .workspace = b.attend,
@@ -256,18 +287,25 @@ void StepGraphs::RecordMlp(const StepGraphKey& key, uint32_t layer) {
   const CudaLayer& w = weights_->layer(layer);
   const ModelConfig& config = context_->config;
   const bool matvec = uses_matvec(key.rows);
-  RecordNorm(key.rows, w.mlp_norm, matvec ? nullptr : w.o_bias);
+  RecordNorm(key.rows, w.mlp_norm, matvec || !adds_at_once(w.attention_post_norm) ? nullptr : w.o_bias);
+  if (config.layers[layer].is_moe) {
+    RecordExperts(key.rows, layer);
+    AddBranch(key.rows, nullptr, w.mlp_post_norm);
+    return;
+  }
+  const bool fused = matvec && config.activation == Activation::kSilu;
   const Product gate_up{.weight = w.gate_up,
                         .x = b.normed,
-                        .y = matvec ? b.mlp : b.gate_up,
+                        .y = fused ? b.mlp : b.gate_up,
                         .in = config.hidden_size,
                         .out = 2 * config.intermediate_size,
-                        .y_dtype = matvec ? context_->compute_dtype : DType::kF32};
-  if (matvec) {
+                        .y_dtype = fused ? context_->compute_dtype : DType::kF32};
+  if (fused) {
     MatVecRows(key.rows, gate_up, static_cast<int>(gpu::MatVecEpilogue::kSiluMul));
   } else {
     Store(key.rows, gate_up);
-    Note(gpu::SiluMul({.gate_up = b.gate_up,
+    Note(gpu::GateMul({.activation = GateActivationOf(config),
+                       .gate_up = b.gate_up,
                        .out = b.mlp,
                        .dtype = DType::kF32,
                        .out_dtype = context_->compute_dtype,
@@ -275,8 +313,71 @@ void StepGraphs::RecordMlp(const StepGraphKey& key, uint32_t layer) {
                        .intermediate = config.intermediate_size},
                       launch()));
   }
-  AddResidual(key.rows,
-              {.weight = w.down, .x = b.mlp, .y = b.hidden, .in = config.intermediate_size, .out = config.hidden_size});
+  AddToStream(key.rows,
+              {.weight = w.down, .x = b.mlp, .y = b.hidden, .in = config.intermediate_size, .out = config.hidden_size},
+              w.mlp_post_norm);
+}
+
+void StepGraphs::RecordExperts(uint32_t rows, uint32_t layer) {
+  const StepBuffers& b = *buffers_;
+  const CudaLayer& w = weights_->layer(layer);
+  const ModelConfig& config = context_->config;
+  Store(rows,
+        {.weight = w.router, .x = b.normed, .y = b.router, .in = config.hidden_size, .out = config.moe.num_experts});
+  Note(gpu::ChooseExperts({.logits = b.router,
+                           .experts = b.experts,
+                           .weights = b.expert_weights,
+                           .rows = rows,
+                           .num_experts = config.moe.num_experts,
+                           .experts_per_token = config.moe.experts_per_token,
+                           .normalises_weights = config.moe.normalises_weights},
+                          launch()));
+  Note(gpu::RunExperts({.x = b.normed,
+                        .gate_up = w.expert_gate_up,
+                        .down = w.expert_down,
+                        .dtype = context_->compute_dtype,
+                        .activation = GateActivationOf(config),
+                        .experts = b.experts,
+                        .weights = b.expert_weights,
+                        .gated = b.gated,
+                        .out = b.branch,
+                        .rows = rows,
+                        .experts_per_token = config.moe.experts_per_token,
+                        .hidden = config.hidden_size,
+                        .intermediate = config.moe.intermediate_size},
+                       launch()));
+}
+
+void StepGraphs::RecordLogits(uint32_t rows) {
+  const ModelConfig& config = context_->config;
+  if (config.logits_scale == 1.0 && config.logits_soft_cap == 0.0) return;
+  Note(gpu::FinishLogits({.logits = buffers_->logits,
+                          .count = uint64_t{rows} * config.vocab_size,
+                          .scale = static_cast<float>(config.logits_scale),
+                          .cap = static_cast<float>(config.logits_soft_cap)},
+                         launch()));
+}
+
+void StepGraphs::AddToStream(uint32_t rows, const Product& product, const float* post_norm) {
+  if (adds_at_once(post_norm)) return AddResidual(rows, product);
+  Product branch = product;
+  branch.y = buffers_->branch;
+  branch.bias = nullptr;
+  Store(rows, branch);
+  AddBranch(rows, product.bias, post_norm);
+}
+
+void StepGraphs::AddBranch(uint32_t rows, const float* bias, const float* post_norm) {
+  const ModelConfig& config = context_->config;
+  Note(gpu::AddBranch({.branch = buffers_->branch,
+                       .bias = bias,
+                       .weight = post_norm,
+                       .eps = static_cast<float>(config.rms_norm_eps),
+                       .scale = static_cast<float>(config.residual_scale),
+                       .hidden = buffers_->hidden,
+                       .rows = rows,
+                       .hidden_size = config.hidden_size},
+                      launch()));
 }
 
 void StepGraphs::RecordNorm(uint32_t rows, const float* weight, const float* delta_bias) {
@@ -345,6 +446,7 @@ void StepGraphs::TuneProducts(uint32_t rows) {
   const ModelConfig& config = context_->config;
   const CudaLayer& w = weights_->layer(0);
   const auto tune = [&](const void* weight, const void* x, void* y, uint64_t in, uint64_t out, bool accumulate) {
+    if (weight == nullptr) return;  // layers of experts have none
     matmul_->Tune({.weight = weight, .x = x, .y = y, .rows = rows, .in = in, .out = out, .accumulate = accumulate},
                   context_->decode_stream.get());
   };

@@ -67,10 +67,22 @@ class StepGraphs {
   void RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu::SplitRule& rule);
   void RecordFetch(uint32_t rows, uint32_t layer);
   void RecordMlp(const StepGraphKey& key, uint32_t layer);
+  // A layer of experts, into the branch buffer.
+  void RecordExperts(uint32_t rows, uint32_t layer);
+  // The norms of q and k that are over all heads.
+  void RecordWholeNorms(uint32_t rows, uint32_t layer);
+  void RecordLogits(uint32_t rows);
   void RecordNorm(uint32_t rows, const float* weight, const float* delta_bias);
   void Store(uint32_t rows, const Product& product);
   // Adds no bias when cuBLASLt does it: the next norm adds it (see uses_matvec).
   void AddResidual(uint32_t rows, const Product& product);
+  // What attention or an MLP adds to the stream: at once, or by way of the branch buffer where the model has a norm
+  // behind it or scales it.
+  void AddToStream(uint32_t rows, const Product& product, const float* post_norm);
+  void AddBranch(uint32_t rows, const float* bias, const float* post_norm);
+  bool adds_at_once(const float* post_norm) const {
+    return post_norm == nullptr && context_->config.residual_scale == 1.0;
+  }
   void MatVecRows(uint32_t rows, const Product& product, int epilogue);
   bool uses_matvec(uint32_t rows) const;
   void TuneProducts(uint32_t rows);

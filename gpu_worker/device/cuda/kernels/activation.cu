@@ -7,7 +7,7 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 
-__global__ void SiluMulKernel(const SiluMulArgs args) {
+__global__ void GateMulKernel(const GateMulArgs args) {
   BeginKernel();
   const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= args.intermediate) return;
@@ -15,18 +15,18 @@ __global__ void SiluMulKernel(const SiluMulArgs args) {
   const size_t gate_idx = row * 2 * args.intermediate + i;
   const float gate = LoadAs(args.gate_up, args.dtype, gate_idx);
   const float up = LoadAs(args.gate_up, args.dtype, gate_idx + args.intermediate);
-  StoreAs(args.out, args.out_dtype, row * args.intermediate + i, gate / (1.0f + expf(-gate)) * up);
+  StoreAs(args.out, args.out_dtype, row * args.intermediate + i, Activate(args.activation, gate) * up);
 }
 
 }  // namespace
 
-cudaError_t SiluMul(const SiluMulArgs& args, const Launch& launch) {
+cudaError_t GateMul(const GateMulArgs& args, const Launch& launch) {
   if (args.rows == 0 || args.rows > 65535 || args.intermediate == 0 || !IsFloatDType(args.dtype) ||
       !IsFloatDType(args.out_dtype)) {
     return cudaErrorInvalidValue;
   }
   // Bytes: rows x intermediate x (2 x dtype read + out dtype written). Ceiling: L2 in decode, device memory in prefill.
-  return LaunchKernel(launch, SiluMulKernel, dim3(CeilDiv(args.intermediate, kThreads), args.rows), kThreads, 0, args);
+  return LaunchKernel(launch, GateMulKernel, dim3(CeilDiv(args.intermediate, kThreads), args.rows), kThreads, 0, args);
 }
 
 }  // namespace tributary::gpu

@@ -1,4 +1,4 @@
-// SiLU times up, after the gate and up products of an MLP.
+// The gate's activation times up, after the gate and up products of an MLP.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,12 @@
 
 namespace tributary::gpu {
 
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][intermediate + i].
-struct SiluMulArgs {
+// x sigmoid(x), or GELU by its tanh form.
+enum class GateActivation : uint8_t { kSilu, kGeluTanh };
+
+// out[r][i] = activation(gate_up[r][i]) * gate_up[r][intermediate + i].
+struct GateMulArgs {
+  GateActivation activation = GateActivation::kSilu;
   const void* gate_up = nullptr;    // [rows][2 * intermediate] of dtype
   void* out = nullptr;              // [rows][intermediate] of out_dtype; not gate_up
   DType dtype = DType::kUnset;      // f32, bf16
@@ -17,6 +21,6 @@ struct SiluMulArgs {
   uint32_t rows = 0;
   uint32_t intermediate = 0;
 };
-cudaError_t SiluMul(const SiluMulArgs& args, const Launch& launch);
+cudaError_t GateMul(const GateMulArgs& args, const Launch& launch);
 
 }  // namespace tributary::gpu

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "gpu_worker/device/cuda/kernels/activation.h"
 #include "gpu_worker/device/cuda/kernels/decode_rows.h"
 #include "gpu_worker/device/cuda/kernels/doorbell.h"
 #include "gpu_worker/device/cuda/kernels/launch.h"
@@ -63,6 +64,11 @@ __device__ inline void Store4As(void* base, DType dtype, size_t idx, float4 x) {
     out[0] = __floats2half2_rn(x.x, x.y);
     out[1] = __floats2half2_rn(x.z, x.w);
   }
+}
+
+__device__ inline float Activate(GateActivation activation, float x) {
+  if (activation == GateActivation::kSilu) return x / (1.0f + expf(-x));
+  return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
 __device__ inline float WarpSum(float x) {

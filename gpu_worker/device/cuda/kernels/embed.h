@@ -9,11 +9,26 @@
 
 namespace tributary::gpu {
 
+// One of a model's bases of RoPE (model/rope.h).
+struct RopeBase {
+  const float* inverse_frequencies = nullptr;  // [head_dim / 2]
+  // Of tokens whose context is longer than original_tokens: other frequencies (longrope), or, if theta is not 0, those
+  // of a base that grows with the context (dynamic).
+  const float* long_inverse_frequencies = nullptr;  // [head_dim / 2] or null
+  uint64_t original_tokens = 0;
+  double dynamic_theta = 0;
+  double dynamic_factor = 0;
+  float attention_factor = 1;  // multiplies cosine and sine
+};
+inline constexpr uint32_t kMaxRopeBases = 2;
+
 // cos and sin of angle = float(pos) * inverse frequency, rounded to f32 as Hugging Face does, then evaluated in f64.
 struct RopeTable {
-  const float* inverse_frequencies = nullptr;  // [head_dim / 2]
-  float* cos = nullptr;                        // [rows][head_dim / 2]
+  RopeBase bases[kMaxRopeBases];
+  uint32_t num_bases = 0;
+  float* cos = nullptr;  // [num_bases][base_stride]: [rows][head_dim / 2] each
   float* sin = nullptr;
+  uint64_t base_stride = 0;
   uint32_t half_dim = 0;
 };
 
@@ -25,6 +40,7 @@ struct BeginRowsArgs {
   DType table_dtype = DType::kUnset;
   float* hidden = nullptr;  // [num_rows][hidden_size]
   uint32_t hidden_size = 0;
+  float scale = 1;  // of the embeddings
   RopeTable rope;
 };
 cudaError_t BeginRows(const BeginRowsArgs& args, const Launch& launch);
@@ -38,7 +54,9 @@ struct BeginTokensArgs {
   DType table_dtype = DType::kUnset;
   float* hidden = nullptr;  // [num_tokens][hidden_size]
   uint32_t hidden_size = 0;
-  RopeTable rope;  // cos null: embeddings only
+  float scale = 1;              // of the embeddings
+  uint64_t context_tokens = 0;  // of the whole prompt
+  RopeTable rope;               // cos null: embeddings only
 };
 cudaError_t BeginTokens(const BeginTokensArgs& args, const Launch& launch);
 

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormInRegistersKernel(const Rm
   }
 }
 
-// Any size; also for the addition alone.
+// Any size; also for the addition alone, and without a weight.
 __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs args) {
   BeginKernel();
   const size_t begin = size_t{blockIdx.x} * args.hidden_size;
@@ -80,9 +80,10 @@ __global__ void __launch_bounds__(kMaxThreads) RmsNormKernel(const RmsNormArgs a
     squares += x * x;
   }
   if (args.normed == nullptr) return;
-  const float factor = NormFactor(squares, args.hidden_size, args.eps);
+  const float factor = args.weight == nullptr ? 1.0f : NormFactor(squares, args.hidden_size, args.eps);
   for (uint32_t i = threadIdx.x; i < args.hidden_size; i += blockDim.x) {
-    StoreAs(args.normed, args.normed_dtype, begin + i, hidden[i] * factor * args.weight[i]);
+    const float weight = args.weight == nullptr ? 1.0f : args.weight[i];
+    StoreAs(args.normed, args.normed_dtype, begin + i, hidden[i] * factor * weight);
   }
 }
 
@@ -94,7 +95,8 @@ cudaError_t RmsNorm(const RmsNormArgs& args, const Launch& launch) {
     return cudaErrorInvalidValue;
   }
   const uint32_t per_thread = 4 * kVectors;
-  if (args.normed != nullptr && args.hidden_size % 4 == 0 && args.hidden_size <= kMaxThreads * per_thread) {
+  if (args.normed != nullptr && args.weight != nullptr && args.hidden_size % 4 == 0 &&
+      args.hidden_size <= kMaxThreads * per_thread) {
     const uint32_t threads = CeilDiv(args.hidden_size, per_thread * kWarpSize) * kWarpSize;
     // Bytes: rows x hidden x (4 read, 4 written if it adds, delta dtype read, normed dtype written) + weight. Ceiling:
     // a launch in decode, device memory in prefill.

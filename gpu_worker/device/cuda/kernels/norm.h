@@ -14,7 +14,7 @@ struct RmsNormArgs {
   const void* delta = nullptr;        // [rows][hidden_size] of delta_dtype, or null
   DType delta_dtype = DType::kUnset;  // f32, bf16
   const float* delta_bias = nullptr;  // [hidden_size] or null
-  const float* weight = nullptr;      // [hidden_size]
+  const float* weight = nullptr;      // [hidden_size]; null: hidden is only converted
   float eps = 0;
   void* normed = nullptr;              // [rows][hidden_size] of normed_dtype; null: only the addition
   DType normed_dtype = DType::kUnset;  // f32, bf16, f16

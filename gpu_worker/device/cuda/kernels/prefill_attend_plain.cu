@@ -40,8 +40,9 @@ struct QueryState {
 };
 
 // The weights of this thread's keys, relative to the new maximum. Returns the factor for what was summed before.
-__device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, uint64_t visible, float softmax_scale,
-                           QueryState& state, float* weights) {
+// The query sees keys [hidden, visible) of the tile.
+__device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, uint64_t hidden, uint64_t visible,
+                           float softmax_scale, QueryState& state, float* weights) {
   const uint32_t part = threadIdx.x % kThreadsPerQuery, pitch = dim + 1;
   float scores[kKeysPerThread] = {};
   for (uint32_t d = 0; d < dim; ++d) {
@@ -54,17 +55,19 @@ __device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, ui
   float tile_max = -INFINITY;
 #pragma unroll
   for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-    scores[i] = part + i * kThreadsPerQuery < visible ? scores[i] * softmax_scale : -INFINITY;
+    const uint32_t key = part + i * kThreadsPerQuery;
+    scores[i] = key >= hidden && key < visible ? scores[i] * softmax_scale : -INFINITY;
     tile_max = fmaxf(tile_max, scores[i]);
   }
-  // Key 0 is visible to every query, so the maximum is finite from the first tile on.
   const float max = fmaxf(state.max, MaxOfQuery(tile_max));
-  const float factor = expf(state.max - max);
+  // Until a window's first tile there is nothing: weights of 0, and nothing to rescale.
+  const float base = max == -INFINITY ? 0.0f : max;
+  const float factor = expf(state.max - base);
   state.max = max;
   float tile_sum = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kKeysPerThread; ++i) {
-    const float weight = expf(scores[i] - max);
+    const float weight = expf(scores[i] - base);
     weights[part + i * kThreadsPerQuery] = weight;
     tile_sum += weight;
   }
@@ -111,15 +114,18 @@ __global__ void __launch_bounds__(kThreads) PrefillAttendPlainKernel(const Prefi
   LoadRows(q_tile, q, args.q_dtype, size_t{g.num_q_heads} * dim, first_query, args.num_queries, dim, kTileQueries);
 
   QueryState state;
-  for (uint64_t first_key = 0; first_key < end; first_key += kTileKeys) {
+  const uint64_t window = args.window_tokens, first_pos = args.first_pos + first_query;
+  const uint64_t begin_key = window == 0 || window > first_pos ? 0 : first_pos + 1 - window;
+  for (uint64_t first_key = begin_key / kTileKeys * kTileKeys; first_key < end; first_key += kTileKeys) {
     __syncthreads();
     LoadRows(k_tile, k, args.kv_dtype, kv_stride, first_key, end, dim, kTileKeys);
     LoadRows(v_tile, v, args.kv_dtype, kv_stride, first_key, end, dim, kTileKeys);
     __syncthreads();
     const uint64_t visible = pos + 1 > first_key ? pos + 1 - first_key : 0;
+    const uint64_t hidden = window != 0 && pos + 1 > first_key + window ? pos + 1 - first_key - window : 0;
     float* const query_weights = weights + query * (kTileKeys + 1);
     const float factor =
-        WeighKeys(q_tile + query * pitch, k_tile, dim, visible, args.softmax_scale, state, query_weights);
+        WeighKeys(q_tile + query * pitch, k_tile, dim, hidden, visible, args.softmax_scale, state, query_weights);
     __syncwarp();  // a query's four threads are of one warp
     AddValues(query_weights, v_tile, dim, factor, state);
   }

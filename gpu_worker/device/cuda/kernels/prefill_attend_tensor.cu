@@ -294,7 +294,7 @@ bool PrefillAttendOnTensorCores(DType q_dtype, DType kv_dtype, const KvGeometry&
 }
 
 cudaError_t PrefillAttendTensor(const PrefillAttendArgs& args, const Launch& launch) {
-  if (!Serves(args.geometry) || args.num_queries == 0 || !IsFloatDType(args.out_dtype) ||
+  if (!Serves(args.geometry) || args.num_queries == 0 || !IsFloatDType(args.out_dtype) || args.window_tokens != 0 ||
       !PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry)) {
     return cudaErrorInvalidValue;
   }
@@ -302,8 +302,8 @@ cudaError_t PrefillAttendTensor(const PrefillAttendArgs& args, const Launch& lau
 }
 
 cudaError_t PrefillAttend(const PrefillAttendArgs& args, const Launch& launch) {
-  return PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry) ? PrefillAttendTensor(args, launch)
-                                                                                : PrefillAttendPlain(args, launch);
+  const bool tensor = PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry) && args.window_tokens == 0;
+  return tensor ? PrefillAttendTensor(args, launch) : PrefillAttendPlain(args, launch);
 }
 
 }  // namespace tributary::gpu

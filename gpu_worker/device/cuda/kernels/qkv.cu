@@ -66,8 +66,9 @@ __device__ Angles LoadAngles(const QkvInput& in, uint32_t row, uint32_t lane) {
 #pragma unroll
   for (uint32_t j = 0; j < kMaxPairsPerLane; ++j) {
     const uint32_t i = lane + j * kWarpSize;
-    angles.cos[j] = i < half ? in.cos[size_t{row} * half + i] : 0.0f;
-    angles.sin[j] = i < half ? in.sin[size_t{row} * half + i] : 0.0f;
+    const bool there = i < half && in.cos != nullptr;
+    angles.cos[j] = there ? in.cos[size_t{row} * half + i] : 1.0f;
+    angles.sin[j] = there ? in.sin[size_t{row} * half + i] : 0.0f;
   }
   return angles;
 }

@@ -1,5 +1,5 @@
-// Makes q, k and v out of the raw projections: bias, RMSNorm of each q and k head (Qwen3), RoPE in rotate_half form,
-// and each result to where it is read next.
+// Makes q, k and v out of the raw projections: bias, RMSNorm of each q and k head (Qwen3, Gemma 3), RoPE in rotate_half
+// form, and each result to where it is read next.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct QkvInput {
   const float* q_norm = nullptr;  // [head_dim] or null
   const float* k_norm = nullptr;  // [head_dim] or null
   float eps = 0;
-  const float* cos = nullptr;  // [rows][head_dim / 2]
+  const float* cos = nullptr;  // [rows][head_dim / 2]; null: the layer has no RoPE
   const float* sin = nullptr;
   uint32_t num_rows = 0;
   KvGeometry geometry;

@@ -12,6 +12,7 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Make(const ModelConfig
   TRIBUTARY_RETURN_IF_ERROR(CheckCudaDevice(options.ordinal));
   auto context = std::make_unique<CudaContext>();
   context->config = config;
+  context->layers = LayerMap(config.num_layers, config.windowed_layers());
   context->limits = limits;
   context->options = options;
   cudaDeviceProp properties;

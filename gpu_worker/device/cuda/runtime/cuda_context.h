@@ -10,6 +10,7 @@
 #include "gpu_worker/device/cuda/runtime/cuda_gpu.h"
 #include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 #include "gpu_worker/device/device.h"
+#include "gpu_worker/device/layer_map.h"
 #include "model/model_config.h"
 
 namespace tributary {
@@ -29,6 +30,7 @@ struct CudaContext {
   size_t kv_dim() const { return size_t{config.attention.num_kv_heads} * config.attention.head_dim; }
 
   ModelConfig config;
+  LayerMap layers;  // which of them have KV in shards
   DeviceLimits limits;
   CudaDeviceOptions options;
   DType compute_dtype = DType::kUnset;  // of matrices and of their inputs; never kUnset

@@ -1,6 +1,8 @@
 #include "gpu_worker/device/cuda/storage/cuda_resident.h"
 
+#include "absl/status/status.h"
 #include "base/status.h"
+#include "fmt/format.h"
 #include "policy/policy_params.h"
 
 namespace tributary {
@@ -19,6 +21,12 @@ absl::StatusOr<ResidentId> CudaResident::Reserve(const ResidentSpec& spec) {
   std::vector<PolicyBytes> parts;
   if (spec.policy != nullptr) {
     TRIBUTARY_ASSIGN_OR_RETURN(kind, seats_->KindOf(spec.policy->name()));
+    if (kind != 0 && context_->layers.num_shard_layers() != config.num_layers) {
+      return absl::UnimplementedError(
+          fmt::format("policy '{}' has a seat on the GPU, which does not know models with windowed layers yet; use "
+                      "--device host, or --policy dense or delta",
+                      std::string(spec.policy->name())));
+    }
     if (kind != 0) {
       TRIBUTARY_RETURN_IF_ERROR(seats_->seat(kind).Check(facet_spec));
       parts = seats_->seat(kind).Parts(facet_spec);

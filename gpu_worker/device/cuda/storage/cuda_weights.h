@@ -7,25 +7,31 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "gpu_worker/device/cuda/kernels/embed.h"
 #include "gpu_worker/device/cuda/runtime/cuda_context.h"
 #include "gpu_worker/device/cuda/runtime/cuda_memory.h"
 #include "model/weights.h"
 
 namespace tributary {
 
-// Device pointers, aligned to 256 bytes. Matrices are [out][in] in the compute dtype; vectors are f32. Null: this model
-// has none.
+// Device pointers, aligned to 256 bytes. Matrices are [out][in] in the compute dtype; vectors are f32, norms' with the
+// model's offset in them. Null: this model has none.
 struct CudaLayer {
-  const float* attention_norm = nullptr;  // [hidden]
-  const void* qkv = nullptr;              // [q_dim + 2 kv_dim][hidden]: q, k, v
-  const float* qkv_bias = nullptr;        // [q_dim + 2 kv_dim]
-  const float* q_norm = nullptr;          // [head_dim]
-  const float* k_norm = nullptr;          // [head_dim]
-  const void* o = nullptr;                // [hidden][q_dim]
-  const float* o_bias = nullptr;          // [hidden]
-  const float* mlp_norm = nullptr;        // [hidden]
-  const void* gate_up = nullptr;          // [2 intermediate][hidden]: gate, up
-  const void* down = nullptr;             // [hidden][intermediate]
+  const float* attention_norm = nullptr;       // [hidden]
+  const void* qkv = nullptr;                   // [q_dim + 2 kv_dim][hidden]: q, k, v
+  const float* qkv_bias = nullptr;             // [q_dim + 2 kv_dim]
+  const float* q_norm = nullptr;               // [head_dim], or of the whole projection
+  const float* k_norm = nullptr;               // likewise
+  const void* o = nullptr;                     // [hidden][q_dim]
+  const float* o_bias = nullptr;               // [hidden]
+  const float* attention_post_norm = nullptr;  // [hidden]
+  const float* mlp_norm = nullptr;             // [hidden]
+  const void* gate_up = nullptr;               // [2 intermediate][hidden]: gate, up
+  const void* down = nullptr;                  // [hidden][intermediate]
+  const float* mlp_post_norm = nullptr;        // [hidden]
+  const void* router = nullptr;                // [num_experts][hidden]
+  const void* expert_gate_up = nullptr;        // [num_experts][2 intermediate of experts][hidden]
+  const void* expert_down = nullptr;           // [num_experts][hidden][intermediate of experts]
 };
 
 // Immutable; thread-safe.
@@ -41,8 +47,8 @@ class CudaWeights {
   const void* embedding() const { return embedding_; }  // [vocab][hidden], compute dtype
   const void* lm_head() const { return lm_head_; }      // the same; the embedding when tied
   const float* final_norm() const { return final_norm_; }
-  // Half of head_dim: RopeInverseFrequencies(), rounded to f32.
-  const float* rope_inverse_frequencies() const { return rope_; }
+  // By LayerSpec::rope.
+  std::span<const gpu::RopeBase> rope_bases() const { return rope_bases_; }
   uint64_t bytes() const { return memory_.bytes(); }
 
  private:
@@ -53,7 +59,7 @@ class CudaWeights {
   const void* embedding_ = nullptr;
   const void* lm_head_ = nullptr;
   const float* final_norm_ = nullptr;
-  const float* rope_ = nullptr;
+  std::vector<gpu::RopeBase> rope_bases_;
 };
 
 }  // namespace tributary

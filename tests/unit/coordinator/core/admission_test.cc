@@ -168,6 +168,22 @@ TEST(AdmissionTest, HeadCutsNeedHeads) {
   EXPECT_FALSE(CheckRequest(spec, limits).ok());
 }
 
+// Windowed layers keep their KV in the sequence's window, which is as large as they need.
+TEST(AdmissionTest, AWindowIsAtLeastWhatTheModelsLayersSee) {
+  ModelGeometry geometry = Limits().geometry;
+  PlacementOptions placement;
+  placement.window_tokens = 100;
+  WidenWindow(geometry, placement);
+  EXPECT_EQ(placement.window_tokens, 100u);
+  geometry.num_windowed_layers = 2;
+  geometry.sliding_window_tokens = 512;
+  WidenWindow(geometry, placement);
+  EXPECT_EQ(placement.window_tokens, 512u);
+  placement.window_tokens = 600;
+  WidenWindow(geometry, placement);
+  EXPECT_EQ(placement.window_tokens, 600u);
+}
+
 TEST(AdmissionTest, ResolveTakesDefaultsOnlyWhereNothingIsSaid) {
   PlacementOptions requested;
   EXPECT_EQ(ResolvePlacement(requested, Defaults()).sink_tokens, 64u);

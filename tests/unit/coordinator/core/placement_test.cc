@@ -51,6 +51,26 @@ TEST(PlacementTest, ShortContextsStayResident) {
   EXPECT_EQ(MaxResidentTokens(DemandOf(20)), 20u);
 }
 
+TEST(PlacementTest, ShardsHaveTheLayersThatAreNotWindowed) {
+  Demand demand = DemandOf(3000);
+  demand.geometry.num_layers = 6;
+  const PlacementResult whole = Place(Cluster({8 << 20}), demand);
+  ASSERT_TRUE(whole.status.ok()) << whole.status;
+  demand.geometry.num_windowed_layers = 4;
+  demand.geometry.sliding_window_tokens = 64;
+  const PlacementResult placed = Place(Cluster({8 << 20}), demand);
+  ASSERT_TRUE(placed.status.ok()) << placed.status;
+  ASSERT_EQ(placed.plan.shards.size(), 1u);
+  EXPECT_EQ(placed.plan.shards[0].spec.num_layers, 2u);
+  EXPECT_EQ(placed.plan.shards[0].spec.layer_end, 2u);
+  // The worker keeps the windows of all layers.
+  EXPECT_EQ(placed.plan.resident_bytes, whole.plan.resident_bytes);
+  demand.geometry.num_windowed_layers = 6;
+  const PlacementResult none = Place(Cluster({}), demand);
+  ASSERT_TRUE(none.status.ok()) << none.status;
+  EXPECT_TRUE(none.plan.shards.empty());
+}
+
 TEST(PlacementTest, PrefersManyNodesAndThoseWithMostRoom) {
   ClusterRoom cluster = Cluster({1 << 20, 3 << 20, 2 << 20});
   Demand demand = DemandOf(3000);

@@ -52,7 +52,7 @@ class DeviceRemoteTest : public ::testing::TestWithParam<std::pair<DeviceKind, D
   // Attention of the step's q over prompt tokens [begin, end), into a partial slot of row 0.
   void FillSlot(uint32_t layer, std::span<const float> q, uint32_t slot, uint64_t begin, uint64_t end) {
     const ReferencePartial partial = ReferenceAttention({.shape = shape(),
-                                                         .softmax_scale = weights_->config.softmax_scale(),
+                                                         .softmax_scale = weights_->config.softmax_scale,
                                                          .q = q.first(shape().num_q_heads * shape().head_dim),
                                                          .k = k_[layer],
                                                          .v = v_[layer],
@@ -155,7 +155,7 @@ TEST_P(DeviceRemoteTest, HandsOutTheResidentPartial) {
   std::vector<float> q;
   const auto expect_partial = [&](uint32_t layer) {
     const ReferencePartial expected = ReferenceAttention({.shape = shape(),
-                                                          .softmax_scale = weights_->config.softmax_scale(),
+                                                          .softmax_scale = weights_->config.softmax_scale,
                                                           .q = q,
                                                           .k = k_[layer],
                                                           .v = v_[layer],

@@ -1,6 +1,7 @@
 #include "gpu_worker/sequence/window_cache.h"
 
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -67,6 +68,10 @@ TEST(WindowCacheTest, EveryResidentTokenIsReadOnceAndInOrder) {
       const uint64_t context = cache.context_tokens();
       const uint64_t remote_end = cache.remote().end;
       ASSERT_EQ(oracle.Read(cache.AttendRanges()), ResidentTokens(sink, remote_end, context));
+      const uint32_t newest = layout.all_resident ? 1 + rng() % 400 : 1 + rng() % layout.window_tokens;
+      std::vector<int64_t> tokens(std::min<uint64_t>(newest, context));
+      std::iota(tokens.begin(), tokens.end(), static_cast<int64_t>(context - tokens.size()));
+      ASSERT_EQ(oracle.Read(cache.NewestRanges(newest)), tokens);
       if (!cache.remote().empty()) {
         ASSERT_GE(context - remote_end, layout.window_tokens);
         ASSERT_EQ((remote_end - sink) % layout.block_tokens, 0u);

@@ -22,6 +22,7 @@ namespace {
 
 constexpr AttentionShape kShape{.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8};
 constexpr uint32_t kNumLayers = 3;
+const LayerMap kLayers(kNumLayers, {});
 
 // Keeps what was sent to it.
 class SpillSink final : public FrameHandler {
@@ -297,7 +298,7 @@ TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
                            .resident = *device.ReserveResident({cache.capacity_tokens(), DType::kF32}),
                            .cache = &cache,
                            .shards = shards,
-                           .num_layers = model.num_layers,
+                           .layers = LayerMap(model.num_layers, {}),
                            .num_kv_heads = 2,
                            .head_dim = 8,
                            .spill_frame_bytes = 512};
@@ -367,10 +368,10 @@ TEST_F(SpillTest, ABigBlockIsCutIntoFrames) {
   sequence.spill = BlockSpill{.block = {begin, begin + 64}};
   size_t acked = 0;
   for (int i = 0; i < 100 && !sequence.spill->all_sent; ++i) {
-    EXPECT_TRUE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes));
+    EXPECT_TRUE(PumpSpill(sequence, kLayers, &device, sender_.get(), kFrameBytes));
     const int num_reads = device.num_reads;
     if (!sequence.spill->all_sent) {
-      EXPECT_FALSE(PumpSpill(sequence, &device, sender_.get(), kFrameBytes));
+      EXPECT_FALSE(PumpSpill(sequence, kLayers, &device, sender_.get(), kFrameBytes));
       EXPECT_EQ(device.num_reads, num_reads) << "in vain: the window is full";
     }
     Deliver();
@@ -409,7 +410,7 @@ TEST_F(SpillTest, EachHolderIsSentEverythingAndAcknowledgesIt) {
     sequence.spill = BlockSpill{.block = {begin, begin + 16}};
     SpillSink node_sink, other_sink;
     // The nodes' windows take a part of it.
-    PumpSpill(sequence, &device, sender_.get(), 512);
+    PumpSpill(sequence, kLayers, &device, sender_.get(), 512);
     node_plane_->Poll(node_sink);
     other_plane_->Poll(other_sink);
     const uint32_t num_sent = sender_->in_flight(SequenceId(1));
@@ -426,7 +427,7 @@ TEST_F(SpillTest, EachHolderIsSentEverythingAndAcknowledgesIt) {
     }
     size_t node_acked = node_sink.spills.size(), other_acked = 0;
     for (int i = 0; i < 20; ++i) {
-      PumpSpill(sequence, &device, sender_.get(), 512);
+      PumpSpill(sequence, kLayers, &device, sender_.get(), 512);
       node_plane_->Poll(node_sink);
       if (!is_lost) other_plane_->Poll(other_sink);
       for (; node_acked < node_sink.spills.size(); ++node_acked) {
@@ -526,7 +527,7 @@ TEST_F(SpillTest, ABlocksMawTravelsAsItWasWhenTheBlockBeganToLeave) {
     SteppedSequence::Maw expected = stepped.MawOf(block);
     stepped.Step();
     while (!sequence.spill->all_sent) {
-      PumpSpill(sequence, &stepped.device, sender_.get(), 300);
+      PumpSpill(sequence, kLayers, &stepped.device, sender_.get(), 300);
       Deliver();
       for (; delivered < sink_.spills.size(); ++delivered) {
         const auto& spill = sink_.spills[delivered];

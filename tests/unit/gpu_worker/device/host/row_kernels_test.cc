@@ -76,8 +76,16 @@ TEST(RowKernelsTest, FoldsTilesIntoARunningSoftmax) {
       const std::vector<float> input = scores;
       const std::vector<float> old_out = out;
       const std::vector<float> old_max = max;
-      kernels.online_softmax(
-          {scores.data(), kCols, kRows, kCols, visible, kScale, max.data(), sum.data(), out.data(), kDim});
+      kernels.online_softmax({.scores = scores.data(),
+                              .ld = kCols,
+                              .rows = kRows,
+                              .cols = kCols,
+                              .first_row_visible = visible,
+                              .scale = kScale,
+                              .max = max.data(),
+                              .sum = sum.data(),
+                              .out = out.data(),
+                              .head_dim = kDim});
       for (size_t i = 0; i < kRows; ++i) {
         const ptrdiff_t sees = std::clamp<ptrdiff_t>(visible + static_cast<ptrdiff_t>(i), 0, kCols);
         for (size_t j = 0; j < kCols; ++j) {
@@ -118,6 +126,57 @@ TEST(RowKernelsTest, NanIsNotHidden) {
     OneRow row{.scores = {1, std::numeric_limits<float>::quiet_NaN(), 3}, .max = -INFINITY, .sum = 0, .out = {}};
     row.Run(kernels, 1.0f, 3);
     EXPECT_TRUE(std::isnan(row.sum)) << kernels.name;
+  }
+}
+
+// Rows of a sliding window: each sees a stretch of columns that moves by one.
+TEST(RowKernelsTest, RowsSeeStretchesOfColumns) {
+  constexpr size_t kRows = 7, kCols = 40;
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    SCOPED_TRACE(kernels.name);
+    std::vector<float> scores(kRows * kCols), max(kRows, -INFINITY), sum(kRows, 0.0f), out(kRows);
+    for (size_t i = 0; i < scores.size(); ++i) scores[i] = std::sin(static_cast<float>(i));
+    const std::vector<float> before = scores;
+    kernels.online_softmax({.scores = scores.data(),
+                            .ld = kCols,
+                            .rows = kRows,
+                            .cols = kCols,
+                            .first_row_hidden = -3,
+                            .first_row_visible = 2,
+                            .scale = 1.5f,
+                            .max = max.data(),
+                            .sum = sum.data(),
+                            .out = out.data(),
+                            .head_dim = 1});
+    for (size_t r = 0; r < kRows; ++r) {
+      const size_t begin = r < 3 ? 0 : r - 3, end = r + 2;
+      double highest = -INFINITY, total = 0;
+      for (size_t c = begin; c < end; ++c) highest = std::max(highest, 1.5 * double{before[r * kCols + c]});
+      for (size_t c = 0; c < kCols; ++c) {
+        const bool seen = c >= begin && c < end;
+        const double weight = seen ? std::exp(1.5 * double{before[r * kCols + c]} - highest) : 0.0;
+        EXPECT_NEAR(scores[r * kCols + c], weight, 1e-6) << r << ", " << c;
+        total += weight;
+      }
+      EXPECT_NEAR(max[r], highest, 1e-6) << r;
+      EXPECT_NEAR(sum[r], total, 1e-5) << r;
+    }
+  }
+}
+
+TEST(RowKernelsTest, GeluMul) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    std::vector<float> gate, up, expected;
+    for (int i = -503; i <= 503; ++i) {
+      const double x = static_cast<double>(static_cast<float>(i) * 0.02f);
+      gate.push_back(static_cast<float>(x));
+      up.push_back(2.0f);
+      expected.push_back(static_cast<float>(x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)))));
+    }
+    kernels.gelu_mul(gate.data(), up.data(), gate.size());
+    for (size_t i = 0; i < gate.size(); ++i) {
+      EXPECT_NEAR(gate[i], expected[i], 1e-6 * std::abs(expected[i]) + 1e-7) << kernels.name;
+    }
   }
 }
 

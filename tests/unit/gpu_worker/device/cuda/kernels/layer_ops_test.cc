@@ -68,7 +68,7 @@ TEST_F(LayerOpsTest, SiluMul) {
     const uint32_t rows = 3, size = 300;
     TypedArray gate_up(dtype, RandomNormal(random_, size_t{rows} * 2 * size, 4.0f));
     TypedArray out(dtype, size_t{rows} * size);
-    ExpectCudaOk(SiluMul({.gate_up = gate_up.get(),
+    ExpectCudaOk(GateMul({.gate_up = gate_up.get(),
                           .out = out.get(),
                           .dtype = dtype,
                           .out_dtype = dtype,
@@ -106,7 +106,11 @@ TEST_F(LayerOpsTest, EmbeddingsAndAngles) {
                           .table_dtype = DType::kBf16,
                           .hidden = hidden.get(),
                           .hidden_size = size,
-                          .rope = {frequencies_device.get(), cos.get(), sin.get(), half}},
+                          .rope = {.bases = {{.inverse_frequencies = frequencies_device.get()}},
+                                   .num_bases = 1,
+                                   .cos = cos.get(),
+                                   .sin = sin.get(),
+                                   .half_dim = half}},
                          launch_));
   for (uint32_t r = 0; r < num_rows; ++r) {
     for (uint32_t i = 0; i < size; ++i) {
@@ -135,7 +139,11 @@ TEST_F(LayerOpsTest, PromptTokens) {
                             .table_dtype = DType::kF32,
                             .hidden = hidden.get(),
                             .hidden_size = size,
-                            .rope = {frequencies_device.get(), cos.get(), sin.get(), half}},
+                            .rope = {.bases = {{.inverse_frequencies = frequencies_device.get()}},
+                                     .num_bases = 1,
+                                     .cos = cos.get(),
+                                     .sin = sin.get(),
+                                     .half_dim = half}},
                            launch_));
   for (uint32_t t = 0; t < num_tokens; ++t) {
     EXPECT_EQ(hidden.Fetch()[t * size + 7], table.values[tokens[t] * size + 7]);

@@ -198,7 +198,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
           const float* key = keys.data() + (size_t{slot} * shape().num_kv_heads + kv_head) * dim;
           double score = 0;
           for (uint32_t d = 0; d < dim; ++d) score += double{q[head * dim + d]} * key[d];
-          row_weights.push_back(std::exp(score * weights_->config.softmax_scale()));
+          row_weights.push_back(std::exp(score * weights_->config.softmax_scale));
           sum += row_weights.back();
         }
         for (const double weight : row_weights) weights.push_back(static_cast<float>(weight / sum));
