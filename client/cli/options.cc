@@ -146,6 +146,10 @@ absl::StatusOr<Command> HelpOf(CLI::App& app, const std::vector<std::string>& wo
     parents += (parents.empty() ? "" : " ") + command->get_name();
     command = next;
   }
+  // App::help() would print that of the command that was called, which is this one.
+  if (command == &app) {
+    return PrintCommand{app.get_formatter()->make_help(&app, app.get_name(), CLI::AppFormatMode::Normal)};
+  }
   return PrintCommand{command->help(parents)};
 }
 

@@ -32,17 +32,17 @@ TEST(AnswerTextTest, TheEndGivesOutWhatWasHeld) {
 
 TEST(ByteCodecTest, AChatIsLinesAndGoesOnBehindItsAnswer) {
   const auto codec = MakeByteCodec();
-  std::vector<ChatMessage> messages = {{"system", "be brief"}, {"user", "hi"}};
-  ChatPrompt prompt = *codec->EncodeChat(messages, true);
+  const std::vector<ChatMessage> first = {{"system", "be brief"}, {"user", "hi"}};
+  const std::vector<ChatMessage> second = {
+      {"system", "be brief"}, {"user", "hi"}, {"assistant", "ho"}, {"user", "more"}};
+  ChatPrompt prompt = *codec->EncodeChat(first, true);
   EXPECT_FALSE(prompt.continues);
   EXPECT_EQ(BytesFromTokens(prompt.tokens), "be brief\nhi\n");
   EXPECT_EQ(*codec->AddToAnswer(TokensFromBytes("ho")), "ho");
-  messages.push_back({"assistant", "ho"});
-  messages.push_back({"user", "more"});
-  prompt = *codec->EncodeChat(messages, true);
+  prompt = *codec->EncodeChat(second, true);
   EXPECT_TRUE(prompt.continues);
   EXPECT_EQ(BytesFromTokens(prompt.tokens), "\nmore\n");
-  prompt = *codec->EncodeChat(messages, false);
+  prompt = *codec->EncodeChat(second, false);
   EXPECT_FALSE(prompt.continues);
   EXPECT_EQ(BytesFromTokens(prompt.tokens), "be brief\nhi\nho\nmore\n");
 }
