@@ -91,8 +91,9 @@ class OutputsTest(unittest.TestCase):
 
     def test_a_reader_that_goes_away_ends_the_answer_and_leaves_nothing(self):
         with tempfile.TemporaryDirectory() as folder:
-            process = subprocess.Popen([*RUN, "--max-tokens", "20000", "--prompt", "x"], stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": folder})
+            command = [*RUN[:8], "--ignore-eos", "--max-tokens", "20000", "--prompt", "x"]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       env={**os.environ, "TMPDIR": folder})
             process.stdout.read(1)
             process.stdout.close()
             self.assertEqual(process.wait(timeout=60), 141)
@@ -103,7 +104,7 @@ class OutputsTest(unittest.TestCase):
         done = tributary("run", "--model", "/nonexistent", "--prompt", "x", "--json")
         self.assertEqual(done.returncode, 1)
         self.assertEqual(json.loads(done.stdout)["error"]["code"], "NOT_FOUND")
-        done = tributary("run", "--json", "--frob")
+        done = tributary("run", "--json", "--model", "m", "--prompt", "x", "--frob")
         self.assertEqual(done.returncode, 2)
         self.assertIn("--frob", json.loads(done.stdout)["error"]["message"])
 
