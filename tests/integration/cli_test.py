@@ -91,7 +91,7 @@ class OutputsTest(unittest.TestCase):
 
     def test_a_reader_that_goes_away_ends_the_answer_and_leaves_nothing(self):
         with tempfile.TemporaryDirectory() as folder:
-            command = [*RUN[:8], "--ignore-eos", "--max-tokens", "20000", "--prompt", "x"]
+            command = [*RUN[:8], "--ignore-eos", "--max-tokens", "3000", "--prompt", "x"]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env={**os.environ, "TMPDIR": folder})
             process.stdout.read(1)
