@@ -58,6 +58,7 @@ struct ClusterOptions {
   uint64_t kv_pool_bytes = 0;                   // per CPU node
   std::vector<std::string> devices = {"host"};  // a GPU worker for each: host, cuda, cuda:N
   std::string compute_dtype;                    // empty: the worker's default
+  std::string weight_dtype;                     // likewise
   uint64_t resident_pool_bytes = 0;
   uint32_t worker_threads = 0;
   uint32_t node_threads = 0;

@@ -155,6 +155,7 @@ absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested)
         id,         "--model",     options_.model_dir, "--device",    options_.devices[i]};
     AddFlag(flags, "--load-format", options_.load_format);
     AddFlag(flags, "--compute-dtype", options_.compute_dtype);
+    AddFlag(flags, "--weight-dtype", options_.weight_dtype);
     AddFlag(flags, "--threads", options_.worker_threads);
     AddFlag(flags, "--spin-us", SpinUs(options_));
     AddFlag(flags, "--resident-pool-bytes", options_.resident_pool_bytes);

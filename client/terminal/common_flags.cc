@@ -53,6 +53,10 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
   app.add_option("--compute-dtype", cluster.compute_dtype, "Of the matrices on a GPU: model (default), f32 or bf16")
       ->check(CLI::IsMember({"model", "f32", "bf16"}))
       ->group(kClusterGroup);
+  app.add_option("--weight-dtype", cluster.weight_dtype,
+                 "Of the matrices on the host device: stored (default), or int8, smaller and faster for a small error")
+      ->check(CLI::IsMember({"stored", "int8"}))
+      ->group(kClusterGroup);
   app.add_option("--resident-pool-bytes", cluster.resident_pool_bytes,
                  "KV memory of the GPU worker, e.g. 512MB (default 256MB)")
       ->transform(CLI::AsSizeValue(false))

@@ -12,6 +12,11 @@ void AddDeviceFlags(CLI::App& app, GpuWorkerFlags* flags) {
                  "Of the matrices on a GPU: model (as stored), f32 or bf16; the host computes in f32")
       ->check(CLI::IsMember({"model", "f32", "bf16"}))
       ->capture_default_str();
+  app.add_option("--weight-dtype", flags->weight_dtype,
+                 "Of the matrices on the host device: stored (as in the checkpoint), or int8, rounded as they are "
+                 "loaded: half the memory and less time a token, for a small error (docs/numerics.md)")
+      ->check(CLI::IsMember({"stored", "int8"}))
+      ->capture_default_str();
   app.add_flag("--deterministic", flags->deterministic,
                "On a GPU: a sequence's results do not depend on its batch, bit for bit; large "
                "batches are slower");

@@ -14,6 +14,7 @@ struct GpuWorkerFlags {
   uint64_t dummy_seed = 1;
   std::string device = "host";
   std::string compute_dtype = "model";
+  std::string weight_dtype = "stored";
   bool deterministic = false;
   std::string coordinator;
   std::string node_id = "gpu-0";

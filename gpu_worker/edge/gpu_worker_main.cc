@@ -40,7 +40,14 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
   limits.max_partial_slots = flags.max_token_stripes;
   limits.resident_pool_bytes = flags.resident_pool_bytes;
   limits.max_prefill_tokens = flags.max_prefill_tokens;
+  TRIBUTARY_ASSIGN_OR_RETURN(const WeightDType weight_dtype, ParseWeightDType(flags.weight_dtype));
   if (flags.device.starts_with("cuda")) {
+    if (weight_dtype != WeightDType::kStored) {
+      return absl::InvalidArgumentError(
+          fmt::format("--weight-dtype {} with --device {}: a GPU keeps weights as --compute-dtype says; leave "
+                      "--weight-dtype out, or use --device host",
+                      flags.weight_dtype, flags.device));
+    }
     CudaDeviceOptions options;
     TRIBUTARY_ASSIGN_OR_RETURN(options.ordinal, ParseCudaOrdinal(flags.device));
     if (flags.compute_dtype != "model") {
@@ -53,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
     return absl::InvalidArgumentError(fmt::format("unknown --device '{}'; use host, cuda or cuda:N", flags.device));
   }
   const int threads = flags.threads > 0 ? flags.threads : std::max(1, static_cast<int>(AllowedCpus().size()));
-  return MakeHostDevice(std::move(weights), limits, threads);
+  return MakeHostDevice(std::move(weights), limits, threads, weight_dtype);
 }
 
 EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& config) {

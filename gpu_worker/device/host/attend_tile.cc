@@ -50,6 +50,38 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
              ld, 1.0f, out_.data(), head_dim);
 }
 
+void AttendState::AttendStored(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+                               const StoredTile& tile) {
+  if (tile.tokens == 0) return;
+  const StoredRowFunctions& stored = kernels.stored_as(tile.dtype);
+  stored.mat_vec({.w = tile.k,
+                  .scales = nullptr,
+                  .out = tile.tokens,
+                  .in = head_dim_,
+                  .x = q,
+                  .ld_x = ld_q,
+                  .rows = rows_,
+                  .y = scores_.data(),
+                  .ld_y = kKeyTileTokens});
+  kernels.online_softmax({.scores = scores_.data(),
+                          .ld = kKeyTileTokens,
+                          .rows = rows_,
+                          .cols = tile.tokens,
+                          .first_row_visible = static_cast<ptrdiff_t>(tile.tokens),
+                          .scale = softmax_scale,
+                          .max = max_.data(),
+                          .sum = sum_.data(),
+                          .out = out_.data(),
+                          .head_dim = head_dim_});
+  stored.weighted_sum({.v = tile.v,
+                       .tokens = tile.tokens,
+                       .dim = head_dim_,
+                       .p = scores_.data(),
+                       .ld_p = kKeyTileTokens,
+                       .rows = rows_,
+                       .out = out_.data()});
+}
+
 void AttendState::Finish(float* out, size_t ld_out, float* lse_ln) const {
   for (size_t i = 0; i < rows_; ++i) {
     const float normaliser = sum_[i] == 0.0f ? 0.0f : 1.0f / sum_[i];

@@ -1,4 +1,4 @@
-// Attention of some query rows over some tiles of keys and values, in f32: the same few lines for
+// Attention of some query rows over some tiles of keys and values, in f32: the same running softmax for
 // prefill (rows are query tokens, causal) and for decode (rows are the query heads of one KV head).
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/shape.h"
+#include "base/dtype.h"
 #include "gpu_worker/device/host/row_kernels.h"
 
 namespace tributary {
@@ -35,6 +36,18 @@ class AttendState {
   };
   // Folds a tile into every row. q: [rows][ld_q].
   void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale, const Tile& tile);
+
+  // Keys and values of one KV head as they are stored, all of which every row sees.
+  struct StoredTile {
+    const std::byte* k = nullptr;  // [tokens][head_dim]
+    const std::byte* v = nullptr;
+    DType dtype = DType::kUnset;  // f32, bf16 or f16
+    size_t tokens = 0;            // at most kKeyTileTokens
+  };
+  // The same in one pass over what is stored, without a product of the library: for few rows. A row's bits do not
+  // depend on the others.
+  void AttendStored(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+                    const StoredTile& tile);
 
   // The weights of the tile attended last: exp(score - maximum()[row]), [rows][kKeyTileTokens].
   std::span<const float> tile_weights() const { return std::span(scores_).first(rows_ * kKeyTileTokens); }

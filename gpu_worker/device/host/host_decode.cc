@@ -6,18 +6,6 @@
 #include "base/check.h"
 
 namespace tributary {
-namespace {
-
-// Below some 100 us of attention, waking threads costs more than it saves.
-constexpr size_t kMinSharedWork = size_t{1} << 20;
-
-}  // namespace
-
-HostDecode::Scratch::Scratch(const AttentionShape& shape)
-    : attend(shape.group_size(), shape.head_dim),
-      weights(shape.group_size()),
-      k(kKeyTileTokens * shape.head_dim),
-      v(kKeyTileTokens * shape.head_dim) {}
 
 HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
                        const DeviceLimits& limits, ResidentCache& cache, ThreadPool& pool)
@@ -27,11 +15,12 @@ HostDecode::HostDecode(const HostWeights& weights, const Rope& rope, const RowKe
       limits_(limits),
       cache_(cache),
       pool_(pool),
-      moe_(weights, kernels, 1) {
+      attention_(weights.config(), kernels, limits.max_batch, cache, pool),
+      moe_(weights, kernels, 1),
+      no_facets_(limits.max_batch) {
   const ModelConfig& config = weights.config();
   const size_t rows = limits.max_batch;
   const size_t slots = rows * limits.max_partial_slots;
-  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(config.attention);
   facets_.reserve(rows);
   hidden_.resize(rows * config.hidden_size);
   normed_.resize(rows * config.hidden_size);
@@ -87,7 +76,7 @@ void HostDecode::AddToStream(const ResidualRule& rule) {
 }
 
 std::span<const float> HostDecode::AwaitQuery(uint32_t layer) {
-  const MatrixView qkv = weights_.qkv(layer);
+  const MatrixView& qkv = weights_.qkv(layer);
   NormaliseRows(weights_.layer(layer).attention_norm.span());
   MatVecEachRow(pool_, qkv, normed_.data(), qkv.in, rows_.size(), qkv_.data(), qkv.out);
   for (size_t r = 0; r < rows_.size(); ++r) FinishProjection(layer, r);
@@ -133,89 +122,20 @@ HostFacet* HostDecode::FacetOf(size_t row_idx, uint32_t layer) const {
   return weights_.layers().is_windowed(layer) ? nullptr : facets_[row_idx];
 }
 
-std::span<const SlotRange> HostDecode::AttendedBy(const DecodeRow& row, uint32_t layer) const {
-  return weights_.layers().is_windowed(layer) ? row.attend_windowed : row.attend;
-}
-
 void HostDecode::AttendResident(uint32_t layer) {
   if (!attends_first_) Attend(layer);
 }
 
 void HostDecode::Attend(uint32_t layer) {
-  const uint32_t num_kv_heads = weights_.config().attention.num_kv_heads;
-  size_t tokens = 0;
-  for (const DecodeRow& row : rows_) {
-    for (const SlotRange& range : AttendedBy(row, layer)) {
-      TRIBUTARY_CHECK_LE(range.begin, range.end);
-      TRIBUTARY_CHECK_LE(range.end, cache_.capacity_tokens(row.resident));
-      tokens += range.end - range.begin;
-    }
-  }
-  const size_t items = rows_.size() * num_kv_heads;
-  const auto attend = [&](int thread_idx, size_t item) {
-    AttendKvHead(layer, item / num_kv_heads, static_cast<uint32_t>(item % num_kv_heads),
-                 scratch_[static_cast<size_t>(thread_idx)]);
-  };
-  if (tokens * weights_.q_dim() * 2 < kMinSharedWork) {
-    for (size_t item = 0; item < items; ++item) attend(0, item);
-  } else {
-    ForEachItem(pool_, items, attend);
-  }
-}
-
-void HostDecode::AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch) {
-  const AttentionShape& shape = weights_.config().attention;
-  const size_t first_q_head = kv_head * shape.group_size();
-  const size_t q_offset = row_idx * weights_.q_dim() + first_q_head * shape.head_dim;
-  const DecodeRow& row = rows_[row_idx];
-  HostFacet* const facet = FacetOf(row_idx, layer);
-  const bool keeps_weights = facet != nullptr && facet->wants_weights_of(row);
-  scratch.attend.Reset(shape.group_size());
-  if (keeps_weights) scratch.weights.Begin();
-  for (const SlotRange& range : AttendedBy(row, layer)) {
-    for (uint32_t begin = range.begin; begin < range.end; begin += kKeyTileTokens) {
-      const SlotRange slots{begin, static_cast<uint32_t>(std::min<size_t>(begin + kKeyTileTokens, range.end))};
-      AttendSlots(row, layer, kv_head, slots, q_.data() + q_offset, scratch);
-      if (keeps_weights) scratch.weights.AddTile(scratch.attend, slots);
-    }
-  }
-  float* const lse_ln = lse_ln_.data() + row_idx * shape.num_q_heads + first_q_head;
-  scratch.attend.Finish(attended_.data() + q_offset, shape.head_dim, lse_ln);
-  if (facet == nullptr) return;
-  const size_t group_dim = shape.group_size() * shape.head_dim;
-  facet->OnAttended({.row = row,
-                     .row_idx = static_cast<uint32_t>(row_idx),
-                     .layer = weights_.layers().shard_layer(layer),
-                     .kv_head = kv_head,
-                     .q = {q_.data() + q_offset, group_dim},
-                     .out = {attended_.data() + q_offset, group_dim},
-                     .lse_ln = {lse_ln, shape.group_size()},
-                     .weights = keeps_weights ? scratch.weights.Finish(lse_ln) : std::span<const WeightRun>()});
-}
-
-void HostDecode::PrepareWeights(uint32_t capacity_tokens) {
-  for (Scratch& scratch : scratch_) scratch.weights.Reserve(capacity_tokens);
-}
-
-void HostDecode::AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
-                             Scratch& scratch) {
-  const size_t head_dim = weights_.config().attention.head_dim;
-  const size_t tokens = slots.end - slots.begin;
-  const DType dtype = cache_.dtype(row.resident);
-  const size_t offset = slots.begin * head_dim * DTypeBytes(dtype);
-  const std::byte* k = cache_.Slots(row.resident, layer, ResidentCache::Kind::kKey, kv_head) + offset;
-  const std::byte* v = cache_.Slots(row.resident, layer, ResidentCache::Kind::kValue, kv_head) + offset;
-  AttendState::Tile tile{.ld = head_dim, .tokens = tokens, .first_row_visible = static_cast<ptrdiff_t>(tokens)};
-  if (dtype == DType::kF32) {
-    tile.k = reinterpret_cast<const float*>(k);
-    tile.v = reinterpret_cast<const float*>(v);
-  } else {
-    ConvertToF32(dtype, k, tokens * head_dim, scratch.k.data());
-    ConvertToF32(dtype, v, tokens * head_dim, scratch.v.data());
-    tile.k = scratch.k.data();
-    tile.v = scratch.v.data();
-  }
-  scratch.attend.Attend(kernels_, q, head_dim, static_cast<float>(weights_.config().softmax_scale), tile);
+  const bool windowed = weights_.layers().is_windowed(layer);
+  attention_.Attend({.layer = layer,
+                     .windowed = windowed,
+                     .shard_layer = windowed ? 0 : weights_.layers().shard_layer(layer),
+                     .rows = rows_,
+                     .facets = std::span<HostFacet* const>(windowed ? no_facets_ : facets_).first(rows_.size()),
+                     .q = q_.data(),
+                     .out = attended_.data(),
+                     .lse_ln = lse_ln_.data()});
 }
 
 void HostDecode::MergeRow(size_t row_idx, uint32_t num_slots) {
@@ -286,7 +206,7 @@ void HostDecode::Mlp(uint32_t layer) {
 
 std::span<const float> HostDecode::EndStep() {
   NormaliseRows(weights_.final_norm());
-  const MatrixView lm_head = weights_.lm_head();
+  const MatrixView& lm_head = weights_.lm_head();
   MatVecEachRow(pool_, lm_head, normed_.data(), lm_head.in, rows_.size(), logits_.data(), lm_head.out);
   FinishLogits(weights_.config(), std::span(logits_).first(rows_.size() * lm_head.out));
   return std::span(logits_).first(rows_.size() * lm_head.out);

@@ -7,11 +7,10 @@
 
 #include "base/thread_pool.h"
 #include "gpu_worker/device/device.h"
-#include "gpu_worker/device/host/attend_tile.h"
-#include "gpu_worker/device/host/attended_weights.h"
 #include "gpu_worker/device/host/host_moe.h"
 #include "gpu_worker/device/host/host_weights.h"
 #include "gpu_worker/device/host/layer_ops.h"
+#include "gpu_worker/device/host/resident_attention.h"
 #include "gpu_worker/device/host/resident_cache.h"
 #include "gpu_worker/device/host/row_kernels.h"
 
@@ -33,17 +32,9 @@ class HostDecode {
   std::span<const float> EndStep();
 
   // Scratch for the attention weights of a sequence whose facet wants them; steps allocate nothing then.
-  void PrepareWeights(uint32_t capacity_tokens);
+  void PrepareWeights(uint32_t capacity_tokens) { attention_.PrepareWeights(capacity_tokens); }
 
  private:
-  // One thread's working memory.
-  struct Scratch {
-    explicit Scratch(const AttentionShape& shape);
-    AttendState attend;
-    AttendedWeights weights;  // for facets that want them
-    std::vector<float> k;     // [kKeyTileTokens][head_dim], for KV that is stored narrower than f32
-    std::vector<float> v;
-  };
   // Of the residual stream into normed_; a copy without a weight.
   void NormaliseRows(std::span<const float> weight);
   // Adds what attention or an MLP left in projected_ to the residual stream.
@@ -53,12 +44,8 @@ class HostDecode {
   void FinishProjection(uint32_t layer, size_t row_idx);
   // The row's facet, which does not see layers whose KV never leaves; null: none.
   HostFacet* FacetOf(size_t row_idx, uint32_t layer) const;
-  std::span<const SlotRange> AttendedBy(const DecodeRow& row, uint32_t layer) const;
   // Once per layer: at AttendResident(), or before q goes out where a facet's words depend on it.
   void Attend(uint32_t layer);
-  void AttendKvHead(uint32_t layer, size_t row_idx, uint32_t kv_head, Scratch& scratch);
-  void AttendSlots(const DecodeRow& row, uint32_t layer, uint32_t kv_head, SlotRange slots, const float* q,
-                   Scratch& scratch);
   void KeepResidentPartial(size_t row_idx);
   // Folds the first num_slots partial slots into the resident partial: attended_ becomes the
   // layer's attention output.
@@ -70,21 +57,22 @@ class HostDecode {
   const DeviceLimits limits_;
   ResidentCache& cache_;
   ThreadPool& pool_;
+  ResidentAttention attention_;
   HostMoe moe_;
-  std::vector<Scratch> scratch_;  // by thread
 
   std::span<const DecodeRow> rows_;
   std::vector<HostFacet*> facets_;  // by row; null: none
-  bool attends_first_ = false;      // some facet's query follows the attention
-  std::vector<float> hidden_;       // [max_batch][hidden]
-  std::vector<float> normed_;       // [max_batch][hidden]
-  std::vector<float> qkv_;          // [max_batch][q_dim + 2 kv_dim]
-  std::vector<float> q_;            // [max_batch][q_dim]
-  std::vector<float> cos_;          // [max_batch][angles_per_token]
-  std::vector<float> sin_;          // likewise
-  std::vector<float> attended_;     // [max_batch][q_dim]
-  std::vector<float> lse_ln_;       // [max_batch][num_q_heads]
-  std::vector<float> kept_out_;     // as attended_ and lse_ln_, of rows that want it: before the last merge
+  const std::vector<HostFacet*> no_facets_;
+  bool attends_first_ = false;   // some facet's query follows the attention
+  std::vector<float> hidden_;    // [max_batch][hidden]
+  std::vector<float> normed_;    // [max_batch][hidden]
+  std::vector<float> qkv_;       // [max_batch][q_dim + 2 kv_dim]
+  std::vector<float> q_;         // [max_batch][q_dim]
+  std::vector<float> cos_;       // [max_batch][angles_per_token]
+  std::vector<float> sin_;       // likewise
+  std::vector<float> attended_;  // [max_batch][q_dim]
+  std::vector<float> lse_ln_;    // [max_batch][num_q_heads]
+  std::vector<float> kept_out_;  // as attended_ and lse_ln_, of rows that want it: before the last merge
   std::vector<float> kept_lse_ln_;
   std::vector<float> gate_up_;    // [max_batch][2 intermediate]
   std::vector<float> projected_;  // [max_batch][hidden]

@@ -24,11 +24,12 @@ namespace {
 
 class HostDevice final : public Device {
  public:
-  HostDevice(std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits, int num_threads)
+  HostDevice(std::shared_ptr<const ModelWeights> weights, const DeviceLimits& limits, int num_threads,
+             WeightDType weight_dtype)
       : limits_(limits),
-        weights_(std::move(weights)),
-        rope_(weights_.config()),
         pool_(num_threads),
+        weights_(std::move(weights), weight_dtype, pool_),
+        rope_(weights_.config()),
         cache_(weights_.config().attention, weights_.layers(), limits.resident_pool_bytes,
                {weights_.source().dir(), ModelIdentity(weights_.source())}),
         decode_(weights_, rope_, BestRowKernels(), limits, cache_, pool_),
@@ -96,9 +97,9 @@ class HostDevice final : public Device {
   }
 
   const DeviceLimits limits_;
+  ThreadPool pool_;
   const HostWeights weights_;
   const Rope rope_;
-  ThreadPool pool_;
   ResidentCache cache_;
   HostDecode decode_;
   HostPrefill prefill_;
@@ -120,15 +121,15 @@ absl::Status CheckLimits(const DeviceLimits& limits, int num_threads) {
 }
 
 // Refuses what could only end in the kernel killing the process.
-absl::Status CheckMemory(const ModelWeights& weights, const DeviceLimits& limits) {
-  const uint64_t weight_bytes = HostWeights::Bytes(weights);
+absl::Status CheckMemory(const ModelWeights& weights, const DeviceLimits& limits, WeightDType weight_dtype) {
+  const uint64_t weight_bytes = HostWeights::Bytes(weights, weight_dtype);
   const uint64_t prefill_bytes = HostPrefill::Bytes(weights.config, limits.max_prefill_tokens, DType::kBf16);
   const uint64_t memory_bytes =
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const auto needed = static_cast<unsigned __int128>(weight_bytes) + prefill_bytes + limits.resident_pool_bytes;
   if (needed <= memory_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(
-      fmt::format("the host device needs {} bytes for f32 weights, {} for the resident pool and {} "
+      fmt::format("the host device needs {} bytes for weights, {} for the resident pool and {} "
                   "for a prefill of {} tokens, but "
                   "this machine has {} bytes: use a smaller model, pool or prompt limit, or a "
                   "machine with more memory",
@@ -138,12 +139,13 @@ absl::Status CheckMemory(const ModelWeights& weights, const DeviceLimits& limits
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> MakeHostDevice(std::shared_ptr<const ModelWeights> weights,
-                                                       const DeviceLimits& limits, int num_threads) {
+                                                       const DeviceLimits& limits, int num_threads,
+                                                       WeightDType weight_dtype) {
   TRIBUTARY_RETURN_IF_ERROR(CheckLimits(limits, num_threads));
-  TRIBUTARY_RETURN_IF_ERROR(CheckMemory(*weights, limits));
+  TRIBUTARY_RETURN_IF_ERROR(CheckMemory(*weights, limits, weight_dtype));
   TRIBUTARY_RETURN_IF_ERROR(BlasLibrary::Get().status());
   try {
-    return std::make_unique<HostDevice>(std::move(weights), limits, num_threads);
+    return std::make_unique<HostDevice>(std::move(weights), limits, num_threads, weight_dtype);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(fmt::format(
         "no memory for the host device with a resident pool of {} bytes; ask for less", limits.resident_pool_bytes));

@@ -52,11 +52,11 @@ void HostMoe::RunEachToken(ThreadPool& pool, uint32_t layer, const float* x, siz
     const std::span<ExpertChoice> choices = std::span(choices_).first(moe.experts_per_token);
     ChooseExperts(moe, {logits_.data() + t * moe.num_experts, moe.num_experts}, choices);
     for (const ExpertChoice& choice : choices) {
-      MatVecEachRow(pool, weights_.gate_up(layer, choice.expert), x + t * hidden, hidden, 1, gate_up_.data(),
+      MatVecEachRow(pool, weights_.expert(layer, choice.expert).gate_up, x + t * hidden, hidden, 1, gate_up_.data(),
                     2 * size_t{moe.intermediate_size});
       Activate(gate_up_.data());
-      MatVecEachRow(pool, weights_.down(layer, choice.expert), gate_up_.data(), 2 * size_t{moe.intermediate_size}, 1,
-                    expert_out_.data(), hidden);
+      MatVecEachRow(pool, weights_.expert(layer, choice.expert).down, gate_up_.data(),
+                    2 * size_t{moe.intermediate_size}, 1, expert_out_.data(), hidden);
       for (size_t i = 0; i < hidden; ++i) out[t * hidden + i] += choice.weight * expert_out_[i];
     }
   }
@@ -84,9 +84,9 @@ void HostMoe::RunTogether(uint32_t layer, const float* x, size_t tokens, float* 
       if (choice_of(t, expert) != nullptr) std::copy_n(x + t * hidden, hidden, gathered_.data() + count++ * hidden);
     }
     if (count == 0) continue;
-    MatMul(weights_.gate_up(layer, expert), gathered_.data(), hidden, count, gate_up_.data(), ld, false);
+    MatMul(weights_.expert(layer, expert).gate_up, gathered_.data(), hidden, count, gate_up_.data(), ld, false);
     for (size_t i = 0; i < count; ++i) Activate(gate_up_.data() + i * ld);
-    MatMul(weights_.down(layer, expert), gate_up_.data(), ld, count, expert_out_.data(), hidden, false);
+    MatMul(weights_.expert(layer, expert).down, gate_up_.data(), ld, count, expert_out_.data(), hidden, false);
     for (size_t t = 0, row = 0; t < tokens; ++t) {
       const ExpertChoice* const choice = choice_of(t, expert);
       if (choice == nullptr) continue;

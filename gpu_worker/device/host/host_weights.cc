@@ -1,6 +1,12 @@
 #include "gpu_worker/device/host/host_weights.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
 #include <initializer_list>
+#include <utility>
 
 #include "base/check.h"
 #include "base/dtype.h"
@@ -8,7 +14,7 @@
 namespace tributary {
 namespace {
 
-// The tensors one after the other, in f32; empty if they are absent.
+// The vectors one after the other, in f32; empty if they are absent.
 AlignedBuffer<float> Stack(std::initializer_list<const TensorView*> tensors) {
   size_t count = 0;
   for (const TensorView* tensor : tensors) count += tensor == nullptr ? 0 : tensor->num_elements();
@@ -29,37 +35,94 @@ AlignedBuffer<float> Norm(const TensorView* tensor, const ModelConfig& config) {
   return norm;
 }
 
+size_t PageBytes() {
+  static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+// Reads a byte of every page, over the pool.
+void ReadPages(ThreadPool& pool, std::span<const std::byte> bytes) {
+  constexpr size_t kChunkBytes = size_t{4} << 20;
+  std::atomic<unsigned> sum{0};  // keeps the reads
+  ForEachItem(pool, (bytes.size() + kChunkBytes - 1) / kChunkBytes, [&](int /*thread_idx*/, size_t chunk) {
+    unsigned chunk_sum = 0;
+    const size_t end = std::min(bytes.size(), (chunk + 1) * kChunkBytes);
+    for (size_t i = chunk * kChunkBytes; i < end; i += PageBytes()) chunk_sum += static_cast<unsigned>(bytes[i]);
+    sum.fetch_add(chunk_sum, std::memory_order_relaxed);
+  });
+}
+
+// What is read no more need not stay in this process's memory. Pages of a file's map alone: they are read again if need
+// be, while those of dummy weights would be lost.
+void ForgetPages(const ModelWeights& source, std::span<const std::byte> bytes) {
+  if (source.dummy != nullptr) return;
+  const auto begin = (reinterpret_cast<uintptr_t>(bytes.data()) + PageBytes() - 1) / PageBytes() * PageBytes();
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size()) / PageBytes() * PageBytes();
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+uint64_t MatrixBytes(const TensorView& tensor, WeightDType dtype) {
+  if (dtype == WeightDType::kStored || tensor.shape.size() != 2) return tensor.bytes.size();
+  return Int8Matrix::Bytes(tensor.shape[0], tensor.shape[1]);
+}
+
 }  // namespace
 
-HostWeights::HostWeights(std::shared_ptr<const ModelWeights> source)
+HostWeights::HostWeights(std::shared_ptr<const ModelWeights> source, WeightDType dtype, ThreadPool& pool)
     : source_(std::move(source)), layer_map_(source_->config.num_layers, source_->config.windowed_layers()) {
+  const auto matrix = [&](std::initializer_list<const TensorView*> tensors) { return Matrix(tensors, dtype, pool); };
   layers_.reserve(source_->layers.size());
   for (const LayerWeights& w : source_->layers) {
     layers_.push_back({.attention_norm = Norm(w.attention_norm, config()),
-                       .qkv = Stack({w.q, w.k, w.v}),
+                       .qkv = matrix({w.q, w.k, w.v}),
                        .qkv_bias = Stack({w.q_bias, w.k_bias, w.v_bias}),
                        .q_norm = Norm(w.q_norm, config()),
                        .k_norm = Norm(w.k_norm, config()),
-                       .o = Stack({w.o}),
+                       .o = matrix({w.o}),
                        .o_bias = Stack({w.o_bias}),
                        .attention_post_norm = Norm(w.attention_post_norm, config()),
                        .mlp_norm = Norm(w.mlp_norm, config()),
-                       .gate_up = Stack({w.gate, w.up}),
-                       .down = Stack({w.down}),
+                       .gate_up = matrix({w.gate, w.up}),
+                       .down = matrix({w.down}),
                        .mlp_post_norm = Norm(w.mlp_post_norm, config()),
-                       .router = Stack({w.router})});
+                       .router = Matrix({w.router}, WeightDType::kStored, pool)});  // small, and what it decides is not
     for (const ExpertWeights& expert : w.experts) {
-      layers_.back().experts.push_back({Stack({expert.gate, expert.up}), Stack({expert.down})});
+      layers_.back().experts.push_back({matrix({expert.gate, expert.up}), matrix({expert.down})});
     }
   }
   final_norm_ = Norm(source_->final_norm, config());
-  lm_head_ = Stack({source_->lm_head});
+  lm_head_ = matrix({source_->lm_head});
 }
 
-uint64_t HostWeights::Bytes(const ModelWeights& source) {
-  uint64_t elements = source.num_parameters();
-  if (source.lm_head != source.embedding) elements -= source.embedding->num_elements();
-  return elements * sizeof(float);
+MatrixView HostWeights::Matrix(std::initializer_list<const TensorView*> tensors, WeightDType dtype, ThreadPool& pool) {
+  if (*tensors.begin() == nullptr) return {};
+  MatrixView matrix((*tensors.begin())->shape.at(1));
+  for (const TensorView* tensor : tensors) {
+    const MatrixPart stored{tensor->bytes.data(), ToDType(tensor->type), nullptr, tensor->shape.at(0)};
+    if (dtype == WeightDType::kStored) {
+      ReadPages(pool, tensor->bytes);
+      matrix.Append(stored);
+      continue;
+    }
+    rounded_.emplace_back(pool, stored, matrix.in);
+    matrix.Append(rounded_.back().part());
+    ForgetPages(*source_, tensor->bytes);
+  }
+  return matrix;
+}
+
+uint64_t HostWeights::Bytes(const ModelWeights& source, WeightDType dtype) {
+  const auto bytes = [dtype](const TensorView* tensor) {
+    return tensor == nullptr ? uint64_t{0} : MatrixBytes(*tensor, dtype);
+  };
+  uint64_t sum = bytes(source.lm_head);
+  for (const LayerWeights& w : source.layers) {
+    for (const TensorView* matrix : {w.q, w.k, w.v, w.o, w.gate, w.up, w.down}) sum += bytes(matrix);
+    for (const ExpertWeights& expert : w.experts) {
+      for (const TensorView* matrix : {expert.gate, expert.up, expert.down}) sum += bytes(matrix);
+    }
+  }
+  return sum;
 }
 
 void HostWeights::Embed(uint32_t token, float* out) const {

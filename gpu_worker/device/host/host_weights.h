@@ -1,14 +1,19 @@
-// A model's weights as the host device computes with them: f32, projections that read the same
-// input stacked.
+// A model's weights as the host device computes with them: matrices as the file has them, read from its map, or rounded
+// to int8; vectors in f32. Projections that read the same input are one matrix of several parts.
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "gpu_worker/device/host/int8_matrix.h"
 #include "gpu_worker/device/host/layer_ops.h"
 #include "gpu_worker/device/host/matmul.h"
+#include "gpu_worker/device/host/weight_dtype.h"
 #include "gpu_worker/device/layer_map.h"
 #include "model/weights.h"
 
@@ -16,36 +21,36 @@ namespace tributary {
 
 // An MLP among others, with the experts' intermediate size.
 struct HostExpert {
-  AlignedBuffer<float> gate_up;  // [2 intermediate][hidden]
-  AlignedBuffer<float> down;     // [hidden][intermediate]
+  MatrixView gate_up;  // [2 intermediate][hidden]
+  MatrixView down;     // [hidden][intermediate]
 };
 
 // Empty buffers: this model has none. Norms' weights have the model's offset in them.
 struct HostLayer {
   AlignedBuffer<float> attention_norm;       // [hidden]
-  AlignedBuffer<float> qkv;                  // [q_dim + 2 kv_dim][hidden]: q, k, v
+  MatrixView qkv;                            // [q_dim + 2 kv_dim][hidden]: q, k, v
   AlignedBuffer<float> qkv_bias;             // [q_dim + 2 kv_dim]
   AlignedBuffer<float> q_norm;               // [head_dim], or of the whole projection
   AlignedBuffer<float> k_norm;               // likewise
-  AlignedBuffer<float> o;                    // [hidden][q_dim]
+  MatrixView o;                              // [hidden][q_dim]
   AlignedBuffer<float> o_bias;               // [hidden]
   AlignedBuffer<float> attention_post_norm;  // [hidden]
   AlignedBuffer<float> mlp_norm;             // [hidden]
-  AlignedBuffer<float> gate_up;              // [2 intermediate][hidden]: gate, up
-  AlignedBuffer<float> down;                 // [hidden][intermediate]
+  MatrixView gate_up;                        // [2 intermediate][hidden]: gate, up
+  MatrixView down;                           // [hidden][intermediate]
   AlignedBuffer<float> mlp_post_norm;        // [hidden]
-  AlignedBuffer<float> router;               // [num_experts][hidden]
+  MatrixView router;                         // [num_experts][hidden]
   std::vector<HostExpert> experts;
 };
 
 // Immutable; thread-safe.
 class HostWeights {
  public:
-  // Copies. Throws std::bad_alloc: check Bytes() first.
-  explicit HostWeights(std::shared_ptr<const ModelWeights> source);
+  // Reads every matrix once, so that no step waits for a disk. Throws std::bad_alloc: check Bytes() first.
+  HostWeights(std::shared_ptr<const ModelWeights> source, WeightDType dtype, ThreadPool& pool);
 
-  // What the copies take.
-  static uint64_t Bytes(const ModelWeights& source);
+  // What they take, the file's map included where it is read.
+  static uint64_t Bytes(const ModelWeights& source, WeightDType dtype);
 
   const ModelWeights& source() const { return *source_; }
   const ModelConfig& config() const { return source_->config; }
@@ -55,29 +60,17 @@ class HostWeights {
   const HostLayer& layer(uint32_t idx) const { return layers_[idx]; }
   // Which layers have KV in shards.
   const LayerMap& layers() const { return layer_map_; }
-  MatrixView qkv(uint32_t idx) const { return {layer(idx).qkv.data(), q_dim() + 2 * kv_dim(), config().hidden_size}; }
-  MatrixView o(uint32_t idx) const { return {layer(idx).o.data(), config().hidden_size, q_dim()}; }
-  MatrixView gate_up(uint32_t idx) const {
-    return {layer(idx).gate_up.data(), 2 * size_t{config().intermediate_size}, config().hidden_size};
-  }
-  MatrixView down(uint32_t idx) const {
-    return {layer(idx).down.data(), config().hidden_size, config().intermediate_size};
-  }
-  MatrixView router(uint32_t idx) const {
-    return {layer(idx).router.data(), config().moe.num_experts, config().hidden_size};
-  }
-  MatrixView gate_up(uint32_t idx, uint32_t expert) const {
-    return {layer(idx).experts[expert].gate_up.data(), 2 * size_t{config().moe.intermediate_size},
-            config().hidden_size};
-  }
-  MatrixView down(uint32_t idx, uint32_t expert) const {
-    return {layer(idx).experts[expert].down.data(), config().hidden_size, config().moe.intermediate_size};
-  }
+  const MatrixView& qkv(uint32_t idx) const { return layer(idx).qkv; }
+  const MatrixView& o(uint32_t idx) const { return layer(idx).o; }
+  const MatrixView& gate_up(uint32_t idx) const { return layer(idx).gate_up; }
+  const MatrixView& down(uint32_t idx) const { return layer(idx).down; }
+  const MatrixView& router(uint32_t idx) const { return layer(idx).router; }
+  const HostExpert& expert(uint32_t idx, uint32_t expert_idx) const { return layer(idx).experts[expert_idx]; }
+  const MatrixView& lm_head() const { return lm_head_; }
   ResidualRule attention_rule(uint32_t idx) const {
     return {layer(idx).o_bias.span(), layer(idx).attention_post_norm.span(), eps(), residual_scale()};
   }
   ResidualRule mlp_rule(uint32_t idx) const { return {{}, layer(idx).mlp_post_norm.span(), eps(), residual_scale()}; }
-  MatrixView lm_head() const { return {lm_head_.data(), config().vocab_size, config().hidden_size}; }
   std::span<const float> final_norm() const { return final_norm_.span(); }
   float eps() const { return static_cast<float>(config().rms_norm_eps); }
   float residual_scale() const { return static_cast<float>(config().residual_scale); }
@@ -85,11 +78,14 @@ class HostWeights {
   void Embed(uint32_t token, float* out) const;
 
  private:
+  MatrixView Matrix(std::initializer_list<const TensorView*> tensors, WeightDType dtype, ThreadPool& pool);
+
   std::shared_ptr<const ModelWeights> source_;
   LayerMap layer_map_;
+  std::vector<Int8Matrix> rounded_;  // what the views' parts point to, unless it is the file's map
   std::vector<HostLayer> layers_;
   AlignedBuffer<float> final_norm_;  // [hidden]
-  AlignedBuffer<float> lm_head_;     // [vocab][hidden]
+  MatrixView lm_head_;               // [vocab][hidden]
 };
 
 }  // namespace tributary

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "gpu_worker/device/host/row_kernels_isa.h"
+#include "gpu_worker/device/host/stored_rows-inl.h"
 
 namespace tributary::TRIBUTARY_ROW_KERNELS_NAMESPACE {
 
@@ -92,5 +93,13 @@ static void GeluMul(float* gate, const float* up, size_t count) {
     gate[i] = x / (1.0f + Exp(-2.0f * u)) * up[i];
   }
 }
+
+static constexpr RowKernelFunctions kFunctions = {.online_softmax = OnlineSoftmax,
+                                                  .silu_mul = SiluMul,
+                                                  .gelu_mul = GeluMul,
+                                                  .f32 = kStoredRowFunctions<F32>,
+                                                  .bf16 = kStoredRowFunctions<Bf16>,
+                                                  .f16 = kStoredRowFunctions<F16>,
+                                                  .int8 = kStoredRowFunctions<Int8>};
 
 }  // namespace tributary::TRIBUTARY_ROW_KERNELS_NAMESPACE

@@ -3,7 +3,6 @@
 
 namespace tributary {
 
-const RowKernelFunctions kRowKernelsAvx2 = {row_kernels_avx2::OnlineSoftmax, row_kernels_avx2::SiluMul,
-                                            row_kernels_avx2::GeluMul};
+const RowKernelFunctions kRowKernelsAvx2 = row_kernels_avx2::kFunctions;
 
 }  // namespace tributary

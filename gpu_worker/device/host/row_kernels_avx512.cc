@@ -3,7 +3,6 @@
 
 namespace tributary {
 
-const RowKernelFunctions kRowKernelsAvx512 = {row_kernels_avx512::OnlineSoftmax, row_kernels_avx512::SiluMul,
-                                              row_kernels_avx512::GeluMul};
+const RowKernelFunctions kRowKernelsAvx512 = row_kernels_avx512::kFunctions;
 
 }  // namespace tributary

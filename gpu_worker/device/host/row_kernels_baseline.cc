@@ -3,7 +3,6 @@
 
 namespace tributary {
 
-const RowKernelFunctions kRowKernelsBaseline = {row_kernels_baseline::OnlineSoftmax, row_kernels_baseline::SiluMul,
-                                                row_kernels_baseline::GeluMul};
+const RowKernelFunctions kRowKernelsBaseline = row_kernels_baseline::kFunctions;
 
 }  // namespace tributary

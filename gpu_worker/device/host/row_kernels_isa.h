@@ -26,12 +26,57 @@ struct OnlineSoftmaxArgs {
   size_t head_dim;
 };
 
+// Inputs of a row that share a scale where rows are stored as int8.
+inline constexpr size_t kInt8GroupInputs = 64;
+
+// y[r][o] = w[o] . x[r] for `rows` rows of x that share one pass over w. Sums in f32, in an order that depends on `in`
+// alone: neither on the other rows nor on which rows of w are multiplied in one call.
+struct MatVecArgs {
+  const void* w;        // [out][in] as stored; needs no alignment
+  const float* scales;  // int8 alone: [out][ceil(in / kInt8GroupInputs)]
+  size_t out;
+  size_t in;
+  const float* x;  // [rows][ld_x]
+  size_t ld_x;
+  size_t rows;
+  float* y;  // [rows][ld_y]
+  size_t ld_y;
+};
+
+// out[r] += sum over tokens of p[r][token] * v[token]: token after token, whatever the number of rows.
+struct WeightedSumArgs {
+  const void* v;  // [tokens][dim] as stored; needs no alignment
+  size_t tokens;
+  size_t dim;
+  const float* p;  // [rows][ld_p]
+  size_t ld_p;
+  size_t rows;
+  float* out;  // [rows][dim]
+};
+
+// out = w in f32, which is exact but for int8, whose values are code * scale, rounded once.
+struct WidenArgs {
+  const void* w;        // [rows][cols] as stored; needs no alignment
+  const float* scales;  // as in MatVecArgs
+  size_t rows;
+  size_t cols;
+  float* out;  // [rows][cols]
+};
+
+// What one way of storing rows needs. Functions that a type has no use for are null.
+struct StoredRowFunctions {
+  void (*mat_vec)(const MatVecArgs& args);
+  void (*weighted_sum)(const WeightedSumArgs& args);
+  void (*widen)(const WidenArgs& args);
+};
+
 struct RowKernelFunctions {
   void (*online_softmax)(const OnlineSoftmaxArgs& args);
   // gate[i] = silu(gate[i]) * up[i]
   void (*silu_mul)(float* gate, const float* up, size_t count);
   // gate[i] = gelu(gate[i]) * up[i], by its tanh form
   void (*gelu_mul)(float* gate, const float* up, size_t count);
+  StoredRowFunctions f32, bf16, f16, int8;
 };
 
 // Constant-initialised: touching one runs no code that the machine may lack.
