@@ -15,14 +15,21 @@ pids=()
 
 # stop STATUS
 stop() {
-  local pid
+  local pid at_once=
   trap - EXIT
-  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM # the second signal of a process ends it at once
+  trap 'at_once=yes' INT TERM
   echo "stopping: running requests may end; Ctrl-C again stops at once"
   # The coordinator first, so that it can let running requests end.
   for pid in "${pids[@]}"; do
     kill -TERM "$pid" 2>/dev/null || true
-    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
+    while kill -0 "$pid" 2>/dev/null; do
+      if [ -z "$at_once" ]; then
+        wait "$pid" || true
+      else # the second signal that a process sees ends it; two in a row may be one to a busy process
+        kill -TERM "$pid" 2>/dev/null || true
+        sleep 0.2
+      fi
+    done
   done
   echo "stopped; logs are in $logs"
   exit "$1"
@@ -49,6 +56,13 @@ for ((i = 0; i < cpu_nodes; i++)); do
 done
 start gpu-0 "$bin/tributary-gpu-worker" --listen 127.0.0.1:0 --coordinator "127.0.0.1:$port" --node-id gpu-0 \
   --model "$model" --device host
+
+# They have their ports; now they register.
+alive() { "$bin/tributary" status --json --coordinator "127.0.0.1:$port" | grep -o '"state":"alive"' | wc -l; }
+until [ "$(alive)" -eq $((cpu_nodes + 1)) ]; do
+  for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null || { tail -n 5 "$logs"/*.log >&2; exit 1; }; done
+  sleep 0.1
+done
 
 echo "$bin/tributary status --coordinator 127.0.0.1:$port"
 echo "Ctrl-C stops all of them; logs are in $logs"

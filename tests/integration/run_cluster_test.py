@@ -67,7 +67,7 @@ class RunClusterTest(unittest.TestCase):
         status, output, errors = request.finish(300)
         self.assertEqual(status, 0, errors)
         self.assertIn(f"{TOKENS} tokens", output.decode(errors="replace"))
-        self.assertEqual(self.script.wait(90), 0, self.said())
+        self.assertEqual(self.script.wait(300), 0, self.said())
         self.assertIn("stopped; logs are in", self.said())
         self.assertFalse([pid for pid in self.pids if runs(pid)])
 
@@ -79,8 +79,8 @@ class RunClusterTest(unittest.TestCase):
         wait_until(lambda: "running requests may end" in self.said(), "the script stops")
         self.assertIsNone(request.process.poll())
         os.killpg(self.script.pid, signal.SIGINT)
-        self.assertNotEqual(request.finish(60)[0], 0)
-        self.assertEqual(self.script.wait(60), 0, self.said())
+        self.assertNotEqual(request.finish(300)[0], 0)
+        self.assertEqual(self.script.wait(300), 0, self.said())
         self.assertFalse([pid for pid in self.pids if runs(pid)])
 
 
