@@ -44,8 +44,13 @@ install(
   PATTERN "*.pb.h")
 install(DIRECTORY proto/tributary DESTINATION ${CMAKE_INSTALL_DATADIR}/tributary/proto COMPONENT runtime FILES_MATCHING
         PATTERN "*.proto")
-install(DIRECTORY deploy DESTINATION ${CMAKE_INSTALL_DATADIR}/tributary COMPONENT runtime PATTERN "systemd" EXCLUDE
-        PATTERN "debian" EXCLUDE)
+install(
+  DIRECTORY deploy
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/tributary
+  COMPONENT runtime
+  USE_SOURCE_PERMISSIONS
+  PATTERN "systemd" EXCLUDE
+  PATTERN "debian" EXCLUDE)
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT runtime)
 
 foreach(program tributary tributary-coordinator tributary-gpu-worker tributary-cpu-attention)

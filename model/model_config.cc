@@ -107,8 +107,27 @@ absl::Status ReadRope(const ConfigFields& fields, const FamilyRow& family, Model
     TRIBUTARY_RETURN_IF_ERROR(fields.Read("original_max_position_embeddings", kMaxWindow, kRequiredField,
                                           context.original_max_position_embeddings));
   }
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    TRIBUTARY_RETURN_IF_ERROR(ReadRopeObject(fields, name, context, config));
+  // Of two objects the old one counts, if it says anything.
+  const json* old = fields.Find("rope_scaling");
+  const bool is_old = old != nullptr && (!old->is_object() || !old->empty());
+  return ReadRopeObject(fields, is_old ? "rope_scaling" : "rope_parameters", context, config);
+}
+
+// Values may each be in range, and together be none that can be computed with.
+absl::Status CheckRopes(const ConfigFields& fields, const ModelConfig& config) {
+  for (const RopeParameters& rope : config.ropes) {
+    bool finite = std::isfinite(static_cast<float>(rope.attention_factor));
+    for (const uint64_t tokens : {uint64_t{1}, uint64_t{rope.original_max_position_embeddings} + 1}) {
+      for (const float frequency : RopeInverseFrequencies(rope, config.attention.head_dim, tokens)) {
+        finite = finite && std::isfinite(frequency);
+      }
+    }
+    if (!finite) {
+      return absl::InvalidArgumentError(
+          fmt::format("{}: rope_theta {}, factor {} and original_max_position_embeddings {} give angles that are no "
+                      "numbers; check them",
+                      fields.where(), rope.theta, rope.factor, rope.original_max_position_embeddings));
+    }
   }
   return absl::OkStatus();
 }
@@ -154,7 +173,8 @@ absl::Status ReadSlidingLayers(const ConfigFields& fields, const FamilyRow& fami
   uint32_t window_tokens = 0;
   TRIBUTARY_RETURN_IF_ERROR(ReadWindow(fields, family, window_tokens));
   std::vector<bool> slides(config.num_layers);
-  if (window_tokens != 0) TRIBUTARY_RETURN_IF_ERROR(SlidesByRule(fields, family, config, slides));
+  const bool by_kind = family.sliding == SlidingRule::kAllButEachPatternLast;  // whatever the window
+  if (window_tokens != 0 || by_kind) TRIBUTARY_RETURN_IF_ERROR(SlidesByRule(fields, family, config, slides));
   if (const json* types = fields.Find("layer_types"); types != nullptr) {
     const std::string expected = fmt::format("a list of {} names", config.num_layers);
     if (!types->is_array() || types->size() != config.num_layers) return fields.Invalid("layer_types", expected);
@@ -164,11 +184,12 @@ absl::Status ReadSlidingLayers(const ConfigFields& fields, const FamilyRow& fami
         return fields.Unimplemented("layer_types", "full_attention, sliding_attention");
       }
       slides[layer] = type == "sliding_attention";
-      if (slides[layer] && window_tokens == 0) {
+      if (slides[layer] && window_tokens == 0 && !by_kind) {
         return fields.Invalid("sliding_window", "a number, since layer_types names sliding_attention");
       }
     }
   }
+  for (uint32_t layer = 0; layer < config.num_layers; ++layer) config.layers[layer].is_sliding = slides[layer];
   // A window that no context outgrows hides nothing.
   if (window_tokens >= config.max_position_embeddings) return absl::OkStatus();
   for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
@@ -241,6 +262,15 @@ absl::Status AddGenerationEosTokens(const std::filesystem::path& path, ModelConf
 
 }  // namespace
 
+uint64_t ModelConfig::max_context_tokens() const {
+  double factor = 1;
+  for (const RopeParameters& rope : ropes) {
+    if (rope.type == RopeType::kDynamic) factor = std::max(factor, rope.factor);
+  }
+  const double tokens = factor * max_position_embeddings;
+  return static_cast<uint64_t>(std::min(tokens, static_cast<double>(limits::kMaxContextTokens)));
+}
+
 std::vector<uint32_t> ModelConfig::windowed_layers() const {
   std::vector<uint32_t> windowed;
   for (uint32_t layer = 0; layer < num_layers; ++layer) {
@@ -265,6 +295,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_d
   if (family->read != nullptr) TRIBUTARY_RETURN_IF_ERROR(family->read(fields, config));
   if (slides_last) TRIBUTARY_RETURN_IF_ERROR(ReadSlidingLayers(fields, *family, config));
   TRIBUTARY_RETURN_IF_ERROR(CheckActivation(fields, config));
+  TRIBUTARY_RETURN_IF_ERROR(CheckRopes(fields, config));
   TRIBUTARY_RETURN_IF_ERROR(ReadStoredDType(fields, config));
   TRIBUTARY_RETURN_IF_ERROR(AddEosTokens(fields, config));
   TRIBUTARY_RETURN_IF_ERROR(AddGenerationEosTokens(model_dir / "generation_config.json", config));

@@ -42,8 +42,9 @@ inline constexpr uint32_t kNoRope = ~uint32_t{0};
 struct LayerSpec {
   // Attention sees this many tokens, the token itself included; 0: all.
   uint32_t sliding_window_tokens = 0;
-  uint32_t rope = 0;    // index of ModelConfig::ropes, or kNoRope
-  bool is_moe = false;  // experts instead of one MLP
+  bool is_sliding = false;  // of the sliding kind, also where no context outgrows its window
+  uint32_t rope = 0;        // index of ModelConfig::ropes, or kNoRope
+  bool is_moe = false;      // experts instead of one MLP
 };
 
 // Experts of which a router picks some for each token.
@@ -85,6 +86,8 @@ struct ModelConfig {
   std::vector<uint32_t> eos_token_ids;  // of config.json and generation_config.json, ascending
   DType stored_dtype = DType::kUnset;   // "torch_dtype"/"dtype", informative: each tensor states its own
 
+  // The longest context: max_position_embeddings, or as many times more as dynamic RoPE is made for.
+  uint64_t max_context_tokens() const;
   // Layers whose attention sees a window only, ascending; all have windows of one size.
   std::vector<uint32_t> windowed_layers() const;
 };

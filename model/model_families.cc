@@ -1,5 +1,6 @@
 #include "model/model_families.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -12,7 +13,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr uint32_t kMaxExperts = 1024;
+constexpr uint32_t kMaxExperts = 1024;  // of a layer
+constexpr uint32_t kMaxExpertsOfModel = 65536;
 
 absl::Status ReadQwen2(const ConfigFields&, ModelConfig& config) {
   config.has_qkv_bias = true;
@@ -54,7 +56,9 @@ absl::Status ReadSmolLm3(const ConfigFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadOlmo2(const ConfigFields&, ModelConfig& config) {
+absl::Status ReadOlmo2(const ConfigFields& fields, ModelConfig& config) {
+  // Its norms over all heads come behind the bias.
+  if (config.has_qkv_bias) return fields.Unimplemented("attention_bias", "false");
   config.norm_placement = NormPlacement::kAfter;
   config.qk_norm = QkNorm::kWholeProjection;
   return absl::OkStatus();
@@ -92,14 +96,21 @@ absl::Status ReadGemma3(const ConfigFields& fields, ModelConfig& config) {
     TRIBUTARY_RETURN_IF_ERROR(fields.Read("rope_local_base_freq", 10000.0, local.theta));
     config.ropes.push_back(local);
   }
-  for (LayerSpec& layer : config.layers) layer.rope = layer.sliding_window_tokens == 0 ? 0 : 1;
+  for (LayerSpec& layer : config.layers) layer.rope = layer.is_sliding ? 1 : 0;
   return absl::OkStatus();
 }
 
 absl::Status ReadExperts(const ConfigFields& fields, const char* num_experts, uint32_t default_experts,
                          uint32_t default_per_token, ModelConfig& config) {
   TRIBUTARY_RETURN_IF_ERROR(fields.Read(num_experts, kMaxExperts, default_experts, config.moe.num_experts));
-  return fields.Read("num_experts_per_tok", config.moe.num_experts, default_per_token, config.moe.experts_per_token);
+  const uint32_t per_token = std::min(default_per_token, config.moe.num_experts);
+  TRIBUTARY_RETURN_IF_ERROR(
+      fields.Read("num_experts_per_tok", config.moe.num_experts, per_token, config.moe.experts_per_token));
+  if (config.moe.num_experts * config.num_layers > kMaxExpertsOfModel) {
+    return fields.Invalid(num_experts,
+                          fmt::format("at most {} experts in all {} layers", kMaxExpertsOfModel, config.num_layers));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadMixtral(const ConfigFields& fields, ModelConfig& config) {

@@ -86,6 +86,7 @@ absl::Status ReadFactors(const ConfigFields& fields, const char* name, uint32_t 
   const json* value = fields.Find(name);
   const std::string expected = fmt::format("a list of {} finite numbers > 0 (head_dim / 2)", count);
   if (value == nullptr || !value->is_array() || value->size() != count) return fields.Invalid(name, expected);
+  factors.clear();
   for (const json& factor : *value) {
     if (!factor.is_number() || !std::isfinite(factor.get<double>()) || factor.get<double>() <= 0) {
       return fields.Invalid(name, expected);

@@ -39,6 +39,11 @@ PORTS = (7000, 8000)
 SKIPPED = 77
 
 
+def heed_interrupts() -> None:
+    """A shell in the background ignores SIGINT, its children inherit that, and bash cannot trap it then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class DocsError(Exception):
     """A block that is not as it should be, or fails."""
 
@@ -113,7 +118,8 @@ class Runner:
         log = self.folder / f"{block.where.replace('/', '_')}.log"
         with log.open("wb") as target:
             process = subprocess.Popen(["bash", "-euo", "pipefail", "-c", block.text], cwd=ROOT, stdout=target,
-                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                                       preexec_fn=heed_interrupts)
         if block.serves:
             self.servers.append((block, process, log))
             self.wait_for_words(block, process, log)

@@ -106,7 +106,8 @@ class Chat {
     const absl::StatusOr<Answer> answer = Ask();
     const absl::Status status = answer.ok() ? answer->summary.status() : answer.status();
     const bool is_cut = answer.ok() && (!answer->stopped_by.empty() || absl::IsCancelled(status));
-    if (!status.ok() || is_cut) kept_id_.clear();  // the coordinator let go of it
+    // The coordinator lets go of the sequence, or is told to: what failed before it was asked left it as it was.
+    if ((!status.ok() || is_cut) && !kept_id_.empty()) (void)client_.Cancel(std::exchange(kept_id_, {}));
     if (is_cut && status.ok()) (void)client_.Cancel(answer->summary->kept().request_id());  // it ended at that moment
     if (!answer.ok() || (!status.ok() && !is_cut)) {
       messages_.pop_back();

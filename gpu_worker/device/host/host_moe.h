@@ -24,7 +24,7 @@ void ChooseExperts(const MoeSpec& moe, std::span<const float> logits, std::span<
 // The products of one layer of experts. Thread-compatible.
 class HostMoe {
  public:
-  // Room for so many tokens at a time; none in a model without experts. Borrows.
+  // Room for so many tokens of RunTogether(); none in a model without experts. Borrows.
   HostMoe(const HostWeights& weights, const RowKernels& kernels, size_t max_tokens);
 
   // out[t] = the layer's output for x[t], f32 [hidden] each, each token by itself: its bits do not depend on others.

@@ -92,6 +92,7 @@ HostWeights::HostWeights(std::shared_ptr<const ModelWeights> source, WeightDType
   }
   final_norm_ = Norm(source_->final_norm, config());
   lm_head_ = matrix({source_->lm_head});
+  ReadPages(pool, source_->embedding->bytes);
 }
 
 MatrixView HostWeights::Matrix(std::initializer_list<const TensorView*> tensors, WeightDType dtype, ThreadPool& pool) {
@@ -116,6 +117,8 @@ uint64_t HostWeights::Bytes(const ModelWeights& source, WeightDType dtype) {
     return tensor == nullptr ? uint64_t{0} : MatrixBytes(*tensor, dtype);
   };
   uint64_t sum = bytes(source.lm_head);
+  // Embed() reads the file's table, which is the head only if that is neither another nor rounded.
+  if (source.lm_head != source.embedding || dtype != WeightDType::kStored) sum += source.embedding->bytes.size();
   for (const LayerWeights& w : source.layers) {
     for (const TensorView* matrix : {w.q, w.k, w.v, w.o, w.gate, w.up, w.down}) sum += bytes(matrix);
     for (const ExpertWeights& expert : w.experts) {

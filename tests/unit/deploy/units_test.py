@@ -66,7 +66,8 @@ class UnitsTest(unittest.TestCase):
             done = subprocess.run(["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True,
                                   check=False)
             ours = [line for line in done.stderr.splitlines() if "tributary-" in line]
-            self.assertEqual((done.returncode, ours), (0, []), done.stderr)
+            # What it says of this host's own units, and its exit status with it, is not ours.
+            self.assertEqual(ours, [], done.stderr)
 
 
 if __name__ == "__main__":

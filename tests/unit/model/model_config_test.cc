@@ -260,6 +260,10 @@ TEST_F(ModelConfigTest, Experts) {
   EXPECT_FALSE(Load(With(moe, "decoder_sparse_step", 2))->layers[0].is_moe);
   EXPECT_TRUE(Load(With(moe, "decoder_sparse_step", 2))->layers[1].is_moe);
   EXPECT_TRUE(absl::IsInvalidArgument(Load(With(moe, "num_experts_per_tok", 7)).status()));
+  EXPECT_EQ(Load(Without(moe, "num_experts_per_tok"))->moe.experts_per_token, 6u);  // the default is 8
+  json many = With(moe, "num_experts", 1024);
+  many["num_hidden_layers"] = 65;
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(many).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(Load(With(moe, "mlp_only_layers", {2})).status()));
 
   json mixtral = Base("mixtral");
@@ -290,12 +294,46 @@ TEST_F(ModelConfigTest, GemmaTurnsItsWindowedLayersByAnotherBase) {
     EXPECT_EQ(config->layers[layer].sliding_window_tokens, layer % 2 == 0 ? 32u : 0u) << layer;
     EXPECT_EQ(config->ropes.at(config->layers[layer].rope).theta, layer % 2 == 0 ? 77.0 : 5000.0) << layer;
   }
+  // The kind of layer counts, also where its window hides nothing.
+  for (const json& window : {json(4096), json(nullptr)}) {
+    const auto wide = Load(With(gemma, "sliding_window", window));
+    ASSERT_TRUE(wide.ok()) << wide.status();
+    EXPECT_TRUE(wide->windowed_layers().empty());
+    EXPECT_EQ(wide->ropes.at(wide->layers[0].rope).theta, 77.0);
+    EXPECT_EQ(wide->ropes.at(wide->layers[1].rope).theta, 5000.0);
+  }
   gemma["rope_parameters"] = {{"full_attention", {{"rope_theta", 9.0}}}, {"sliding_attention", {{"rope_theta", 8.0}}}};
   const auto nested = Load(gemma);
   ASSERT_TRUE(nested.ok()) << nested.status();
   EXPECT_EQ(nested->ropes.at(nested->layers[0].rope).theta, 8.0);
   EXPECT_EQ(nested->ropes.at(nested->layers[1].rope).theta, 9.0);
   EXPECT_TRUE(absl::IsUnimplemented(Load(With(gemma, "attn_logit_softcapping", 50.0)).status()));
+}
+
+TEST_F(ModelConfigTest, RefusesRopesThatGiveNoNumbers) {
+  const json factors(std::vector<double>(8, 1.0));
+  json phi =
+      With(Base("phi3"), "rope_scaling", {{"type", "longrope"}, {"short_factor", factors}, {"long_factor", factors}});
+  phi["original_max_position_embeddings"] = 1;
+  EXPECT_THAT(std::string(Load(phi).status().message()), HasSubstr("give angles that are no numbers"));
+  const json yarn = With(Base(), "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}});
+  EXPECT_TRUE(Load(yarn).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(With(yarn, "rope_theta", 1e-300)).status()));
+}
+
+TEST_F(ModelConfigTest, OfTwoRopeObjectsTheOldOneCounts) {
+  json both = With(Base(), "rope_scaling", {{"rope_type", "linear"}, {"factor", 4.0}});
+  both["rope_parameters"] = {{"rope_theta", 7.0}};
+  const auto config = Load(both);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->ropes[0].type, RopeType::kLinear);
+  EXPECT_EQ(config->ropes[0].theta, 5000.0);
+}
+
+TEST_F(ModelConfigTest, DynamicRopeIsMadeForLongerContexts) {
+  EXPECT_EQ(Load(Base())->max_context_tokens(), 4096u);
+  const json dynamic = With(Base(), "rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.5}});
+  EXPECT_EQ(Load(dynamic)->max_context_tokens(), 10240u);
 }
 
 // Configs that Hugging Face loads, and whose meaning is plain.

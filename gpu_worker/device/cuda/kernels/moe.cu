@@ -7,7 +7,8 @@ namespace {
 
 constexpr uint32_t kWarps = 8;
 
-// The highest logit of those not yet taken; of equal ones the lowest number. All lanes get it.
+// The highest logit of those not yet taken; of equal ones the lowest number. NaN counts as the lowest, so that all lanes
+// agree. REQUIRES: fewer than count are taken.
 __device__ uint32_t HighestOfWarp(const float* logits, uint32_t count, uint32_t lane, const uint32_t* taken,
                                   uint32_t num_taken) {
   float best = -INFINITY;
@@ -15,8 +16,9 @@ __device__ uint32_t HighestOfWarp(const float* logits, uint32_t count, uint32_t 
   for (uint32_t i = lane; i < count; i += kWarpSize) {
     bool is_taken = false;
     for (uint32_t t = 0; t < num_taken; ++t) is_taken |= taken[t] == i;
-    if (!is_taken && (best_idx == ~0u || logits[i] > best)) {
-      best = logits[i];
+    const float logit = isnan(logits[i]) ? -INFINITY : logits[i];
+    if (!is_taken && (best_idx == ~0u || logit > best)) {
+      best = logit;
       best_idx = i;
     }
   }
@@ -38,9 +40,7 @@ __global__ void ChooseExpertsKernel(const ChooseExpertsArgs args) {
   const float* const logits = args.logits + size_t{row} * args.num_experts;
   uint32_t taken[kMaxExpertsPerToken];
   for (uint32_t t = 0; t < args.experts_per_token; ++t) {
-    // NaN logits leave nothing to choose: expert 0 stands in, and the row's logits will be NaN.
-    const uint32_t best = HighestOfWarp(logits, args.num_experts, lane, taken, t);
-    taken[t] = best == ~0u ? 0 : best;
+    taken[t] = HighestOfWarp(logits, args.num_experts, lane, taken, t);
   }
   const float max = logits[taken[0]];
   float sum = 0;

@@ -25,6 +25,14 @@ TEST(ChooseExpertsTest, TakesTheHighestInTheOrderOfTheirNumbers) {
   EXPECT_NEAR(choices[0].weight + choices[1].weight, 1, 1e-6);
 }
 
+TEST(ChooseExpertsTest, NanIsTheLowest) {
+  const std::vector<ExpertChoice> choices = Choose({NAN, 1.0f, NAN, 2.0f}, 3, true);
+  EXPECT_EQ(choices[0].expert, 0u);
+  EXPECT_EQ(choices[1].expert, 1u);
+  EXPECT_EQ(choices[2].expert, 3u);
+  EXPECT_TRUE(std::isnan(choices[1].weight));
+}
+
 TEST(ChooseExpertsTest, WeightsOfAllExpertsMayShareTheSum) {
   const std::vector<ExpertChoice> choices = Choose({0.0f, 0.0f, 0.0f, 0.0f}, 2, false);
   // Of equal ones the lower numbers.
