@@ -7,8 +7,8 @@ namespace {
 
 constexpr uint32_t kWarps = 8;
 
-// The highest logit of those not yet taken; of equal ones the lowest number. NaN counts as the lowest, so that all lanes
-// agree. REQUIRES: fewer than count are taken.
+// The highest logit of those not yet taken; of equal ones the lowest number. NaN counts as the lowest, so that all
+// lanes agree. REQUIRES: fewer than count are taken.
 __device__ uint32_t HighestOfWarp(const float* logits, uint32_t count, uint32_t lane, const uint32_t* taken,
                                   uint32_t num_taken) {
   float best = -INFINITY;
