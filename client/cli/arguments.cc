@@ -147,10 +147,14 @@ absl::StatusOr<Arguments> CompleteArguments(const CLI::App& app, int argc, const
           AddValues(*option, flag, {value}, fmt::format("the environment's {}", variable), arguments));
       continue;
     }
+    // What stands behind [command] replaces what stands above for all.
+    const auto is_of_command = [&](const CLI::ConfigItem& item) {
+      return item.name == long_name && !item.parents.empty() && CLI::detail::join(item.parents, " ") == name;
+    };
+    const bool is_replaced = std::any_of(items.begin(), items.end(), is_of_command);
     for (const CLI::ConfigItem& item : items) {
-      const bool is_meant = item.name == long_name &&
-                            (item.parents.empty() || fmt::format("{}", CLI::detail::join(item.parents, " ")) == name);
-      if (!is_meant) continue;
+      const bool is_for_all = item.name == long_name && item.parents.empty();
+      if (!is_of_command(item) && (!is_for_all || is_replaced)) continue;
       TRIBUTARY_RETURN_IF_ERROR(
           AddValues(*option, flag, item.inputs, fmt::format("the file '{}'", Printable(*file)), arguments));
     }

@@ -20,6 +20,7 @@
 #include "client/cli/local_cluster.h"
 #include "client/cli/local_target.h"
 #include "client/cli/model_dir.h"
+#include "client/cli/model_hub.h"
 #include "client/eval/eval_command.h"
 #include "client/terminal/output.h"
 #include "client/terminal/report.h"
@@ -148,6 +149,25 @@ struct Runner {
   }
 };
 
+// Makes a folder of a model's name on the Hub where a cluster is started for it.
+struct HubFetcher {
+  absl::Status operator()(ClusterUpCommand& command) { return FetchHubModel("", command.cluster.model_dir); }
+  absl::Status operator()(RunCommand& command) {
+    return FetchHubModel(command.request.python, command.cluster.model_dir);
+  }
+  absl::Status operator()(ScoreCommand& command) {
+    return FetchHubModel(command.request.python, command.cluster.model_dir);
+  }
+  absl::Status operator()(ChatCommand& command) {
+    return FetchHubModel(command.request.python, command.cluster.model_dir);
+  }
+  absl::Status operator()(EvalCommand& command) { return FetchHubModel("", command.options.cluster.model_dir); }
+  template <typename Command>
+  absl::Status operator()(Command&) {
+    return absl::OkStatus();
+  }
+};
+
 struct AsksForJson {
   bool operator()(const GenerateCommand& command) const { return command.request.json; }
   bool operator()(const RunCommand& command) const { return command.request.json; }
@@ -176,8 +196,13 @@ int FailUsage(const absl::Status& status, const std::vector<std::string>& words)
   return kExitUsage;
 }
 
-int RunCommandLine(const Command& command, Interrupt& stop) {
-  absl::Status status = std::visit(Runner{stop}, command);
+int RunCommandLine(Command command, Interrupt& stop) {
+  absl::Status status;
+  {
+    const ExitOnSignal at_once(stop);
+    status = std::visit(HubFetcher{}, command);
+  }
+  if (status.ok()) status = std::visit(Runner{stop}, command);
   const bool outlives_its_reader = std::holds_alternative<ClusterUpCommand>(command);
   if (OutReaderHasGone()) {
     if (outlives_its_reader && status.ok()) return kExitOk;

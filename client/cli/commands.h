@@ -20,6 +20,6 @@ inline constexpr int kExitReaderGone = 141;
 int Fail(const absl::Status& status, bool as_json);
 // The same for words that are no command; returns kExitUsage. As JSON, too, if --json without a value is among them.
 int FailUsage(const absl::Status& status, const std::vector<std::string>& words);
-int RunCommandLine(const Command& command, Interrupt& stop);
+int RunCommandLine(Command command, Interrupt& stop);
 
 }  // namespace tributary

@@ -30,7 +30,8 @@ absl::Status CheckModelDir(const std::string& model_dir) {
       const std::string folder = "models/" + model_dir.substr(model_dir.find('/') + 1);
       return absl::NotFoundError(
           fmt::format("there is no model folder '{0}'; if it is a model of the Hugging Face Hub, fetch it with 'hf "
-                      "download {0} --local-dir {1}' and use --model {1}",
+                      "download {0} --local-dir {1}' and use --model {1} (with the Python package huggingface_hub that "
+                      "is done here)",
                       model_dir, folder));
     }
     return absl::NotFoundError(

@@ -125,8 +125,10 @@ void AddCoordinatorFlag(CLI::App& app, std::string& coordinator, bool required) 
 absl::Status CheckModelOrCoordinator(const ClusterOptions& cluster, const std::string& coordinator) {
   if (coordinator.empty() != cluster.model_dir.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      "give either --model DIR (a cluster is started for it) or --coordinator HOST:PORT (a running "
-      "one)");
+      coordinator.empty() ? "give either --model DIR (a cluster is started for it) or --coordinator HOST:PORT (a "
+                            "running one)"
+                          : "give either --model DIR or --coordinator HOST:PORT, not both; one may come from --config, "
+                            "TRIBUTARY_MODEL or TRIBUTARY_COORDINATOR");
 }
 
 }  // namespace tributary

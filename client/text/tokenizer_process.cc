@@ -166,8 +166,12 @@ std::filesystem::path OwnFolder() {
 }  // namespace
 
 std::string DefaultPython() {
-  const std::string own = OwnFolder().parent_path() / "python" / "bin" / "python";
-  return access(own.c_str(), X_OK) == 0 ? own : "python3";
+  const std::filesystem::path folder = OwnFolder(), above = folder.parent_path();
+  const std::string built = above / "python" / "bin" / "python";
+  if (access(built.c_str(), X_OK) == 0) return built;
+  // Installed into a virtual environment: its own Python, activated or not.
+  const std::string own = folder / "python3";
+  return access((above / "pyvenv.cfg").c_str(), R_OK) == 0 && access(own.c_str(), X_OK) == 0 ? own : "python3";
 }
 
 absl::StatusOr<std::unique_ptr<TextCodec>> MakeTokenizerProcess(const TokenizerOptions& options) {

@@ -71,6 +71,44 @@ class InputsTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
 
 
+class HubTest(unittest.TestCase):
+    """The Hub's client is a module of this test's own: no network."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def run_with(self, client):
+        (self.folder / "huggingface_hub.py").write_text(client)
+        return tributary("run", "--model", "someone/small", *RUN[4:], "--prompt", "x", "--json", cwd=self.folder,
+                         env={"PYTHONPATH": str(self.folder)})
+
+    def test_a_models_name_becomes_a_folder(self):
+        client = f"""
+import shutil
+def snapshot_download(name, local_dir, allow_patterns):
+    assert name == "someone/small" and "*.safetensors" in allow_patterns
+    shutil.copytree({str(MODEL)!r}, local_dir)
+"""
+        done = self.run_with(client)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue((self.folder / "models" / "small" / "config.json").is_file())
+        again = self.run_with("raise AssertionError('it is there')")
+        self.assertEqual(json.loads(again.stdout)["tokens"], json.loads(done.stdout)["tokens"])
+
+    def test_what_the_hub_says_is_shown(self):
+        done = self.run_with("def snapshot_download(*_, **__):\n    raise OSError('no such model')\n")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"OSError: no such model", done.stderr)
+        self.assertIn("could not be fetched", json.loads(done.stdout)["error"]["message"])
+
+    def test_without_its_client_the_user_is_told(self):
+        done = self.run_with("raise ImportError")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("hf download someone/small", json.loads(done.stdout)["error"]["message"])
+
+
 class OutputsTest(unittest.TestCase):
     def test_output_that_is_lost_is_an_error(self):
         with open("/dev/full", "wb") as full:
