@@ -126,7 +126,11 @@ absl::Status Run(const Flags& flags) {
   if (flags.ceiling) fmt::print(", \"read_ceiling_gb_per_s\": {:.1f}", MeasureReadBandwidthGbPerS(flags.threads));
   fmt::print("}}\n");
   if (flags.prefill_tokens != 0) return MeasurePrefill(**device, **weights, flags, *kv_dtype);
-  return MeasureDecode(**device, **weights, flags, *kv_dtype, HostWeights::Bytes(**weights, *weight_dtype));
+  // Of an embedding that is not the head, too, a step reads a row alone.
+  const ModelWeights& source = **weights;
+  const bool has_table = source.lm_head != source.embedding || *weight_dtype != WeightDType::kStored;
+  const uint64_t table_bytes = has_table ? source.embedding->bytes.size() : 0;
+  return MeasureDecode(**device, source, flags, *kv_dtype, HostWeights::Bytes(source, *weight_dtype) - table_bytes);
 }
 
 int Main(int argc, char** argv) {
