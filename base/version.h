@@ -15,6 +15,6 @@ std::string_view VersionText();
 
 // Raised by any change of the control plane that an older peer would misread (proto/README.md).
 // Frames have a version of their own (kFrameVersion).
-inline constexpr uint32_t kProtocolVersion = 4;
+inline constexpr uint32_t kProtocolVersion = 5;
 
 }  // namespace tributary

@@ -54,6 +54,7 @@ struct ClusterStatus {
   uint32_t shards = 0;  // on their holders: a shard with two counts twice
   uint64_t finished = 0;
   uint64_t failed = 0;
+  uint32_t stalled = 0;          // of those that run: they wait for a silent node or worker
   std::vector<KeptStatus> kept;  // in none of the counts above
 };
 

@@ -54,6 +54,11 @@ struct GenerateSpec : TurnPlan {  // TurnPlan::keep follows from `lease`: the co
   bool report_attention_heads = false;
 };
 
+// A request stands still because this node or worker is silent.
+struct RequestStalled {
+  std::string node_id;
+};
+
 // A request has a place.
 struct RequestAccepted {
   std::string request_id;

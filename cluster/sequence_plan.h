@@ -25,6 +25,8 @@ struct TurnPlan {
   uint32_t top_logprobs = 0;  // alternatives reported with each token
   bool keep = false;          // the sequence stays when the answer has ended, for a ContinuePlan or a StopCommand
   bool ignore_eos = false;    // the model's end tokens do not stop it
+  // How long it may wait for nodes that hold its KV and are silent; then it fails. 0: as long as the cluster allows.
+  int64_t max_stall_ns = 0;
 };
 
 // The first turn, and what holds for all of them.

@@ -60,8 +60,17 @@ struct SequenceKept {
   SequenceSummary summary;
 };
 
+// It waits for a node that is silent, and is left out of steps; it resumes by itself.
+struct SequenceStalled {
+  SequenceId sequence_id;
+  std::string node_id;
+};
+struct SequenceResumed {
+  SequenceId sequence_id;
+};
+
 // The first event of a stream is the description. Tokens by themselves are a turn's first: they end its prefill.
-using WorkerEvent =
-    std::variant<NodeDescription, WorkerLoad, PrefillProgress, SequenceTokens, StepDone, SequenceEnded, SequenceKept>;
+using WorkerEvent = std::variant<NodeDescription, WorkerLoad, PrefillProgress, SequenceTokens, StepDone, SequenceEnded,
+                                 SequenceKept, SequenceStalled, SequenceResumed>;
 
 }  // namespace tributary

@@ -100,6 +100,7 @@ v1::GenerateRequest GenerateRequestToProto(const GenerateSpec& spec) {
   message.set_continue_request_id(spec.continue_request_id);
   message.set_top_logprobs(spec.top_logprobs);
   message.set_report_attention_heads(spec.report_attention_heads);
+  message.set_max_stall_ns(spec.max_stall_ns);
   return message;
 }
 
@@ -113,6 +114,7 @@ absl::StatusOr<GenerateSpec> GenerateSpecFromProto(const v1::GenerateRequest& me
   spec.forced_tokens.assign(message.forced_tokens().begin(), message.forced_tokens().end());
   TRIBUTARY_ASSIGN_OR_RETURN(spec.policy, PolicyFromProto(message.attention_policy()));
   spec.report_attention_heads = message.report_attention_heads();
+  spec.max_stall_ns = message.max_stall_ns();
   spec.request_id = message.request_id();
   spec.ignore_eos = message.ignore_eos();
   spec.top_logprobs = message.top_logprobs();

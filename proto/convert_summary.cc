@@ -174,6 +174,12 @@ v1::GenerateEvent GenerateEventToProto(const SequenceTokens& tokens) {
   return message;
 }
 
+v1::GenerateEvent GenerateEventToProto(const RequestStalled& stalled) {
+  v1::GenerateEvent message;
+  message.mutable_stalled()->set_node_id(stalled.node_id);
+  return message;
+}
+
 v1::GenerateEvent GenerateEventToProto(const RequestSummary& summary) {
   v1::GenerateEvent message;
   *message.mutable_summary() = SummaryToProto(summary);

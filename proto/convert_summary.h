@@ -19,6 +19,7 @@ v1::GenerateEvent::Summary SummaryToProto(const RequestSummary& summary);
 // What a client's stream carries.
 v1::GenerateEvent GenerateEventToProto(const RequestAccepted& accepted);
 v1::GenerateEvent GenerateEventToProto(const PrefillProgress& progress);
+v1::GenerateEvent GenerateEventToProto(const RequestStalled& stalled);
 v1::GenerateEvent GenerateEventToProto(const SequenceTokens& tokens);
 v1::GenerateEvent GenerateEventToProto(const RequestSummary& summary);
 

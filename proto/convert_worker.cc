@@ -23,6 +23,7 @@ v1::WorkerCommand::Turn TurnToProto(const TurnPlan& turn) {
   message.set_ignore_eos(turn.ignore_eos);
   message.set_top_logprobs(turn.top_logprobs);
   message.set_keep(turn.keep);
+  message.set_max_stall_ns(turn.max_stall_ns);
   return message;
 }
 
@@ -36,6 +37,7 @@ TurnPlan TurnFromProto(const v1::WorkerCommand::Turn& message) {
   turn.ignore_eos = message.ignore_eos();
   turn.top_logprobs = message.top_logprobs();
   turn.keep = message.keep();
+  turn.max_stall_ns = message.max_stall_ns();
   return turn;
 }
 
@@ -69,6 +71,13 @@ struct EventFiller {
     message.mutable_ended()->set_message(std::string(ended.status.message()));
     message.mutable_ended()->set_failed_node_id(ended.failed_node_id);
     *message.mutable_ended()->mutable_summary() = SummaryToProto(ended.summary);
+  }
+  void operator()(const SequenceStalled& stalled) {
+    message.mutable_stalled()->set_sequence_id(stalled.sequence_id.value);
+    message.mutable_stalled()->set_node_id(stalled.node_id);
+  }
+  void operator()(const SequenceResumed& resumed) {
+    message.mutable_resumed()->set_sequence_id(resumed.sequence_id.value);
   }
   void operator()(const SequenceKept& kept) {
     message.mutable_kept()->set_sequence_id(kept.sequence_id.value);
@@ -193,6 +202,10 @@ absl::StatusOr<WorkerEvent> WorkerEventFromProto(const v1::WorkerEvent& message)
                            message.ended().failed_node_id(), SequenceSummaryFromProto(message.ended().summary())};
     case v1::WorkerEvent::kKept:
       return SequenceKept{SequenceId(message.kept().sequence_id()), SequenceSummaryFromProto(message.kept().summary())};
+    case v1::WorkerEvent::kStalled:
+      return SequenceStalled{SequenceId(message.stalled().sequence_id()), message.stalled().node_id()};
+    case v1::WorkerEvent::kResumed:
+      return SequenceResumed{SequenceId(message.resumed().sequence_id())};
     case v1::WorkerEvent::EVENT_NOT_SET:
       break;
   }

@@ -109,6 +109,9 @@ inline constexpr MetricSpec kRequestsRunning{"tributary_requests_running", Metri
                                              MetricScope::kCoordinator, "Requests placed on a worker."};
 inline constexpr MetricSpec kRequestsWaiting{"tributary_requests_waiting", MetricType::kGauge,
                                              MetricScope::kCoordinator, "Requests that wait for a place."};
+inline constexpr MetricSpec kRequestsStalled{
+    "tributary_requests_stalled", MetricType::kGauge, MetricScope::kCoordinator,
+    "Of tributary_requests_running: those that stand still because a node or worker is silent."};
 inline constexpr MetricSpec kAdmissionRejected{
     "tributary_admission_rejected_total",
     MetricType::kCounter,
@@ -215,6 +218,11 @@ inline constexpr MetricSpec kSequences{"tributary_sequences", MetricType::kGauge
                                        "Sequences that the worker holds."};
 inline constexpr MetricSpec kIdleSequences{"tributary_sequences_idle", MetricType::kGauge, MetricScope::kGpuWorker,
                                            "Of tributary_sequences: those that are kept between two turns."};
+inline constexpr MetricSpec kStalledSequences{
+    "tributary_sequences_stalled", MetricType::kGauge, MetricScope::kGpuWorker,
+    "Of tributary_sequences: those that are parked, because a node that holds their KV is silent."};
+inline constexpr MetricSpec kStalls{"tributary_sequence_stalls_total", MetricType::kCounter, MetricScope::kGpuWorker,
+                                    "How often a sequence was parked because a node was silent."};
 inline constexpr MetricSpec kAppendedTokens{
     "tributary_appended_tokens_total", MetricType::kCounter, MetricScope::kGpuWorker,
     "Tokens appended to kept sequences, the last one of the answer before included."};
@@ -397,6 +405,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kRequestDuration,
     &metrics::kRequestsRunning,
     &metrics::kRequestsWaiting,
+    &metrics::kRequestsStalled,
     &metrics::kAdmissionRejected,
     &metrics::kTimeToFirstToken,
     &metrics::kInterTokenLatency,
@@ -420,6 +429,8 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kPrefillDuration,
     &metrics::kSequences,
     &metrics::kIdleSequences,
+    &metrics::kStalledSequences,
+    &metrics::kStalls,
     &metrics::kAppendedTokens,
     &metrics::kSequencesFailed,
     &metrics::kResidentPoolCapacity,

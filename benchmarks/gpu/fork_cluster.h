@@ -21,7 +21,7 @@ struct ForkClusterOptions {
   bool null_nodes = false;  // benchmarks/gpu/null_node.h; each spins on a core once it is connected
 };
 
-class ForkCluster final : public NodeConnector {
+class ForkCluster final : public BlockingConnector {
  public:
   // Forks: call it before the process has threads, and before its first CUDA call.
   static absl::StatusOr<std::unique_ptr<ForkCluster>> Create(const ForkClusterOptions& options);

@@ -90,7 +90,7 @@ class Recorder final : public EngineEvents {
 };
 
 // The nodes of the benchmark. Null nodes spin: once a part has used them, they are ended.
-struct Clusters final : NodeConnector {
+struct Clusters final : BlockingConnector {
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override {
     return Of(node.node_id.starts_with("null")).Connect(node, local);
   }

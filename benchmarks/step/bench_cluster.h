@@ -22,7 +22,7 @@ struct BenchClusterOptions {
   std::string tls;             // UCX_TLS; empty = UCX's choice
 };
 
-class BenchCluster final : public NodeConnector {
+class BenchCluster final : public BlockingConnector {
  public:
   static absl::StatusOr<std::unique_ptr<BenchCluster>> Create(const BenchClusterOptions& options);
   ~BenchCluster() override;

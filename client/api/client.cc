@@ -77,6 +77,8 @@ absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRe
     if (event.has_accepted() && handlers.on_accepted) handlers.on_accepted(event.accepted());
     if (event.has_prefill() && handlers.on_prefill) handlers.on_prefill(event.prefill());
     if (event.has_tokens() && handlers.on_tokens) handlers.on_tokens(event.tokens());
+    if (event.has_stalled() && handlers.on_stalled) handlers.on_stalled(event.stalled());
+    if (event.has_resumed() && handlers.on_resumed) handlers.on_resumed();
     if (event.has_summary()) {
       summary = event.summary();
       have_summary = true;

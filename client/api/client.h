@@ -22,6 +22,9 @@ struct GenerateHandlers {
   std::function<void(const v1::GenerateEvent::Accepted&)> on_accepted;
   std::function<void(const v1::GenerateEvent::PrefillProgress&)> on_prefill;
   std::function<void(const v1::GenerateEvent::TokenChunk&)> on_tokens;
+  // The request stands still, and goes on: nothing is lost.
+  std::function<void(const v1::GenerateEvent::Stalled&)> on_stalled;
+  std::function<void()> on_resumed;
 };
 
 // Thread-safe; one connection.

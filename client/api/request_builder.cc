@@ -74,6 +74,7 @@ absl::Status FillCommon(const RequestOptions& options, GenerateSpec& spec) {
   spec.top_logprobs = options.top_logprobs;
   spec.request_id = options.request_id;
   spec.continue_request_id = options.continue_request_id;
+  spec.max_stall_ns = static_cast<int64_t>(options.max_stall_s * static_cast<double>(kNsPerS));
   if (options.keep_s > 0) {
     spec.lease = {static_cast<int64_t>(options.keep_s * static_cast<double>(kNsPerS)), options.keep_context_tokens};
   }

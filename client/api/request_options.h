@@ -45,6 +45,7 @@ struct RequestOptions {
   std::string request_id;            // "": the coordinator makes one
   std::string continue_request_id;   // generate: the kept sequence that the prompt is appended to
   double keep_s = 0;                 // generate: 0 = the sequence is not kept
+  double max_stall_s = 0;            // 0: the cluster's
   uint64_t keep_context_tokens = 0;  // prompts and answers of all turns
   bool json = false;
 

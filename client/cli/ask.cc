@@ -56,6 +56,7 @@ class Follower {
         ask_(ask),
         max_tokens_(max_tokens),
         prefill_text_(fmt::format("prefill of {} tokens", FormatCount(request.input.tokens.size()))),
+        says_(!request.options.json),
         bar_(stderr, !request.options.json && !request.options.quiet) {
     if (request.codec != nullptr && !ask.is_score) answer_.emplace(request.codec.get(), request.options.stops);
   }
@@ -65,6 +66,11 @@ class Follower {
     GenerateHandlers handlers;
     handlers.on_prefill = [this](const auto& progress) { bar_.Show(progress.fraction(), prefill_text_); };
     handlers.on_tokens = [this](const auto& chunk) { OnTokens(chunk); };
+    handlers.on_stalled = [this](const auto& stalled) {
+      Say(fmt::format("waiting for '{}', which is silent; the answer goes on when it is heard again",
+                      stalled.node_id()));
+    };
+    handlers.on_resumed = [this] { Say("it is heard again: going on"); };
     return handlers;
   }
 
@@ -84,6 +90,11 @@ class Follower {
   }
 
  private:
+  void Say(const std::string& text) {
+    bar_.Clear();
+    if (says_) std::fprintf(stderr, "== %s\n", text.c_str());
+  }
+
   void OnTokens(const v1::GenerateEvent::TokenChunk& chunk) {
     if (!broken_.ok() || (answer_.has_value() && !answer_->stopped_by().empty())) return;  // it is cancelled already
     Append(chunk, &result_);
@@ -116,6 +127,7 @@ class Follower {
   const Ask ask_;
   const uint32_t max_tokens_;
   const std::string prefill_text_;
+  const bool says_;
   PrefillBar bar_;
   std::optional<AnswerText> answer_;
   GenerateResult result_;

@@ -36,6 +36,7 @@ constexpr FieldFlag kFlags[] = {
     {"request_id", "--request-id"},
     {"continue_request_id", "--continue"},
     {"lease_ns", "--keep-s"},
+    {"max_stall", "--max-stall-s"},
     {"max_context_tokens", "--keep-context-tokens"},
     {"report_attention_heads", "--report-attention-heads"},
 };

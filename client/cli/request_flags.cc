@@ -26,6 +26,11 @@ void AddPlacementFlags(CLI::App& app, RequestOptions& request) {
   AddWindowFlags(app, request);
   app.add_flag("--report-attention-heads", request.report_attention_heads,
                "Say for each layer and KV head what it read and kept (sparse policies)");
+  app.add_option("--max-stall-s", request.max_stall_s,
+                 "Wait so long while a node or worker that holds its KV is silent (default: as long as the cluster "
+                 "allows)")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->group(kRequestGroup);
   app.add_option("--top-logprobs", request.top_logprobs,
                  "Report so many of the likeliest tokens with each token (with --json; default: 0)")
       ->check(CLI::Range(0u, limits::kMaxTopLogprobs))

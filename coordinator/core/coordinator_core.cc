@@ -8,7 +8,8 @@ namespace tributary {
 CoordinatorCore::CoordinatorCore(const CoordinatorConfig& config)
     : parts_(config),
       ends_(&parts_),
-      watch_(&parts_, &ends_),
+      stalls_(&parts_, &ends_),
+      watch_(&parts_, &ends_, &stalls_),
       turns_(&parts_, &ends_, &watch_),
       intake_(&parts_, &ends_, &turns_) {}
 
@@ -16,6 +17,8 @@ template <typename E>
 void CoordinatorCore::On(E& e) {
   if constexpr (requires { watch_.On(e); }) {
     watch_.On(e);
+  } else if constexpr (requires { stalls_.On(e); }) {
+    stalls_.On(e);
   } else if constexpr (requires { turns_.On(e); }) {
     turns_.On(e);
   } else {
@@ -25,6 +28,7 @@ void CoordinatorCore::On(E& e) {
 
 std::vector<Action> CoordinatorCore::Step(Event event, int64_t now_ns) {
   parts_.now_ns = now_ns;
+  parts_.patient_now_ns = parts_.patience.Advance(now_ns);
   std::visit([this](auto& e) { On(e); }, event);
   intake_.StartQueued();
   turns_.SendSteps();
@@ -33,6 +37,7 @@ std::vector<Action> CoordinatorCore::Step(Event event, int64_t now_ns) {
 
 void CoordinatorCore::On(event::Tick& e) {
   watch_.Tick();
+  stalls_.EndTooLong();
   ends_.EndExpired();
   parts_.shards.RetryCloses(parts_.now_ns, parts_.out);
   ends_.GiveUpStops();
@@ -49,8 +54,10 @@ ClusterStatus CoordinatorCore::status() const {
   status.shards = static_cast<uint32_t>(ledger.size());
   status.finished = parts_.num_finished;
   status.failed = parts_.num_failed;
+  parts_.sequences.ForEach([&](const SequenceEntry& sequence) { status.stalled += sequence.stall.told ? 1 : 0; });
   for (const auto& [id, member] : parts_.membership.members()) {
     MemberStatus entry{member};
+    entry.member.last_heard_ns += parts_.now_ns - parts_.patient_now_ns;
     const uint64_t capacity = member.node.kv_capacity_bytes;
     const auto left = [&](uint64_t used_bytes) { return capacity - std::min(capacity, used_bytes); };
     if (member.node.role == NodeRole::kCpuAttention) {

@@ -14,6 +14,8 @@ struct ToEvent {
   Event operator()(SequenceTokens& tokens) const { return event::WorkerTokens{stream, std::move(tokens)}; }
   Event operator()(StepDone& done) const { return event::WorkerStepDone{stream, std::move(done)}; }
   Event operator()(SequenceEnded& ended) const { return event::WorkerEnded{stream, std::move(ended)}; }
+  Event operator()(SequenceStalled& stalled) const { return event::WorkerStalled{stream, std::move(stalled)}; }
+  Event operator()(SequenceResumed& resumed) const { return event::WorkerResumed{stream, resumed}; }
   Event operator()(SequenceKept& kept) const { return event::WorkerKept{stream, std::move(kept)}; }
 };
 

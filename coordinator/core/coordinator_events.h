@@ -80,6 +80,14 @@ struct WorkerKept {
   StreamId stream;
   SequenceKept kept;
 };
+struct WorkerStalled {
+  StreamId stream;
+  SequenceStalled stalled;
+};
+struct WorkerResumed {
+  StreamId stream;
+  SequenceResumed resumed;
+};
 struct WorkerLost {
   StreamId stream;
 };
@@ -105,10 +113,11 @@ struct Abort {};
 
 }  // namespace event
 
-using Event = std::variant<event::Register, event::Heartbeat, event::ShardOpened, event::ShardClosed,
-                           event::WorkerHello, event::WorkerHeartbeat, event::WorkerPrefill, event::WorkerTokens,
-                           event::WorkerStepDone, event::WorkerEnded, event::WorkerKept, event::WorkerLost,
-                           event::Generate, event::ClientGone, event::Cancel, event::Tick, event::Drain, event::Abort>;
+using Event =
+    std::variant<event::Register, event::Heartbeat, event::ShardOpened, event::ShardClosed, event::WorkerHello,
+                 event::WorkerHeartbeat, event::WorkerPrefill, event::WorkerTokens, event::WorkerStepDone,
+                 event::WorkerEnded, event::WorkerKept, event::WorkerStalled, event::WorkerResumed, event::WorkerLost,
+                 event::Generate, event::ClientGone, event::Cancel, event::Tick, event::Drain, event::Abort>;
 
 // A worker's word, as it came over its stream.
 Event EventOf(StreamId stream, WorkerEvent word);
@@ -185,6 +194,14 @@ struct Tokens {
   bool first = false;
   int64_t since_last_ns = 0;  // since the request came, for the first tokens
 };
+// The sequence stands still until who it waits for is heard again: nothing is lost.
+struct Stalled {
+  CallId call;
+  RequestStalled stalled;
+};
+struct Resumed {
+  CallId call;
+};
 enum class Outcome { kOk, kCancelled, kRejected, kFailed };
 std::string_view OutcomeName(Outcome outcome);
 // The last action of a call.
@@ -216,9 +233,10 @@ struct Log {
 
 }  // namespace action
 
-using Action = std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel, action::OpenShard,
-                            action::CloseShard, action::Welcome, action::CloseStream, action::StartSequence,
-                            action::ContinueSequence, action::TakeStep, action::StopSequence, action::Accepted,
-                            action::Prefill, action::Tokens, action::Finish, action::EndLease, action::Log>;
+using Action =
+    std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel, action::OpenShard,
+                 action::CloseShard, action::Welcome, action::CloseStream, action::StartSequence,
+                 action::ContinueSequence, action::TakeStep, action::StopSequence, action::Accepted, action::Prefill,
+                 action::Tokens, action::Stalled, action::Resumed, action::Finish, action::EndLease, action::Log>;
 
 }  // namespace tributary

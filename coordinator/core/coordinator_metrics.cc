@@ -16,6 +16,7 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& registry)
       generated_tokens_(registry.counter(metrics::kGeneratedTokens)),
       running_(registry.gauge(metrics::kRequestsRunning)),
       waiting_(registry.gauge(metrics::kRequestsWaiting)),
+      stalled_(registry.gauge(metrics::kRequestsStalled)),
       membership_epoch_(registry.gauge(metrics::kMembershipEpoch)),
       shards_(registry.gauge(metrics::kCoordinatorShards)),
       kept_sequences_(registry.gauge(metrics::kKeptSequences)),
@@ -69,6 +70,7 @@ void CoordinatorMetrics::Observe(const ClusterStatus& status) {
   kept_shard_bytes_.Set(static_cast<double>(shard_bytes));
   running_.Set(status.running);
   waiting_.Set(status.waiting);
+  stalled_.Set(status.stalled);
   shards_.Set(status.shards);
   membership_epoch_.Set(static_cast<double>(status.membership_epoch));
   std::array<std::array<int, kNumStates>, kNumRoles> counts{};

@@ -25,7 +25,7 @@ class CoordinatorMetrics {
   Counter rejected_invalid_, rejected_exhausted_, rejected_unavailable_, rejected_draining_;
   Histogram request_duration_, time_to_first_token_, inter_token_latency_;
   Counter prompt_tokens_, generated_tokens_;
-  Gauge running_, waiting_, membership_epoch_, shards_;
+  Gauge running_, waiting_, stalled_, membership_epoch_, shards_;
   Gauge kept_sequences_, kept_resident_bytes_, kept_shard_bytes_;
   std::array<Counter, action::kNumLeaseEnds> leases_ended_;
   std::array<std::array<Gauge, kNumStates>, kNumRoles> members_;

@@ -102,7 +102,7 @@ absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, s
   Member& member = it->second;
   if (!inserted && member.node.incarnation != node.incarnation) {
     fenced_.insert({node.node_id, member.node.incarnation});
-    if (member.state != MemberState::kDead) SetState(member, MemberState::kDead, changes);
+    SetState(member, MemberState::kDead, changes, /*is_gone=*/true);
   }
   const bool is_new = inserted || member.node.incarnation != node.incarnation;
   member.node = node;
@@ -146,7 +146,7 @@ void Membership::Suspect(const std::string& node_id, std::vector<MemberChange>* 
 void Membership::Leave(const std::string& node_id, uint64_t incarnation, std::vector<MemberChange>* changes) {
   const auto it = members_.find(node_id);
   if (it == members_.end() || it->second.node.incarnation != incarnation) return;
-  if (it->second.state != MemberState::kDead) SetState(it->second, MemberState::kDead, changes);
+  SetState(it->second, MemberState::kDead, changes, /*is_gone=*/true);
 }
 
 void Membership::Tick(int64_t now_ns, std::vector<MemberChange>* changes) {
@@ -158,9 +158,9 @@ void Membership::Tick(int64_t now_ns, std::vector<MemberChange>* changes) {
     } else if (member.state == MemberState::kAlive && silent_ns >= options_.suspect_after_ns) {
       SetState(member, MemberState::kSuspect, changes);
     } else if (member.state == MemberState::kDead && silent_ns >= options_.forget_after_ns) {
+      SetState(member, MemberState::kDead, changes, /*is_gone=*/true);
       std::erase_if(fenced_, [&](const auto& entry) { return entry.first == member.node.node_id; });
       it = members_.erase(it);
-      ++epoch_;
       continue;
     }
     ++it;
@@ -181,10 +181,10 @@ std::optional<ModelGeometry> Membership::geometry() const {
   return std::nullopt;
 }
 
-void Membership::SetState(Member& member, MemberState state, std::vector<MemberChange>* changes) {
+void Membership::SetState(Member& member, MemberState state, std::vector<MemberChange>* changes, bool is_gone) {
   member.state = state;
   ++epoch_;
-  changes->push_back({member.node, state});
+  changes->push_back({member.node, state, is_gone});
 }
 
 }  // namespace tributary

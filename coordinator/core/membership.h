@@ -36,6 +36,9 @@ struct MembershipOptions {
 struct MemberChange {
   NodeDescription node;
   MemberState state = MemberState::kAlive;
+  // kDead for certain, and what it held with it: another incarnation came, its stream ended, or it was forgotten. Else
+  // it is only silent, and may come back with all that it has.
+  bool is_gone = false;
 };
 
 // Thread-compatible.
@@ -65,7 +68,7 @@ class Membership {
 
  private:
   absl::Status CheckDescription(const NodeDescription& node) const;
-  void SetState(Member& member, MemberState state, std::vector<MemberChange>* changes);
+  void SetState(Member& member, MemberState state, std::vector<MemberChange>* changes, bool is_gone = false);
 
   MembershipOptions options_;
   uint64_t epoch_ = 1;

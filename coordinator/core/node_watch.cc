@@ -11,7 +11,7 @@ namespace tributary {
 
 void NodeWatch::On(event::Register& e) {
   std::vector<MemberChange> changes;
-  absl::Status status = parts_.membership.Register(e.node, parts_.now_ns, &changes);
+  absl::Status status = parts_.membership.Register(e.node, parts_.patient_now_ns, &changes);
   if (!status.ok()) parts_.out.Warn("refused node '{}': {}", e.node.node_id, std::string(status.message()));
   Apply(changes);
   parts_.out.Push(action::ReplyRegister{e.call, std::move(status), parts_.membership.epoch()});
@@ -22,7 +22,7 @@ void NodeWatch::On(event::Heartbeat& e) {
   std::vector<MemberChange> changes;
   absl::Status status = parts_.membership.Heartbeat(heartbeat.node_id, heartbeat.incarnation, heartbeat.free_bytes,
                                                     static_cast<uint32_t>(heartbeat.shards.size()), heartbeat.draining,
-                                                    parts_.now_ns, &changes);
+                                                    parts_.patient_now_ns, &changes);
   Apply(changes);
   std::vector<ShardId> orphans;
   if (status.ok()) orphans = parts_.shards.OnReport(heartbeat, parts_.now_ns);
@@ -35,7 +35,7 @@ void NodeWatch::On(event::Heartbeat& e) {
 void NodeWatch::On(event::WorkerHello& e) {
   if (parts_.workers.Find(e.stream) != nullptr) return;  // a second hello changes nothing
   std::vector<MemberChange> changes;
-  const absl::Status status = parts_.membership.Register(e.node, parts_.now_ns, &changes);
+  const absl::Status status = parts_.membership.Register(e.node, parts_.patient_now_ns, &changes);
   if (!status.ok()) {
     parts_.out.Warn("refused worker '{}': {}", e.node.node_id, std::string(status.message()));
     parts_.out.Push(action::CloseStream{e.stream, status});
@@ -56,8 +56,9 @@ void NodeWatch::On(event::WorkerHeartbeat& e) {
   const WorkerPool::Worker* worker = parts_.workers.Find(e.stream);
   if (worker == nullptr) return;
   std::vector<MemberChange> changes;
-  const absl::Status status = parts_.membership.Heartbeat(
-      worker->node_id, worker->incarnation, e.load.resident_free_bytes, 0, e.load.draining, parts_.now_ns, &changes);
+  const absl::Status status =
+      parts_.membership.Heartbeat(worker->node_id, worker->incarnation, e.load.resident_free_bytes, 0, e.load.draining,
+                                  parts_.patient_now_ns, &changes);
   if (status.ok()) Apply(changes);
 }
 
@@ -78,7 +79,7 @@ void NodeWatch::Suspect(const std::string& node_id) {
 
 void NodeWatch::Tick() {
   std::vector<MemberChange> changes;
-  parts_.membership.Tick(parts_.now_ns, &changes);
+  parts_.membership.Tick(parts_.patient_now_ns, &changes);
   Apply(changes);
   GiveUpStalledWorkers();
 }
@@ -86,24 +87,34 @@ void NodeWatch::Tick() {
 void NodeWatch::Apply(const std::vector<MemberChange>& changes) {
   for (const MemberChange& change : changes) {
     const NodeDescription& node = change.node;
-    const std::string text =
-        fmt::format("{} '{}' is {}", NodeRoleName(node.role), node.node_id, MemberStateName(change.state));
+    const std::string text = fmt::format("{} '{}' is {}", NodeRoleName(node.role), node.node_id,
+                                         change.is_gone ? "gone" : MemberStateName(change.state));
     if (change.state == MemberState::kAlive) {
       parts_.out.Info("{}", text);
     } else {
       parts_.out.Warn("{}", text);
     }
     if (change.state == MemberState::kDraining) ends_.EndDraining();
-    if (change.state != MemberState::kDead) continue;
-    if (node.role == NodeRole::kCpuAttention) {
+    if (node.role == NodeRole::kGpuWorker) {
+      ApplyToWorker(change);
+    } else if (change.is_gone) {
       DropNode(node);
-      continue;
+      parts_.workers.NodeCameAnew(node.node_id);
     }
-    const std::optional<StreamId> stream = parts_.workers.StreamOf(node.node_id);
-    if (!stream || parts_.workers.Find(*stream)->incarnation != node.incarnation) continue;
-    parts_.out.Push(action::CloseStream{*stream, absl::UnavailableError("no heartbeat in time, or another process took "
-                                                                        "this node id; connect again")});
-    DropWorker(*stream, "is dead: no sign of life in time");
+  }
+}
+
+void NodeWatch::ApplyToWorker(const MemberChange& change) {
+  const std::optional<StreamId> stream = parts_.workers.StreamOf(change.node.node_id);
+  if (!stream || parts_.workers.Find(*stream)->incarnation != change.node.incarnation) return;
+  if (change.is_gone) {
+    parts_.out.Push(action::CloseStream{
+        *stream, absl::UnavailableError("another process took this node id, or it was forgotten; connect again")});
+    DropWorker(*stream, "is gone");
+  } else if (change.state == MemberState::kSuspect || change.state == MemberState::kDead) {
+    stalls_.WorkerFellSilent(*stream);
+  } else {
+    stalls_.WorkerSpoke(*stream);
   }
 }
 
@@ -118,7 +129,7 @@ void NodeWatch::DropNode(const NodeDescription& node) {
         sequence.phase() == SequencePhase::kOpening ||
         std::any_of(sequence.shards.begin(), sequence.shards.end(), [](const auto& s) { return s.holders.empty(); });
     if (!is_lost) continue;
-    ends_.FailLost(sequence, fmt::format("CPU attention node '{}' holds KV of this request and is dead", node.node_id));
+    ends_.FailLost(sequence, fmt::format("CPU attention node '{}' holds KV of this request and is gone", node.node_id));
   }
 }
 
@@ -131,6 +142,12 @@ void NodeWatch::DropWorker(StreamId stream, const std::string& why) {
     sequence->worker.reset();
     ends_.FailLost(*sequence, fmt::format("GPU worker '{}' {}", node_id, why));
   }
+}
+
+// One that is silent does not hang: it is waited for.
+bool NodeWatch::IsHeardOf(const WorkerPool::Worker& worker) const {
+  const Member* member = parts_.membership.Find(worker.node_id);
+  return member != nullptr && (member->usable() || member->state == MemberState::kDraining);
 }
 
 bool NodeWatch::HangsInPrefill(StreamId stream, const WorkerPool::Worker& worker) const {
@@ -146,6 +163,7 @@ void NodeWatch::GiveUpStalledWorkers() {
   const int64_t timeout_ns = parts_.config.stall_timeout_ns;
   std::vector<std::pair<StreamId, std::string>> stalled;  // and at what
   for (const auto& [stream, worker] : parts_.workers.all()) {
+    if (!IsHeardOf(worker)) continue;
     const std::optional<int64_t> sent_ns = worker.scheduler.oldest_sent_ns();
     if (sent_ns && parts_.now_ns - *sent_ns >= timeout_ns) {
       stalled.emplace_back(stream, "step");

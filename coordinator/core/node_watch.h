@@ -1,5 +1,6 @@
-// Who is there: nodes and workers come, give signs of life, fall silent, stall, and go; what stood on one that is gone
-// ends. Keeps the membership and the worker pool in step. Holds no state of its own. Thread-compatible.
+// Who is there: nodes and workers come, give signs of life, fall silent, hang, and go; what stood on one that is gone
+// ends. On one that is only silent, nothing new is placed, and what stands there waits. Keeps the membership and the
+// worker pool in step. Holds no state of its own. Thread-compatible.
 #pragma once
 
 #include <string>
@@ -7,13 +8,15 @@
 
 #include "coordinator/core/core_parts.h"
 #include "coordinator/core/sequence_ends.h"
+#include "coordinator/core/sequence_stalls.h"
 
 namespace tributary {
 
 class NodeWatch {
  public:
-  // Both outlive this.
-  NodeWatch(CoreParts* parts, SequenceEnds* ends) : parts_(*parts), ends_(*ends) {}
+  // All outlive this.
+  NodeWatch(CoreParts* parts, SequenceEnds* ends, SequenceStalls* stalls)
+      : parts_(*parts), ends_(*ends), stalls_(*stalls) {}
 
   void On(event::Register& e);
   void On(event::Heartbeat& e);
@@ -28,14 +31,17 @@ class NodeWatch {
 
  private:
   void Apply(const std::vector<MemberChange>& changes);
+  void ApplyToWorker(const MemberChange& change);
   void DropNode(const NodeDescription& node);
   void DropWorker(StreamId stream, const std::string& why);
   void GiveUpStalledWorkers();
+  bool IsHeardOf(const WorkerPool::Worker& worker) const;
   // It prefills and has said nothing about any sequence for too long.
   bool HangsInPrefill(StreamId stream, const WorkerPool::Worker& worker) const;
 
   CoreParts& parts_;
   SequenceEnds& ends_;
+  SequenceStalls& stalls_;
 };
 
 }  // namespace tributary

@@ -130,21 +130,38 @@ uint64_t ResidentBytes(const Demand& demand) {
                                       .max_context_tokens = tokens + remote_tokens});
 }
 
-// The worker with the fewest sequences that has room, or nullptr.
-const WorkerRoom* ChooseWorker(const std::vector<WorkerRoom>& workers, uint64_t bytes, Measure measure) {
-  const WorkerRoom* best = nullptr;
+// The workers that have room, those with the fewest sequences first.
+std::vector<const WorkerRoom*> ChooseWorkers(const std::vector<WorkerRoom>& workers, uint64_t bytes, Measure measure) {
+  std::vector<const WorkerRoom*> chosen;
   for (const WorkerRoom& worker : workers) {
     const uint64_t room = measure == Measure::kAvailable ? worker.available_bytes : worker.capacity_bytes;
     if (measure == Measure::kAvailable && !worker.usable) continue;
-    if (worker.capacity_bytes != 0 && room < bytes) continue;
-    if (best == nullptr || worker.sequences < best->sequences) best = &worker;
+    if (worker.capacity_bytes == 0 || room >= bytes) chosen.push_back(&worker);
   }
-  return best;
+  std::stable_sort(chosen.begin(), chosen.end(),
+                   [](const WorkerRoom* a, const WorkerRoom* b) { return a->sequences < b->sequences; });
+  return chosen;
+}
+
+// As this worker sees them.
+std::vector<NodeRoom> NodesFor(const WorkerRoom& worker, std::vector<NodeRoom> nodes) {
+  const std::vector<std::string>& unreachable = worker.unreachable_nodes;
+  for (NodeRoom& node : nodes) {
+    const bool is_reached =
+        std::find(unreachable.begin(), unreachable.end(), node.endpoint.node_id) == unreachable.end();
+    node.usable = node.usable && is_reached;
+  }
+  return nodes;
+}
+
+uint32_t MaxStripes(const WorkerRoom& worker) {
+  return worker.max_token_stripes == 0 ? limits::kMaxTokenStripes
+                                       : std::min(worker.max_token_stripes, limits::kMaxTokenStripes);
 }
 
 PlacementResult NoWorkerRoom(const ClusterRoom& cluster, const Demand& demand) {
   const uint64_t bytes = ResidentBytes(demand);
-  if (ChooseWorker(cluster.workers, bytes, Measure::kCapacity) != nullptr) {
+  if (!ChooseWorkers(cluster.workers, bytes, Measure::kCapacity).empty()) {
     return {absl::ResourceExhaustedError(fmt::format("no GPU worker has {} bytes of resident KV free now", bytes)),
             true};
   }
@@ -211,18 +228,18 @@ PlacementResult Place(const ClusterRoom& cluster, const Demand& demand) {
     return {absl::UnavailableError("no GPU worker is registered; start tributary-gpu-worker")};
   }
   const uint64_t resident_bytes = ResidentBytes(demand);
-  const WorkerRoom* worker = ChooseWorker(cluster.workers, resident_bytes, Measure::kAvailable);
-  if (worker == nullptr) return NoWorkerRoom(cluster, demand);
-  PlacementPlan plan{worker->node_id, resident_bytes, {}};
-  if (MaxRemoteTokens(demand) > 0 && demand.geometry.num_shard_layers() > 0) {
-    const uint32_t max_stripes = worker->max_token_stripes == 0
-                                     ? limits::kMaxTokenStripes
-                                     : std::min(worker->max_token_stripes, limits::kMaxTokenStripes);
-    auto shards = PlaceShards(cluster.nodes, demand, max_stripes, Measure::kAvailable);
-    if (!shards) return NoNodeRoom(cluster, demand, max_stripes);
+  const std::vector<const WorkerRoom*> workers = ChooseWorkers(cluster.workers, resident_bytes, Measure::kAvailable);
+  if (workers.empty()) return NoWorkerRoom(cluster, demand);
+  const bool has_shards = MaxRemoteTokens(demand) > 0 && demand.geometry.num_shard_layers() > 0;
+  for (const WorkerRoom* worker : workers) {
+    PlacementPlan plan{worker->node_id, resident_bytes, {}};
+    if (!has_shards) return {absl::OkStatus(), false, std::move(plan)};
+    auto shards = PlaceShards(NodesFor(*worker, cluster.nodes), demand, MaxStripes(*worker), Measure::kAvailable);
+    if (!shards) continue;
     plan.shards = *std::move(shards);
+    return {absl::OkStatus(), false, std::move(plan)};
   }
-  return {absl::OkStatus(), false, std::move(plan)};
+  return NoNodeRoom(cluster, demand, MaxStripes(*workers.front()));
 }
 
 }  // namespace tributary

@@ -32,8 +32,9 @@ struct WorkerRoom {
   uint64_t capacity_bytes = 0;   // 0 = not stated: not checked
   uint64_t available_bytes = 0;  // of resident KV
   uint32_t sequences = 0;
-  uint32_t max_token_stripes = 0;  // 0 = limits::kMaxTokenStripes
-  bool usable = true;              // as in NodeRoom
+  uint32_t max_token_stripes = 0;                   // 0 = limits::kMaxTokenStripes
+  bool usable = true;                               // as in NodeRoom
+  std::vector<std::string> unreachable_nodes = {};  // for now; as nodes that are not usable
 };
 
 struct NodeRoom {
@@ -71,8 +72,8 @@ struct PlacementResult {
   PlacementPlan plan;
 };
 
-// Prefers many nodes, then those with most free memory; falls back to fewer nodes when the small
-// ones have no room.
+// Prefers the worker with the fewest sequences for which there is room on nodes that it reaches. Prefers many nodes,
+// then those with most free memory; falls back to fewer nodes when the small ones have no room.
 PlacementResult Place(const ClusterRoom& cluster, const Demand& demand);
 
 }  // namespace tributary

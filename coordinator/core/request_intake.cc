@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "fmt/format.h"
 
 namespace tributary {
@@ -66,12 +67,25 @@ absl::Status RequestIntake::Admit(GenerateSpec& spec, std::string_view* reason) 
   absl::StatusOr<PolicyParams> policy = ResolveRequestPolicy(spec, *limits);
   if (!policy.ok()) return policy.status();
   spec.resolved_policy = *std::move(policy);
+  if (absl::Status status = ResolveStall(spec); !status.ok()) return status;
   if (!spec.request_id.empty() && parts_.sequences.FindByRequest(spec.request_id) != nullptr) {
     return absl::AlreadyExistsError(
         fmt::format("request_id '{}' is in use by a running request or a kept sequence; choose another, or "
                     "continue the sequence with continue_request_id",
                     spec.request_id));
   }
+  return absl::OkStatus();
+}
+
+absl::Status RequestIntake::ResolveStall(GenerateSpec& spec) const {
+  const int64_t most_ns = parts_.config.max_stall_ns;
+  if (spec.max_stall_ns < 0 || spec.max_stall_ns > most_ns) {
+    return absl::InvalidArgumentError(
+        fmt::format("max_stall is {:.3f} s; it must be above 0 and at most the cluster's, {:.3f} s (--max-stall-s of "
+                    "the coordinator)",
+                    SecondsFromNs(spec.max_stall_ns), SecondsFromNs(most_ns)));
+  }
+  if (spec.max_stall_ns == 0) spec.max_stall_ns = most_ns;
   return absl::OkStatus();
 }
 
@@ -124,6 +138,7 @@ void RequestIntake::Continue(event::Generate& e) {
   ends_.EndExpired();
   absl::StatusOr<SequenceEntry*> sequence = FindContinued(e.spec);
   if (!sequence.ok()) return Reject(e.call, sequence.status(), "invalid", false);
+  if (absl::Status status = ResolveStall(e.spec); !status.ok()) return Reject(e.call, status, "invalid", false);
   turns_.Continue(**sequence, e.call, std::move(e.spec));
 }
 

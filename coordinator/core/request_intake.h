@@ -29,6 +29,8 @@ class RequestIntake {
  private:
   // Resolves what the request leaves open, and checks it; on errors, *reason says which kind (action::Finish).
   absl::Status Admit(GenerateSpec& spec, std::string_view* reason) const;
+  // INVALID_ARGUMENT beyond the cluster's limit, which is also what a request gets that states none.
+  absl::Status ResolveStall(GenerateSpec& spec) const;
   // What the request needs. REQUIRES: admitted.
   Demand DemandOf(const GenerateSpec& spec) const;
   void Enqueue(CallId call, GenerateSpec spec, Demand demand);

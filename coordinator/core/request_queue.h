@@ -24,6 +24,8 @@ class RequestQueue {
 
   // Beyond max_waiting, too: a request that starts at once passes through.
   void Push(SequenceId sequence) { waiting_.push_back(sequence); }
+  // One that had its place before those who wait now.
+  void PushFront(SequenceId sequence) { waiting_.push_front(sequence); }
   // Nothing happens for one that does not wait.
   void Remove(SequenceId sequence) { std::erase(waiting_, sequence); }
 

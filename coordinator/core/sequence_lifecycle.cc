@@ -18,6 +18,8 @@ struct Transition {
 constexpr Transition kTransitions[] = {
     {Phase::kQueued, Event::kPlaced, Phase::kOpening},
     {Phase::kOpening, Event::kOpened, Phase::kPrefilling},
+    {Phase::kOpening, Event::kPlaceLost, Phase::kQueued},
+    {Phase::kPrefilling, Event::kPlaceLost, Phase::kQueued},
     {Phase::kPrefilling, Event::kFirstToken, Phase::kDecoding},
     {Phase::kDecoding, Event::kKept, Phase::kKept},
     {Phase::kKept, Event::kContinued, Phase::kPrefilling},
@@ -69,6 +71,8 @@ std::string_view SequenceEventName(SequenceEvent event) {
   switch (event) {
     case Event::kPlaced:
       return "placed";
+    case Event::kPlaceLost:
+      return "place lost";
     case Event::kOpened:
       return "opened";
     case Event::kFirstToken:

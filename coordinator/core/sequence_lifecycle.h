@@ -3,6 +3,7 @@
 //   queued --placed--> opening --opened--> prefilling --first token--> decoding --kept--> kept
 //                                              ^                                           |
 //                                              +------------------continued----------------+
+//   opening, prefilling --place lost--> queued
 //   prefilling, decoding, kept --stop--> stopping
 //   queued, opening --dropped--> gone
 //   prefilling, decoding, kept, stopping --ended--> gone
@@ -25,6 +26,7 @@ std::string_view SequencePhaseName(SequencePhase phase);  // "queued" ...
 
 enum class SequenceEvent {
   kPlaced,        // it has a worker, and its shards are being opened
+  kPlaceLost,     // nothing has come of its place, and there is another
   kOpened,        // all shards are open; the worker has been asked to start
   kFirstToken,    // of a turn
   kKept,          // a turn has ended well, and the sequence stays
@@ -35,7 +37,7 @@ enum class SequenceEvent {
   kWorkerGone,    // nobody is left who could let go
   kStopTimedOut,  // the worker did not say that it let go
 };
-inline constexpr size_t kNumSequenceEvents = 10;
+inline constexpr size_t kNumSequenceEvents = 11;
 std::string_view SequenceEventName(SequenceEvent event);  // "placed" ...
 
 // Where the event leads, or nothing if it is not legal in this phase.

@@ -18,17 +18,26 @@
 
 namespace tributary {
 
+// Why a sequence stands still, if it does (SequenceStalls).
+struct SequenceStallCauses {
+  std::string node_id;                 // silent, as its worker says; "" if none is
+  bool worker_silent = false;          // as we see it
+  int64_t worker_silent_since_ns = 0;  // patient time
+  bool told = false;                   // to the client
+};
+
 struct SequenceEntry {
   SequenceId id;
   Epoch epoch;
   SequenceLifecycle life;
   std::optional<CallId> client;  // none: the client is gone or was answered
   std::string request_id;
-  GenerateSpec spec;  // the prompt moves out when the sequence starts
+  GenerateSpec spec;  // what starts it is dropped with the first token; until then it may have to start elsewhere
   Demand demand;
 
   std::optional<StreamId> worker;  // from kOpening on; none once it is gone
   std::string worker_id;
+  bool placed_anew = false;  // its first place came to nothing
   uint64_t resident_bytes = 0;
   std::vector<ShardPlacement> shards;  // with their living holders; ShardKeeper has the state of each
 
@@ -39,6 +48,8 @@ struct SequenceEntry {
 
   // These are of the turn that runs or ran last.
   uint64_t generated_tokens = 0;
+  int64_t max_stall_ns = 0;
+  SequenceStallCauses stall;
   int64_t received_ns = 0;
   int64_t placed_ns = 0;
   int64_t started_ns = 0;

@@ -20,8 +20,10 @@ void TurnProgress::Place(SequenceEntry& sequence, PlacementPlan plan) {
   sequence.worker_id = plan.worker_id;
   sequence.resident_bytes = plan.resident_bytes;
   parts_.workers.Assign(*stream, plan.resident_bytes);
-  parts_.out.Push(
-      action::Accepted{*sequence.client, {sequence.request_id, sequence.id, sequence.epoch, sequence.worker_id}});
+  if (!sequence.placed_anew) {
+    parts_.out.Push(
+        action::Accepted{*sequence.client, {sequence.request_id, sequence.id, sequence.epoch, sequence.worker_id}});
+  }
   sequence.shards = std::move(plan.shards);
   const WorkerIdentity worker = parts_.workers.Find(*stream)->identity();
   const bool all_open =
@@ -32,10 +34,8 @@ void TurnProgress::Place(SequenceEntry& sequence, PlacementPlan plan) {
 void TurnProgress::StartOnWorker(SequenceEntry& sequence) {
   sequence.life.Advance(SequenceEvent::kOpened);
   sequence.started_ns = parts_.now_ns;
-  // The worker gets the prompt; the coordinator keeps only what it needs to count and report.
-  GenerateSpec spec = std::exchange(sequence.spec, {});
-  sequence.spec.max_tokens = spec.max_tokens;
-  sequence.spec.resolved_policy = spec.resolved_policy;
+  sequence.max_stall_ns = sequence.spec.max_stall_ns;
+  GenerateSpec spec = sequence.spec;
   SequencePlan plan;
   static_cast<TurnPlan&>(plan) = std::move(static_cast<TurnPlan&>(spec));
   plan.keep = spec.lease.asked();
@@ -58,6 +58,8 @@ void TurnProgress::Continue(SequenceEntry& sequence, CallId call, GenerateSpec s
   sequence.context_tokens += spec.prompt_tokens.size();
   sequence.demand.prompt_tokens = spec.prompt_tokens.size();
   sequence.spec.max_tokens = spec.max_tokens;
+  sequence.max_stall_ns = spec.max_stall_ns;
+  sequence.stall = {};
   sequence.generated_tokens = 0;
   sequence.received_ns = sequence.placed_ns = sequence.started_ns = parts_.now_ns;
   sequence.first_token_ns = sequence.last_token_ns = 0;
@@ -83,10 +85,29 @@ void TurnProgress::On(event::ShardOpened& e) {
   TRIBUTARY_CHECK(sequence != nullptr && sequence->phase() == SequencePhase::kOpening);
   if (answer.kind == Kind::kAllOpen) return StartOnWorker(*sequence);
   if (!absl::IsResourceExhausted(e.status) && !absl::IsInvalidArgument(e.status)) watch_.Suspect(e.node_id);
+  if (TryElsewhere(*sequence, e.node_id, e.status)) return;
   ends_.Fail(*sequence,
              absl::Status(e.status.code(), fmt::format("CPU attention node '{}' did not open a shard: {}", e.node_id,
                                                        std::string(e.status.message()))),
              action::Outcome::kFailed);
+}
+
+bool TurnProgress::TryElsewhere(SequenceEntry& sequence, const std::string& node_id, const absl::Status& why) {
+  const bool may_work_elsewhere = absl::IsUnavailable(why) || absl::IsDeadlineExceeded(why);
+  if (!may_work_elsewhere || sequence.placed_anew || !sequence.life.Allows(SequenceEvent::kPlaceLost)) return false;
+  if (sequence.num_turns > 1 || !sequence.client || !sequence.worker || parts_.draining) return false;
+  if (!tributary::Place(parts_.Room(), sequence.demand).status.ok()) return false;
+  parts_.out.Info("request '{}' starts at another place, because of '{}': {}", sequence.request_id, node_id,
+                  std::string(why.message()));
+  parts_.shards.Close(sequence.id, sequence.shards, parts_.out);
+  parts_.workers.Release(*sequence.worker, sequence.id, sequence.resident_bytes);
+  sequence.worker.reset();
+  sequence.shards.clear();
+  if (std::exchange(sequence.stall, {}).told) parts_.out.Push(action::Resumed{*sequence.client});
+  sequence.placed_anew = true;
+  sequence.life.Advance(SequenceEvent::kPlaceLost);
+  parts_.queue.PushFront(sequence.id);
+  return true;
 }
 
 void TurnProgress::On(event::ShardClosed& e) { parts_.shards.OnClosed(e, parts_.now_ns); }
@@ -107,7 +128,9 @@ void TurnProgress::On(event::WorkerStepDone& e) {
   parts_.workers.Heard(e.stream, parts_.now_ns);
   WorkerPool::Worker* worker = parts_.workers.Find(e.stream);
   if (worker == nullptr) return;
-  if (!worker->scheduler.OnDone(e.done.step_id)) {
+  absl::flat_hash_set<SequenceId> answered;
+  for (const SequenceTokens& tokens : e.done.tokens) answered.insert(tokens.sequence_id);
+  if (!worker->scheduler.OnDone(e.done.step_id, answered)) {
     parts_.out.Warn("worker '{}' answered step {}, which was not in flight", worker->node_id, e.done.step_id.value);
     return;
   }
@@ -122,10 +145,19 @@ void TurnProgress::Deliver(StreamId stream, SequenceTokens tokens) {
   const uint64_t num_tokens = tokens.tokens.size();
   if (first) {
     sequence->life.Advance(SequenceEvent::kFirstToken);
+    // What starts it is not needed any more: the coordinator keeps only what it counts and reports.
+    GenerateSpec spec = std::exchange(sequence->spec, {});
+    sequence->spec.max_tokens = spec.max_tokens;
+    sequence->spec.resolved_policy = std::move(spec.resolved_policy);
+    WorkerPool::Worker& worker = *parts_.workers.Find(stream);
+    for (const ShardPlacement& shard : sequence->shards) {
+      for (const NodeEndpoint& holder : shard.holders) worker.suspects.OnSuccess(holder.node_id);
+    }
     sequence->first_token_ns = parts_.now_ns;
     sequence->last_token_ns = sequence->received_ns;
     const uint64_t max_tokens = sequence->spec.max_tokens;
-    parts_.workers.Find(stream)->scheduler.Join(sequence->id, max_tokens - std::min(max_tokens, num_tokens));
+    worker.scheduler.Join(sequence->id, max_tokens - std::min(max_tokens, num_tokens));
+    if (!sequence->stall.node_id.empty()) worker.scheduler.Suspend(sequence->id);
   }
   sequence->generated_tokens += num_tokens;
   const int64_t since_last_ns = parts_.now_ns - sequence->last_token_ns;
@@ -140,8 +172,13 @@ void TurnProgress::On(event::WorkerEnded& e) {
   const SequenceId id = e.ended.sequence_id;
   SequenceEntry* sequence = parts_.sequences.FindOn(e.stream, id);
   if (sequence == nullptr || !sequence->life.Allows(SequenceEvent::kEnded)) return;
-  // Nothing new goes to a node that a worker cannot reach, until the node itself is heard again.
-  if (!e.ended.failed_node_id.empty()) watch_.Suspect(e.ended.failed_node_id);
+  // Nothing new goes to a node that a worker cannot reach, until the node itself is heard again; from this worker, for
+  // longer.
+  if (const std::string& node_id = e.ended.failed_node_id; !node_id.empty()) {
+    watch_.Suspect(node_id);
+    parts_.workers.Find(e.stream)->suspects.OnFailure(node_id, parts_.patient_now_ns);
+    if (TryElsewhere(*sequence, node_id, e.ended.status)) return;
+  }
   ends_.OnWorkerEnded(*sequence, std::move(e.ended));
 }
 

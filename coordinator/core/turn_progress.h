@@ -31,6 +31,8 @@ class TurnProgress {
 
  private:
   void StartOnWorker(SequenceEntry& sequence);
+  // Nothing has come of the sequence's place, because of this node. True: it begins anew at another place.
+  bool TryElsewhere(SequenceEntry& sequence, const std::string& node_id, const absl::Status& why);
   void Deliver(StreamId stream, SequenceTokens tokens);
 
   CoreParts& parts_;

@@ -66,7 +66,11 @@ std::vector<WorkerPool::DueStep> WorkerPool::TakeSteps(int64_t now_ns) {
   return due;
 }
 
-std::vector<WorkerRoom> WorkerPool::Rooms(const Membership& membership) const {
+void WorkerPool::NodeCameAnew(const std::string& node_id) {
+  for (auto& [stream, worker] : workers_) worker.suspects.OnSuccess(node_id);
+}
+
+std::vector<WorkerRoom> WorkerPool::Rooms(const Membership& membership, int64_t now_ns) const {
   std::vector<WorkerRoom> rooms;
   for (const auto& [stream, worker] : workers_) {
     const Member* member = membership.Find(worker.node_id);
@@ -74,6 +78,9 @@ std::vector<WorkerRoom> WorkerPool::Rooms(const Membership& membership) const {
     const uint64_t capacity = member->node.kv_capacity_bytes;
     rooms.push_back({worker.node_id, capacity, capacity - std::min(capacity, worker.resident_bytes), worker.sequences,
                      member->node.max_token_stripes, member->usable()});
+    for (const auto& [id, node] : membership.members()) {
+      if (worker.suspects.IsSuspect(id, now_ns)) rooms.back().unreachable_nodes.push_back(id);
+    }
   }
   return rooms;
 }

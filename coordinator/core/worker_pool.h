@@ -15,6 +15,7 @@
 #include "coordinator/core/admission.h"
 #include "coordinator/core/coordinator_events.h"
 #include "coordinator/core/membership.h"
+#include "coordinator/core/pair_suspicion.h"
 #include "coordinator/core/placement.h"
 #include "coordinator/core/step_scheduler.h"
 
@@ -29,6 +30,7 @@ class WorkerPool {
     uint32_t sequences = 0;       // that are on it: placed and not yet released
     uint64_t resident_bytes = 0;  // reserved by them
     int64_t heard_ns = 0;         // its last word about a sequence; heartbeats do not count
+    PairSuspicion suspects;       // nodes that it could not reach
 
     WorkerIdentity identity() const { return {node_id, incarnation}; }
   };
@@ -60,8 +62,10 @@ class WorkerPool {
   // The steps to send now, by stream.
   std::vector<DueStep> TakeSteps(int64_t now_ns);
 
+  // Another process has the node's name now: nothing is held against it.
+  void NodeCameAnew(const std::string& node_id);
   // Returns the room of the workers that could take a sequence, now or after a moment of silence.
-  std::vector<WorkerRoom> Rooms(const Membership& membership) const;
+  std::vector<WorkerRoom> Rooms(const Membership& membership, int64_t now_ns) const;
   // What a request must suit: the lowest limits of these workers. Nothing if there is no worker.
   std::optional<ServingLimits> Limits(const Membership& membership) const;
 

@@ -26,6 +26,7 @@ struct Flags {
   uint32_t heartbeat_interval_ms = 500;
   uint32_t node_timeout_ms = 5000;
   uint32_t step_timeout_ms = 10000;
+  uint32_t max_stall_s = 60;
   uint32_t window_tokens = 1024;
   uint32_t sink_tokens = 64;
   uint32_t block_tokens = 64;
@@ -42,12 +43,18 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str()
       ->check(CLI::Range(10u, 60'000u));
   app.add_option("--node-timeout-ms", flags.node_timeout_ms,
-                 "silence after which a node is dead (after half of it: suspect)")
+                 "silence after which a node or worker is dead (after half of it: suspect): nothing is placed there; "
+                 "what it holds stays, see --max-stall-s")
       ->capture_default_str()
       ->check(CLI::Range(100u, 3'600'000u));
   app.add_option("--step-timeout-ms", flags.step_timeout_ms, "a worker's deadline for one decode step")
       ->capture_default_str()
       ->check(CLI::Range(10u, limits::kMaxStepTimeoutMs));
+  app.add_option("--max-stall-s", flags.max_stall_s,
+                 "how long a request may stand still while a node or worker that holds its KV is silent; the most that "
+                 "a request may ask for")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 3600u));
   app.add_option("--window-tokens", flags.window_tokens, "resident window of requests that state none")
       ->capture_default_str();
   app.add_option("--sink-tokens", flags.sink_tokens, "resident first tokens of such requests")->capture_default_str();
@@ -97,9 +104,11 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags, const st
   }
   core.node_timeout_ns = int64_t{flags.node_timeout_ms} * kNsPerMs;
   core.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
-  // The worker fails rows by the step's deadline; a worker that does not even answer gets time for a prefill piece
-  // more.
-  core.stall_timeout_ns = 3 * core.step_timeout_ns + 30 * kNsPerS;
+  core.max_patience_gap_ns = 500 * kNsPerMs;
+  core.max_stall_ns = int64_t{flags.max_stall_s} * kNsPerS;
+  // The worker lets rows go by the step's deadline, or waits for a silent node for as long as their sequence allows. If
+  // it does not even answer then, it gets time for a prefill piece more.
+  core.stall_timeout_ns = 3 * core.step_timeout_ns + core.max_stall_ns + 30 * kNsPerS;
   core.stop_timeout_ns = core.step_timeout_ns;
   core.orphan_grace_ns = 10 * kNsPerS;
   core.close_retry_ns = kNsPerS;

@@ -164,6 +164,15 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
     ToClient(a.call, GenerateEventToProto(a.accepted));
   }
   void Execute(action::Prefill& a) { ToClient(a.call, GenerateEventToProto(a.progress)); }
+  void Execute(action::Stalled& a) {
+    LOG_INFO("a request waits for '{}', which is silent", a.stalled.node_id);
+    ToClient(a.call, GenerateEventToProto(a.stalled));
+  }
+  void Execute(action::Resumed& a) {
+    v1::GenerateEvent message;
+    message.mutable_resumed();
+    ToClient(a.call, std::move(message));
+  }
   void Execute(action::Tokens& a) {
     metrics.Observe(a);
     ToClient(a.call, GenerateEventToProto(a.tokens));

@@ -114,6 +114,11 @@ grpc::Status CpuAttentionService::Connect(grpc::ServerContext* context, const v1
   if (grant->keys.payload) response->set_payload_key(grant->keys.payload->data(), sizeof(MacKey));
   response->set_epoch(grant->epoch.value);
   response->set_node_id(node_id_);
+  v1::LocalProcess& process = *response->mutable_process();
+  process.set_boot_id(process_.boot_id);
+  process.set_pid_namespace(process_.pid_namespace);
+  process.set_pid(process_.pid);
+  process.set_start_ticks(process_.start_ticks);
   return grpc::Status::OK;
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "cpu_attention_service/node/io_loop.h"
+#include "process/local_process.h"
 #include "transport/data_plane.h"
 #include "tributary/v1/cpu_attention.grpc.pb.h"
 
@@ -38,6 +39,7 @@ class CpuAttentionService final : public v1::CpuAttention::Service {
   const std::string node_id_;
   const TransportInfo transport_;
   const bool data_plane_mac_;
+  const ProcessIdentity process_ = ThisProcess();
   IoLoop* const loop_;
 };
 

@@ -56,7 +56,8 @@ void AddGpuWorkerFlags(CLI::App& app, GpuWorkerFlags* flags) {
       ->check(CLI::Range(10u, limits::kMaxStepTimeoutMs))
       ->capture_default_str();
   app.add_option("--node-silence-timeout-ms", flags->node_silence_timeout_ms,
-                 "A CPU node that is silent on the data plane for this long has failed")
+                 "A CPU node that owes an answer for this long is silent, however slow it has been before: what waits "
+                 "for it is parked")
       ->check(CLI::Range(100u, 3'600'000u))
       ->capture_default_str();
   app.add_option("--trace-file", flags->trace_file,

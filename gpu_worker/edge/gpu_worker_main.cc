@@ -30,7 +30,7 @@
 namespace tributary {
 namespace {
 
-constexpr int64_t kConnectTimeoutNs = 2 * kNsPerS;
+constexpr int64_t kConnectTimeoutNs = 5 * kNsPerS;
 constexpr size_t kTraceSpans = 1 << 18;
 
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const GpuWorkerFlags& flags,
@@ -76,9 +76,9 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
   options.idle.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
   options.softmax_scale = static_cast<float>(config.softmax_scale);
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
-  options.nodes.silence_timeout_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
-  options.nodes.heartbeat_interval_ns =
-      std::min(options.nodes.heartbeat_interval_ns, options.nodes.silence_timeout_ns / 4);
+  options.nodes.max_silence_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
+  options.nodes.min_silence_ns = std::min(options.nodes.min_silence_ns, options.nodes.max_silence_ns);
+  options.nodes.heartbeat_interval_ns = std::min(options.nodes.heartbeat_interval_ns, options.nodes.max_silence_ns / 4);
   return options;
 }
 

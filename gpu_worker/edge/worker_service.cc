@@ -231,6 +231,12 @@ void WorkerService::OnStepDone(StepId step, std::span<const SequenceTokens> toke
   Send(StepDoneToProto(step, tokens, step_s));
 }
 
+void WorkerService::OnStalled(SequenceId sequence, const std::string& node_id) {
+  Send(WorkerEventToProto(SequenceStalled{sequence, node_id}));
+}
+
+void WorkerService::OnResumed(SequenceId sequence) { Send(WorkerEventToProto(SequenceResumed{sequence})); }
+
 void WorkerService::OnKept(SequenceId sequence, const SequenceSummary& summary) {
   Send(WorkerEventToProto(SequenceKept{sequence, summary}));
 }

@@ -48,6 +48,8 @@ class WorkerService final : public EngineEvents {
   void OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) override;
   void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
                const SequenceSummary& summary) override;
+  void OnStalled(SequenceId sequence, const std::string& node_id) override;
+  void OnResumed(SequenceId sequence) override;
   void OnKept(SequenceId sequence, const SequenceSummary& summary) override;
 
  private:

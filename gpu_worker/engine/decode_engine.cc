@@ -13,6 +13,7 @@
 #include "gpu_worker/engine/sequence_summary.h"
 #include "gpu_worker/engine/sequence_table.h"
 #include "gpu_worker/engine/spill_pump.h"
+#include "gpu_worker/engine/stall_watch.h"
 #include "gpu_worker/engine/step_account.h"
 #include "gpu_worker/engine/step_runner.h"
 #include "gpu_worker/engine/token_taker.h"
@@ -72,19 +73,27 @@ struct DecodeEngine::Impl final : NodeListener {
              dev, plane, &nodes, clk, handles, trace),
         admission(options.model, dev, &nodes, clk),
         tokens(options.model.vocab_size, dev, options.logits_observer),
-        prefills(options, dev, &sender, &tokens, clk, listener, handles),
+        prefills(options, dev, &nodes, &sender, &tokens, clk, listener, handles),
         spills(options, dev, plane, &nodes, clk, &sequences, &sender),
-        appender(options, &sequences, &spills, &tokens, clk, listener, handles),
+        appender(options, &sequences, &nodes, &sender, &spills, &tokens, clk, listener, handles),
         account(options.model, handles),
         runner(options, {.device = dev,
                          .step = &step,
                          .sequences = &sequences,
+                         .nodes = &nodes,
+                         .sender = &sender,
                          .spills = &spills,
                          .appender = &appender,
                          .tokens = &tokens,
                          .account = &account,
                          .clock = clk,
                          .events = listener}),
+        stalls(options, {.nodes = &nodes,
+                         .sequences = &sequences,
+                         .sender = &sender,
+                         .spills = &spills,
+                         .events = listener,
+                         .metrics = handles}),
         closer(&sequences, &prefills, dev, &sender, &nodes, listener, handles) {
     device->PinHostMemory(plane->send_memory());  // spills are copied into frames
   }
@@ -105,6 +114,7 @@ struct DecodeEngine::Impl final : NodeListener {
   void OnAck(NodeIdx node, const FrameHeader& header, const AckBody& ack) override;
   void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text) override;
   void OnDamaged(NodeIdx node, const FrameHeader& header) override;
+  void OnNodeSilent(NodeIdx node, const absl::Status& status) override { step.OnNodeSilent(node, status); }
   void OnNodeFailed(NodeIdx node, const absl::Status& status) override;
 
   const EngineOptions options;
@@ -124,6 +134,7 @@ struct DecodeEngine::Impl final : NodeListener {
   TurnAppender appender;
   StepAccount account;
   StepRunner runner;
+  StallWatch stalls;
   TurnCloser closer;
 };
 
@@ -195,6 +206,7 @@ void DecodeEngine::Impl::Step(const StepCommand& command) {
   spills.LoseOverdue();
   BeginDecoding();
   runner.Step(command, begin_ns);
+  stalls.Update();
   closer.CloseDone();
   UpdateGauges();
 }
@@ -214,6 +226,7 @@ bool DecodeEngine::Impl::RunOnce() {
   spills.LoseOverdue();
   worked |= spills.Pump();
   worked |= BeginDecoding();
+  stalls.Update();
   closer.CloseDone();
   worked |= prefills.Run();
   worked |= runner.RunAppends();

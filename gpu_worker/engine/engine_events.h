@@ -27,6 +27,10 @@ class EngineEvents {
   // a node is to blame. A sequence that finishes in a step ends after that step's OnStepDone.
   virtual void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
                        const SequenceSummary& summary) = 0;
+  // The sequence waits for a node that is silent, and goes on by itself once it is heard again; steps may leave it out
+  // meanwhile. Not repeated until OnResumed; OnEnded ends a stall, too.
+  virtual void OnStalled(SequenceId sequence, const std::string& node_id) {}
+  virtual void OnResumed(SequenceId sequence) {}
   // A turn has ended well, and its sequence stays, as its plan asked. Comes when OnEnded would.
   virtual void OnKept(SequenceId sequence, const SequenceSummary& summary) {}
 };

@@ -24,6 +24,7 @@ struct EngineOptions {
   uint32_t spill_frame_bytes = 512u << 10;  // about the largest spill frame
   int64_t spill_timeout_ns = 10 * kNsPerS;  // without an acknowledgement
   int64_t step_timeout_ns = 10 * kNsPerS;   // for steps that state none
+  int64_t max_stall_ns = 60 * kNsPerS;      // for turns that state none
   IdleOptions idle;                         // how a step waits for nodes
   // Appended tokens of one sequence in one step, at most max_batch: as many as the nodes' kernels
   // take at once.

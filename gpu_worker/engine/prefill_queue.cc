@@ -1,9 +1,11 @@
 #include "gpu_worker/engine/prefill_queue.h"
 
+#include <algorithm>
+
 namespace tributary {
 
 void PrefillQueue::Forget(const Sequence& sequence) {
-  if (!queue_.empty() && queue_.front() == &sequence) job_.reset();
+  if (job_ != nullptr && queue_.front() == &sequence) job_.reset();
   std::erase(queue_, &sequence);
 }
 
@@ -23,10 +25,25 @@ void PrefillQueue::Begin(Sequence& sequence) {
   progress_ns_ = clock_->NowNs();
 }
 
+bool PrefillQueue::HasItsNodes(const Sequence& sequence) const {
+  const auto is_pairing = [this](const ShardHolder& holder) {
+    return !holder.lost && nodes_->state(holder.node) == RemoteNodes::State::kPairing;
+  };
+  return std::none_of(sequence.shards.begin(), sequence.shards.end(), [&](const BoundShard& shard) {
+    return std::any_of(shard.holders.begin(), shard.holders.end(), is_pairing);
+  });
+}
+
 bool PrefillQueue::Run() {
-  if (queue_.empty()) return false;
+  if (job_ == nullptr) {
+    // The first whose nodes are all connected: the others do not wait for those of one.
+    const auto ready =
+        std::find_if(queue_.begin(), queue_.end(), [this](const Sequence* sequence) { return HasItsNodes(*sequence); });
+    if (ready == queue_.end()) return false;
+    std::rotate(queue_.begin(), ready, ready + 1);
+    Begin(*queue_.front());
+  }
   Sequence& sequence = *queue_.front();
-  if (job_ == nullptr) Begin(sequence);
   const absl::StatusOr<PrefillJob::Progress> progress = job_->RunUnit();
   if (!progress.ok()) {
     sequence.Fail(progress.status(), kNoNode);

@@ -28,6 +28,18 @@ void Sequence::ApplyIfAnswered() {
   if (FinishReason()[0] != '\0') Apply(SequenceEvent::kAnswered);
 }
 
+void Sequence::Park(uint32_t num_tokens, NodeIdx node, int64_t patient_now_ns) {
+  cache.TakeBack(num_tokens);
+  stall.parked = true;
+  stall.parked_on = node;
+  if (stall.since_ns == SequenceStall::kNotStalled) stall.since_ns = patient_now_ns;
+}
+
+void Sequence::Unpark() {
+  stall.parked = false;
+  if (stall.on == kNoNode) stall.since_ns = SequenceStall::kNotStalled;
+}
+
 void Sequence::BeginTurn(TurnPlan turn, int64_t now_ns) {
   history_tokens = context_tokens();
   if (history) history->BeginTurn(turn.prompt_tokens, turn.sampling, turn.max_tokens);
@@ -86,6 +98,13 @@ const char* Sequence::FinishReason() const {
 
 bool Sequence::UsesNode(NodeIdx node) const {
   return std::any_of(shards.begin(), shards.end(), [&](const BoundShard& shard) { return shard.IsHeldBy(node); });
+}
+
+bool Sequence::HasOtherHolders(NodeIdx node) const {
+  return std::all_of(shards.begin(), shards.end(), [&](const BoundShard& shard) {
+    const auto others = [&](const ShardHolder& holder) { return !holder.lost && holder.node != node; };
+    return !shard.IsHeldBy(node) || std::any_of(shard.holders.begin(), shard.holders.end(), others);
+  });
 }
 
 bool Sequence::LoseHolder(NodeIdx node) {

@@ -25,6 +25,16 @@
 
 namespace tributary {
 
+// What keeps a sequence from its next step, if anything does (StallWatch).
+struct SequenceStall {
+  static constexpr int64_t kNotStalled = -1;
+
+  NodeIdx on = kNoNode;            // reported: the silent node that it waits for
+  bool parked = false;             // its last step came to nothing, and is to be run again
+  NodeIdx parked_on = kNoNode;     // the node that did not answer then
+  int64_t since_ns = kNotStalled;  // of either, patient time
+};
+
 struct Sequence {
   SequencePlan plan;
   WindowCache cache;
@@ -36,6 +46,7 @@ struct Sequence {
   std::optional<TokenHistory> history;  // of a sequence whose turns' sampling may ask for it
   uint32_t generated_tokens = 0;        // in this turn
   std::optional<BlockSpill> spill;
+  SequenceStall stall;
   std::unique_ptr<AttentionQuality> quality;  // null: dense, or nothing can become remote
   PolicyFacet* facet = nullptr;               // of `resident`; null: the policy keeps nothing on the device
   uint64_t softmax_tokens = 0;                // resident tokens of the last step
@@ -80,6 +91,12 @@ struct Sequence {
     failure = status;
     failed_node = node;
   }
+  // A step of it may be broken off and run again: no policy keeps count of its queries, here or on the nodes.
+  bool may_repeat_steps() const { return facet == nullptr && quality == nullptr; }
+  // A step came to nothing because this node did not answer: its tokens go in again.
+  void Park(uint32_t num_tokens, NodeIdx node, int64_t patient_now_ns);
+  // A step has succeeded.
+  void Unpark();
   // It has the next token of its answer.
   void TakeToken(const SampledToken& token);
   // The token at answer index generated_tokens, forced or sampled from these logits.
@@ -96,6 +113,8 @@ struct Sequence {
   const char* FinishReason() const;
   // Whether the node holds a shard of it, and is not lost.
   bool UsesNode(NodeIdx node) const;
+  // Each shard that the node holds has another holder, too.
+  bool HasOtherHolders(NodeIdx node) const;
   // The node no longer holds what it should. False if some shard has no holder left.
   bool LoseHolder(NodeIdx node);
 

@@ -43,18 +43,28 @@ void SpillPump::MakeRoom(Sequence& sequence, int64_t deadline_ns, int64_t timeou
   IdleStrategy idle(options_.idle, clock_);
   while (sequence.failure.ok() && !TryMakeRoom(sequence)) {
     const int events_handled = nodes_->Poll() + (Pump() ? 1 : 0);
-    if (events_handled == 0 && clock_->NowNs() >= deadline_ns) {
-      const BlockSpill& spill = *sequence.spill;
-      NodeIdx slowest = sender_->SlowestNode(sequence.id());
-      if (slowest == kNoNode) slowest = sequence.shards[spill.shard_idx].holders[spill.holder_idx].node;
-      LoseHolder(sequence, slowest,
-                 absl::DeadlineExceededError(fmt::format("tokens [{}, {}) were not acknowledged within the step's "
-                                                         "deadline, so the window is full",
-                                                         spill.block.begin, spill.block.end)));
-      deadline_ns = clock_->NowNs() + timeout_ns;
+    if (events_handled == 0) {
+      const NodeIdx slowest = SlowestHolder(sequence);
+      nodes_->Await(slowest);
+      if (nodes_->state(slowest) == RemoteNodes::State::kSilent) return;
+      if (clock_->NowNs() >= deadline_ns) {
+        if (!sequence.HasOtherHolders(slowest)) return sequence.Park(0, slowest, nodes_->patient_now_ns());
+        const TokenRange block = sequence.spill->block;
+        LoseHolder(sequence, slowest,
+                   absl::DeadlineExceededError(fmt::format("tokens [{}, {}) were not acknowledged within the step's "
+                                                           "deadline, so the window is full",
+                                                           block.begin, block.end)));
+        deadline_ns = clock_->NowNs() + timeout_ns;
+      }
     }
     idle.AfterPoll(events_handled, *data_plane_);
   }
+}
+
+NodeIdx SpillPump::SlowestHolder(const Sequence& sequence) const {
+  const NodeIdx slowest = sender_->SlowestNode(sequence.id());
+  if (slowest != kNoNode) return slowest;
+  return sequence.shards[sequence.spill->shard_idx].holders[sequence.spill->holder_idx].node;
 }
 
 void SpillPump::LoseOverdue() {

@@ -42,8 +42,9 @@ class SpillPump {
   bool Pump();
   // Makes room in the window if its oldest block is acknowledged. False if there is none.
   bool TryMakeRoom(Sequence& sequence);
-  // Polls until the sequence can append. At the deadline the slowest holder is lost, and the others get timeout_ns
-  // more.
+  // Polls until the sequence can append, or must be left out of this step because a holder is silent. At the deadline
+  // the slowest holder is lost, and the others get timeout_ns more; the sequence is parked if no other holds what it
+  // does.
   void MakeRoom(Sequence& sequence, int64_t deadline_ns, int64_t timeout_ns);
   // Loses the holders that did not acknowledge a frame in time. Looks ten times a second.
   void LoseOverdue();
@@ -59,6 +60,8 @@ class SpillPump {
   size_t num_blocks() const;
 
  private:
+  // Whom the sequence's block waits for. REQUIRES: a block that is not all acknowledged.
+  NodeIdx SlowestHolder(const Sequence& sequence) const;
   void LoseFrom(const SpillFailure& failure);
 
   const EngineOptions& options_;

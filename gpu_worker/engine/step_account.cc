@@ -9,6 +9,7 @@ void StepAccount::AddRow(Sequence& sequence, const StepRow& row) const {
                           (static_cast<double>(std::max(1u, model_.num_shard_layers())) * model_.shape.num_kv_heads);
   sequence.bytes_sent += row.bytes_sent;
   sequence.bytes_received += row.bytes_received;
+  if (row.parked) return;
   if (row.status.ok()) sequence.softmax_tokens = row.resident_tokens;
   if (!sequence.is(SequenceState::kDecoding)) return;
   ++sequence.num_steps;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "gpu_worker/engine/stall_watch.h"
 
 namespace tributary {
 
@@ -13,7 +14,9 @@ void StepRunner::Step(const StepCommand& command, int64_t begin_ns) {
   tokens_.clear();
   PickRows(command);
   for (const BatchEntry& entry : entries_) parts_.spills->MakeRoom(*entry.sequence, begin_ns + timeout_ns, timeout_ns);
-  std::erase_if(entries_, [](const BatchEntry& entry) { return !entry.sequence->failure.ok(); });
+  std::erase_if(entries_, [](const BatchEntry& entry) {
+    return !entry.sequence->failure.ok() || !entry.sequence->cache.CanAppend();
+  });
   const size_t num_rows = entries_.size();
 
   parts_.step->set_trace_id(command.step_id.value);
@@ -43,6 +46,7 @@ void StepRunner::PickRows(const StepCommand& command) {
   for (const SequenceId id : command.sequence_ids) {
     Sequence* sequence = parts_.sequences->Find(id);
     if (sequence == nullptr || !sequence->is(SequenceState::kDecoding) || !sequence->failure.ok()) continue;
+    if (StalledOn(*sequence, *parts_.nodes, *parts_.sender) != kNoNode) continue;
     const bool is_new = std::none_of(entries_.begin(), entries_.end(),
                                      [&](const BatchEntry& entry) { return entry.sequence == sequence; });
     if (is_new) entries_.push_back({sequence, 1});
@@ -100,6 +104,8 @@ void StepRunner::AddRows(const BatchEntry& entry) {
     row.context_tokens = sequence.cache.context_tokens();
     row.resident_tokens = sequence.cache.resident_tokens();
     if (!appends) row.quality = sequence.quality.get();
+    row.may_repeat = sequence.may_repeat_steps();
+    row.max_stall_ns = MaxStallNs(sequence.plan, options_);
   }
 }
 
@@ -108,6 +114,11 @@ void StepRunner::EndEntry(const BatchEntry& entry, size_t row_idx, std::span<con
   const StepRow& row = rows_[row_idx];
   const size_t last_idx = row_idx + entry.num_tokens - 1;
   parts_.account->AddRow(sequence, row);
+  if (row.parked) {
+    sequence.Park(entry.num_tokens, row.failed_node, parts_.nodes->patient_now_ns());
+    return;
+  }
+  sequence.Unpark();
   if (!row.status.ok()) {
     sequence.Fail(row.status, row.failed_node);
   } else if (sequence.is(SequenceState::kAppending)) {

@@ -1,8 +1,9 @@
 // Takes steps: forms batches of the sequences that decode and the chunks that are appended, runs DecodeStep over them,
 // and gives each sequence its token.
 //
-// A sequence whose row fails (a lost node, a deadline, coverage) fails with the row's status; the others keep their
-// bits. Owns nothing but scratch. Thread-compatible; nothing may add or remove sequences during a call.
+// A sequence whose row fails (a lost node, coverage) fails with the row's status; one whose row is parked takes the
+// same step again. The others keep their bits. Sequences that are stalled are left out. Owns nothing but scratch.
+// Thread-compatible; nothing may add or remove sequences during a call.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,8 @@ struct StepParts {
   Device* device = nullptr;
   DecodeStep* step = nullptr;
   const SequenceTable* sequences = nullptr;
+  const RemoteNodes* nodes = nullptr;
+  const SpillSender* sender = nullptr;
   SpillPump* spills = nullptr;
   TurnAppender* appender = nullptr;
   const TokenTaker* tokens = nullptr;
@@ -49,7 +52,7 @@ class StepRunner {
   bool RunAppends();
 
  private:
-  // Those of the command that can take a step, each once, in the order of the command.
+  // Those of the command that can take a step now, each once, in the order of the command.
   void PickRows(const StepCommand& command);
   // Runs entries_ in batches that the device takes; the tokens of one entry stay together.
   void RunBatches(int64_t timeout_ns);

@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "fmt/format.h"
+#include "gpu_worker/engine/stall_watch.h"
 
 namespace tributary {
 
@@ -23,7 +24,7 @@ absl::Status TurnAppender::Begin(Sequence& sequence, TurnPlan turn) {
 void TurnAppender::AddChunks(std::vector<BatchEntry>* entries) {
   sequences_->ForEach([&](Sequence& sequence) {
     if (!sequence.is(SequenceState::kAppending) || !sequence.failure.ok()) return;
-    if (!spills_->TryMakeRoom(sequence)) return;
+    if (StalledOn(sequence, *nodes_, *sender_) != kNoNode || !spills_->TryMakeRoom(sequence)) return;
     const uint64_t num_left = sequence.append.size() - sequence.num_appended;
     entries->push_back({&sequence, static_cast<uint32_t>(std::min<uint64_t>(
                                        {options_.append_chunk_tokens, num_left, sequence.cache.append_room()}))});

@@ -30,10 +30,13 @@ namespace tributary {
 class TurnAppender {
  public:
   // All outlive this; metrics may be null.
-  TurnAppender(const EngineOptions& options, const SequenceTable* sequences, SpillPump* spills,
-               const TokenTaker* tokens, const Clock* clock, EngineEvents* events, EngineMetrics* metrics)
+  TurnAppender(const EngineOptions& options, const SequenceTable* sequences, const RemoteNodes* nodes,
+               const SpillSender* sender, SpillPump* spills, const TokenTaker* tokens, const Clock* clock,
+               EngineEvents* events, EngineMetrics* metrics)
       : options_(options),
         sequences_(sequences),
+        nodes_(nodes),
+        sender_(sender),
         spills_(spills),
         tokens_(tokens),
         clock_(clock),
@@ -43,8 +46,8 @@ class TurnAppender {
   // Begins a turn. INVALID_ARGUMENT for one that does not fit, INTERNAL for a sequence that is not kept; nothing has
   // changed then.
   absl::Status Begin(Sequence& sequence, TurnPlan turn);
-  // The next chunk of each sequence that has tokens to append and room for one. Others never wait for a block of it to
-  // be acknowledged.
+  // The next chunk of each sequence that has tokens to append and room for one, and is not stalled. Others never wait
+  // for a block of it to be acknowledged.
   void AddChunks(std::vector<BatchEntry>* entries);
   // A step has appended a chunk, of which `row` is the last row, number row_idx of the batch. The last token of all
   // gives the answer's first one. Logits are f32 [row][vocab_size].
@@ -55,6 +58,8 @@ class TurnAppender {
 
   const EngineOptions& options_;
   const SequenceTable* const sequences_;
+  const RemoteNodes* const nodes_;
+  const SpillSender* const sender_;
   SpillPump* const spills_;
   const TokenTaker* const tokens_;
   const Clock* const clock_;

@@ -33,18 +33,22 @@ struct BoundShard {
   bool Lose(NodeIdx node);
 };
 
-// Whom a query asks: the first holder that is heard of, else the first one that may be heard of yet. If all have
-// failed, the first of all: sending to it says why. `state_of` is RemoteNodes::State(NodeIdx).
+// Whom a query asks: the first holder that is heard of, else the first one that may be heard of yet, else the first one
+// that is silent. If all have failed, the first of all: sending to it says why. `state_of` is
+// RemoteNodes::State(NodeIdx).
 template <typename StateOf>
 NodeIdx ChooseHolder(const BoundShard& shard, StateOf&& state_of) {
-  NodeIdx connecting = kNoNode;
+  NodeIdx connecting = kNoNode, silent = kNoNode;
   for (const ShardHolder& holder : shard.holders) {
     if (holder.lost) continue;
     const RemoteNodes::State state = state_of(holder.node);
     if (state == RemoteNodes::State::kHealthy) return holder.node;
-    if (state == RemoteNodes::State::kConnecting && connecting == kNoNode) connecting = holder.node;
+    const bool may_come = state == RemoteNodes::State::kConnecting || state == RemoteNodes::State::kPairing;
+    if (may_come && connecting == kNoNode) connecting = holder.node;
+    if (state == RemoteNodes::State::kSilent && silent == kNoNode) silent = holder.node;
   }
-  return connecting != kNoNode ? connecting : shard.holders.front().node;
+  if (connecting != kNoNode) return connecting;
+  return silent != kNoNode ? silent : shard.holders.front().node;
 }
 
 }  // namespace tributary

@@ -27,6 +27,8 @@ EngineMetrics::EngineMetrics(MetricRegistry& registry)
       resident_capacity(registry.gauge(metrics::kResidentPoolCapacity)),
       resident_used(registry.gauge(metrics::kResidentPoolUsed)),
       spill_queue_blocks(registry.gauge(metrics::kSpillQueueBlocks)),
+      stalled_sequences(registry.gauge(metrics::kStalledSequences)),
+      stalls(registry.counter(metrics::kStalls)),
       spill_bytes(registry.counter(metrics::kSpillBytes)),
       sparse_covered(registry.counter(metrics::kSparseCoveredTokens)),
       sparse_attended(registry.counter(metrics::kSparseAttendedTokens)),

@@ -38,6 +38,8 @@ struct EngineMetrics {
   // Takes the figures of DeviceMemory, whose kinds keep their order.
   void SetPolicyBytes(std::span<const PolicyBytes> bytes);
   Gauge spill_queue_blocks;
+  Gauge stalled_sequences;
+  Counter stalls;
   Counter spill_bytes;
   Counter sparse_covered, sparse_attended;
   Histogram kept_mass_mean, kept_mass_min, output_error;

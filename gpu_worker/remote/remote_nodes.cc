@@ -16,6 +16,15 @@ namespace {
 
 // More than a placement that is still on its way can be behind.
 constexpr size_t kMaxEarlierIncarnations = 16;
+// Heartbeats to a silent node wait in the transport: beyond so many they become as many times rarer.
+constexpr uint32_t kManyOwedHeartbeats = 8;
+// We may have been the ones who stood still: a node is silent only if polls, too, have come back with nothing.
+constexpr uint32_t kMinPollsOwed = 4;
+// A later sequence is better placed elsewhere than on a node that is silent for so long.
+constexpr int64_t kNotHandedOutNs = kNsPerS;
+constexpr int64_t kEndedIntervalNs = 10 * kNsPerMs;
+// Of the slowest answer, at each heartbeat that was answered sooner: half of it is left after seven seconds.
+constexpr double kSlownessKept = 0.95;
 
 }  // namespace
 
@@ -31,13 +40,15 @@ RemoteNodes::RemoteNodes(const RemoteNodesOptions& options, DataPlane* data_plan
       connector_(connector),
       clock_(clock),
       listener_(listener),
-      metrics_(metrics) {
+      metrics_(metrics),
+      inbox_(std::make_shared<PairingInbox>(data_plane)) {
   patience_.Advance(clock_->NowNs());
 }
 
 RemoteNodes::~RemoteNodes() {
+  inbox_->Close();
   for (const Node& node : nodes_) {
-    if (node.state != State::kFailed) data_plane_->Disconnect(node.peer);
+    if (node.state != State::kFailed && node.state != State::kPairing) data_plane_->Disconnect(node.peer);
   }
   for (const PeerId peer : to_disconnect_) data_plane_->Disconnect(peer);
 }
@@ -65,20 +76,49 @@ absl::StatusOr<NodeIdx> RemoteNodes::Acquire(const NodeEndpoint& endpoint) {
     if (node.state != State::kFailed) Fail(idx, fmt::format("it was restarted (incarnation {})", endpoint.incarnation));
     earlier.push_back(node.endpoint.incarnation);
     if (earlier.size() > kMaxEarlierIncarnations) earlier.pop_front();
+  } else if (silent_ns(idx) >= kNotHandedOutNs) {
+    return absl::UnavailableError(fmt::format("CPU attention node '{}' at {} is silent for {:.1f} s; take another one",
+                                              endpoint.node_id, endpoint.control_address,
+                                              SecondsFromNs(silent_ns(idx))));
   } else if (node.state != State::kFailed) {
     return idx;
   }
   node.endpoint = endpoint;
-  TRIBUTARY_RETURN_IF_ERROR(Pair(node));
-  SendHeartbeat(idx);
-  // The first frame may show that nobody is there; whoever asked is not among those told of failures yet.
-  if (node.state == State::kFailed) return node.failure;
+  BeginPairing(idx);
+  TakePaired();
+  // It may have failed already, at its first frame, too; whoever asked is not among those told of failures yet.
+  if (nodes_[idx].state == State::kFailed) return nodes_[idx].failure;
   return idx;
 }
 
-absl::Status RemoteNodes::Pair(Node& node) {
+void RemoteNodes::BeginPairing(NodeIdx idx) {
+  Node& node = nodes_[idx];
+  SetState(node, State::kPairing);
+  node.failure = absl::OkStatus();
+  node.pairing = ++last_pairing_;
+  connector_->BeginConnect(node.endpoint, data_plane_->info(),
+                           [inbox = inbox_, attempt = node.pairing](absl::StatusOr<NodeSession> session) {
+                             inbox->Put({attempt, std::move(session)});
+                           });
+}
+
+void RemoteNodes::TakePaired() {
+  for (PairingInbox::Pairing& pairing : inbox_->TakeAll()) {
+    const auto node = std::find_if(nodes_.begin(), nodes_.end(), [&](const Node& n) {
+      return n.state == State::kPairing && n.pairing == pairing.attempt;
+    });
+    if (node == nodes_.end()) continue;  // it has a later incarnation by now
+    const auto idx = static_cast<NodeIdx>(node - nodes_.begin());
+    if (const absl::Status status = EndPairing(*node, std::move(pairing.session)); !status.ok()) {
+      Fail(idx, status);
+    } else {
+      SendHeartbeat(idx);
+    }
+  }
+}
+
+absl::Status RemoteNodes::EndPairing(Node& node, absl::StatusOr<NodeSession> session) {
   const std::string name = fmt::format("CPU attention node '{}'", node.endpoint.node_id);
-  absl::StatusOr<NodeSession> session = connector_->Connect(node.endpoint, data_plane_->info());
   if (!session.ok()) {
     return absl::Status(session.status().code(),
                         fmt::format("{} at {} cannot be connected: {}", name, node.endpoint.control_address,
@@ -94,23 +134,37 @@ absl::Status RemoteNodes::Pair(Node& node) {
     return absl::Status(peer.status().code(),
                         fmt::format("{}: no data plane to it: {}", name, std::string(peer.status().message())));
   }
-  node.state = State::kConnecting;
-  node.failure = absl::OkStatus();
+  SetState(node, State::kConnecting);
   node.peer = *peer;
+  node.process = std::move(session->process);
   node.session_id = session->session_id;
   node.incoming = FrameSeal(session->keys, FrameDirection::kToWorker);
   node.outgoing = FrameSeal(session->keys, FrameDirection::kToNode);
   node.next_frame_seq = 1;
   node.replay = ReplayWindow();
-  // Pairing may have taken long, and nobody was polled meanwhile.
-  node.heard_ns = patience_.Advance(clock_->NowNs());
+  node.heard_ns = patience_.now_ns();
+  node.owed_since_ns = kNothing;
+  node.num_owed = node.num_polls_owed = 0;
+  node.slowest_answer_ns = kFirstAnswerNs;
   LOG_INFO("{} connected over {} {}", name, session->transport.name, session->transport.release);
   return absl::OkStatus();
+}
+
+void RemoteNodes::FindEnded() {
+  if (patience_.now_ns() - looked_for_ended_ns_ < kEndedIntervalNs) return;
+  looked_for_ended_ns_ = patience_.now_ns();
+  for (NodeIdx i = 0; i < nodes_.size(); ++i) {
+    const bool is_live = nodes_[i].state != State::kFailed && nodes_[i].state != State::kPairing;
+    if (is_live && nodes_[i].process != nullptr && nodes_[i].process->HasEnded()) Fail(i, "its process has ended");
+  }
 }
 
 absl::StatusOr<uint64_t> RemoteNodes::Send(NodeIdx idx, FrameBuffer frame, SendClass send_class) {
   Node& node = nodes_[idx];
   if (node.state == State::kFailed) return node.failure;
+  if (node.state == State::kPairing) {
+    return absl::UnavailableError(fmt::format("CPU attention node '{}' is not connected yet", node.endpoint.node_id));
+  }
   FrameHeader& header = frame.header();
   header.flags = 0;
   header.session_id = node.session_id.value;
@@ -127,17 +181,70 @@ absl::StatusOr<uint64_t> RemoteNodes::Send(NodeIdx idx, FrameBuffer frame, SendC
 int RemoteNodes::Poll() {
   patience_.Advance(clock_->NowNs());
   const int events = data_plane_->Poll(*this);
+  TakePaired();
+  FindEnded();
   for (const PeerId peer : std::exchange(to_disconnect_, {})) data_plane_->Disconnect(peer);
   const int64_t now_ns = patience_.now_ns();
   for (NodeIdx i = 0; i < nodes_.size(); ++i) {
-    if (nodes_[i].state == State::kFailed) continue;
-    if (now_ns - nodes_[i].heard_ns >= options_.silence_timeout_ns) {
-      Fail(i, fmt::format("nothing heard from it for {:.1f} s", SecondsFromNs(now_ns - nodes_[i].heard_ns)));
-    } else if (now_ns - nodes_[i].heartbeat_ns >= options_.heartbeat_interval_ns) {
-      SendHeartbeat(i);
-    }
+    if (nodes_[i].state == State::kFailed || nodes_[i].state == State::kPairing) continue;
+    FindSilence(i, events == 0);
+    const int64_t interval_ns =
+        options_.heartbeat_interval_ns * (nodes_[i].num_owed < kManyOwedHeartbeats ? 1 : kManyOwedHeartbeats);
+    if (now_ns - nodes_[i].heartbeat_ns >= interval_ns) SendHeartbeat(i);
   }
   return events;
+}
+
+void RemoteNodes::Await(NodeIdx idx) {
+  const Node& node = nodes_[idx];
+  if (node.state == State::kFailed || node.state == State::kPairing || node.owed_since_ns != kNothing) return;
+  if (patience_.now_ns() - node.heard_ns >= options_.probe_after_ns) SendHeartbeat(idx);
+}
+
+int64_t RemoteNodes::silent_ns(NodeIdx node) const {
+  return nodes_[node].state == State::kSilent ? patience_.now_ns() - nodes_[node].owed_since_ns : 0;
+}
+
+int64_t RemoteNodes::PatienceWith(const Node& node) const {
+  return std::clamp(2 * node.slowest_answer_ns, options_.min_silence_ns, options_.max_silence_ns);
+}
+
+void RemoteNodes::FindSilence(NodeIdx idx, bool polled_nothing) {
+  Node& node = nodes_[idx];
+  if (node.owed_since_ns == kNothing || node.state == State::kSilent) return;
+  if (polled_nothing) ++node.num_polls_owed;
+  const int64_t owed_ns = patience_.now_ns() - node.owed_since_ns;
+  if (node.num_polls_owed < kMinPollsOwed || owed_ns < PatienceWith(node)) return;
+  SetState(node, State::kSilent);
+  LOG_INFO("CPU attention node '{}' is silent: no answer to a heartbeat for {:.3f} s; what waits for it is parked",
+           node.endpoint.node_id, SecondsFromNs(owed_ns));
+  listener_->OnNodeSilent(idx, absl::UnavailableError(fmt::format("CPU attention node '{}' is silent for {:.3f} s",
+                                                                  node.endpoint.node_id, SecondsFromNs(owed_ns))));
+}
+
+void RemoteNodes::SetState(Node& node, State state) {
+  if (node.state == State::kSilent) --num_silent_;
+  if (state == State::kSilent) ++num_silent_;
+  node.state = state;
+}
+
+void RemoteNodes::Heard(Node& node) {
+  node.heard_ns = patience_.now_ns();
+  if (node.owed_since_ns != kNothing) {
+    const int64_t owed_ns = node.heard_ns - node.owed_since_ns;
+    // A silence that was called too soon doubles the patience; one of hours does no more.
+    const int64_t answer_ns = std::min(owed_ns, PatienceWith(node));
+    const double kept =
+        node.state == State::kConnecting ? 0 : kSlownessKept * static_cast<double>(node.slowest_answer_ns);
+    node.slowest_answer_ns = std::max(answer_ns, static_cast<int64_t>(kept));
+    if (node.state == State::kSilent) {
+      LOG_INFO("CPU attention node '{}' is heard again after {:.3f} s", node.endpoint.node_id, SecondsFromNs(owed_ns));
+      node.recovered_ns = node.heard_ns;
+    }
+  }
+  node.owed_since_ns = kNothing;
+  node.num_owed = node.num_polls_owed = 0;
+  SetState(node, State::kHealthy);
 }
 
 void RemoteNodes::SendHeartbeat(NodeIdx node) {
@@ -146,6 +253,8 @@ void RemoteNodes::SendHeartbeat(NodeIdx node) {
   if (!frame.ok()) return;  // all buffers are in flight; the next interval is soon
   frame->header() = FrameHeader{.type = static_cast<uint8_t>(FrameType::kHeartbeat)};
   WriteHeartbeat({.sent_ns = static_cast<uint64_t>(clock_->NowNs()), .is_reply = 0}, frame->payload());
+  if (nodes_[node].owed_since_ns == kNothing) nodes_[node].owed_since_ns = patience_.now_ns();
+  ++nodes_[node].num_owed;
   (void)Send(node, *std::move(frame), SendClass::kEager);
 }
 
@@ -154,7 +263,8 @@ FrameError RemoteNodes::FindSession(const FrameHeader& header, NodeIdx* found) {
   FrameError error = FrameError::kUnknownSession;
   for (NodeIdx i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
-    if (node.state == State::kFailed || node.session_id.value != header.session_id) continue;
+    if (node.state == State::kFailed || node.state == State::kPairing) continue;
+    if (node.session_id.value != header.session_id) continue;
     if (!node.incoming.VerifyHeader(header)) {
       error = FrameError::kBadAuthTag;
       continue;
@@ -174,8 +284,7 @@ void RemoteNodes::OnFrame(std::span<const std::byte> header_bytes, std::span<con
   if (error != FrameError::kOk) return Reject(error);
   Node& node = nodes_[idx];
   if (!node.replay.Accept(header.frame_seq)) return Reject(FrameError::kReplayed);
-  node.heard_ns = patience_.now_ns();
-  node.state = State::kHealthy;
+  Heard(node);
   if (!node.incoming.VerifyPayload(header, payload)) return OnBadPayload(idx, header);
   error = Dispatch(idx, header, payload);
   if (error != FrameError::kOk) Reject(error);
@@ -243,7 +352,8 @@ void RemoteNodes::TellDamaged(NodeIdx idx, const FrameHeader& header) {
 
 void RemoteNodes::OnPeerError(PeerId peer, const absl::Status& status) {
   for (NodeIdx i = 0; i < nodes_.size(); ++i) {
-    if (nodes_[i].state != State::kFailed && nodes_[i].peer == peer) {
+    const bool is_live = nodes_[i].state != State::kFailed && nodes_[i].state != State::kPairing;
+    if (is_live && nodes_[i].peer == peer) {
       Fail(i, fmt::format("its connection broke: {}", std::string(status.message())));
     }
   }
@@ -255,12 +365,17 @@ void RemoteNodes::Reject(FrameError reason) {
 }
 
 void RemoteNodes::Fail(NodeIdx idx, const std::string& reason) {
+  Fail(idx,
+       absl::UnavailableError(fmt::format("CPU attention node '{}' failed: {}", nodes_[idx].endpoint.node_id, reason)));
+}
+
+void RemoteNodes::Fail(NodeIdx idx, const absl::Status& status) {
   Node& node = nodes_[idx];
   if (node.state == State::kFailed) return;
-  node.state = State::kFailed;
-  node.failure =
-      absl::UnavailableError(fmt::format("CPU attention node '{}' failed: {}", node.endpoint.node_id, reason));
-  to_disconnect_.push_back(node.peer);
+  if (node.state != State::kPairing) to_disconnect_.push_back(node.peer);
+  SetState(node, State::kFailed);
+  node.failure = status;
+  node.process = nullptr;
   LOG_WARN("{}", std::string(node.failure.message()));
   listener_->OnNodeFailed(idx, node.failure);
 }

@@ -1,13 +1,18 @@
 // The GPU worker's sessions with CPU attention nodes: pairs with them, seals frames, checks what comes back, and sends
 // heartbeats.
 //
-// A node is in one of three states:
+// A node is in one of five states:
 //
-//   connecting   It was paired with over the control plane; nothing has come over the data plane yet.
-//   healthy      It has been heard of lately.
-//   failed       Its endpoint failed, it was silent for longer than `silence_timeout_ns`, or it dropped the session.
+//   pairing      The control plane is asked for a session, which nobody waits for.
+//   connecting   It is paired with; nothing has come over the data plane yet.
+//   healthy      It has answered the last heartbeat, or there was time left to.
+//   silent       It owes an answer to a heartbeat for longer than is usual for it. What it holds is not lost: with its
+//                next frame it is healthy again.
+//   failed       Its endpoint failed, its process ended, or it dropped the session.
 //
-// A failed node stays failed for the sequences that used it; Acquire() for a later one pairs anew.
+// Silence alone never fails a node. Its usual answer is learnt: twice the slowest one of the last half minute, within
+// bounds, and twice as long after each silence, so that a loaded host is not called silent at each hiccup. A failed
+// node stays failed for the sequences that used it; Acquire() for a later one pairs anew.
 //
 // Thread-compatible.
 #pragma once
@@ -23,7 +28,9 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
-#include "gpu_worker/remote/patient_clock.h"
+#include "base/patient_clock.h"
+#include "gpu_worker/remote/node_connector.h"
+#include "gpu_worker/remote/pairing_inbox.h"
 #include "gpu_worker/sequence/sequence_plan.h"
 #include "transport/data_plane.h"
 #include "wire/frame.h"
@@ -33,24 +40,6 @@
 namespace tributary {
 
 struct EngineMetrics;
-
-// What pairing with a node gives.
-struct NodeSession {
-  TransportInfo transport;  // the node's
-  SessionId session_id;
-  SessionKeys keys;
-  Epoch epoch;  // the node's incarnation
-  std::string node_id;
-};
-
-// The control-plane call CpuAttention.Connect, behind an interface of its user.
-class NodeConnector {
- public:
-  virtual ~NodeConnector() = default;
-  // Blocks the decode loop, so at most a second or two: UNAVAILABLE or DEADLINE_EXCEEDED then.
-  // `local` is this worker's.
-  virtual absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) = 0;
-};
 
 // Index of a node in RemoteNodes: stable, never reused.
 using NodeIdx = uint32_t;
@@ -67,6 +56,8 @@ class NodeListener {
   // An answer came whose payload was changed on the way: a partial, an acknowledgement, or the error frame that refuses
   // something. Its header is genuine and repeats step, layer and slot of what it answers.
   virtual void OnDamaged(NodeIdx node, const FrameHeader& header) = 0;
+  // It has become silent: UNAVAILABLE, with the node's id.
+  virtual void OnNodeSilent(NodeIdx node, const absl::Status& status) = 0;
   // Once per session. UNAVAILABLE, with the node's id and the reason.
   virtual void OnNodeFailed(NodeIdx node, const absl::Status& status) = 0;
 };
@@ -76,21 +67,26 @@ std::string RefusalText(const ErrorBody& error, std::string_view text);
 
 struct RemoteNodesOptions {
   int64_t heartbeat_interval_ns = 500 * kNsPerMs;
-  int64_t silence_timeout_ns = 3 * kNsPerS;
+  // A node that somebody waits for is sent a heartbeat once nothing has come from it for so long.
+  int64_t probe_after_ns = 10 * kNsPerMs;
+  // Bounds of how long a node may owe the answer to a heartbeat before it is silent.
+  int64_t min_silence_ns = 60 * kNsPerMs;
+  int64_t max_silence_ns = 3 * kNsPerS;
 };
 
 class RemoteNodes final : private FrameHandler {
  public:
-  enum class State { kConnecting, kHealthy, kFailed };
+  enum class State { kPairing, kConnecting, kHealthy, kSilent, kFailed };
 
   // All pointers but `metrics` outlive this.
   RemoteNodes(const RemoteNodesOptions& options, DataPlane* data_plane, NodeConnector* connector, const Clock* clock,
               NodeListener* listener, EngineMetrics* metrics);
   ~RemoteNodes() override;
 
-  // The node of this endpoint, paired with if it is new, failed or of an older incarnation (which
-  // fails, then). Errors: the connector's, FAILED_PRECONDITION for an incarnation that is not the
-  // node's; each names the node.
+  // The node of this endpoint; pairing begins if it is new, failed or of an older incarnation (which
+  // fails, then), and nothing can be sent until it is over. Errors: the connector's, FAILED_PRECONDITION
+  // for an incarnation that is not the node's, UNAVAILABLE for a node that is silent for a second; each
+  // names the node. Those that come later fail the node.
   absl::StatusOr<NodeIdx> Acquire(const NodeEndpoint& endpoint);
 
   State state(NodeIdx node) const { return nodes_[node].state; }
@@ -109,6 +105,13 @@ class RemoteNodes final : private FrameHandler {
 
   // Polls the data plane, sends heartbeats, finds silent nodes. Returns the number of events.
   int Poll();
+  // The caller waits for this node: whether it is there at all is to be found out soon.
+  void Await(NodeIdx node);
+  size_t num_silent() const { return num_silent_; }
+  // When its last silence ended, patient time; 0 if there was none.
+  int64_t recovered_ns(NodeIdx node) const { return nodes_[node].recovered_ns; }
+  // How long it has been silent; 0 in any other state.
+  int64_t silent_ns(NodeIdx node) const;
   // Time that passes only while we poll; of the last Poll().
   int64_t patient_now_ns() const { return patience_.now_ns(); }
 
@@ -121,21 +124,37 @@ class RemoteNodes final : private FrameHandler {
     std::deque<uint64_t> earlier_incarnations;
     State state = State::kFailed;
     absl::Status failure;
+    uint64_t pairing = 0;  // the number of the last attempt
     PeerId peer;
+    std::shared_ptr<PeerProcess> process;  // null: unknown
     SessionId session_id;
     FrameSeal incoming;
     FrameSeal outgoing;
     uint64_t next_frame_seq = 1;
     ReplayWindow replay;
-    int64_t heard_ns = 0;      // patient time
-    int64_t heartbeat_ns = 0;  // when the last one was sent, patient time
+    // These are in patient time.
+    int64_t heard_ns = 0;
+    int64_t heartbeat_ns = 0;          // when the last one was sent
+    int64_t owed_since_ns = kNothing;  // the oldest heartbeat since which nothing has come
+    uint32_t num_owed = 0;             // heartbeats since then
+    uint32_t num_polls_owed = 0;       // that brought nothing at all, since then
+    int64_t recovered_ns = 0;
+    int64_t slowest_answer_ns = kFirstAnswerNs;
   };
+  static constexpr int64_t kNothing = -1;
+  // Of a node of which nothing is known: the first frames also build the connection.
+  static constexpr int64_t kFirstAnswerNs = 500 * kNsPerMs;
 
   void OnFrame(std::span<const std::byte> header, std::span<const std::byte> payload) override;
   void OnPeerError(PeerId peer, const absl::Status& status) override;
 
   NodeIdx FindOrAdd(const NodeEndpoint& endpoint);
-  absl::Status Pair(Node& node);
+  void BeginPairing(NodeIdx node);
+  // Sessions that have arrived.
+  void TakePaired();
+  absl::Status EndPairing(Node& node, absl::StatusOr<NodeSession> session);
+  // Processes of this host that have ended.
+  void FindEnded();
   // The live session that this header belongs to, or why there is none.
   FrameError FindSession(const FrameHeader& header, NodeIdx* node);
   FrameError Dispatch(NodeIdx node, const FrameHeader& header, std::span<const std::byte> payload);
@@ -143,7 +162,13 @@ class RemoteNodes final : private FrameHandler {
   void OnBadPayload(NodeIdx node, const FrameHeader& header);
   void TellDamaged(NodeIdx node, const FrameHeader& header);
   void Fail(NodeIdx node, const std::string& reason);
+  void Fail(NodeIdx node, const absl::Status& status);
   void SendHeartbeat(NodeIdx node);
+  void Heard(Node& node);
+  void SetState(Node& node, State state);
+  // For how long it may owe an answer.
+  int64_t PatienceWith(const Node& node) const;
+  void FindSilence(NodeIdx node, bool polled_nothing);
 
   const RemoteNodesOptions options_;
   DataPlane* const data_plane_;
@@ -153,6 +178,10 @@ class RemoteNodes final : private FrameHandler {
   EngineMetrics* const metrics_;
   PatientClock patience_;
   std::vector<Node> nodes_;
+  size_t num_silent_ = 0;
+  const std::shared_ptr<PairingInbox> inbox_;  // shared with pairings that are under way
+  uint64_t last_pairing_ = 0;
+  int64_t looked_for_ended_ns_ = 0;    // patient time
   std::vector<PeerId> to_disconnect_;  // handlers may not disconnect
   std::array<uint64_t, kNumFrameErrors> rejected_{};
 };

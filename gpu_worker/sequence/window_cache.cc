@@ -37,6 +37,11 @@ uint32_t WindowCache::Append() {
   return SlotOf(context_tokens_++);
 }
 
+void WindowCache::TakeBack(uint32_t num_tokens) {
+  TRIBUTARY_CHECK_LE(num_tokens, context_tokens_ - remote_end_);
+  context_tokens_ -= num_tokens;
+}
+
 uint32_t WindowCache::SlotOf(uint64_t pos) const {
   const uint32_t sink = layout_.sink_tokens;
   if (pos < sink) return static_cast<uint32_t>(pos);

@@ -46,6 +46,9 @@ class WindowCache {
   bool CanAppend() const { return append_room() > 0; }
   // Takes the next position into the cache and returns its slot. REQUIRES: CanAppend().
   uint32_t Append();
+  // The last so many Append() come to nothing: the next ones take the same positions and slots. REQUIRES: nothing was
+  // released since.
+  void TakeBack(uint32_t num_tokens);
 
   // Resident slots in token order: sinks, then the ring in at most two pieces.
   std::array<SlotRange, kMaxSlotRanges> AttendRanges() const;

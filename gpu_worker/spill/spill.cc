@@ -143,7 +143,8 @@ std::vector<SpillFailure> SpillSender::FindOverdue() const {
   std::vector<SpillFailure> failures;
   const int64_t now_ns = nodes_->patient_now_ns();
   for (const auto& [key, frame] : frames_) {
-    if (now_ns - frame.sent_ns < options_.timeout_ns) continue;
+    if (nodes_->state(key.node) == RemoteNodes::State::kSilent) continue;
+    if (now_ns - std::max(frame.sent_ns, nodes_->recovered_ns(key.node)) < options_.timeout_ns) continue;
     const bool known = std::any_of(failures.begin(), failures.end(), [&](const SpillFailure& f) {
       return f.sequence == frame.sequence && f.node == key.node;
     });

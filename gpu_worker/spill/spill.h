@@ -89,7 +89,8 @@ class SpillSender {
   // An answer of the node was damaged on the way (NodeListener), an acknowledgement or a refusal: nobody can say
   // whether the tokens are stored.
   std::optional<SpillFailure> OnDamaged(NodeIdx node, const FrameHeader& header);
-  // A failure for each sequence and node with overdue frames.
+  // A failure for each sequence and node with overdue frames. While a node is silent nothing is overdue, and the time
+  // begins anew when it is heard again.
   std::vector<SpillFailure> FindOverdue() const;
 
   // Frames of this sequence in flight, to all holders: none once each of them has acknowledged everything.

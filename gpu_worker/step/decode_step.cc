@@ -8,6 +8,16 @@
 #include "fmt/format.h"
 
 namespace tributary {
+namespace {
+
+// How often a step that waits looks whether its nodes are there.
+constexpr int64_t kAwaitIntervalNs = 5 * kNsPerMs;
+// If more time than this is between two polls, we stood still.
+constexpr int64_t kLongestLookNs = 500 * kNsPerMs;
+// A row may hold up its batch for so long at most: a device that runs ahead gives a layer up after a minute.
+constexpr int64_t kLongestWaitInStepNs = 45 * kNsPerS;
+
+}  // namespace
 
 DecodeStep::DecodeStep(const DecodeStepOptions& options, Device* device, DataPlane* data_plane, RemoteNodes* nodes,
                        const Clock* clock, EngineMetrics* metrics, StepTrace* trace)
@@ -27,6 +37,7 @@ std::span<const float> DecodeStep::Run(std::span<StepRow> rows, int64_t timeout_
   stage_times_ = {};
   timeout_ns_ = timeout_ns;
   mark_ns_ = clock_->NowNs();
+  begin_ns_ = mark_ns_;
   deadline_ns_ = mark_ns_ + timeout_ns;
   device_rows_.clear();
   for (StepRow& row : rows) {
@@ -325,9 +336,29 @@ void DecodeStep::TakeSection(uint32_t layer, const ExpectedPartial& expected, st
 }
 
 void DecodeStep::LoseNode(NodeIdx node, const absl::Status& status) {
-  const std::vector<ExpectedPartial> moved =
-      gather_.LoseNode(node, status, [this](const ExpectedPartial& expected) { return OtherHolder(expected); });
+  const std::vector<ExpectedPartial> moved = gather_.LoseNode(
+      node, status, [this](const ExpectedPartial& expected) { return OtherHolder(expected); },
+      [](const ExpectedPartial&) { return Missing::kFails; });
   unasked_.insert(unasked_.end(), moved.begin(), moved.end());
+}
+
+void DecodeStep::OnNodeSilent(NodeIdx node, const absl::Status& status) {
+  if (rows_.empty()) return;
+  const auto other = [&](const ExpectedPartial& expected) {
+    const NodeIdx holder = OtherHolder(expected);
+    return holder != kNoNode && nodes_->state(holder) != RemoteNodes::State::kSilent ? holder : kNoNode;
+  };
+  const std::vector<ExpectedPartial> moved =
+      gather_.LoseNode(node, status, other, [this](const ExpectedPartial& expected) { return FateOf(expected); });
+  unasked_.insert(unasked_.end(), moved.begin(), moved.end());
+}
+
+Missing DecodeStep::FateOf(const ExpectedPartial& expected) const {
+  const StepRow& row = rows_[expected.row];
+  if (row.may_repeat) return Missing::kParks;
+  const bool is_silent = nodes_->state(expected.node) == RemoteNodes::State::kSilent;
+  const int64_t may_wait_ns = std::min(row.max_stall_ns, kLongestWaitInStepNs);
+  return is_silent && clock_->NowNs() - begin_ns_ < may_wait_ns ? Missing::kWaits : Missing::kFails;
 }
 
 NodeIdx DecodeStep::OtherHolder(const ExpectedPartial& expected) const {
@@ -356,19 +387,20 @@ void DecodeStep::AskOthers(uint32_t layer, std::span<const float> q) {
 void DecodeStep::Gather(uint32_t layer, std::span<const float> q) {
   IdleStrategy idle(options_.idle,
                     clock_);  // a fresh one: the last event may be a layer's work ago
+  int64_t looked_ns = clock_->NowNs();
   while (!gather_.done()) {
     AskOthers(layer, q);
     const int events = nodes_->Poll();
     if (gather_.done()) break;
-    const int64_t now_ns = clock_->NowNs();
     // What has arrived by now counts, and one poll need not fetch all of it: after a long piece of
-    // work of ours, or a SIGSTOP, the nodes are not to blame.
-    if (events == 0 && now_ns >= deadline_ns_) {
-      if (metrics_ != nullptr) metrics_->partials_missing.Increment(gather_.num_missing());
-      gather_.FailMissing(absl::DeadlineExceededError(
-          fmt::format("no partial within the step's {:.3f} s", SecondsFromNs(timeout_ns_))));
-      deadline_ns_ = now_ns + timeout_ns_;  // for the rows that go on
-      break;
+    // work of ours, or a SIGSTOP, the nodes are not to blame, and get the time back.
+    const int64_t now_ns = clock_->NowNs();
+    deadline_ns_ += std::max<int64_t>(0, now_ns - looked_ns - kLongestLookNs);
+    looked_ns = now_ns;
+    if (events == 0) {
+      AwaitMissing(now_ns);
+      if (now_ns >= deadline_ns_) EndMissing(now_ns);
+      if (gather_.done()) break;
     }
     idle.AfterPoll(events, *data_plane_);
   }
@@ -377,11 +409,34 @@ void DecodeStep::Gather(uint32_t layer, std::span<const float> q) {
   }
 }
 
+void DecodeStep::AwaitMissing(int64_t now_ns) {
+  if (now_ns - awaited_ns_ < kAwaitIntervalNs) return;
+  awaited_ns_ = now_ns;
+  std::vector<NodeIdx> silent;
+  gather_.ForEachMissing([&](const ExpectedPartial& expected) {
+    nodes_->Await(expected.node);
+    if (nodes_->state(expected.node) == RemoteNodes::State::kSilent) silent.push_back(expected.node);
+  });
+  for (const NodeIdx node : silent) {  // it may have been so before it was asked
+    OnNodeSilent(node, absl::UnavailableError(
+                           fmt::format("nothing heard from it for {:.3f} s", SecondsFromNs(nodes_->silent_ns(node)))));
+  }
+}
+
+void DecodeStep::EndMissing(int64_t now_ns) {
+  if (metrics_ != nullptr) metrics_->partials_missing.Increment(gather_.num_missing());
+  const absl::Status status =
+      absl::DeadlineExceededError(fmt::format("no partial within the step's {:.3f} s", SecondsFromNs(timeout_ns_)));
+  gather_.EndMissing(status, [this](const ExpectedPartial& expected) { return FateOf(expected); });
+  deadline_ns_ = now_ns + timeout_ns_;  // for the rows that go on
+}
+
 void DecodeStep::CollectFailures() {
   for (const RowFailure& failure : gather_.Finish()) {
     for (uint32_t r = failure.row; r < failure.row + rows_[failure.row].query_rows; ++r) {
       rows_[r].status = failure.status;
       rows_[r].failed_node = failure.node;
+      rows_[r].parked = failure.parked;
       num_slots_[r] = 0;
     }
   }

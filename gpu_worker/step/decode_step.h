@@ -7,12 +7,15 @@
 //   query_send        Each CPU node gets one query frame for all rows that have shards there. Of several holders of a
 //                     shard, one is asked.
 //   local_attention   The device attends over sinks and window, while the nodes attend over their shards.
-//   remote_wait       The host waits until every partial is in its slot, its node is given up, or the deadline passes.
+//   remote_wait       The host waits until every partial is in its slot, its row has left the batch, or the deadline
+//                     passes.
 //   merge_mlp         The host checks the coverage. The device merges in slot order, projects, and computes the MLP.
 //
-// What a node that fails was asked for and has not answered is asked of another holder, if there is one. A row whose
-// partial does not come fails and is left out from there on; the others keep their bits. Rows without remote tokens
-// send nothing and wait for nobody.
+// What a node that fails or falls silent was asked for and has not answered is asked of another holder, if there is
+// one. A row whose partial does not come leaves the batch, so that the others do not wait, and keep their bits. It
+// fails if the node has failed, and is parked, to be run again from its first layer, if the node is silent or does not
+// answer by the deadline. Rows that may not be run again wait for a silent node. Rows without remote tokens send
+// nothing and wait for nobody.
 //
 // Thread-compatible.
 #pragma once
@@ -51,11 +54,15 @@ struct StepRow {
   uint64_t resident_tokens = 0;         // likewise
   PolicyFacet* facet = nullptr;         // of `device.resident`; null: none
   AttentionQuality* quality = nullptr;  // of a sparse policy: says whether the step is measured
+  // The step may be broken off and run again: no layer of it changes what a policy knows, here or on a node.
+  bool may_repeat = false;
+  int64_t max_stall_ns = 0;  // how long a row that may not be run again waits for silent nodes
 
   // Out.
   bool measured = false;
   absl::Status status;  // without the node's name
   NodeIdx failed_node = kNoNode;
+  bool parked = false;  // `status` is why, and its resident KV of this token is worth nothing; run it again
   // These are sums over all query_rows.
   uint64_t attended_head_tokens = 0;  // remote tokens attended, times KV heads, summed over layers
   uint64_t bytes_sent = 0;
@@ -100,6 +107,7 @@ class DecodeStep {
   void OnPartial(NodeIdx node, const FrameHeader& header, const PartialFrameView& partial);
   void OnRejected(NodeIdx node, const ErrorBody& error, std::string_view text);
   void OnDamaged(NodeIdx node, const FrameHeader& header);
+  void OnNodeSilent(NodeIdx node, const absl::Status& status);
   void OnNodeFailed(NodeIdx node, const absl::Status& status);
 
  private:
@@ -136,6 +144,12 @@ class DecodeStep {
   absl::StatusOr<FrameBuffer> AllocateFrame(size_t payload_bytes);
   size_t EndOfFrame(uint32_t layer, size_t begin) const;
   void Gather(uint32_t layer, std::span<const float> q);
+  // The nodes that are waited for: are they there? Rows of silent ones leave the batch.
+  void AwaitMissing(int64_t now_ns);
+  // The step's deadline has passed.
+  void EndMissing(int64_t now_ns);
+  // What becomes of a row whose node is silent, or has not answered by the deadline.
+  Missing FateOf(const ExpectedPartial& expected) const;
   // This node will not answer any more: its rows fail, or what it was asked for goes to unasked_.
   void LoseNode(NodeIdx node, const absl::Status& status);
   // Another holder of what was asked for; kNoNode if none is left.
@@ -180,6 +194,8 @@ class DecodeStep {
   int64_t deadline_ns_ = 0;
   int64_t mark_ns_ = 0;
   int64_t sent_ns_ = 0;
+  int64_t begin_ns_ = 0;    // of the step
+  int64_t awaited_ns_ = 0;  // when AwaitMissing() last looked
   StageTimes stage_times_{};
   int64_t exposed_wait_ns_ = 0;
   int64_t device_end_ns_ = 0;              // when the last step with times ended

@@ -196,12 +196,12 @@ MeasuredLayer PartialGather::measured(uint32_t row) const {
           .sampled_tokens = std::span(sampled_tokens_).subspan(kv_heads, num_kv_heads)};
 }
 
-void PartialGather::FailRow(uint32_t row, NodeIdx node, const absl::Status& status) {
-  if (row_failed_[row]) return;
-  row_failed_[row] = true;
-  failures_.push_back({row, node, status});
+void PartialGather::DropRow(const RowFailure& failure) {
+  if (row_failed_[failure.row]) return;
+  row_failed_[failure.row] = true;
+  failures_.push_back(failure);
   for (size_t i = 0; i < expected_.size(); ++i) {
-    if (expected_[i].row != row || states_[i] == EntryState::kDropped) continue;
+    if (expected_[i].row != failure.row || states_[i] == EntryState::kDropped) continue;
     if (states_[i] == EntryState::kWaiting) --num_missing_;
     states_[i] = EntryState::kDropped;
   }
@@ -228,12 +228,6 @@ std::vector<ExpectedPartial> PartialGather::EndMove(std::span<const ShardId> sha
     if (moved && states[i] == EntryState::kWaiting) to_ask.push_back(expected[i]);
   }
   return to_ask;
-}
-
-void PartialGather::FailMissing(const absl::Status& status) {
-  for (size_t i = 0; i < expected_.size(); ++i) {
-    if (states_[i] == EntryState::kWaiting) FailRow(expected_[i].row, expected_[i].node, status);
-  }
 }
 
 std::span<const RowFailure> PartialGather::Finish() {

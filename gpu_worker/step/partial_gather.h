@@ -1,9 +1,9 @@
 // Waits for one layer's partials, as a pure state machine: what is expected, and what came of it.
 //
-//   Begin(expected) ; { OnPartial | LoseNode | FailMissing }* until done() ; Finish()
+//   Begin(expected) ; { OnPartial | LoseNode | EndMissing }* until done() ; Finish()
 //
-// A missing partial is an error of its row, never an omission; the other rows of the batch do not
-// notice. Duplicates and partials of an earlier layer or step are told apart and ignored. Values
+// A missing partial is an error of its row, or the row's step is run again; it is never an omission. The other rows of
+// the batch do not notice. Duplicates and partials of an earlier layer or step are told apart and ignored. Values
 // are copied into the device's slots where the shard's token stripe and heads say, so nothing
 // depends on the order of arrival.
 //
@@ -55,7 +55,11 @@ struct RowFailure {
   uint32_t row = 0;        // and those that follow it
   NodeIdx node = kNoNode;  // to blame; kNoNode for our own mistakes
   absl::Status status;     // without the node's name
+  bool parked = false;     // nothing is wrong but that the node does not answer: the row's step is to be run again
 };
+
+// What becomes of a row whose partial does not come.
+enum class Missing { kFails, kParks, kWaits };
 
 // What became of one received entry.
 enum class Arrival {
@@ -86,16 +90,17 @@ class PartialGather {
     }
   }
 
-  // This node will not answer. What is still waited for from it is asked of another node, where other(ExpectedPartial)
-  // knows one; where that says kNoNode, the row fails. Returns what is to be asked, with its new node.
-  template <typename Other>
-  std::vector<ExpectedPartial> LoseNode(NodeIdx node, const absl::Status& status, Other&& other) {
+  // This node will not answer, or not soon. What is still waited for from it is asked of another node, where
+  // other(ExpectedPartial) knows one; where that says kNoNode, fate(ExpectedPartial) says what becomes of the row.
+  // Returns what is to be asked, with its new node.
+  template <typename Other, typename Fate>
+  std::vector<ExpectedPartial> LoseNode(NodeIdx node, const absl::Status& status, Other&& other, Fate&& fate) {
     std::vector<ShardId> moved;
     for (size_t i = 0; active_ && i < expected_.size(); ++i) {
       if (expected_[i].node != node || states_[i] != EntryState::kWaiting) continue;
       const NodeIdx next = other(std::as_const(expected_[i]));
       if (next == kNoNode) {
-        FailRow(expected_[i].row, node, status);
+        EndRow(i, status, fate(std::as_const(expected_[i])));
       } else {
         expected_[i].node = next;
         moved.push_back(expected_[i].shard);
@@ -103,10 +108,23 @@ class PartialGather {
     }
     return moved.empty() ? std::vector<ExpectedPartial>() : EndMove(moved);
   }
-  // The rows that still wait for anything fail, each blaming the first node that it waits for.
-  void FailMissing(const absl::Status& status);
+  // The rows that still wait for anything meet what fate(ExpectedPartial) says, each blaming the first node that it
+  // waits for.
+  template <typename Fate>
+  void EndMissing(const absl::Status& status, Fate&& fate) {
+    for (size_t i = 0; i < expected_.size(); ++i) {
+      if (states_[i] == EntryState::kWaiting) EndRow(i, status, fate(std::as_const(expected_[i])));
+    }
+  }
+  // Calls use(const ExpectedPartial&) for each that is still waited for. It may not change the gather.
+  template <typename Use>
+  void ForEachMissing(Use&& use) const {
+    for (size_t i = 0; active_ && i < expected_.size(); ++i) {
+      if (states_[i] == EntryState::kWaiting) use(expected_[i]);
+    }
+  }
   // One row fails, whatever it waits for.
-  void FailRow(uint32_t row, NodeIdx node, const absl::Status& status);
+  void FailRow(uint32_t row, NodeIdx node, const absl::Status& status) { DropRow({row, node, status}); }
 
   // True if this row, which is the first of those that ask together, has failed in this layer.
   bool row_failed(uint32_t row) const { return row_failed_[row]; }
@@ -137,6 +155,11 @@ class PartialGather {
   void CopyOut(const ExpectedPartial& expected, const PartialFrameView& partial, const PartialEntry& entry);
   void CopySample(const ExpectedPartial& expected, const PartialFrameView& partial, const PartialEntry& entry);
   void ClearSlots(std::span<const GatherRow> rows);
+  void EndRow(size_t expected_idx, const absl::Status& status, Missing fate) {
+    const ExpectedPartial& e = expected_[expected_idx];
+    if (fate != Missing::kWaits) DropRow({e.row, e.node, status, fate == Missing::kParks});
+  }
+  void DropRow(const RowFailure& failure);
   // Sorts expected_ again. Returns the entries of these shards that are still waited for.
   std::vector<ExpectedPartial> EndMove(std::span<const ShardId> shards);
 

@@ -220,8 +220,8 @@ class TokensTest(unittest.TestCase):
 class FaultsTest(unittest.TestCase):
     """A node is lost while two requests decode: one with shards on it, one without."""
 
-    def lose_node(self, number):
-        rng = random.Random(SEED + number)
+    def test_killed_node(self):
+        rng = random.Random(SEED + signal.SIGKILL)
         text = random_text(1200, rng)
         bystander_flags = ["--all-resident", "--max-tokens", "300", "--ignore-eos", "--kv-dtype", "f32"]
         with Cluster(cpu_nodes=2) as cluster:
@@ -229,18 +229,16 @@ class FaultsTest(unittest.TestCase):
             bystander = cluster.start(text, "--json", *bystander_flags)
             victim = cluster.start(random_text(1500, rng), "--max-tokens", "20000", "--ignore-eos", *SMALL)
             victim.wait_for_output()
-            cluster.signal("cpu-1", number)
+            cluster.signal("cpu-1", signal.SIGKILL)
             lost_at = time.monotonic()
             status, _, errors = victim.finish(LOSS_TIMEOUT_S)
-            print(f"signal {number}: the request ended after {time.monotonic() - lost_at:.2f} s: {errors.strip()}")
+            print(f"cpu-1 was killed: the request ended after {time.monotonic() - lost_at:.2f} s: {errors.strip()}")
             self.assertEqual(status, 1)
             self.assertIn("cpu-1", errors)
             self.assertRegex(errors, "UNAVAILABLE|DEADLINE_EXCEEDED")
             status, output, errors = bystander.finish()
             self.assertEqual(status, 0, errors)
             self.assertEqual(json.loads(output)["tokens"], expected)
-            if number == signal.SIGSTOP:
-                self.assertGreater(cluster.scrape("gpu-0")['tributary_partials_total{outcome="missing"}'], 0)
             # The cluster goes on with the other node.
             wait_until(lambda: cluster.node("cpu-1")["state"] != "alive", "cpu-1 is given up")
             resident = cluster.generate(text, "--max-tokens", "20", "--all-resident", "--kv-dtype", "f32")
@@ -248,19 +246,6 @@ class FaultsTest(unittest.TestCase):
             self.assertEqual(answer["tokens"], resident["tokens"])
             self.assertEqual([node["id"] for node in answer["nodes"]], ["cpu-0"])
             wait_until(cluster.is_empty, f"pools are empty: {cluster.status()}")
-            if number == signal.SIGSTOP:
-                cluster.signal("cpu-1", signal.SIGCONT)
-                wait_until(lambda: cluster.node("cpu-1")["state"] == "alive", "cpu-1 is back")
-                wait_until(cluster.is_empty, f"cpu-1 has freed its shards: {cluster.status()}")
-                answer = cluster.generate(text, "--max-tokens", "20", *SMALL)
-                self.assertEqual(answer["tokens"], resident["tokens"])
-                self.assertEqual(len(answer["nodes"]), 2)
-
-    def test_killed_node(self):
-        self.lose_node(signal.SIGKILL)
-
-    def test_frozen_node(self):
-        self.lose_node(signal.SIGSTOP)
 
     def test_killed_coordinator(self):
         with Cluster(cpu_nodes=1) as cluster:

@@ -41,6 +41,7 @@ SimCluster::SimCluster(const SimOptions& options)
   engine.spill_window_bytes = options.spill_window_bytes;
   engine.spill_frame_bytes = options.spill_frame_bytes;
   engine.spill_timeout_ns = 4 * kNsPerS;
+  engine.max_stall_ns = 3 * kNsPerS;
   engine.append_chunk_tokens = options.append_chunk_tokens;
   if (!options.threaded) engine.idle.spin_ns = 0;
   const auto observer = [this](SequenceId id, uint64_t index, std::span<const float> logits) {
@@ -119,6 +120,7 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.reserved_context_tokens = request.max_context_tokens;
   plan.policy = request.policy;
   plan.report_attention_heads = request.report_attention_heads;
+  plan.max_stall_ns = options_.threaded ? 120 * kNsPerS : request.max_stall_ns;  // a loaded machine must not fail a test
   if (!request.layout.all_resident) plan.shards = shards_[id] = OpenShards(id, request);
   engine_->Start(std::move(plan));
   return id;
@@ -317,6 +319,17 @@ void SimCluster::OnEnded(SequenceId sequence, const absl::Status& status, const 
   result.failed_node = failed_node_id;
   result.summary = summary;
   CloseShards(sequence);
+}
+void SimCluster::OnStalled(SequenceId sequence, const std::string& node_id) {
+  SimResult& result = results_.at(sequence);
+  TRIBUTARY_CHECK(!result.ended && result.stalled_on.empty());
+  result.stalled_on = node_id;
+  ++result.num_stalls;
+}
+void SimCluster::OnResumed(SequenceId sequence) {
+  SimResult& result = results_.at(sequence);
+  TRIBUTARY_CHECK(!result.ended && !result.stalled_on.empty());
+  result.stalled_on.clear();
 }
 void SimCluster::OnKept(SequenceId sequence, const SequenceSummary& summary) {
   SimResult& result = results_.at(sequence);

@@ -77,6 +77,7 @@ struct SimRequest {
   uint64_t max_context_tokens = 0;  // of all turns together, if they need more than this one
   PolicyParams policy;
   bool report_attention_heads = false;
+  int64_t max_stall_ns = 3 * kNsPerS;
 };
 
 // A later turn.
@@ -97,6 +98,8 @@ struct SimResult {
   std::vector<std::vector<float>> logits;  // per token, as the engine saw them
   bool kept = false;                       // between two turns
   bool ended = false;
+  uint32_t num_stalls = 0;
+  std::string stalled_on;  // now; "" if it is not
   absl::Status status;
   std::string failed_node;
   SequenceSummary summary;
@@ -125,7 +128,7 @@ class SimPlane final : public DataPlane {
   std::unique_ptr<DataPlane> plane_;
 };
 
-class SimCluster final : private EngineEvents, private NodeConnector {
+class SimCluster final : private EngineEvents, private BlockingConnector {
  public:
   explicit SimCluster(const SimOptions& options);
   ~SimCluster() override;
@@ -196,6 +199,8 @@ class SimCluster final : private EngineEvents, private NodeConnector {
   void OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) override;
   void OnEnded(SequenceId sequence, const absl::Status& status, const std::string& failed_node_id,
                const SequenceSummary& summary) override;
+  void OnStalled(SequenceId sequence, const std::string& node_id) override;
+  void OnResumed(SequenceId sequence) override;
   void OnKept(SequenceId sequence, const SequenceSummary& summary) override;
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint& node, const TransportInfo& local) override;
 

@@ -12,12 +12,13 @@ tributary.aio has the same for asyncio, tributary.text tokenizers and chat templ
 from tributary.client import Client, Generation
 from tributary.errors import (DeadlineError, InvalidRequestError, NotFoundError, OutOfRangeError, OverloadedError,
                               PreconditionError, RequestCancelledError, ServerError, TributaryError, UnavailableError)
-from tributary.events import Accepted, Event, Prefill, Summary, Tokens
+from tributary.events import Accepted, Event, Prefill, Resumed, Stalled, Summary, Tokens
 from tributary.request import GenerateRequest, Keep, Placement, Policy, Sampling
 
 __all__ = [
     "Accepted", "Client", "DeadlineError", "Event", "GenerateRequest", "Generation", "InvalidRequestError", "Keep",
     "NotFoundError", "OutOfRangeError", "OverloadedError", "Placement", "Policy", "PreconditionError", "Prefill",
-    "RequestCancelledError", "Sampling", "ServerError", "Summary", "Tokens", "TributaryError", "UnavailableError",
+    "RequestCancelledError", "Resumed", "Sampling", "ServerError", "Stalled", "Summary", "Tokens", "TributaryError",
+    "UnavailableError",
 ]
 __version__ = "0.1.0"

@@ -1,4 +1,6 @@
-"""What a coordinator tells about a request, in the order of arrival: Accepted, Prefill, Tokens ..., Summary."""
+"""What a coordinator tells about a request, in the order of arrival: Accepted, Prefill, Tokens ..., Summary.
+
+Stalled and Resumed may come between any two of them."""
 
 from __future__ import annotations
 
@@ -110,7 +112,19 @@ class Summary:
     kept: Kept | None
 
 
-Event = Accepted | Prefill | Tokens | Summary
+@dataclass(frozen=True)
+class Stalled:
+    """The answer stands still because this node or worker is silent; nothing is lost."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The answer goes on after Stalled."""
+
+
+Event = Accepted | Prefill | Tokens | Stalled | Resumed | Summary
 
 _SUMMARY_SCALARS = ("finish_reason", "prompt_tokens", "generated_tokens", "queue_s", "prefill_s", "ttft_s", "decode_s",
                     "context_tokens", "resident_tokens", "remote_tokens", "attended_tokens_mean", "policy",
@@ -131,6 +145,10 @@ def event_from_proto(message: coordinator_pb2.GenerateEvent) -> Event:
         return Accepted(message.accepted.request_id, message.accepted.sequence_id, message.accepted.worker_id)
     if kind == "prefill":
         return Prefill(message.prefill.fraction)
+    if kind == "stalled":
+        return Stalled(message.stalled.node_id)
+    if kind == "resumed":
+        return Resumed()
     if kind == "summary":
         return _summary(message.summary)
     raise ServerError(f"the coordinator sent an event of an unknown kind ({kind}); is this package older than it?")

@@ -82,6 +82,8 @@ class GenerateRequest:
     continue_request_id: str = ""
     top_logprobs: int = 0
     report_attention_heads: bool = False
+    max_stall_s: float = 0
+    """How long the request may stand still while who holds its KV is silent; 0: as long as the cluster allows."""
 
     def to_proto(self) -> coordinator_pb2.GenerateRequest:
         """InvalidRequestError names the field whose value no message can hold."""
@@ -91,6 +93,7 @@ class GenerateRequest:
         for name in ("max_tokens", "request_id", "ignore_eos", "continue_request_id", "top_logprobs",
                      "report_attention_heads"):
             _set(message, name, getattr(self, name))
+        _set(message, "max_stall_ns", round(self.max_stall_s * 1e9))
         _fill_sampling(message.sampling, self.sampling)
         _fill_placement(message.placement, self.placement)
         if self.policy != Policy():

@@ -61,9 +61,9 @@ class Planner:
             prompt_tokens=0, echo=(), scores_echo=scores_echo, request=GenerateRequest(
                 prompt_tokens=(), sampling=sampling, placement=placement_of(options), policy=policy_of(options),
                 stop_tokens=sorted(end_tokens), ignore_eos=bool(body.ignore_eos), top_logprobs=top_logprobs or 0,
-                report_attention_heads=options.report_attention_heads),
+                report_attention_heads=options.report_attention_heads, max_stall_s=options.max_stall_s),
             stops=stop_strings(body.stop), end_tokens=end_tokens, keep=keep,
-            scope=f"{who} {options.model_dump_json(exclude={'keep'})}")
+            scope=f"{who} {options.model_dump_json(exclude={'keep', 'max_stall_s'})}")
         plan.request.to_proto()  # what no message can hold is refused before anything waits
         return [self._with_prompt(plan, prompt, self._max_tokens(body, len(prompt)), i, echo)
                 for prompt in prompts for i in range(n)]

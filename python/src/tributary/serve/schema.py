@@ -64,6 +64,7 @@ class TributaryOptions(_Strict):
     shard_cut: str = "auto"
     max_nodes: Count | None = None
     report_attention_heads: bool = False
+    max_stall_s: Annotated[float, Field(ge=0, le=3600)] = 0
     keep: bool | None = None  # None: chats are kept, completions are not
 
 

@@ -76,6 +76,10 @@ struct Printer {
     return fmt::format("tokens call={} n={}{} after={}ms", a.call.value, a.tokens.tokens.size(),
                        a.first ? " first" : "", a.since_last_ns / 1'000'000);
   }
+  std::string operator()(const action::Stalled& a) const {
+    return fmt::format("stalled call={} on={}", a.call.value, a.stalled.node_id);
+  }
+  std::string operator()(const action::Resumed& a) const { return fmt::format("resumed call={}", a.call.value); }
   std::string operator()(const action::Finish& a) const {
     std::string text = fmt::format("finish call={} {}", a.call.value, OutcomeName(a.outcome));
     if (!a.reject_reason.empty()) text += fmt::format(" reason={}", a.reject_reason);

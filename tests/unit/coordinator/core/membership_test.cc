@@ -57,7 +57,10 @@ TEST_F(MembershipTest, MembersAreBoundedUntilDeadOnesAreForgotten) {
   EXPECT_EQ(membership_.Find("one-more"), nullptr);
   EXPECT_TRUE(Register(CpuNode("n7", 2)).ok());  // who is known may come back
   Advance(60'000);                               // they die,
-  Advance(1);                                    // and are forgotten
+  changes_.clear();
+  Advance(1);  // and are forgotten
+  EXPECT_EQ(changes_.size(), limits::kMaxMembers);
+  EXPECT_TRUE(changes_[0].is_gone);
   EXPECT_TRUE(Register(CpuNode("one-more")).ok());
 }
 
@@ -69,8 +72,11 @@ TEST_F(MembershipTest, SilenceMakesSuspectThenDeadAndHeartbeatsLeadBack) {
   EXPECT_EQ(State("a"), MemberState::kSuspect);
   EXPECT_TRUE(Heartbeat("a").ok());
   EXPECT_EQ(State("a"), MemberState::kAlive);
+  changes_.clear();
   Advance(4000);
   EXPECT_EQ(State("a"), MemberState::kDead);
+  ASSERT_EQ(changes_.size(), 1u);
+  EXPECT_FALSE(changes_[0].is_gone) << "it may come back with all that it has";
   EXPECT_TRUE(Heartbeat("a").ok());
   EXPECT_EQ(State("a"), MemberState::kSuspect);  // half open
   EXPECT_TRUE(Heartbeat("a").ok());
@@ -96,6 +102,7 @@ TEST_F(MembershipTest, ARestartReplacesAndFencesTheOldIncarnation) {
   ASSERT_EQ(changes_.size(), 2u);
   EXPECT_EQ(changes_[0].node.incarnation, 1u);
   EXPECT_EQ(changes_[0].state, MemberState::kDead);
+  EXPECT_TRUE(changes_[0].is_gone);
   EXPECT_EQ(changes_[1].node.incarnation, 2u);
   EXPECT_EQ(changes_[1].state, MemberState::kAlive);
   EXPECT_EQ(Heartbeat("a", 1).code(), absl::StatusCode::kNotFound);

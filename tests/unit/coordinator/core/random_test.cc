@@ -62,6 +62,7 @@ class World {
     StreamId stream;
     std::map<SequenceId, uint32_t> left;  // tokens to give; of a kept sequence: 0
     std::set<SequenceId> keeps;           // asked to keep it when it has given them
+    std::set<SequenceId> stalled;
     std::vector<StepCommand> steps;
   };
 
@@ -151,7 +152,7 @@ class World {
   }
 
   void RandomEvent() {
-    switch (Pick(16)) {
+    switch (Pick(17)) {
       case 0:
         return RegisterNode(fmt::format("cpu-{}", Pick(3)));
       case 1:
@@ -176,6 +177,8 @@ class World {
       case 12:
       case 13:
         return Continue();
+      case 16:
+        return StallOrResume();
       case 14:
         now_ns_ += static_cast<int64_t>(Pick(400)) * kNsPerMs;
         return Step(event::Tick{});
@@ -196,7 +199,7 @@ class World {
     const StreamId stream(++last_stream_);
     const uint64_t incarnation = ++incarnations_;
     Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, incarnation)});
-    workers_[id] = {{id, incarnation}, stream, {}, {}, {}};
+    workers_[id] = {{id, incarnation}, stream, {}, {}, {}, {}};
   }
 
   void Generate() {
@@ -287,6 +290,19 @@ class World {
     if (left == 1) EndTurn(stream, id);
   }
 
+  void StallOrResume() {
+    Worker* worker = AnyWorker();
+    if (worker == nullptr || worker->left.empty()) return;
+    auto it = worker->left.begin();
+    std::advance(it, static_cast<long>(Pick(worker->left.size())));
+    const SequenceId id = it->first;
+    const StreamId stream = worker->stream;
+    if (worker->stalled.erase(id) != 0) return Step(event::WorkerResumed{stream, {id}});
+    if (it->second == 0) return;
+    worker->stalled.insert(id);
+    Step(event::WorkerStalled{stream, {id, "cpu-0"}});
+  }
+
   // Keeps the sequence if that was asked for.
   void EndTurn(StreamId stream, SequenceId id) {
     for (auto& [name, worker] : workers_) {
@@ -309,6 +325,7 @@ class World {
       const auto it = worker->left.find(id);
       // A step that was sent before the sequence ended its turn may name it still.
       if (it == worker->left.end() || it->second == 0 || !started_.contains(id)) continue;
+      if (worker->stalled.contains(id)) continue;
       done.done.tokens.push_back({id, {1}, {0}});
       if (--it->second == 0 || Chance(5)) ended.push_back(id);
     }
@@ -320,6 +337,7 @@ class World {
     for (auto& [name, worker] : workers_) {
       if (worker.stream != stream) continue;
       worker.left.erase(id);
+      worker.stalled.erase(id);
       worker.keeps.erase(id);
     }
     const std::string blamed = absl::IsUnavailable(status) ? "cpu-0" : "";

@@ -194,6 +194,8 @@ class Scenario {
     if (c.verb == "ended") {
       return event::WorkerEnded{stream, {sequence, StatusOf(c), c.Text("node"), {}}};
     }
+    if (c.verb == "stalled") return event::WorkerStalled{stream, {sequence, c.Text("node")}};
+    if (c.verb == "resumed") return event::WorkerResumed{stream, {sequence}};
     if (c.verb == "kept") return event::WorkerKept{stream, {sequence, {}}};
     if (c.verb == "drain") return event::Drain{};
     if (c.verb == "abort") return event::Abort{};
@@ -213,6 +215,7 @@ class Scenario {
     e.spec.lease.lease_ns = static_cast<int64_t>(c.Number("keep-ms", 0)) * kNsPerMs;
     e.spec.lease.max_context_tokens = c.Number("keep-tokens", 0);
     e.spec.continue_request_id = c.Text("continue");
+    e.spec.max_stall_ns = static_cast<int64_t>(c.Number("stall-ms", 0)) * kNsPerMs;
     return e;
   }
 

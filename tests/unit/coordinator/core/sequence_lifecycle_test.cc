@@ -16,6 +16,8 @@ using Event = SequenceEvent;
 const std::map<std::pair<Phase, Event>, Phase> kLegal = {
     {{Phase::kQueued, Event::kPlaced}, Phase::kOpening},
     {{Phase::kQueued, Event::kDropped}, Phase::kGone},
+    {{Phase::kOpening, Event::kPlaceLost}, Phase::kQueued},
+    {{Phase::kPrefilling, Event::kPlaceLost}, Phase::kQueued},
     {{Phase::kOpening, Event::kOpened}, Phase::kPrefilling},
     {{Phase::kOpening, Event::kDropped}, Phase::kGone},
     {{Phase::kOpening, Event::kWorkerGone}, Phase::kGone},

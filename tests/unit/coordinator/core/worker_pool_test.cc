@@ -36,11 +36,11 @@ TEST_F(WorkerPoolTest, WhatSequencesReserveIsCountedUntilTheyLeave) {
   Add(kStream, Worker("gpu-0"));
   pool_.Assign(kStream, 300);
   pool_.Assign(kStream, 200);
-  ASSERT_EQ(pool_.Rooms(membership_).size(), 1u);
-  EXPECT_EQ(pool_.Rooms(membership_)[0].available_bytes, 500u);
-  EXPECT_EQ(pool_.Rooms(membership_)[0].sequences, 2u);
+  ASSERT_EQ(pool_.Rooms(membership_, 0).size(), 1u);
+  EXPECT_EQ(pool_.Rooms(membership_, 0)[0].available_bytes, 500u);
+  EXPECT_EQ(pool_.Rooms(membership_, 0)[0].sequences, 2u);
   pool_.Release(kStream, SequenceId(1), 300);
-  EXPECT_EQ(pool_.Rooms(membership_)[0].available_bytes, 800u);
+  EXPECT_EQ(pool_.Rooms(membership_, 0)[0].available_bytes, 800u);
   EXPECT_DEATH(pool_.Release(kStream, SequenceId(2), 300), "resident_bytes");
 }
 
@@ -65,10 +65,10 @@ TEST_F(WorkerPoolTest, LimitsAreTheLowestOfThoseThatMayReturn) {
   std::vector<MemberChange> changes;
   ASSERT_TRUE(membership_.Heartbeat("gpu-1", 7, 0, 0, /*draining=*/true, 1, &changes).ok());
   EXPECT_EQ(pool_.Limits(membership_)->max_context_tokens, 4000u);
-  EXPECT_EQ(pool_.Rooms(membership_).size(), 1u);
+  EXPECT_EQ(pool_.Rooms(membership_, 0).size(), 1u);
   membership_.Tick(3, &changes);  // gpu-0 is suspect: counted, but not usable
-  ASSERT_EQ(pool_.Rooms(membership_).size(), 1u);
-  EXPECT_FALSE(pool_.Rooms(membership_)[0].usable);
+  ASSERT_EQ(pool_.Rooms(membership_, 0).size(), 1u);
+  EXPECT_FALSE(pool_.Rooms(membership_, 0)[0].usable);
 }
 
 TEST_F(WorkerPoolTest, StepsComeByWorkerUntilThePipelineIsFull) {

@@ -27,7 +27,7 @@ class NoEvents final : public EngineEvents {
   void OnEnded(SequenceId, const absl::Status&, const std::string&, const SequenceSummary&) override {}
 };
 
-class NoNodes final : public NodeConnector {
+class NoNodes final : public BlockingConnector {
  public:
   absl::StatusOr<NodeSession> Connect(const NodeEndpoint&, const TransportInfo&) override {
     return absl::UnavailableError("there are no nodes");

@@ -60,7 +60,7 @@ class NothingReader final : public KvReader {
   TinyDevice& device_;
 };
 
-class SpillTest : public testing::Test, public NodeConnector, public NodeListener {
+class SpillTest : public testing::Test, public BlockingConnector, public NodeListener {
  protected:
   SpillTest()
       : network_(1, &clock_),
@@ -69,7 +69,7 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
         other_plane_(network_.Create("other")) {
     (void)InitLogging("test", "off");
     RemoteNodesOptions options;
-    options.silence_timeout_ns = 1000 * kNsPerS;
+    options.min_silence_ns = options.max_silence_ns = 1000 * kNsPerS;
     nodes_ = std::make_unique<RemoteNodes>(options, worker_.get(), this, &clock_, this, nullptr);
     node_ = *nodes_->Acquire({"cpu-0", 1, "host:1"});
     other_ = *nodes_->Acquire({"cpu-1", 1, "host:2"});
@@ -84,6 +84,7 @@ class SpillTest : public testing::Test, public NodeConnector, public NodeListene
   void OnAck(NodeIdx, const FrameHeader&, const AckBody&) override {}
   void OnRejected(NodeIdx, const ErrorBody&, std::string_view) override {}
   void OnDamaged(NodeIdx, const FrameHeader&) override {}
+  void OnNodeSilent(NodeIdx, const absl::Status&) override {}
   void OnNodeFailed(NodeIdx, const absl::Status&) override {}
 
   BoundShard Shard(uint64_t id, uint32_t head_begin = 0, uint32_t head_end = 2) const {

@@ -128,7 +128,7 @@ class QueryTimeDevice final : public TinyDevice {
   bool query_is_there = false;
 };
 
-class DecodeStepNodeTest : public ::testing::Test, public NodeConnector, public NodeListener {
+class DecodeStepNodeTest : public ::testing::Test, public BlockingConnector, public NodeListener {
  protected:
   static constexpr int64_t kTimeoutNs = kNsPerS;
 
@@ -136,7 +136,7 @@ class DecodeStepNodeTest : public ::testing::Test, public NodeConnector, public 
       : network_(1, &network_clock_), worker_(network_.Create("worker")), node_(network_.Create("node")) {
     (void)InitLogging("test", "off");
     RemoteNodesOptions options;
-    options.silence_timeout_ns = 1000 * kNsPerS;
+    options.min_silence_ns = options.max_silence_ns = 1000 * kNsPerS;
     nodes_ = std::make_unique<RemoteNodes>(options, worker_.get(), this, &clock_, this, nullptr);
     const NodeIdx node = *nodes_->Acquire({"cpu-0", 1, "host:1"});
     step_ = std::make_unique<DecodeStep>(
@@ -173,6 +173,7 @@ class DecodeStepNodeTest : public ::testing::Test, public NodeConnector, public 
     step_->OnRejected(node, error, text);
   }
   void OnDamaged(NodeIdx node, const FrameHeader& header) override { step_->OnDamaged(node, header); }
+  void OnNodeSilent(NodeIdx, const absl::Status&) override {}
   void OnNodeFailed(NodeIdx, const absl::Status&) override {}
 
   void Run() { step_->Run({&row_, 1}, kTimeoutNs); }

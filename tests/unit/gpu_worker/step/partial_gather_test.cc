@@ -90,7 +90,9 @@ class PartialGatherTest : public testing::Test {
   }
   // No other node has what it was asked for.
   void FailNode(NodeIdx node) {
-    const auto to_ask = gather_.LoseNode(node, absl::UnavailableError("gone"), [](const auto&) { return kNoNode; });
+    const auto to_ask = gather_.LoseNode(
+        node, absl::UnavailableError("gone"), [](const auto&) { return kNoNode; },
+        [](const auto&) { return Missing::kFails; });
     EXPECT_TRUE(to_ask.empty());
   }
   float Lse(uint32_t row, uint32_t slot, uint32_t head) const { return lse_[(row * kMaxSlots + slot) * 4 + head]; }
@@ -141,7 +143,7 @@ TEST_F(PartialGatherTest, LateDuplicateAndUnexpectedPartialsChangeNothing) {
   EXPECT_EQ(Arrive(0, Frame({{10, 4, 30, 5}})), late);
   EXPECT_EQ(Out(0, 0, 0), 1);
   EXPECT_EQ(gather_.num_missing(), 3u);
-  gather_.FailMissing(absl::DeadlineExceededError("late"));
+  gather_.EndMissing(absl::DeadlineExceededError("late"), [](const auto&) { return Missing::kFails; });
   gather_.Finish();
   EXPECT_EQ(Arrive(1, Frame({{11, 4, 20, 5}})), late) << "between layers";
 }
@@ -174,10 +176,13 @@ TEST_F(PartialGatherTest, WhatALostNodeOwesIsAskedOfAnother) {
   Arrive(0, Frame({{10, 4, 30, 1}}));
   Arrive(1, Frame({{30, 4, 5, 1}}));  // this is not asked again
   std::vector<ShardId> offered;
-  const auto to_ask = gather_.LoseNode(1, absl::UnavailableError("gone"), [&](const ExpectedPartial& e) {
-    offered.push_back(e.shard);
-    return e.shard == ShardId(11) ? NodeIdx{5} : kNoNode;
-  });
+  const auto to_ask = gather_.LoseNode(
+      1, absl::UnavailableError("gone"),
+      [&](const ExpectedPartial& e) {
+        offered.push_back(e.shard);
+        return e.shard == ShardId(11) ? NodeIdx{5} : kNoNode;
+      },
+      [](const auto&) { return Missing::kFails; });
   EXPECT_EQ(offered, (std::vector{ShardId(11), ShardId(21)}));
   ASSERT_EQ(to_ask.size(), 1u);
   EXPECT_EQ(to_ask[0].shard, ShardId(11));
@@ -198,18 +203,45 @@ TEST_F(PartialGatherTest, WhatALostNodeOwesIsAskedOfAnother) {
 TEST_F(PartialGatherTest, ARowThatFailsAsksNobodyElse) {
   const std::vector<ExpectedPartial> expected = {{1, ShardId(20), 0, 0, 0, 1, 40}, {1, ShardId(21), 0, 0, 1, 2, 40}};
   Begin(expected, std::vector<GatherRow>{{45, 5, 1}});
-  const auto to_ask = gather_.LoseNode(1, absl::UnavailableError("gone"), [](const ExpectedPartial& e) {
-    return e.shard == ShardId(20) ? NodeIdx{5} : kNoNode;
-  });
+  const auto to_ask = gather_.LoseNode(
+      1, absl::UnavailableError("gone"),
+      [](const ExpectedPartial& e) { return e.shard == ShardId(20) ? NodeIdx{5} : kNoNode; },
+      [](const auto&) { return Missing::kFails; });
   EXPECT_TRUE(to_ask.empty());
   EXPECT_TRUE(gather_.done());
   EXPECT_EQ(gather_.Finish().size(), 1u);
 }
 
+TEST_F(PartialGatherTest, RowsOfASilentNodeParkOrWait) {
+  const std::vector<GatherRow> rows = {{60, 10, 2}, {45, 5, 1}, {14, 9, 1}};
+  auto expected = kExpected;
+  expected.push_back({1, ShardId(30), 2, 0, 0, 2, 5});
+  Begin(expected, rows);
+  Arrive(0, Frame({{10, 4, 30, 1}, {20, 2, 40, 3}}));
+  std::vector<ShardId> missing;
+  gather_.ForEachMissing([&](const ExpectedPartial& e) { missing.push_back(e.shard); });
+  EXPECT_EQ(missing, (std::vector{ShardId(11), ShardId(21), ShardId(30)}));
+  const auto fate = [](const ExpectedPartial& e) { return e.row == 1 ? Missing::kWaits : Missing::kParks; };
+  (void)gather_.LoseNode(
+      1, absl::UnavailableError("silent"), [](const auto&) { return kNoNode; }, fate);
+  EXPECT_TRUE(gather_.row_failed(0));
+  EXPECT_FALSE(gather_.row_failed(1));
+  EXPECT_FALSE(gather_.done());
+  EXPECT_EQ(Arrive(1, Frame({{11, 4, 20, 2}})), std::vector{Arrival::kLate}) << "its row has left the batch";
+  EXPECT_EQ(Arrive(1, Frame({{21, 2, 40, 2}})), std::vector{Arrival::kTaken});
+  ASSERT_TRUE(gather_.done());
+  const auto failures = gather_.Finish();
+  ASSERT_EQ(failures.size(), 2u);
+  for (const RowFailure& failure : failures) {
+    EXPECT_TRUE(failure.parked);
+    EXPECT_EQ(failure.node, 1u);
+  }
+}
+
 TEST_F(PartialGatherTest, TheDeadlineBlamesANodeThatIsMissing) {
   Begin(kExpected, kRows);
   Arrive(0, Frame({{10, 4, 30, 1}, {20, 2, 40, 3}}));
-  gather_.FailMissing(absl::DeadlineExceededError("too late"));
+  gather_.EndMissing(absl::DeadlineExceededError("too late"), [](const auto&) { return Missing::kFails; });
   ASSERT_TRUE(gather_.done());
   const auto failures = gather_.Finish();
   ASSERT_EQ(failures.size(), 2u);
