@@ -22,7 +22,7 @@ absl::StatusOr<NodeSession> NodeConnectClient::Connect(const NodeEndpoint& node,
 
 absl::StatusOr<NodeSession> NodeConnectClient::Pair(const NodeEndpoint& node, const TransportInfo& local) {
   auto& stub = stubs_[{node.control_address, node.incarnation}];
-  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(node.control_address));
+  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(node.control_address, rpc_));
   v1::ConnectRequest request;
   request.set_worker_id(worker_id_);
   request.set_worker_incarnation(incarnation_);
