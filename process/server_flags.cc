@@ -3,6 +3,7 @@
 #include "CLI/CLI.hpp"
 #include "base/limits.h"
 #include "base/outside_text.h"
+#include "process/flags/security_flags.h"
 
 namespace tributary {
 
@@ -16,6 +17,7 @@ void AddServerFlags(CLI::App& app, ServerFlags* flags) {
                  "Time for running requests after SIGTERM; a second SIGTERM ends the process")
       ->capture_default_str();
   app.add_option("--log-level", flags->log_level, "debug, info, warn, error or off")->capture_default_str();
+  AddSecurityFlags(app, &flags->security);
 }
 
 void AddDataPlaneFlags(CLI::App& app, DataPlaneFlags* flags) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "rpc/security/security_options.h"
+
 namespace CLI {
 class App;
 }
@@ -17,6 +19,7 @@ struct ServerFlags {
   std::string port_file;       // "" = none
   std::string log_level = "info";
   uint32_t drain_timeout_s = 60;
+  SecurityOptions security;
 };
 
 // Servers with a data plane have these: workers and nodes.

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <exception>
 #include <thread>
+#include <utility>
 
 #include "CLI/CLI.hpp"
 #include "base/log.h"
@@ -25,7 +26,16 @@ constexpr int64_t kUnderWayNs = 100 * kNsPerMs;
 
 }  // namespace
 
-ServerProcess::ServerProcess(const ServerFlags& flags) : flags_(flags) { AddProcessMetrics(registry_); }
+ServerProcess::ServerProcess(const ServerFlags& flags, std::shared_ptr<RpcSecurity> security)
+    : flags_(flags), security_(std::move(security)) {
+  AddProcessMetrics(registry_);
+  AddSecurityMetrics(security_, registry_);
+  if (security_->proof() == PeerProof::kNothing) {
+    LOG_WARN(
+        "gRPC asks nobody who he is: whoever can connect may do everything; --tls-cert, --tls-key and --tls-ca, or "
+        "--cluster-secret-file change that (SECURITY.md)");
+  }
+}
 
 void ServerProcess::SetBuildInfo(std::string_view ucx_release) { AddBuildInfo(registry_, ucx_release, GrpcVersion()); }
 
@@ -91,8 +101,12 @@ int RunServerProgram(int argc, char** argv, const ServerProgram& program,
   absl::Status status = InitLogging(program.log_name, flags.log_level);
   if (status.ok()) {
     RaiseFdLimit();
-    ServerProcess process(flags);
-    status = run(process);
+    auto security = RpcSecurity::Make(flags.security, program.role);
+    status = security.status();
+    if (security.ok()) {
+      ServerProcess process(flags, *std::move(security));
+      status = run(process);
+    }
   }
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s: %s\n", program.name.c_str(), Printable(std::string(status.message())).c_str());

@@ -28,6 +28,7 @@
 #include "process/server_flags.h"
 #include "process/stop_signals.h"
 #include "rpc/rpc_server.h"
+#include "rpc/security/rpc_security.h"
 #include "telemetry/build_info.h"
 #include "telemetry/metrics.h"
 
@@ -36,9 +37,11 @@ namespace tributary {
 // Made by RunServerProgram(), one per process. Refuse() and the registry are thread-safe.
 class ServerProcess {
  public:
-  explicit ServerProcess(const ServerFlags& flags);
+  ServerProcess(const ServerFlags& flags, std::shared_ptr<RpcSecurity> security);
 
   const ServerFlags& flags() const { return flags_; }
+  // Who this process is, for its servers and channels.
+  const std::shared_ptr<RpcSecurity>& security() const { return security_; }
   MetricRegistry& registry() { return registry_; }
 
   // Versions of libraries, for tributary_build_info; "" where there is none. gRPC's is known.
@@ -66,6 +69,7 @@ class ServerProcess {
 
  private:
   const ServerFlags flags_;
+  const std::shared_ptr<RpcSecurity> security_;
   StopSignals stop_;
   Refusal refusal_{&stop_};
   MetricRegistry registry_;
@@ -78,6 +82,7 @@ struct ServerProgram {
   std::string name;         // of the binary
   std::string log_name;     // in each log line
   std::string description;  // for --help
+  PeerRole role = PeerRole::kClient;
 };
 
 // The main() of a server: adds the shared flags to those of `add_flags`, parses, sets up log and limits, and runs.

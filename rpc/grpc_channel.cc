@@ -1,8 +1,12 @@
 #include "rpc/grpc_channel.h"
 
+#include <utility>
+#include <vector>
+
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "rpc/grpc_log.h"
+#include "rpc/security/call_signer.h"
 
 namespace tributary {
 namespace {
@@ -27,9 +31,15 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const Rpc
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   args.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   args.SetMaxSendMessageSize(static_cast<int>(options.max_message_bytes));
-  const auto& credentials = options.credentials.channel;
-  return grpc::CreateCustomChannel(address, credentials != nullptr ? credentials : grpc::InsecureChannelCredentials(),
-                                   args);
+  const RpcCredentials& credentials = options.credentials;
+  if (!credentials.server_name.empty()) args.SetSslTargetNameOverride(credentials.server_name);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  if (credentials.secret != nullptr) {
+    interceptors.push_back(std::make_unique<CallSigner>(credentials.secret, credentials.self));
+  }
+  return grpc::experimental::CreateCustomChannelWithInterceptors(
+      address, credentials.channel != nullptr ? credentials.channel : grpc::InsecureChannelCredentials(), args,
+      std::move(interceptors));
 }
 
 }  // namespace tributary

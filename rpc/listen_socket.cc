@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstdint>
@@ -35,6 +36,18 @@ uint16_t BoundPort(int fd) {
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
                                              : reinterpret_cast<sockaddr_in&>(address).sin_port);
+}
+
+// Whether only this host can connect.
+bool IsLoopback(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  if (address.ss_family == AF_INET6) {
+    const in6_addr& host = reinterpret_cast<sockaddr_in6&>(address).sin6_addr;
+    return IN6_IS_ADDR_LOOPBACK(&host) || (IN6_IS_ADDR_V4MAPPED(&host) && host.s6_addr[12] == IN_LOOPBACKNET);
+  }
+  return ntohl(reinterpret_cast<sockaddr_in&>(address).sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
 }
 
 // A listening socket, or -1 with errno.
@@ -109,6 +122,7 @@ absl::StatusOr<ListenSockets> OpenListenSockets(std::string_view listen, int bac
     return CannotListen(listen, std::strerror(error));
   }
   sockets.address = fmt::format("{}:{}", shown_host, BoundPort(sockets.fds.front()));
+  sockets.is_loopback = std::all_of(sockets.fds.begin(), sockets.fds.end(), &IsLoopback);
   return sockets;
 }
 

@@ -10,8 +10,9 @@
 namespace tributary {
 
 struct ListenSockets {
-  std::vector<int> fds;  // the caller's to close; non-blocking, close-on-exec
-  std::string address;   // "host:port" with the port that was taken
+  std::vector<int> fds;      // the caller's to close; non-blocking, close-on-exec
+  std::string address;       // "host:port" with the port that was taken
+  bool is_loopback = false;  // no other host can connect to any of them
 };
 
 // One socket for each address of the host, all on one port (0: a free one). 0.0.0.0 and [::] are all addresses of both

@@ -8,6 +8,8 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "rpc/security/peer_role.h"
+#include "rpc/security/security_options.h"
 
 namespace grpc {
 class ChannelCredentials;
@@ -16,10 +18,16 @@ class ServerCredentials;
 
 namespace tributary {
 
-// Who may speak with whom. Null means plaintext; TLS takes its place here, and nowhere else.
+class ClusterSecret;  // security/cluster_secret.h
+
+// By what both ends prove who they are; RpcSecurity (security/rpc_security.h) makes it. Null means plaintext.
 struct RpcCredentials {
   std::shared_ptr<grpc::ChannelCredentials> channel;
   std::shared_ptr<grpc::ServerCredentials> server;
+  std::string server_name;                      // that a channel's server must prove; "" = its address's host
+  std::shared_ptr<const ClusterSecret> secret;  // signs each call of a channel, as one of `self`; null = no signature
+  PeerRole self = PeerRole::kClient;
+  TlsFiles tls;  // what `channel` is made of, to find out why a connection fails
 };
 
 struct RpcOptions {
@@ -39,6 +47,7 @@ struct RpcOptions {
   int64_t connect_timeout_ns = kNsPerS;  // of one attempt
 
   // Servers.
+  bool loopback_only = false;                   // any other address is refused
   int64_t min_ping_interval_ns = 5 * kNsPerS;   // peers that ping more often are cut off
   int64_t handshake_timeout_ns = 10 * kNsPerS;  // a connection that does not speak HTTP/2 by then is closed
   uint32_t max_connections = limits::kMaxServerConnections;

@@ -47,8 +47,15 @@ absl::StatusOr<std::unique_ptr<TcpAcceptor>> Listen(std::string_view listen, con
   auto acceptor = TcpAcceptor::Listen(listen, {.what = "gRPC",
                                                .max_connections = options.max_connections,
                                                .non_blocking = true,
+                                               .loopback_only = options.loopback_only,
                                                .user_timeout_ns = options.keepalive_timeout_ns});
   if (acceptor.ok()) return acceptor;
+  if (absl::IsFailedPrecondition(acceptor.status())) {
+    return absl::FailedPreconditionError(
+        fmt::format("{}, and gRPC would ask nobody there who he is: give --tls-cert, --tls-key and --tls-ca, or "
+                    "--cluster-secret-file (SECURITY.md); --insecure listens all the same (--listen)",
+                    std::string(acceptor.status().message())));
+  }
   return absl::Status(acceptor.status().code(), fmt::format("{} (--listen)", std::string(acceptor.status().message())));
 }
 

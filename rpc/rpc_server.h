@@ -27,7 +27,8 @@ class RpcServer {
  public:
   // Listens on "host:port" (port 0: a free one) and serves at once. `services` (not owned, callback or synchronous;
   // none: health alone) outlive the server. INVALID_ARGUMENT: not host:port; UNAVAILABLE: the port is taken, or the
-  // host is not this machine's. Both name --listen.
+  // host is not this machine's; FAILED_PRECONDITION: options.loopback_only, and the address is open to other hosts. All
+  // name --listen.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(std::string_view listen,
                                                           const std::vector<grpc::Service*>& services,
                                                           const RpcOptions& options = {});

@@ -42,6 +42,10 @@ int DescriptorCeiling(uint64_t soft_limit, uint32_t max_connections) {
 absl::StatusOr<std::unique_ptr<TcpAcceptor>> TcpAcceptor::Listen(std::string_view listen,
                                                                  const TcpAcceptorOptions& options) {
   TRIBUTARY_ASSIGN_OR_RETURN(ListenSockets sockets, OpenListenSockets(listen, options.backlog));
+  if (options.loopback_only && !sockets.is_loopback) {
+    for (const int fd : sockets.fds) close(fd);
+    return absl::FailedPreconditionError(fmt::format("'{}' is open to other hosts", listen));
+  }
   const int stop_fd = eventfd(0, EFD_CLOEXEC);
   if (stop_fd < 0) {
     const int error = errno;

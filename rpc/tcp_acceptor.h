@@ -24,6 +24,7 @@ struct TcpAcceptorOptions {
   const char* what = "TCP";      // in log lines
   uint32_t max_connections = 0;  // 0: only descriptors bound them, to the last one
   bool non_blocking = false;     // of the sockets that are handed over
+  bool loopback_only = false;    // other hosts must not be able to connect
   int64_t user_timeout_ns = 0;   // a peer that acknowledges nothing for so long is lost; 0: the system's default
   int backlog = 4096;            // connections that the system keeps until they are accepted
 };
@@ -44,7 +45,7 @@ class TcpAcceptor {
   using OnConnection = std::function<void(int listener_fd, int fd)>;
 
   // Listens on all addresses of "host:port"; port 0 takes a free one. INVALID_ARGUMENT: not of that form; UNAVAILABLE:
-  // the port is taken or the host is not this machine's.
+  // the port is taken or the host is not this machine's; FAILED_PRECONDITION: against options.loopback_only.
   static absl::StatusOr<std::unique_ptr<TcpAcceptor>> Listen(std::string_view listen,
                                                              const TcpAcceptorOptions& options);
   ~TcpAcceptor();  // stops

@@ -72,6 +72,19 @@ inline constexpr MetricSpec kRpcConnections{
     MetricScope::kAll,
     "Connections to the gRPC port: accepted, or refused for want of file descriptors.",
     {"outcome"}};
+inline constexpr MetricSpec kRpcRefusedCalls{
+    "tributary_rpc_refused_calls_total",
+    MetricType::kCounter,
+    MetricScope::kAll,
+    "Calls refused for who made them: he did not prove who he is (unauthenticated), or may not (permission_denied).",
+    {"method", "reason"}};
+inline constexpr MetricSpec kRpcTlsHandshakes{"tributary_rpc_tls_handshakes_total", MetricType::kCounter,
+                                              MetricScope::kAll,
+                                              "Connections to the gRPC port whose client showed a certificate of "
+                                              "--tls-ca; others of those accepted were closed."};
+inline constexpr MetricSpec kTlsNotAfter{"tributary_tls_certificate_not_after_seconds", MetricType::kGauge,
+                                         MetricScope::kAll,
+                                         "When the certificate of --tls-cert expires, in seconds since 1970."};
 
 // ---- processes with a data plane: GPU worker and CPU attention service ----
 inline constexpr MetricSpec kTransportBytes{"tributary_transport_bytes_total",
@@ -397,6 +410,9 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kProcessMaxFds,
     &metrics::kProcessStartTime,
     &metrics::kRpcConnections,
+    &metrics::kRpcRefusedCalls,
+    &metrics::kRpcTlsHandshakes,
+    &metrics::kTlsNotAfter,
     &metrics::kTransportBytes,
     &metrics::kTransportFrames,
     &metrics::kTransportEndpointErrors,

@@ -39,7 +39,7 @@ MAY_INCLUDE = {
     "transport": {"base", "wire"},
     "proto": ALGEBRA | {"policy", "wire", "cluster", "transport"},
     "rpc": {"base", "proto"},
-    "process/flags": {"base"},
+    "process/flags": {"base", "rpc"},
     "process/loop": {"base", "transport"},
     "process": {"base", "telemetry", "rpc", "process/flags"},
     "kv_store": ALGEBRA | {"policy", "cluster"},

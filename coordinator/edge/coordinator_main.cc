@@ -117,7 +117,8 @@ absl::StatusOr<CoordinatorServiceOptions> OptionsOf(const Flags& flags, const st
 }
 
 absl::Status Run(const Flags& flags, ServerProcess& process) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const CoordinatorServiceOptions options, OptionsOf(flags, process.flags().listen));
+  TRIBUTARY_ASSIGN_OR_RETURN(CoordinatorServiceOptions options, OptionsOf(flags, process.flags().listen));
+  options.security = process.security();
   process.SetBuildInfo("");
   TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
   TRIBUTARY_ASSIGN_OR_RETURN(std::unique_ptr<CoordinatorService> service,
@@ -140,7 +141,8 @@ int main(int argc, char** argv) {
   return tributary::RunServerProgram(
       argc, argv,
       {"tributary-coordinator", "coordinator",
-       "Tributary's coordinator: admits requests, places their KV, forms decode steps."},
+       "Tributary's coordinator: admits requests, places their KV, forms decode steps.",
+       tributary::PeerRole::kCoordinator},
       [&](CLI::App& app) { tributary::AddFlags(app, flags); },
       [&](tributary::ServerProcess& process) { return tributary::Run(flags, process); });
 }

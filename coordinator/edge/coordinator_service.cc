@@ -35,19 +35,33 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   Impl(const CoordinatorServiceOptions& options, MetricRegistry& registry)
       : options(options),
         metrics(registry),
-        shard_client(options.shard_call_timeout_ns, [this](Event e) { loop->Post(std::move(e)); }),
+        shard_client(
+            options.shard_call_timeout_ns, [this](Event e) { loop->Post(std::move(e)); },
+            options.security->ChannelOptions(PeerRole::kNode)),
         loop(std::make_unique<CoreLoop>(
             options.core, &clock, [this](Action&& action) { std::visit([this](auto& a) { Execute(a); }, action); },
             [this](const CoordinatorCore& core) { OnTick(core); })) {}
 
   CallId NextCall() { return CallId(++last_id); }
 
+  // What is asked before a call's content is looked at: who makes it, then CheckEntry().
+  absl::Status Admit(const grpc::CallbackServerContext& context, RpcMethod method) {
+    return options.security->access().Check(context, method);
+  }
+  absl::Status Admit(const grpc::CallbackServerContext& context, RpcMethod method,
+                     const google::protobuf::Message& request, size_t num_calls = 0, size_t max_calls = 1) {
+    TRIBUTARY_RETURN_IF_ERROR(Admit(context, method));
+    return CheckEntry(request, num_calls, max_calls);
+  }
+
   // ---- clients ----
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
                                                         const v1::GenerateRequest* request) override {
     const CallId call = NextCall();
     auto* stream = new GenerateStream(call, &generate_streams, loop.get());
-    if (absl::Status status = CheckEntry(*request, generate_streams.size(), limits::kMaxGenerateCalls); !status.ok()) {
+    if (absl::Status status =
+            Admit(*context, RpcMethod::kGenerate, *request, generate_streams.size(), limits::kMaxGenerateCalls);
+        !status.ok()) {
       stream->End(ToGrpcStatus(status));
       return stream;
     }
@@ -64,7 +78,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                    v1::CancelResponse* response) override {
     const CallId call = NextCall();
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    if (absl::Status status = CheckEntry(*request); !status.ok()) {
+    if (absl::Status status = Admit(*context, RpcMethod::kCancel, *request); !status.ok()) {
       reactor->Finish(ToGrpcStatus(status));
       return reactor;
     }
@@ -76,6 +90,10 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   grpc::ServerUnaryReactor* Status(grpc::CallbackServerContext* context, const v1::StatusRequest* request,
                                    v1::StatusResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (absl::Status status = Admit(*context, RpcMethod::kStatus); !status.ok()) {
+      reactor->Finish(ToGrpcStatus(status));
+      return reactor;
+    }
     loop->PostInspect([this, reactor, response](const CoordinatorCore& core) {
       *response = StatusToProto(core.status(), clock.NowNs());
       reactor->Finish(grpc::Status::OK);
@@ -87,7 +105,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
                                      v1::RegisterResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    absl::Status entry = CheckEntry(*request);
+    absl::Status entry = Admit(*context, RpcMethod::kRegister, *request);
     absl::StatusOr<NodeDescription> node = entry.ok() ? NodeFromProto(request->node()) : entry;
     if (node.ok() && node->role != NodeRole::kCpuAttention) {
       node = absl::InvalidArgumentError("GPU workers register over WorkerChannel, not Register");
@@ -107,7 +125,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
                                       v1::HeartbeatResponse* response) override {
     const CallId call = NextCall();
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    if (absl::Status status = CheckEntry(*request); !status.ok()) {
+    if (absl::Status status = Admit(*context, RpcMethod::kHeartbeat, *request); !status.ok()) {
       reactor->Finish(ToGrpcStatus(status));
       return reactor;
     }
@@ -118,6 +136,9 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
 
   grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>* WorkerChannel(
       grpc::CallbackServerContext* context) override {
+    if (absl::Status status = Admit(*context, RpcMethod::kWorkerChannel); !status.ok()) {
+      return new RefusedWorkerStream(ToGrpcStatus(status));
+    }
     auto* stream = new WorkerStream(StreamId(++last_id), context, &worker_streams, loop.get());
     if (worker_streams.size() > limits::kMaxMembers) {
       stream->Refuse(absl::ResourceExhaustedError(
@@ -227,9 +248,11 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
 absl::StatusOr<std::unique_ptr<CoordinatorService>> CoordinatorService::Start(const CoordinatorServiceOptions& options,
                                                                               MetricRegistry& registry) {
   auto impl = std::make_unique<Impl>(options, registry);
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      impl->server, RpcServer::Start(options.listen, {static_cast<v1::Coordinator::CallbackService*>(impl.get()),
-                                                      static_cast<v1::NodeRegistry::CallbackService*>(impl.get())}));
+  TRIBUTARY_ASSIGN_OR_RETURN(impl->server,
+                             RpcServer::Start(options.listen,
+                                              {static_cast<v1::Coordinator::CallbackService*>(impl.get()),
+                                               static_cast<v1::NodeRegistry::CallbackService*>(impl.get())},
+                                              options.security->ServerOptions()));
   impl->server->SetServing(true, kServiceName);
   return std::unique_ptr<CoordinatorService>(new CoordinatorService(std::move(impl)));
 }

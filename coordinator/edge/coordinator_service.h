@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/core/coordinator_core.h"
 #include "rpc/rpc_server.h"
+#include "rpc/security/rpc_security.h"
 #include "telemetry/metrics.h"
 
 namespace tributary {
@@ -17,6 +18,7 @@ struct CoordinatorServiceOptions {
   std::string listen = "127.0.0.1:0";
   int64_t heartbeat_interval_ns = 0;  // told to the nodes
   int64_t shard_call_timeout_ns = 0;  // of OpenShard and CloseShard
+  std::shared_ptr<RpcSecurity> security = RpcSecurity::Open();
 };
 
 // Thread-safe.

@@ -21,7 +21,8 @@ struct Call {
 
 }  // namespace
 
-ShardClient::ShardClient(int64_t timeout_ns, Report report) : timeout_ns_(timeout_ns), report_(std::move(report)) {}
+ShardClient::ShardClient(int64_t timeout_ns, Report report, RpcOptions rpc)
+    : timeout_ns_(timeout_ns), report_(std::move(report)), rpc_(std::move(rpc)) {}
 
 ShardClient::~ShardClient() { Shutdown(); }
 
@@ -71,7 +72,7 @@ void ShardClient::Shutdown() {
 std::shared_ptr<v1::CpuAttention::Stub> ShardClient::StubFor(const std::string& address) {
   MutexLock lock(&mutex_);
   std::shared_ptr<v1::CpuAttention::Stub>& stub = stubs_[address];
-  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(address));
+  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(address, rpc_));
   return stub;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/mutex.h"
 #include "coordinator/core/coordinator_events.h"
+#include "rpc/rpc_options.h"
 #include "tributary/v1/cpu_attention.grpc.pb.h"
 
 namespace tributary {
@@ -19,7 +20,8 @@ class ShardClient {
   using Report = std::function<void(Event event)>;
 
   // `report` is called from gRPC's threads, until Shutdown() has returned.
-  ShardClient(int64_t timeout_ns, Report report);
+  // `rpc`: of the channels to nodes.
+  ShardClient(int64_t timeout_ns, Report report, RpcOptions rpc = {});
   ~ShardClient();
 
   void Open(const action::OpenShard& open);
@@ -36,6 +38,7 @@ class ShardClient {
 
   const int64_t timeout_ns_;
   const Report report_;
+  const RpcOptions rpc_;
   Mutex mutex_;
   CondVar idle_;
   int num_pending_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -48,6 +48,15 @@ class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::Ge
   CoreLoop* const loop_;
 };
 
+// A worker's channel that is not taken: nothing of it is read.
+class RefusedWorkerStream final : public grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand> {
+ public:
+  explicit RefusedWorkerStream(const grpc::Status& why) { this->Finish(why); }
+
+ private:
+  void OnDone() override { delete this; }
+};
+
 // One worker's channel.
 class WorkerStream final
     : public QueuedWriter<grpc::ServerBidiReactor<v1::WorkerEvent, v1::WorkerCommand>, v1::WorkerCommand> {

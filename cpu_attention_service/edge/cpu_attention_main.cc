@@ -122,9 +122,9 @@ absl::Status RunNode(const CpuAttentionFlags& flags, ServerProcess& process) {
   const int io_cpu = options.cpus.empty() ? -1 : options.cpus.front();
   const IdleOptions idle{.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs};
   IoLoop loop(server.get(), data_plane.get(), &clock, idle, io_cpu);
-  CpuAttentionService service(flags.node_id, data_plane->info(), flags.data_plane.mac, &loop);
+  CpuAttentionService service(flags.node_id, data_plane->info(), flags.data_plane.mac, &loop, process.security());
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> rpc,
-                             RpcServer::Start(process.flags().listen, {&service}));
+                             RpcServer::Start(process.flags().listen, {&service}, process.security()->ServerOptions()));
   const std::string address = AdvertisedAddress(flags, *rpc);
   TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
   const v1::NodeInfo node = NodeToProto(DescribeNode(flags, options, *server, address, process.metrics_address()));
@@ -137,8 +137,9 @@ absl::Status RunNode(const CpuAttentionFlags& flags, ServerProcess& process) {
                         data_plane->info().transports));
   std::unique_ptr<NodeRegistration> registration;
   if (!flags.coordinator.empty()) {
-    registration = std::make_unique<NodeRegistration>(flags.coordinator, node, &loop,
-                                                      [&](const absl::Status& status) { process.Refuse(status); });
+    registration = std::make_unique<NodeRegistration>(
+        flags.coordinator, node, &loop, [&](const absl::Status& status) { process.Refuse(status); },
+        process.security()->ChannelOptions(PeerRole::kCoordinator));
     registration->Start();
   }
   process.WaitForStop();
@@ -159,7 +160,7 @@ int main(int argc, char** argv) {
   return tributary::RunServerProgram(
       argc, argv,
       {"tributary-cpu-attention", "tributary-cpu-attention",
-       "A CPU attention node: holds shards of KV and attends over them where they lie."},
+       "A CPU attention node: holds shards of KV and attends over them where they lie.", tributary::PeerRole::kNode},
       [&](CLI::App& app) { tributary::AddCpuAttentionFlags(app, &flags); },
       [&](tributary::ServerProcess& process) { return tributary::RunNode(flags, process); });
 }

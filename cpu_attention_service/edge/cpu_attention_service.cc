@@ -67,8 +67,16 @@ absl::Status CheckCompatible(const TransportInfo& ours, const TransportInfo& the
 }
 
 CpuAttentionService::CpuAttentionService(std::string node_id, TransportInfo transport, bool data_plane_mac,
-                                         IoLoop* loop)
-    : node_id_(std::move(node_id)), transport_(std::move(transport)), data_plane_mac_(data_plane_mac), loop_(loop) {}
+                                         IoLoop* loop, std::shared_ptr<RpcSecurity> security)
+    : node_id_(std::move(node_id)),
+      transport_(std::move(transport)),
+      data_plane_mac_(data_plane_mac),
+      loop_(loop),
+      security_(std::move(security)) {}
+
+absl::Status CpuAttentionService::Admit(const grpc::ServerContext& context, RpcMethod method) const {
+  return security_->access().Check(context, method);
+}
 
 absl::Status CpuAttentionService::RunOnLoop(const grpc::ServerContext& context, const IoLoop::Work& work) {
   return loop_->Run(work, RemainingNs(context));
@@ -97,6 +105,7 @@ absl::Status CpuAttentionService::CheckConnect(const v1::ConnectRequest& request
 
 grpc::Status CpuAttentionService::Connect(grpc::ServerContext* context, const v1::ConnectRequest* request,
                                           v1::ConnectResponse* response) {
+  if (const absl::Status status = Admit(*context, RpcMethod::kConnect); !status.ok()) return ToGrpcStatus(status);
   TransportInfo worker;
   if (absl::Status status = CheckConnect(*request, &worker); !status.ok()) {
     return ToGrpcStatus(status);
@@ -124,12 +133,14 @@ grpc::Status CpuAttentionService::Connect(grpc::ServerContext* context, const v1
 
 grpc::Status CpuAttentionService::Disconnect(grpc::ServerContext* context, const v1::DisconnectRequest* request,
                                              v1::DisconnectResponse* response) {
+  if (const absl::Status status = Admit(*context, RpcMethod::kDisconnect); !status.ok()) return ToGrpcStatus(status);
   return ToGrpcStatus(
       RunOnLoop(*context, [&](AttentionServer& server) { server.CloseSession(SessionId(request->session_id())); }));
 }
 
 grpc::Status CpuAttentionService::OpenShard(grpc::ServerContext* context, const v1::OpenShardRequest* request,
                                             v1::OpenShardResponse* response) {
+  if (const absl::Status status = Admit(*context, RpcMethod::kOpenShard); !status.ok()) return ToGrpcStatus(status);
   if (const absl::Status status = CheckOutsideStrings(*request); !status.ok()) return ToGrpcStatus(status);
   const absl::StatusOr<ShardSpec> spec = ShardSpecFromProto(request->shard());
   if (!spec.ok()) return ToGrpcStatus(spec.status());
@@ -151,6 +162,7 @@ grpc::Status CpuAttentionService::OpenShard(grpc::ServerContext* context, const 
 
 grpc::Status CpuAttentionService::CloseShard(grpc::ServerContext* context, const v1::CloseShardRequest* request,
                                              v1::CloseShardResponse* response) {
+  if (const absl::Status status = Admit(*context, RpcMethod::kCloseShard); !status.ok()) return ToGrpcStatus(status);
   absl::Status closed;
   const absl::Status status = RunOnLoop(*context, [&](AttentionServer& server) {
     closed = server.CloseShard(ShardId(request->shard_id()), Epoch(request->epoch()));

@@ -10,6 +10,7 @@
 #include "fmt/format.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
+#include "rpc/security/connection_probe.h"
 
 namespace tributary {
 namespace {
@@ -37,12 +38,13 @@ bool IsRefusal(const absl::Status& status) {
 }  // namespace
 
 NodeRegistration::NodeRegistration(std::string coordinator, v1::NodeInfo node, IoLoop* loop,
-                                   std::function<void(const absl::Status&)> on_refused)
+                                   std::function<void(const absl::Status&)> on_refused, RpcOptions rpc)
     : coordinator_(std::move(coordinator)),
       node_(std::move(node)),
       loop_(loop),
       on_refused_(std::move(on_refused)),
-      stub_(v1::NodeRegistry::NewStub(MakeChannel(coordinator_))),
+      rpc_(std::move(rpc)),
+      stub_(v1::NodeRegistry::NewStub(MakeChannel(coordinator_, rpc_))),
       backoff_ns_(kMinBackoffNs) {}
 
 NodeRegistration::~NodeRegistration() { Stop(); }
@@ -112,10 +114,9 @@ int64_t NodeRegistration::Register() {
     return 0;
   }
   if (num_failures_++ % kFailuresPerWarning == 0) {
-    LOG_WARN(
-        "cannot register with the coordinator at {} ({}); trying again. Does it run, and is "
-        "--coordinator right?",
-        coordinator_, status.ToString());
+    const std::string why = WhyNoTlsConnection(coordinator_, rpc_.credentials);
+    LOG_WARN("cannot register with the coordinator at {} ({}); trying again. {}", coordinator_, status.ToString(),
+             why.empty() ? "Does it run, and is --coordinator right?" : why);
   }
   const int64_t pause_ns = backoff_ns_;
   backoff_ns_ = std::min(backoff_ns_ * 2, kMaxBackoffNs);

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "base/mutex.h"
 #include "cpu_attention_service/node/io_loop.h"
+#include "rpc/rpc_options.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
 namespace tributary {
@@ -21,9 +22,9 @@ class NodeRegistration {
  public:
   // `coordinator`: host:port. `node` says all that the coordinator is told at registration. `loop`
   // outlives the registration. `on_refused` is called on the registration's thread, which then
-  // ends.
+  // ends. `rpc`: of the channel to the coordinator.
   NodeRegistration(std::string coordinator, v1::NodeInfo node, IoLoop* loop,
-                   std::function<void(const absl::Status&)> on_refused);
+                   std::function<void(const absl::Status&)> on_refused, RpcOptions rpc = {});
   ~NodeRegistration();  // stops
   NodeRegistration(const NodeRegistration&) = delete;
   NodeRegistration& operator=(const NodeRegistration&) = delete;
@@ -49,6 +50,7 @@ class NodeRegistration {
   const v1::NodeInfo node_;
   IoLoop* const loop_;
   const std::function<void(const absl::Status&)> on_refused_;
+  const RpcOptions rpc_;
   std::unique_ptr<v1::NodeRegistry::Stub> stub_;
 
   // The thread alone uses these.

@@ -130,7 +130,8 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, ServerProcess& process) {
   // After the data plane, whose frame memory it pins and unpins.
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
   process.SetBuildInfo(data_plane->info().release);
-  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> health, RpcServer::Start(process.flags().listen, {}));
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> health,
+                             RpcServer::Start(process.flags().listen, {}, process.security()->ServerOptions()));
   TRIBUTARY_RETURN_IF_ERROR(process.StartMetrics());
 
   const uint64_t incarnation = RandomId();
@@ -138,9 +139,11 @@ absl::Status RunWorker(const GpuWorkerFlags& flags, ServerProcess& process) {
   options.coordinator = flags.coordinator;
   options.hello = DescribeWorker(flags, weights->config, incarnation, health->address(), process.metrics_address());
   options.eos_tokens = weights->config.eos_token_ids;
+  options.rpc = process.security()->ChannelOptions(PeerRole::kCoordinator);
   WorkerService service(options, [&](const absl::Status& status) { process.Refuse(status); });
 
-  NodeConnectClient connector(flags.node_id, incarnation, flags.data_plane.mac, kConnectTimeoutNs);
+  NodeConnectClient connector(flags.node_id, incarnation, flags.data_plane.mac, kConnectTimeoutNs,
+                              process.security()->ChannelOptions(PeerRole::kNode));
   StepTrace trace = flags.trace_file.empty() ? StepTrace() : StepTrace(kTraceSpans);
   trace.NameLane(0, "worker");
   trace.NameLane(kDeviceLane, "GPU");
@@ -174,7 +177,8 @@ int main(int argc, char** argv) {
   return tributary::RunServerProgram(
       argc, argv,
       {"tributary-gpu-worker", "tributary-gpu-worker",
-       "A GPU worker: owns the model and the resident KV; runs prefill and decode steps."},
+       "A GPU worker: owns the model and the resident KV; runs prefill and decode steps.",
+       tributary::PeerRole::kWorker},
       [&](CLI::App& app) { tributary::AddGpuWorkerFlags(app, &flags); },
       [&](tributary::ServerProcess& process) { return tributary::RunWorker(flags, process); });
 }

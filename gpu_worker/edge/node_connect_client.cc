@@ -79,7 +79,7 @@ absl::StatusOr<NodeSession> Call::Session(const grpc::Status& status) const {
 
 void NodeConnectClient::BeginConnect(const NodeEndpoint& node, const TransportInfo& local, Done done) {
   auto& stub = stubs_[{node.control_address, node.incarnation}];
-  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(node.control_address));
+  if (stub == nullptr) stub = v1::CpuAttention::NewStub(MakeChannel(node.control_address, rpc_));
   const auto call = std::make_shared<Call>();
   call->stub = stub;
   call->node = node;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "gpu_worker/remote/node_connector.h"
+#include "rpc/rpc_options.h"
 #include "tributary/v1/cpu_attention.grpc.pb.h"
 
 namespace tributary {
@@ -15,12 +16,14 @@ namespace tributary {
 // nobody.
 class NodeConnectClient final : public NodeConnector {
  public:
-  // `data_plane_mac`: payloads of frames have a MAC; nodes that were not told the same refuse.
-  NodeConnectClient(std::string worker_id, uint64_t incarnation, bool data_plane_mac, int64_t timeout_ns)
+  // `data_plane_mac`: payloads of frames have a MAC; nodes that were not told the same refuse. `rpc`: of the channels.
+  NodeConnectClient(std::string worker_id, uint64_t incarnation, bool data_plane_mac, int64_t timeout_ns,
+                    RpcOptions rpc = {})
       : worker_id_(std::move(worker_id)),
         incarnation_(incarnation),
         data_plane_mac_(data_plane_mac),
-        timeout_ns_(timeout_ns) {}
+        timeout_ns_(timeout_ns),
+        rpc_(std::move(rpc)) {}
 
   // `done` gets the node's error, or FAILED_PRECONDITION for an answer of another frame version, another kind of data
   // plane or another node than asked for. Each names the node and its address.
@@ -31,6 +34,7 @@ class NodeConnectClient final : public NodeConnector {
   const uint64_t incarnation_;
   const bool data_plane_mac_;
   const int64_t timeout_ns_;
+  const RpcOptions rpc_;
   // The key is address and incarnation: a restarted node gets a new connection.
   std::map<std::pair<std::string, uint64_t>, std::shared_ptr<v1::CpuAttention::Stub>> stubs_;
 };

@@ -13,13 +13,14 @@
 #include "proto/outside_strings.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
+#include "rpc/security/connection_probe.h"
 
 namespace tributary {
 
 WorkerService::WorkerService(WorkerServiceOptions options, std::function<void(const absl::Status&)> on_refused)
     : options_(std::move(options)),
       on_refused_(std::move(on_refused)),
-      stub_(v1::NodeRegistry::NewStub(MakeChannel(options_.coordinator))) {}
+      stub_(v1::NodeRegistry::NewStub(MakeChannel(options_.coordinator, options_.rpc))) {}
 
 WorkerService::~WorkerService() { Stop(); }
 
@@ -65,13 +66,15 @@ void WorkerService::ThreadMain() {
       MutexLock lock(&mutex_);
       if (stopping_) return;
     }
-    if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status)) {
+    if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) || absl::IsPermissionDenied(status) ||
+        absl::IsUnauthenticated(status)) {
       on_refused_(status);
       return;
     }
     if (!std::exchange(reported, true)) {
-      LOG_WARN("no channel to the coordinator at {} ({}); trying again until there is one", options_.coordinator,
-               status.ToString());
+      const std::string why = WhyNoTlsConnection(options_.coordinator, options_.rpc.credentials);
+      LOG_WARN("no channel to the coordinator at {} ({}); trying again until there is one{}{}", options_.coordinator,
+               status.ToString(), why.empty() ? "" : ": ", why);
     }
     if (!Pause(backoff_ns)) return;
     backoff_ns = std::min(2 * backoff_ns, options_.max_backoff_ns);

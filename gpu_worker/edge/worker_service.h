@@ -15,6 +15,7 @@
 #include "cluster/cluster_types.h"
 #include "gpu_worker/engine/decode_engine.h"
 #include "gpu_worker/engine/engine_loop.h"
+#include "rpc/rpc_options.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
 namespace tributary {
@@ -26,6 +27,7 @@ struct WorkerServiceOptions {
   int64_t min_backoff_ns = 100 * kNsPerMs;
   int64_t max_backoff_ns = 2 * kNsPerS;
   int64_t close_timeout_ns = 2 * kNsPerS;  // for the coordinator to read the last events
+  RpcOptions rpc;                          // of the channel to it
 };
 
 // Thread-safe. The engine's events come from the loop's thread.

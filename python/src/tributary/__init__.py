@@ -14,11 +14,12 @@ from tributary.errors import (DeadlineError, InvalidRequestError, NotFoundError,
                               PreconditionError, RequestCancelledError, ServerError, TributaryError, UnavailableError)
 from tributary.events import Accepted, Event, Prefill, Resumed, Stalled, Summary, Tokens
 from tributary.request import GenerateRequest, Keep, Placement, Policy, Sampling
+from tributary.tls import Tls
 
 __all__ = [
     "Accepted", "Client", "DeadlineError", "Event", "GenerateRequest", "Generation", "InvalidRequestError", "Keep",
     "NotFoundError", "OutOfRangeError", "OverloadedError", "Placement", "Policy", "PreconditionError", "Prefill",
-    "RequestCancelledError", "Resumed", "Sampling", "ServerError", "Stalled", "Summary", "Tokens", "TributaryError",
-    "UnavailableError",
+    "RequestCancelledError", "Resumed", "Sampling", "ServerError", "Stalled", "Summary", "Tls", "Tokens",
+    "TributaryError", "UnavailableError",
 ]
 __version__ = "0.1.0"

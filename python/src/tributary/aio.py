@@ -10,12 +10,13 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from tributary.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT_S, UNARY_TIMEOUT_S
+from tributary.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT_S, TLS_OPTIONS, UNARY_TIMEOUT_S
 from tributary.client import as_request
 from tributary.errors import ServerError, error_from_rpc, no_coordinator
 from tributary.events import Accepted, Event, Summary, Tokens, event_from_proto
 from tributary.request import GenerateRequest
 from tributary.status import ClusterStatus, status_from_proto
+from tributary.tls import Tls
 from tributary.v1 import coordinator_pb2, coordinator_pb2_grpc
 
 
@@ -64,10 +65,11 @@ class Generation:
 class Client:
     """For one event loop: make it inside the loop that uses it."""
 
-    def __init__(self, address: str, *, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def __init__(self, address: str, *, connect_timeout_s: float = CONNECT_TIMEOUT_S, tls: Tls | None = None) -> None:
         self.address = address
         self._connect_timeout_s = connect_timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = (grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) if tls is None else
+                         grpc.aio.secure_channel(address, tls.credentials(), options=TLS_OPTIONS))
         self._stub = coordinator_pb2_grpc.CoordinatorStub(self._channel)
 
     async def generate(self, prompt_tokens: Sequence[int] | GenerateRequest, *, timeout_s: float | None = None,

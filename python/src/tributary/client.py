@@ -8,11 +8,12 @@ from typing import Any
 
 import grpc
 
-from tributary.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT_S
+from tributary.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT_S, TLS_OPTIONS
 from tributary.errors import ServerError, error_from_rpc, no_coordinator
 from tributary.events import Accepted, Event, Summary, Tokens, event_from_proto
 from tributary.request import GenerateRequest
 from tributary.status import ClusterStatus, status_from_proto
+from tributary.tls import Tls
 from tributary.v1 import coordinator_pb2, coordinator_pb2_grpc
 
 
@@ -60,14 +61,17 @@ class Generation:
 class Client:
     """One connection to the coordinator at `address` (host:port), made on first use and made again when it breaks.
 
+    With `tls` it proves to the coordinator who it is, and asks the same of it; ValueError if the files are not right.
+
     Safe from any thread. Each call waits up to `connect_timeout_s` for the coordinator to be there; one
     that breaks off half-way is an UnavailableError and not sent again, since its tokens may have been seen.
     """
 
-    def __init__(self, address: str, *, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def __init__(self, address: str, *, connect_timeout_s: float = CONNECT_TIMEOUT_S, tls: Tls | None = None) -> None:
         self.address = address
         self._connect_timeout_s = connect_timeout_s
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = (grpc.insecure_channel(address, options=CHANNEL_OPTIONS) if tls is None else
+                         grpc.secure_channel(address, tls.credentials(), options=TLS_OPTIONS))
         self._stub = coordinator_pb2_grpc.CoordinatorStub(self._channel)
 
     def generate(self, prompt_tokens: Sequence[int] | GenerateRequest, *, timeout_s: float | None = None,

@@ -20,7 +20,7 @@ try:
 except ImportError as missing:
     sys.exit(f"tributary-serve: {missing.name} is not installed; pip install 'tributary[serve]'")
 
-from tributary import Client, TributaryError
+from tributary import Client, Tls, TributaryError
 from tributary.serve import flags
 from tributary.serve.auth import ApiKeys, load_api_keys
 from tributary.serve.fd_limit import raise_fd_limit
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 say("starting a cluster on this host")
                 cluster = stack.enter_context(LocalCluster(find_binary(args.tributary), args.model, cluster_flags))
             coordinator = args.coordinator or (cluster.coordinator if cluster else "")
-            check_model(coordinator, text)
+            check_model(coordinator, text, settings.tls)
             listener = stack.enter_context(listen(args.host, args.port))
             app = Server(coordinator, text, keys, settings, args.served_model_name).app()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -106,11 +106,11 @@ def warn_of_defaults(text: ModelText) -> None:
         say(f"generation_config.json asks for {name} {value}, which the engine's sampler does not have: ignored")
 
 
-def check_model(coordinator: str, text: ModelText) -> None:
+def check_model(coordinator: str, text: ModelText, tls: Tls | None) -> None:
     """A coordinator that is not there yet is waited for by /health, and by clients. ValueError if it serves a model
     with another vocabulary."""
     try:
-        with Client(coordinator) as client:
+        with Client(coordinator, tls=tls) as client:
             status = client.status()
     except TributaryError as error:
         say(f"{error}; until there is, clients get 503")

@@ -74,8 +74,8 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        connect_timeout_s = self._settings.connect_timeout_s
-        async with aio.Client(self._coordinator, connect_timeout_s=connect_timeout_s) as self._client:
+        connect_timeout_s, tls = self._settings.connect_timeout_s, self._settings.tls
+        async with aio.Client(self._coordinator, connect_timeout_s=connect_timeout_s, tls=tls) as self._client:
             self._asking = Asking(self._client, self._gate, self._settings, self._text.max_context_tokens)
             self._view = ClusterView(self._client)
             yield

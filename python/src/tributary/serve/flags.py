@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tributary.serve.settings import Settings
+from tributary.tls import Tls
 
 _DESCRIPTION = """\
 An OpenAI-compatible server in front of a Tributary cluster: one that runs (--coordinator), or one that is started here
@@ -23,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", type=Path, required=True, metavar="FOLDER",
                       help="the model folder: its tokenizer and chat template, and without --coordinator its weights")
     made.add_argument("--coordinator", metavar="HOST:PORT", help="a running cluster (default: one is started here)")
+    for name, help_text in (("--tls-cert", "certificate of this server as a client of a coordinator that speaks TLS"),
+                            ("--tls-key", "its private key"), ("--tls-ca", "what vouches for the coordinator")):
+        made.add_argument(name, type=Path, metavar="FILE", help=f"{help_text} (PEM)")
     made.add_argument("--tributary", metavar="PATH",
                       help="the program that starts a cluster (default: in $TRIBUTARY_BIN, or in PATH)")
     made.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: the folder)")
@@ -75,7 +79,17 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if args.max_bodies_bytes < 2 * args.max_body_bytes:  # one body of the greatest size would never be taken
         raise ValueError(f"--max-bodies-bytes is {args.max_bodies_bytes}; make it at least twice --max-body-bytes "
                          f"({args.max_body_bytes}), for one API key or host may have half of it")
-    return Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
+    fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings) if field.name != "tls"}
+    return Settings(tls=_tls_of(args), **fields)
+
+
+def _tls_of(args: argparse.Namespace) -> Tls | None:
+    files = (args.tls_cert, args.tls_key, args.tls_ca)
+    if not any(files):
+        return None
+    if not all(files) or not args.coordinator:
+        raise ValueError("--tls-cert, --tls-key and --tls-ca are given together, and with --coordinator")
+    return Tls(*files)
 
 
 def _count(low: int, high: int = 1 << 62) -> Callable[[str], int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tributary.tls import Tls
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -11,6 +13,7 @@ class Settings:
     max_bodies_bytes: int = 256 << 20  # of all requests that are being read and made into prompts
     body_timeout_s: float = 60.0  # a body that takes longer to come is not waited for
     connect_timeout_s: float = 5.0  # to the coordinator
+    tls: Tls | None = None  # towards the coordinator
     max_running: int = 64  # answers that the coordinator works on for this server
     max_waiting: int = 1024  # answers that wait here for one of those places
     default_max_tokens: int = 1024  # of a chat that does not say; memory for them is reserved
