@@ -6,7 +6,7 @@
 #include "absl/status/status.h"
 #include "base/status.h"
 #include "fmt/format.h"
-#include "model/mapped_file.h"
+#include "model/model_file.h"
 
 namespace tributary {
 namespace {
@@ -64,12 +64,7 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, const std::string& w
 }
 
 absl::StatusOr<json> ReadJsonFile(const std::filesystem::path& path, size_t max_bytes) {
-  TRIBUTARY_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  if (file.bytes().size() > max_bytes) {
-    return absl::InvalidArgumentError(
-        fmt::format("{}: {} bytes, expected at most {}", path.string(), file.bytes().size(), max_bytes));
-  }
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadModelFile(path, max_bytes));
   return ParseJsonObject(text, path.string());
 }
 

@@ -1,56 +1,91 @@
 #include "model/mapped_file.h"
 
-#include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
-#include <cstring>
+#include <mutex>
+#include <string>
+#include <string_view>
 
-#include "absl/status/status.h"
-#include "fmt/format.h"
+#include "base/status.h"
+#include "model/model_file.h"
 
 namespace tributary {
 namespace {
 
-// Closes a file descriptor at the end of a scope.
-struct ScopedFd {
-  int fd = -1;
-  ~ScopedFd() {
-    if (fd >= 0) close(fd);
-  }
+// What is mapped now, for the handler of SIGBUS, which may neither lock nor allocate: a list that only grows.
+struct Guard {
+  std::atomic<const std::byte*> begin;  // null: mapped no more
+  size_t bytes;
+  std::string path;
+  Guard* next;
 };
+std::atomic<Guard*> guards{nullptr};
+struct sigaction previous_action;
 
-absl::Status OpenError(const std::filesystem::path& path, int error) {
-  const std::string message = fmt::format("{}: cannot open: {}", path.string(), std::strerror(error));
-  if (error == ENOENT || error == ENOTDIR) {
-    return absl::NotFoundError(message + "; check the path of the model folder");
+void AddGuard(std::span<const std::byte> bytes, const std::filesystem::path& path) {
+  auto* guard = new Guard{bytes.data(), bytes.size(), path.string(), guards.load()};
+  while (!guards.compare_exchange_weak(guard->next, guard)) {
   }
-  return absl::InvalidArgumentError(message);
+}
+
+void RemoveGuard(const std::byte* begin) {
+  for (Guard* guard = guards.load(); guard != nullptr; guard = guard->next) {
+    const std::byte* expected = begin;
+    if (guard->begin.compare_exchange_strong(expected, nullptr)) return;
+  }
+}
+
+void WriteError(std::string_view text) { (void)!write(STDERR_FILENO, text.data(), text.size()); }
+
+void OnBusError(int signal, siginfo_t* info, void* /*context*/) {
+  const auto* at = static_cast<const std::byte*>(info->si_addr);
+  for (const Guard* guard = guards.load(); guard != nullptr; guard = guard->next) {
+    const std::byte* begin = guard->begin.load();
+    if (begin == nullptr || at < begin || at >= begin + guard->bytes) continue;
+    WriteError("tributary: ");
+    WriteError(guard->path);
+    WriteError(
+        ": this file became shorter while its weights were in use, or its disk failed; the process ends, since they "
+        "are lost. Put a new file in its place with 'mv' instead of writing into it, and start the process again\n");
+    _exit(1);
+  }
+  sigaction(signal, &previous_action, nullptr);  // on return the fault comes again
+}
+
+// Faults elsewhere are left to whom they were left to before.
+void InstallHandler() {
+  static std::once_flag installed;
+  std::call_once(installed, [] {
+    struct sigaction action = {};
+    action.sa_sigaction = &OnBusError;
+    action.sa_flags = SA_SIGINFO;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &previous_action);
+  });
 }
 
 }  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::filesystem::path& path) {
-  const ScopedFd file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  if (file.fd < 0) return OpenError(path, errno);
-  struct stat info {};
-  if (fstat(file.fd, &info) != 0) return OpenError(path, errno);
-  if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(fmt::format("{}: not a regular file", path.string()));
-  }
+  TRIBUTARY_ASSIGN_OR_RETURN(const ModelFile file, ModelFile::Open(path));
   MappedFile mapped;
-  if (info.st_size == 0) return mapped;
-  const size_t size = static_cast<size_t>(info.st_size);
-  void* memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
-  if (memory == MAP_FAILED) return OpenError(path, errno);
-  mapped.bytes_ = {static_cast<const std::byte*>(memory), size};
+  if (file.bytes() == 0) return mapped;
+  InstallHandler();
+  void* memory = mmap(nullptr, file.bytes(), PROT_READ, MAP_PRIVATE, file.fd(), 0);
+  if (memory == MAP_FAILED) return ModelFileError(path, errno);
+  mapped.bytes_ = {static_cast<const std::byte*>(memory), file.bytes()};
+  AddGuard(mapped.bytes_, path);
   return mapped;
 }
 
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (bytes_.empty()) return;
+  RemoveGuard(bytes_.data());
+  munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 }  // namespace tributary

@@ -1,5 +1,5 @@
-// A read-only memory map of a whole file. Shrinking the file while it is mapped is undefined
-// (SIGBUS), as with any map.
+// A read-only memory map of a whole file, which processes share. One that reads what was cut off the file since ends
+// (SIGBUS) with exit status 1 and a line on standard error that names it: what it computed with is gone.
 #pragma once
 
 #include <cstddef>

@@ -33,9 +33,11 @@ struct RpcCredentials {
 struct RpcOptions {
   RpcCredentials credentials;
 
-  // Both ends ping a silent connection after the interval and give it up after the timeout. 0: no pings.
+  // Both ends ping a silent connection after the interval and give it up after the timeout. 0: no pings. The timeout is
+  // also the sockets' TCP_USER_TIMEOUT, and longer than a peer may stand still (a paused process, a virtual machine
+  // that moves): who needs to know sooner has heartbeats or deadlines of its own.
   int64_t keepalive_interval_ns = 10 * kNsPerS;
-  int64_t keepalive_timeout_ns = 3 * kNsPerS;
+  int64_t keepalive_timeout_ns = 20 * kNsPerS;
 
   // A varint token takes at most 3 bytes below kMaxVocab: the longest prompt fits, with room for everything else.
   uint32_t max_message_bytes = limits::kMaxPromptBytes + (4u << 20);
@@ -44,7 +46,9 @@ struct RpcOptions {
   // Channels.
   int64_t initial_backoff_ns = 100 * kNsPerMs;  // between attempts to connect
   int64_t max_backoff_ns = 2 * kNsPerS;
-  int64_t connect_timeout_ns = kNsPerS;  // of one attempt
+  // Of one attempt: a peer that is busy for a moment must not fail the call that connects first. A refused attempt ends
+  // at once. Where packets are lost, a new attempt sends sooner than the system would repeat an old one.
+  int64_t connect_timeout_ns = 5 * kNsPerS;
 
   // Servers.
   bool loopback_only = false;                   // any other address is refused

@@ -114,6 +114,7 @@ EXTERNAL = [
     (re.compile(r"^grpcpp/(create_channel|server_builder|security/.*|grpcpp)(\.h)?$"), ("rpc",),
      "gRPC channels and servers"),
     (re.compile(r"^CLI/"), ("client", "process", "/edge"), "CLI11"),
+    (re.compile(r"^microhttpd\.h$"), ("process",), "libmicrohttpd"),
 ]
 EXTERNAL_FREE = {"gRPC and protobuf", "gRPC channels and servers",
                  "CLI11", "BLAS", "intrinsics", "CUDA"}  # in FREE_FOLDERS

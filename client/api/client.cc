@@ -22,12 +22,16 @@ std::chrono::system_clock::time_point DeadlineAfter(double seconds) {
   return std::chrono::system_clock::now() + std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
 }
 
+// gRPC's words for a ping without an answer, and the system's for bytes that nobody acknowledged.
+bool IsSilence(const std::string& message) {
+  return message.find("keepalive") != std::string::npos || message.find("ping timeout") != std::string::npos ||
+         message.find("Connection timed out") != std::string::npos;
+}
+
 }  // namespace
 
-Client::Client(std::string address) : address_(std::move(address)) {
-  RpcOptions options;
-  options.keepalive_interval_ns = 0;  // who waits for an answer of a stopped coordinator goes on waiting
-  options.connect_timeout_ns = static_cast<int64_t>(kConnectTimeoutS * 1e9);
+Client::Client(std::string address, RpcOptions options)
+    : address_(std::move(address)), keepalive_timeout_ns_(options.keepalive_timeout_ns) {
   options.max_message_bytes = std::numeric_limits<int32_t>::max();
   channel_ = MakeChannel(address_, options);
   stub_ = v1::Coordinator::NewStub(channel_);
@@ -42,7 +46,16 @@ absl::Status Client::WaitForConnection(double timeout_s) {
                   address_));
 }
 
-absl::Status Client::Explain(const grpc::Status& status) const {
+absl::Status Client::ExplainSilence(const std::string& message, int64_t silent_ns) const {
+  return absl::UnavailableError(fmt::format(
+      "nothing came from the coordinator at {} for {:.0f} s, nor an answer to the ping of this connection within "
+      "{:.0f} "
+      "s ({}): it stands still, its host is gone, or the network between is cut. This request is given up; ask again "
+      "once 'tributary status --coordinator {}' answers",
+      address_, SecondsFromNs(silent_ns), SecondsFromNs(keepalive_timeout_ns_), message, address_));
+}
+
+absl::Status Client::Explain(const grpc::Status& status, int64_t silent_ns) const {
   absl::Status result = FromGrpcStatus(status);
   // It may quote what others have sent, and goes to a terminal.
   const std::string message = Printable(status.error_message());
@@ -50,6 +63,7 @@ absl::Status Client::Explain(const grpc::Status& status) const {
   // gRPC's own words ("Socket closed") name neither side. The channel may learn of it a little later.
   if (absl::IsUnavailable(result) && (channel_->GetState(false) != GRPC_CHANNEL_READY ||
                                       channel_->WaitForStateChange(GRPC_CHANNEL_READY, DeadlineAfter(kStateChangeS)))) {
+    if (IsSilence(message)) return ExplainSilence(message, silent_ns);
     return absl::UnavailableError(
         fmt::format("{}; the connection to the coordinator at {} is lost: does it still run?", message, address_));
   }
@@ -73,7 +87,9 @@ absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRe
   v1::GenerateEvent event;
   bool have_summary = false;
   v1::GenerateEvent::Summary summary;
+  int64_t heard_ns = RealClock().NowNs();
   while (stream->Read(&event)) {
+    heard_ns = RealClock().NowNs();
     if (event.has_accepted() && handlers.on_accepted) handlers.on_accepted(event.accepted());
     if (event.has_prefill() && handlers.on_prefill) handlers.on_prefill(event.prefill());
     if (event.has_tokens() && handlers.on_tokens) handlers.on_tokens(event.tokens());
@@ -94,7 +110,7 @@ absl::StatusOr<v1::GenerateEvent::Summary> Client::Generate(const v1::GenerateRe
   if (cancelled_here && status.error_code() == grpc::StatusCode::CANCELLED) {
     return absl::CancelledError("interrupted; the request is cancelled and its KV freed");
   }
-  if (!status.ok()) return Explain(status);
+  if (!status.ok()) return Explain(status, RealClock().NowNs() - heard_ns);
   if (!have_summary) {
     return absl::InternalError(fmt::format("the coordinator at {} ended the stream without a summary", address_));
   }

@@ -1,7 +1,8 @@
 // The C++ client of a coordinator: generate with streaming, cancel, status.
 //
 // Errors carry what to do: a coordinator that cannot be reached is UNAVAILABLE with its address,
-// RESOURCE_EXHAUSTED says after how long to retry.
+// RESOURCE_EXHAUSTED says after how long to retry. One that stops answering without closing the connection is
+// UNAVAILABLE, too, after the keepalive's interval and timeout (30 s); one that stands still for less is waited for.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "rpc/rpc_options.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
 namespace tributary {
@@ -31,7 +33,7 @@ struct GenerateHandlers {
 class Client {
  public:
   // `address`: host:port of a coordinator. Connects on first use.
-  explicit Client(std::string address);
+  explicit Client(std::string address, RpcOptions options = {});
 
   // Waits until the coordinator can be reached; UNAVAILABLE with advice after `timeout_s`.
   absl::Status WaitForConnection(double timeout_s);
@@ -52,9 +54,12 @@ class Client {
   const std::string& address() const { return address_; }
 
  private:
-  absl::Status Explain(const grpc::Status& status) const;
+  // `silent_ns`: since something came of this call.
+  absl::Status Explain(const grpc::Status& status, int64_t silent_ns = 0) const;
+  absl::Status ExplainSilence(const std::string& message, int64_t silent_ns) const;
 
   const std::string address_;
+  const int64_t keepalive_timeout_ns_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;
   Mutex mutex_;

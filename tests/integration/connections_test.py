@@ -46,7 +46,7 @@ class Server:
         return self.log_file.read_text()
 
     def metric(self, name):
-        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.rsplit(" ", 1)[0] == name)
 
@@ -157,6 +157,8 @@ class ConnectionsTest(unittest.TestCase):
             # The kernel has taken the connections; each server must come to those that are made now.
             self.assertTrue(is_served(coordinator.listen))
             self.assertTrue(is_served(node.listen))
+            # Here the oldest connections make room.
+            self.assertEqual(coordinator.metric("process_max_fds"), self.hard)
             self.assertEqual(cluster_status(coordinator.listen)["nodes"][0]["state"], "alive")
         self.assertTrue(is_served(node.listen))
         # Its heartbeats go on, over the connection it had.

@@ -18,7 +18,7 @@ package=("$folder"/cpack/tributary_*.deb)
 # What it needs: the shared libraries that were linked, the one that is loaded later, and Python.
 [ "$(dpkg-deb -f "${package[0]}" Package)" = tributary ] || fail "another name"
 needs=$(dpkg-deb -f "${package[0]}" Depends)
-for name in libc6 libgrpc++ libucx0 libisal2 libssl3 libopenblas0-pthread 'python3 (>= 3.10)'; do
+for name in libc6 libgrpc++ libucx0 libisal2 libssl3 libmicrohttpd12 libopenblas0-pthread 'python3 (>= 3.10)'; do
   [[ $needs == *"$name"* ]] || fail "the package does not depend on $name but on $needs"
 done
 

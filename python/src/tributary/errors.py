@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
 
+from tributary.channel import KEEPALIVE_TIMEOUT_S
 from tributary.v1 import rpc_status_pb2
 
+# gRPC's words for a ping without an answer, and the system's for bytes that nobody acknowledged.
+_SILENCE = re.compile(r"(ipv[46]:\S+ )?(keepalive|ping timeout|(recvmsg:)?Connection timed out)")
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -93,7 +97,11 @@ def error_from_rpc(error: Any, address: str) -> TributaryError:
     """`error`: the RpcError or AioRpcError of a call to the coordinator at `address`."""
     code = error.code()
     message = error.details() or str(code)
-    if code == grpc.StatusCode.UNAVAILABLE:  # gRPC's own words, such as "Socket closed", name neither side
+    if code == grpc.StatusCode.UNAVAILABLE and _SILENCE.match(message):
+        message = (f"the coordinator at {address} has answered nothing, not even a ping, for "
+                   f"{KEEPALIVE_TIMEOUT_S} s ({message}): it stands still, its host is gone, or the network between is "
+                   f"cut. Ask again once 'tributary status --coordinator {address}' answers")
+    elif code == grpc.StatusCode.UNAVAILABLE:  # gRPC's own words, such as "Socket closed", name neither side
         message = f"{message} (coordinator {address}; does it still run?)"
     return _ERRORS.get(code, ServerError)(message, retry_after_s=_retry_after_s(error.trailing_metadata() or ()))
 

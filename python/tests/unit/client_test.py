@@ -13,6 +13,7 @@ import tributary
 from tributary import (Accepted, Client, DeadlineError, GenerateRequest, InvalidRequestError, Keep, NotFoundError,
                        OverloadedError, Placement, Policy, RequestCancelledError, Sampling, ServerError, Summary,
                        Tokens, UnavailableError, aio)
+from tributary.errors import error_from_rpc
 
 
 def test_events_come_in_order_and_the_summary_last(fake: FakeCoordinator) -> None:
@@ -88,6 +89,33 @@ def test_statuses_become_errors(fake: FakeCoordinator, code: grpc.StatusCode, ki
             seen.append(token)
     assert seen == [1]
     assert caught.value.retry_after_s is None
+
+
+class Silence:
+    """The RpcError of a call whose connection answered no ping."""
+
+    def __init__(self, details: str) -> None:
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("details", ["keepalive watchdog timeout", "ping timeout", "recvmsg:Connection timed out",
+                                     "ipv4:127.0.0.1:7000: ping timeout"])
+def test_a_coordinator_that_stands_still_is_told_apart(details: str) -> None:
+    error = error_from_rpc(Silence(details), "127.0.0.1:7000")
+    assert isinstance(error, UnavailableError)
+    assert "127.0.0.1:7000 has answered nothing, not even a ping, for 20 s" in error.message
+    # What a node did not answer to the coordinator is not this connection's.
+    told = error_from_rpc(Silence("node 'cpu-0' did not open a shard: ping timeout"), "127.0.0.1:7000")
+    assert "not even a ping" not in told.message
 
 
 def test_the_retry_delay_is_known(fake: FakeCoordinator) -> None:

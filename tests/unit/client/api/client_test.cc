@@ -8,6 +8,7 @@
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
 #include "rpc/grpc_status.h"
+#include "tests/testutil/silent_peer.h"
 
 namespace tributary {
 namespace {
@@ -104,6 +105,20 @@ TEST(ClientWithoutServerTest, SaysWhichAddressDoesNotAnswer) {
   const auto status = client.WaitForConnection(0.05);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("127.0.0.1:1"));
+}
+
+TEST(ClientWithoutServerTest, ACoordinatorThatStandsStillIsGivenUp) {
+  const testing::SilentPeer stopped(/*greeting_delay_ms=*/0);
+  RpcOptions options;
+  options.keepalive_interval_ns = 100 * kNsPerMs;
+  options.keepalive_timeout_ns = 2 * kNsPerS;
+  Client client(stopped.address(), options);
+  const absl::Status status = client.Generate({}, {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  const std::string message(status.message());
+  EXPECT_THAT(message, HasSubstr("nothing came from the coordinator at " + stopped.address() + " for "));
+  EXPECT_THAT(message, HasSubstr("within 2 s"));
+  EXPECT_THAT(message, HasSubstr("'tributary status --coordinator " + stopped.address() + "'"));
 }
 
 TEST_F(ClientTest, TextThatNoMessageCanCarryIsNotSent) {
