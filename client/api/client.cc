@@ -11,6 +11,8 @@
 #include "proto/outside_strings.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
+#include "rpc/security/connection_probe.h"
+#include "rpc/security/rpc_security.h"
 
 namespace tributary {
 namespace {
@@ -24,8 +26,17 @@ std::chrono::system_clock::time_point DeadlineAfter(double seconds) {
 
 }  // namespace
 
-Client::Client(std::string address) : address_(std::move(address)) {
+absl::StatusOr<RpcCredentials> ClientCredentials(const TlsFiles& tls) {
+  if (tls.empty()) return RpcCredentials();
+  TRIBUTARY_ASSIGN_OR_RETURN(const auto security,
+                             RpcSecurity::Make({.tls = tls, .cluster_secret_file = ""}, PeerRole::kClient));
+  return security->ChannelOptions(PeerRole::kCoordinator).credentials;
+}
+
+Client::Client(std::string address, const RpcCredentials& credentials)
+    : address_(std::move(address)), credentials_(credentials) {
   RpcOptions options;
+  options.credentials = credentials_;
   options.keepalive_interval_ns = 0;  // who waits for an answer of a stopped coordinator goes on waiting
   options.connect_timeout_ns = static_cast<int64_t>(kConnectTimeoutS * 1e9);
   options.max_message_bytes = std::numeric_limits<int32_t>::max();
@@ -35,6 +46,9 @@ Client::Client(std::string address) : address_(std::move(address)) {
 
 absl::Status Client::WaitForConnection(double timeout_s) {
   if (channel_->WaitForConnected(DeadlineAfter(timeout_s))) return absl::OkStatus();
+  if (const std::string why = WhyNoTlsConnection(address_, credentials_); !why.empty()) {
+    return absl::UnavailableError(fmt::format("no connection to the coordinator at {}: {}", address_, why));
+  }
   return absl::UnavailableError(
       fmt::format("no coordinator answers at {}; is the address right? 'tributary cluster up' "
                   "starts a local cluster "

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "rpc/rpc_options.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
 
 namespace tributary {
@@ -24,11 +25,16 @@ struct GenerateHandlers {
   std::function<void(const v1::GenerateEvent::TokenChunk&)> on_tokens;
 };
 
+// By what a client proves who it is to a coordinator that speaks TLS; plaintext if `tls` is empty. INVALID_ARGUMENT:
+// what is wrong with the files.
+absl::StatusOr<RpcCredentials> ClientCredentials(const TlsFiles& tls);
+
 // Thread-safe; one connection.
 class Client {
  public:
-  // `address`: host:port of a coordinator. Connects on first use.
-  explicit Client(std::string address);
+  // `address`: host:port of a coordinator. Connects on first use. `credentials`: of TLS (ClientCredentials()), else
+  // plaintext.
+  explicit Client(std::string address, const RpcCredentials& credentials = {});
 
   // Waits until the coordinator can be reached; UNAVAILABLE with advice after `timeout_s`.
   absl::Status WaitForConnection(double timeout_s);
@@ -52,6 +58,7 @@ class Client {
   absl::Status Explain(const grpc::Status& status) const;
 
   const std::string address_;
+  const RpcCredentials credentials_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;
   Mutex mutex_;
