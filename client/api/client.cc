@@ -11,6 +11,8 @@
 #include "proto/outside_strings.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/grpc_status.h"
+#include "rpc/security/connection_probe.h"
+#include "rpc/security/rpc_security.h"
 
 namespace tributary {
 namespace {
@@ -30,8 +32,17 @@ bool IsSilence(const std::string& message) {
 
 }  // namespace
 
+absl::StatusOr<RpcCredentials> ClientCredentials(const TlsFiles& tls) {
+  if (tls.empty()) return RpcCredentials();
+  TRIBUTARY_ASSIGN_OR_RETURN(const auto security,
+                             RpcSecurity::Make({.tls = tls, .cluster_secret_file = ""}, PeerRole::kClient));
+  return security->ChannelOptions(PeerRole::kCoordinator).credentials;
+}
+
 Client::Client(std::string address, RpcOptions options)
-    : address_(std::move(address)), keepalive_timeout_ns_(options.keepalive_timeout_ns) {
+    : address_(std::move(address)),
+      keepalive_timeout_ns_(options.keepalive_timeout_ns),
+      credentials_(options.credentials) {
   options.max_message_bytes = std::numeric_limits<int32_t>::max();
   channel_ = MakeChannel(address_, options);
   stub_ = v1::Coordinator::NewStub(channel_);
@@ -39,6 +50,9 @@ Client::Client(std::string address, RpcOptions options)
 
 absl::Status Client::WaitForConnection(double timeout_s) {
   if (channel_->WaitForConnected(DeadlineAfter(timeout_s))) return absl::OkStatus();
+  if (const std::string why = WhyNoTlsConnection(address_, credentials_); !why.empty()) {
+    return absl::UnavailableError(fmt::format("no connection to the coordinator at {}: {}", address_, why));
+  }
   return absl::UnavailableError(
       fmt::format("no coordinator answers at {}; is the address right? 'tributary cluster up' "
                   "starts a local cluster "

@@ -29,10 +29,15 @@ struct GenerateHandlers {
   std::function<void()> on_resumed;
 };
 
+// By what a client proves who it is to a coordinator that speaks TLS; plaintext if `tls` is empty. INVALID_ARGUMENT:
+// what is wrong with the files.
+absl::StatusOr<RpcCredentials> ClientCredentials(const TlsFiles& tls);
+
 // Thread-safe; one connection.
 class Client {
  public:
-  // `address`: host:port of a coordinator. Connects on first use.
+  // `address`: host:port of a coordinator. Connects on first use. `options.credentials`: of TLS (ClientCredentials()),
+  // else plaintext.
   explicit Client(std::string address, RpcOptions options = {});
 
   // Waits until the coordinator can be reached; UNAVAILABLE with advice after `timeout_s`.
@@ -60,6 +65,7 @@ class Client {
 
   const std::string address_;
   const int64_t keepalive_timeout_ns_;
+  const RpcCredentials credentials_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;
   Mutex mutex_;

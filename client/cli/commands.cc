@@ -55,16 +55,17 @@ absl::Status RequestWithCluster(const ClusterOptions& cluster, const RequestOpti
   return WithCluster(cluster, stop, [&](Client& client) { return work(client, request, stop); });
 }
 
-absl::Status RequestOfRunning(const std::string& coordinator, const std::string& model_dir,
+absl::Status RequestOfRunning(const std::string& coordinator, const TlsFiles& tls, const std::string& model_dir,
                               const RequestOptions& options, RequestWork work, Interrupt& stop) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const RpcCredentials credentials, ClientCredentials(tls));
   TRIBUTARY_ASSIGN_OR_RETURN(PreparedRequest request, Prepare(options, model_dir, stop));
-  Client client(coordinator);
+  Client client(coordinator, RpcOptions{.credentials = credentials});
   return work(client, request, stop);
 }
 
 class RemoteTarget : public EvalTarget {
  public:
-  explicit RemoteTarget(const std::string& coordinator) : client_(coordinator) {}
+  RemoteTarget(const std::string& coordinator, const RpcCredentials& credentials) : client_(coordinator, credentials) {}
 
   Client& client() override { return client_; }
   absl::Status Renew(const absl::Status& error) override {
@@ -79,6 +80,7 @@ class RemoteTarget : public EvalTarget {
 
 absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
   if (options.coordinator.empty()) TRIBUTARY_RETURN_IF_ERROR(CheckModelDir(options.cluster.model_dir));
+  TRIBUTARY_ASSIGN_OR_RETURN(const RpcCredentials credentials, ClientCredentials(options.tls));
   TRIBUTARY_RETURN_IF_ERROR(CheckOutputs(options));
   absl::StatusOr<EvalPlan> made;
   {
@@ -93,12 +95,13 @@ absl::Status Eval(const EvalOptions& options, Interrupt& stop) {
     const absl::Status stopped = target.Stop();
     return worked.ok() ? stopped : worked;
   }
-  RemoteTarget target(options.coordinator);
+  RemoteTarget target(options.coordinator, credentials);
   return EvalOnCluster(target, plan, stop);
 }
 
 absl::Status Chat(const ChatCommand& command, Interrupt& stop) {
   if (command.coordinator.empty()) TRIBUTARY_RETURN_IF_ERROR(CheckModelDir(command.cluster.model_dir));
+  TRIBUTARY_ASSIGN_OR_RETURN(const RpcCredentials credentials, ClientCredentials(command.tls));
   absl::StatusOr<std::unique_ptr<TextCodec>> codec;
   {
     const ExitOnSignal at_once(stop);
@@ -107,13 +110,14 @@ absl::Status Chat(const ChatCommand& command, Interrupt& stop) {
   TRIBUTARY_RETURN_IF_ERROR(codec.status());
   const auto chat = [&](Client& client) { return ChatWith(client, command, *std::move(codec), stop); };
   if (command.coordinator.empty()) return WithCluster(command.cluster, stop, chat);
-  Client client(command.coordinator);
+  Client client(command.coordinator, RpcOptions{.credentials = credentials});
   return chat(client);
 }
 
 absl::Status PrintStatus(const StatusCommand& command, Interrupt& stop) {
   constexpr const char* kClearScreen = "\033[H\033[2J";
-  Client client(command.coordinator);
+  TRIBUTARY_ASSIGN_OR_RETURN(const RpcCredentials credentials, ClientCredentials(command.tls));
+  Client client(command.coordinator, RpcOptions{.credentials = credentials});
   while (true) {
     TRIBUTARY_ASSIGN_OR_RETURN(const v1::StatusResponse status, client.Status());
     const std::string clear = command.watch_s > 0 && isatty(STDOUT_FILENO) != 0 ? kClearScreen : "";
@@ -131,14 +135,15 @@ struct Runner {
 
   absl::Status operator()(const ClusterUpCommand& command) { return ClusterUp(command.cluster, stop); }
   absl::Status operator()(const GenerateCommand& command) {
-    return RequestOfRunning(command.coordinator, command.model_dir, command.request, &GenerateAndPrint, stop);
+    return RequestOfRunning(command.coordinator, command.tls, command.model_dir, command.request, &GenerateAndPrint,
+                            stop);
   }
   absl::Status operator()(const RunCommand& command) {
     return RequestWithCluster(command.cluster, command.request, &GenerateAndPrint, stop);
   }
   absl::Status operator()(const ScoreCommand& command) {
     if (command.coordinator.empty()) return RequestWithCluster(command.cluster, command.request, &ScoreAndPrint, stop);
-    return RequestOfRunning(command.coordinator, "", command.request, &ScoreAndPrint, stop);
+    return RequestOfRunning(command.coordinator, command.tls, "", command.request, &ScoreAndPrint, stop);
   }
   absl::Status operator()(const ChatCommand& command) { return Chat(command, stop); }
   absl::Status operator()(const EvalCommand& command) { return Eval(command.options, stop); }

@@ -123,6 +123,7 @@ absl::Status LocalCluster::PrepareLogDir() {
 }
 
 absl::Status LocalCluster::StartAll(const std::function<bool()>& stop_requested) {
+  TRIBUTARY_ASSIGN_OR_RETURN(secret_, NewSecretFile::Create(fs::path(log_dir_) / "cluster.secret"));
   TRIBUTARY_RETURN_IF_ERROR(StartOne(
       "coordinator", "tributary-coordinator",
       {"--listen", options_.listen, "--drain-timeout-s", fmt::format("{}", kDrainTimeoutS)}, 0, stop_requested));
@@ -169,6 +170,7 @@ absl::Status LocalCluster::StartOne(const std::string& name, const std::string& 
   arguments.insert(arguments.end(), flags.begin(), flags.end());
   AddFlag(arguments, "--metrics-listen", fmt::format("127.0.0.1:{}", MetricsPort(options_, place)));
   AddFlag(arguments, "--port-file", port_file.string());
+  AddFlag(arguments, "--cluster-secret-file", secret_.path());
   AddFlag(arguments, "--log-level", options_.log_level);
   TRIBUTARY_ASSIGN_OR_RETURN(ChildProcess child,
                              ChildProcess::Start(name, arguments, fs::path(log_dir_) / (name + ".log")));
@@ -256,6 +258,7 @@ absl::Status LocalCluster::Stop() {
   }
   for (ChildProcess* child : alive) child->Signal(SIGTERM);
   for (ChildProcess* child : alive) end_one(*child, kStopTimeoutS);
+  secret_.Remove();
   if (failures.empty()) return absl::OkStatus();
   keep_logs_ = true;
   return absl::InternalError(fmt::format("{}logs are in {}", failures, log_dir_));

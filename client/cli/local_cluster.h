@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "client/cli/child_process.h"
 #include "client/cli/options.h"
+#include "client/cli/secret_file.h"
 #include "tributary/v1/coordinator.pb.h"
 
 namespace tributary {
@@ -67,6 +68,7 @@ class LocalCluster {
 
   const ClusterOptions options_;
   std::string log_dir_;
+  NewSecretFile secret_;  // that the processes share: nobody else may register with them
   bool keep_logs_ = false;
   bool stopped_ = false;
   std::vector<std::unique_ptr<ChildProcess>> children_;

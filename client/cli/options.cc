@@ -84,7 +84,7 @@ void AddClusterCommands(CLI::App& app, ParsedCommands& parsed) {
                  "Write the addresses here (JSON) once the cluster is ready");
 
   CLI::App* status = AddCommand(app, "status", "Members and load of a running cluster");
-  AddCoordinatorFlag(*status, parsed.status.coordinator, true);
+  AddCoordinatorFlags(*status, parsed.status.coordinator, parsed.status.tls, true);
   status->add_flag("--json", parsed.status.json, "Print one JSON object");
   status->add_option("--watch", parsed.status.watch_s, "Print it again every so many seconds (2) until Ctrl-C")
       ->expected(0, 1)
@@ -99,19 +99,19 @@ void AddCommands(CLI::App& app, ParsedCommands& parsed) {
   AddRequestFlags(*run, parsed.run.request);
 
   CLI::App* chat = AddCommand(app, "chat", "Talk to a model; the sequence stays between the turns");
-  AddCoordinatorFlag(*chat, parsed.chat.coordinator, false);
+  AddCoordinatorFlags(*chat, parsed.chat.coordinator, parsed.chat.tls, false);
   AddClusterFlags(*chat, parsed.chat.cluster, false);
   AddChatFlags(*chat, parsed.chat.request, parsed.chat.system);
 
   CLI::App* generate = AddCommand(app, "generate", "Ask a running cluster");
-  AddCoordinatorFlag(*generate, parsed.generate.coordinator, true);
+  AddCoordinatorFlags(*generate, parsed.generate.coordinator, parsed.generate.tls, true);
   generate->add_option("--model", parsed.generate.model_dir,
                        "The model's folder, whose tokenizer.json text is encoded by (as --tokenizer)");
   AddRequestFlags(*generate, parsed.generate.request);
   AddTurnFlags(*generate, parsed.generate.request);
 
   CLI::App* score = AddCommand(app, "score", "Log-likelihood of a text, fed through the distributed path");
-  AddCoordinatorFlag(*score, parsed.score.coordinator, false);
+  AddCoordinatorFlags(*score, parsed.score.coordinator, parsed.score.tls, false);
   AddClusterFlags(*score, parsed.score.cluster, false);
   AddScoreFlags(*score, parsed.score.request);
 

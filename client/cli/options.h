@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "client/api/request_options.h"
 #include "client/eval/eval_options.h"
+#include "rpc/security/security_options.h"
 
 namespace tributary {
 
@@ -18,6 +19,7 @@ struct ClusterUpCommand {
 };
 struct GenerateCommand {
   std::string coordinator;
+  TlsFiles tls;
   std::string model_dir;  // "": no tokenizer but that of request.tokenizer_dir
   RequestOptions request;
 };
@@ -27,6 +29,7 @@ struct RunCommand {
 };
 struct ScoreCommand {
   std::string coordinator;  // "": start a local cluster, as run does
+  TlsFiles tls;
   ClusterOptions cluster;
   RequestOptions request;
 };
@@ -39,6 +42,7 @@ inline RequestOptions ChatDefaults() {
 }
 struct ChatCommand {
   std::string coordinator;  // "": start a local cluster, as run does; else cluster.model_dir is the tokenizer's folder
+  TlsFiles tls;
   ClusterOptions cluster;
   RequestOptions request = ChatDefaults();
   std::string system;  // what the chat begins with; "": nothing
@@ -48,6 +52,7 @@ struct EvalCommand {
 };
 struct StatusCommand {
   std::string coordinator;
+  TlsFiles tls;
   bool json = false;
   double watch_s = 0;  // 0: once
 };

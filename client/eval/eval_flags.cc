@@ -78,7 +78,7 @@ void AddTextFlags(CLI::App& app, EvalOptions& options) {
 }  // namespace
 
 void AddEvalFlags(CLI::App& app, EvalOptions& options) {
-  AddCoordinatorFlag(app, options.coordinator, false);
+  AddCoordinatorFlags(app, options.coordinator, options.tls, false);
   AddClusterFlags(app, options.cluster, false);
   AddTextFlags(app, options);
   app.add_option("--prefill-tokens", options.prefill_tokens,

@@ -10,6 +10,7 @@
 #include "client/api/request_options.h"
 #include "client/terminal/policy_flags.h"
 #include "policy/policy_params.h"
+#include "rpc/security/security_options.h"
 
 namespace tributary {
 
@@ -17,6 +18,7 @@ namespace tributary {
 struct EvalOptions {
   ClusterOptions cluster;
   std::string coordinator;  // "": start a local cluster
+  TlsFiles tls;             // of the connection to it
   RequestOptions layout;    // sinks, block, dtype, cut, nodes
 
   std::vector<std::string> policies{"dense"};

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/outside_text.h"
 #include "fmt/format.h"
+#include "process/flags/security_flags.h"
 
 namespace tributary {
 namespace {
@@ -114,12 +115,13 @@ void AddClusterFlags(CLI::App& app, ClusterOptions& cluster, bool model_required
       ->group(kClusterGroup);
 }
 
-void AddCoordinatorFlag(CLI::App& app, std::string& coordinator, bool required) {
+void AddCoordinatorFlags(CLI::App& app, std::string& coordinator, TlsFiles& tls, bool required) {
   app.add_option("--coordinator", coordinator, "host:port of a running coordinator")
       ->required(required)
       ->check([](const std::string& value) {
         return value.find(':') == std::string::npos ? "'" + value + "' is not host:port" : std::string();
       });
+  AddTlsFlags(app, &tls, kTlsGroup);
 }
 
 absl::Status CheckModelOrCoordinator(const ClusterOptions& cluster, const std::string& coordinator) {

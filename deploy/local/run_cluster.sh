@@ -11,6 +11,8 @@ port=${PORT:-7000}
 bin=${TRIBUTARY_BIN:-build/bin}
 if [ ! -x "$bin/tributary-coordinator" ]; then bin=$(dirname "$(command -v tributary-coordinator)"); fi # a package's
 logs=$(mktemp -d /tmp/tributary-XXXXXX)
+secret=$logs/cluster.secret # only who knows it may be a member of the cluster; gone with the script
+(umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$secret")
 pids=()
 
 # stop STATUS
@@ -31,6 +33,7 @@ stop() {
       fi
     done
   done
+  rm -f "$secret"
   echo "stopped; logs are in $logs"
   exit "$1"
 }
@@ -41,7 +44,8 @@ trap 'stop 1' EXIT # a process has ended, or did not start
 start() {
   local name=$1
   shift
-  setsid "$@" --metrics-listen 127.0.0.1:0 --port-file "$logs/$name.json" >"$logs/$name.log" 2>&1 &
+  setsid "$@" --cluster-secret-file "$secret" --metrics-listen 127.0.0.1:0 --port-file "$logs/$name.json" \
+    >"$logs/$name.log" 2>&1 &
   pids+=($!)
   until [ -s "$logs/$name.json" ]; do
     kill -0 "$!" 2>/dev/null || { tail -5 "$logs/$name.log" >&2; exit 1; }

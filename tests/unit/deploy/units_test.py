@@ -34,7 +34,9 @@ class UnitsTest(unittest.TestCase):
         self.assertEqual(conffiles, [f"/etc/default/{name}" for name in SERVICES])
         for name in SERVICES:
             unit = settings(FOLDER / f"{name}.service")
-            self.assertEqual(unit["ExecStart"], f"/usr/bin/{name} $TRIBUTARY_FLAGS")
+            self.assertEqual(unit["ExecStart"],
+                             f"/usr/bin/{name} --cluster-secret-file %d/cluster-secret $TRIBUTARY_FLAGS")
+            self.assertEqual(unit["LoadCredential"], "cluster-secret:/etc/tributary/cluster.secret")
             self.assertEqual(unit["EnvironmentFile"], f"/etc/default/{name}")
             self.assertRegex((FOLDER / "default" / name).read_text(), r'(?m)^TRIBUTARY_FLAGS="--listen [^"]+"$')
 
@@ -49,6 +51,20 @@ class UnitsTest(unittest.TestCase):
             # UCX patches code when it starts, and shares memory and devices.
             for setting in ("MemoryDenyWriteExecute", "PrivateDevices", "PrivateIPC", "PrivateNetwork"):
                 self.assertNotIn(setting, unit, name)
+
+    def test_the_package_makes_a_secret_once(self):
+        script = (ROOT / "deploy" / "debian" / "postinst").read_text()
+        with tempfile.TemporaryDirectory() as name:
+            text = script.replace("/etc/tributary", f"{name}/tributary").replace("/run/systemd/system", name)
+            text = text.replace("systemctl daemon-reload", "true")
+            secrets = []
+            for _ in range(2):
+                subprocess.run(["sh", "-c", text], check=True)
+                path = pathlib.Path(name) / "tributary" / "cluster.secret"
+                secrets.append(path.read_text())
+                self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            self.assertEqual(secrets[0], secrets[1])
+            self.assertRegex(secrets[0], r"^[0-9a-f]{64}\n$")
 
     def test_longer_than_a_drain(self):
         for name in SERVICES:
