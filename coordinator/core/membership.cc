@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "attention/shape.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -84,6 +85,20 @@ absl::Status Membership::CheckDescription(const NodeDescription& node) const {
   return absl::OkStatus();
 }
 
+absl::Status Membership::CheckIdIsFree(const NodeDescription& node, int64_t now_ns) const {
+  const auto it = members_.find(node.node_id);
+  if (it == members_.end() || it->second.node.incarnation == node.incarnation) return absl::OkStatus();
+  const Member& member = it->second;
+  const int64_t silent_ns = now_ns - member.last_heard_ns;
+  if (member.state == MemberState::kDead || silent_ns >= options_.dead_after_ns) return absl::OkStatus();
+  return absl::AlreadyExistsError(fmt::format(
+      "node id '{}' belongs to another process, a {} with incarnation {}{}, heard of {:.1f} s ago; give this one "
+      "another --node-id, or stop that one first: {:.0f} s after it was last heard its id is free",
+      node.node_id, NodeRoleName(member.node.role), member.node.incarnation,
+      member.node.control_address.empty() ? "" : " at " + member.node.control_address, SecondsFromNs(silent_ns),
+      SecondsFromNs(options_.dead_after_ns)));
+}
+
 absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, std::vector<MemberChange>* changes) {
   TRIBUTARY_RETURN_IF_ERROR(CheckDescription(node));
   if (fenced_.contains({node.node_id, node.incarnation})) {
@@ -92,6 +107,7 @@ absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, s
                     "node id: give one of them another",
                     node.incarnation, node.node_id));
   }
+  TRIBUTARY_RETURN_IF_ERROR(CheckIdIsFree(node, now_ns));
   if (members_.size() >= limits::kMaxMembers && !members_.contains(node.node_id)) {
     return absl::ResourceExhaustedError(fmt::format(
         "node '{}' would be member {}; a cluster has at most {}, and forgets dead ones {} s after they were "
