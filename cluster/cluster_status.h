@@ -18,6 +18,7 @@ std::string_view MemberStateName(MemberState state);  // "alive", "suspect", "de
 struct Member {
   NodeDescription node;
   MemberState state = MemberState::kAlive;
+  bool is_gone = false;  // kDead for certain: its process has ended, or another one has its id
   int64_t last_heard_ns = 0;
   uint64_t free_bytes = 0;
   uint32_t reported_shards = 0;

@@ -1,11 +1,22 @@
 #include "process/server_flags.h"
 
+#include <unistd.h>
+
+#include <cctype>
+
 #include "CLI/CLI.hpp"
 #include "base/limits.h"
 #include "base/outside_text.h"
+#include "base/random_id.h"
+#include "fmt/format.h"
 #include "process/flags/security_flags.h"
 
 namespace tributary {
+namespace {
+
+constexpr size_t kMaxHostBytes = 32;
+
+}  // namespace
 
 void AddServerFlags(CLI::App& app, ServerFlags* flags) {
   app.add_option("--listen", flags->listen, "HOST:PORT of the gRPC server; port 0 takes a free one")
@@ -32,6 +43,19 @@ void AddDataPlaneFlags(CLI::App& app, DataPlaneFlags* flags) {
   app.add_flag("--data-plane-mac", flags->mac,
                "Tags frames with an AES-GMAC instead of a CRC, so that what somebody changes on the network is found, "
                "too; on every node and worker or none");
+}
+
+std::string DefaultNodeId(const std::string& role) {
+  char name[256] = {};
+  std::string host;
+  if (gethostname(name, sizeof(name) - 1) == 0) {
+    // Of letters, digits and hyphens, as the names of hosts are; without the domain.
+    for (const char c : std::string_view(name).substr(0, kMaxHostBytes)) {
+      if (c == '.') break;
+      host += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '-';
+    }
+  }
+  return fmt::format("{}-{}-{:06x}", role, host.empty() ? "host" : host, RandomId() & 0xffffff);
 }
 
 void AddNodeIdFlag(CLI::App& app, std::string* node_id, const std::string& help) {

@@ -32,7 +32,9 @@ struct DataPlaneFlags {
 
 void AddServerFlags(CLI::App& app, ServerFlags* flags);
 void AddDataPlaneFlags(CLI::App& app, DataPlaneFlags* flags);
-// --node-id of the cluster's members; checks its length and that it is printable.
+// --node-id of the cluster's members; checks its length and that it is printable. Without it `node_id` stays as it is.
 void AddNodeIdFlag(CLI::App& app, std::string* node_id, const std::string& help);
+// "gpu-HOST-5f03c2" for the role "gpu": a name that nothing else in the cluster has, nor the next run of this process.
+std::string DefaultNodeId(const std::string& role);
 
 }  // namespace tributary

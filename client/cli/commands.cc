@@ -65,7 +65,8 @@ absl::Status RequestOfRunning(const std::string& coordinator, const TlsFiles& tl
 
 class RemoteTarget : public EvalTarget {
  public:
-  RemoteTarget(const std::string& coordinator, const RpcCredentials& credentials) : client_(coordinator, credentials) {}
+  RemoteTarget(const std::string& coordinator, const RpcCredentials& credentials) 
+      : client_(coordinator, RpcOptions{.credentials = credentials}) {}
 
   Client& client() override { return client_; }
   absl::Status Renew(const absl::Status& error) override {

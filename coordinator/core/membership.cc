@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "attention/shape.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -84,6 +85,20 @@ absl::Status Membership::CheckDescription(const NodeDescription& node) const {
   return absl::OkStatus();
 }
 
+absl::Status Membership::CheckIdIsFree(const NodeDescription& node, int64_t now_ns) const {
+  const auto it = members_.find(node.node_id);
+  if (it == members_.end() || it->second.node.incarnation == node.incarnation) return absl::OkStatus();
+  const Member& member = it->second;
+  const int64_t silent_ns = now_ns - member.last_heard_ns;
+  if (member.state == MemberState::kDead || silent_ns >= options_.dead_after_ns) return absl::OkStatus();
+  return absl::AlreadyExistsError(fmt::format(
+      "node id '{}' belongs to another process, a {} with incarnation {}{}, heard of {:.1f} s ago; give this one "
+      "another --node-id, or stop that one first: {:.0f} s after it was last heard its id is free",
+      node.node_id, NodeRoleName(member.node.role), member.node.incarnation,
+      member.node.control_address.empty() ? "" : " at " + member.node.control_address, SecondsFromNs(silent_ns),
+      SecondsFromNs(options_.dead_after_ns)));
+}
+
 absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, std::vector<MemberChange>* changes) {
   TRIBUTARY_RETURN_IF_ERROR(CheckDescription(node));
   if (fenced_.contains({node.node_id, node.incarnation})) {
@@ -92,6 +107,7 @@ absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, s
                     "node id: give one of them another",
                     node.incarnation, node.node_id));
   }
+  TRIBUTARY_RETURN_IF_ERROR(CheckIdIsFree(node, now_ns));
   if (members_.size() >= limits::kMaxMembers && !members_.contains(node.node_id)) {
     return absl::ResourceExhaustedError(fmt::format(
         "node '{}' would be member {}; a cluster has at most {}, and forgets dead ones {} s after they were "
@@ -102,7 +118,7 @@ absl::Status Membership::Register(const NodeDescription& node, int64_t now_ns, s
   Member& member = it->second;
   if (!inserted && member.node.incarnation != node.incarnation) {
     fenced_.insert({node.node_id, member.node.incarnation});
-    SetState(member, MemberState::kDead, changes, /*is_gone=*/true);
+    if (!member.is_gone) SetState(member, MemberState::kDead, changes, /*is_gone=*/true);
   }
   const bool is_new = inserted || member.node.incarnation != node.incarnation;
   member.node = node;
@@ -146,7 +162,7 @@ void Membership::Suspect(const std::string& node_id, std::vector<MemberChange>* 
 void Membership::Leave(const std::string& node_id, uint64_t incarnation, std::vector<MemberChange>* changes) {
   const auto it = members_.find(node_id);
   if (it == members_.end() || it->second.node.incarnation != incarnation) return;
-  SetState(it->second, MemberState::kDead, changes, /*is_gone=*/true);
+  if (!it->second.is_gone) SetState(it->second, MemberState::kDead, changes, /*is_gone=*/true);
 }
 
 void Membership::Tick(int64_t now_ns, std::vector<MemberChange>* changes) {
@@ -158,9 +174,10 @@ void Membership::Tick(int64_t now_ns, std::vector<MemberChange>* changes) {
     } else if (member.state == MemberState::kAlive && silent_ns >= options_.suspect_after_ns) {
       SetState(member, MemberState::kSuspect, changes);
     } else if (member.state == MemberState::kDead && silent_ns >= options_.forget_after_ns) {
-      SetState(member, MemberState::kDead, changes, /*is_gone=*/true);
+      if (!member.is_gone) SetState(member, MemberState::kDead, changes, /*is_gone=*/true);
       std::erase_if(fenced_, [&](const auto& entry) { return entry.first == member.node.node_id; });
       it = members_.erase(it);
+      ++epoch_;
       continue;
     }
     ++it;
@@ -183,6 +200,7 @@ std::optional<ModelGeometry> Membership::geometry() const {
 
 void Membership::SetState(Member& member, MemberState state, std::vector<MemberChange>* changes, bool is_gone) {
   member.state = state;
+  member.is_gone = is_gone;
   ++epoch_;
   changes->push_back({member.node, state, is_gone});
 }

@@ -7,7 +7,9 @@
 //   new)
 //
 // A restarted process has a new incarnation: it replaces the old one, which is fenced: it may
-// neither heartbeat nor register again. The epoch rises with every change.
+// neither heartbeat nor register again. It does so only once the old one is dead, has left, or is
+// silent for dead_after_ns: two processes with one id never displace each other while both live.
+// The epoch rises with every change.
 #pragma once
 
 #include <cstdint>
@@ -47,15 +49,16 @@ class Membership {
   explicit Membership(const MembershipOptions& options) : options_(options) {}
 
   // FAILED_PRECONDITION: another protocol version, another geometry than the cluster's, a fenced
-  // incarnation; INVALID_ARGUMENT: a description that lacks what its role needs. Registering again
-  // is idempotent.
+  // incarnation; INVALID_ARGUMENT: a description that lacks what its role needs; ALREADY_EXISTS:
+  // another incarnation that may live has the id; after dead_after_ns it is free, unless that one
+  // is heard again. Registering again is idempotent.
   absl::Status Register(const NodeDescription& node, int64_t now_ns, std::vector<MemberChange>* changes);
   // NOT_FOUND: unknown or replaced incarnation.
   absl::Status Heartbeat(const std::string& node_id, uint64_t incarnation, uint64_t free_bytes,
                          uint32_t reported_shards, bool draining, int64_t now_ns, std::vector<MemberChange>* changes);
   // Somebody failed to reach the node: nothing new goes there until its next heartbeat.
   void Suspect(const std::string& node_id, std::vector<MemberChange>* changes);
-  // The node left (its stream ended): dead at once. Ignores other incarnations.
+  // The node left (it says so, or its stream ended): dead at once. Ignores other incarnations.
   void Leave(const std::string& node_id, uint64_t incarnation, std::vector<MemberChange>* changes);
   void Tick(int64_t now_ns, std::vector<MemberChange>* changes);
 
@@ -68,6 +71,7 @@ class Membership {
 
  private:
   absl::Status CheckDescription(const NodeDescription& node) const;
+  absl::Status CheckIdIsFree(const NodeDescription& node, int64_t now_ns) const;
   void SetState(Member& member, MemberState state, std::vector<MemberChange>* changes, bool is_gone = false);
 
   MembershipOptions options_;

@@ -23,6 +23,9 @@ void NodeWatch::On(event::Heartbeat& e) {
   absl::Status status = parts_.membership.Heartbeat(heartbeat.node_id, heartbeat.incarnation, heartbeat.free_bytes,
                                                     static_cast<uint32_t>(heartbeat.shards.size()), heartbeat.draining,
                                                     parts_.patient_now_ns, &changes);
+  if (status.ok() && e.leaving) {
+    parts_.membership.Leave(heartbeat.node_id, heartbeat.incarnation, &changes);
+  }
   Apply(changes);
   std::vector<ShardId> orphans;
   if (status.ok()) orphans = parts_.shards.OnReport(heartbeat, parts_.now_ns);

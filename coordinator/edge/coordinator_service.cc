@@ -130,7 +130,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
       return reactor;
     }
     heartbeats.Add(call, {reactor, response});
-    loop->Post(event::Heartbeat{call, HeartbeatFromProto(*request)});
+    loop->Post(event::Heartbeat{call, HeartbeatFromProto(*request), request->leaving()});
     return reactor;
   }
 
@@ -175,7 +175,8 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   void Execute(action::StopSequence& a) { ToWorker(a.stream, WorkerCommandToProto(a.stop)); }
   void Execute(action::CloseStream& a) {
     // A refused worker must read the reason; one that was given up may not read at all.
-    const bool refused = absl::IsFailedPrecondition(a.status) || absl::IsInvalidArgument(a.status);
+    const bool refused =
+        absl::IsFailedPrecondition(a.status) || absl::IsInvalidArgument(a.status) || absl::IsAlreadyExists(a.status);
     worker_streams.With(a.stream,
                         [&](WorkerStream& stream) { refused ? stream.Refuse(a.status) : stream.Close(a.status); });
   }

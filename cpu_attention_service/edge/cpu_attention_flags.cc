@@ -10,7 +10,7 @@
 namespace tributary {
 
 void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags) {
-  AddNodeIdFlag(app, &flags->node_id, "Name of this node, unique in the cluster");
+  AddNodeIdFlag(app, &flags->node_id, "Name of this node, unique in the cluster; by default cpu-HOST-RANDOM");
   app.add_option("--coordinator", flags->coordinator, "HOST:PORT to register with; without it the node stands alone");
   app.add_option("--advertise", flags->advertise, "Host by which others reach this node, if not the one in --listen");
   app.add_option("--kv-pool-bytes", flags->kv_pool_bytes,
@@ -41,7 +41,7 @@ void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags) {
   app.add_option("--kernel", flags->kernel, "amx, avx512_bf16, avx512, avx2 or scalar; the best one by default");
   AddDataPlaneFlags(app, &flags->data_plane);
   app.callback([flags] {
-    if (flags->node_id.empty()) throw CLI::RequiredError("--node-id");
+    if (flags->node_id.empty()) flags->node_id = DefaultNodeId("cpu");
   });
 }
 

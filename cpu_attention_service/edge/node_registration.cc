@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kRegisterTimeoutNs = 3 * kNsPerS;
 constexpr int64_t kHeartbeatTimeoutNs = 2 * kNsPerS;
-constexpr int64_t kDrainTimeoutNs = 500 * kNsPerMs;
+constexpr int64_t kLeaveTimeoutNs = 500 * kNsPerMs;
 constexpr int64_t kLoopTimeoutNs = 2 * kNsPerS;
 constexpr int64_t kMinBackoffNs = 100 * kNsPerMs;
 constexpr int64_t kMaxBackoffNs = 2 * kNsPerS;
@@ -31,19 +31,21 @@ std::chrono::system_clock::time_point DeadlineIn(int64_t timeout_ns) {
 
 // Answers that will not change until somebody changes a configuration.
 bool IsRefusal(const absl::Status& status) {
-  return absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) || absl::IsAlreadyExists(status) ||
-         absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status) || absl::IsUnimplemented(status);
+  return absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) || absl::IsPermissionDenied(status) ||
+         absl::IsUnauthenticated(status) || absl::IsUnimplemented(status);
 }
 
 }  // namespace
 
 NodeRegistration::NodeRegistration(std::string coordinator, v1::NodeInfo node, IoLoop* loop,
-                                   std::function<void(const absl::Status&)> on_refused, RpcOptions rpc)
+                                   std::function<void(const absl::Status&)> on_refused, RpcOptions rpc,
+                                   int64_t id_patience_ns)
     : coordinator_(std::move(coordinator)),
       node_(std::move(node)),
       loop_(loop),
       on_refused_(std::move(on_refused)),
       rpc_(std::move(rpc)),
+      id_patience_ns_(id_patience_ns),
       stub_(v1::NodeRegistry::NewStub(MakeChannel(coordinator_, rpc_))),
       backoff_ns_(kMinBackoffNs) {}
 
@@ -69,8 +71,8 @@ void NodeRegistration::Stop() {
   if (!thread_.joinable()) return;
   thread_.join();
   if (!registered_) return;
-  const absl::Status status = Heartbeat(/*draining=*/true, kDrainTimeoutNs);
-  if (!status.ok()) LOG_INFO("the coordinator was not told of the drain: {}", status.ToString());
+  const absl::Status status = Heartbeat({.draining = true, .leaving = true}, kLeaveTimeoutNs);
+  if (!status.ok()) LOG_INFO("the coordinator was not told that this node leaves: {}", status.ToString());
 }
 
 bool NodeRegistration::Pause(int64_t pause_ns) {
@@ -98,6 +100,7 @@ int64_t NodeRegistration::Register() {
   const absl::Status status = FromGrpcStatus(stub_->Register(&context, request, &response));
   if (status.ok()) {
     registered_ = true;
+    id_wait_end_ns_.reset();
     num_failures_ = 0;
     backoff_ns_ = kMinBackoffNs;
     heartbeat_interval_ns_ = response.heartbeat_interval_ns() > 0
@@ -107,13 +110,13 @@ int64_t NodeRegistration::Register() {
              SecondsFromNs(heartbeat_interval_ns_));
     return 0;
   }
-  if (IsRefusal(status)) {
+  if (IsRefusal(status) || (absl::IsAlreadyExists(status) && !MayWaitForId(status))) {
     refused_ = true;
     on_refused_(absl::Status(status.code(), fmt::format("the coordinator at {} refuses this node: {}", coordinator_,
                                                         std::string(status.message()))));
     return 0;
   }
-  if (num_failures_++ % kFailuresPerWarning == 0) {
+  if (!absl::IsAlreadyExists(status) && num_failures_++ % kFailuresPerWarning == 0) {
     const std::string why = WhyNoTlsConnection(coordinator_, rpc_.credentials);
     LOG_WARN("cannot register with the coordinator at {} ({}); trying again. {}", coordinator_, status.ToString(),
              why.empty() ? "Does it run, and is --coordinator right?" : why);
@@ -123,13 +126,23 @@ int64_t NodeRegistration::Register() {
   return pause_ns;
 }
 
+bool NodeRegistration::MayWaitForId(const absl::Status& status) {
+  const int64_t now_ns = RealClock().NowNs();
+  if (!id_wait_end_ns_) {
+    id_wait_end_ns_ = now_ns + id_patience_ns_;
+    LOG_WARN("{}. Trying for {:.0f} s, in case that process has ended", std::string(status.message()),
+             SecondsFromNs(id_patience_ns_));
+  }
+  return now_ns < *id_wait_end_ns_;
+}
+
 int64_t NodeRegistration::SendHeartbeat() {
   bool draining = false;
   {
     MutexLock lock(&mutex_);
     draining = draining_;
   }
-  const absl::Status status = Heartbeat(draining, kHeartbeatTimeoutNs);
+  const absl::Status status = Heartbeat({.draining = draining}, kHeartbeatTimeoutNs);
   if (status.ok()) {
     num_failures_ = 0;
   } else if (absl::IsNotFound(status)) {
@@ -142,11 +155,12 @@ int64_t NodeRegistration::SendHeartbeat() {
   return heartbeat_interval_ns_;
 }
 
-absl::Status NodeRegistration::Heartbeat(bool draining, int64_t timeout_ns) {
+absl::Status NodeRegistration::Heartbeat(Intent intent, int64_t timeout_ns) {
   v1::HeartbeatRequest request;
   request.set_node_id(node_.endpoint().node_id());
   request.set_incarnation(node_.endpoint().incarnation());
-  request.set_draining(draining);
+  request.set_draining(intent.draining);
+  request.set_leaving(intent.leaving);
   const absl::Status asked = loop_->Run(
       [&](AttentionServer& server) {
         request.set_kv_free_bytes(server.free_bytes());

@@ -49,7 +49,7 @@ void AddGpuWorkerFlags(CLI::App& app, GpuWorkerFlags* flags) {
   app.add_option("--dummy-seed", flags->dummy_seed, "Seed of dummy weights")->capture_default_str();
   AddDeviceFlags(app, flags);
   app.add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator");
-  AddNodeIdFlag(app, &flags->node_id, "Name of this worker, unique in the cluster");
+  AddNodeIdFlag(app, &flags->node_id, "Name of this worker, unique in the cluster; by default gpu-HOST-RANDOM");
   AddDataPlaneFlags(app, &flags->data_plane);
   app.add_option("--step-timeout-ms", flags->step_timeout_ms,
                  "Deadline of a step for which the coordinator states none")
@@ -66,6 +66,7 @@ void AddGpuWorkerFlags(CLI::App& app, GpuWorkerFlags* flags) {
   app.callback([flags] {
     if (flags->model.empty()) throw CLI::RequiredError("--model");
     if (flags->coordinator.empty()) throw CLI::RequiredError("--coordinator");
+    if (flags->node_id.empty()) flags->node_id = DefaultNodeId("gpu");
   });
 }
 

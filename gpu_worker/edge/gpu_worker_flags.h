@@ -17,7 +17,7 @@ struct GpuWorkerFlags {
   std::string weight_dtype = "stored";
   bool deterministic = false;
   std::string coordinator;
-  std::string node_id = "gpu-0";
+  std::string node_id;
   int threads = 0;  // 0 = one per core
   uint64_t resident_pool_bytes = uint64_t{256} << 20;
   uint32_t max_batch = 8;

@@ -120,13 +120,14 @@ void Drain(ServerProcess& process, WorkerService& service, const EngineLoop& loo
 absl::Status RunWorker(const GpuWorkerFlags& flags, ServerProcess& process) {
   RealClock clock;
   EngineMetrics metrics(process.registry());
-  TRIBUTARY_ASSIGN_OR_RETURN(
-      const std::shared_ptr<const ModelWeights> weights,
-      flags.load_format == "dummy" ? MakeDummyWeights(flags.model, flags.dummy_seed) : LoadModelWeights(flags.model));
   UcxOptions ucx;
   ucx.tls = flags.data_plane.transport_tls;
   ucx.net_devices = flags.data_plane.transport_net_devices;
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<DataPlane> data_plane, MakeUcxDataPlane(ucx));
+  // After UCX, which takes all handlers of SIGBUS away (model/mapped_file.h needs its own).
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const ModelWeights> weights,
+      flags.load_format == "dummy" ? MakeDummyWeights(flags.model, flags.dummy_seed) : LoadModelWeights(flags.model));
   // After the data plane, whose frame memory it pins and unpins.
   TRIBUTARY_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags, weights));
   process.SetBuildInfo(data_plane->info().release);

@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -61,17 +62,18 @@ void WorkerService::ThreadMain() {
     if (was_welcome) {
       backoff_ns = options_.min_backoff_ns;
       reported = false;
+      id_wait_end_ns_.reset();
     }
     {
       MutexLock lock(&mutex_);
       if (stopping_) return;
     }
     if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) || absl::IsPermissionDenied(status) ||
-        absl::IsUnauthenticated(status)) {
+        absl::IsUnauthenticated(status) || (absl::IsAlreadyExists(status) && !MayWaitForId(status))) {
       on_refused_(status);
       return;
     }
-    if (!std::exchange(reported, true)) {
+    if (!absl::IsAlreadyExists(status) && !std::exchange(reported, true)) {
       const std::string why = WhyNoTlsConnection(options_.coordinator, options_.rpc.credentials);
       LOG_WARN("no channel to the coordinator at {} ({}); trying again until there is one{}{}", options_.coordinator,
                status.ToString(), why.empty() ? "" : ": ", why);
@@ -79,6 +81,16 @@ void WorkerService::ThreadMain() {
     if (!Pause(backoff_ns)) return;
     backoff_ns = std::min(2 * backoff_ns, options_.max_backoff_ns);
   }
+}
+
+bool WorkerService::MayWaitForId(const absl::Status& status) {
+  const int64_t now_ns = RealClock().NowNs();
+  if (!id_wait_end_ns_) {
+    id_wait_end_ns_ = now_ns + options_.id_patience_ns;
+    LOG_WARN("{}. Trying for {:.0f} s, in case that process has ended", std::string(status.message()),
+             SecondsFromNs(options_.id_patience_ns));
+  }
+  return now_ns < *id_wait_end_ns_;
 }
 
 absl::Status WorkerService::RunStream(bool* was_welcome) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,6 +27,7 @@ struct WorkerServiceOptions {
   std::vector<uint32_t> eos_tokens;
   int64_t min_backoff_ns = 100 * kNsPerMs;
   int64_t max_backoff_ns = 2 * kNsPerS;
+  int64_t id_patience_ns = 10 * kNsPerS;   // for another process with this id to end: twice the default node timeout
   int64_t close_timeout_ns = 2 * kNsPerS;  // for the coordinator to read the last events
   RpcOptions rpc;                          // of the channel to it
 };
@@ -33,8 +35,8 @@ struct WorkerServiceOptions {
 // Thread-safe. The engine's events come from the loop's thread.
 class WorkerService final : public EngineEvents {
  public:
-  // `on_refused`: the coordinator will not have this worker (other geometry or version); called once, from a thread of
-  // the service, which does not try again.
+  // `on_refused`: the coordinator will not have this worker (other geometry or version, or another process keeps its
+  // id); called once, from a thread of the service, which does not try again.
   WorkerService(WorkerServiceOptions options, std::function<void(const absl::Status&)> on_refused);
   ~WorkerService() override;
 
@@ -60,6 +62,8 @@ class WorkerService final : public EngineEvents {
   void ThreadMain();
   // One stream, from hello to its end.
   absl::Status RunStream(bool* was_welcome);
+  // The id is another process's, which may have ended: whether to ask once more.
+  bool MayWaitForId(const absl::Status& status);
   void WriteEvents(Stream& stream);
   absl::Status Handle(const v1::WorkerCommand& command);
   absl::Status Begin(const v1::WorkerCommand::StartSequence& start);
@@ -74,6 +78,7 @@ class WorkerService final : public EngineEvents {
   const std::function<void(const absl::Status&)> on_refused_;
   std::unique_ptr<v1::NodeRegistry::Stub> stub_;
   EngineLoop* loop_ = nullptr;
+  std::optional<int64_t> id_wait_end_ns_;  // of the thread: while another process has the id
   std::thread thread_;
 
   Mutex mutex_;

@@ -92,6 +92,13 @@ TEST_F(ServerProcessDeathTest, WrongFlagsEndItBeforeItRuns) {
               "program: --drain-timeout-s: '-1' is no whole number");
 }
 
+TEST(NodeIdFlagTest, DefaultIdsAreLegalAndDiffer) {
+  const std::string id = DefaultNodeId("gpu");
+  EXPECT_THAT(id, ::testing::MatchesRegex("gpu-[A-Za-z0-9-]+-[0-9a-f]+"));
+  EXPECT_LE(id.size(), 64u);
+  EXPECT_NE(DefaultNodeId("gpu") + DefaultNodeId("gpu"), id + id);
+}
+
 TEST(NodeIdFlagTest, LengthAndCharactersAreChecked) {
   const auto parse = [](const std::string& id) {
     CLI::App app;

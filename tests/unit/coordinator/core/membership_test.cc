@@ -55,6 +55,7 @@ TEST_F(MembershipTest, MembersAreBoundedUntilDeadOnesAreForgotten) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("'one-more' would be member 1025; a cluster has at most 1024"));
   EXPECT_EQ(membership_.Find("one-more"), nullptr);
+  membership_.Leave("n7", 1, &changes_);
   EXPECT_TRUE(Register(CpuNode("n7", 2)).ok());  // who is known may come back
   Advance(60'000);                               // they die,
   changes_.clear();
@@ -98,6 +99,7 @@ TEST_F(MembershipTest, TheEpochRisesWithEveryChangeAndOnlyThen) {
 TEST_F(MembershipTest, ARestartReplacesAndFencesTheOldIncarnation) {
   ASSERT_TRUE(Register(CpuNode("a", 1)).ok());
   changes_.clear();
+  membership_.Leave("a", 1, &changes_);
   ASSERT_TRUE(Register(CpuNode("a", 2)).ok());
   ASSERT_EQ(changes_.size(), 2u);
   EXPECT_EQ(changes_[0].node.incarnation, 1u);
@@ -108,6 +110,46 @@ TEST_F(MembershipTest, ARestartReplacesAndFencesTheOldIncarnation) {
   EXPECT_EQ(Heartbeat("a", 1).code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Register(CpuNode("a", 1)).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(Heartbeat("a", 2).ok());
+}
+
+TEST_F(MembershipTest, ANewcomerNeverDisplacesALiveIncumbent) {
+  ASSERT_TRUE(Register(CpuNode("a", 1)).ok());
+  ASSERT_TRUE(Register(CpuNode("b", 1)).ok());
+  ASSERT_TRUE(Register(CpuNode("c", 1)).ok());
+  Advance(2000);
+  ASSERT_TRUE(Heartbeat("a").ok());
+  ASSERT_TRUE(Heartbeat("b", 1, /*draining=*/true).ok());
+  Advance(1500);
+  membership_.Suspect("a", &changes_);
+  ASSERT_EQ(State("b"), MemberState::kDraining);
+  ASSERT_EQ(State("c"), MemberState::kSuspect);
+  changes_.clear();
+  const uint64_t epoch = membership_.epoch();
+  for (const char* id : {"a", "b", "c"}) {
+    EXPECT_EQ(Register(CpuNode(id, 2)).code(), absl::StatusCode::kAlreadyExists) << id;
+  }
+  NodeDescription worker = Worker("a");  // nor changes its role
+  worker.incarnation = 2;
+  const absl::Status status = Register(worker);
+  EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(status.message(),
+            "node id 'a' belongs to another process, a cpu_attention with incarnation 1 at 127.0.0.1:1, heard of 1.5 s "
+            "ago; give this one another --node-id, or stop that one first: 4 s after it was last heard its id is free");
+  EXPECT_TRUE(changes_.empty());
+  EXPECT_EQ(membership_.epoch(), epoch);
+  EXPECT_TRUE(Heartbeat("a").ok());
+  EXPECT_EQ(State("a"), MemberState::kAlive);
+}
+
+TEST_F(MembershipTest, ASilentIncumbentIsReplacedInTimeWhateverItsState) {
+  ASSERT_TRUE(Register(CpuNode("a", 1)).ok());
+  ASSERT_TRUE(Heartbeat("a", 1, /*draining=*/true).ok());
+  now_ns_ += 3999 * kNsPerMs;  // without a tick, which would find it dead
+  EXPECT_EQ(Register(CpuNode("a", 2)).code(), absl::StatusCode::kAlreadyExists);
+  now_ns_ += kNsPerMs;
+  EXPECT_TRUE(Register(CpuNode("a", 2)).ok());
+  EXPECT_EQ(Heartbeat("a", 1).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Register(CpuNode("a", 1)).code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(MembershipTest, RefusesOtherVersionsAndGeometriesWithBothValues) {

@@ -189,6 +189,10 @@ class World {
 
   void RegisterNode(const std::string& id) {
     if (nodes_.contains(id) && Chance(90)) return;
+    if (nodes_.contains(id)) {
+      const NodeHeartbeat last{id, nodes_[id].incarnation, 0, {}, /*draining=*/true};
+      Step(event::Heartbeat{CallId(++last_call_), last, /*leaving=*/true});
+    }
     const uint64_t incarnation = ++incarnations_;
     nodes_[id] = {incarnation, {}};  // a restarted node holds nothing
     Step(event::Register{CallId(++last_call_), Describe(id, NodeRole::kCpuAttention, incarnation)});
@@ -196,6 +200,11 @@ class World {
 
   void HelloWorker(const std::string& id) {
     if (workers_.contains(id) && Chance(90)) return;
+    if (const auto it = workers_.find(id); it != workers_.end()) {
+      const StreamId lost = it->second.stream;
+      ForgetStream(lost);
+      Step(event::WorkerLost{lost});
+    }
     const StreamId stream(++last_stream_);
     const uint64_t incarnation = ++incarnations_;
     Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, incarnation)});

@@ -298,16 +298,18 @@ class FakeRegistry final : public v1::NodeRegistry::Service {
 
 class NodeRegistrationTest : public NodeServiceTest {
  protected:
-  std::unique_ptr<NodeRegistration> Start(const std::string& coordinator) {
+  std::unique_ptr<NodeRegistration> Start(const std::string& coordinator, int64_t id_patience_ns = 600 * kNsPerS) {
     v1::NodeInfo info;
     info.mutable_endpoint()->set_node_id("n0");
     info.mutable_endpoint()->set_incarnation(42);
-    auto registration =
-        std::make_unique<NodeRegistration>(coordinator, info, &node_.loop(), [this](const absl::Status& status) {
+    auto registration = std::make_unique<NodeRegistration>(
+        coordinator, info, &node_.loop(),
+        [this](const absl::Status& status) {
           std::lock_guard lock(mutex_);
           refusal_ = status;
           refused_.notify_all();
-        });
+        },
+        id_patience_ns);
     registration->Start();
     return registration;
   }
@@ -336,7 +338,9 @@ TEST_F(NodeRegistrationTest, RegistersAndSendsHeartbeatsAndDrains) {
     EXPECT_EQ(beats[0].shards_size(), 1);
     EXPECT_EQ(beats[0].shards(0).shard_id(), 5u);
     EXPECT_FALSE(beats[0].draining());
+    EXPECT_FALSE(beats[0].leaving());
     EXPECT_TRUE(beats.back().draining());
+    EXPECT_TRUE(beats.back().leaving());
     return true;
   }));
 }
@@ -380,6 +384,23 @@ TEST_F(NodeRegistrationTest, ARefusalIsReportedWithTheCoordinatorsText) {
   EXPECT_EQ(refusal.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refusal.message()), HasSubstr("protocol version 1, not 2"));
   EXPECT_THAT(std::string(refusal.message()), HasSubstr(registry_.address()));
+}
+
+TEST_F(NodeRegistrationTest, WaitsForAnIdThatAnotherProcessMayLeave) {
+  const grpc::Status taken(grpc::StatusCode::ALREADY_EXISTS, "node id 'n0' belongs to another process");
+  registry_.Answer({taken, taken, taken}, {});
+  auto registration = Start(registry_.address());
+  EXPECT_TRUE(registry_.Wait(
+      [](const auto& registered, const auto& beats) { return registered.size() == 4 && !beats.empty(); }));
+}
+
+TEST_F(NodeRegistrationTest, AnIdThatAnotherProcessKeepsIsARefusal) {
+  const grpc::Status taken(grpc::StatusCode::ALREADY_EXISTS, "node id 'n0' belongs to another process");
+  registry_.Answer(std::deque<grpc::Status>(1000, taken), {});
+  auto registration = Start(registry_.address(), /*id_patience_ns=*/150 * kNsPerMs);
+  const absl::Status refusal = WaitForRefusal();
+  EXPECT_EQ(refusal.code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(refusal.message()), HasSubstr("node id 'n0' belongs to another process"));
 }
 
 TEST_F(NodeRegistrationTest, OrphansAreFreed) {
