@@ -65,7 +65,7 @@ absl::Status RequestOfRunning(const std::string& coordinator, const TlsFiles& tl
 
 class RemoteTarget : public EvalTarget {
  public:
-  RemoteTarget(const std::string& coordinator, const RpcCredentials& credentials) 
+  RemoteTarget(const std::string& coordinator, const RpcCredentials& credentials)
       : client_(coordinator, RpcOptions{.credentials = credentials}) {}
 
   Client& client() override { return client_; }

@@ -120,7 +120,8 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.reserved_context_tokens = request.max_context_tokens;
   plan.policy = request.policy;
   plan.report_attention_heads = request.report_attention_heads;
-  plan.max_stall_ns = options_.threaded ? 120 * kNsPerS : request.max_stall_ns;  // a loaded machine must not fail a test
+  plan.max_stall_ns =
+      options_.threaded ? 120 * kNsPerS : request.max_stall_ns;  // a loaded machine must not fail a test
   if (!request.layout.all_resident) plan.shards = shards_[id] = OpenShards(id, request);
   engine_->Start(std::move(plan));
   return id;
