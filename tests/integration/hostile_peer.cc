@@ -2,8 +2,9 @@
 //
 // usage: hostile_peer COORDINATOR NODE [--role ROLE] [--tls-cert F --tls-key F --tls-ca F] [--cluster-secret-file F]
 //
-// Prints "METHOD CODE message" for each, but for what a node with a certificate may do. The requests would do harm if they were taken: a node "cpu-0" that displaces
-// the real one, a worker "gpu-0" at its side, a drain in another's name, a UCX address of rubbish, shards.
+// Prints "METHOD CODE message" for each, but for what a node with a certificate may do. The requests would do harm if
+// they were taken: a node "cpu-0" that displaces the real one, a worker "gpu-0" at its side, a drain in another's name,
+// a UCX address of rubbish, shards.
 #include <chrono>
 #include <cstdio>
 #include <map>
