@@ -1,5 +1,8 @@
 #include "proto/convert_summary.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "proto/convert.h"
 
 namespace tributary {
@@ -16,6 +19,16 @@ void FillTokens(const SequenceTokens& tokens, Message& message) {
   message.mutable_tokens()->Add(tokens.tokens.begin(), tokens.tokens.end());
   message.mutable_logprobs()->Add(tokens.logprobs.begin(), tokens.logprobs.end());
   for (const TopTokens& top : tokens.top) FillTop(top, *message.add_top_logprobs());
+}
+
+template <typename T>
+std::vector<T> Part(const std::vector<T>& all, size_t begin, size_t end) {
+  const auto clipped = [&](size_t idx) { return all.begin() + static_cast<ptrdiff_t>(std::min(idx, all.size())); };
+  return {clipped(begin), clipped(end)};
+}
+
+SequenceTokens Part(const SequenceTokens& all, size_t begin, size_t end) {
+  return {all.sequence_id, Part(all.tokens, begin, end), Part(all.logprobs, begin, end), Part(all.top, begin, end)};
 }
 
 void FillAttention(const AttentionQualitySummary& attention, v1::GenerateEvent::AttentionQuality& message) {
@@ -168,10 +181,18 @@ v1::GenerateEvent GenerateEventToProto(const PrefillProgress& progress) {
   return message;
 }
 
-v1::GenerateEvent GenerateEventToProto(const SequenceTokens& tokens) {
-  v1::GenerateEvent message;
-  FillTokens(tokens, *message.mutable_tokens());
-  return message;
+std::vector<v1::GenerateEvent> TokenEventsToProto(const SequenceTokens& tokens, size_t max_bytes) {
+  std::vector<v1::GenerateEvent> events(1);
+  FillTokens(tokens, *events[0].mutable_tokens());
+  if (events[0].ByteSizeLong() <= max_bytes || tokens.tokens.size() <= 1) return events;
+  events.clear();
+  const size_t half = tokens.tokens.size() / 2;
+  for (const auto& [begin, end] : {std::pair{size_t{0}, half}, std::pair{half, tokens.tokens.size()}}) {
+    for (v1::GenerateEvent& event : TokenEventsToProto(Part(tokens, begin, end), max_bytes)) {
+      events.push_back(std::move(event));
+    }
+  }
+  return events;
 }
 
 v1::GenerateEvent GenerateEventToProto(const RequestStalled& stalled) {

@@ -20,7 +20,8 @@ v1::GenerateEvent::Summary SummaryToProto(const RequestSummary& summary);
 v1::GenerateEvent GenerateEventToProto(const RequestAccepted& accepted);
 v1::GenerateEvent GenerateEventToProto(const PrefillProgress& progress);
 v1::GenerateEvent GenerateEventToProto(const RequestStalled& stalled);
-v1::GenerateEvent GenerateEventToProto(const SequenceTokens& tokens);
+// In as many messages of at most `max_bytes` as it takes; a single token stands alone, whatever its size.
+std::vector<v1::GenerateEvent> TokenEventsToProto(const SequenceTokens& tokens, size_t max_bytes);
 v1::GenerateEvent GenerateEventToProto(const RequestSummary& summary);
 
 }  // namespace tributary

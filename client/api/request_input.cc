@@ -5,10 +5,10 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <string_view>
 
+#include "base/file_kind.h"
 #include "base/limits.h"
 #include "base/outside_text.h"
 #include "base/status.h"
@@ -78,10 +78,7 @@ absl::StatusOr<std::vector<uint32_t>> ParseJsonIds(std::string_view json) {
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   const std::string shown = path == "-" ? std::string("standard input") : fmt::format("'{}'", Printable(path));
-  std::error_code ignored;
-  if (path != "-" && std::filesystem::is_directory(path, ignored)) {
-    return absl::InvalidArgumentError(fmt::format("{} is a folder, not a file", shown));
-  }
+  if (path != "-") TRIBUTARY_RETURN_IF_ERROR(CheckFileOrPipe(path));
   const std::unique_ptr<std::FILE, FileCloser> file(path == "-" ? stdin : std::fopen(path.c_str(), "rb"));
   if (file == nullptr) return absl::NotFoundError(fmt::format("cannot read {}: {}", shown, std::strerror(errno)));
   std::string text;

@@ -43,8 +43,8 @@ class ByteCodec : public TextCodec {
 
 bool HasTokenizer(const std::filesystem::path& folder) {
   std::error_code ignored;
-  return std::filesystem::exists(folder / "tokenizer.json", ignored) ||
-         std::filesystem::exists(folder / "tokenizer.model", ignored);
+  return std::filesystem::is_regular_file(folder / "tokenizer.json", ignored) ||
+         std::filesystem::is_regular_file(folder / "tokenizer.model", ignored);
 }
 
 }  // namespace

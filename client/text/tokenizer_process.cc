@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "base/file_kind.h"
 #include "base/outside_text.h"
 #include "base/status.h"
 #include "fmt/format.h"
@@ -175,6 +176,9 @@ std::string DefaultPython() {
 }
 
 absl::StatusOr<std::unique_ptr<TextCodec>> MakeTokenizerProcess(const TokenizerOptions& options) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"}) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckRegularFile((std::filesystem::path(options.folder) / name).string()));
+  }
   const std::string script =
       options.script.empty() ? std::string(OwnFolder() / "tributary-tokenizer.py") : options.script;
   const std::string python = options.python.empty() ? DefaultPython() : options.python;

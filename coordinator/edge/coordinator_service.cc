@@ -197,7 +197,9 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   }
   void Execute(action::Tokens& a) {
     metrics.Observe(a);
-    ToClient(a.call, GenerateEventToProto(a.tokens));
+    for (v1::GenerateEvent& event : TokenEventsToProto(a.tokens, kMaxClientMessageBytes)) {
+      ToClient(a.call, std::move(event));
+    }
   }
   void Execute(action::Finish& a) {
     metrics.Observe(a);

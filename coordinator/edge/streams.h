@@ -7,6 +7,7 @@
 #include "coordinator/core/core_loop.h"
 #include "coordinator/edge/open_calls.h"
 #include "coordinator/edge/queued_writer.h"
+#include "fmt/format.h"
 #include "proto/convert_worker.h"
 #include "rpc/grpc_status.h"
 #include "tributary/v1/coordinator.grpc.pb.h"
@@ -18,6 +19,11 @@ class WorkerStream;
 using GenerateStreams = ReactorRegistry<CallId, GenerateStream>;
 using WorkerStreams = ReactorRegistry<StreamId, WorkerStream>;
 
+// Of an answer on its way to a client: a message, and all that waits for one which reads slowly or not at all. The
+// tokens of an answer of a million wait easily; the longest lists of alternatives, some 700.
+inline constexpr size_t kMaxClientMessageBytes = (1u << 20) - 1024;
+inline constexpr size_t kMaxClientBacklogBytes = 8u << 20;
+
 // One Generate call.
 class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::GenerateEvent>, v1::GenerateEvent> {
  public:
@@ -26,16 +32,26 @@ class GenerateStream final : public QueuedWriter<grpc::ServerWriteReactor<v1::Ge
   }
 
  private:
-  bool MergeInto(v1::GenerateEvent& waiting, const v1::GenerateEvent& next) override {
-    if (waiting.has_tokens() && next.has_tokens()) {
+  size_t MergeInto(v1::GenerateEvent& waiting, size_t waiting_bytes, const v1::GenerateEvent& next,
+                   size_t next_bytes) override {
+    const size_t both_bytes = waiting_bytes + next_bytes;
+    if (waiting.has_tokens() && next.has_tokens() && both_bytes <= kMaxClientMessageBytes) {
       waiting.mutable_tokens()->MergeFrom(next.tokens());
-      return true;
+      return both_bytes;
     }
     if (waiting.has_prefill() && next.has_prefill()) {
       waiting = next;
-      return true;
+      return next_bytes;
     }
-    return false;
+    return 0;
+  }
+  size_t MaxQueuedBytes() const override { return kMaxClientBacklogBytes; }
+  grpc::Status OnOverflow(size_t queued_bytes) override {
+    loop_->Post(event::ClientGone{call_});
+    return ToGrpcStatus(absl::ResourceExhaustedError(fmt::format(
+        "the client does not read its answer: {} bytes wait for it, and at most {} are kept, so the request "
+        "has ended; read while it is made, or ask for less (top_logprobs)",
+        queued_bytes, kMaxClientBacklogBytes)));
   }
   void OnCancel() override { loop_->Post(event::ClientGone{call_}); }
   void OnDone() override {

@@ -42,11 +42,30 @@ TEST(ConvertSummaryTest, TokensPassWithTheirAlternatives) {
   FillMessage(message);
   const SequenceTokens tokens = SequenceTokensFromProto(message);
   EXPECT_EQ(SequenceTokensToProto(tokens).DebugString(), message.DebugString());
-  const v1::GenerateEvent::TokenChunk chunk = GenerateEventToProto(tokens).tokens();
+  const v1::GenerateEvent::TokenChunk chunk = TokenEventsToProto(tokens, 1 << 20).at(0).tokens();
   EXPECT_EQ(chunk.tokens_size(), 2);
   EXPECT_EQ(chunk.logprobs(1), message.logprobs(1));
   ASSERT_EQ(chunk.top_logprobs_size(), 2);
   EXPECT_EQ(chunk.top_logprobs(1).SerializeAsString(), message.top_logprobs(1).SerializeAsString());
+}
+
+TEST(ConvertSummaryTest, TokensAreSplitIntoMessagesOfABoundedSize) {
+  SequenceTokens tokens;
+  for (uint32_t i = 0; i < 37; ++i) {
+    tokens.tokens.push_back(i);
+    tokens.logprobs.push_back(-0.5f * static_cast<float>(i));
+    tokens.top.push_back({std::vector<uint32_t>(100, i), std::vector<float>(100, -1.0f)});
+  }
+  v1::GenerateEvent::TokenChunk all;
+  const std::vector<v1::GenerateEvent> events = TokenEventsToProto(tokens, 4096);
+  EXPECT_GT(events.size(), 4u);
+  for (const v1::GenerateEvent& event : events) {
+    EXPECT_LE(event.ByteSizeLong(), 4096u);
+    EXPECT_EQ(event.tokens().tokens_size(), event.tokens().top_logprobs_size());
+    all.MergeFrom(event.tokens());
+  }
+  EXPECT_EQ(all.SerializeAsString(), TokenEventsToProto(tokens, 1 << 20).at(0).tokens().SerializeAsString());
+  EXPECT_EQ(TokenEventsToProto(tokens, 1).size(), 37u);  // a token is not cut
 }
 
 TEST(ConvertSummaryTest, EventsOfAClientsStream) {

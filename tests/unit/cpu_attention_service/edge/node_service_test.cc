@@ -308,8 +308,7 @@ class NodeRegistrationTest : public NodeServiceTest {
           std::lock_guard lock(mutex_);
           refusal_ = status;
           refused_.notify_all();
-        },
-        id_patience_ns);
+        }, RpcOptions{}, id_patience_ns);
     registration->Start();
     return registration;
   }
