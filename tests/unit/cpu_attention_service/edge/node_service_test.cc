@@ -308,7 +308,8 @@ class NodeRegistrationTest : public NodeServiceTest {
           std::lock_guard lock(mutex_);
           refusal_ = status;
           refused_.notify_all();
-        }, RpcOptions{}, id_patience_ns);
+        },
+        RpcOptions{}, id_patience_ns);
     registration->Start();
     return registration;
   }
