@@ -4,6 +4,7 @@ Run by ctest (label multiprocess).
 """
 
 import json
+import pathlib
 import random
 import re
 import signal
@@ -24,8 +25,9 @@ def run_to_its_end(*command):
 
 class NewcomerTest(unittest.TestCase):
     def check_refused(self, cluster, node_id, *command):
+        secret = pathlib.Path(cluster.folder.name) / "logs" / "cluster.secret"
         status, text = run_to_its_end(*command, "--coordinator", cluster.coordinator, "--node-id", node_id, "--threads",
-                                      "1", "--transport-tls", "posix,self")
+                                      "1", "--transport-tls", "posix,self", "--cluster-secret-file", secret)
         self.assertEqual(status, 1, text)
         self.assertIn(f"node id '{node_id}' belongs to another process", text)
         self.assertIn("give this one another --node-id", text)
