@@ -68,6 +68,7 @@ struct NodeHeartbeat {
   uint64_t free_bytes = 0;
   std::vector<ReportedShard> shards;
   bool draining = false;  // it finishes what it has and takes nothing new
+  bool leaving = false;   // its last word: the process ends, and its id is free
 };
 
 }  // namespace tributary

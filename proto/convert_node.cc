@@ -136,6 +136,7 @@ v1::HeartbeatRequest HeartbeatToProto(const NodeHeartbeat& heartbeat) {
   message.set_incarnation(heartbeat.incarnation);
   message.set_kv_free_bytes(heartbeat.free_bytes);
   message.set_draining(heartbeat.draining);
+  message.set_leaving(heartbeat.leaving);
   for (const ReportedShard& shard : heartbeat.shards) {
     v1::ShardUsage& usage = *message.add_shards();
     usage.set_shard_id(shard.shard_id.value);
@@ -152,6 +153,7 @@ NodeHeartbeat HeartbeatFromProto(const v1::HeartbeatRequest& message) {
   heartbeat.incarnation = message.incarnation();
   heartbeat.free_bytes = message.kv_free_bytes();
   heartbeat.draining = message.draining();
+  heartbeat.leaving = message.leaving();
   for (const v1::ShardUsage& shard : message.shards()) {
     heartbeat.shards.push_back(
         {ShardId(shard.shard_id()), SequenceId(shard.sequence_id()), shard.reserved_bytes(), shard.stored_tokens()});

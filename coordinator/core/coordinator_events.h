@@ -36,7 +36,6 @@ struct Register {
 struct Heartbeat {
   CallId call;
   NodeHeartbeat heartbeat;
-  bool leaving = false;  // its last word: the process ends, and its id is free
 };
 // The answer to action::OpenShard or CloseShard; each gets exactly one, within the adapter's
 // deadline.

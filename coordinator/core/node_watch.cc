@@ -23,7 +23,7 @@ void NodeWatch::On(event::Heartbeat& e) {
   absl::Status status = parts_.membership.Heartbeat(heartbeat.node_id, heartbeat.incarnation, heartbeat.free_bytes,
                                                     static_cast<uint32_t>(heartbeat.shards.size()), heartbeat.draining,
                                                     parts_.patient_now_ns, &changes);
-  if (status.ok() && e.leaving) {
+  if (status.ok() && heartbeat.leaving) {
     parts_.membership.Leave(heartbeat.node_id, heartbeat.incarnation, &changes);
   }
   Apply(changes);

@@ -130,7 +130,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
       return reactor;
     }
     heartbeats.Add(call, {reactor, response});
-    loop->Post(event::Heartbeat{call, HeartbeatFromProto(*request), request->leaving()});
+    loop->Post(event::Heartbeat{call, HeartbeatFromProto(*request)});
     return reactor;
   }
 

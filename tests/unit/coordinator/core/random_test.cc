@@ -190,8 +190,8 @@ class World {
   void RegisterNode(const std::string& id) {
     if (nodes_.contains(id) && Chance(90)) return;
     if (nodes_.contains(id)) {
-      const NodeHeartbeat last{id, nodes_[id].incarnation, 0, {}, /*draining=*/true};
-      Step(event::Heartbeat{CallId(++last_call_), last, /*leaving=*/true});
+      const NodeHeartbeat last{id, nodes_[id].incarnation, 0, {}, /*draining=*/true, /*leaving=*/true};
+      Step(event::Heartbeat{CallId(++last_call_), last});
     }
     const uint64_t incarnation = ++incarnations_;
     nodes_[id] = {incarnation, {}};  // a restarted node holds nothing

@@ -159,7 +159,7 @@ class Scenario {
     if (c.verb == "register") return event::Register{call, Node(c, NodeRole::kCpuAttention)};
     if (c.verb == "hello") return event::WorkerHello{stream, Node(c, NodeRole::kGpuWorker)};
     if (c.verb == "heartbeat") {
-      event::Heartbeat e{call, {c.names.at(0), c.Number("incarnation", 1), 0, {}, c.Has("draining")}, c.Has("leaving")};
+      event::Heartbeat e{call, {c.names.at(0), c.Number("incarnation", 1), 0, {}, c.Has("draining"), c.Has("leaving")}};
       for (const uint64_t id : Numbers(c.Text("shards"))) {
         e.heartbeat.shards.push_back({ShardId(id), SequenceId(0), 4096});
       }
