@@ -8,6 +8,7 @@
 #include "fmt/format.h"
 #include "spdlog/pattern_formatter.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
 
 namespace tributary {
 namespace {
@@ -27,7 +28,27 @@ class PrintableMessage final : public spdlog::custom_flag_formatter {
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<PrintableMessage>(); }
 };
 
+spdlog::level::level_enum SpdlogLevel(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
+  }
+  return spdlog::level::err;
+}
+
 }  // namespace
+
+bool IsLogged(LogLevel level) { return spdlog::should_log(SpdlogLevel(level)); }
+
+void WriteLog(LogLevel level, std::string_view message) {
+  spdlog::default_logger_raw()->log(SpdlogLevel(level), spdlog::string_view_t(message.data(), message.size()));
+}
 
 absl::Status InitLogging(std::string_view process_name, std::string_view level) {
   const std::string name(level);

@@ -1,7 +1,6 @@
 #include "base/outside_text.h"
 
 #include <algorithm>
-#include <iterator>
 
 #include "fmt/format.h"
 
@@ -69,7 +68,7 @@ void AppendPrintable(std::string_view text, std::string* to) {
       to->append("\\t");
     } else {
       for (size_t i = 0; i < count; ++i) {
-        fmt::format_to(std::back_inserter(*to), "\\x{:02x}", static_cast<unsigned char>(text[clean + i]));
+        *to += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[clean + i]));
       }
     }
     text.remove_prefix(clean + count);
@@ -79,7 +78,7 @@ void AppendPrintable(std::string_view text, std::string* to) {
 std::string Printable(std::string_view text, size_t max_bytes) {
   std::string printable;
   AppendPrintable(Cut(text, max_bytes), &printable);
-  if (text.size() > max_bytes) fmt::format_to(std::back_inserter(printable), "... ({} bytes)", text.size());
+  if (text.size() > max_bytes) printable += fmt::format("... ({} bytes)", text.size());
   return printable;
 }
 

@@ -1,6 +1,5 @@
 #include "telemetry/step_trace.h"
 
-#include <iterator>
 #include <utility>
 
 #include "base/whole_file.h"
@@ -25,25 +24,25 @@ void StepTrace::NameLane(uint32_t lane, std::string name) { lane_names_.emplace_
 absl::Status StepTrace::WriteChromeTrace(const std::string& path, const std::string& process_name) const {
   if (!on()) return absl::OkStatus();
   std::string text;
-  fmt::format_to(std::back_inserter(text),
-                 "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"
-                 "{{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{{\"name\":\"{}\"}}}}",
-                 JsonEscaped(process_name));
+  text += fmt::format(
+      "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n"
+      "{{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{{\"name\":\"{}\"}}}}",
+      JsonEscaped(process_name));
   for (const auto& [lane, name] : lane_names_) {
-    fmt::format_to(std::back_inserter(text),
-                   ",\n{{\"ph\":\"M\",\"pid\":1,\"tid\":{},\"name\":\"thread_name\",\"args\":{{"
-                   "\"name\":\"{}\"}}}}",
-                   lane, JsonEscaped(name));
+    text += fmt::format(
+        ",\n{{\"ph\":\"M\",\"pid\":1,\"tid\":{},\"name\":\"thread_name\",\"args\":{{"
+        "\"name\":\"{}\"}}}}",
+        lane, JsonEscaped(name));
   }
   for (size_t i = 0; i < ring_.size(); ++i) {
     const Span& span = ring_[(next_ + i) % ring_.size()];
-    fmt::format_to(std::back_inserter(text),
-                   ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.3f},\"dur\":{:.3f},"
-                   "\"args\":{{\"step\":{},\"layer\":{}}}}}",
-                   span.lane, JsonEscaped(span.name), static_cast<double>(span.begin_ns) * 1e-3,
-                   static_cast<double>(span.end_ns - span.begin_ns) * 1e-3, span.step_id, span.layer);
+    text += fmt::format(
+        ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.3f},\"dur\":{:.3f},"
+        "\"args\":{{\"step\":{},\"layer\":{}}}}}",
+        span.lane, JsonEscaped(span.name), static_cast<double>(span.begin_ns) * 1e-3,
+        static_cast<double>(span.end_ns - span.begin_ns) * 1e-3, span.step_id, span.layer);
   }
-  fmt::format_to(std::back_inserter(text), "\n]}}\n");
+  text += "\n]}\n";
   const absl::Status written = WriteWholeFile(path, text);
   if (written.ok()) return written;
   return absl::UnavailableError(fmt::format("the trace: {}; is its folder there?", std::string(written.message())));

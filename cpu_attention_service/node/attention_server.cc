@@ -6,6 +6,7 @@
 
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/patient_clock.h"
 #include "base/status.h"
 #include "cpu_attention_service/executor/shard_executor.h"
 #include "cpu_attention_service/node/answer_sender.h"
@@ -24,6 +25,8 @@ namespace tributary {
 namespace {
 
 constexpr int64_t kHousekeepingIntervalNs = 100 * kNsPerMs;
+// Between two looks at the sessions more than this is a time in which the node itself stood still.
+constexpr int64_t kMaxSessionGapNs = kNsPerS;
 
 // While an attention step is in work, the data plane is polled as long as less than this waits: then its senders wait,
 // as they do when nobody polls.
@@ -123,6 +126,7 @@ struct AttentionServer::Impl {
   AttentionStep step;
   std::vector<PeerId> lost_peers;  // to be forgotten outside the data plane's handlers
   int64_t next_housekeeping_ns = 0;
+  PatientClock session_time{kMaxSessionGapNs};
   FrameHandler* handler = nullptr;  // the server
   FrameQueue waiting;
   bool attending = false;
@@ -165,7 +169,7 @@ absl::StatusOr<SessionGrant> AttentionServer::OpenSession(const WorkerIdentity& 
                                                     impl_->options.node_id, SessionTable::kMaxSessions));
   }
   TRIBUTARY_ASSIGN_OR_RETURN(const PeerId peer, impl_->data_plane->Connect(worker_address));
-  const Session& session = impl_->sessions.Add(worker, peer, impl_->clock->NowNs());
+  const Session& session = impl_->sessions.Add(worker, peer, impl_->session_time.now_ns());
   impl_->metrics->sessions.Set(static_cast<double>(impl_->sessions.size()));
   LOG_INFO("worker {} connected, {} sessions", worker.id, impl_->sessions.size());
   return SessionGrant{session.id, session.keys, Epoch(impl_->options.incarnation)};
@@ -301,8 +305,9 @@ void AttentionServer::Impl::Housekeeping() {
   metrics->transport.AdvanceTo(data_plane->counters());
   SetPolicyGauges();
   SetCheckMetrics();
+  session_time.Advance(now_ns);
   if (options.session_idle_ns == 0) return;
-  for (SessionId id : sessions.IdleSince(now_ns - options.session_idle_ns)) {
+  for (SessionId id : sessions.IdleSince(session_time.now_ns() - options.session_idle_ns)) {
     const Session* session = sessions.Find(id);
     LOG_WARN("no frame from worker {} for {:.1f} s: its session ends", session->worker.id,
              SecondsFromNs(options.session_idle_ns));
@@ -322,7 +327,7 @@ void AttentionServer::OnFrame(std::span<const std::byte> header_bytes, std::span
     impl_->Refuse(answerable ? session : nullptr, header, error);
     return;
   }
-  session->last_frame_ns = received_ns;
+  session->last_frame_ns = impl_->session_time.now_ns();
   switch (static_cast<FrameType>(header.type)) {
     case FrameType::kSpill:
       // Not while kernels read the shards.

@@ -25,7 +25,7 @@ struct Session {
   WorkerIdentity worker;
   ReplayWindow received;
   uint64_t next_frame_seq = 1;
-  int64_t last_frame_ns = 0;
+  int64_t last_frame_ns = 0;  // by the clock of whoever gave it
 };
 
 // Thread-compatible. Session pointers stay valid until the session is removed.
