@@ -36,7 +36,7 @@ class ByteCodec : public TextCodec {
   absl::StatusOr<std::string> EndAnswer() override { return std::string(); }
 
  private:
-  const ChatFrame chat_;
+  const ChatFrame chat_{};
   const std::vector<uint32_t> prefix_;
   std::string seen_;  // the chat's text that the last prompt and its answer stand for
 };

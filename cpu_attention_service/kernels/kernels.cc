@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "base/cpu_features.h"
 #include "fmt/format.h"
 
 #if defined(__x86_64__)
@@ -55,7 +56,7 @@ uint32_t DetectIsa() {
   // count.
   if (__builtin_cpu_supports("avx2")) isa |= kIsaAvx2;
   if (__builtin_cpu_supports("fma")) isa |= kIsaFma;
-  if (__builtin_cpu_supports("f16c")) isa |= kIsaF16c;
+  if (HasF16c()) isa |= kIsaF16c;
   if (__builtin_cpu_supports("avx512f")) isa |= kIsaAvx512f;
   if (__builtin_cpu_supports("avx512bw")) isa |= kIsaAvx512bw;
   if (__builtin_cpu_supports("avx512dq")) isa |= kIsaAvx512dq;

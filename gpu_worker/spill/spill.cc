@@ -145,9 +145,10 @@ std::vector<SpillFailure> SpillSender::FindOverdue() const {
   for (const auto& [key, frame] : frames_) {
     if (nodes_->state(key.node) == RemoteNodes::State::kSilent) continue;
     if (now_ns - std::max(frame.sent_ns, nodes_->recovered_ns(key.node)) < options_.timeout_ns) continue;
-    const bool known = std::any_of(failures.begin(), failures.end(), [&](const SpillFailure& f) {
-      return f.sequence == frame.sequence && f.node == key.node;
-    });
+    const bool known =
+        std::any_of(failures.begin(), failures.end(), [&key = key, &frame = frame](const SpillFailure& f) {
+          return f.sequence == frame.sequence && f.node == key.node;
+        });
     if (known) continue;
     failures.push_back({frame.sequence, key.node,
                         absl::DeadlineExceededError(fmt::format(

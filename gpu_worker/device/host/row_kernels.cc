@@ -1,6 +1,7 @@
 #include "gpu_worker/device/host/row_kernels.h"
 
 #include "base/check.h"
+#include "base/cpu_features.h"
 
 namespace tributary {
 
@@ -23,7 +24,7 @@ const std::vector<RowKernels>& SupportedRowKernels() {
     auto* list = new std::vector<RowKernels>;
     list->push_back({kRowKernelsBaseline, "baseline"});
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
       list->push_back({kRowKernelsAvx2, "avx2"});
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&

@@ -288,7 +288,8 @@ class World {
     if (worker == nullptr || worker->left.empty()) return;
     auto it = worker->left.begin();
     std::advance(it, static_cast<long>(Pick(worker->left.size())));
-    const auto [id, left] = *it;
+    const SequenceId id = it->first;
+    const auto left = it->second;
     const StreamId stream = worker->stream;
     if (Chance(5)) return End(stream, id, absl::UnavailableError("a node failed"));
     if (left == 0) return;  // kept
