@@ -20,6 +20,9 @@ inline constexpr uint32_t kMaxShardsPerSequence = 256;
 inline constexpr uint32_t kMaxTokenStripes = 64;  // slots that one row's merge reads
 inline constexpr uint32_t kMaxBlockTokens = 1024;
 
+// Token ids that a coordinator keeps of all its sequences together, to rebuild them: 1 GiB.
+inline constexpr uint64_t kMaxTokenIds = uint64_t{1} << 28;
+
 // Alternatives reported with each token: all of a byte vocabulary's, and 2 MiB for a step of kMaxBatch sequences.
 inline constexpr uint32_t kMaxTopLogprobs = 1024;
 inline constexpr uint32_t kMaxLogitBiases = 1024;  // of a request

@@ -54,9 +54,14 @@ struct GenerateSpec : TurnPlan {  // TurnPlan::keep follows from `lease`: the co
   bool report_attention_heads = false;
 };
 
-// A request stands still because this node or worker is silent.
+// A request stands still because of this node or worker.
 struct RequestStalled {
+  enum class Reason {
+    kSilent,      // it may come back: nothing is lost
+    kRebuilding,  // it is gone: what it held is computed again
+  };
   std::string node_id;
+  Reason reason = Reason::kSilent;
 };
 
 // A request has a place.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/dtype.h"
@@ -29,7 +30,14 @@ struct TurnPlan {
   int64_t max_stall_ns = 0;
 };
 
-// The first turn, and what holds for all of them.
+// A turn that has been, of a sequence that is rebuilt.
+struct PastTurn {
+  std::vector<uint32_t> prompt_tokens;
+  std::vector<uint32_t> answer_tokens;
+};
+
+// The first turn, and what holds for all of them. Of a sequence that is rebuilt, because KV of it was lost: the turn
+// that runs, and what there was before it.
 struct SequencePlan : TurnPlan {
   SequenceId sequence_id;
   Epoch epoch;
@@ -43,6 +51,15 @@ struct SequencePlan : TurnPlan {
   // turn only.
   uint64_t reserved_context_tokens = 0;
 
+  // Of a sequence that is rebuilt. Its KV is made again as it was made at first: the first prompt by prefill, what
+  // followed by steps; so it has the same bits wherever a step's are reproducible.
+  std::vector<PastTurn> past_turns;     // oldest first
+  std::vector<uint32_t> answer_tokens;  // of this turn, which are there already: they are not reported again
+
+  // What is prefilled.
+  std::span<const uint32_t> first_prompt() const {
+    return past_turns.empty() ? prompt_tokens : past_turns.front().prompt_tokens;
+  }
   // Tokens that the KV may grow to: the last token of the last answer is never fed back.
   uint64_t max_context_tokens() const {
     return std::max<uint64_t>(reserved_context_tokens, prompt_tokens.size() + max_tokens) - 1;

@@ -198,6 +198,9 @@ std::vector<v1::GenerateEvent> TokenEventsToProto(const SequenceTokens& tokens, 
 v1::GenerateEvent GenerateEventToProto(const RequestStalled& stalled) {
   v1::GenerateEvent message;
   message.mutable_stalled()->set_node_id(stalled.node_id);
+  using Stalled = v1::GenerateEvent::Stalled;
+  message.mutable_stalled()->set_reason(stalled.reason == RequestStalled::Reason::kSilent ? Stalled::REASON_SILENT
+                                                                                          : Stalled::REASON_REBUILDING);
   return message;
 }
 

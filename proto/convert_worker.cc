@@ -102,6 +102,12 @@ v1::WorkerCommand WorkerCommandToProto(const SequencePlan& plan) {
   start.set_report_attention_heads(plan.report_attention_heads);
   for (const ShardPlacement& shard : plan.shards) *start.add_shards() = ShardPlacementToProto(shard);
   start.set_reserved_context_tokens(plan.reserved_context_tokens);
+  for (const PastTurn& turn : plan.past_turns) {
+    v1::WorkerCommand::PastTurn& past = *start.add_past_turns();
+    past.mutable_prompt_tokens()->Add(turn.prompt_tokens.begin(), turn.prompt_tokens.end());
+    past.mutable_answer_tokens()->Add(turn.answer_tokens.begin(), turn.answer_tokens.end());
+  }
+  start.mutable_answer_tokens()->Add(plan.answer_tokens.begin(), plan.answer_tokens.end());
   return message;
 }
 
@@ -147,6 +153,11 @@ absl::StatusOr<SequencePlan> SequencePlanFromProto(const v1::WorkerCommand::Star
     TRIBUTARY_ASSIGN_OR_RETURN(plan.shards.emplace_back(), ShardPlacementFromProto(shard));
   }
   plan.reserved_context_tokens = message.reserved_context_tokens();
+  for (const v1::WorkerCommand::PastTurn& turn : message.past_turns()) {
+    plan.past_turns.push_back({{turn.prompt_tokens().begin(), turn.prompt_tokens().end()},
+                               {turn.answer_tokens().begin(), turn.answer_tokens().end()}});
+  }
+  plan.answer_tokens.assign(message.answer_tokens().begin(), message.answer_tokens().end());
   return plan;
 }
 

@@ -124,7 +124,7 @@ inline constexpr MetricSpec kRequestsWaiting{"tributary_requests_waiting", Metri
                                              MetricScope::kCoordinator, "Requests that wait for a place."};
 inline constexpr MetricSpec kRequestsStalled{
     "tributary_requests_stalled", MetricType::kGauge, MetricScope::kCoordinator,
-    "Of tributary_requests_running: those that stand still because a node or worker is silent."};
+    "Of tributary_requests_running: those that stand still because a node or worker is silent or gone."};
 inline constexpr MetricSpec kAdmissionRejected{
     "tributary_admission_rejected_total",
     MetricType::kCounter,
@@ -173,6 +173,13 @@ inline constexpr MetricSpec kLeasesEnded{
     "Kept sequences that are not kept any more; end is continued, expired, cancelled, lost (a node "
     "or worker) or drained.",
     {"end"}};
+inline constexpr MetricSpec kSequenceRebuilds{
+    "tributary_sequence_rebuilds_total",
+    MetricType::kCounter,
+    MetricScope::kCoordinator,
+    "Sequences of which KV was lost with a node or a worker (cause), when they went on or ended; result is ok, failed, "
+    "cancelled or refused (they may not be rebuilt, or not again).",
+    {"cause", "result"}};
 
 // ---- GPU worker ----
 inline constexpr MetricSpec kDecodeStepDuration{"tributary_decode_step_duration_seconds",
@@ -433,6 +440,7 @@ inline constexpr const MetricSpec* kAllMetrics[] = {
     &metrics::kKeptSequences,
     &metrics::kKeptBytes,
     &metrics::kLeasesEnded,
+    &metrics::kSequenceRebuilds,
     &metrics::kDecodeStepDuration,
     &metrics::kDecodePhaseDuration,
     &metrics::kRemoteExposed,

@@ -67,10 +67,13 @@ class Follower {
     handlers.on_prefill = [this](const auto& progress) { bar_.Show(progress.fraction(), prefill_text_); };
     handlers.on_tokens = [this](const auto& chunk) { OnTokens(chunk); };
     handlers.on_stalled = [this](const auto& stalled) {
-      Say(fmt::format("waiting for '{}', which is silent; the answer goes on when it is heard again",
-                      stalled.node_id()));
+      const bool is_silent = stalled.reason() == v1::GenerateEvent::Stalled::REASON_SILENT;
+      Say(is_silent ? fmt::format("waiting for '{}', which is silent; the answer goes on when it is heard again",
+                                  stalled.node_id())
+                    : fmt::format("'{}' is gone; what it held is computed again, then the answer goes on",
+                                  stalled.node_id()));
     };
-    handlers.on_resumed = [this] { Say("it is heard again: going on"); };
+    handlers.on_resumed = [this] { Say("going on"); };
     return handlers;
   }
 

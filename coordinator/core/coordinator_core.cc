@@ -9,9 +9,10 @@ CoordinatorCore::CoordinatorCore(const CoordinatorConfig& config)
     : parts_(config),
       ends_(&parts_),
       stalls_(&parts_, &ends_),
-      watch_(&parts_, &ends_, &stalls_),
-      turns_(&parts_, &ends_, &watch_),
-      intake_(&parts_, &ends_, &turns_) {}
+      rebuilds_(&parts_, &ends_, &stalls_),
+      watch_(&parts_, &ends_, &stalls_, &rebuilds_),
+      turns_(&parts_, &ends_, &watch_, &rebuilds_),
+      intake_(&parts_, &ends_, &turns_, &rebuilds_) {}
 
 template <typename E>
 void CoordinatorCore::On(E& e) {
@@ -38,6 +39,7 @@ std::vector<Action> CoordinatorCore::Step(Event event, int64_t now_ns) {
 void CoordinatorCore::On(event::Tick& e) {
   watch_.Tick();
   stalls_.EndTooLong();
+  rebuilds_.EndTooLong();
   ends_.EndExpired();
   parts_.shards.RetryCloses(parts_.now_ns, parts_.out);
   ends_.GiveUpStops();
@@ -77,7 +79,7 @@ ClusterStatus CoordinatorCore::status() const {
 std::vector<KeptStatus> CoordinatorCore::KeptStatuses() const {
   std::vector<KeptStatus> kept;
   parts_.sequences.ForEach([&](const SequenceEntry& sequence) {
-    if (sequence.phase() != SequencePhase::kKept) return;
+    if (!sequence.is_kept()) return;
     kept.push_back({.request_id = sequence.request_id,
                     .sequence_id = sequence.id,
                     .worker_id = sequence.worker_id,

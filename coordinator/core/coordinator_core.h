@@ -23,6 +23,7 @@
 #include "coordinator/core/node_watch.h"
 #include "coordinator/core/request_intake.h"
 #include "coordinator/core/sequence_ends.h"
+#include "coordinator/core/sequence_rebuilds.h"
 #include "coordinator/core/sequence_stalls.h"
 #include "coordinator/core/turn_progress.h"
 
@@ -52,6 +53,7 @@ class CoordinatorCore {
   CoreParts parts_;
   SequenceEnds ends_;
   SequenceStalls stalls_;
+  SequenceRebuilds rebuilds_;
   NodeWatch watch_;
   TurnProgress turns_;
   RequestIntake intake_;

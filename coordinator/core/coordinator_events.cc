@@ -55,5 +55,29 @@ std::string_view LeaseEndName(LeaseEnd end) {
   return "unknown";
 }
 
+std::string_view RebuildCauseName(RebuildCause cause) {
+  switch (cause) {
+    case RebuildCause::kNode:
+      return "node";
+    case RebuildCause::kWorker:
+      return "worker";
+  }
+  return "unknown";
+}
+
+std::string_view RebuildResultName(RebuildResult result) {
+  switch (result) {
+    case RebuildResult::kOk:
+      return "ok";
+    case RebuildResult::kFailed:
+      return "failed";
+    case RebuildResult::kCancelled:
+      return "cancelled";
+    case RebuildResult::kRefused:
+      return "refused";
+  }
+  return "unknown";
+}
+
 }  // namespace action
 }  // namespace tributary

@@ -194,7 +194,7 @@ struct Tokens {
   bool first = false;
   int64_t since_last_ns = 0;  // since the request came, for the first tokens
 };
-// The sequence stands still until who it waits for is heard again: nothing is lost.
+// The sequence stands still. May come again with another reason, before Resumed.
 struct Stalled {
   CallId call;
   RequestStalled stalled;
@@ -226,6 +226,23 @@ struct EndLease {
   LeaseEnd end = LeaseEnd::kExpired;
 };
 
+// A sequence of which KV was lost goes on, or ends.
+enum class RebuildCause { kNode, kWorker };
+inline constexpr size_t kNumRebuildCauses = 2;
+std::string_view RebuildCauseName(RebuildCause cause);  // "node" ...
+enum class RebuildResult {
+  kOk,         // it goes on, or its answer was complete
+  kFailed,     // it has ended with an error
+  kCancelled,  // nobody waits for it any more
+  kRefused,    // it may not be rebuilt (again)
+};
+inline constexpr size_t kNumRebuildResults = 4;
+std::string_view RebuildResultName(RebuildResult result);  // "ok" ...
+struct EndRebuild {
+  RebuildCause cause = RebuildCause::kNode;
+  RebuildResult result = RebuildResult::kOk;
+};
+
 struct Log {
   enum class Level { kInfo, kWarn } level = Level::kInfo;
   std::string text;
@@ -233,10 +250,10 @@ struct Log {
 
 }  // namespace action
 
-using Action =
-    std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel, action::OpenShard,
-                 action::CloseShard, action::Welcome, action::CloseStream, action::StartSequence,
-                 action::ContinueSequence, action::TakeStep, action::StopSequence, action::Accepted, action::Prefill,
-                 action::Tokens, action::Stalled, action::Resumed, action::Finish, action::EndLease, action::Log>;
+using Action = std::variant<action::ReplyRegister, action::ReplyHeartbeat, action::ReplyCancel, action::OpenShard,
+                            action::CloseShard, action::Welcome, action::CloseStream, action::StartSequence,
+                            action::ContinueSequence, action::TakeStep, action::StopSequence, action::Accepted,
+                            action::Prefill, action::Tokens, action::Stalled, action::Resumed, action::Finish,
+                            action::EndLease, action::EndRebuild, action::Log>;
 
 }  // namespace tributary

@@ -25,6 +25,13 @@ CoordinatorMetrics::CoordinatorMetrics(MetricRegistry& registry)
   for (size_t i = 0; i < leases_ended_.size(); ++i) {
     leases_ended_[i] = registry.counter(metrics::kLeasesEnded, {LeaseEndName(static_cast<action::LeaseEnd>(i))});
   }
+  for (size_t cause = 0; cause < rebuilds_.size(); ++cause) {
+    for (size_t result = 0; result < rebuilds_[cause].size(); ++result) {
+      rebuilds_[cause][result] =
+          registry.counter(metrics::kSequenceRebuilds, {RebuildCauseName(static_cast<action::RebuildCause>(cause)),
+                                                        RebuildResultName(static_cast<action::RebuildResult>(result))});
+    }
+  }
   for (size_t i = 0; i < requests_.size(); ++i) {
     requests_[i] = registry.counter(metrics::kRequests, {OutcomeName(static_cast<action::Outcome>(i))});
   }
@@ -57,6 +64,10 @@ void CoordinatorMetrics::Observe(const action::Finish& finish) {
 
 void CoordinatorMetrics::Observe(const action::EndLease& lease) {
   leases_ended_[static_cast<size_t>(lease.end)].Increment();
+}
+
+void CoordinatorMetrics::Observe(const action::EndRebuild& rebuild) {
+  rebuilds_[static_cast<size_t>(rebuild.cause)][static_cast<size_t>(rebuild.result)].Increment();
 }
 
 void CoordinatorMetrics::Observe(const ClusterStatus& status) {

@@ -15,6 +15,7 @@ class CoordinatorMetrics {
   void Observe(const action::Tokens& tokens);
   void Observe(const action::Finish& finish);
   void Observe(const action::EndLease& lease);
+  void Observe(const action::EndRebuild& rebuild);
   void Observe(const ClusterStatus& status);
 
  private:
@@ -28,6 +29,7 @@ class CoordinatorMetrics {
   Gauge running_, waiting_, stalled_, membership_epoch_, shards_;
   Gauge kept_sequences_, kept_resident_bytes_, kept_shard_bytes_;
   std::array<Counter, action::kNumLeaseEnds> leases_ended_;
+  std::array<std::array<Counter, action::kNumRebuildResults>, action::kNumRebuildCauses> rebuilds_;
   std::array<std::array<Gauge, kNumStates>, kNumRoles> members_;
 };
 

@@ -1,7 +1,7 @@
 // What the coordinator's core is put together from: one object of each responsibility, and the step that is being made.
 //
-// The classes that handle events (RequestIntake, NodeWatch, TurnProgress, SequenceEnds) are made with a pointer to the
-// parts and use each through its own contract; none of them holds state of its own. Thread-compatible.
+// The classes that handle events (RequestIntake, NodeWatch, TurnProgress, SequenceEnds and others) are made with a
+// pointer to the parts and use each through its own contract; none of them holds state of its own. Thread-compatible.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/patient_clock.h"
 #include "base/random_id.h"
 #include "coordinator/core/admission.h"
@@ -31,8 +32,9 @@ struct CoordinatorConfig {
   int64_t node_timeout_ns = 0;
   // Of the time between two looks, so much counts as silence of others: the rest is our own.
   int64_t max_patience_gap_ns = std::numeric_limits<int64_t>::max();
-  int64_t max_stall_ns = 60 * kNsPerS;  // of requests that state none, and the most that one may ask for
-  int64_t step_timeout_ns = 0;          // the worker's deadline for one step
+  int64_t max_stall_ns = 60 * kNsPerS;            // of requests that state none, and the most that one may ask for
+  uint64_t max_token_ids = limits::kMaxTokenIds;  // of all sequences together, kept to rebuild them
+  int64_t step_timeout_ns = 0;                    // the worker's deadline for one step
   // A step or all prefills without a word for this long, from a worker that is heard of: it is given up.
   int64_t stall_timeout_ns = 0;
   int64_t stop_timeout_ns = 0;  // for a worker's word after StopSequence
@@ -66,7 +68,8 @@ struct CoreParts {
   SequenceTable sequences;
   RequestQueue queue;
   Leases leases;
-  bool draining = false;  // nothing new is taken
+  bool draining = false;   // nothing new is taken
+  uint64_t token_ids = 0;  // that are promised a place (CoordinatorConfig::max_token_ids)
   uint64_t next_epoch = 1;
   uint64_t num_finished = 0;  // requests
   uint64_t num_failed = 0;

@@ -132,7 +132,9 @@ void NodeWatch::DropNode(const NodeDescription& node) {
         sequence.phase() == SequencePhase::kOpening ||
         std::any_of(sequence.shards.begin(), sequence.shards.end(), [](const auto& s) { return s.holders.empty(); });
     if (!is_lost) continue;
-    ends_.FailLost(sequence, fmt::format("CPU attention node '{}' holds KV of this request and is gone", node.node_id));
+    rebuilds_.OnLost(sequence,
+                     {action::RebuildCause::kNode, node.node_id,
+                      fmt::format("CPU attention node '{}' held KV of this request and is gone", node.node_id)});
   }
 }
 
@@ -143,7 +145,8 @@ void NodeWatch::DropWorker(StreamId stream, const std::string& why) {
     SequenceEntry* sequence = parts_.sequences.FindOn(stream, id);
     if (sequence == nullptr) continue;
     sequence->worker.reset();
-    ends_.FailLost(*sequence, fmt::format("GPU worker '{}' {}", node_id, why));
+    rebuilds_.OnLost(*sequence,
+                     {action::RebuildCause::kWorker, node_id, fmt::format("GPU worker '{}' {}", node_id, why)});
   }
 }
 

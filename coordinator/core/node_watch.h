@@ -1,6 +1,6 @@
 // Who is there: nodes and workers come, give signs of life, fall silent, hang, and go; what stood on one that is gone
-// ends. On one that is only silent, nothing new is placed, and what stands there waits. Keeps the membership and the
-// worker pool in step. Holds no state of its own. Thread-compatible.
+// is rebuilt elsewhere, or ends. On one that is only silent, nothing new is placed, and what stands there waits. Keeps
+// the membership and the worker pool in step. Holds no state of its own. Thread-compatible.
 #pragma once
 
 #include <string>
@@ -8,6 +8,7 @@
 
 #include "coordinator/core/core_parts.h"
 #include "coordinator/core/sequence_ends.h"
+#include "coordinator/core/sequence_rebuilds.h"
 #include "coordinator/core/sequence_stalls.h"
 
 namespace tributary {
@@ -15,8 +16,8 @@ namespace tributary {
 class NodeWatch {
  public:
   // All outlive this.
-  NodeWatch(CoreParts* parts, SequenceEnds* ends, SequenceStalls* stalls)
-      : parts_(*parts), ends_(*ends), stalls_(*stalls) {}
+  NodeWatch(CoreParts* parts, SequenceEnds* ends, SequenceStalls* stalls, SequenceRebuilds* rebuilds)
+      : parts_(*parts), ends_(*ends), stalls_(*stalls), rebuilds_(*rebuilds) {}
 
   void On(event::Register& e);
   void On(event::Heartbeat& e);
@@ -42,6 +43,7 @@ class NodeWatch {
   CoreParts& parts_;
   SequenceEnds& ends_;
   SequenceStalls& stalls_;
+  SequenceRebuilds& rebuilds_;
 };
 
 }  // namespace tributary

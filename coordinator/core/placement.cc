@@ -72,6 +72,15 @@ std::vector<ShardPlacement> MakeShards(const Demand& demand, CutPlan cut) {
   return shards;
 }
 
+// The shards for at most `num_nodes` nodes; none if the cut that the demand has is too fine for the worker.
+std::vector<ShardPlacement> ShardsFor(const Demand& demand, uint32_t num_nodes, uint32_t max_stripes) {
+  if (demand.cut.empty()) return MakeShards(demand, CutFor(demand, num_nodes, max_stripes));
+  std::vector<ShardPlacement> shards;
+  if (demand.cut.front().stripe.num_stripes > max_stripes) return shards;
+  for (const ShardSpec& spec : demand.cut) shards.push_back({spec, {}});
+  return shards;
+}
+
 // Whether the node's extents are large enough for this geometry and dtypes.
 absl::Status ExtentsFit(const NodeRoom& node, const Demand& demand) {
   return ShardReservedBytes(MakeShards(demand, CutPlan()).front().spec, node.extent_bytes).status();
@@ -108,8 +117,8 @@ std::optional<std::vector<ShardPlacement>> PlaceShards(const std::vector<NodeRoo
   uint32_t num_nodes = static_cast<uint32_t>(order.size());
   if (demand.placement.max_nodes != 0) num_nodes = std::min(num_nodes, demand.placement.max_nodes);
   for (; num_nodes > 0; --num_nodes) {
-    std::vector<ShardPlacement> shards = MakeShards(demand, CutFor(demand, num_nodes, max_stripes));
-    if (shards.size() > limits::kMaxShardsPerSequence) continue;
+    std::vector<ShardPlacement> shards = ShardsFor(demand, num_nodes, max_stripes);
+    if (shards.empty() || shards.size() > limits::kMaxShardsPerSequence) continue;
     if (auto placed = Assign(std::move(shards), order, num_nodes, measure)) return placed;
   }
   return std::nullopt;
@@ -194,7 +203,7 @@ PlacementResult NoNodeRoom(const ClusterRoom& cluster, const Demand& demand, uin
     }
     capacity_bytes += node.capacity_bytes;
     uint64_t bytes = 0;
-    for (const ShardPlacement& shard : MakeShards(demand, CutFor(demand, 1, max_stripes))) {
+    for (const ShardPlacement& shard : ShardsFor(demand, 1, max_stripes)) {
       bytes += ShardReservedBytes(shard.spec, node.extent_bytes).value_or(0);
     }
     needed_bytes = std::min(needed_bytes, bytes);

@@ -12,6 +12,7 @@
 #include "cluster/generate_request.h"
 #include "cluster/node_endpoint.h"
 #include "cluster/shard_placement.h"
+#include "cluster/shard_spec.h"
 
 namespace tributary {
 
@@ -25,6 +26,7 @@ struct Demand {
   uint64_t max_context_tokens = 0;  // prompt + max_tokens - 1: the last token is never fed back
   PlacementOptions placement;
   PolicyParams policy;
+  std::vector<ShardSpec> cut = {};  // of a sequence that is rebuilt: as it was cut before; empty: as it suits
 };
 
 struct WorkerRoom {

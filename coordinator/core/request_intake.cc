@@ -16,6 +16,13 @@ std::string_view ReasonOf(const absl::Status& status) {
   return absl::IsUnavailable(status) ? "unavailable" : "exhausted";
 }
 
+// It would fit into what is there now, if nothing else were: it does not wait for a member to come or be heard again.
+bool WaitsForMemory(ClusterRoom room, const Demand& demand) {
+  for (WorkerRoom& worker : room.workers) worker.available_bytes = worker.capacity_bytes;
+  for (NodeRoom& node : room.nodes) node.available_bytes = node.capacity_bytes;
+  return tributary::Place(room, demand).status.ok();
+}
+
 }  // namespace
 
 void RequestIntake::On(event::Generate& e) {
@@ -111,6 +118,9 @@ void RequestIntake::Enqueue(CallId call, GenerateSpec spec, Demand demand) {
   sequence.context_tokens = spec.prompt_tokens.size();
   sequence.reserved_context_tokens = demand.max_context_tokens + 1;
   sequence.received_ns = parts_.now_ns;
+  sequence.max_stall_ns = spec.max_stall_ns;
+  sequence.has_token_ids = sequence.reserved_context_tokens <= parts_.config.max_token_ids - parts_.token_ids;
+  if (sequence.has_token_ids) parts_.token_ids += sequence.reserved_context_tokens;
   sequence.demand = std::move(demand);
   sequence.spec = std::move(spec);
   parts_.leases.BeginTurn(sequence.id, sequence.request_id, sequence.spec.lease);
@@ -118,13 +128,17 @@ void RequestIntake::Enqueue(CallId call, GenerateSpec spec, Demand demand) {
 }
 
 void RequestIntake::StartQueued() {
-  while (!parts_.queue.empty() && parts_.num_placed() < parts_.config.admission.max_running) {
-    SequenceEntry& sequence = *parts_.sequences.Find(parts_.queue.front());
+  const std::deque<SequenceId> waiting = parts_.queue.waiting();
+  for (const SequenceId id : waiting) {
+    if (parts_.num_placed() >= parts_.config.admission.max_running) return;
+    SequenceEntry& sequence = *parts_.sequences.Find(id);
     PlacementResult placed = tributary::Place(parts_.Room(), sequence.demand);
-    if (!placed.status.ok() && placed.may_wait) return;
+    const bool is_rebuilt = sequence.rebuild.cause.has_value();
+    if (is_rebuilt) rebuilds_.Waits(sequence, placed.status);
+    if (!placed.status.ok() && (is_rebuilt ? WaitsForMemory(parts_.Room(), sequence.demand) : placed.may_wait)) return;
     if (placed.status.ok()) {
       turns_.Place(sequence, std::move(placed.plan));
-    } else {
+    } else if (!is_rebuilt) {
       ends_.Fail(sequence, placed.status, Outcome::kFailed);
     }
   }
@@ -150,7 +164,7 @@ absl::StatusOr<SequenceEntry*> RequestIntake::FindContinued(const GenerateSpec& 
     return absl::NotFoundError(fmt::format("no kept sequence is named '{}'{}; send all tokens as a new request", name,
                                            why == nullptr ? " (it was never kept here, or long ago)" : ": " + *why));
   }
-  if (!sequence->life.Allows(SequenceEvent::kContinued)) {
+  if (!sequence->is_kept()) {
     return absl::FailedPreconditionError(
         fmt::format("request '{}' still runs ({}); continue it after its summary, or cancel it", name,
                     SequencePhaseName(sequence->phase())));
@@ -193,8 +207,9 @@ void RequestIntake::On(event::Drain& e) {
   parts_.draining = true;
   const std::deque<SequenceId> waiting = parts_.queue.waiting();
   for (const SequenceId id : waiting) {
-    ends_.Fail(*parts_.sequences.Find(id),
-               absl::UnavailableError("this coordinator is shutting down; send the request elsewhere"),
+    SequenceEntry& sequence = *parts_.sequences.Find(id);
+    if (sequence.rebuild.cause) continue;  // it runs, although it has no place at the moment
+    ends_.Fail(sequence, absl::UnavailableError("this coordinator is shutting down; send the request elsewhere"),
                Outcome::kFailed);
   }
   ends_.EndDraining();

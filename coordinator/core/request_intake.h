@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/core/core_parts.h"
 #include "coordinator/core/sequence_ends.h"
+#include "coordinator/core/sequence_rebuilds.h"
 #include "coordinator/core/turn_progress.h"
 
 namespace tributary {
@@ -14,8 +15,8 @@ namespace tributary {
 class RequestIntake {
  public:
   // All outlive this.
-  RequestIntake(CoreParts* parts, SequenceEnds* ends, TurnProgress* turns)
-      : parts_(*parts), ends_(*ends), turns_(*turns) {}
+  RequestIntake(CoreParts* parts, SequenceEnds* ends, TurnProgress* turns, SequenceRebuilds* rebuilds)
+      : parts_(*parts), ends_(*ends), turns_(*turns), rebuilds_(*rebuilds) {}
 
   void On(event::Generate& e);
   void On(event::ClientGone& e);
@@ -23,7 +24,8 @@ class RequestIntake {
   void On(event::Drain& e);
   void On(event::Abort& e);
 
-  // Gives places to those who wait, as long as the first of them fits.
+  // Gives places to those who wait, as long as the first of them fits. One that is rebuilt and waits for members, not
+  // for memory, holds up nobody.
   void StartQueued();
 
  private:
@@ -42,6 +44,7 @@ class RequestIntake {
   CoreParts& parts_;
   SequenceEnds& ends_;
   TurnProgress& turns_;
+  SequenceRebuilds& rebuilds_;
 };
 
 }  // namespace tributary

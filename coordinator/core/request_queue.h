@@ -24,10 +24,10 @@ class RequestQueue {
 
   // Beyond max_waiting, too: a request that starts at once passes through.
   void Push(SequenceId sequence) { waiting_.push_back(sequence); }
-  // One that had its place before those who wait now.
-  void PushFront(SequenceId sequence) { waiting_.push_front(sequence); }
+  // One that had its place before those who wait now, but for others of its kind.
+  void PushFront(SequenceId sequence);
   // Nothing happens for one that does not wait.
-  void Remove(SequenceId sequence) { std::erase(waiting_, sequence); }
+  void Remove(SequenceId sequence);
 
   // A request has ended well after so long; the running mean decides how long others are told to wait.
   void OnFinished(double duration_s) { mean_duration_s_ = 0.8 * mean_duration_s_ + 0.2 * duration_s; }
@@ -37,6 +37,7 @@ class RequestQueue {
  private:
   const size_t max_waiting_;
   std::deque<SequenceId> waiting_;
+  size_t num_returned_ = 0;  // the first so many of them came by PushFront
   double mean_duration_s_ = 1.0;
 };
 

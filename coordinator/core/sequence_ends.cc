@@ -11,6 +11,12 @@ namespace {
 using action::LeaseEnd;
 using action::Outcome;
 
+// Of a rebuild that the client's answer ends.
+action::RebuildResult RebuildResultOf(const action::Finish& finish) {
+  if (finish.outcome == Outcome::kOk) return action::RebuildResult::kOk;
+  return finish.outcome == Outcome::kCancelled ? action::RebuildResult::kCancelled : action::RebuildResult::kFailed;
+}
+
 }  // namespace
 
 void SequenceEnds::FinishTurn(SequenceEntry& sequence, SequenceSummary summary, std::optional<KeptLease> kept) {
@@ -27,6 +33,7 @@ void SequenceEnds::FinishTurn(SequenceEntry& sequence, SequenceSummary summary, 
 void SequenceEnds::Answer(SequenceEntry& sequence, action::Finish finish) {
   finish.duration_ns = parts_.now_ns - sequence.received_ns;
   finish.prompt_tokens = sequence.demand.prompt_tokens;
+  if (const auto& cause = sequence.rebuild.cause) parts_.out.Push(action::EndRebuild{*cause, RebuildResultOf(finish)});
   if (absl::IsResourceExhausted(finish.status)) finish.retry_delay_ns = parts_.RetryDelay();
   if (finish.outcome == Outcome::kOk) {
     ++parts_.num_finished;
@@ -35,6 +42,8 @@ void SequenceEnds::Answer(SequenceEntry& sequence, action::Finish finish) {
     ++parts_.num_failed;
   }
   parts_.out.Push(std::move(finish));
+  sequence.rebuild.cause.reset();
+  sequence.rebuild.waits_since_ns.reset();
   parts_.sequences.DetachClient(sequence);
 }
 
@@ -49,7 +58,8 @@ void SequenceEnds::Fail(SequenceEntry& sequence, const absl::Status& status, Out
     parts_.workers.Find(*sequence.worker)->scheduler.Leave(sequence.id);
     return;
   }
-  const bool worker_is_gone = sequence.phase() != SequencePhase::kQueued && !sequence.worker;
+  const bool has_place = sequence.phase() != SequencePhase::kQueued && sequence.phase() != SequencePhase::kShelved;
+  const bool worker_is_gone = has_place && !sequence.worker;
   Release(sequence, worker_is_gone ? SequenceEvent::kWorkerGone : SequenceEvent::kDropped);
 }
 
@@ -75,7 +85,7 @@ void SequenceEnds::OnWorkerEnded(SequenceEntry& sequence, SequenceEnded ended) {
 void SequenceEnds::EndLease(SequenceEntry& sequence, LeaseEnd end, const absl::Status& why) {
   if (!parts_.leases.End(sequence.id, std::string(why.message()))) return;
   parts_.sequences.ForgetName(sequence);
-  if (sequence.phase() != SequencePhase::kKept) return;
+  if (!sequence.is_kept()) return;
   parts_.out.Push(action::EndLease{sequence.request_id, sequence.id, end});
   const std::string text = fmt::format("sequence {} ('{}') is not kept any more: {}", sequence.id.value,
                                        sequence.request_id, std::string(why.message()));
@@ -102,7 +112,7 @@ void SequenceEnds::EndExpired() {
 void SequenceEnds::EndDraining() {
   for (const SequenceId id : parts_.sequences.Ids()) {
     SequenceEntry& sequence = *parts_.sequences.Find(id);
-    if (sequence.phase() != SequencePhase::kKept) continue;
+    if (!sequence.is_kept()) continue;
     if (const absl::Status drains = Drains(sequence); !drains.ok()) EndKept(sequence, LeaseEnd::kDrained, drains);
   }
 }
@@ -142,6 +152,7 @@ void SequenceEnds::Release(SequenceEntry& sequence, SequenceEvent why) {
   sequence.life.Advance(why);
   parts_.shards.Close(sequence.id, sequence.shards, parts_.out);
   if (sequence.worker) parts_.workers.Release(*sequence.worker, sequence.id, sequence.resident_bytes);
+  if (sequence.has_token_ids) parts_.token_ids -= sequence.reserved_context_tokens;
   parts_.sequences.Erase(sequence.id);
 }
 

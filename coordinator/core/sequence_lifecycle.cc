@@ -16,31 +16,29 @@ struct Transition {
 };
 
 constexpr Transition kTransitions[] = {
-    {Phase::kQueued, Event::kPlaced, Phase::kOpening},
-    {Phase::kOpening, Event::kOpened, Phase::kPrefilling},
-    {Phase::kOpening, Event::kPlaceLost, Phase::kQueued},
-    {Phase::kPrefilling, Event::kPlaceLost, Phase::kQueued},
-    {Phase::kPrefilling, Event::kFirstToken, Phase::kDecoding},
-    {Phase::kDecoding, Event::kKept, Phase::kKept},
+    {Phase::kQueued, Event::kPlaced, Phase::kOpening},      {Phase::kOpening, Event::kOpened, Phase::kPrefilling},
+    {Phase::kOpening, Event::kPlaceLost, Phase::kQueued},   {Phase::kPrefilling, Event::kPlaceLost, Phase::kQueued},
+    {Phase::kDecoding, Event::kPlaceLost, Phase::kQueued},  {Phase::kRecalled, Event::kPlaceLost, Phase::kQueued},
+    {Phase::kPrefilling, Event::kRecall, Phase::kRecalled}, {Phase::kDecoding, Event::kRecall, Phase::kRecalled},
+    {Phase::kKept, Event::kRecall, Phase::kRecalled},       {Phase::kKept, Event::kShelved, Phase::kShelved},
+    {Phase::kRecalled, Event::kShelved, Phase::kShelved},   {Phase::kRecalled, Event::kContinued, Phase::kRecalled},
+    {Phase::kShelved, Event::kContinued, Phase::kQueued},   {Phase::kPrefilling, Event::kFirstToken, Phase::kDecoding},
+    {Phase::kDecoding, Event::kKept, Phase::kKept},         {Phase::kPrefilling, Event::kKept, Phase::kKept},
     {Phase::kKept, Event::kContinued, Phase::kPrefilling},
 
-    {Phase::kPrefilling, Event::kStop, Phase::kStopping},
-    {Phase::kDecoding, Event::kStop, Phase::kStopping},
-    {Phase::kKept, Event::kStop, Phase::kStopping},
+    {Phase::kPrefilling, Event::kStop, Phase::kStopping},   {Phase::kDecoding, Event::kStop, Phase::kStopping},
+    {Phase::kRecalled, Event::kStop, Phase::kStopping},     {Phase::kKept, Event::kStop, Phase::kStopping},
 
-    {Phase::kQueued, Event::kDropped, Phase::kGone},
-    {Phase::kOpening, Event::kDropped, Phase::kGone},
+    {Phase::kQueued, Event::kDropped, Phase::kGone},        {Phase::kOpening, Event::kDropped, Phase::kGone},
+    {Phase::kShelved, Event::kDropped, Phase::kGone},
 
-    {Phase::kPrefilling, Event::kEnded, Phase::kGone},
-    {Phase::kDecoding, Event::kEnded, Phase::kGone},
-    {Phase::kKept, Event::kEnded, Phase::kGone},
+    {Phase::kPrefilling, Event::kEnded, Phase::kGone},      {Phase::kDecoding, Event::kEnded, Phase::kGone},
+    {Phase::kRecalled, Event::kEnded, Phase::kGone},        {Phase::kKept, Event::kEnded, Phase::kGone},
     {Phase::kStopping, Event::kEnded, Phase::kGone},
 
-    {Phase::kOpening, Event::kWorkerGone, Phase::kGone},
-    {Phase::kPrefilling, Event::kWorkerGone, Phase::kGone},
-    {Phase::kDecoding, Event::kWorkerGone, Phase::kGone},
-    {Phase::kKept, Event::kWorkerGone, Phase::kGone},
-    {Phase::kStopping, Event::kWorkerGone, Phase::kGone},
+    {Phase::kOpening, Event::kWorkerGone, Phase::kGone},    {Phase::kPrefilling, Event::kWorkerGone, Phase::kGone},
+    {Phase::kDecoding, Event::kWorkerGone, Phase::kGone},   {Phase::kRecalled, Event::kWorkerGone, Phase::kGone},
+    {Phase::kKept, Event::kWorkerGone, Phase::kGone},       {Phase::kStopping, Event::kWorkerGone, Phase::kGone},
 
     {Phase::kStopping, Event::kStopTimedOut, Phase::kGone},
 };
@@ -57,8 +55,12 @@ std::string_view SequencePhaseName(SequencePhase phase) {
       return "prefilling";
     case Phase::kDecoding:
       return "decoding";
+    case Phase::kRecalled:
+      return "recalled";
     case Phase::kKept:
       return "kept";
+    case Phase::kShelved:
+      return "shelved";
     case Phase::kStopping:
       return "stopping";
     case Phase::kGone:
@@ -77,6 +79,10 @@ std::string_view SequenceEventName(SequenceEvent event) {
       return "opened";
     case Event::kFirstToken:
       return "first token";
+    case Event::kRecall:
+      return "recall";
+    case Event::kShelved:
+      return "shelved";
     case Event::kKept:
       return "kept";
     case Event::kContinued:

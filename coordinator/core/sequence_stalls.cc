@@ -53,6 +53,21 @@ void SequenceStalls::WorkerSpoke(StreamId stream) {
   }
 }
 
+void SequenceStalls::BeginRebuild(SequenceEntry& sequence, const std::string& node_id) {
+  SequenceStallCauses& stall = sequence.stall;
+  if (!stall.told) stall.told_ns = parts_.patient_now_ns;
+  stall.node_id.clear();
+  stall.worker_silent = false;
+  stall.rebuilding = stall.told = true;
+  using Reason = RequestStalled::Reason;
+  if (sequence.client) parts_.out.Push(action::Stalled{*sequence.client, {node_id, Reason::kRebuilding}});
+}
+
+void SequenceStalls::EndRebuild(SequenceEntry& sequence) {
+  sequence.stall.rebuilding = false;
+  EndIfOver(sequence);
+}
+
 void SequenceStalls::EndTooLong() {
   for (const SequenceId id : parts_.sequences.Ids()) {
     SequenceEntry& sequence = *parts_.sequences.Find(id);
@@ -68,11 +83,13 @@ void SequenceStalls::EndTooLong() {
 void SequenceStalls::Begin(SequenceEntry& sequence, const std::string& who) {
   if (sequence.stall.told) return;
   sequence.stall.told = true;
+  sequence.stall.told_ns = parts_.patient_now_ns;
   if (sequence.client) parts_.out.Push(action::Stalled{*sequence.client, {who}});
 }
 
 void SequenceStalls::EndIfOver(SequenceEntry& sequence) {
-  if (!sequence.stall.told || sequence.stall.worker_silent || !sequence.stall.node_id.empty()) return;
+  const SequenceStallCauses& stall = sequence.stall;
+  if (!stall.told || stall.worker_silent || stall.rebuilding || !stall.node_id.empty()) return;
   sequence.stall.told = false;
   if (sequence.client) parts_.out.Push(action::Resumed{*sequence.client});
 }

@@ -21,6 +21,9 @@ class SequenceStalls {
   // The worker of this stream is not heard of, or is again.
   void WorkerFellSilent(StreamId stream);
   void WorkerSpoke(StreamId stream);
+  // KV of the sequence is lost with this node or worker; it has a token again.
+  void BeginRebuild(SequenceEntry& sequence, const std::string& node_id);
+  void EndRebuild(SequenceEntry& sequence);
   // Ends the sequences that have waited for a silent worker for as long as they may. For nodes, the worker does that.
   void EndTooLong();
 

@@ -71,7 +71,7 @@ void SequenceTable::ForgetName(const SequenceEntry& sequence) {
 }
 
 void SequenceTable::DetachClient(SequenceEntry& sequence) {
-  if (sequence.phase() != SequencePhase::kKept) ForgetName(sequence);
+  if (!sequence.is_kept()) ForgetName(sequence);
   if (sequence.client) by_client_.erase(*sequence.client);
   sequence.client.reset();
 }

@@ -23,7 +23,22 @@ struct SequenceStallCauses {
   std::string node_id;                 // silent, as its worker says; "" if none is
   bool worker_silent = false;          // as we see it
   int64_t worker_silent_since_ns = 0;  // patient time
+  bool rebuilding = false;             // KV of it is lost (SequenceRebuilds)
   bool told = false;                   // to the client
+  int64_t told_ns = 0;                 // since when, patient time
+};
+
+// What has been lost of a sequence, and how far it is to come back (SequenceRebuilds).
+struct SequenceRebuild {
+  std::optional<action::RebuildCause> cause;  // from the loss to the next token
+  action::RebuildCause lost_with = action::RebuildCause::kNode;
+  std::string lost_node_id;
+  std::string why;          // it was lost
+  std::string why_waiting;  // for a place
+  uint32_t count = 0;       // of its life
+  // Patient time. Waiting is to have no place, not to compute.
+  int64_t waited_ns = 0;  // since the last token, before waits_since_ns
+  std::optional<int64_t> waits_since_ns;
 };
 
 struct SequenceEntry {
@@ -32,7 +47,7 @@ struct SequenceEntry {
   SequenceLifecycle life;
   std::optional<CallId> client;  // none: the client is gone or was answered
   std::string request_id;
-  GenerateSpec spec;  // what starts it is dropped with the first token; until then it may have to start elsewhere
+  GenerateSpec spec;  // of a later turn: with what that one asks for
   Demand demand;
 
   std::optional<StreamId> worker;  // from kOpening on; none once it is gone
@@ -45,9 +60,16 @@ struct SequenceEntry {
   uint64_t reserved_context_tokens = 0;  // what the memory is for: prompts and answers
   uint64_t context_tokens = 0;           // prompts and answers that are there
   uint64_t num_turns = 1;
+  bool is_between_turns = false;
+  // With the spec all tokens that it has. False: more than the coordinator keeps (max_token_ids); then the spec has no
+  // prompt after the first token, and what follows is empty.
+  bool has_token_ids = false;
+  std::vector<PastTurn> past_turns;
+  SequenceRebuild rebuild;
 
   // These are of the turn that runs or ran last.
   uint64_t generated_tokens = 0;
+  std::vector<uint32_t> answer_tokens;
   int64_t max_stall_ns = 0;
   SequenceStallCauses stall;
   int64_t received_ns = 0;
@@ -58,6 +80,8 @@ struct SequenceEntry {
   int64_t stopping_since_ns = 0;
 
   SequencePhase phase() const { return life.phase(); }
+  // It can be continued, whether its KV is there or not.
+  bool is_kept() const { return is_between_turns && phase() != SequencePhase::kStopping; }
 };
 
 class SequenceTable {

@@ -15,12 +15,13 @@ void TurnProgress::Place(SequenceEntry& sequence, PlacementPlan plan) {
   parts_.queue.Remove(sequence.id);
   sequence.life.Advance(SequenceEvent::kPlaced);
   sequence.epoch = Epoch(parts_.next_epoch++);
-  sequence.placed_ns = parts_.now_ns;
+  const bool is_first = !sequence.placed_anew && sequence.rebuild.count == 0;
+  if (is_first) sequence.placed_ns = parts_.now_ns;
   sequence.worker = stream;
   sequence.worker_id = plan.worker_id;
   sequence.resident_bytes = plan.resident_bytes;
   parts_.workers.Assign(*stream, plan.resident_bytes);
-  if (!sequence.placed_anew) {
+  if (is_first) {
     parts_.out.Push(
         action::Accepted{*sequence.client, {sequence.request_id, sequence.id, sequence.epoch, sequence.worker_id}});
   }
@@ -34,7 +35,7 @@ void TurnProgress::Place(SequenceEntry& sequence, PlacementPlan plan) {
 void TurnProgress::StartOnWorker(SequenceEntry& sequence) {
   sequence.life.Advance(SequenceEvent::kOpened);
   sequence.started_ns = parts_.now_ns;
-  sequence.max_stall_ns = sequence.spec.max_stall_ns;
+  rebuilds_.HasPlace(sequence);
   GenerateSpec spec = sequence.spec;
   SequencePlan plan;
   static_cast<TurnPlan&>(plan) = std::move(static_cast<TurnPlan&>(spec));
@@ -46,18 +47,26 @@ void TurnProgress::StartOnWorker(SequenceEntry& sequence) {
   plan.policy = std::move(spec.resolved_policy);
   plan.report_attention_heads = spec.report_attention_heads;
   plan.shards = sequence.shards;
-  plan.reserved_context_tokens = spec.lease.max_context_tokens;
+  plan.reserved_context_tokens = sequence.reserved_context_tokens;
+  plan.past_turns = sequence.past_turns;
+  plan.answer_tokens = sequence.answer_tokens;
   parts_.out.Push(action::StartSequence{*sequence.worker, std::move(plan)});
 }
 
 void TurnProgress::Continue(SequenceEntry& sequence, CallId call, GenerateSpec spec) {
   parts_.out.Push(action::EndLease{sequence.request_id, sequence.id, action::LeaseEnd::kContinued});
   ++sequence.num_turns;
-  sequence.life.Advance(SequenceEvent::kContinued);
+  sequence.is_between_turns = false;
   parts_.leases.BeginTurn(sequence.id, sequence.request_id, spec.lease);
   sequence.context_tokens += spec.prompt_tokens.size();
   sequence.demand.prompt_tokens = spec.prompt_tokens.size();
+  if (sequence.has_token_ids) {
+    sequence.past_turns.push_back(
+        {std::exchange(sequence.spec.prompt_tokens, {}), std::exchange(sequence.answer_tokens, {})});
+    static_cast<TurnPlan&>(sequence.spec) = spec;
+  }
   sequence.spec.max_tokens = spec.max_tokens;
+  sequence.spec.lease = spec.lease;
   sequence.max_stall_ns = spec.max_stall_ns;
   sequence.stall = {};
   sequence.generated_tokens = 0;
@@ -65,6 +74,8 @@ void TurnProgress::Continue(SequenceEntry& sequence, CallId call, GenerateSpec s
   sequence.first_token_ns = sequence.last_token_ns = 0;
   parts_.sequences.AttachClient(sequence, call);
   parts_.out.Push(action::Accepted{call, {sequence.request_id, sequence.id, sequence.epoch, sequence.worker_id}});
+  if (sequence.phase() != SequencePhase::kKept) return rebuilds_.OnContinued(sequence);
+  sequence.life.Advance(SequenceEvent::kContinued);
   ContinuePlan plan{sequence.id, sequence.epoch, std::move(static_cast<TurnPlan&>(spec))};
   plan.turn.keep = spec.lease.asked();
   parts_.out.Push(action::ContinueSequence{*sequence.worker, std::move(plan)});
@@ -86,6 +97,7 @@ void TurnProgress::On(event::ShardOpened& e) {
   if (answer.kind == Kind::kAllOpen) return StartOnWorker(*sequence);
   if (!absl::IsResourceExhausted(e.status) && !absl::IsInvalidArgument(e.status)) watch_.Suspect(e.node_id);
   if (TryElsewhere(*sequence, e.node_id, e.status)) return;
+  if (sequence->rebuild.cause && rebuilds_.OnPlaceFailed(*sequence, e.node_id, e.status)) return;
   ends_.Fail(*sequence,
              absl::Status(e.status.code(), fmt::format("CPU attention node '{}' did not open a shard: {}", e.node_id,
                                                        std::string(e.status.message()))),
@@ -95,18 +107,12 @@ void TurnProgress::On(event::ShardOpened& e) {
 bool TurnProgress::TryElsewhere(SequenceEntry& sequence, const std::string& node_id, const absl::Status& why) {
   const bool may_work_elsewhere = absl::IsUnavailable(why) || absl::IsDeadlineExceeded(why);
   if (!may_work_elsewhere || sequence.placed_anew || !sequence.life.Allows(SequenceEvent::kPlaceLost)) return false;
-  if (sequence.num_turns > 1 || !sequence.client || !sequence.worker || parts_.draining) return false;
+  if (sequence.rebuild.count > 0 || !sequence.client || !sequence.worker || parts_.draining) return false;
   if (!tributary::Place(parts_.Room(), sequence.demand).status.ok()) return false;
   parts_.out.Info("request '{}' starts at another place, because of '{}': {}", sequence.request_id, node_id,
                   std::string(why.message()));
-  parts_.shards.Close(sequence.id, sequence.shards, parts_.out);
-  parts_.workers.Release(*sequence.worker, sequence.id, sequence.resident_bytes);
-  sequence.worker.reset();
-  sequence.shards.clear();
-  if (std::exchange(sequence.stall, {}).told) parts_.out.Push(action::Resumed{*sequence.client});
   sequence.placed_anew = true;
-  sequence.life.Advance(SequenceEvent::kPlaceLost);
-  parts_.queue.PushFront(sequence.id);
+  rebuilds_.Requeue(sequence);
   return true;
 }
 
@@ -115,7 +121,7 @@ void TurnProgress::On(event::ShardClosed& e) { parts_.shards.OnClosed(e, parts_.
 void TurnProgress::On(event::WorkerPrefill& e) {
   parts_.workers.Heard(e.stream, parts_.now_ns);
   SequenceEntry* sequence = parts_.sequences.FindOn(e.stream, e.progress.sequence_id);
-  if (sequence == nullptr || !sequence->client) return;
+  if (sequence == nullptr || !sequence->client || sequence->generated_tokens > 0) return;
   parts_.out.Push(action::Prefill{*sequence->client, e.progress});
 }
 
@@ -140,31 +146,46 @@ void TurnProgress::On(event::WorkerStepDone& e) {
 void TurnProgress::Deliver(StreamId stream, SequenceTokens tokens) {
   SequenceEntry* sequence = parts_.sequences.FindOn(stream, tokens.sequence_id);
   if (sequence == nullptr || tokens.tokens.empty()) return;
-  const bool first = sequence->life.Allows(SequenceEvent::kFirstToken);
-  if (!first && sequence->phase() != SequencePhase::kDecoding) return;
+  const SequencePhase phase = sequence->phase();
+  // A recalled one's are right as well: they came before its worker has let go.
+  const bool is_awaited =
+      phase == SequencePhase::kPrefilling || phase == SequencePhase::kDecoding || phase == SequencePhase::kRecalled;
+  if (!is_awaited) return;
   const uint64_t num_tokens = tokens.tokens.size();
+  const bool first = sequence->first_token_ns == 0;
   if (first) {
-    sequence->life.Advance(SequenceEvent::kFirstToken);
-    // What starts it is not needed any more: the coordinator keeps only what it counts and reports.
-    GenerateSpec spec = std::exchange(sequence->spec, {});
-    sequence->spec.max_tokens = spec.max_tokens;
-    sequence->spec.resolved_policy = std::move(spec.resolved_policy);
-    WorkerPool::Worker& worker = *parts_.workers.Find(stream);
-    for (const ShardPlacement& shard : sequence->shards) {
-      for (const NodeEndpoint& holder : shard.holders) worker.suspects.OnSuccess(holder.node_id);
-    }
     sequence->first_token_ns = parts_.now_ns;
     sequence->last_token_ns = sequence->received_ns;
-    const uint64_t max_tokens = sequence->spec.max_tokens;
-    worker.scheduler.Join(sequence->id, max_tokens - std::min(max_tokens, num_tokens));
-    if (!sequence->stall.node_id.empty()) worker.scheduler.Suspend(sequence->id);
   }
+  if (phase == SequencePhase::kPrefilling) BeginDecoding(stream, *sequence, num_tokens);
+  rebuilds_.OnTokens(*sequence);
   sequence->generated_tokens += num_tokens;
+  if (sequence->has_token_ids) {
+    sequence->answer_tokens.insert(sequence->answer_tokens.end(), tokens.tokens.begin(), tokens.tokens.end());
+  }
   const int64_t since_last_ns = parts_.now_ns - sequence->last_token_ns;
   sequence->last_token_ns = parts_.now_ns;
   if (sequence->client) {
     parts_.out.Push(action::Tokens{*sequence->client, std::move(tokens), first, since_last_ns});
   }
+}
+
+void TurnProgress::BeginDecoding(StreamId stream, SequenceEntry& sequence, uint64_t num_tokens) {
+  sequence.life.Advance(SequenceEvent::kFirstToken);
+  if (!sequence.has_token_ids) {
+    // What starts it is of no use any more: only what is counted and reported is kept.
+    GenerateSpec spec = std::exchange(sequence.spec, {});
+    sequence.spec.max_tokens = spec.max_tokens;
+    sequence.spec.resolved_policy = std::move(spec.resolved_policy);
+  }
+  WorkerPool::Worker& worker = *parts_.workers.Find(stream);
+  for (const ShardPlacement& shard : sequence.shards) {
+    for (const NodeEndpoint& holder : shard.holders) worker.suspects.OnSuccess(holder.node_id);
+  }
+  const uint64_t max_tokens = sequence.spec.max_tokens;
+  const uint64_t there = sequence.generated_tokens + num_tokens;
+  worker.scheduler.Join(sequence.id, max_tokens - std::min(max_tokens, there));
+  if (!sequence.stall.node_id.empty()) worker.scheduler.Suspend(sequence.id);
 }
 
 void TurnProgress::On(event::WorkerEnded& e) {
@@ -177,7 +198,10 @@ void TurnProgress::On(event::WorkerEnded& e) {
   if (const std::string& node_id = e.ended.failed_node_id; !node_id.empty()) {
     watch_.Suspect(node_id);
     parts_.workers.Find(e.stream)->suspects.OnFailure(node_id, parts_.patient_now_ns);
-    if (TryElsewhere(*sequence, node_id, e.ended.status)) return;
+  }
+  if (sequence->phase() == SequencePhase::kRecalled && !e.ended.status.ok()) return rebuilds_.OnLetGo(*sequence);
+  if (!e.ended.failed_node_id.empty() && rebuilds_.OnPlaceFailed(*sequence, e.ended.failed_node_id, e.ended.status)) {
+    return;
   }
   ends_.OnWorkerEnded(*sequence, std::move(e.ended));
 }
@@ -193,6 +217,7 @@ void TurnProgress::On(event::WorkerKept& e) {
   std::optional<KeptLease> kept;
   if (parts_.leases.asked(sequence->id) && drains.ok()) {
     sequence->life.Advance(SequenceEvent::kKept);
+    sequence->is_between_turns = true;
     const int64_t lease_ns = parts_.leases.Hold(sequence->id, parts_.now_ns);
     kept = {sequence->request_id, lease_ns, sequence->context_tokens, sequence->reserved_context_tokens};
   }

@@ -5,13 +5,15 @@
 #include "coordinator/core/core_parts.h"
 #include "coordinator/core/node_watch.h"
 #include "coordinator/core/sequence_ends.h"
+#include "coordinator/core/sequence_rebuilds.h"
 
 namespace tributary {
 
 class TurnProgress {
  public:
   // All outlive this.
-  TurnProgress(CoreParts* parts, SequenceEnds* ends, NodeWatch* watch) : parts_(*parts), ends_(*ends), watch_(*watch) {}
+  TurnProgress(CoreParts* parts, SequenceEnds* ends, NodeWatch* watch, SequenceRebuilds* rebuilds)
+      : parts_(*parts), ends_(*ends), watch_(*watch), rebuilds_(*rebuilds) {}
 
   // A waiting sequence gets its place. REQUIRES: the plan was made for what is there now.
   void Place(SequenceEntry& sequence, PlacementPlan plan);
@@ -31,13 +33,16 @@ class TurnProgress {
 
  private:
   void StartOnWorker(SequenceEntry& sequence);
-  // Nothing has come of the sequence's place, because of this node. True: it begins anew at another place.
+  // A shard of the sequence is not opened, because of this node. True: it begins anew at another place.
   bool TryElsewhere(SequenceEntry& sequence, const std::string& node_id, const absl::Status& why);
   void Deliver(StreamId stream, SequenceTokens tokens);
+  // The sequence has its first tokens of this turn, or of this place.
+  void BeginDecoding(StreamId stream, SequenceEntry& sequence, uint64_t num_tokens);
 
   CoreParts& parts_;
   SequenceEnds& ends_;
   NodeWatch& watch_;
+  SequenceRebuilds& rebuilds_;
 };
 
 }  // namespace tributary

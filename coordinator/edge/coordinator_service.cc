@@ -187,7 +187,9 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
   }
   void Execute(action::Prefill& a) { ToClient(a.call, GenerateEventToProto(a.progress)); }
   void Execute(action::Stalled& a) {
-    LOG_INFO("a request waits for '{}', which is silent", a.stalled.node_id);
+    const bool is_silent = a.stalled.reason == RequestStalled::Reason::kSilent;
+    LOG_INFO("a request waits {} '{}', which is {}", is_silent ? "for" : "because of", a.stalled.node_id,
+             is_silent ? "silent" : "gone");
     ToClient(a.call, GenerateEventToProto(a.stalled));
   }
   void Execute(action::Resumed& a) {
@@ -209,6 +211,7 @@ struct CoordinatorService::Impl final : public v1::Coordinator::CallbackService,
     generate_streams.With(a.call, [&](GenerateStream& stream) { stream.End(status); });
   }
   void Execute(action::EndLease& a) { metrics.Observe(a); }
+  void Execute(action::EndRebuild& a) { metrics.Observe(a); }
   void Execute(action::Log& a) {
     if (a.level == action::Log::Level::kWarn) {
       LOG_WARN("{}", a.text);

@@ -11,7 +11,7 @@ void PrefillQueue::Forget(const Sequence& sequence) {
 
 void PrefillQueue::Begin(Sequence& sequence) {
   sequence.Apply(SequenceEvent::kBeginPrefill);
-  const PrefillInput input{.prompt = sequence.plan.prompt_tokens,
+  const PrefillInput input{.prompt = sequence.plan.first_prompt(),
                            .kv_dtype = sequence.plan.kv_dtype,
                            .resident = sequence.resident,
                            .cache = &sequence.cache,
@@ -52,7 +52,7 @@ bool PrefillQueue::Run() {
   if (*progress == PrefillJob::Progress::kDone) {
     // The token waits for the acknowledgements, and the device is free for the next prompt
     // meanwhile.
-    tokens_->Take(sequence, job_->logits());
+    if (!sequence.is_rebuilt()) tokens_->Take(sequence, job_->logits());
     job_.reset();
     queue_.pop_front();
     sequence.Apply(SequenceEvent::kEndPrefill);
@@ -77,12 +77,12 @@ bool PrefillQueue::BeginDecoding(const SequenceTable& sequences) {
     if (!sequence.is(SequenceState::kDraining) || !sequence.failure.ok() || spill_->in_flight(sequence.id()) != 0) {
       return;
     }
-    sequence.BeginAnswer(SequenceEvent::kAcknowledged, clock_->NowNs());
-    if (metrics_ != nullptr) {
-      metrics_->prefill_duration.Observe(SecondsFromNs(sequence.first_token_ns - sequence.started_ns));
-    }
-    events_->OnTokens(TokenTaker::Latest(sequence));
+    const int64_t now_ns = clock_->NowNs();
+    if (metrics_ != nullptr) metrics_->prefill_duration.Observe(SecondsFromNs(now_ns - sequence.started_ns));
     worked = true;
+    if (!sequence.append.empty()) return sequence.Apply(SequenceEvent::kReplay);
+    sequence.BeginAnswer(SequenceEvent::kAcknowledged, now_ns);
+    if (!sequence.is_rebuilt()) events_->OnTokens(TokenTaker::Latest(sequence));
   });
   return worked;
 }

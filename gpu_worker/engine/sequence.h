@@ -35,6 +35,15 @@ struct SequenceStall {
   int64_t since_ns = kNotStalled;  // of either, patient time
 };
 
+// Some of the tokens that are appended, up to number `end` of all.
+struct AppendSegment {
+  size_t end = 0;
+  // An answer that is replayed: each token takes a step as when it was new, so that it has the same bits, and a policy
+  // sees the same queries.
+  bool is_answer = false;
+  bool begins_turn = false;
+};
+
 struct Sequence {
   SequencePlan plan;
   WindowCache cache;
@@ -51,9 +60,11 @@ struct Sequence {
   PolicyFacet* facet = nullptr;               // of `resident`; null: the policy keeps nothing on the device
   uint64_t softmax_tokens = 0;                // resident tokens of the last step
 
-  uint64_t history_tokens = 0;   // prompts and answers of earlier turns
-  std::vector<uint32_t> append;  // tokens of this turn whose KV is not there yet
-  size_t num_appended = 0;       // of them
+  uint64_t history_tokens = 0;  // prompts and answers of earlier turns
+  // Tokens of this turn whose KV is not there yet; of a sequence that is rebuilt, all after its first prompt.
+  std::vector<uint32_t> append;
+  std::vector<AppendSegment> append_segments;  // the first one is being appended
+  size_t num_appended = 0;                     // of append
 
   // Once not OK, the sequence ends as soon as nobody is looking at it.
   absl::Status failure;
@@ -84,6 +95,18 @@ struct Sequence {
   // The flags of the query that appends the next num_tokens: a sparse policy reads everything then, and selects anew
   // after the last one. Such a step is not measured.
   uint32_t AppendFlags(size_t num_tokens) const;
+  // Of a sequence that is rebuilt, what follows its first prompt is to be appended. REQUIRES: `plan` is set.
+  void BeginReplay();
+  // Its first prompt is not all there was: it is rebuilt, or was.
+  bool is_rebuilt() const { return !plan.past_turns.empty() || !plan.answer_tokens.empty(); }
+  // Tokens of an answer are appended, one in each step.
+  bool replays_answer() const {
+    return is(SequenceState::kAppending) && !append_segments.empty() && append_segments.front().is_answer;
+  }
+  // So many more are appended.
+  void Appended(size_t num_tokens);
+  // All of its answer was there before it was rebuilt: no token comes of the last one's step.
+  bool is_answered_before() const { return !plan.answer_tokens.empty() && FinishReason()[0] != '\0'; }
   // The next turn: the last token of the answer, which has no KV yet, is the first to append.
   void BeginTurn(TurnPlan turn, int64_t now_ns);
   void Fail(const absl::Status& status, NodeIdx node) {
@@ -119,6 +142,8 @@ struct Sequence {
   bool LoseHolder(NodeIdx node);
 
  private:
+  void BeginTurnCounts();
+
   SequenceState state_ = SequenceState::kQueued;
 };
 

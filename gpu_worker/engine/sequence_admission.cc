@@ -10,10 +10,10 @@ namespace tributary {
 absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan plan, std::string* blamed) {
   TRIBUTARY_RETURN_IF_ERROR(device_->status());
   TRIBUTARY_RETURN_IF_ERROR(Validate(plan, model_));
-  if (plan.prompt_tokens.size() > device_->limits().max_prefill_tokens) {
+  if (const size_t prompt = plan.first_prompt().size(); prompt > device_->limits().max_prefill_tokens) {
     return absl::InvalidArgumentError(
         fmt::format("sequence {}: the prompt has {} tokens, this worker prefills at most {}", plan.sequence_id.value,
-                    plan.prompt_tokens.size(), device_->limits().max_prefill_tokens));
+                    prompt, device_->limits().max_prefill_tokens));
   }
   const uint64_t max_context_tokens = plan.max_context_tokens();
   const bool never_remote = plan.layout.RemoteEnd(max_context_tokens) == plan.layout.sink_tokens;
@@ -26,13 +26,25 @@ absl::StatusOr<std::unique_ptr<Sequence>> SequenceAdmission::Admit(SequencePlan 
   TRIBUTARY_RETURN_IF_ERROR(BindShards(plan, sequence.get(), blamed));
   sequence->cache = WindowCache(plan.layout, max_context_tokens);
   TRIBUTARY_RETURN_IF_ERROR(Reserve(plan, sequence.get()));
-  sequence->cache.Prefilled(plan.prompt_tokens.size());
+  sequence->cache.Prefilled(plan.first_prompt().size());
   if (plan.keep || plan.sampling.penalises_answer() || plan.sampling.penalises_repetition()) {
-    sequence->history.emplace(model_.vocab_size).BeginTurn(plan.prompt_tokens, plan.sampling, plan.max_tokens);
+    sequence->history = HistoryOf(plan);
   }
-  sequence->started_ns = clock_->NowNs();
+  sequence->started_ns = sequence->progress_ns = clock_->NowNs();
   sequence->plan = std::move(plan);
+  sequence->BeginReplay();
   return sequence;
+}
+
+TokenHistory SequenceAdmission::HistoryOf(const SequencePlan& plan) const {
+  TokenHistory history(model_.vocab_size);
+  for (const PastTurn& turn : plan.past_turns) {
+    history.BeginTurn(turn.prompt_tokens, {}, 0);
+    for (const uint32_t token : turn.answer_tokens) history.AddAnswer(token);
+  }
+  history.BeginTurn(plan.prompt_tokens, plan.sampling, plan.max_tokens);
+  for (const uint32_t token : plan.answer_tokens) history.AddAnswer(token);
+  return history;
 }
 
 absl::Status SequenceAdmission::BindShards(const SequencePlan& plan, Sequence* sequence, std::string* blamed) {

@@ -32,6 +32,8 @@ class SequenceAdmission {
  private:
   absl::Status BindShards(const SequencePlan& plan, Sequence* sequence, std::string* blamed);
   absl::Status Reserve(const SequencePlan& plan, Sequence* sequence);
+  // All tokens that the plan says were there.
+  TokenHistory HistoryOf(const SequencePlan& plan) const;
 
   const ModelLimits model_;
   Device* const device_;

@@ -10,6 +10,7 @@ constexpr SequenceTransition kTransitions[] = {
     {S::kQueued, E::kBeginPrefill, S::kPrefilling},
     {S::kPrefilling, E::kEndPrefill, S::kDraining},
     {S::kDraining, E::kAcknowledged, S::kDecoding},
+    {S::kDraining, E::kReplay, S::kAppending},
     {S::kDecoding, E::kAnswered, S::kAnswered},
     {S::kAnswered, E::kKeep, S::kKept},
     {S::kKept, E::kContinue, S::kAppending},
@@ -64,6 +65,8 @@ std::string_view SequenceEventName(SequenceEvent event) {
       return "end prefill";
     case E::kAcknowledged:
       return "acknowledged";
+    case E::kReplay:
+      return "replay";
     case E::kAnswered:
       return "answered";
     case E::kKeep:

@@ -2,7 +2,9 @@
 // sequence_state.cc; the picture below is for people.
 //
 //   Queued --BeginPrefill--> Prefilling --EndPrefill--> Draining --Acknowledged--> Decoding --Answered--> Answered
-//                                                                                      ^                      |
+//                                                           |                          ^                      |
+//                                                         Replay                       |                      |
+//                                                           v                          |                      |
 //                                                       Appending <--Continue-- Kept   |                      |
 //                                                           |                     ^----+--------Keep----------+
 //                                                           +-------Appended-----------+
@@ -27,7 +29,7 @@ enum class SequenceState {
   kDecoding,    // takes decode steps
   kAnswered,    // has its turn's last token; it is kept or ends as soon as nobody looks at it
   kKept,        // between two turns; a Continue may follow
-  kAppending,   // a later turn's tokens go in
+  kAppending,   // a later turn's tokens go in, or those of a sequence that is rebuilt
   kEnded,       // forgotten; nothing can follow
 };
 inline constexpr std::array kSequenceStates = {
@@ -38,6 +40,7 @@ enum class SequenceEvent {
   kBeginPrefill,  // it is the first in the queue, and the device is free
   kEndPrefill,    // the last layer is done
   kAcknowledged,  // its shards hold all that was sent to them
+  kReplay,        // likewise, and there is more to the sequence than its first prompt: it is rebuilt
   kAnswered,      // the latest token is the turn's last one
   kKeep,          // its plan wants it to stay
   kContinue,      // its next turn begins
@@ -45,8 +48,9 @@ enum class SequenceEvent {
   kEnd,           // the engine forgets it
 };
 inline constexpr std::array kSequenceEvents = {
-    SequenceEvent::kBeginPrefill, SequenceEvent::kEndPrefill, SequenceEvent::kAcknowledged, SequenceEvent::kAnswered,
-    SequenceEvent::kKeep,         SequenceEvent::kContinue,   SequenceEvent::kAppended,     SequenceEvent::kEnd};
+    SequenceEvent::kBeginPrefill, SequenceEvent::kEndPrefill, SequenceEvent::kAcknowledged,
+    SequenceEvent::kReplay,       SequenceEvent::kAnswered,   SequenceEvent::kKeep,
+    SequenceEvent::kContinue,     SequenceEvent::kAppended,   SequenceEvent::kEnd};
 
 struct SequenceTransition {
   SequenceState state;

@@ -11,7 +11,7 @@ void StepAccount::AddRow(Sequence& sequence, const StepRow& row) const {
   sequence.bytes_received += row.bytes_received;
   if (row.parked) return;
   if (row.status.ok()) sequence.softmax_tokens = row.resident_tokens;
-  if (!sequence.is(SequenceState::kDecoding)) return;
+  if (!sequence.is(SequenceState::kDecoding) && !sequence.replays_answer()) return;
   ++sequence.num_steps;
   sequence.attended_tokens_sum += static_cast<double>(row.resident_tokens) + per_head;
   if (row.status.ok() && row.quality != nullptr && !row.remote.empty()) AddQuality(row);

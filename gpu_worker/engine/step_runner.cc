@@ -103,7 +103,7 @@ void StepRunner::AddRows(const BatchEntry& entry) {
     row.remote = sequence.cache.remote();
     row.context_tokens = sequence.cache.context_tokens();
     row.resident_tokens = sequence.cache.resident_tokens();
-    if (!appends) row.quality = sequence.quality.get();
+    if (!appends || sequence.replays_answer()) row.quality = sequence.quality.get();
     row.may_repeat = sequence.may_repeat_steps();
     row.max_stall_ns = MaxStallNs(sequence.plan, options_);
   }

@@ -25,24 +25,26 @@ void TurnAppender::AddChunks(std::vector<BatchEntry>* entries) {
   sequences_->ForEach([&](Sequence& sequence) {
     if (!sequence.is(SequenceState::kAppending) || !sequence.failure.ok()) return;
     if (StalledOn(sequence, *nodes_, *sender_) != kNoNode || !spills_->TryMakeRoom(sequence)) return;
-    const uint64_t num_left = sequence.append.size() - sequence.num_appended;
-    entries->push_back({&sequence, static_cast<uint32_t>(std::min<uint64_t>(
-                                       {options_.append_chunk_tokens, num_left, sequence.cache.append_room()}))});
+    const uint64_t num_left = sequence.append_segments.front().end - sequence.num_appended;
+    const uint32_t most = sequence.replays_answer() ? 1 : options_.append_chunk_tokens;
+    entries->push_back(
+        {&sequence, static_cast<uint32_t>(std::min<uint64_t>({most, num_left, sequence.cache.append_room()}))});
   });
 }
 
 void TurnAppender::EndChunk(const BatchEntry& entry, const StepRow& row, size_t row_idx,
                             std::span<const float> logits) {
   Sequence& sequence = *entry.sequence;
-  sequence.num_appended += entry.num_tokens;
+  sequence.Appended(entry.num_tokens);
   sequence.softmax_tokens = row.resident_tokens;  // the last row is the one that a device averages
   if (metrics_ != nullptr) metrics_->appended_tokens.Increment(entry.num_tokens);
   const int64_t now_ns = clock_->NowNs();
   if (sequence.num_appended < sequence.append.size()) return ReportProgress(sequence, now_ns);
-  if (!tokens_->TakeRow(sequence, row, row_idx, logits)) return;
+  const bool is_complete = sequence.is_answered_before();
+  if (!is_complete && !tokens_->TakeRow(sequence, row, row_idx, logits)) return;
   sequence.append = {};
   sequence.BeginAnswer(SequenceEvent::kAppended, now_ns);
-  events_->OnTokens(TokenTaker::Latest(sequence));
+  if (!is_complete) events_->OnTokens(TokenTaker::Latest(sequence));
 }
 
 void TurnAppender::ReportProgress(Sequence& sequence, int64_t now_ns) {

@@ -16,16 +16,18 @@ absl::Status Invalid(SequenceId sequence, const std::string& what) {
 
 absl::Status Invalid(const SequencePlan& plan, const std::string& what) { return Invalid(plan.sequence_id, what); }
 
+absl::Status CheckTokens(SequenceId sequence, const std::vector<uint32_t>& tokens, const char* what,
+                         const ModelLimits& model) {
+  const auto bad = std::find_if(tokens.begin(), tokens.end(), [&](uint32_t t) { return t >= model.vocab_size; });
+  if (bad == tokens.end()) return absl::OkStatus();
+  return Invalid(sequence, fmt::format("{} token {} is {}, the vocabulary has {}", what, bad - tokens.begin(), *bad,
+                                       model.vocab_size));
+}
+
 absl::Status CheckTurn(SequenceId sequence, const TurnPlan& turn, const ModelLimits& model) {
   if (turn.max_tokens == 0) return Invalid(sequence, "max_tokens is 0, must be at least 1");
-  const auto check = [&](const std::vector<uint32_t>& tokens, const char* what) {
-    const auto bad = std::find_if(tokens.begin(), tokens.end(), [&](uint32_t t) { return t >= model.vocab_size; });
-    if (bad == tokens.end()) return absl::OkStatus();
-    return Invalid(sequence, fmt::format("{} token {} is {}, the vocabulary has {}", what, bad - tokens.begin(), *bad,
-                                         model.vocab_size));
-  };
-  TRIBUTARY_RETURN_IF_ERROR(check(turn.prompt_tokens, "prompt"));
-  TRIBUTARY_RETURN_IF_ERROR(check(turn.forced_tokens, "forced"));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens(sequence, turn.prompt_tokens, "prompt", model));
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens(sequence, turn.forced_tokens, "forced", model));
   const uint32_t most = std::min(model.vocab_size, limits::kMaxTopLogprobs);
   if (turn.top_logprobs > most) {
     return Invalid(sequence, fmt::format("top_logprobs is {}, must be at most {} (vocabulary of {})", turn.top_logprobs,
@@ -41,7 +43,7 @@ absl::Status CheckTurn(SequenceId sequence, const TurnPlan& turn, const ModelLim
 }
 
 absl::Status CheckContext(const SequencePlan& plan, const ModelLimits& model) {
-  if (plan.prompt_tokens.empty()) return Invalid(plan, "the prompt is empty, it needs at least one token");
+  if (plan.first_prompt().empty()) return Invalid(plan, "the prompt is empty, it needs at least one token");
   uint64_t max_context = limits::kMaxContextTokens;
   if (model.max_context_tokens != 0) max_context = std::min(max_context, model.max_context_tokens);
   if (plan.max_context_tokens() > max_context) {
@@ -51,6 +53,28 @@ absl::Status CheckContext(const SequencePlan& plan, const ModelLimits& model) {
                                plan.prompt_tokens.size(), plan.max_tokens, plan.reserved_context_tokens, max_context));
   }
   return absl::OkStatus();
+}
+
+// What a sequence that is rebuilt has had.
+absl::Status CheckPast(const SequencePlan& plan, const ModelLimits& model) {
+  uint64_t past_tokens = 0;
+  for (const PastTurn& turn : plan.past_turns) {
+    TRIBUTARY_RETURN_IF_ERROR(CheckTokens(plan.sequence_id, turn.prompt_tokens, "past prompt", model));
+    TRIBUTARY_RETURN_IF_ERROR(CheckTokens(plan.sequence_id, turn.answer_tokens, "past answer", model));
+    if (turn.answer_tokens.empty()) return Invalid(plan, "a past turn has no answer, it needs at least one token");
+    past_tokens += turn.prompt_tokens.size() + turn.answer_tokens.size();
+  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckTokens(plan.sequence_id, plan.answer_tokens, "answer", model));
+  if (plan.answer_tokens.size() > plan.max_tokens) {
+    return Invalid(plan, fmt::format("{} tokens of the answer are there, max_tokens is {}", plan.answer_tokens.size(),
+                                     plan.max_tokens));
+  }
+  const uint64_t needed = past_tokens + plan.prompt_tokens.size() + plan.max_tokens - 1;
+  if (needed <= plan.max_context_tokens()) return absl::OkStatus();
+  return Invalid(
+      plan, fmt::format("past turns of {} tokens, a prompt of {} and max_tokens {} need a context of {}; {} "
+                        "are reserved",
+                        past_tokens, plan.prompt_tokens.size(), plan.max_tokens, needed, plan.max_context_tokens()));
 }
 
 absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, const ShardSpec& shard) {
@@ -135,6 +159,7 @@ absl::Status CheckCover(const SequencePlan& plan, const ModelLimits& model) {
 absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
   TRIBUTARY_RETURN_IF_ERROR(CheckTurn(plan.sequence_id, plan, model));
   TRIBUTARY_RETURN_IF_ERROR(CheckContext(plan, model));
+  TRIBUTARY_RETURN_IF_ERROR(CheckPast(plan, model));
   if (!IsValidDType(plan.kv_dtype)) {
     return Invalid(plan, fmt::format("kv_dtype {} is none of f32, bf16, f16", static_cast<int>(plan.kv_dtype)));
   }

@@ -70,15 +70,16 @@ class Request:
 class Cluster:
     """`tributary cluster up` for the time of a with-block. Its exit status is checked unless check_exit is cleared."""
 
-    def __init__(self, cpu_nodes=2, flags=(), model=MODEL):
-        self.cpu_nodes, self.flags, self.model = cpu_nodes, flags, model
+    def __init__(self, cpu_nodes=2, flags=(), model=MODEL, workers=1):
+        self.cpu_nodes, self.flags, self.model, self.workers = cpu_nodes, flags, model, workers
         self.check_exit = True
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="tributary-test-")
         port_file = pathlib.Path(self.folder.name) / "cluster.json"
         command = [BIN / "tributary", "cluster", "up", "--model", self.model, "--cpu-nodes", str(self.cpu_nodes),
-                   "--device", DEVICE, "--compute-dtype", "model" if DEVICE == "host" else "f32", "--log-dir",
+                   "--device", ",".join([DEVICE] * self.workers), "--compute-dtype",
+                   "model" if DEVICE == "host" else "f32", "--log-dir",
                    pathlib.Path(self.folder.name) / "logs", "--port-file", port_file, *self.flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: port_file.exists() or self.process.poll() is not None, "the cluster is up", 90)

@@ -144,19 +144,21 @@ class TurnsTest(unittest.TestCase):
 
 
 class LossTest(unittest.TestCase):
-    def test_a_node_that_dies_ends_what_it_holds(self):
+    def test_a_node_that_dies_costs_a_conversation_no_token(self):
+        """What is kept holds no memory after that, until its next turn has it computed again."""
+        text = random_text(900, random.Random(SEED))
+        answers = {}
         with Cluster(cpu_nodes=2) as cluster:
             cluster.check_exit = False
-            cluster.generate(random_text(600, random.Random(SEED)), "--max-tokens", "2", *FLAGS, *PLACEMENT,
-                             "--request-id", "lost", *KEEP)
-            cluster.generate(b"small", "--max-tokens", "2", *FLAGS, *PLACEMENT, "--request-id", "small",
-                             "--keep-s", "60", "--keep-context-tokens", "20")
-            cluster.signal("cpu-1", signal.SIGKILL)
-            wait_until(lambda: [kept["request_id"] for kept in cluster.status()["kept_sequences"]] == ["small"],
-                       "the sequence is given up", 30)
-            self.assertIn("cpu-1", cluster.generate_error(b"x", "--continue", "lost"))
-            answer = cluster.generate(b"x", "--max-tokens", "2", *FLAGS, "--continue", "small")
-            self.assertEqual(len(answer["tokens"]), 2)
+            for name in ("undisturbed", "lost"):
+                cluster.generate(text, "--max-tokens", "20", *FLAGS, *PLACEMENT, "--request-id", name, *KEEP)
+                if name == "lost":
+                    cluster.signal("cpu-1", signal.SIGKILL)
+                    wait_until(lambda: cluster.status()["kept_sequences"][0]["shard_bytes"] == 0, "its KV is lost", 30)
+                answers[name] = cluster.generate(b"And then?", "--max-tokens", "20", *FLAGS, "--continue", name)
+        for field in ("tokens", "logprobs", "prompt_tokens", "context_tokens"):
+            self.assertEqual(answers["lost"][field], answers["undisturbed"][field])
+        self.assertEqual([node["id"] for node in answers["lost"]["nodes"]], ["cpu-0"])
 
     def test_a_cluster_that_stops_does_not_wait_for_leases(self):
         with Cluster(cpu_nodes=1) as cluster:

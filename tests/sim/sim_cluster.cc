@@ -7,28 +7,33 @@
 
 namespace tributary {
 
-namespace {
-const WorkerIdentity kWorker{"worker-0", 1};
-}  // namespace
-
 // ---- the cluster ----
 
 SimCluster::SimCluster(const SimOptions& options)
     : options_(options),
       clock_(options.threaded || options.make_plane ? static_cast<const Clock*>(&real_clock_) : &manual_clock_),
       network_(options.seed, clock_) {
-  const DeviceLimits limits{.max_batch = options.max_batch,
-                            .max_partial_slots = 4,
-                            .resident_pool_bytes = options.resident_pool_bytes,
-                            .max_prefill_tokens = options.max_prefill_tokens};
-  device_ = options.make_device ? options.make_device(limits) : std::make_unique<TinyDevice>(options.model, limits);
   network_.SetFaults(options.faults);
   nodes_.resize(options.num_nodes);
   for (uint32_t i = 0; i < options.num_nodes; ++i) {
     nodes_[i].id = fmt::format("cpu-{}", i);
     StartNode(nodes_[i]);
   }
-  plane_ = std::make_unique<SimPlane>(MakePlane("worker"));
+  StartWorker();
+}
+
+void SimCluster::StartWorker() {
+  const SimOptions& options = options_;
+  engine_.reset();
+  plane_.reset();
+  const DeviceLimits limits{.max_batch = options.max_batch,
+                            .max_partial_slots = 4,
+                            .resident_pool_bytes = options.resident_pool_bytes,
+                            .max_prefill_tokens = options.max_prefill_tokens};
+  device_ = options.make_device ? options.make_device(limits) : std::make_unique<TinyDevice>(options.model, limits);
+  ++worker_.incarnation;
+  const std::string address = worker_.incarnation == 1 ? "worker" : fmt::format("worker/{}", worker_.incarnation);
+  plane_ = std::make_unique<SimPlane>(MakePlane(address));
   if (!options.threaded) plane_->wait = [this](int64_t timeout_ns) { Wait(timeout_ns); };
 
   EngineOptions engine;
@@ -105,9 +110,24 @@ void SimCluster::StartNode(Node& node) {
 SequenceId SimCluster::Submit(const SimRequest& request) {
   const SequenceId id(++last_sequence_);
   results_[id];
+  records_[id] = {
+      .request = request,
+      .past_turns = {},
+      .max_context_tokens = std::max<uint64_t>(request.max_context_tokens, request.prompt.size() + request.max_tokens),
+      .epoch = Epoch(++last_epoch_)};
+  std::vector<Node*> nodes;
+  for (Node& node : nodes_) nodes.push_back(&node);
+  if (!request.layout.all_resident) shards_[id] = OpenShards(id, nodes);
+  engine_->Start(PlanOf(id));
+  return id;
+}
+
+SequencePlan SimCluster::PlanOf(SequenceId id) const {
+  const Record& record = records_.at(id);
+  const SimRequest& request = record.request;
   SequencePlan plan;
   plan.sequence_id = id;
-  plan.epoch = Epoch(id.value + 100);
+  plan.epoch = record.epoch;
   plan.prompt_tokens = request.prompt;
   plan.max_tokens = request.max_tokens;
   plan.sampling = request.sampling;
@@ -117,21 +137,31 @@ SequenceId SimCluster::Submit(const SimRequest& request) {
   plan.stop_tokens = request.stop_tokens;
   plan.top_logprobs = request.top_logprobs;
   plan.keep = request.keep;
-  plan.reserved_context_tokens = request.max_context_tokens;
+  plan.reserved_context_tokens = record.max_context_tokens;
   plan.policy = request.policy;
   plan.report_attention_heads = request.report_attention_heads;
   plan.max_stall_ns =
       options_.threaded ? 120 * kNsPerS : request.max_stall_ns;  // a loaded machine must not fail a test
-  if (!request.layout.all_resident) plan.shards = shards_[id] = OpenShards(id, request);
-  engine_->Start(std::move(plan));
-  return id;
+  if (const auto shards = shards_.find(id); shards != shards_.end()) plan.shards = shards->second;
+  plan.past_turns = record.past_turns;
+  plan.answer_tokens = results_.at(id).tokens;
+  return plan;
 }
 
 void SimCluster::Continue(SequenceId id, const SimTurn& turn) {
   TRIBUTARY_CHECK(results_.at(id).kept);
+  Record& record = records_.at(id);
+  record.past_turns.push_back({record.request.prompt, results_.at(id).tokens});
+  record.request.prompt = turn.prompt;
+  record.request.max_tokens = turn.max_tokens;
+  record.request.sampling = turn.sampling;
+  record.request.forced_tokens = turn.forced_tokens;
+  record.request.stop_tokens = turn.stop_tokens;
+  record.request.top_logprobs = 0;
+  record.request.keep = turn.keep;
   results_[id] = {};
   engine_->Continue({.sequence_id = id,
-                     .epoch = Epoch(id.value + 100),
+                     .epoch = record.epoch,
                      .turn = {.prompt_tokens = turn.prompt,
                               .max_tokens = turn.max_tokens,
                               .sampling = turn.sampling,
@@ -140,21 +170,59 @@ void SimCluster::Continue(SequenceId id, const SimTurn& turn) {
                               .keep = turn.keep}});
 }
 
-std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimRequest& request) {
+void SimCluster::Rebuild(SequenceId id) {
+  SimResult& result = results_.at(id);
+  TRIBUTARY_CHECK(result.ended);
+  result.ended = false;
+  result.status = absl::OkStatus();
+  result.failed_node.clear();
+  result.stalled_on.clear();
+  result.logits.resize(result.tokens.size());  // of a token that never came
+  ++result.num_rebuilds;
+  records_.at(id).epoch = Epoch(++last_epoch_);
+  std::vector<Node*> nodes;
+  for (Node& node : nodes_) {
+    if (node.alive) nodes.push_back(&node);
+  }
+  TRIBUTARY_CHECK(!nodes.empty());
+  if (shards_.contains(id)) shards_[id] = OpenShards(id, nodes);
+  engine_->Start(PlanOf(id));
+}
+
+void SimCluster::RebuildFailed() {
+  for (const auto& [id, result] : results_) {
+    if (result.ended && !result.failed_node.empty()) Rebuild(id);
+  }
+}
+
+void SimCluster::RestartWorker() {
+  for (auto& [id, result] : results_) {
+    if (result.ended) continue;
+    result.ended = true;
+    result.kept = false;
+    result.status = absl::UnavailableError("the worker is gone");
+    result.failed_node = worker_.id;
+    CloseShards(id);
+  }
+  StartWorker();
+}
+
+std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const std::vector<Node*>& nodes) {
+  const Record& record = records_.at(id);
+  const SimRequest& request = record.request;
   const SimCut& cut = request.cut;
   const TinyModel& model = options_.model;
   const auto num_layers = model.num_layers - static_cast<uint32_t>(options_.windowed_layers.size());
   std::vector<ShardPlacement> shards;
   if (num_layers == 0) return shards;
-  const uint64_t max_context =
-      std::max<uint64_t>(request.max_context_tokens, request.prompt.size() + request.max_tokens);
+  const uint64_t max_context = record.max_context_tokens;
   for (uint32_t stripe = 0; stripe < cut.num_stripes; ++stripe) {
     for (uint32_t part = 0; part < cut.head_parts; ++part) {
       for (uint32_t slice = 0; slice < cut.layer_parts; ++slice) {
         ShardSpec spec;
         spec.shard_id = ShardId(++last_shard_);
         spec.sequence_id = id;
-        spec.epoch = Epoch(id.value + 100);
+        spec.epoch = record.epoch;
         spec.model = model.shape;
         spec.num_layers = num_layers;
         spec.layer_begin = num_layers * slice / cut.layer_parts;
@@ -173,7 +241,7 @@ std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimReque
         spec.policy = request.policy;
         ShardPlacement& placement = shards.emplace_back(ShardPlacement{spec, {}});
         for (uint32_t holder = 0; holder < options_.num_holders; ++holder) {
-          Node& node = nodes_[(shards.size() - 1 + holder) % nodes_.size()];
+          Node& node = *nodes[(shards.size() - 1 + holder) % nodes.size()];
           OpenShard(spec, node);
           placement.holders.push_back({node.id, node.incarnation, "sim"});
         }
@@ -186,7 +254,7 @@ std::vector<ShardPlacement> SimCluster::OpenShards(SequenceId id, const SimReque
 void SimCluster::OpenShard(const ShardSpec& spec, Node& node) {
   if (!node.alive) return;
   std::lock_guard lock(node.mutex);
-  const auto reserved = node.server->OpenShard(spec, kWorker);
+  const auto reserved = node.server->OpenShard(spec, worker_);
   if (!reserved.ok()) std::fprintf(stderr, "OpenShard: %s\n", reserved.status().ToString().c_str());
   TRIBUTARY_CHECK(reserved.ok());
 }
@@ -294,10 +362,10 @@ void SimCluster::OnPrefillProgress(SequenceId sequence, uint32_t layers_done, ui
 }
 void SimCluster::OnTokens(const SequenceTokens& tokens) {
   SimResult& result = results_.at(tokens.sequence_id);
-  TRIBUTARY_CHECK(result.tokens.empty() && !result.ended);
-  result.tokens = tokens.tokens;
-  result.logprobs = tokens.logprobs;
-  result.top = tokens.top;
+  TRIBUTARY_CHECK((result.tokens.empty() || result.num_rebuilds > 0) && !result.ended);
+  result.tokens.insert(result.tokens.end(), tokens.tokens.begin(), tokens.tokens.end());
+  result.logprobs.insert(result.logprobs.end(), tokens.logprobs.begin(), tokens.logprobs.end());
+  result.top.insert(result.top.end(), tokens.top.begin(), tokens.top.end());
 }
 void SimCluster::OnStepDone(StepId step, std::span<const SequenceTokens> tokens, double step_s) {
   TRIBUTARY_CHECK_EQ(step, StepId(last_step_));
@@ -345,7 +413,7 @@ absl::StatusOr<NodeSession> SimCluster::Connect(const NodeEndpoint& endpoint, co
     if (!node.alive) return absl::UnavailableError("connection refused");
     if (node.frozen) return absl::DeadlineExceededError("no answer within 1 s");
     std::lock_guard lock(node.mutex);
-    const auto grant = node.server->OpenSession(kWorker, local.address);
+    const auto grant = node.server->OpenSession(worker_, local.address);
     if (!grant.ok()) return grant.status();
     return NodeSession{node.plane->info(), grant->session_id, grant->keys, grant->epoch, node.id};
   }

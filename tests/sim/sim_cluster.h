@@ -99,6 +99,7 @@ struct SimResult {
   bool kept = false;                       // between two turns
   bool ended = false;
   uint32_t num_stalls = 0;
+  uint32_t num_rebuilds = 0;
   std::string stalled_on;  // now; "" if it is not
   absl::Status status;
   std::string failed_node;
@@ -137,6 +138,11 @@ class SimCluster final : private EngineEvents, private BlockingConnector {
   SequenceId Submit(const SimRequest& request);
   // The next turn of a kept sequence; its result begins anew.
   void Continue(SequenceId id, const SimTurn& turn);
+  // Places a sequence that has failed, or that the worker has forgotten, anew on the nodes that live, and has it
+  // computed again from its tokens, cut as it was; its result goes on. REQUIRES: one lives.
+  void Rebuild(SequenceId id);
+  // Likewise all that have failed because of a node.
+  void RebuildFailed();
   // Runs until all sequences have ended or are kept. False if that takes implausibly long.
   bool RunUntilEnded();
   // One turn of the coordinator's loop: a step if any sequence decodes, and a piece of prefill.
@@ -151,6 +157,8 @@ class SimCluster final : private EngineEvents, private BlockingConnector {
   void Thaw(uint32_t node);
   void Restart(uint32_t node);  // a new process under the same id
   void Cut(uint32_t node);      // the link to the worker breaks
+  // A new process in the worker's place: it has forgotten all sequences, whose shards are closed. Between turns only.
+  void RestartWorker();
   // Called each time that the worker waits, with the number of the wait.
   std::function<void(uint64_t wait)> on_wait;
 
@@ -188,7 +196,16 @@ class SimCluster final : private EngineEvents, private BlockingConnector {
   std::unique_ptr<DataPlane> MakePlane(const std::string& address);
   void StartNode(Node& node);
   void StopThread(Node& node);
-  std::vector<ShardPlacement> OpenShards(SequenceId id, const SimRequest& request);
+  void StartWorker();
+  // What is known of a sequence beside its results.
+  struct Record {
+    SimRequest request;  // its placement; of a later turn: with what that one asks for
+    std::vector<PastTurn> past_turns;
+    uint64_t max_context_tokens = 0;
+    Epoch epoch;
+  };
+  SequencePlan PlanOf(SequenceId id) const;
+  std::vector<ShardPlacement> OpenShards(SequenceId id, const std::vector<Node*>& nodes);
   void OpenShard(const ShardSpec& spec, Node& node);
   void CloseShards(SequenceId id);
   void Wait(int64_t timeout_ns);
@@ -215,9 +232,12 @@ class SimCluster final : private EngineEvents, private BlockingConnector {
   MetricRegistry registry_;
   EngineMetrics metrics_{registry_};
   std::unique_ptr<DecodeEngine> engine_;
+  WorkerIdentity worker_{"worker-0", 0};
   std::map<SequenceId, SimResult> results_;
+  std::map<SequenceId, Record> records_;
   std::map<SequenceId, std::vector<ShardPlacement>> shards_;
   uint64_t last_sequence_ = 0;
+  uint64_t last_epoch_ = 100;
   uint64_t last_step_ = 0;
   uint64_t last_shard_ = 0;
   uint64_t num_waits_ = 0;

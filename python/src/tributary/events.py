@@ -114,9 +114,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Stalled:
-    """The answer stands still because this node or worker is silent; nothing is lost."""
+    """The answer stands still because of this node or worker, and goes on with the same tokens: it is silent, or
+    (reason "rebuilding") gone, and what it held is computed again. May come again, with another reason, before
+    Resumed."""
 
     node_id: str
+    reason: str = "silent"
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ def event_from_proto(message: coordinator_pb2.GenerateEvent) -> Event:
     if kind == "prefill":
         return Prefill(message.prefill.fraction)
     if kind == "stalled":
-        return Stalled(message.stalled.node_id)
+        rebuilding = message.stalled.reason == coordinator_pb2.GenerateEvent.Stalled.REASON_REBUILDING
+        return Stalled(message.stalled.node_id, "rebuilding" if rebuilding else "silent")
     if kind == "resumed":
         return Resumed()
     if kind == "summary":

@@ -201,14 +201,17 @@ def test_a_cluster_that_cannot_start(tmp_path: Path) -> None:
     assert done.returncode == 1 and "the cluster did not start" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_node_that_is_lost_is_named(probe: Path) -> None:
+def test_nodes_that_are_lost_are_named(probe: Path) -> None:
+    """Where no other can take what they held: the answer waits for one, as long as it may."""
     with Cluster(cpu_nodes=2) as own, serving(own.coordinator, probe) as server:
         own.check_exit = False
         stream = server.openai().completions.create(model="probe", prompt=TEXT, max_tokens=5000, stream=True,
-                                                    extra_body={"tributary": SMALL, "ignore_eos": True})
-        with pytest.raises(openai.APIError, match="cpu-1"):
+                                                    extra_body={"tributary": {**SMALL, "max_stall_s": 3},
+                                                                "ignore_eos": True})
+        with pytest.raises(openai.APIError, match="cpu-[01].*could not be rebuilt"):
             for i, _ in enumerate(stream):
                 if i == 3:
+                    own.signal("cpu-0", signal.SIGKILL)
                     own.signal("cpu-1", signal.SIGKILL)
         wait_until(lambda: own.status()["requests_running"] == 0, "the sequence has ended")
 

@@ -45,9 +45,12 @@ struct Printer {
     return fmt::format("close-stream stream={} {}", a.stream.value, StatusText(a.status));
   }
   std::string operator()(const action::StartSequence& a) const {
-    return fmt::format("start stream={} sequence={} epoch={} prompt={} max={} shards={}", a.stream.value,
-                       a.plan.sequence_id.value, a.plan.epoch.value, a.plan.prompt_tokens.size(), a.plan.max_tokens,
-                       a.plan.shards.size());
+    std::string text = fmt::format("start stream={} sequence={} epoch={} prompt={} max={} shards={}", a.stream.value,
+                                   a.plan.sequence_id.value, a.plan.epoch.value, a.plan.prompt_tokens.size(),
+                                   a.plan.max_tokens, a.plan.shards.size());
+    if (!a.plan.past_turns.empty()) text += fmt::format(" past={}", a.plan.past_turns.size());
+    if (!a.plan.answer_tokens.empty()) text += fmt::format(" answer={}", a.plan.answer_tokens.size());
+    return text;
   }
   std::string operator()(const action::ContinueSequence& a) const {
     return fmt::format("continue stream={} sequence={} epoch={} prompt={} max={}{}", a.stream.value,
@@ -56,6 +59,9 @@ struct Printer {
   }
   std::string operator()(const action::EndLease& a) const {
     return fmt::format("end-lease request={} sequence={} {}", a.request_id, a.sequence_id.value, LeaseEndName(a.end));
+  }
+  std::string operator()(const action::EndRebuild& a) const {
+    return fmt::format("end-rebuild cause={} {}", RebuildCauseName(a.cause), RebuildResultName(a.result));
   }
   std::string operator()(const action::TakeStep& a) const {
     return fmt::format("step stream={} step={} sequences={}", a.stream.value, a.step.step_id.value,
@@ -77,7 +83,8 @@ struct Printer {
                        a.first ? " first" : "", a.since_last_ns / 1'000'000);
   }
   std::string operator()(const action::Stalled& a) const {
-    return fmt::format("stalled call={} on={}", a.call.value, a.stalled.node_id);
+    const bool is_silent = a.stalled.reason == RequestStalled::Reason::kSilent;
+    return fmt::format("stalled call={} on={}{}", a.call.value, a.stalled.node_id, is_silent ? "" : " rebuilding");
   }
   std::string operator()(const action::Resumed& a) const { return fmt::format("resumed call={}", a.call.value); }
   std::string operator()(const action::Finish& a) const {

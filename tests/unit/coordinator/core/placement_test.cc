@@ -51,6 +51,25 @@ TEST(PlacementTest, ShortContextsStayResident) {
   EXPECT_EQ(MaxResidentTokens(DemandOf(20)), 20u);
 }
 
+TEST(PlacementTest, ACutIsKeptOnFewerNodes) {
+  Demand demand = DemandOf(3000);
+  const PlacementResult before = Place(Cluster({8 << 20, 8 << 20, 8 << 20}), demand);
+  ASSERT_TRUE(before.status.ok()) << before.status;
+  ASSERT_EQ(before.plan.shards.size(), 3u);
+  for (const ShardPlacement& shard : before.plan.shards) demand.cut.push_back(shard.spec);
+  const PlacementResult after = Place(Cluster({8 << 20, 8 << 20}), demand);
+  ASSERT_TRUE(after.status.ok()) << after.status;
+  ASSERT_EQ(after.plan.shards.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(after.plan.shards[i].spec, demand.cut[i]);
+    EXPECT_EQ(after.plan.shards[i].holders.front().node_id, i % 2 == 0 ? "cpu-0" : "cpu-1");
+  }
+  // A worker that merges fewer stripes does not get it.
+  ClusterRoom coarse = Cluster({8 << 20, 8 << 20});
+  coarse.workers[0].max_token_stripes = 2;
+  EXPECT_TRUE(absl::IsResourceExhausted(Place(coarse, demand).status));
+}
+
 TEST(PlacementTest, ShardsHaveTheLayersThatAreNotWindowed) {
   Demand demand = DemandOf(3000);
   demand.geometry.num_layers = 6;

@@ -32,6 +32,7 @@ CoordinatorConfig RandomTestConfig(uint64_t seed) {
   config.orphan_grace_ns = kNsPerS;
   config.close_retry_ns = kNsPerS;
   config.forget_after_ns = 60 * kNsPerS;
+  config.max_token_ids = 3000;  // not enough for all
   config.sequence_ids = SeededIds(seed);
   config.shard_ids = SeededIds(seed + 1);
   return config;
@@ -44,6 +45,7 @@ class World {
   explicit World(uint64_t seed) : random_(seed), core_(RandomTestConfig(seed)) {}
   const std::array<int, 4>& outcomes() const { return outcomes_; }
   int num_continued() const { return num_continued_; }
+  int num_rebuilt() const { return num_rebuilt_; }
   const std::vector<std::string>& history() const { return history_; }
   const std::array<int, action::kNumLeaseEnds>& leases_ended() const { return leases_ended_; }
 
@@ -60,8 +62,10 @@ class World {
   struct Worker {
     WorkerIdentity identity;
     StreamId stream;
-    std::map<SequenceId, uint32_t> left;  // tokens to give; of a kept sequence: 0
-    std::set<SequenceId> keeps;           // asked to keep it when it has given them
+    std::map<SequenceId, uint32_t> left;   // tokens to give; of a kept sequence: 0
+    std::map<SequenceId, uint32_t> given;  // of the turn; token number i is i
+    std::map<SequenceId, Epoch> epochs;
+    std::set<SequenceId> keeps;  // asked to keep it when it has given them
     std::set<SequenceId> stalled;
     std::vector<StepCommand> steps;
   };
@@ -86,13 +90,23 @@ class World {
   void Apply(action::CloseShard& a) { closes_.push_back(a); }
   void Apply(action::CloseStream& a) { ForgetStream(a.stream); }
   void Apply(action::StartSequence& a) {
-    for (auto& [id, worker] : workers_) {
+    for (auto& [name, worker] : workers_) {
       if (worker.stream != a.stream) continue;
       for (const ShardPlacement& shard : a.plan.shards) {
         EXPECT_EQ(ever_opened_.at(shard.spec.shard_id), worker.identity) << "opened for another worker";
       }
-      worker.left[a.plan.sequence_id] = a.plan.max_tokens;
-      if (a.plan.keep) worker.keeps.insert(a.plan.sequence_id);
+      const SequenceId id = a.plan.sequence_id;
+      EXPECT_FALSE(worker.left.contains(id)) << "started while its worker has it";
+      const auto given = static_cast<uint32_t>(a.plan.answer_tokens.size());
+      for (uint32_t i = 0; i < given; ++i) EXPECT_EQ(a.plan.answer_tokens[i], i) << "it begins in the middle";
+      if (!a.plan.past_turns.empty() || given > 0) ++num_rebuilt_;
+      EXPECT_LE(given, a.plan.max_tokens);
+      worker.left[id] = a.plan.max_tokens - given;
+      worker.given[id] = given;
+      worker.epochs[id] = a.plan.epoch;
+      started_.erase(id);
+      if (a.plan.keep) worker.keeps.insert(id);
+      if (given == a.plan.max_tokens) complete_.push_back({a.stream, id});
     }
   }
   void Apply(action::ContinueSequence& a) {
@@ -103,6 +117,7 @@ class World {
       ASSERT_NE(it, worker.left.end()) << "continued a sequence that is not there";
       EXPECT_EQ(it->second, 0u) << "continued during a turn";
       it->second = a.plan.turn.max_tokens;
+      worker.given[sequence] = 0;
       if (!a.plan.turn.keep) worker.keeps.erase(sequence);
       started_.erase(sequence);
       ++num_continued_;
@@ -121,11 +136,15 @@ class World {
   void Apply(action::StopSequence& a) {
     for (auto& [id, worker] : workers_) {
       if (worker.stream == a.stream && worker.left.contains(a.stop.sequence_id)) {
-        stops_.push_back({a.stream, a.stop.sequence_id});
+        stops_.push_back({a.stream, a.stop});
       }
     }
   }
-  void Apply(action::Tokens& a) { EXPECT_TRUE(calls_.contains(a.call)) << "token after Finish"; }
+  void Apply(action::Tokens& a) {
+    EXPECT_TRUE(calls_.contains(a.call)) << "token after Finish";
+    EXPECT_EQ(a.first, next_token_[a.call] == 0);
+    for (const uint32_t token : a.tokens.tokens) EXPECT_EQ(token, next_token_[a.call]++) << "lost or repeated";
+  }
   void Apply(action::Finish& a) {
     EXPECT_EQ(calls_.erase(a.call), 1u) << "second Finish";
     if (a.summary.kept) names_.push_back(a.summary.kept->request_id);
@@ -208,7 +227,7 @@ class World {
     const StreamId stream(++last_stream_);
     const uint64_t incarnation = ++incarnations_;
     Step(event::WorkerHello{stream, Describe(id, NodeRole::kGpuWorker, incarnation)});
-    workers_[id] = {{id, incarnation}, stream, {}, {}, {}, {}};
+    workers_[id] = {{id, incarnation}, stream, {}, {}, {}, {}, {}, {}};
   }
 
   void Generate() {
@@ -277,12 +296,23 @@ class World {
     return &it->second;
   }
 
+  // The worker of the stream, if it has the sequence.
+  const Worker* Has(StreamId stream, SequenceId id) const {
+    for (const auto& [name, worker] : workers_) {
+      if (worker.stream == stream && worker.left.contains(id)) return &worker;
+    }
+    return nullptr;
+  }
+
   // A first token, or the confirmation of a stop, or an error.
   void WorkerProgress() {
     if (!stops_.empty() && Chance(70)) {
-      const auto [stream, id] = stops_.front();
+      const auto [stream, stop] = stops_.front();
       stops_.erase(stops_.begin());
-      return End(stream, id, absl::CancelledError("stopped"));
+      const Worker* stopped = Has(stream, stop.sequence_id);
+      // One that has come again meanwhile is not meant.
+      if (stopped != nullptr && stopped->epochs.at(stop.sequence_id) != stop.epoch) return;
+      return End(stream, stop.sequence_id, absl::CancelledError("stopped"));
     }
     Worker* worker = AnyWorker();
     if (worker == nullptr || worker->left.empty()) return;
@@ -291,12 +321,19 @@ class World {
     const SequenceId id = it->first;
     const auto left = it->second;
     const StreamId stream = worker->stream;
+    if (!complete_.empty()) {  // its answer was there before it was lost
+      const auto [its_stream, its_id] = complete_.back();
+      complete_.pop_back();
+      const Worker* its = Has(its_stream, its_id);
+      if (its != nullptr && its->left.at(its_id) == 0) EndTurn(its_stream, its_id);
+      return;
+    }
     if (Chance(5)) return End(stream, id, absl::UnavailableError("a node failed"));
     if (left == 0) return;  // kept
     if (std::any_of(started_.begin(), started_.end(), [&](SequenceId s) { return s == id; })) return;
     started_.insert(id);
     worker->left[id] = left - 1;
-    Step(event::WorkerTokens{stream, {id, {1}, {0}}});
+    Step(event::WorkerTokens{stream, {id, {worker->given[id]++}, {0}}});
     if (left == 1) EndTurn(stream, id);
   }
 
@@ -336,7 +373,7 @@ class World {
       // A step that was sent before the sequence ended its turn may name it still.
       if (it == worker->left.end() || it->second == 0 || !started_.contains(id)) continue;
       if (worker->stalled.contains(id)) continue;
-      done.done.tokens.push_back({id, {1}, {0}});
+      done.done.tokens.push_back({id, {worker->given[id]++}, {0}});
       if (--it->second == 0 || Chance(5)) ended.push_back(id);
     }
     Step(std::move(done));
@@ -458,12 +495,15 @@ class World {
   std::set<SequenceId> started_;
   std::vector<action::OpenShard> opens_;
   std::vector<action::CloseShard> closes_;
-  std::vector<std::pair<StreamId, SequenceId>> stops_;
+  std::vector<std::pair<StreamId, StopCommand>> stops_;
+  std::vector<std::pair<StreamId, SequenceId>> complete_;  // rebuilt with all of their answer
+  std::map<CallId, uint32_t> next_token_;
   std::vector<std::string> history_;
   std::array<int, 4> outcomes_{};
   std::vector<std::string> accepted_;  // names of all requests that got a place
   std::vector<std::string> names_;     // of sequences that were kept
   int num_continued_ = 0;
+  int num_rebuilt_ = 0;
   std::array<int, action::kNumLeaseEnds> leases_ended_{};
 };
 
@@ -479,6 +519,7 @@ TEST(CoordinatorRandomTest, NothingIsLostOrLeftOver) {
   const uint64_t seed = TestSeed();
   std::array<int, 4> outcomes{};
   std::array<int, action::kNumLeaseEnds> leases_ended{};
+  int num_rebuilt = 0;
   for (uint64_t round = 0; round < 60 && !HasFailure(); ++round) {
     SCOPED_TRACE(fmt::format("TRIBUTARY_TEST_SEED={} (round {})", seed, round));
     World world(seed + round);
@@ -486,7 +527,9 @@ TEST(CoordinatorRandomTest, NothingIsLostOrLeftOver) {
     for (size_t i = 0; i < outcomes.size(); ++i) outcomes[i] += world.outcomes()[i];
     for (size_t i = 0; i < leases_ended.size(); ++i) leases_ended[i] += world.leases_ended()[i];
     leases_ended[0] += world.num_continued();
+    num_rebuilt += world.num_rebuilt();
   }
+  EXPECT_GT(num_rebuilt, 60);
   // The world must be rough, but not so rough that nothing ever ends well.
   for (const int count : outcomes) EXPECT_GT(count, 60);
   for (size_t i = 0; i < leases_ended.size(); ++i) {

@@ -22,6 +22,19 @@ TEST(RequestQueueTest, OrderIsThatOfArrival) {
   EXPECT_FALSE(queue.full());
 }
 
+TEST(RequestQueueTest, WhoHadAPlaceComesBeforeThoseWhoHadNoneInTheOrderOfReturn) {
+  RequestQueue queue(9);
+  queue.Push(SequenceId(1));
+  queue.PushFront(SequenceId(5));
+  queue.PushFront(SequenceId(4));
+  EXPECT_THAT(queue.waiting(), ElementsAre(SequenceId(5), SequenceId(4), SequenceId(1)));
+  queue.Remove(SequenceId(5));
+  queue.PushFront(SequenceId(6));
+  queue.Remove(SequenceId(1));
+  queue.Push(SequenceId(2));
+  EXPECT_THAT(queue.waiting(), ElementsAre(SequenceId(4), SequenceId(6), SequenceId(2)));
+}
+
 TEST(RequestQueueTest, AQueueOfNoneIsAlwaysFull) {
   RequestQueue queue(0);
   EXPECT_TRUE(queue.empty());

@@ -17,15 +17,15 @@ using E = SequenceEvent;
 // Written down once more: a change of the table must be meant. Rows are states, columns events, as in kSequenceStates
 // and kSequenceEvents.
 constexpr S kNone = static_cast<S>(-1);
-constexpr S kExpected[8][8] = {
-    {S::kPrefilling, kNone, kNone, kNone, kNone, kNone, kNone, S::kEnded},  // queued
-    {kNone, S::kDraining, kNone, kNone, kNone, kNone, kNone, S::kEnded},    // prefilling
-    {kNone, kNone, S::kDecoding, kNone, kNone, kNone, kNone, S::kEnded},    // draining
-    {kNone, kNone, kNone, S::kAnswered, kNone, kNone, kNone, S::kEnded},    // decoding
-    {kNone, kNone, kNone, kNone, S::kKept, kNone, kNone, S::kEnded},        // answered
-    {kNone, kNone, kNone, kNone, kNone, S::kAppending, kNone, S::kEnded},   // kept
-    {kNone, kNone, kNone, kNone, kNone, kNone, S::kDecoding, S::kEnded},    // appending
-    {kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone},               // ended
+constexpr S kExpected[8][9] = {
+    {S::kPrefilling, kNone, kNone, kNone, kNone, kNone, kNone, kNone, S::kEnded},        // queued
+    {kNone, S::kDraining, kNone, kNone, kNone, kNone, kNone, kNone, S::kEnded},          // prefilling
+    {kNone, kNone, S::kDecoding, S::kAppending, kNone, kNone, kNone, kNone, S::kEnded},  // draining
+    {kNone, kNone, kNone, kNone, S::kAnswered, kNone, kNone, kNone, S::kEnded},          // decoding
+    {kNone, kNone, kNone, kNone, kNone, S::kKept, kNone, kNone, S::kEnded},              // answered
+    {kNone, kNone, kNone, kNone, kNone, kNone, S::kAppending, kNone, S::kEnded},         // kept
+    {kNone, kNone, kNone, kNone, kNone, kNone, kNone, S::kDecoding, S::kEnded},          // appending
+    {kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone},                     // ended
 };
 
 // A sequence that has come to `state` by legal events.

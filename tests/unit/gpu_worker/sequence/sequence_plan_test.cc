@@ -52,6 +52,35 @@ TEST(SequencePlanTest, ShardsMustHoldWhatIsReservedForLaterTurns) {
   EXPECT_NE(Validate(plan, kModel).message().find("1002 tokens reserved"), std::string::npos);
 }
 
+TEST(SequencePlanTest, WhatARebuiltSequenceHasHadIsChecked) {
+  SequencePlan good = GoodPlan();
+  good.reserved_context_tokens = 210;
+  good.prompt_tokens.clear();  // the answer before went on
+  good.past_turns = {{{1, 2, 3}, {4, 5}}, {{}, {6}}};
+  good.answer_tokens = {7, 8};
+  EXPECT_EQ(std::vector<uint32_t>(good.first_prompt().begin(), good.first_prompt().end()),
+            (std::vector<uint32_t>{1, 2, 3}));
+  EXPECT_TRUE(Validate(good, kModel).ok()) << Validate(good, kModel);
+  const auto message = [&](const std::function<void(SequencePlan&)>& spoil) {
+    SequencePlan plan = good;
+    spoil(plan);
+    return std::string(Validate(plan, kModel).message());
+  };
+  EXPECT_NE(message([](auto& plan) { plan.past_turns[0].prompt_tokens.clear(); }).find("the prompt is empty"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& plan) { plan.past_turns[1].answer_tokens.clear(); }).find("a past turn has no answer"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& plan) { plan.past_turns[0].answer_tokens[1] = 100; }).find("past answer token 1 is 100"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& plan) { plan.past_turns[0].prompt_tokens[2] = 101; }).find("past prompt token 2 is 101"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& plan) { plan.answer_tokens[0] = 102; }).find("answer token 0 is 102"), std::string::npos);
+  EXPECT_NE(message([](auto& plan) { plan.answer_tokens.resize(201); }).find("201 tokens of the answer are there"),
+            std::string::npos);
+  const std::string too_long = message([](auto& plan) { plan.past_turns[0].prompt_tokens.resize(9); });
+  EXPECT_NE(too_long.find("need a context of 211; 209 are reserved"), std::string::npos) << too_long;
+}
+
 TEST(SequencePlanTest, ATurnIsCheckedAgainstWhatIsReserved) {
   ContinuePlan plan{.sequence_id = SequenceId(7), .epoch = Epoch(3)};
   plan.turn.max_tokens = 10;
