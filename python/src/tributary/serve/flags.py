@@ -67,7 +67,8 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
                         help="for how long after an answer (default %(default)s)")
     limits.add_argument("--patience-s", type=_seconds, default=default.patience_s,
                         help="a request that waits longer for a place or memory gets that of the kept chat used "
-                             "longest ago (default %(default)s)")
+                             "longest ago; so many seconds apart new chats begin while kept ones fill the memory "
+                             "(default %(default)s)")
     limits.add_argument("--keep-room-tokens", type=_count(0), default=default.keep_room_tokens,
                         help="reserved for the later turns of a kept chat (default %(default)s)")
     limits.add_argument("--drain-s", type=_count(0, 24 * 3600), default=30,

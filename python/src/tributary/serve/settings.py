@@ -20,5 +20,5 @@ class Settings:
     max_choices: int = 64  # prompts x n of one request
     max_kept_chats: int = 16  # 0: no chat is kept after its answer
     keep_s: float = 300.0
-    patience_s: float = 1.0  # a request that waits longer for a place or memory gets that of a kept chat
+    patience_s: float = 0.05  # a request that waits longer for a place or memory gets that of a kept chat
     keep_room_tokens: int = 2048  # what is reserved for the later turns of a kept chat
