@@ -7,14 +7,28 @@ programs, in a source tree, or as part of the installed Python package. Needs th
 """
 
 import argparse
+import ctypes
 import json
 import pathlib
+import signal
 import sys
 import types
 
 HERE = pathlib.Path(__file__).resolve().parent
 PLACES = (HERE.parent / "share" / "tributary" / "python", HERE.parent / "python" / "src")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def die_with_parent():
+    """A long text keeps this busy for longer than it looks at its input, whose end it would otherwise end at; and a
+    terminal's Ctrl-C is the parent's to take."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    except (OSError, AttributeError):
+        pass  # no Linux: it ends when the text is done
 
 
 class MissingError(Exception):
@@ -46,6 +60,7 @@ def import_bridge():
 
 
 def main():
+    die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="of the model: tokenizer.json, tokenizer_config.json")
     parser.add_argument("--frame", choices=("auto", "none"), default="none",

@@ -208,7 +208,9 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
     return PrintCommand{app.help()};
   } catch (const CLI::RequiredError& error) {
     if (app.get_subcommands().empty()) return NoCommandError(argc, argv);
-    return ExplainParseError(app, arguments, error.what());
+    // CLI11 looks for what is required first, but a flag that was mistyped is what the user has to see.
+    const std::vector<std::string> unknown = app.remaining(true);
+    return ExplainParseError(app, arguments, unknown.empty() ? error.what() : CLI::ExtrasError(unknown).what());
   } catch (const CLI::ParseError& error) {  // CLI11 reports by exceptions only
     return ExplainParseError(app, arguments, error.what());
   }

@@ -20,8 +20,9 @@ struct TokenizerOptions {
 // The environment that ./dev setup python makes, if this binary lies in that build folder; else python3.
 std::string DefaultPython();
 
-// UNAVAILABLE with what to do: no such Python, no package `tokenizers` there, a folder without a tokenizer or with a
-// broken one, a chat template that cannot be used.
+// The child ends with the codec, and with the thread that calls this, however busy it is. UNAVAILABLE with what to do:
+// no such Python, no package `tokenizers` there, a folder without a tokenizer or with a broken one, a chat template
+// that cannot be used.
 absl::StatusOr<std::unique_ptr<TextCodec>> MakeTokenizerProcess(const TokenizerOptions& options);
 
 }  // namespace tributary

@@ -12,17 +12,12 @@ import argparse
 import asyncio
 import json
 import random
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-START_S = 120
+from local_server import ROOT, local_server
 
 
 @dataclass
@@ -72,30 +67,6 @@ async def all_chats(address: str, args: argparse.Namespace) -> tuple[list[Chat],
     return chats, time.perf_counter() - begin
 
 
-@contextmanager
-def server(model: Path) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        port_file, template = Path(folder) / "port.json", Path(folder) / "template.jinja"
-        flags = []
-        if not (model / "tokenizer_config.json").exists():  # the probe model has no template of its own
-            template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ")
-            flags = ["--chat-template", str(template)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tributary.serve", "--model", str(model), "--port", "0",
-             "--port-file", str(port_file), "--tributary", str(ROOT / "build" / "bin" / "tributary"),
-             "--max-kept-chats", "0", *flags])
-        try:
-            end = time.monotonic() + START_S
-            while not port_file.exists():
-                if process.poll() is not None or time.monotonic() > end:
-                    sys.exit("chats_bench: the server did not start")
-                time.sleep(0.1)
-            yield json.loads(port_file.read_text())["listen"]
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
 def quantiles(values: list[float]) -> str:
     ordered = sorted(values)
     return " | ".join(f"{1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))]:.1f}" for q in (0.5, 0.9, 0.99))
@@ -123,7 +94,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.url:
         return report(*asyncio.run(all_chats(args.url, args)))
-    with server(args.model) as address:
+    with local_server(args.model, ["--max-kept-chats", "0"]) as address:
         return report(*asyncio.run(all_chats(address, args)))
 
 

@@ -219,7 +219,7 @@ def test_nodes_that_are_lost_are_named(probe: Path) -> None:
 def test_kept_chats_make_room_for_who_waits(probe: Path) -> None:
     """The nodes' memory is enough for one chat and what is reserved for its later turns."""
     small = ["--kv-pool-bytes", str(24 << 20)]
-    with Cluster(cpu_nodes=1, flags=small) as own, serving(own.coordinator, probe, patience_s=0.05) as server:
+    with Cluster(cpu_nodes=1, flags=small) as own, serving(own.coordinator, probe) as server:
         def ask(content: str) -> openai.types.chat.ChatCompletion:
             return server.openai().chat.completions.create(
                 model="probe", messages=[{"role": "user", "content": content}], max_tokens=8,

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from tributary.serve.settings import Settings
+from tributary.serve.settings import DEFAULT_MAX_TOKENS, Settings
 from tributary.tls import Tls
 
 _DESCRIPTION = """\
@@ -60,14 +60,16 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-choices", type=_count(1), default=default.max_choices,
                         help="answers to one request (default %(default)s)")
     limits.add_argument("--default-max-tokens", type=_count(1), default=default.default_max_tokens,
-                        help="of a chat that does not say; memory for them is reserved (default %(default)s)")
+                        help="of a chat that does not say; memory for them is reserved (default: max_new_tokens of "
+                             f"the folder's generation_config.json, else {DEFAULT_MAX_TOKENS})")
     limits.add_argument("--max-kept-chats", type=_count(0), default=default.max_kept_chats,
                         help="chats whose KV stays for the next turn; 0: none (default %(default)s)")
     limits.add_argument("--keep-s", type=_seconds, default=default.keep_s,
                         help="for how long after an answer (default %(default)s)")
     limits.add_argument("--patience-s", type=_seconds, default=default.patience_s,
                         help="a request that waits longer for a place or memory gets that of the kept chat used "
-                             "longest ago (default %(default)s)")
+                             "longest ago; so many seconds apart new chats begin while kept ones fill the memory "
+                             "(default %(default)s)")
     limits.add_argument("--keep-room-tokens", type=_count(0), default=default.keep_room_tokens,
                         help="reserved for the later turns of a kept chat (default %(default)s)")
     limits.add_argument("--drain-s", type=_count(0, 24 * 3600), default=30,

@@ -11,7 +11,7 @@ from typing import Any
 from tributary.request import GenerateRequest, Keep, Placement, Policy, Sampling
 from tributary.serve.errors import ApiError, bad_request
 from tributary.serve.schema import ChatRequest, CompletionRequest, TributaryOptions
-from tributary.serve.settings import Settings
+from tributary.serve.settings import DEFAULT_MAX_TOKENS, Settings
 from tributary.text import ModelText
 
 MAX_STOP_STRINGS = 16
@@ -104,7 +104,10 @@ class Planner:
             raise _too_long(prompt_tokens, asked, context)
         if asked is not None:
             return asked
-        by_default = self._settings.default_max_tokens if isinstance(body, ChatRequest) else 16
+        by_default = 16
+        if isinstance(body, ChatRequest):
+            by_default = _first(self._settings.default_max_tokens, self._text.sampling.max_new_tokens,
+                                DEFAULT_MAX_TOKENS)
         return by_default if context is None else min(by_default, context - prompt_tokens + 1)
 
 

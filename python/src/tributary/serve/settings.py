@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tributary.tls import Tls
 
+DEFAULT_MAX_TOKENS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -16,9 +18,10 @@ class Settings:
     tls: Tls | None = None  # towards the coordinator
     max_running: int = 64  # answers that the coordinator works on for this server
     max_waiting: int = 1024  # answers that wait here for one of those places
-    default_max_tokens: int = 1024  # of a chat that does not say; memory for them is reserved
+    # Of a chat that does not say; memory for them is reserved. None: what the model folder says, else 1024.
+    default_max_tokens: int | None = None
     max_choices: int = 64  # prompts x n of one request
     max_kept_chats: int = 16  # 0: no chat is kept after its answer
     keep_s: float = 300.0
-    patience_s: float = 1.0  # a request that waits longer for a place or memory gets that of a kept chat
+    patience_s: float = 0.05  # a request that waits longer for a place or memory gets that of a kept chat
     keep_room_tokens: int = 2048  # what is reserved for the later turns of a kept chat

@@ -35,6 +35,7 @@ class SamplingDefaults:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    max_new_tokens: int | None = None  # of an answer
     not_served: Mapping[str, Any] = field(default_factory=dict)  # fields that would change an answer, and their values
 
 
@@ -96,6 +97,11 @@ def _sampling(values: Mapping[str, Any], path: Path) -> SamplingDefaults:
     for name, low, high in (("min_p", 0, 1), ("top_p", 0, 1), ("repetition_penalty", 0.01, 100)):
         if name in found and not low <= found[name] <= high:
             raise ModelFolderError(f"{path}: {name} is {found[name]}; it must be from {low} to {high}")
+    longest = values.get("max_new_tokens")
+    if longest is not None:
+        if not isinstance(longest, int) or isinstance(longest, bool) or not 1 <= longest < 1 << 31:
+            raise ModelFolderError(f"{path}: max_new_tokens is {longest!r}; it must be a whole number from 1 on")
+        found["max_new_tokens"] = longest
     if values.get("do_sample") is False:
         found["temperature"] = 0.0
     return SamplingDefaults(**found)

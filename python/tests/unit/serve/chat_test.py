@@ -163,6 +163,16 @@ def test_lengths_by_default(fake: FakeCoordinator, model: Path) -> None:
     assert [request.max_tokens for request in fake.requests] == [100, 1000 - (950 + 18) + 1, 16, 5]
 
 
+@pytest.mark.parametrize("generation, settings, expected", [
+    (None, {}, 1024), ({"max_new_tokens": 77}, {}, 77), ({"max_new_tokens": 77}, {"default_max_tokens": 100}, 100)])
+def test_the_folder_says_how_long_answers_are(fake: FakeCoordinator, tmp_path: Path, generation: dict | None,
+                                              settings: dict, expected: int) -> None:
+    model = make_byte_model(tmp_path / "bytes", context=5000, generation=generation)
+    with serving(fake.address, model, **settings) as server:
+        server.openai().chat.completions.create(model="bytes", messages=[{"role": "user", "content": "Hi"}])
+    assert fake.requests[-1].max_tokens == expected
+
+
 def test_what_is_tributarys_own(server: Serving, fake: FakeCoordinator) -> None:
     options = {"policy": "hgca", "parameters": {"beta": 8, "alpha": 0.5, "dense_layers": [0], "quality_sample_rate": 1},
                "window_tokens": 64, "sink_tokens": 0, "kv_dtype": "f32", "remote_k_dtype": "int8"}

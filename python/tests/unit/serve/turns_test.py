@@ -20,6 +20,7 @@ from serving import Serving, serving
 
 from tributary.serve.kept_chats import KeptChats, packed
 from tributary.serve.making_room import MakingRoom
+from tributary.serve.settings import Settings
 
 FIRST = [{"role": "user", "content": "one"}]
 
@@ -133,6 +134,12 @@ def test_who_queues_for_room_gets_that_of_kept_chats(fake: FakeCoordinator, mode
         with waiting(server, fake, text):
             wait_until(lambda: len(fake.cancelled) >= 2, "kept chats are let go of")
     assert fake.cancelled[:2] == [request.request_id for request in fake.requests[:2]], "the oldest first"
+
+
+def test_new_chats_are_not_held_up_by_kept_ones() -> None:
+    """While kept chats fill the memory, a new one begins each patience_s at most: a second of it was the bound of a
+    serving benchmark, whatever the cluster could do."""
+    assert Settings().patience_s <= 0.05
 
 
 def test_who_waits_for_something_else_costs_no_kept_chat(fake: FakeCoordinator, model: Path) -> None:

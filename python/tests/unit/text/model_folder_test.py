@@ -43,10 +43,11 @@ def test_smollm2_has_a_vocabulary_and_a_template() -> None:
 def test_ends_and_defaults(tmp_path: Path) -> None:
     folder = byte_folder(tmp_path, config={"vocab_size": 256, "eos_token_id": 1},
                          generation_config={"eos_token_id": [2, 3], "temperature": 0.5, "top_k": 40, "top_p": 0.9,
-                                            "repetition_penalty": 1.1})
+                                            "repetition_penalty": 1.1, "max_new_tokens": 77})
     text = load_model_text(folder)
     assert text.end_tokens == {1, 2, 3}
-    assert text.sampling == SamplingDefaults(temperature=0.5, top_p=0.9, top_k=40, repetition_penalty=1.1)
+    assert text.sampling == SamplingDefaults(temperature=0.5, top_p=0.9, top_k=40, repetition_penalty=1.1,
+                                             max_new_tokens=77)
 
 
 def test_do_sample_false_is_greedy(tmp_path: Path) -> None:
@@ -67,6 +68,8 @@ def test_what_the_sampler_lacks_is_told(tmp_path: Path) -> None:
     ({"generation_config": {"top_p": -1}}, "top_p is -1"),
     ({"generation_config": {"repetition_penalty": 0.009}}, "repetition_penalty is 0.009; it must be from 0.01 to 100"),
     ({"generation_config": {"min_p": 1.5}}, "min_p is 1.5; it must be from 0 to 1"),
+    ({"generation_config": {"max_new_tokens": 0}}, "max_new_tokens is 0; it must be a whole number from 1 on"),
+    ({"generation_config": {"max_new_tokens": 2.5}}, "max_new_tokens is 2.5"),
     ({"generation_config": []}, "holds a list"),
     ({"config": {"vocab_size": 1000}}, "neither tokenizer.json nor tokenizer.model"),
     ({"tokenizer": {"version": "1.0"}}, "tokenizer.json is no tokenizer"),

@@ -19,7 +19,7 @@ TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}"
 FILES: dict[str, Any] = {
     "config.json": {"vocab_size": 256, "eos_token_id": [0], "max_position_embeddings": 100},
     "generation_config.json": {"eos_token_id": 0, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1,
-                               "repetition_penalty": 1.1, "do_sample": True, "num_beams": 1},
+                               "repetition_penalty": 1.1, "do_sample": True, "num_beams": 1, "max_new_tokens": 9},
     "tokenizer_config.json": {"chat_template": [{"name": "default", "template": TEMPLATE}], "eos_token": "b",
                               "bos_token": {"content": "a"}},
     "special_tokens_map.json": {"eos_token": {"content": "b"}},

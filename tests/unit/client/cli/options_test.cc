@@ -296,6 +296,13 @@ TEST(OptionsTest, WhatWasMeantIsSaid) {
   ExpectUsageError({"run", "--model", "m", "--promt", "x"},
                    "'--promt' is no flag of 'tributary run'; did you mean --prompt?");
   ExpectUsageError({"score", "--model", "m", "--prefill-tokens", "3", "t"}, "did you mean --text-file 't'");
+  // Also where something that is required is missing, too.
+  ExpectUsageError({"run", "--modle", "m", "--prompt", "x"},
+                   "'--modle' is no flag of 'tributary run'; did you mean --model?");
+  ExpectUsageError({"generate", "--prompt", "--frob", "--coordinatr", "h:1"},
+                   "'--coordinatr' is no flag of 'tributary generate'; did you mean --coordinator?");
+  ExpectUsageError({"cluster", "up", "--cpu-node=2"}, "did you mean --cpu-nodes?");
+  ExpectUsageError({"generate", "--prompt", "x"}, "--coordinator is required");
   ExpectUsageError({"help", "frob"}, "no command 'frob'");
 }
 
