@@ -9,6 +9,7 @@
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "policy/policy_registry.h"
+#include "policy/quality_levels.h"
 #include "policy/sparse_params.h"
 
 namespace tributary {
@@ -91,7 +92,8 @@ void PolicyParams::Set(std::string_view parameter, ParameterValue value) {
   present = std::move(value);
 }
 
-absl::StatusOr<PolicyParams> ResolvePolicy(const PolicyRequest& request, const PolicyContext& context) {
+absl::StatusOr<PolicyParams> ResolvePolicy(const PolicyRequest& asked, const PolicyContext& context) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const PolicyRequest request, ExpandQuality(asked));
   TRIBUTARY_ASSIGN_OR_RETURN(const PolicyRules* const policy, FindPolicy(request.name));
   TRIBUTARY_RETURN_IF_ERROR(CheckNotTwice(request));
   PolicyParams params(*policy);

@@ -25,8 +25,9 @@ struct NamedValue {
 
 // What was asked for. Comes from outside: nothing in it has been checked.
 struct PolicyRequest {
-  std::string name;  // "" = dense
+  std::string name;  // "" = dense, or what `quality` stands for
   std::vector<NamedValue> parameters;
+  std::string quality = {};  // a named setting instead of name and parameters (policy/quality_levels.h); "" = none
 
   // Null if it was not given; the first one if it was given twice.
   const ParameterValue* Find(std::string_view parameter) const;
@@ -70,9 +71,9 @@ class PolicyParams {
   std::vector<ParameterValue> values_;  // by row of rules_->parameters
 };
 
-// Checks and completes. INVALID_ARGUMENT, naming the parameter, its value and what is allowed: an unknown policy or
-// parameter, a parameter of another policy or given twice, a value of another type, out of its range or not finite,
-// parameters that contradict each other, more or longer ones than base/limits.h allows.
+// Checks and completes. INVALID_ARGUMENT, naming the parameter, its value and what is allowed: an unknown policy,
+// quality or parameter, a quality beside what it decides, a parameter of another policy or given twice, a value of
+// another type, out of range or not finite, parameters that contradict each other, more than base/limits.h allows.
 absl::StatusOr<PolicyParams> ResolvePolicy(const PolicyRequest& request, const PolicyContext& context);
 
 // The request that asks for exactly this, every parameter of the policy stated: how a checked policy travels.

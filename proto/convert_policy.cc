@@ -79,6 +79,7 @@ absl::StatusOr<ParameterValue> ValueFromProto(const v1::PolicyParameter& message
 v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy) {
   v1::AttentionPolicy message;
   message.set_name(policy.name);
+  message.set_quality(policy.quality);
   for (const NamedValue& parameter : policy.parameters) {
     v1::PolicyParameter& added = *message.add_parameters();
     added.set_name(parameter.name);
@@ -88,14 +89,16 @@ v1::AttentionPolicy PolicyToProto(const PolicyRequest& policy) {
 }
 
 absl::StatusOr<PolicyRequest> PolicyFromProto(const v1::AttentionPolicy& message) {
-  if (message.name().size() > limits::kMaxPolicyWordBytes) {
-    return TooMany("bytes of name", "", message.name().size(), limits::kMaxPolicyWordBytes);
+  for (const std::string* name : {&message.name(), &message.quality()}) {
+    if (name->size() <= limits::kMaxPolicyWordBytes) continue;
+    return TooMany("bytes of name", "", name->size(), limits::kMaxPolicyWordBytes);
   }
   if (message.parameters_size() > static_cast<int>(limits::kMaxPolicyParameters)) {
     return TooMany("parameters", "", message.parameters_size(), limits::kMaxPolicyParameters);
   }
   PolicyRequest policy;
   policy.name = message.name();
+  policy.quality = message.quality();
   for (const v1::PolicyParameter& parameter : message.parameters()) {
     if (parameter.name().size() > limits::kMaxPolicyWordBytes) {
       return TooMany("bytes of name", parameter.name(), parameter.name().size(), limits::kMaxPolicyWordBytes);

@@ -7,6 +7,7 @@
 #include "CLI/CLI.hpp"
 #include "fmt/format.h"
 #include "policy/policy_registry.h"
+#include "policy/quality_levels.h"
 
 namespace tributary {
 namespace {
@@ -33,12 +34,23 @@ ParameterValue ParseOrThrow(const ParameterRow& row, std::span<const std::string
   return *std::move(value);
 }
 
+void AddQualityFlag(CLI::App& app, std::string& quality) {
+  std::vector<std::string> names;
+  std::string help = "A named setting instead of --policy and its parameters:";
+  for (const QualityLevel& level : QualityLevels()) {
+    help += fmt::format("{} {} reads {}", names.empty() ? "" : ",", level.name, level.help);
+    names.emplace_back(level.name);
+  }
+  app.add_option("--quality", quality, help)->check(CLI::IsMember(names))->group(kPolicyGroup);
+}
+
 }  // namespace
 
 void AddPolicyFlags(CLI::App& app, PolicyRequest& policy) {
   app.add_option("--policy", policy.name,
                  fmt::format("Attention policy, one of {}; default {}", PolicyNames(), Policies().front()->name))
       ->group(kPolicyGroup);
+  AddQualityFlag(app, policy.quality);
   for (const ParameterColumn& column : AllParameters()) {
     const ParameterRow& row = *column.row;
     if (IsListType(row.type)) {

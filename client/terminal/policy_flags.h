@@ -12,9 +12,9 @@ class App;
 
 namespace tributary {
 
-// --policy and one flag per parameter into `policy`, which outlives `app`, for commands that make one request. A text
-// that is no value of the parameter's type is CLI11's error, with the flag; whether it is allowed is for
-// ResolvePolicy().
+// --policy, --quality and one flag per parameter into `policy`, which outlives `app`, for commands that make one
+// request. A text that is no value of the parameter's type is CLI11's error, with the flag; whether it is allowed is
+// for ResolvePolicy().
 void AddPolicyFlags(CLI::App& app, PolicyRequest& policy);
 
 // The values of a parameter that an evaluation tries.

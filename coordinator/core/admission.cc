@@ -12,6 +12,7 @@
 #include "fmt/ranges.h"
 #include "policy/policy_params.h"
 #include "policy/policy_registry.h"
+#include "policy/quality_levels.h"
 
 namespace tributary {
 namespace {
@@ -155,7 +156,8 @@ absl::Status CheckSamePlacement(const PlacementOptions& asked, const PlacementOp
 }
 
 // Likewise.
-absl::Status CheckSamePolicy(const PolicyRequest& asked, const PolicyParams& kept) {
+absl::Status CheckSamePolicy(const PolicyRequest& request, const PolicyParams& kept) {
+  TRIBUTARY_ASSIGN_OR_RETURN(const PolicyRequest asked, ExpandQuality(request));
   if (!asked.name.empty() && asked.name != kept.name()) {
     return Differs("the policy", Printable(asked.name, kMaxShownBytes), std::string(kept.name()));
   }

@@ -57,6 +57,8 @@ class Policy:
 
     name: str = ""
     parameters: Mapping[str, PolicyValue] = field(default_factory=dict)
+    quality: str = ""
+    """A named setting instead of both: exact, high, balanced or fast; the coordinator knows what it stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ def _fill_placement(message: coordinator_pb2.Placement, placement: Placement) ->
 
 def _fill_policy(message: common_pb2.AttentionPolicy, policy: Policy) -> None:
     _set(message, "name", policy.name)
+    _set(message, "quality", policy.quality)
     for name, value in policy.parameters.items():
         parameter = message.parameters.add()
         _set(parameter, "name", name)

@@ -59,6 +59,8 @@ def test_every_field_reaches_the_message() -> None:
     assert values["group_aggregate"].word == "max" and list(values["dense_layers"].layers.layers) == [0, 2]
     assert [(head.layer, head.kv_head) for head in values["dense_heads"].heads.heads] == [(1, 0)]
     assert not GenerateRequest(prompt_tokens=[1]).to_proto().HasField("attention_policy")
+    named = GenerateRequest(prompt_tokens=[1], policy=Policy(quality="high")).to_proto().attention_policy
+    assert (named.name, named.quality, len(named.parameters)) == ("", "high", 0)
     assert not GenerateRequest(prompt_tokens=[1]).to_proto().placement.has_sink_tokens
 
 

@@ -28,15 +28,15 @@ PolicyRequest EveryType() {
 }
 
 TEST(ConvertPolicyTest, RequestsSurviveTheRoundTrip) {
-  for (const PolicyRequest& request :
-       {PolicyRequest{}, EveryType(), PolicyRequest{.name = "hgca", .parameters = {{"beta", 0.0}}},
-        PolicyRequest{.name = "x",
-        .parameters = {{"number", -1.5},
-                       {"count", ~uint64_t{0}},
-                       {"word", ""},
-                       {"layers", std::vector<uint32_t>{}},
-                       {"heads", std::vector<LayerHead>{}},
-                       {"number", 2}}}}) {
+  for (const PolicyRequest& request : {PolicyRequest{}, EveryType(), PolicyRequest{.quality = "high"},
+                                       PolicyRequest{.name = "hgca", .parameters = {{"beta", 0.0}}},
+                                       PolicyRequest{.name = "x",
+                                       .parameters = {{"number", -1.5},
+                                                      {"count", ~uint64_t{0}},
+                                                      {"word", ""},
+                                                      {"layers", std::vector<uint32_t>{}},
+                                                      {"heads", std::vector<LayerHead>{}},
+                                                      {"number", 2}}}}) {
     const auto back = PolicyFromProto(PolicyToProto(request));
     ASSERT_TRUE(back.ok()) << back.status();
     EXPECT_EQ(*back, request);

@@ -157,7 +157,7 @@ def placement_of(options: TributaryOptions) -> Placement:
 
 
 def policy_of(options: TributaryOptions) -> Policy:
-    return Policy(name=options.policy, parameters=options.parameters)
+    return Policy(name=options.policy, parameters=options.parameters, quality=options.quality)
 
 
 def _first(*values: Any) -> Any:

@@ -52,6 +52,7 @@ class TributaryOptions(_Strict):
     """What is Tributary's own: placement of the KV, policy, keeping. Unset fields take the cluster's defaults."""
 
     policy: str = ""
+    quality: str = ""
     parameters: Annotated[dict[str, float | int | str | List[int] | List[List[int]]],
                           BeforeValidator(_at_most(MAX_PARAMETERS, "parameters"))] = {}
     window_tokens: Count | None = None

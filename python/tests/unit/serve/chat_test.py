@@ -187,6 +187,9 @@ def test_what_is_tributarys_own(server: Serving, fake: FakeCoordinator) -> None:
     assert told["policy"] == "hgca" and told["remote_read_share"] == 0.25 and told["kept_mass_mean"] == 0.75
     assert told["nodes"] == [{"node_id": "cpu-0", "shards": 1, "tokens": 7, "kv_bytes": 4096}]
     assert chat(server).usage.tributary["kept_mass_mean"] is None, "dense keeps all, and nobody measures it"
+    chat(server, extra_body={"tributary": {"quality": "high"}})
+    named = fake.requests[-1].attention_policy
+    assert (named.name, named.quality) == ("", "high"), "what it stands for is the coordinator's to know"
 
 
 def test_completions(server: Serving, fake: FakeCoordinator) -> None:

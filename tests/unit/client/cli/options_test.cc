@@ -177,6 +177,16 @@ TEST(OptionsTest, PolicyFlagsAreTheRequestsPolicy) {
             expected);
 }
 
+TEST(OptionsTest, AQualityStandsForAPolicy) {
+  const auto run = ParseAs<RunCommand>(
+      {"run", "--model", "m", "--prompt", "x", "--quality", "high", "--quality-sample-rate", "0.5"});
+  EXPECT_EQ(run.request.policy, (PolicyRequest{.parameters = {{"quality_sample_rate", 0.5}}, .quality = "high"}));
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--quality", "best"}, "--quality");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--quality", "high", "--policy", "hgca"},
+                   "quality high chooses the policy (delta), but policy hgca is asked for, too");
+  ExpectUsageError({"run", "--model", "m", "--prompt", "x", "--quality", "high", "--beta", "4"}, "beta is 4; drop it");
+}
+
 TEST(OptionsTest, ScoreTakesATextOrTokens) {
   const auto score = ParseAs<ScoreCommand>({"score", "--model", "m", "--tokens-file", "t", "--prefill-tokens", "9"});
   EXPECT_EQ(score.request.tokens_file, "t");

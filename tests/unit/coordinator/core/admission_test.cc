@@ -262,6 +262,8 @@ TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
       {[](auto& s) { s.placement.max_nodes = 2; }, kDiffers, "max_nodes is 2, but the kept sequence has 0"},
       {[](auto& s) { s.policy.name = "hgca"; }, kDiffers, "the policy is hgca, but the kept sequence has dense"},
       {[](auto& s) { s.policy.Set("beta", 2); }, kDiffers, "beta is 2, but the kept sequence has none"},
+      {[](auto& s) { s.policy.quality = "high"; }, kDiffers, "the policy is delta, but the kept sequence has dense"},
+      {[](auto& s) { s.policy.quality = "best"; }, kWrong, "quality 'best' is not known"},
       {[](auto& s) {
          s.lease = {kNsPerS, 601};
        },
@@ -277,6 +279,18 @@ TEST(AdmissionTest, AContinuationThatDiffersIsRefusedWithBothValues) {
     EXPECT_EQ(status.code(), c.code) << status;
     EXPECT_THAT(status.ToString(), HasSubstr(c.words));
   }
+}
+
+TEST(AdmissionTest, AKeptSequenceMayBeNamedByItsQuality) {
+  KeptState kept = Kept();
+  kept.policy = *ResolvePolicy({.quality = "balanced"}, {});
+  GenerateSpec spec;
+  spec.continue_request_id = "chat";
+  spec.max_tokens = 1;
+  spec.policy.quality = "balanced";
+  EXPECT_TRUE(CheckContinuation(spec, kept).ok()) << CheckContinuation(spec, kept);
+  spec.policy.quality = "fast";
+  EXPECT_EQ(CheckContinuation(spec, kept).code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(AdmissionTest, ParametersOfAPolicyDoNotChange) {
