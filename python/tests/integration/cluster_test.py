@@ -141,6 +141,25 @@ def test_a_seed_is_an_answer(server: Serving) -> None:
     assert len({ask(seed) for seed in range(4)}) > 1
 
 
+def test_a_quality_is_the_policy_it_stands_for(cluster: Cluster, server: Serving) -> None:
+    def ask(**options: object) -> object:
+        return server.openai().completions.create(model="probe", prompt=TEXT, max_tokens=8, temperature=0,
+                                                  extra_body={"tributary": {**SMALL, **options}})
+
+    named, spelled = ask(quality="balanced"), ask(policy="delta", parameters={"max_share": 0.01})
+    assert named.choices[0].text == spelled.choices[0].text
+    for answer in (named, spelled):
+        assert answer.usage.tributary["policy"] == "delta" and answer.usage.tributary["remote_read_share"] < 1
+    assert named.usage.tributary["remote_read_share"] == spelled.usage.tributary["remote_read_share"]
+    assert ask(quality="exact").usage.tributary["policy"] == "dense"
+    for wrong in ({"quality": "best"}, {"quality": "high", "policy": "hgca"},
+                  {"quality": "high", "parameters": {"max_share": 0.5}}):
+        with pytest.raises(openai.BadRequestError, match="quality"):
+            ask(**wrong)
+    with Client(cluster.coordinator) as client, pytest.raises(InvalidRequestError, match="quality 'best'"):
+        list(client.generate(b"a", policy=Policy(quality="best")))
+
+
 def test_errors_name_what_was_wrong(cluster: Cluster, server: Serving) -> None:
     with Client(cluster.coordinator) as client, pytest.raises(InvalidRequestError, match="policy"):
         list(client.generate(b"a", policy=Policy(name="no-such")))
