@@ -37,7 +37,7 @@ class ByteCodec : public TextCodec {
 
  private:
   const ChatFrame chat_{};
-  const std::vector<uint32_t> prefix_;
+  const std::vector<uint32_t> prefix_{};
   std::string seen_;  // the chat's text that the last prompt and its answer stand for
 };
 
