@@ -16,7 +16,8 @@ class RequestQueue {
 
   bool empty() const { return waiting_.empty(); }
   size_t size() const { return waiting_.size(); }
-  bool full() const { return waiting_.size() >= max_waiting_; }
+  // Those who had their place do not count.
+  bool full() const { return waiting_.size() - num_returned_ >= max_waiting_; }
   // REQUIRES: not empty.
   SequenceId front() const { return waiting_.front(); }
   // They stand in the order of arrival.

@@ -44,6 +44,8 @@ void SequenceEnds::Answer(SequenceEntry& sequence, action::Finish finish) {
   parts_.out.Push(std::move(finish));
   sequence.rebuild.cause.reset();
   sequence.rebuild.waits_since_ns.reset();
+  sequence.rebuild.waited_ns = 0;
+  sequence.stall = {};
   parts_.sequences.DetachClient(sequence);
 }
 

@@ -28,6 +28,11 @@ bool IsWaitedFor(const SequenceEntry& sequence) {
   return false;
 }
 
+// What the node held is gone or cannot be had; other errors would come again elsewhere.
+bool IsLoss(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsDataLoss(status);
+}
+
 bool HasTokens(const SequenceEntry& sequence) {
   return !sequence.answer_tokens.empty() || !sequence.past_turns.empty();
 }
@@ -55,8 +60,7 @@ void SequenceRebuilds::OnLost(SequenceEntry& sequence, const Loss& loss) {
 }
 
 bool SequenceRebuilds::OnPlaceFailed(SequenceEntry& sequence, const std::string& node_id, absl::Status& status) {
-  const bool is_loss = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
-  if (!is_loss || (!IsWaitedFor(sequence) && !sequence.is_kept())) return false;
+  if (!IsLoss(status) || (!IsWaitedFor(sequence) && !sequence.is_kept())) return false;
   const Loss loss{action::RebuildCause::kNode, node_id, std::string(status.message())};
   if (const absl::Status may = MayRebuild(sequence); !may.ok()) {
     CountRefused(sequence, loss.cause);

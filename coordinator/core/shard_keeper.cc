@@ -26,7 +26,7 @@ bool ShardKeeper::Open(SequenceId sequence, Epoch epoch, const WorkerIdentity& w
     }
   }
   if (num_asked == 0) return true;
-  const bool inserted = opening_.emplace(sequence, num_asked).second;
+  const bool inserted = opening_.emplace(sequence, Opening{epoch, num_asked}).second;
   TRIBUTARY_CHECK(inserted);
   return false;
 }
@@ -38,13 +38,13 @@ ShardKeeper::OpenAnswer ShardKeeper::OnOpened(const event::ShardOpened& e, Outbo
   const ShardLedger::OpenResult result = ledger_.OnOpened(e.shard_id, e.node_id, e.status);
   if (result.next == ShardLedger::Next::kSendClose) SendClose(holding, out);
   const auto it = opening_.find(holding.sequence_id);
-  if (it == opening_.end()) return {};
+  if (it == opening_.end() || it->second.epoch != holding.epoch) return {};  // of a place that it has left
   if (!result.opened) {
     if (e.status.ok()) return {};
     opening_.erase(it);
     return {OpenAnswer::Kind::kFailed, holding.sequence_id};
   }
-  if (--it->second > 0) return {};
+  if (--it->second.num_awaited > 0) return {};
   opening_.erase(it);
   return {OpenAnswer::Kind::kAllOpen, holding.sequence_id};
 }

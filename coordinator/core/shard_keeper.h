@@ -71,7 +71,11 @@ class ShardKeeper {
 
   ShardLedger ledger_;
   IdSource ids_;
-  absl::flat_hash_map<SequenceId, uint32_t> opening_;  // holders whose answer is awaited
+  struct Opening {
+    Epoch epoch;
+    uint32_t num_awaited = 0;  // holders' answers
+  };
+  absl::flat_hash_map<SequenceId, Opening> opening_;
 };
 
 // Strikes a dead node off the holders of a sequence's shards. True if it held one of them.

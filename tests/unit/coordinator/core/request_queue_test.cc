@@ -35,6 +35,14 @@ TEST(RequestQueueTest, WhoHadAPlaceComesBeforeThoseWhoHadNoneInTheOrderOfReturn)
   EXPECT_THAT(queue.waiting(), ElementsAre(SequenceId(4), SequenceId(6), SequenceId(2)));
 }
 
+TEST(RequestQueueTest, WhoHadAPlaceTakesNoneInTheQueue) {
+  RequestQueue queue(1);
+  queue.PushFront(SequenceId(5));
+  EXPECT_FALSE(queue.full());
+  queue.Push(SequenceId(1));
+  EXPECT_TRUE(queue.full());
+}
+
 TEST(RequestQueueTest, AQueueOfNoneIsAlwaysFull) {
   RequestQueue queue(0);
   EXPECT_TRUE(queue.empty());

@@ -86,10 +86,10 @@ std::vector<uint64_t> Numbers(const std::string& list) {
 absl::Status StatusOf(const Command& command) {
   const std::string error = command.Text("error");
   if (error.empty()) return absl::OkStatus();
-  static const std::map<std::string, absl::StatusCode> codes = {{"unavailable", absl::StatusCode::kUnavailable},
-                                                                {"exhausted", absl::StatusCode::kResourceExhausted},
-                                                                {"deadline", absl::StatusCode::kDeadlineExceeded},
-                                                                {"cancelled", absl::StatusCode::kCancelled}};
+  static const std::map<std::string, absl::StatusCode> codes = {
+      {"unavailable", absl::StatusCode::kUnavailable},   {"exhausted", absl::StatusCode::kResourceExhausted},
+      {"deadline", absl::StatusCode::kDeadlineExceeded}, {"cancelled", absl::StatusCode::kCancelled},
+      {"data-loss", absl::StatusCode::kDataLoss},        {"internal", absl::StatusCode::kInternal}};
   return absl::Status(codes.at(error), "as the scenario says");
 }
 

@@ -59,6 +59,17 @@ class ShardKeeperTest : public testing::Test {
   Outbox out_;
 };
 
+TEST_F(ShardKeeperTest, AnAnswerAboutAFormerPlaceIsNotOneAboutTheNext) {
+  std::vector<ShardPlacement> former = {Held({"a"}), Held({"b"})};
+  EXPECT_FALSE(keeper_.Open(kSequence, Epoch(4), kWorker, membership_, former, out_));
+  EXPECT_EQ(Opened(1, "a", absl::UnavailableError("refused")).kind, Kind::kFailed);
+  keeper_.Close(kSequence, former, out_);
+  std::vector<ShardPlacement> next = {Held({"b"})};
+  EXPECT_FALSE(keeper_.Open(kSequence, Epoch(5), kWorker, membership_, next, out_));
+  EXPECT_EQ(Opened(2, "b", absl::UnavailableError("refused")).kind, Kind::kNothing);
+  EXPECT_EQ(Opened(3, "b").kind, Kind::kAllOpen);
+}
+
 TEST_F(ShardKeeperTest, EveryHolderIsAskedAndAllMustBeOpen) {
   std::vector<ShardPlacement> shards = {Held({"a", "b"})};
   EXPECT_FALSE(keeper_.Open(kSequence, Epoch(4), kWorker, membership_, shards, out_));
