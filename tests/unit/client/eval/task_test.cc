@@ -79,7 +79,8 @@ const TaskRow* Task(std::string_view name) { return *FindTask(name); }
 std::string RandomText(EvalRandom& random, size_t length) {
   std::string text;
   while (text.size() < length) {
-    text.append(random.Below(40) == 0 ? 90 : 1 + random.Below(9), static_cast<char>('a' + random.Below(26)));
+    const char letter = static_cast<char>('a' + random.Below(26));  // an order of its own: arguments have none
+    text.append(random.Below(40) == 0 ? 90 : 1 + random.Below(9), letter);
     text += random.Below(8) == 0 ? "\n\n" : " ";
   }
   return text.substr(0, length);
