@@ -28,8 +28,8 @@ set(cuda_prefix_map -Xcompiler=-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 target_compile_options(tributary_flags INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:${cuda_prefix_map}>>)
 
 # The presets compile for sanitizers with -O1 and line numbers alone: -O2 -g takes up to twice as long to compile; and
-# for ASan with clang, since gcc takes half as long again. Templates of libraries that compile to a lot (fmt, CLI11, ...)
-# are not instrumented.
+# for ASan with clang, since gcc takes half as long again. Templates of libraries that compile to a lot (fmt, CLI11 and
+# others) are not instrumented.
 if(TRIBUTARY_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   tributary_cxx_options(-fsanitize-ignorelist=${CMAKE_SOURCE_DIR}/cmake/sanitizer_ignorelist.txt)
 endif()
