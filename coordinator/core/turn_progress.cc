@@ -97,11 +97,10 @@ void TurnProgress::On(event::ShardOpened& e) {
   if (answer.kind == Kind::kAllOpen) return StartOnWorker(*sequence);
   if (!absl::IsResourceExhausted(e.status) && !absl::IsInvalidArgument(e.status)) watch_.Suspect(e.node_id);
   if (TryElsewhere(*sequence, e.node_id, e.status)) return;
-  if (sequence->rebuild.cause && rebuilds_.OnPlaceFailed(*sequence, e.node_id, e.status)) return;
-  ends_.Fail(*sequence,
-             absl::Status(e.status.code(), fmt::format("CPU attention node '{}' did not open a shard: {}", e.node_id,
-                                                       std::string(e.status.message()))),
-             action::Outcome::kFailed);
+  absl::Status why(e.status.code(), fmt::format("CPU attention node '{}' did not open a shard: {}", e.node_id,
+                                                std::string(e.status.message())));
+  if (sequence->rebuild.cause && rebuilds_.OnPlaceFailed(*sequence, e.node_id, why)) return;
+  ends_.Fail(*sequence, why, action::Outcome::kFailed);
 }
 
 bool TurnProgress::TryElsewhere(SequenceEntry& sequence, const std::string& node_id, const absl::Status& why) {
