@@ -99,10 +99,9 @@ class ParkingTest(unittest.TestCase):
             request.wait_for_output()
             cluster.signal("cpu-1", signal.SIGKILL)
             begin = time.monotonic()
-            wait_until(lambda: cluster.node("cpu-1")["shards"] == 0, "its shards are given up")
-            print(f"cpu-1 was killed: noticed {time.monotonic() - begin:.3f} s later")
             wait_until(lambda: cluster.scrape("coordinator")[
                 'tributary_sequence_rebuilds_total{cause="node",result="ok"}'] == 1, "its KV is computed again")
+            print(f"cpu-1 was killed: the request goes on {time.monotonic() - begin:.3f} s later")
             self.assertEqual(cluster.scrape("gpu-0")["tributary_sequence_stalls_total"], 0, "nobody took it for silent")
             request.process.send_signal(signal.SIGINT)
             request.finish(TIMEOUT_S)
