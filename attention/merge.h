@@ -41,4 +41,14 @@ struct MergeState {
   TRIBUTARY_HOST_DEVICE float Normaliser() const { return sum == 0.0f ? 0.0f : 1.0f / sum; }
 };
 
+// A learnt sink: one more addend of the softmax's denominator, without a value. It is a partial with out = 0 and lse_ln
+// = the sink's logit, and one partial of a query head takes it in, once. Returns the factor for that partial's out.
+TRIBUTARY_HOST_DEVICE inline float FoldSink(float sink_logit, float* lse_ln) {
+  MergeState state;
+  state.Fold(*lse_ln);
+  const MergeWeights weights = state.Fold(sink_logit);
+  *lse_ln = state.LseLn();
+  return weights.keep * state.Normaliser();
+}
+
 }  // namespace tributary

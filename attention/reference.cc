@@ -33,6 +33,11 @@ ReferencePartial ReferenceAttention(const ReferenceInput& input) {
   ReferencePartial result;
   result.out.assign(input.q.size(), 0.0);
   result.lse_ln.assign(shape.num_q_heads, -std::numeric_limits<double>::infinity());
+  const bool has_sinks = !input.sink_logits.empty();
+  if (has_sinks) {
+    TRIBUTARY_CHECK_EQ(input.sink_logits.size(), size_t{shape.num_q_heads});
+    result.lse_ln.assign(input.sink_logits.begin(), input.sink_logits.end());
+  }
   if (visible.empty()) return result;
   std::vector<double> scores(visible.size());
   for (uint32_t head = 0; head < shape.num_q_heads; ++head) {
@@ -41,10 +46,12 @@ ReferencePartial ReferenceAttention(const ReferenceInput& input) {
     for (uint64_t t = visible.begin; t < visible.end; ++t) {
       double dot = 0;
       for (uint32_t d = 0; d < shape.head_dim; ++d) dot += double{q[d]} * k[t * row + kv_offset + d];
-      scores[t - visible.begin] = input.softmax_scale * dot;
+      const double score = input.softmax_scale * dot;
+      scores[t - visible.begin] = input.soft_cap == 0 ? score : input.soft_cap * std::tanh(score / input.soft_cap);
     }
-    const double max_score = *std::max_element(scores.begin(), scores.end());
-    double sum = 0;
+    const double sink_logit = result.lse_ln[head];
+    const double max_score = std::max(sink_logit, *std::max_element(scores.begin(), scores.end()));
+    double sum = has_sinks ? std::exp(sink_logit - max_score) : 0;
     for (double score : scores) sum += std::exp(score - max_score);
     const double lse_ln = max_score + std::log(sum);
     double* out = result.out.data() + size_t{head} * shape.head_dim;

@@ -7,6 +7,9 @@
 namespace tributary::limits {
 
 // Model geometry.
+// Of attention scores: Gemma 2's is 50.
+inline constexpr float kMinSoftCap = 1e-3f;
+inline constexpr float kMaxSoftCap = 1e6f;
 inline constexpr uint32_t kMaxLayers = 512;
 inline constexpr uint32_t kMaxHeads = 1024;
 inline constexpr uint32_t kMaxHeadDim = 256;

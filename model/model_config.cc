@@ -98,11 +98,41 @@ absl::Status ReadRopeObject(const ConfigFields& fields, const char* name, const 
   return absl::OkStatus();
 }
 
+// Which share of a head's elements turns: said by the config itself, or in new files by the object with RoPE's
+// parameters.
+absl::Status ReadRotaryShare(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config,
+                             double& rotary_share) {
+  constexpr const char* kName = "partial_rotary_factor";
+  rotary_share = family.rotary_share;
+  const json* object = fields.Find("rope_parameters");
+  if (fields.Has(kName)) {
+    TRIBUTARY_RETURN_IF_ERROR(fields.Read(kName, double{kRequiredField}, rotary_share));
+  } else if (family.may_turn_partly && object != nullptr && object->is_object()) {
+    TRIBUTARY_RETURN_IF_ERROR(
+        ConfigFields(*object, fields.where() + ": rope_parameters").Read(kName, rotary_share, rotary_share));
+  }
+  if (rotary_share != 1.0 && !family.may_turn_partly) return fields.Unimplemented(kName, "1.0");
+  const uint32_t head_dim = config.attention.head_dim;
+  // Rounded down, as Hugging Face does.
+  config.rotary_dim = static_cast<uint32_t>(std::min(rotary_share, 2.0) * head_dim);
+  if (config.rotary_dim == 0 || config.rotary_dim > head_dim || config.rotary_dim % 2 != 0) {
+    return absl::InvalidArgumentError(
+        fmt::format("{}: {} is {}, of {} elements of a head; expected a share that is an even number of them",
+                    fields.where(), kName, rotary_share, head_dim));
+  }
+  return absl::OkStatus();
+}
+
 // Old files have rope_theta and rope_scaling, new ones rope_parameters with both.
 absl::Status ReadRope(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config) {
   config.ropes.resize(1);
+  const bool says_nothing = !fields.Has("rope_scaling") && !fields.IsNull("rope_scaling") &&
+                            !fields.Has("rope_parameters") && !fields.IsNull("rope_parameters");
+  if (family.rope != nullptr && says_nothing) config.ropes[0] = family.rope();
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("rope_theta", family.rope_theta, config.ropes[0].theta));
-  RopeContext context{.head_dim = config.attention.head_dim, .max_position_embeddings = config.max_position_embeddings};
+  RopeContext context{.max_position_embeddings = config.max_position_embeddings};
+  TRIBUTARY_RETURN_IF_ERROR(ReadRotaryShare(fields, family, config, context.rotary_share));
+  context.rotary_dim = config.rotary_dim;
   if (fields.Has("original_max_position_embeddings")) {
     TRIBUTARY_RETURN_IF_ERROR(fields.Read("original_max_position_embeddings", kMaxWindow, kRequiredField,
                                           context.original_max_position_embeddings));
@@ -118,7 +148,7 @@ absl::Status CheckRopes(const ConfigFields& fields, const ModelConfig& config) {
   for (const RopeParameters& rope : config.ropes) {
     bool finite = std::isfinite(static_cast<float>(rope.attention_factor));
     for (const uint64_t tokens : {uint64_t{1}, uint64_t{rope.original_max_position_embeddings} + 1}) {
-      for (const float frequency : RopeInverseFrequencies(rope, config.attention.head_dim, tokens)) {
+      for (const float frequency : RopeInverseFrequencies(rope, config.rotary_dim, tokens)) {
         finite = finite && std::isfinite(frequency);
       }
     }
@@ -157,6 +187,7 @@ absl::Status SlidesByRule(const ConfigFields& fields, const FamilyRow& family, c
   } else if (by_layer && !fields.Has("max_window_layers")) {
     from = 28;
   }
+  if (family.sliding == SlidingRule::kEachSecond) pattern = 2;
   if (family.sliding == SlidingRule::kAllButEachPatternLast) {
     TRIBUTARY_RETURN_IF_ERROR(fields.Read("sliding_window_pattern", limits::kMaxLayers, 6u, pattern));
   }
@@ -200,7 +231,7 @@ absl::Status ReadSlidingLayers(const ConfigFields& fields, const FamilyRow& fami
 
 absl::Status ReadBiasesAndNorms(const ConfigFields& fields, const FamilyRow& family, ModelConfig& config) {
   bool attention_bias = false;
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("attention_bias", false, attention_bias));
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("attention_bias", family.attention_bias, attention_bias));
   if (config.family == ModelFamily::kMistral && attention_bias) return fields.Unimplemented("attention_bias", "false");
   config.has_qkv_bias = config.has_o_bias = attention_bias;
   bool mlp_bias = false;
@@ -217,7 +248,7 @@ absl::Status ReadBiasesAndNorms(const ConfigFields& fields, const FamilyRow& fam
 
 // The activation has either of two names in the files.
 absl::Status CheckActivation(const ConfigFields& fields, const ModelConfig& config) {
-  const char* const served = config.activation == Activation::kSilu ? "silu" : "gelu_pytorch_tanh";
+  const char* const served = config.activation == Activation::kGeluTanh ? "gelu_pytorch_tanh" : "silu";
   for (const char* name : {"hidden_act", "hidden_activation"}) {
     const json* activation = fields.Find(name);
     if (activation != nullptr && *activation != served) return fields.Unimplemented(name, served);

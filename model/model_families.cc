@@ -15,6 +15,7 @@ using nlohmann::json;
 
 constexpr uint32_t kMaxExperts = 1024;  // of a layer
 constexpr uint32_t kMaxExpertsOfModel = 65536;
+constexpr double kSwigluLimit = 7.0;  // Activation::kClampedSwiglu
 
 absl::Status ReadQwen2(const ConfigFields&, ModelConfig& config) {
   config.has_qkv_bias = true;
@@ -27,11 +28,22 @@ absl::Status ReadQwen3(const ConfigFields&, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadPhi3(const ConfigFields& fields, ModelConfig& config) {
-  config.has_fused_weights = true;
-  double rotary_share = 1.0;
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("partial_rotary_factor", 1.0, rotary_share));
-  return rotary_share == 1.0 ? absl::OkStatus() : fields.Unimplemented("partial_rotary_factor", "1.0");
+absl::Status ReadPhi3(const ConfigFields&, ModelConfig& config) {
+  config.has_fused_qkv = config.has_fused_gate_up = true;
+  return absl::OkStatus();
+}
+
+absl::Status ReadGlm(const ConfigFields&, ModelConfig& config) {
+  config.has_fused_gate_up = true;
+  config.turns_neighbours = true;
+  config.has_o_bias = false;
+  return absl::OkStatus();
+}
+
+absl::Status ReadGlm4(const ConfigFields& fields, ModelConfig& config) {
+  config.norm_placement = NormPlacement::kBeforeAndAfter;
+  config.has_glm_norm_names = true;
+  return ReadGlm(fields, config);
 }
 
 // Each fourth layer has no position embedding, or "no_rope_layers" says which, with 1 for those that have one.
@@ -74,22 +86,39 @@ absl::Status ReadGranite(const ConfigFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadGemma3(const ConfigFields& fields, ModelConfig& config) {
+// What the Gemmas have in common.
+absl::Status ReadGemma(const ConfigFields& fields, ModelConfig& config) {
   config.norm_weight_offset = 1.0;
   config.norm_placement = NormPlacement::kBeforeAndAfter;
-  config.qk_norm = QkNorm::kPerHead;
   config.activation = Activation::kGeluTanh;
   config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   double scalar = 0;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("query_pre_attn_scalar", 256.0, scalar));
   config.softmax_scale = 1.0 / std::sqrt(scalar);
-  if (fields.Has("attn_logit_softcapping")) return fields.Unimplemented("attn_logit_softcapping", "null");
   bool bidirectional = false;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("use_bidirectional_attention", false, bidirectional));
-  if (bidirectional) return fields.Unimplemented("use_bidirectional_attention", "false");
-  if (fields.Has("final_logit_softcapping")) {
-    TRIBUTARY_RETURN_IF_ERROR(fields.Read("final_logit_softcapping", double{kRequiredField}, config.logits_soft_cap));
-  }
+  return bidirectional ? fields.Unimplemented("use_bidirectional_attention", "false") : absl::OkStatus();
+}
+
+// An absent cap is the family's, and null is none.
+absl::Status ReadSoftCap(const ConfigFields& fields, const char* name, double family_cap, double& cap) {
+  cap = fields.IsNull(name) ? 0 : family_cap;
+  if (fields.Has(name)) TRIBUTARY_RETURN_IF_ERROR(fields.Read(name, double{kRequiredField}, cap));
+  if (cap == 0 || (cap >= limits::kMinSoftCap && cap <= limits::kMaxSoftCap)) return absl::OkStatus();
+  return fields.Invalid(name, fmt::format("null or a number in [{}, {}]", limits::kMinSoftCap, limits::kMaxSoftCap));
+}
+
+absl::Status ReadGemma2(const ConfigFields& fields, ModelConfig& config) {
+  TRIBUTARY_RETURN_IF_ERROR(ReadGemma(fields, config));
+  TRIBUTARY_RETURN_IF_ERROR(ReadSoftCap(fields, "attn_logit_softcapping", 50.0, config.attention_soft_cap));
+  return ReadSoftCap(fields, "final_logit_softcapping", 30.0, config.logits_soft_cap);
+}
+
+absl::Status ReadGemma3(const ConfigFields& fields, ModelConfig& config) {
+  TRIBUTARY_RETURN_IF_ERROR(ReadGemma(fields, config));
+  config.qk_norm = QkNorm::kPerHead;
+  if (fields.Has("attn_logit_softcapping")) return fields.Unimplemented("attn_logit_softcapping", "null");
+  TRIBUTARY_RETURN_IF_ERROR(ReadSoftCap(fields, "final_logit_softcapping", 0, config.logits_soft_cap));
   // Windowed layers turn by a base of their own, which is not scaled. Newer files nest both in rope_parameters.
   if (config.ropes.size() == 1) {
     RopeParameters local;
@@ -114,7 +143,7 @@ absl::Status ReadExperts(const ConfigFields& fields, const char* num_experts, ui
 }
 
 absl::Status ReadMixtral(const ConfigFields& fields, ModelConfig& config) {
-  config.experts_are_mixtrals = true;
+  config.moe.tensors = ExpertTensors::kMixtral;
   TRIBUTARY_RETURN_IF_ERROR(ReadExperts(fields, "num_local_experts", 8, 2, config));
   config.moe.intermediate_size = config.intermediate_size;
   for (LayerSpec& layer : config.layers) layer.is_moe = true;
@@ -143,7 +172,32 @@ absl::Status ReadQwen3Moe(const ConfigFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-constexpr std::array<FamilyRow, 11> kFamilies = {{
+// OpenAI's gpt-oss: all its experts in tensors of their own kind, and a learnt sink for each query head.
+absl::Status ReadGptOss(const ConfigFields& fields, ModelConfig& config) {
+  config.has_sink_logits = true;
+  config.activation = Activation::kClampedSwiglu;
+  config.moe.tensors = ExpertTensors::kTogether;
+  config.moe.has_bias = true;
+  config.moe.intermediate_size = config.intermediate_size;
+  double limit = 0;
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("swiglu_limit", kSwigluLimit, limit));
+  if (limit != kSwigluLimit) return fields.Unimplemented("swiglu_limit", "7.0");
+  TRIBUTARY_RETURN_IF_ERROR(ReadExperts(fields, "num_local_experts", 128, 4, config));
+  for (LayerSpec& layer : config.layers) layer.is_moe = true;
+  return absl::OkStatus();
+}
+
+// What gpt-oss's configuration class has where a file says nothing.
+const RopeParameters& GptOssRope() {
+  static const RopeParameters rope{.type = RopeType::kYarn,
+                                   .factor = 32.0,
+                                   .truncate = false,
+                                   .attention_factor = 0.1 * std::log(32.0) + 1.0,
+                                   .original_max_position_embeddings = 4096};
+  return rope;
+}
+
+constexpr std::array<FamilyRow, 15> kFamilies = {{
     {.model_type = "llama",
      .architecture = "LlamaForCausalLM",
      .family = ModelFamily::kLlama,
@@ -174,6 +228,7 @@ constexpr std::array<FamilyRow, 11> kFamilies = {{
      .family = ModelFamily::kPhi3,
      .kv_heads_default_to_query_heads = true,
      .max_position_embeddings = 4096,
+     .may_turn_partly = true,
      .rms_norm_eps = 1e-5,
      .sliding = SlidingRule::kAll,
      .read = ReadPhi3},
@@ -196,6 +251,15 @@ constexpr std::array<FamilyRow, 11> kFamilies = {{
      .family = ModelFamily::kGranite,
      .kv_heads_default_to_query_heads = true,
      .read = ReadGranite},
+    {.model_type = "gemma2",
+     .architecture = "Gemma2ForCausalLM",
+     .family = ModelFamily::kGemma2,
+     .head_dim = 256,
+     .max_position_embeddings = 8192,
+     .tie_word_embeddings = true,
+     .sliding = SlidingRule::kEachSecond,
+     .sliding_window = 4096,
+     .read = ReadGemma2},
     {.model_type = "gemma3_text",
      .architecture = "Gemma3ForCausalLM",
      .family = ModelFamily::kGemma3,
@@ -221,6 +285,38 @@ constexpr std::array<FamilyRow, 11> kFamilies = {{
      .sliding = SlidingRule::kAllIfUsed,
      .sliding_window = 4096,
      .read = ReadQwen3Moe},
+    {.model_type = "gpt_oss",
+     .architecture = "GptOssForCausalLM",
+     .family = ModelFamily::kGptOss,
+     .head_dim = 64,
+     .max_position_embeddings = 131072,
+     .rope_theta = 150000.0,
+     .rope = GptOssRope,
+     .rms_norm_eps = 1e-5,
+     .attention_bias = true,
+     .sliding = SlidingRule::kEachSecond,
+     .sliding_window = 128,
+     .read = ReadGptOss},
+    {.model_type = "glm",
+     .architecture = "GlmForCausalLM",
+     .family = ModelFamily::kGlm,
+     .head_dim = 128,
+     .max_position_embeddings = 131072,
+     .rotary_share = 0.5,
+     .may_turn_partly = true,
+     .rms_norm_eps = 1.5625e-7,
+     .attention_bias = true,
+     .read = ReadGlm},
+    {.model_type = "glm4",
+     .architecture = "Glm4ForCausalLM",
+     .family = ModelFamily::kGlm4,
+     .head_dim = 128,
+     .max_position_embeddings = 131072,
+     .rotary_share = 0.5,
+     .may_turn_partly = true,
+     .rms_norm_eps = 1.5625e-7,
+     .attention_bias = true,
+     .read = ReadGlm4},
 }};
 
 }  // namespace

@@ -20,6 +20,7 @@ enum class SlidingRule : uint8_t {
   kAllIfUsed,              // with "use_sliding_window": every layer
   kNoRopeLayersIfUsed,     // with "use_sliding_window": layers without RoPE
   kAllButEachPatternLast,  // of each "sliding_window_pattern" layers the last one sees everything
+  kEachSecond,             // the first, the third, ...
 };
 
 struct FamilyRow {
@@ -31,8 +32,12 @@ struct FamilyRow {
   uint32_t head_dim = 0;  // 0: hidden_size / heads
   uint32_t max_position_embeddings = 2048;
   double rope_theta = 10000.0;
+  double rotary_share = 1.0;                  // of a head's elements, those that turn
+  bool may_turn_partly = false;               // "partial_rotary_factor" may be below 1
+  const RopeParameters& (*rope)() = nullptr;  // of a file that says nothing of scaling; null: the default type
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
+  bool attention_bias = false;
   SlidingRule sliding = SlidingRule::kNever;
   uint32_t sliding_window = 0;  // 0: none
   // What is the family's own, read after all that families have in common; null: nothing.

@@ -84,7 +84,8 @@ absl::Status ReadYarn(const ConfigFields& fields, const RopeContext& context, Ro
 
 absl::Status ReadFactors(const ConfigFields& fields, const char* name, uint32_t count, std::vector<float>& factors) {
   const json* value = fields.Find(name);
-  const std::string expected = fmt::format("a list of {} finite numbers > 0 (head_dim / 2)", count);
+  const std::string expected =
+      fmt::format("a list of {} finite numbers > 0, half of the elements of a head that turn", count);
   if (value == nullptr || !value->is_array() || value->size() != count) return fields.Invalid(name, expected);
   factors.clear();
   for (const json& factor : *value) {
@@ -100,8 +101,8 @@ absl::Status ReadLongrope(const ConfigFields& fields, const RopeContext& context
   const bool in_config = context.original_max_position_embeddings != 0;
   TRIBUTARY_RETURN_IF_ERROR(ReadOriginalLength(
       fields, in_config ? context.original_max_position_embeddings : context.max_position_embeddings, rope));
-  TRIBUTARY_RETURN_IF_ERROR(ReadFactors(fields, "short_factor", context.head_dim / 2, rope.short_factor));
-  TRIBUTARY_RETURN_IF_ERROR(ReadFactors(fields, "long_factor", context.head_dim / 2, rope.long_factor));
+  TRIBUTARY_RETURN_IF_ERROR(ReadFactors(fields, "short_factor", context.rotary_dim / 2, rope.short_factor));
+  TRIBUTARY_RETURN_IF_ERROR(ReadFactors(fields, "long_factor", context.rotary_dim / 2, rope.long_factor));
   const double original = rope.original_max_position_embeddings;
   const double ratio = context.max_position_embeddings / original;
   // The config's own two lengths overrule a factor.
@@ -110,8 +111,8 @@ absl::Status ReadLongrope(const ConfigFields& fields, const RopeContext& context
   return fields.Read("attention_factor", fallback, rope.attention_factor);
 }
 
-float Power(float base, uint32_t pair, uint32_t head_dim) {
-  return std::pow(base, static_cast<float>(2 * pair) / static_cast<float>(head_dim));
+float Power(float base, uint32_t pair, uint32_t rotary_dim) {
+  return std::pow(base, static_cast<float>(2 * pair) / static_cast<float>(rotary_dim));
 }
 
 // Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between interpolated.
@@ -129,10 +130,11 @@ float Llama3Frequency(const RopeParameters& rope, float frequency) {
 
 // YaRN (arXiv 2309.00071): pairs that turn often keep their frequency, those that turn seldom are stretched, those
 // between are blended.
-std::vector<float> YarnFrequencies(const RopeParameters& rope, uint32_t head_dim) {
-  const uint32_t half = head_dim / 2;
+std::vector<float> YarnFrequencies(const RopeParameters& rope, uint32_t rotary_dim) {
+  const uint32_t half = rotary_dim / 2;
   const auto pair_of_turns = [&](double turns) {
-    return head_dim * std::log(rope.original_max_position_embeddings / (turns * 2 * M_PI)) / (2 * std::log(rope.theta));
+    return rotary_dim * std::log(rope.original_max_position_embeddings / (turns * 2 * M_PI)) /
+           (2 * std::log(rope.theta));
   };
   double low = pair_of_turns(rope.beta_fast), high = pair_of_turns(rope.beta_slow);
   if (rope.truncate) {
@@ -140,11 +142,11 @@ std::vector<float> YarnFrequencies(const RopeParameters& rope, uint32_t head_dim
     high = std::ceil(high);
   }
   low = std::max(low, 0.0);
-  high = std::min(high, head_dim - 1.0);
+  high = std::min(high, rotary_dim - 1.0);
   if (low == high) high += 0.001;
   std::vector<float> frequencies(half);
   for (uint32_t i = 0; i < half; ++i) {
-    const float power = Power(static_cast<float>(rope.theta), i, head_dim);
+    const float power = Power(static_cast<float>(rope.theta), i, rotary_dim);
     const float kept = 1.0f / power;
     const float stretched = 1.0f / (static_cast<float>(rope.factor) * power);
     const float ramp = (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low);
@@ -155,11 +157,11 @@ std::vector<float> YarnFrequencies(const RopeParameters& rope, uint32_t head_dim
 }
 
 // The base of dynamic NTK scaling, which grows with the context.
-float DynamicTheta(const RopeParameters& rope, uint32_t head_dim, uint64_t context_tokens) {
+float DynamicTheta(const RopeParameters& rope, uint32_t rotary_dim, uint64_t context_tokens) {
   const double original = rope.original_max_position_embeddings;
   const double tokens = std::max(static_cast<double>(context_tokens), original);
   const double growth = rope.factor * tokens / original - (rope.factor - 1);
-  return static_cast<float>(rope.theta * std::pow(growth, head_dim / (head_dim - 2.0)));
+  return static_cast<float>(rope.theta * std::pow(growth, rotary_dim / (rotary_dim - 2.0)));
 }
 
 }  // namespace
@@ -168,15 +170,17 @@ absl::Status ReadRopeParameters(const ConfigFields& fields, const RopeContext& c
   TRIBUTARY_RETURN_IF_ERROR(ReadType(fields, rope));
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("rope_theta", rope.theta, rope.theta));
   double rotary_share = 1.0;
-  TRIBUTARY_RETURN_IF_ERROR(fields.Read("partial_rotary_factor", 1.0, rotary_share));
-  if (rotary_share != 1.0) return fields.Unimplemented("partial_rotary_factor", "1.0");
+  TRIBUTARY_RETURN_IF_ERROR(fields.Read("partial_rotary_factor", context.rotary_share, rotary_share));
+  if (rotary_share != context.rotary_share) {
+    return fields.Unimplemented("partial_rotary_factor", fmt::format("{}", context.rotary_share));
+  }
   const bool needs_factor = rope.type != RopeType::kDefault && rope.type != RopeType::kLongrope;
   TRIBUTARY_RETURN_IF_ERROR(fields.Read("factor", needs_factor ? double{kRequiredField} : 1.0, rope.factor));
   if (rope.type == RopeType::kDynamic) {
     // Hugging Face takes the config's own length here, whatever the object says.
     rope.original_max_position_embeddings = context.max_position_embeddings;
-    if (context.head_dim <= 2 || rope.factor < 1)
-      return fields.Invalid("factor", "at least 1, with a head_dim above 2");
+    if (context.rotary_dim <= 2 || rope.factor < 1)
+      return fields.Invalid("factor", "at least 1, with more than two elements of a head that turn");
   }
   if (rope.type == RopeType::kLlama3) return ReadLlama3(fields, rope);
   if (rope.type == RopeType::kYarn) return ReadYarn(fields, context, rope);
@@ -184,16 +188,16 @@ absl::Status ReadRopeParameters(const ConfigFields& fields, const RopeContext& c
   return absl::OkStatus();
 }
 
-std::vector<float> RopeInverseFrequencies(const RopeParameters& rope, uint32_t head_dim, uint64_t context_tokens) {
-  if (rope.type == RopeType::kYarn) return YarnFrequencies(rope, head_dim);
-  const uint32_t half = head_dim / 2;
+std::vector<float> RopeInverseFrequencies(const RopeParameters& rope, uint32_t rotary_dim, uint64_t context_tokens) {
+  if (rope.type == RopeType::kYarn) return YarnFrequencies(rope, rotary_dim);
+  const uint32_t half = rotary_dim / 2;
   const bool dynamic = rope.type == RopeType::kDynamic;
-  const float theta = dynamic ? DynamicTheta(rope, head_dim, context_tokens) : static_cast<float>(rope.theta);
+  const float theta = dynamic ? DynamicTheta(rope, rotary_dim, context_tokens) : static_cast<float>(rope.theta);
   const std::vector<float>& stretch =
       context_tokens > rope.original_max_position_embeddings ? rope.long_factor : rope.short_factor;
   std::vector<float> frequencies(half);
   for (uint32_t i = 0; i < half; ++i) {
-    const float power = Power(theta, i, head_dim);
+    const float power = Power(theta, i, rotary_dim);
     frequencies[i] = 1.0f / (rope.type == RopeType::kLongrope ? stretch[i] * power : power);
     if (rope.type == RopeType::kLinear) frequencies[i] /= static_cast<float>(rope.factor);
     if (rope.type == RopeType::kLlama3) frequencies[i] = Llama3Frequency(rope, frequencies[i]);

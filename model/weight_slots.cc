@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "fmt/format.h"
+#include "model/expert_tensors.h"
 
 namespace tributary {
 namespace {
@@ -39,6 +40,7 @@ class LayerSlots {
   void AddNorms() {
     const bool before = config_.norm_placement != NormPlacement::kAfter;
     const bool after = config_.norm_placement != NormPlacement::kBefore;
+    if (config_.has_glm_norm_names) return AddGlmNorms();
     if (before) Add("input_layernorm.weight", {hidden_}, w_.attention_norm);
     if (after) Add("post_attention_layernorm.weight", {hidden_}, w_.attention_post_norm);
     // Without a norm behind attention, the one before the MLP has its name.
@@ -48,8 +50,16 @@ class LayerSlots {
     if (after) Add("post_feedforward_layernorm.weight", {hidden_}, w_.mlp_post_norm);
   }
 
+  // Before and behind.
+  void AddGlmNorms() {
+    Add("input_layernorm.weight", {hidden_}, w_.attention_norm);
+    Add("post_self_attn_layernorm.weight", {hidden_}, w_.attention_post_norm);
+    Add("post_attention_layernorm.weight", {hidden_}, w_.mlp_norm);
+    Add("post_mlp_layernorm.weight", {hidden_}, w_.mlp_post_norm);
+  }
+
   void AddAttention() {
-    if (config_.has_fused_weights) {
+    if (config_.has_fused_qkv) {
       Add("self_attn.qkv_proj.weight", {q_dim_ + 2 * kv_dim_, hidden_}, w_.fused_qkv);
     } else {
       Add("self_attn.q_proj.weight", {q_dim_, hidden_}, w_.q);
@@ -69,11 +79,12 @@ class LayerSlots {
     }
     Add("self_attn.o_proj.weight", {hidden_, q_dim_}, w_.o);
     if (config_.has_o_bias) Add("self_attn.o_proj.bias", {hidden_}, w_.o_bias);
+    if (config_.has_sink_logits) Add("self_attn.sinks", {config_.attention.num_q_heads}, w_.sink_logits);
   }
 
   void AddMlp() {
     const uint64_t intermediate = config_.intermediate_size;
-    if (config_.has_fused_weights) {
+    if (config_.has_fused_gate_up) {
       Add("mlp.gate_up_proj.weight", {2 * intermediate, hidden_}, w_.fused_gate_up);
     } else {
       Add("mlp.gate_proj.weight", {intermediate, hidden_}, w_.gate);
@@ -83,7 +94,8 @@ class LayerSlots {
   }
 
   void AddExperts() {
-    const bool mixtral = config_.experts_are_mixtrals;
+    if (config_.moe.tensors == ExpertTensors::kTogether) return AddExpertsTogether();
+    const bool mixtral = config_.moe.tensors == ExpertTensors::kMixtral;
     const std::string block = mixtral ? "block_sparse_moe." : "mlp.";
     const uint64_t intermediate = config_.moe.intermediate_size;
     Add(block + "gate.weight", {config_.moe.num_experts, hidden_}, w_.router);
@@ -94,6 +106,16 @@ class LayerSlots {
       Add(expert + (mixtral ? "w3.weight" : "up_proj.weight"), {intermediate, hidden_}, w_.experts[e].up);
       Add(expert + (mixtral ? "w2.weight" : "down_proj.weight"), {hidden_, intermediate}, w_.experts[e].down);
     }
+  }
+
+  void AddExpertsTogether() {
+    const uint64_t experts = config_.moe.num_experts, intermediate = config_.moe.intermediate_size;
+    Add("mlp.router.weight", {experts, hidden_}, w_.router);
+    Add("mlp.router.bias", {experts}, w_.router_bias);
+    Add("mlp.experts.gate_up_proj", {experts, hidden_, 2 * intermediate}, w_.all_gate_up);
+    Add("mlp.experts.gate_up_proj_bias", {experts, 2 * intermediate}, w_.all_gate_up_bias);
+    Add("mlp.experts.down_proj", {experts, intermediate, hidden_}, w_.all_down);
+    Add("mlp.experts.down_proj_bias", {experts, hidden_}, w_.all_down_bias);
   }
 
   const ModelConfig& config_;
@@ -141,6 +163,7 @@ void FinishWeights(ModelWeights& weights) {
       w.k = Rows(weights, *w.fused_qkv, q_dim, kv_dim);
       w.v = Rows(weights, *w.fused_qkv, q_dim + kv_dim, kv_dim);
     }
+    if (w.all_gate_up != nullptr) SeparateExperts(config.moe, weights, w);
     if (w.fused_gate_up != nullptr) {
       w.gate = Rows(weights, *w.fused_gate_up, 0, config.intermediate_size);
       w.up = Rows(weights, *w.fused_gate_up, config.intermediate_size, config.intermediate_size);

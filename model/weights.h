@@ -19,6 +19,9 @@ struct ExpertWeights {
   const TensorView* gate = nullptr;
   const TensorView* up = nullptr;
   const TensorView* down = nullptr;
+  const TensorView* gate_bias = nullptr;  // with has_bias
+  const TensorView* up_bias = nullptr;
+  const TensorView* down_bias = nullptr;
 };
 
 // Matrices are [out][in], as Hugging Face stores them. A null pointer: this model has none.
@@ -32,6 +35,7 @@ struct LayerWeights {
   const TensorView* v_bias = nullptr;
   const TensorView* q_norm = nullptr;  // [head_dim], or of the whole projection, as qk_norm says
   const TensorView* k_norm = nullptr;
+  const TensorView* sink_logits = nullptr;          // [num_q_heads], with has_sink_logits
   const TensorView* o = nullptr;                    // [hidden][num_q_heads * head_dim]
   const TensorView* o_bias = nullptr;               // [hidden], with has_o_bias
   const TensorView* attention_post_norm = nullptr;  // [hidden], of what attention adds
@@ -41,11 +45,18 @@ struct LayerWeights {
   const TensorView* down = nullptr;                 // [hidden][intermediate]; likewise
   const TensorView* mlp_post_norm = nullptr;        // [hidden], of what the MLP adds
   const TensorView* router = nullptr;               // [num_experts][hidden], in a layer of experts
+  const TensorView* router_bias = nullptr;          // [num_experts], with has_bias
   std::vector<ExpertWeights> experts;
 
-  // The tensors that has_fused_weights puts into one: q, k, v, and gate, up, which are slices of them.
+  // With has_fused_qkv and has_fused_gate_up: q, k, v, and gate, up, are slices of them.
   const TensorView* fused_qkv = nullptr;
   const TensorView* fused_gate_up = nullptr;
+
+  // ExpertTensors::kTogether: the experts are copies of them, which are cut and turned otherwise.
+  const TensorView* all_gate_up = nullptr;       // [num_experts][hidden][2 intermediate]
+  const TensorView* all_gate_up_bias = nullptr;  // [num_experts][2 intermediate]
+  const TensorView* all_down = nullptr;          // [num_experts][intermediate][hidden]
+  const TensorView* all_down_bias = nullptr;     // [num_experts][hidden]
 };
 
 // Immutable; thread-safe.
@@ -56,8 +67,10 @@ struct ModelWeights {
   const TensorView* final_norm = nullptr;  // [hidden]
   const TensorView* lm_head = nullptr;     // [vocab][hidden]; the embedding when tied
 
-  Checkpoint checkpoint;              // owns what the views point to
-  std::deque<TensorView> slices;      // of fused tensors
+  Checkpoint checkpoint;          // owns what the views point to
+  std::deque<TensorView> slices;  // of fused tensors
+  // What slices point to that are no part of a tensor as the file has it.
+  std::deque<std::vector<std::byte>> copies;
   std::shared_ptr<const void> dummy;  // or this does (model/dummy_weights.h)
 
   ModelWeights() = default;

@@ -64,6 +64,9 @@ class AttentionPolicy {
   virtual bool is_sparse() const { return true; }
   // False: by its parameters everything is selected, so a head that reads everything has not fallen back.
   virtual bool may_leave_out() const { return is_sparse(); }
+  // True: it is right for a model whose attention caps its scores. Who bounds the mass of tokens by q.k alone is not:
+  // a cap keeps the order of scores, and not their distances.
+  virtual bool serves_soft_cap() const { return !is_sparse(); }
   // What its facet takes of the worker's resident pool, at most: promised when the sequence is placed.
   virtual uint64_t FacetBytes(const FacetDemand& demand) const { return 0; }
   // True for a (layer, KV head) that always reads everything, by configuration. False does not mean that it reads less.

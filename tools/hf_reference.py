@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import sdpa_attention
 
 
@@ -16,4 +16,7 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedMo
     # whole score matrix (34 GB for 32k tokens). Repeating K and V, as Transformers does elsewhere, gives the same sums.
     if hasattr(sdpa_attention, "use_gqa_in_sdpa"):
         sdpa_attention.use_gqa_in_sdpa = lambda *_, **__: False
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    # PyTorch's attention knows no soft-cap, and Transformers leaves the cap out without a word.
+    capped = getattr(AutoConfig.from_pretrained(folder), "attn_logit_softcapping", None) is not None
+    attention = {"attn_implementation": "eager"} if capped else {}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **attention).to(device).eval()

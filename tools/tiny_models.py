@@ -121,6 +121,32 @@ CONFIGS = {
         rope_scaling={"rope_type": "linear", "factor": 8.0}, layer_types=_gemma_layers(4, 3),
         final_logit_softcapping=None, attn_logit_softcapping=None,
     ),
+    "gpt_oss": _config(
+        "gpt_oss", "GptOssForCausalLM", "bfloat16", 4, 2, 150000.0, head_dim=32, num_hidden_layers=4,
+        attention_bias=True, sliding_window=64, layer_types=_gemma_layers(4, 2), num_local_experts=4,
+        num_experts_per_tok=2, intermediate_size=48, swiglu_limit=7.0,
+        rope_scaling={**YARN_SCALING, "truncate": False},
+    ),
+    # A quarter of a head's elements does not turn: six pairs do.
+    "phi3_partial": _config(
+        "phi3", "Phi3ForCausalLM", "bfloat16", 4, 2, 10000.0, partial_rotary_factor=0.75, sliding_window=None,
+        rope_scaling={key: value if key == "type" else value[:6] for key, value in LONGROPE_SCALING.items()},
+        original_max_position_embeddings=208, pad_token_id=None, tie_word_embeddings=True,
+    ),
+    "glm": _config(
+        "glm", "GlmForCausalLM", "bfloat16", 4, 2, 10000.0, partial_rotary_factor=0.5, head_dim=32, attention_bias=True,
+        pad_token_id=None,
+    ),
+    "glm4": _config(
+        "glm4", "Glm4ForCausalLM", "bfloat16", 4, 2, 10000.0, partial_rotary_factor=0.5, head_dim=16,
+        attention_bias=False, pad_token_id=None,
+    ),
+    # Caps that matter: scores have a deviation of some units, and so have logits.
+    "gemma2": _config(
+        "gemma2", "Gemma2ForCausalLM", "bfloat16", 4, 2, 10000.0, head_dim=32, hidden_act="gelu_pytorch_tanh",
+        hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True, query_pre_attn_scalar=24, sliding_window=64,
+        num_hidden_layers=4, rms_norm_eps=1e-6, attn_logit_softcapping=2.0, final_logit_softcapping=5.0,
+    ),
 }  # fmt: skip
 NAMES = tuple(CONFIGS)
 SHARDS = {"llama3_sharded": 3}
@@ -129,8 +155,18 @@ SHARDS = {"llama3_sharded": 3}
 def _mlp_shapes(c: dict, at: str, layer: int) -> dict[str, tuple[int, ...]]:
     """An MLP, a fused one, or experts with their router."""
     hidden, inner, family = c["hidden_size"], c["intermediate_size"], c["model_type"]
-    if family == "phi3":
+    if family in ("phi3", "glm", "glm4"):
         return {at + "mlp.gate_up_proj.weight": (2 * inner, hidden), at + "mlp.down_proj.weight": (hidden, inner)}
+    if family == "gpt_oss":
+        count, block = c["num_local_experts"], at + "mlp."
+        return {
+            block + "router.weight": (count, hidden),
+            block + "router.bias": (count,),
+            block + "experts.gate_up_proj": (count, hidden, 2 * inner),
+            block + "experts.gate_up_proj_bias": (count, 2 * inner),
+            block + "experts.down_proj": (count, inner, hidden),
+            block + "experts.down_proj_bias": (count, hidden),
+        }
     if family == "mixtral":
         block, count, names = at + "block_sparse_moe.", c["num_local_experts"], ("w1", "w3", "w2")
     elif family == "qwen3_moe" and layer not in c["mlp_only_layers"]:
@@ -150,7 +186,10 @@ def _norm_names(family: str) -> list[str]:
     if family == "olmo2":
         return ["post_attention_layernorm", "post_feedforward_layernorm"]
     names = ["input_layernorm", "post_attention_layernorm"]
-    return [*names, "pre_feedforward_layernorm", "post_feedforward_layernorm"] if family == "gemma3_text" else names
+    if family == "glm4":
+        return [*names, "post_self_attn_layernorm", "post_mlp_layernorm"]
+    behind = ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    return [*names, *behind] if family in ("gemma2", "gemma3_text") else names
 
 
 def _shapes(c: dict) -> dict[str, tuple[int, ...]]:
@@ -169,7 +208,7 @@ def _shapes(c: dict) -> dict[str, tuple[int, ...]]:
         else:
             for letter, size in rows.items():
                 shapes[at + f"self_attn.{letter}_proj.weight"] = (size, hidden)
-                if family == "qwen2":
+                if family == "qwen2" or c.get("attention_bias"):
                     shapes[at + f"self_attn.{letter}_proj.bias"] = (size,)
         if family in ("qwen3", "qwen3_moe", "gemma3_text"):
             shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (head,)
@@ -177,6 +216,9 @@ def _shapes(c: dict) -> dict[str, tuple[int, ...]]:
             shapes[at + "self_attn.q_norm.weight"] = (rows["q"],)
             shapes[at + "self_attn.k_norm.weight"] = (rows["k"],)
         shapes[at + "self_attn.o_proj.weight"] = (hidden, rows["q"])
+        if family == "gpt_oss":
+            shapes[at + "self_attn.o_proj.bias"] = (hidden,)
+            shapes[at + "self_attn.sinks"] = (c["num_attention_heads"],)
         for name in norms[1:]:
             shapes[at + name + ".weight"] = (hidden,)
         shapes.update(_mlp_shapes(c, at, i))
@@ -190,11 +232,15 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator, family:
     """Large enough that attention is peaked and logits are not flat, and no norm weight is one."""
     noise = torch.randn(shape, generator=generator)
     if "norm" in name:
-        return 0.3 * noise if family == "gemma3_text" else 1.0 + 0.3 * noise  # Gemma stores them less 1
+        return 0.3 * noise if family.startswith("gemma") else 1.0 + 0.3 * noise  # Gemma stores them less 1
+    if name.endswith("sinks"):
+        return 2.0 + 1.5 * noise
     if name.endswith("bias"):
         return 0.5 * noise
     if "embed_tokens" in name:
         return 0.5 * noise
+    if name.endswith("experts.gate_up_proj"):
+        return noise * (6.0 / math.sqrt(shape[1]))  # so that some are clamped
     return noise * (1.6 / math.sqrt(shape[1]))
 
 

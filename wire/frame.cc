@@ -164,9 +164,10 @@ FrameError DecodeHeader(std::span<const std::byte> header_bytes, size_t payload_
 FrameError QueryView::Decode(std::span<const std::byte> payload, QueryView* view) {
   QueryBody body;
   TRIBUTARY_RETURN_IF_FRAME_ERROR(ReadBody(payload, &body));
-  if (body.reserved != 0 || !std::isfinite(body.softmax_scale) || body.softmax_scale <= 0) {
-    return FrameError::kMalformed;
-  }
+  if (!std::isfinite(body.softmax_scale) || body.softmax_scale <= 0) return FrameError::kMalformed;
+  // Written so that NaN is none.
+  const bool is_cap = body.soft_cap >= limits::kMinSoftCap && body.soft_cap <= limits::kMaxSoftCap;
+  if (body.soft_cap != 0 && !is_cap) return FrameError::kMalformed;
   TRIBUTARY_RETURN_IF_FRAME_ERROR(
       CheckEntryTable(payload.size(), sizeof(QueryBody), body.num_entries, sizeof(QueryEntry), body.head_dim));
   view->payload_ = payload;

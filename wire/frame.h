@@ -114,7 +114,7 @@ struct QueryBody {
   uint32_t num_entries = 0;
   float softmax_scale = 0;
   uint32_t head_dim = 0;
-  uint32_t reserved = 0;
+  float soft_cap = 0;  // 0: none; else in [limits::kMinSoftCap, limits::kMaxSoftCap]
 };
 static_assert(sizeof(QueryBody) == 16);
 

@@ -72,13 +72,15 @@ size_t PartialPayloadBytes(std::span<const PartialEntry> entries, uint32_t head_
 }
 
 QueryPayloadWriter::QueryPayloadWriter(std::span<std::byte> payload, uint32_t num_entries, uint32_t head_dim,
-                                       float softmax_scale)
+                                       float softmax_scale, float soft_cap)
     : payload_(payload),
       num_entries_(num_entries),
       head_dim_(head_dim),
       next_data_(sizeof(QueryBody) + size_t{num_entries} * sizeof(QueryEntry)) {
   CheckAligned(payload);
-  WriteAt(payload_, 0, QueryBody{.num_entries = num_entries, .softmax_scale = softmax_scale, .head_dim = head_dim});
+  WriteAt(payload_, 0,
+          QueryBody{
+              .num_entries = num_entries, .softmax_scale = softmax_scale, .head_dim = head_dim, .soft_cap = soft_cap});
 }
 
 QuerySpans QueryPayloadWriter::Add(QueryEntry entry) {

@@ -40,7 +40,8 @@ struct QuerySpans {
 // calls of Add().
 class QueryPayloadWriter {
  public:
-  QueryPayloadWriter(std::span<std::byte> payload, uint32_t num_entries, uint32_t head_dim, float softmax_scale);
+  QueryPayloadWriter(std::span<std::byte> payload, uint32_t num_entries, uint32_t head_dim, float softmax_scale,
+                     float soft_cap = 0);
 
   // Writes the entry with its q_offset_bytes (the given one is ignored) and returns its data.
   QuerySpans Add(QueryEntry entry);

@@ -280,6 +280,7 @@ struct LayerBench {
                                         .dtype = DType::kF32,
                                         .cos = weight,
                                         .sin = weight,
+                                        .pairs = {kGeometry.head_dim / 2},
                                         .num_rows = batch.num_rows,
                                         .geometry = kGeometry},
                               .rows = batch.rows.as<gpu::DecodeRowDesc>(),

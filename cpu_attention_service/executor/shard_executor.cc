@@ -51,8 +51,9 @@ ShardExecutor::ShardExecutor(const ShardExecutorOptions& options)
   items_.reserve(options.max_items_per_wave);
 }
 
-void ShardExecutor::Execute(std::span<const ShardQuery> queries, float softmax_scale) {
+void ShardExecutor::Execute(std::span<const ShardQuery> queries, float softmax_scale, float soft_cap) {
   softmax_scale_ = softmax_scale;
+  soft_cap_ = soft_cap;
   weighing_ = false;
   Cursor cursor;
   while (cursor.query < queries.size()) {
@@ -62,8 +63,9 @@ void ShardExecutor::Execute(std::span<const ShardQuery> queries, float softmax_s
   }
 }
 
-void ShardExecutor::AddWeights(std::span<const ShardQuery> queries, float softmax_scale) {
+void ShardExecutor::AddWeights(std::span<const ShardQuery> queries, float softmax_scale, float soft_cap) {
   softmax_scale_ = softmax_scale;
+  soft_cap_ = soft_cap;
   weighing_ = true;
   Cursor cursor;
   while (cursor.query < queries.size()) {
@@ -313,6 +315,7 @@ DecodeAttentionArgs ShardExecutor::ArgsOf(const Task& task) const {
   args.group_size = task.query->shard->spec().model.group_size();
   args.layout = &task.query->shard->tile_layout();
   args.softmax_scale = softmax_scale_;
+  args.soft_cap = soft_cap_;
   return args;
 }
 

@@ -61,11 +61,11 @@ class ShardExecutor {
 
   // Fills the partial of each query. REQUIRES: spans of the sizes above; shards that the kernel
   // serves (cpu_kernels::ValidateKernelShape).
-  void Execute(std::span<const ShardQuery> queries, float softmax_scale);
+  void Execute(std::span<const ShardQuery> queries, float softmax_scale, float soft_cap = 0);
 
   // Adds to the `weights` of each query's heads, after Execute() has filled its partial (lse_ln; q as it was). Reads K
   // again, and nothing else. As deterministic as Execute().
-  void AddWeights(std::span<const ShardQuery> queries, float softmax_scale);
+  void AddWeights(std::span<const ShardQuery> queries, float softmax_scale, float soft_cap = 0);
 
   // Calls work(i) for i in [0, count), spread over the threads; different i touch different things. Allocates.
   void ForEach(uint32_t count, const std::function<void(uint32_t)>& work);
@@ -133,6 +133,7 @@ class ShardExecutor {
   ThreadPool pool_;
   const std::function<void(int)> run_items_;
   float softmax_scale_ = 0;
+  float soft_cap_ = 0;     // DecodeAttentionArgs
   bool weighing_ = false;  // AddWeights() is under way
 
   std::vector<Task> tasks_;

@@ -51,6 +51,7 @@ ReadRequest RequestOf(const NodeShard& shard, const QueryView& view, const Query
   request.n_q = query.n_q;
   request.flags = query.flags;
   request.softmax_scale = view.body().softmax_scale;
+  request.soft_cap = view.body().soft_cap;
   request.q = view.q(query);
   request.section = view.policy(query);
   request.dense_heads = view.dense_heads(query);

@@ -97,7 +97,8 @@ void AttentionStep::Run() {
   PlanHeads();
   queries_.clear();
   for (Work& work : Unrun()) AddQueries(work);
-  executor_->Execute(queries_, works_[num_run_].request.softmax_scale);
+  const ReadRequest& request = works_[num_run_].request;
+  executor_->Execute(queries_, request.softmax_scale, request.soft_cap);
   for (Work& work : Unrun()) Complete(work);
   num_run_ = num_planned_;
 }
@@ -177,7 +178,8 @@ void AttentionStep::FinishThose(After after, Histogram& seconds) {
   }
   if (queries_.empty()) return;
   const int64_t start_ns = clock_->NowNs();
-  executor_->AddWeights(queries_, works_[num_finished_].request.softmax_scale);
+  const ReadRequest& request = works_[num_finished_].request;
+  executor_->AddWeights(queries_, request.softmax_scale, request.soft_cap);
   for (size_t i = num_finished_; i < num_planned_; ++i) {
     Work& work = works_[i];
     if (work.plan.after == after) work.shard->policy->AfterAnswer(work.request, work.plan, *executor_);

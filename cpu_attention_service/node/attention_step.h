@@ -28,8 +28,8 @@ class AttentionStep {
 
   void Begin() { num_planned_ = num_run_ = num_finished_ = 0; }
   // The next entry. The request fits the shard; its memory and the shard stay until Finish() returns. All requests of a
-  // step are of one layer and have one softmax_scale. A shard with a policy's state that is in this step already is
-  // first done with, since what it reads next depends on it.
+  // step are of one layer and have one softmax_scale and one soft_cap. A shard with a policy's state that is in this
+  // step already is first done with, since what it reads next depends on it.
   void Plan(NodeShard* shard, const ReadRequest& request);
   // Says where Run() writes the answer of the entry planned last.
   void SetData(const PartialSpans& data) { works_[num_planned_ - 1].data = data; }

@@ -39,6 +39,7 @@ struct ReadRequest {
   uint32_t n_q = 1;
   uint32_t flags = 0;  // kQuery... (wire/frame.h)
   float softmax_scale = 0;
+  float soft_cap = 0;                      // of scores; 0: none
   std::span<const std::byte> q;            // f32 [n_q][num_q_heads held][head_dim], unaligned
   std::span<const std::byte> section;      // the policy's, of the query; unaligned
   std::span<const std::byte> dense_heads;  // bits of KV heads held (wire/frame.h), unaligned; empty: none

@@ -196,10 +196,10 @@ class Device {
   virtual PartialSlots& partial_slots() = 0;
   // Merges the first num_slots[row] slots of each row.
   virtual void FinishLayer(uint32_t layer, std::span<const uint32_t> num_slots) = 0;
-  // What the row's resident attention gave in the layer last finished of those that are not windowed, before the
-  // merge: f32 [num_q_heads][head_dim] and [num_q_heads]. It is there once AwaitQuery() of the next such layer, or
-  // EndStep(), has returned; until the next FinishLayer() of one, or BeginStep(). REQUIRES: the row wants it, and may
-  // have partials.
+  // What the row's resident attention gave in the layer last finished of those that are not windowed, before the merge,
+  // with the sinks of a model that has learnt some in its denominator: f32 [num_q_heads][head_dim] and [num_q_heads].
+  // It is there once AwaitQuery() of the next such layer, or EndStep(), has returned; until the next FinishLayer() of
+  // one, or BeginStep(). REQUIRES: the row wants it, and may have partials.
   virtual ConstAttentionPartialView resident_partial(uint32_t row_idx) const = 0;
   // Logits f32 [row][vocab_size], valid until the next BeginStep. NaN if step_status() is not OK. Empty if the device
   // samples and no row wants logits.

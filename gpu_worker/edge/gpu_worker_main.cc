@@ -75,6 +75,7 @@ EngineOptions MakeEngineOptions(const GpuWorkerFlags& flags, const ModelConfig& 
   options.model.max_context_tokens = config.max_context_tokens();
   options.idle.spin_ns = int64_t{flags.data_plane.spin_us} * kNsPerUs;
   options.softmax_scale = static_cast<float>(config.softmax_scale);
+  options.soft_cap = static_cast<float>(config.attention_soft_cap);
   options.step_timeout_ns = int64_t{flags.step_timeout_ms} * kNsPerMs;
   options.nodes.max_silence_ns = int64_t{flags.node_silence_timeout_ms} * kNsPerMs;
   options.nodes.min_silence_ns = std::min(options.nodes.min_silence_ns, options.nodes.max_silence_ns);

@@ -34,6 +34,11 @@ absl::Status Check(const EngineOptions& options) {
   if (!(options.softmax_scale > 0)) {
     return absl::InvalidArgumentError(fmt::format("softmax_scale is {}, must be positive", options.softmax_scale));
   }
+  const bool is_cap = options.soft_cap >= limits::kMinSoftCap && options.soft_cap <= limits::kMaxSoftCap;
+  if (options.soft_cap != 0 && !is_cap) {
+    return absl::InvalidArgumentError(fmt::format("soft_cap is {}, must be 0 or in [{}, {}]", options.soft_cap,
+                                                  limits::kMinSoftCap, limits::kMaxSoftCap));
+  }
   // Twice: a spill frame may be cut no smaller than one token.
   if (options.spill_frame_bytes > limits::kMaxFramePayloadBytes / 2) {
     return absl::InvalidArgumentError(fmt::format("spill_frame_bytes is {}, must be at most {}",
@@ -48,6 +53,7 @@ absl::Status Check(const EngineOptions& options) {
 // What the device's limits leave of what was asked for.
 EngineOptions Complete(const EngineOptions& options, const DeviceLimits& limits) {
   EngineOptions complete = options;
+  complete.model.has_soft_cap = options.soft_cap != 0;
   complete.append_chunk_tokens = std::min(options.append_chunk_tokens, limits.max_batch);
   complete.model.max_partial_slots = limits.max_partial_slots;
   return complete;
@@ -69,7 +75,7 @@ struct DecodeEngine::Impl final : NodeListener {
         nodes(options.nodes, plane, connector, clk, this, handles),
         sender({options.spill_window_bytes, options.spill_timeout_ns}, dev, plane, &nodes, handles),
         step({options.model.shape, options.model.num_layers, options.model.windowed_layers, options.softmax_scale,
-              options.idle},
+              options.soft_cap, options.idle},
              dev, plane, &nodes, clk, handles, trace),
         admission(options.model, dev, &nodes, clk),
         tokens(options.model.vocab_size, dev, options.logits_observer),

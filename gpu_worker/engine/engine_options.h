@@ -19,6 +19,7 @@ using LogitsObserver = std::function<void(SequenceId sequence, uint64_t index, s
 struct EngineOptions {
   ModelLimits model;  // max_partial_slots is taken from the device's limits
   float softmax_scale = 0;
+  float soft_cap = 0;  // of attention scores; 0: none
   RemoteNodesOptions nodes;
   uint64_t spill_window_bytes = 16u << 20;  // unacknowledged, per node
   uint32_t spill_frame_bytes = 512u << 10;  // about the largest spill frame

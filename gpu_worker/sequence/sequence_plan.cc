@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/status.h"
 #include "fmt/format.h"
+#include "policy/policy.h"
 
 namespace tributary {
 namespace {
@@ -112,6 +113,14 @@ absl::Status CheckShard(const SequencePlan& plan, const ModelLimits& model, cons
   return absl::OkStatus();
 }
 
+absl::Status CheckSoftCap(const SequencePlan& plan, const ModelLimits& model) {
+  if (!model.has_soft_cap || MakePolicy(plan.policy)->serves_soft_cap()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      fmt::format("sequence {}: policy '{}' with these parameters bounds softmax weights by q.k, which this model's "
+                  "attention caps; use another policy or 'dense'",
+                  plan.sequence_id.value, std::string(plan.policy.name())));
+}
+
 // A sparse policy's node chooses by what it was asked, too, and of several holders one is asked: they would differ.
 absl::Status CheckHolders(const SequencePlan& plan, const ShardPlacement& placement) {
   if (absl::Status status = ValidateHolders(placement); !status.ok()) {
@@ -176,6 +185,7 @@ absl::Status Validate(const SequencePlan& plan, const ModelLimits& model) {
   if (plan.shards.size() > limits::kMaxShardsPerSequence) {
     return Invalid(plan, fmt::format("{} shards, at most {}", plan.shards.size(), limits::kMaxShardsPerSequence));
   }
+  TRIBUTARY_RETURN_IF_ERROR(CheckSoftCap(plan, model));
   absl::flat_hash_set<ShardId> shard_ids;
   for (const ShardPlacement& placement : plan.shards) {
     if (!shard_ids.insert(placement.spec.shard_id).second) {

@@ -17,6 +17,7 @@ struct ModelLimits {
   uint32_t num_layers = 0;
   std::vector<uint32_t> windowed_layers = {};  // those whose attention sees sliding_window_tokens, ascending
   uint32_t sliding_window_tokens = 0;
+  bool has_soft_cap = false;  // its attention's scores are capped
   uint32_t vocab_size = 0;
   uint64_t max_context_tokens = 0;  // max_position_embeddings; 0 = no limit
   uint32_t max_partial_slots = 0;   // token stripes that one row's merge reads

@@ -242,7 +242,7 @@ size_t DecodeStep::QueryPayload(uint32_t layer, size_t begin, size_t end) {
 void DecodeStep::FillFrame(uint32_t layer, PreparedQuery* query) {
   FrameBuffer& frame = *query->frame;
   QueryPayloadWriter writer(frame.payload(), static_cast<uint32_t>(entries_.size()), options_.shape.head_dim,
-                            options_.softmax_scale);
+                            options_.softmax_scale, options_.soft_cap);
   for (size_t i = query->begin; i < query->end; ++i) {
     const QueryEntry& entry = entries_[i - query->begin];
     targets_[i] = writer.Add(entry);

@@ -74,6 +74,7 @@ struct DecodeStepOptions {
   uint32_t num_layers = 0;
   std::vector<uint32_t> windowed_layers = {};  // of which no shard has anything (ModelLimits)
   float softmax_scale = 0;
+  float soft_cap = 0;  // of scores; 0: none
   IdleOptions idle;
 };
 

@@ -20,6 +20,8 @@ class DeltaPolicy final : public AttentionPolicy {
   const PolicyNeeds& needs() const override { return needs_; }
   // False where the parameters read every token.
   bool may_leave_out() const override { return may_leave_out_; }
+  // The highest scores are the highest ones with a cap, too; a distance in nats is another.
+  bool serves_soft_cap() const override { return delta_.delta_nats == 0; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override { return sparse_.IsAlwaysDense(layer, kv_head); }
 
   // Of `num_tokens` remote tokens, how many a query head may read: at least one where there is any.

@@ -33,6 +33,8 @@ class HgcaPolicy final : public AttentionPolicy {
   const PolicyNeeds& needs() const override { return needs_; }
   bool IsAlwaysDense(uint32_t layer, uint32_t kv_head) const override;
   bool may_leave_out() const override;
+  // It chooses by weights of the softmax as it was.
+  bool serves_soft_cap() const override { return true; }
   // The bytes of a MAW (MawBytesPerToken).
   uint64_t FacetBytes(const FacetDemand& demand) const override;
 

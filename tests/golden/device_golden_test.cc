@@ -180,18 +180,20 @@ const auto kInF32 = ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda);
 const auto kAllDevices = ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda, DeviceKind::kCudaAsStored);
 
 // One of each family, and of what a family may have (tests/golden/README.md).
-const auto kTinyModels = ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded",
-                                           "linear", "dynamic", "yarn", "phi3", "smollm3", "olmo2", "granite",
-                                           "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3");
+const auto kTinyModels =
+    ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "dynamic",
+                      "yarn", "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding",
+                      "qwen2_sliding", "gemma3", "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2");
 
 INSTANTIATE_TEST_SUITE_P(Tiny, GoldenTest, ::testing::Combine(kInF32, kTinyModels), NameOf);
 INSTANTIATE_TEST_SUITE_P(Probe, GoldenTest,
                          ::testing::Combine(kInF32, ::testing::Values("probe_1k", "probe_4k", "probe_16k")), NameOf);
 // All but "dynamic", whose tokens turn otherwise when they are decoded one by one: by their own length, not the
 // prompt's.
-const auto kDecodedAsPrefilled = ::testing::Values(
-    "llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "yarn", "phi3", "smollm3",
-    "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3");
+const auto kDecodedAsPrefilled =
+    ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "yarn",
+                      "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding",
+                      "gemma3", "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2");
 INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest, ::testing::Combine(kInF32, kDecodedAsPrefilled), NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, ProbeGoldenTest,
                          ::testing::Combine(kAllDevices, ::testing::Values("probe_1k", "probe_4k")), NameOf);

@@ -78,6 +78,7 @@ class FamiliesTest : public testing::Test {
       options.sliding_window_tokens = weights_->config.layers[options.windowed_layers[0]].sliding_window_tokens;
     }
     options.softmax_scale = static_cast<float>(weights_->config.softmax_scale);
+    options.soft_cap = static_cast<float>(weights_->config.attention_soft_cap);
     options.node_pool_bytes = 256u << 20;
     options.resident_pool_bytes = 64u << 20;
     options.max_prefill_tokens = 20'000;
@@ -137,9 +138,12 @@ class FamiliesTest : public testing::Test {
 };
 
 TEST_F(FamiliesTest, AgreeWithTransformersHoweverTheContextIsCut) {
-  for (const char* name :
-       {"llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "dynamic", "yarn",
-        "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3"}) {
+  for (const char* name : {"llama2",          "llama3",        "llama31",        "mistral",
+                           "qwen2",           "qwen3",         "llama3_sharded", "linear",
+                           "dynamic",         "yarn",          "phi3",           "smollm3",
+                           "olmo2",           "granite",       "mixtral",        "qwen3_moe",
+                           "mistral_sliding", "qwen2_sliding", "gemma3",         "gpt_oss",
+                           "phi3_partial",    "glm",           "glm4",           "gemma2"}) {
     SCOPED_TRACE(name);
     ASSERT_NO_FATAL_FAILURE(Load(std::filesystem::path("tests/golden/models") / name));
     const Golden golden = LoadGolden(fmt::format("tests/golden/{}.safetensors", name));

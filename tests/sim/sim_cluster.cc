@@ -43,6 +43,7 @@ void SimCluster::StartWorker() {
                   .sliding_window_tokens = options.sliding_window_tokens,
                   .vocab_size = options.model.vocab_size};
   engine.softmax_scale = options.softmax_scale == 0 ? options.model.softmax_scale() : options.softmax_scale;
+  engine.soft_cap = options.soft_cap;
   engine.spill_window_bytes = options.spill_window_bytes;
   engine.spill_frame_bytes = options.spill_frame_bytes;
   engine.spill_timeout_ns = 4 * kNsPerS;

@@ -32,6 +32,7 @@ struct SimOptions {
   std::vector<uint32_t> windowed_layers = {};  // of the model, and what they see
   uint32_t sliding_window_tokens = 0;
   float softmax_scale = 0;  // 0: the model's
+  float soft_cap = 0;
   InprocFaults faults;
   bool data_plane_mac = false;
   uint64_t node_pool_bytes = 4u << 20;

@@ -63,10 +63,11 @@ struct RandomModelOptions {
 
 inline nlohmann::json RandomModelConfig(const RandomModelOptions& options) {
   const std::map<std::string, std::string> architectures = {
-      {"llama", "LlamaForCausalLM"},     {"mistral", "MistralForCausalLM"},   {"qwen2", "Qwen2ForCausalLM"},
-      {"qwen3", "Qwen3ForCausalLM"},     {"phi3", "Phi3ForCausalLM"},         {"smollm3", "SmolLM3ForCausalLM"},
-      {"olmo2", "Olmo2ForCausalLM"},     {"granite", "GraniteForCausalLM"},   {"gemma3_text", "Gemma3ForCausalLM"},
-      {"mixtral", "MixtralForCausalLM"}, {"qwen3_moe", "Qwen3MoeForCausalLM"}};
+      {"llama", "LlamaForCausalLM"},     {"mistral", "MistralForCausalLM"},    {"qwen2", "Qwen2ForCausalLM"},
+      {"qwen3", "Qwen3ForCausalLM"},     {"phi3", "Phi3ForCausalLM"},          {"smollm3", "SmolLM3ForCausalLM"},
+      {"olmo2", "Olmo2ForCausalLM"},     {"granite", "GraniteForCausalLM"},    {"gemma3_text", "Gemma3ForCausalLM"},
+      {"mixtral", "MixtralForCausalLM"}, {"qwen3_moe", "Qwen3MoeForCausalLM"}, {"gpt_oss", "GptOssForCausalLM"},
+      {"glm", "GlmForCausalLM"},         {"glm4", "Glm4ForCausalLM"},          {"gemma2", "Gemma2ForCausalLM"}};
   nlohmann::json config = {{"model_type", options.model_type},
                            {"architectures", {architectures.at(options.model_type)}},
                            {"num_hidden_layers", options.num_layers},
@@ -79,7 +80,7 @@ inline nlohmann::json RandomModelConfig(const RandomModelOptions& options) {
                            {"max_position_embeddings", 4096},
                            {"rope_theta", 5000.0},
                            {"rms_norm_eps", 1e-5},
-                           {"hidden_act", options.model_type == "gemma3_text" ? "gelu_pytorch_tanh" : "silu"},
+                           {"hidden_act", options.model_type.starts_with("gemma") ? "gelu_pytorch_tanh" : "silu"},
                            {"attention_bias", options.attention_bias},
                            {"tie_word_embeddings", options.tied},
                            {"eos_token_id", nullptr}};

@@ -72,7 +72,7 @@ class ReferenceModel {
     const Row b = Read(bias);
     for (size_t i = 0; i < b.size(); ++i) y[i] += b[i];
     const size_t dim = config().attention.head_dim;
-    const std::vector<float> frequencies = RopeInverseFrequencies(config().ropes[0], config().attention.head_dim, 0);
+    const std::vector<float> frequencies = RopeInverseFrequencies(config().ropes[0], config().rotary_dim, 0);
     for (size_t head = 0; head < y.size() / dim; ++head) {
       Row h(y.begin() + static_cast<ptrdiff_t>(head * dim), y.begin() + static_cast<ptrdiff_t>((head + 1) * dim));
       if (norm != nullptr) h = Normalised(h, Read(norm));

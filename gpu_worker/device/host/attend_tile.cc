@@ -24,7 +24,7 @@ void AttendState::Reset(size_t rows) {
   std::fill_n(sum_.begin(), rows, 0.0f);
 }
 
-void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q, const ScoreRule& rule,
                          const Tile& tile) {
   if (tile.tokens == 0) return;
   const auto rows = static_cast<blasint>(rows_);
@@ -41,7 +41,8 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
                           .cols = tile.tokens,
                           .first_row_hidden = tile.first_row_hidden,
                           .first_row_visible = tile.first_row_visible,
-                          .scale = softmax_scale,
+                          .scale = rule.softmax_scale,
+                          .soft_cap = rule.soft_cap,
                           .max = max_.data(),
                           .sum = sum_.data(),
                           .out = out_.data(),
@@ -50,7 +51,7 @@ void AttendState::Attend(const RowKernels& kernels, const float* q, size_t ld_q,
              ld, 1.0f, out_.data(), head_dim);
 }
 
-void AttendState::AttendStored(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+void AttendState::AttendStored(const RowKernels& kernels, const float* q, size_t ld_q, const ScoreRule& rule,
                                const StoredTile& tile) {
   if (tile.tokens == 0) return;
   const StoredRowFunctions& stored = kernels.stored_as(tile.dtype);
@@ -68,7 +69,8 @@ void AttendState::AttendStored(const RowKernels& kernels, const float* q, size_t
                           .rows = rows_,
                           .cols = tile.tokens,
                           .first_row_visible = static_cast<ptrdiff_t>(tile.tokens),
-                          .scale = softmax_scale,
+                          .scale = rule.softmax_scale,
+                          .soft_cap = rule.soft_cap,
                           .max = max_.data(),
                           .sum = sum_.data(),
                           .out = out_.data(),
@@ -80,6 +82,17 @@ void AttendState::AttendStored(const RowKernels& kernels, const float* q, size_t
                        .ld_p = kKeyTileTokens,
                        .rows = rows_,
                        .out = out_.data()});
+}
+
+void AttendState::AddSink(float sink_logit) {
+  for (size_t i = 0; i < rows_; ++i) {
+    const float max = std::max(max_[i], sink_logit);
+    if (max == kEmptyLse) continue;
+    const float keep = std::exp(max_[i] - max);
+    sum_[i] = sum_[i] * keep + std::exp(sink_logit - max);
+    max_[i] = max;
+    for (size_t d = 0; d < head_dim_; ++d) out_[i * head_dim_ + d] *= keep;
+  }
 }
 
 void AttendState::Finish(float* out, size_t ld_out, float* lse_ln) const {

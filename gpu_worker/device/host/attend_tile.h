@@ -18,6 +18,15 @@ namespace tributary {
 inline constexpr size_t kQueryTileRows = 128;
 inline constexpr size_t kKeyTileTokens = 512;
 
+// What a model makes of q.k: softmax_scale * q.k, or with a cap soft_cap * tanh(softmax_scale * q.k / soft_cap).
+struct ScoreRule {
+  explicit ScoreRule(const ModelConfig& config)
+      : softmax_scale(static_cast<float>(config.softmax_scale)),
+        soft_cap(static_cast<float>(config.attention_soft_cap)) {}
+  float softmax_scale;
+  float soft_cap;  // 0: none
+};
+
 // The running softmax of up to `max_rows` query rows, with its scratch. One per thread.
 class AttendState {
  public:
@@ -35,7 +44,7 @@ class AttendState {
     ptrdiff_t first_row_hidden = kHidesNone;  // of them, it does not see the first first_row_hidden + i
   };
   // Folds a tile into every row. q: [rows][ld_q].
-  void Attend(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale, const Tile& tile);
+  void Attend(const RowKernels& kernels, const float* q, size_t ld_q, const ScoreRule& rule, const Tile& tile);
 
   // Keys and values of one KV head as they are stored, all of which every row sees.
   struct StoredTile {
@@ -46,13 +55,16 @@ class AttendState {
   };
   // The same in one pass over what is stored, without a product of the library: for few rows. A row's bits do not
   // depend on the others.
-  void AttendStored(const RowKernels& kernels, const float* q, size_t ld_q, float softmax_scale,
+  void AttendStored(const RowKernels& kernels, const float* q, size_t ld_q, const ScoreRule& rule,
                     const StoredTile& tile);
 
   // The weights of the tile attended last: exp(score - maximum()[row]), [rows][kKeyTileTokens].
   std::span<const float> tile_weights() const { return std::span(scores_).first(rows_ * kKeyTileTokens); }
   // The maximum of the scores so far, by row.
   std::span<const float> maximum() const { return std::span(max_).first(rows_); }
+
+  // Every row's softmax has one more addend in its denominator, without a value; before Finish(), once.
+  void AddSink(float sink_logit);
 
   // Writes the normalised out, [rows][ld_out], and lse_ln, [rows] (may be null); 0 and -inf for an
   // empty row.

@@ -133,6 +133,7 @@ void HostDecode::Attend(uint32_t layer) {
                      .shard_layer = windowed ? 0 : weights_.layers().shard_layer(layer),
                      .rows = rows_,
                      .facets = std::span<HostFacet* const>(windowed ? no_facets_ : facets_).first(rows_.size()),
+                     .sink_logits = weights_.layer(layer).sink_logits.span(),
                      .q = q_.data(),
                      .out = attended_.data(),
                      .lse_ln = lse_ln_.data()});

@@ -41,8 +41,9 @@ HostMoe::HostMoe(const HostWeights& weights, const RowKernels& kernels, size_t m
   expert_out_.resize(max_tokens * weights.config().hidden_size);
 }
 
-void HostMoe::Activate(float* gate_up) const {
+void HostMoe::Activate(const HostExpert& expert, float* gate_up) const {
   const size_t intermediate = weights_.config().moe.intermediate_size;
+  AddBias(expert.gate_up_bias.span(), gate_up);
   kernels_.activate(weights_.config().activation)(gate_up, gate_up + intermediate, intermediate);
 }
 
@@ -52,14 +53,17 @@ void HostMoe::RunEachToken(ThreadPool& pool, uint32_t layer, const float* x, siz
   std::fill_n(out, tokens * hidden, 0.0f);
   for (size_t t = 0; t < tokens; ++t) {
     MatVecEachRow(pool, weights_.router(layer), x + t * hidden, hidden, 1, logits_.data(), moe.num_experts);
+    AddBias(weights_.layer(layer).router_bias.span(), logits_.data());
     const std::span<ExpertChoice> choices = std::span(choices_).first(moe.experts_per_token);
     ChooseExperts(moe, std::span(logits_).first(moe.num_experts), choices);
     for (const ExpertChoice& choice : choices) {
-      MatVecEachRow(pool, weights_.expert(layer, choice.expert).gate_up, x + t * hidden, hidden, 1, gate_up_.data(),
+      const HostExpert& expert = weights_.expert(layer, choice.expert);
+      MatVecEachRow(pool, expert.gate_up, x + t * hidden, hidden, 1, gate_up_.data(),
                     2 * size_t{moe.intermediate_size});
-      Activate(gate_up_.data());
-      MatVecEachRow(pool, weights_.expert(layer, choice.expert).down, gate_up_.data(),
-                    2 * size_t{moe.intermediate_size}, 1, expert_out_.data(), hidden);
+      Activate(expert, gate_up_.data());
+      MatVecEachRow(pool, expert.down, gate_up_.data(), 2 * size_t{moe.intermediate_size}, 1, expert_out_.data(),
+                    hidden);
+      AddBias(expert.down_bias.span(), expert_out_.data());
       for (size_t i = 0; i < hidden; ++i) out[t * hidden + i] += choice.weight * expert_out_[i];
     }
   }
@@ -71,6 +75,7 @@ void HostMoe::RunTogether(uint32_t layer, const float* x, size_t tokens, float* 
   const size_t ld = 2 * size_t{moe.intermediate_size};
   MatMul(weights_.router(layer), x, hidden, tokens, logits_.data(), moe.num_experts, false);
   for (size_t t = 0; t < tokens; ++t) {
+    AddBias(weights_.layer(layer).router_bias.span(), logits_.data() + t * moe.num_experts);
     ChooseExperts(moe, {logits_.data() + t * moe.num_experts, moe.num_experts},
                   std::span(choices_).subspan(t * moe.experts_per_token, moe.experts_per_token));
   }
@@ -81,17 +86,19 @@ void HostMoe::RunTogether(uint32_t layer, const float* x, size_t tokens, float* 
     const auto it = std::find_if(choices.begin(), choices.end(), [&](auto& choice) { return choice.expert == expert; });
     return it == choices.end() ? nullptr : &*it;
   };
-  for (uint32_t expert = 0; expert < moe.num_experts; ++expert) {
+  for (uint32_t e = 0; e < moe.num_experts; ++e) {
+    const HostExpert& expert = weights_.expert(layer, e);
     size_t count = 0;
     for (size_t t = 0; t < tokens; ++t) {
-      if (choice_of(t, expert) != nullptr) std::copy_n(x + t * hidden, hidden, gathered_.data() + count++ * hidden);
+      if (choice_of(t, e) != nullptr) std::copy_n(x + t * hidden, hidden, gathered_.data() + count++ * hidden);
     }
     if (count == 0) continue;
-    MatMul(weights_.expert(layer, expert).gate_up, gathered_.data(), hidden, count, gate_up_.data(), ld, false);
-    for (size_t i = 0; i < count; ++i) Activate(gate_up_.data() + i * ld);
-    MatMul(weights_.expert(layer, expert).down, gate_up_.data(), ld, count, expert_out_.data(), hidden, false);
+    MatMul(expert.gate_up, gathered_.data(), hidden, count, gate_up_.data(), ld, false);
+    for (size_t i = 0; i < count; ++i) Activate(expert, gate_up_.data() + i * ld);
+    MatMul(expert.down, gate_up_.data(), ld, count, expert_out_.data(), hidden, false);
+    for (size_t i = 0; i < count; ++i) AddBias(expert.down_bias.span(), expert_out_.data() + i * hidden);
     for (size_t t = 0, row = 0; t < tokens; ++t) {
-      const ExpertChoice* const choice = choice_of(t, expert);
+      const ExpertChoice* const choice = choice_of(t, e);
       if (choice == nullptr) continue;
       const float* const from = expert_out_.data() + row++ * hidden;
       for (size_t i = 0; i < hidden; ++i) out[t * hidden + i] += choice->weight * from[i];

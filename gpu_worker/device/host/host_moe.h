@@ -33,7 +33,8 @@ class HostMoe {
   void RunTogether(uint32_t layer, const float* x, size_t tokens, float* out);
 
  private:
-  void Activate(float* gate_up) const;
+  // Biases and activation, of one token.
+  void Activate(const HostExpert& expert, float* gate_up) const;
 
   const HostWeights& weights_;
   const RowKernels& kernels_;

@@ -227,7 +227,7 @@ void HostPrefill::AttendTile(uint32_t layer, uint32_t q_head, uint64_t token_beg
         window == 0 ? kHidesNone : static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(window + begin);
     // Query i, at token_begin + i, sees the keys up to itself.
     const auto first_row_visible = static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(begin);
-    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(), static_cast<float>(config.softmax_scale),
+    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(), ScoreRule(config),
                           {.k = k_.data() + begin * weights_.kv_dim() + kv_offset,
                            .v = v_.data() + begin * weights_.kv_dim() + kv_offset,
                            .ld = weights_.kv_dim(),
@@ -235,6 +235,8 @@ void HostPrefill::AttendTile(uint32_t layer, uint32_t q_head, uint64_t token_beg
                            .first_row_visible = first_row_visible,
                            .first_row_hidden = first_row_hidden});
   }
+  const std::span<const float> sink_logits = weights_.layer(layer).sink_logits.span();
+  if (!sink_logits.empty()) scratch.attend.AddSink(sink_logits[q_head]);
   scratch.attend.Finish(out + q_offset, weights_.q_dim(), nullptr);
 }
 

@@ -1,6 +1,5 @@
 #include "gpu_worker/device/host/host_weights.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/dtype.h"
+#include "model/forget_pages.h"
 
 namespace tributary {
 namespace {
@@ -53,12 +53,10 @@ void ReadPages(ThreadPool& pool, std::span<const std::byte> bytes) {
 }
 
 // What is read no more need not stay in this process's memory. Pages of a file's map alone: they are read again if need
-// be, while those of dummy weights would be lost.
-void ForgetPages(const ModelWeights& source, std::span<const std::byte> bytes) {
-  if (source.dummy != nullptr) return;
-  const auto begin = (reinterpret_cast<uintptr_t>(bytes.data()) + PageBytes() - 1) / PageBytes() * PageBytes();
-  const auto end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size()) / PageBytes() * PageBytes();
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+// be, while those of dummy weights and of copies would be lost.
+void ForgetSource(const ModelWeights& source, std::span<const std::byte> bytes) {
+  if (source.dummy != nullptr || !source.copies.empty()) return;
+  ForgetPages(bytes);
 }
 
 uint64_t MatrixBytes(const TensorView& tensor, WeightDType dtype) {
@@ -78,6 +76,7 @@ HostWeights::HostWeights(std::shared_ptr<const ModelWeights> source, WeightDType
                        .qkv_bias = Stack({w.q_bias, w.k_bias, w.v_bias}),
                        .q_norm = Norm(w.q_norm, config()),
                        .k_norm = Norm(w.k_norm, config()),
+                       .sink_logits = Stack({w.sink_logits}),
                        .o = matrix({w.o}),
                        .o_bias = Stack({w.o_bias}),
                        .attention_post_norm = Norm(w.attention_post_norm, config()),
@@ -85,9 +84,11 @@ HostWeights::HostWeights(std::shared_ptr<const ModelWeights> source, WeightDType
                        .gate_up = matrix({w.gate, w.up}),
                        .down = matrix({w.down}),
                        .mlp_post_norm = Norm(w.mlp_post_norm, config()),
-                       .router = Matrix({w.router}, WeightDType::kStored, pool)});  // small, and what it decides is not
+                       .router = Matrix({w.router}, WeightDType::kStored, pool),  // small, and what it decides is not
+                       .router_bias = Stack({w.router_bias})});
     for (const ExpertWeights& expert : w.experts) {
-      layers_.back().experts.push_back({matrix({expert.gate, expert.up}), matrix({expert.down})});
+      layers_.back().experts.push_back({matrix({expert.gate, expert.up}), matrix({expert.down}),
+                                        Stack({expert.gate_bias, expert.up_bias}), Stack({expert.down_bias})});
     }
   }
   final_norm_ = Norm(source_->final_norm, config());
@@ -107,7 +108,7 @@ MatrixView HostWeights::Matrix(std::initializer_list<const TensorView*> tensors,
     }
     rounded_.emplace_back(pool, stored, matrix.in);
     matrix.Append(rounded_.back().part());
-    ForgetPages(*source_, tensor->bytes);
+    ForgetSource(*source_, tensor->bytes);
   }
   return matrix;
 }

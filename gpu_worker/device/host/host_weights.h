@@ -21,8 +21,10 @@ namespace tributary {
 
 // An MLP among others, with the experts' intermediate size.
 struct HostExpert {
-  MatrixView gate_up;  // [2 intermediate][hidden]
-  MatrixView down;     // [hidden][intermediate]
+  MatrixView gate_up;                 // [2 intermediate][hidden]
+  MatrixView down;                    // [hidden][intermediate]
+  AlignedBuffer<float> gate_up_bias;  // [2 intermediate]
+  AlignedBuffer<float> down_bias;     // [hidden]
 };
 
 // Empty buffers: this model has none. Norms' weights have the model's offset in them.
@@ -32,6 +34,7 @@ struct HostLayer {
   AlignedBuffer<float> qkv_bias;             // [q_dim + 2 kv_dim]
   AlignedBuffer<float> q_norm;               // [head_dim], or of the whole projection
   AlignedBuffer<float> k_norm;               // likewise
+  AlignedBuffer<float> sink_logits;          // [num_q_heads]
   MatrixView o;                              // [hidden][q_dim]
   AlignedBuffer<float> o_bias;               // [hidden]
   AlignedBuffer<float> attention_post_norm;  // [hidden]
@@ -40,6 +43,7 @@ struct HostLayer {
   MatrixView down;                           // [hidden][intermediate]
   AlignedBuffer<float> mlp_post_norm;        // [hidden]
   MatrixView router;                         // [num_experts][hidden]
+  AlignedBuffer<float> router_bias;          // [num_experts]
   std::vector<HostExpert> experts;
 };
 

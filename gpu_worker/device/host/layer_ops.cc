@@ -52,9 +52,10 @@ void NormaliseHeads(const ModelConfig& config, std::span<const float> weight, st
   }
 }
 
-Rope::Rope(const ModelConfig& config) : head_dim_(config.attention.head_dim), half_dim_(head_dim_ / 2) {
+Rope::Rope(const ModelConfig& config)
+    : rotary_dim_(config.rotary_dim), half_dim_(rotary_dim_ / 2), turns_neighbours_(config.turns_neighbours) {
   for (const RopeParameters& parameters : config.ropes) {
-    bases_.push_back({parameters, RopeInverseFrequencies(parameters, head_dim_, 0)});
+    bases_.push_back({parameters, RopeInverseFrequencies(parameters, rotary_dim_, 0)});
   }
 }
 
@@ -63,7 +64,7 @@ void Rope::Angles(uint64_t pos, uint64_t context_tokens, float* cos, float* sin)
   for (const Base& base : bases_) {
     const std::vector<float>* frequencies = &base.inverse_frequencies;
     if (base.parameters.follows_length() && context_tokens > base.parameters.original_max_position_embeddings) {
-      followed = RopeInverseFrequencies(base.parameters, head_dim_, context_tokens);
+      followed = RopeInverseFrequencies(base.parameters, rotary_dim_, context_tokens);
       frequencies = &followed;
     }
     const auto factor = static_cast<float>(base.parameters.attention_factor);
@@ -79,11 +80,16 @@ void Rope::Rotate(const LayerSpec& layer, const float* cos, const float* sin, fl
   if (layer.rope == kNoRope) return;
   cos += layer.rope * half_dim_;
   sin += layer.rope * half_dim_;
-  for (size_t i = 0; i < half_dim_; ++i) {
-    const float a = head[i];
-    const float b = head[i + half_dim_];
-    head[i] = a * cos[i] - b * sin[i];
-    head[i + half_dim_] = b * cos[i] + a * sin[i];
+  const auto turn = [](float cosine, float sine, float& low, float& high) {
+    const float a = low;
+    const float b = high;
+    low = a * cosine - b * sine;
+    high = b * cosine + a * sine;
+  };
+  if (turns_neighbours_) {
+    for (size_t i = 0; i < half_dim_; ++i) turn(cos[i], sin[i], head[2 * i], head[2 * i + 1]);
+  } else {
+    for (size_t i = 0; i < half_dim_; ++i) turn(cos[i], sin[i], head[i], head[i + half_dim_]);
   }
 }
 

@@ -36,12 +36,13 @@ void FinishLogits(const ModelConfig& config, std::span<float> logits);
 // Nothing without a weight.
 void NormaliseHeads(const ModelConfig& config, std::span<const float> weight, std::span<float> heads);
 
-// Rotary position embedding, rotate_half form: pair i of a head is (x[i], x[i + head_dim / 2]). A model may have
-// several bases, each with its own angles, and layers without any.
+// Rotary position embedding of the first rotary_dim elements of a head: pair i is (x[i], x[i + rotary_dim / 2]), or
+// (x[2 i], x[2 i + 1]). A model may have several bases, each with its own angles, and layers without any.
 class Rope {
  public:
   explicit Rope(const ModelConfig& config);
 
+  // Pairs of a head.
   size_t half_dim() const { return half_dim_; }
   size_t num_bases() const { return bases_.size(); }
   // Of all bases.
@@ -57,8 +58,9 @@ class Rope {
     RopeParameters parameters;
     std::vector<float> inverse_frequencies;  // of a short context
   };
-  uint32_t head_dim_;
+  uint32_t rotary_dim_;
   size_t half_dim_;
+  bool turns_neighbours_;
   std::vector<Base> bases_;
 };
 

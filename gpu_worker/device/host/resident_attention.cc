@@ -44,7 +44,7 @@ void ForEachTile(std::span<const SlotRange> ranges, uint32_t begin, uint32_t end
 ResidentAttention::ResidentAttention(const ModelConfig& config, const RowKernels& kernels, uint32_t max_batch,
                                      ResidentCache& cache, ThreadPool& pool)
     : shape_(config.attention),
-      softmax_scale_(static_cast<float>(config.softmax_scale)),
+      score_rule_(config),
       kernels_(kernels),
       cache_(cache),
       pool_(pool),
@@ -138,7 +138,7 @@ void ResidentAttention::AttendPiece(const Batch& batch, const Item& item, Scratc
   scratch.attend.Reset(group);
   ForEachTile(AttendedBy(row, batch.windowed), first_tile, first_tile + tiles_per_piece_[item.row_idx],
               [&](const SlotRange& slots) {
-                scratch.attend.AttendStored(kernels_, q, shape_.head_dim, softmax_scale_,
+                scratch.attend.AttendStored(kernels_, q, shape_.head_dim, score_rule_,
                                             {.k = k + slots.begin * vector_bytes,
                                              .v = v + slots.begin * vector_bytes,
                                              .dtype = dtype,
@@ -150,6 +150,20 @@ void ResidentAttention::AttendPiece(const Batch& batch, const Item& item, Scratc
                         piece_lse_ln_.data() + piece_idx * group);
 }
 
+void ResidentAttention::MergePieces(uint32_t row_idx, size_t first_piece, size_t head, float* out, float* lse_ln) {
+  const size_t group = shape_.group_size(), head_dim = shape_.head_dim;
+  MergeState state;
+  state.Fold(*lse_ln);
+  for (uint32_t piece = 1; piece < num_pieces_[row_idx]; ++piece) {
+    const size_t partial = (first_piece + piece) * group + head;
+    const MergeWeights weights = state.Fold(piece_lse_ln_[partial]);
+    const float* const add = piece_out_.data() + partial * head_dim;
+    for (size_t d = 0; d < head_dim; ++d) out[d] = out[d] * weights.keep + add[d] * weights.add;
+  }
+  *lse_ln = state.LseLn();
+  for (size_t d = 0; d < head_dim; ++d) out[d] *= state.Normaliser();
+}
+
 void ResidentAttention::FinishKvHead(const Batch& batch, uint32_t row_idx, uint32_t kv_head, Scratch* scratch) {
   const size_t group = shape_.group_size(), head_dim = shape_.head_dim;
   const size_t first_head = row_idx * shape_.num_q_heads + kv_head * group;
@@ -159,17 +173,10 @@ void ResidentAttention::FinishKvHead(const Batch& batch, uint32_t row_idx, uint3
     std::copy_n(piece_out_.data() + (first_piece * group + head) * head_dim, head_dim, out);
     float* const lse_ln = batch.lse_ln + first_head + head;
     *lse_ln = piece_lse_ln_[first_piece * group + head];
-    if (num_pieces_[row_idx] == 1) continue;
-    MergeState state;
-    state.Fold(*lse_ln);
-    for (uint32_t piece = 1; piece < num_pieces_[row_idx]; ++piece) {
-      const size_t partial = (first_piece + piece) * group + head;
-      const MergeWeights weights = state.Fold(piece_lse_ln_[partial]);
-      const float* const add = piece_out_.data() + partial * head_dim;
-      for (size_t d = 0; d < head_dim; ++d) out[d] = out[d] * weights.keep + add[d] * weights.add;
-    }
-    *lse_ln = state.LseLn();
-    for (size_t d = 0; d < head_dim; ++d) out[d] *= state.Normaliser();
+    if (num_pieces_[row_idx] != 1) MergePieces(row_idx, first_piece, head, out, lse_ln);
+    if (batch.sink_logits.empty()) continue;
+    const float factor = FoldSink(batch.sink_logits[kv_head * group + head], lse_ln);
+    for (size_t d = 0; d < head_dim; ++d) out[d] *= factor;
   }
   HostFacet* const facet = batch.facets[row_idx];
   if (facet == nullptr) return;

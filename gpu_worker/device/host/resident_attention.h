@@ -31,11 +31,12 @@ class ResidentAttention {
     uint32_t shard_layer = 0;            // as facets know it
     std::span<const DecodeRow> rows;     // at most max_batch
     std::span<HostFacet* const> facets;  // by row; null: none
+    std::span<const float> sink_logits;  // [num_q_heads] of the layer, or empty
     const float* q = nullptr;            // [rows][num_q_heads][head_dim]
     float* out = nullptr;                // likewise, normalised
     float* lse_ln = nullptr;             // [rows][num_q_heads]
   };
-  // Writes out and lse_ln, and tells each row's facet of each KV head.
+  // Writes out and lse_ln, which have the sinks in their denominators, and tells each row's facet of each KV head.
   void Attend(const Batch& batch);
 
  private:
@@ -55,13 +56,16 @@ class ResidentAttention {
   size_t PlanRow(const Batch& batch, uint32_t row_idx);
   void AttendItem(const Batch& batch, const Item& item, Scratch& scratch);
   void AttendPiece(const Batch& batch, const Item& item, Scratch& scratch, bool keeps_weights);
-  // Merges the pieces and tells the facet, of the weights too if `scratch`, which holds them, is not null.
+  // Merges the pieces and the sinks, and tells the facet, of the weights too if `scratch`, which holds them, is not
+  // null.
   void FinishKvHead(const Batch& batch, uint32_t row_idx, uint32_t kv_head, Scratch* scratch);
+  // Folds the pieces behind the first, which is in `out` and `lse_ln`, of query head `head` of the group.
+  void MergePieces(uint32_t row_idx, size_t first_piece, size_t head, float* out, float* lse_ln);
   // Of a piece, one KV head's group.
   size_t PieceIdx(const Item& item) const;
 
   const AttentionShape shape_;
-  const float softmax_scale_;
+  const ScoreRule score_rule_;
   const RowKernels& kernels_;
   ResidentCache& cache_;
   ThreadPool& pool_;

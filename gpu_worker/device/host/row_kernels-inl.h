@@ -55,6 +55,26 @@ static float ExpRow(float* row, size_t count, float scale, float max) {
   return sum;
 }
 
+// tanh: near 0 the polynomial of Cephes' tanhf, elsewhere from e^(-2|x|). NaN stays NaN.
+static inline float Tanh(float x) {
+  const float z = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  const float small = p * z * x + x;
+  const float size = x < 0.0f ? -x : x;
+  const float e = Exp(-2.0f * size);
+  const float large = (1.0f - e) / (1.0f + e);
+  return size < 0.625f ? small : x < 0.0f ? -large : large;
+}
+
+static void CapRow(float* row, size_t count, float scale, float cap) {
+#pragma omp simd
+  for (size_t i = 0; i < count; ++i) row[i] = cap * Tanh(row[i] * scale / cap);
+}
+
 static void OnlineSoftmax(const OnlineSoftmaxArgs& args) {
   for (size_t i = 0; i < args.rows; ++i) {
     float* row = args.scores + i * args.ld;
@@ -67,11 +87,13 @@ static void OnlineSoftmax(const OnlineSoftmaxArgs& args) {
     for (size_t j = 0; j < begin; ++j) row[j] = 0.0f;
     for (size_t j = visible; j < args.cols; ++j) row[j] = 0.0f;
     if (begin == visible) continue;  // an empty row has no maximum
+    if (args.soft_cap != 0.0f) CapRow(row + begin, visible - begin, args.scale, args.soft_cap);
+    const float scale = args.soft_cap != 0.0f ? 1.0f : args.scale;
     const float old_max = args.max[i];
-    const float max = RowMax(row + begin, visible - begin, old_max, args.scale);
+    const float max = RowMax(row + begin, visible - begin, old_max, scale);
     const float keep = old_max == -__builtin_inff() ? 0.0f : Exp(old_max - max);
     args.max[i] = max;
-    args.sum[i] = args.sum[i] * keep + ExpRow(row + begin, visible - begin, args.scale, max);
+    args.sum[i] = args.sum[i] * keep + ExpRow(row + begin, visible - begin, scale, max);
     if (keep == 1.0f) continue;
     float* out = args.out + i * args.head_dim;
 #pragma omp simd
@@ -94,9 +116,21 @@ static void GeluMul(float* gate, const float* up, size_t count) {
   }
 }
 
+static void ClampedSwiglu(float* gate, const float* up, size_t count) {
+  constexpr float kLimit = 7.0f;
+#pragma omp simd
+  for (size_t i = 0; i < count; ++i) {
+    const float g = gate[i] > kLimit ? kLimit : gate[i];
+    const float high = up[i] > kLimit ? kLimit : up[i];
+    const float u = high < -kLimit ? -kLimit : high;
+    gate[i] = g / (1.0f + Exp(-1.702f * g)) * (u + 1.0f);
+  }
+}
+
 static constexpr RowKernelFunctions kFunctions = {.online_softmax = OnlineSoftmax,
                                                   .silu_mul = SiluMul,
                                                   .gelu_mul = GeluMul,
+                                                  .clamped_swiglu = ClampedSwiglu,
                                                   .f32 = kStoredRowFunctions<F32>,
                                                   .bf16 = kStoredRowFunctions<Bf16>,
                                                   .f16 = kStoredRowFunctions<F16>,

@@ -14,8 +14,11 @@ namespace tributary {
 struct RowKernels : RowKernelFunctions {
   const char* name;  // "baseline", "avx2", "avx512"
 
-  // gate[i] = activation(gate[i]) * up[i]
-  auto activate(Activation activation) const { return activation == Activation::kSilu ? silu_mul : gelu_mul; }
+  // gate[i] = what the activation makes of gate[i] and up[i]
+  auto activate(Activation activation) const {
+    if (activation == Activation::kClampedSwiglu) return clamped_swiglu;
+    return activation == Activation::kSilu ? silu_mul : gelu_mul;
+  }
   // REQUIRES: f32, bf16, f16 or int8.
   const StoredRowFunctions& stored_as(DType dtype) const;
 };

@@ -20,9 +20,10 @@ struct OnlineSoftmaxArgs {
   ptrdiff_t first_row_hidden = kHidesNone;
   ptrdiff_t first_row_visible;
   float scale;
-  float* max;  // [rows] of scale * q.k so far, -inf at first
-  float* sum;  // [rows] of exp(scale * q.k - max) so far, 0 at first
-  float* out;  // [rows][head_dim] so far; multiplied by exp(old max - new max)
+  float soft_cap = 0;  // if not 0: a score is soft_cap * tanh(scale * q.k / soft_cap) in place of scale * q.k
+  float* max;          // [rows] of scores so far, -inf at first
+  float* sum;          // [rows] of exp(score - max) so far, 0 at first
+  float* out;          // [rows][head_dim] so far; multiplied by exp(old max - new max)
   size_t head_dim;
 };
 
@@ -76,6 +77,8 @@ struct RowKernelFunctions {
   void (*silu_mul)(float* gate, const float* up, size_t count);
   // gate[i] = gelu(gate[i]) * up[i], by its tanh form
   void (*gelu_mul)(float* gate, const float* up, size_t count);
+  // gate[i] = g sigmoid(1.702 g) (u + 1), of g = min(gate[i], 7) and u = up[i] clamped to [-7, 7]
+  void (*clamped_swiglu)(float* gate, const float* up, size_t count);
   StoredRowFunctions f32, bf16, f16, int8;
 };
 

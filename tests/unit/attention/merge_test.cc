@@ -48,8 +48,9 @@ struct Context {
   uint64_t num_tokens;
   std::vector<float> q, k, v;
 
-  ReferencePartial Attend(std::optional<TokenRange> visible) const {
+  ReferencePartial Attend(std::optional<TokenRange> visible, std::span<const float> sink_logits = {}) const {
     ReferenceInput input;
+    input.sink_logits = sink_logits;
     input.shape = shape;
     input.softmax_scale = 1 / std::sqrt(double{static_cast<double>(shape.head_dim)});
     input.q = q;
@@ -126,6 +127,38 @@ TEST(MergeTest, AnySplitInAnyOrderEqualsTheReference) {
     const double out_bound = bound * MaxAbs(context.v);
     for (size_t i = 0; i < whole.out.size(); ++i) {
       ASSERT_NEAR(merged.out[i], whole.out[i], out_bound) << "round " << round;
+    }
+  }
+}
+
+// One partial takes the sinks in, whichever it is, and be it empty.
+TEST(MergeTest, ASinkInOnePartialIsOneOfTheWhole) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(SeedTrace(seed));
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 200; ++round) {
+    const Context context = RandomContext(random);
+    std::normal_distribution<float> normal(0, 30);
+    std::vector<float> sinks(context.shape.num_q_heads);
+    for (float& sink : sinks) sink = normal(random);
+    const ReferencePartial whole = context.Attend(std::nullopt, sinks);
+    std::vector<Partial> partials = {Empty(context.shape)};
+    double max_lse = MaxAbs(sinks);
+    for (TokenRange range : RandomSplit(random, context.num_tokens)) {
+      partials.push_back(RoundToF32(context.Attend(range)));
+      max_lse = std::max(max_lse, MaxAbs(partials.back().lse_ln));
+    }
+    Partial& takes = partials[RandomInt<size_t>(random, 0, partials.size() - 1)];
+    for (size_t head = 0; head < sinks.size(); ++head) {
+      const float factor = FoldSink(sinks[head], &takes.lse_ln[head]);
+      for (uint32_t d = 0; d < context.shape.head_dim; ++d) takes.out[head * context.shape.head_dim + d] *= factor;
+    }
+    const Partial merged = Merge(context.shape, partials);
+    // The sink is one more partial, and its fold one more merge.
+    const double bound = 2 * WeightErrorBound(partials.size() + 1, max_lse);
+    for (size_t i = 0; i < whole.lse_ln.size(); ++i) ASSERT_NEAR(merged.lse_ln[i], whole.lse_ln[i], bound) << round;
+    for (size_t i = 0; i < whole.out.size(); ++i) {
+      ASSERT_NEAR(merged.out[i], whole.out[i], bound * MaxAbs(context.v)) << "round " << round;
     }
   }
 }

@@ -74,5 +74,43 @@ TEST(ReferenceTest, GroupedHeads) {
   EXPECT_EQ(partial.lse_ln, (std::vector<double>{5, 10, 21, 28}));
 }
 
+// A sink is a token with its logit as score, whose value is 0.
+TEST(ReferenceTest, ASinkIsATokenWithoutAValue) {
+  ReferenceInput input;
+  input.shape = {2, 1, 1};
+  const std::vector<float> q = {1, 2}, sinks = {std::log(5.0f), -50};
+  const std::vector<std::byte> k = Store(DType::kF32, {0, std::log(3.0f)});
+  const std::vector<std::byte> v = Store(DType::kF32, {9, 18});
+  input.q = q;
+  input.k = k;
+  input.v = v;
+  input.sink_logits = sinks;
+  const ReferencePartial partial = ReferenceAttention(input);
+  EXPECT_NEAR(partial.out[0], (9 + 3 * 18) / (1 + 3 + 5.0), 1e-6);
+  EXPECT_NEAR(partial.lse_ln[0], std::log(9.0), 1e-7);
+  EXPECT_NEAR(partial.out[1], (9 + 9 * 18) / 10.0, 1e-6);  // the other head's is too small to count
+  input.visible = TokenRange{1, 1};
+  const ReferencePartial none = ReferenceAttention(input);
+  EXPECT_EQ(none.out, (std::vector<double>{0, 0}));
+  EXPECT_EQ(none.lse_ln, (std::vector<double>{sinks[0], sinks[1]}));
+}
+
+TEST(ReferenceTest, ACapBoundsScores) {
+  ReferenceInput input;
+  input.shape = {1, 1, 1};
+  input.softmax_scale = 0.5;
+  input.soft_cap = 3;
+  const std::vector<float> q = {2};
+  const std::vector<std::byte> k = Store(DType::kF32, {1, 1000});
+  const std::vector<std::byte> v = Store(DType::kF32, {1, 0});
+  input.q = q;
+  input.k = k;
+  input.v = v;
+  const ReferencePartial partial = ReferenceAttention(input);
+  const double small = std::exp(3 * std::tanh(1 / 3.0)), large = std::exp(3.0);
+  EXPECT_NEAR(partial.out[0], small / (small + large), 1e-14);
+  EXPECT_NEAR(partial.lse_ln[0], std::log(small + large), 1e-14);
+}
+
 }  // namespace
 }  // namespace tributary

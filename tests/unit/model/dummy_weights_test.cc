@@ -85,6 +85,23 @@ TEST(DummyWeightsTest, RealGeometriesTakeNoMemory) {
   }
 }
 
+TEST(DummyWeightsTest, ExpertsInTensorsOfAll) {
+  RandomModelOptions options;
+  options.model_type = "gpt_oss";
+  TempDir dir;
+  nlohmann::json config = RandomModelConfig(options);
+  config["num_local_experts"] = 3;
+  WriteFile(dir / "config.json", config.dump());
+  const auto weights = MakeDummyWeights(dir.path(), 1);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  const LayerWeights& layer = (*weights)->layers[1];
+  ASSERT_EQ(layer.experts.size(), 3u);
+  const std::vector<float> all = Values(layer.all_down), down = Values(layer.experts[2].down);
+  const size_t hidden = options.hidden_size, inner = options.intermediate_size;
+  EXPECT_EQ(down[5 * inner + 7], all[(2 * inner + 7) * hidden + 5]);
+  EXPECT_NE(Values(layer.experts[0].gate), Values(layer.experts[0].up));
+}
+
 TEST(DummyWeightsTest, NeedsAConfig) {
   TempDir dir;
   const auto weights = MakeDummyWeights(dir.path(), 1);

@@ -240,7 +240,87 @@ TEST_F(ModelConfigTest, FamiliesDifferInTheirFields) {
   EXPECT_EQ(each_second->layers[1].rope, kNoRope);
   EXPECT_EQ(Load(Without(Base("smollm3"), "rope_theta"))->ropes[0].theta, 2e6);
 
-  EXPECT_TRUE(Load(Base("phi3"))->has_fused_weights);
+  EXPECT_TRUE(Load(Base("phi3"))->has_fused_qkv);
+  EXPECT_TRUE(Load(Base("phi3"))->has_fused_gate_up);
+}
+
+TEST_F(ModelConfigTest, GptOss) {
+  json gpt = Base("gpt_oss");
+  gpt["num_local_experts"] = 4;
+  gpt["sliding_window"] = 64;
+  const auto config = Load(gpt);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->has_sink_logits);
+  EXPECT_EQ(config->activation, Activation::kClampedSwiglu);
+  EXPECT_EQ(config->moe.tensors, ExpertTensors::kTogether);
+  EXPECT_TRUE(config->moe.has_bias);
+  EXPECT_EQ(config->moe.experts_per_token, 4u);
+  EXPECT_EQ(config->moe.intermediate_size, config->intermediate_size);
+  EXPECT_TRUE(config->layers[0].is_moe && config->layers[1].is_moe);
+  EXPECT_THAT(config->windowed_layers(), ElementsAre(0));
+  // Without a word on it, RoPE is the family's; null is none.
+  EXPECT_EQ(config->ropes[0].type, RopeType::kYarn);
+  EXPECT_EQ(config->ropes[0].original_max_position_embeddings, 4096u);
+  EXPECT_FALSE(config->ropes[0].truncate);
+  EXPECT_EQ(Load(With(gpt, "rope_scaling", nullptr))->ropes[0].type, RopeType::kDefault);
+  EXPECT_TRUE(Load(Without(gpt, "attention_bias"))->has_qkv_bias);
+  EXPECT_TRUE(Load(Without(gpt, "attention_bias"))->has_o_bias);
+  EXPECT_EQ(Load(Without(gpt, "sliding_window"))->layers[0].sliding_window_tokens, 128u);
+  EXPECT_TRUE(absl::IsUnimplemented(Load(With(gpt, "swiglu_limit", 6.0)).status()));
+  // As OpenAI publishes it: the message says what to do.
+  EXPECT_THAT(std::string(Load(With(gpt, "quantization_config", {{"quant_method", "mxfp4"}})).status().message()),
+              HasSubstr("dequantize"));
+}
+
+TEST_F(ModelConfigTest, AShareOfAHeadMayTurn) {
+  const auto phi = Load(With(Base("phi3"), "partial_rotary_factor", 0.75));
+  ASSERT_TRUE(phi.ok()) << phi.status();
+  EXPECT_EQ(phi->rotary_dim, 12u);
+  EXPECT_FALSE(phi->turns_neighbours);
+  EXPECT_EQ(Load(Base("phi3"))->rotary_dim, 16u);
+  // New files have it beside RoPE's other parameters.
+  EXPECT_EQ(Load(With(Base("phi3"), "rope_parameters", {{"partial_rotary_factor", 0.5}}))->rotary_dim, 8u);
+  const json six(std::vector<double>(6, 1.0));
+  json longrope =
+      With(Base("phi3"), "rope_scaling", {{"type", "longrope"}, {"short_factor", six}, {"long_factor", six}});
+  longrope["partial_rotary_factor"] = 0.75;
+  EXPECT_TRUE(Load(longrope).ok()) << Load(longrope).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(Without(longrope, "partial_rotary_factor")).status()));
+  for (const double bad : {0.7, 0.01, 1.25, 1e9}) {  // 11, 0, 20 and too many elements
+    EXPECT_TRUE(absl::IsInvalidArgument(Load(With(Base("phi3"), "partial_rotary_factor", bad)).status())) << bad;
+  }
+  EXPECT_TRUE(absl::IsUnimplemented(Load(With(Base(), "partial_rotary_factor", 0.5)).status()));
+  json two = With(Base("phi3"), "rope_parameters", {{"full_attention", {{"partial_rotary_factor", 0.5}}}});
+  EXPECT_TRUE(absl::IsUnimplemented(Load(two).status()));
+  for (const char* family : {"glm", "glm4"}) {
+    const auto glm = Load(Base(family));
+    ASSERT_TRUE(glm.ok()) << glm.status();
+    EXPECT_EQ(glm->rotary_dim, 8u);
+    EXPECT_TRUE(glm->turns_neighbours);
+    EXPECT_TRUE(glm->has_fused_gate_up && !glm->has_fused_qkv);
+    EXPECT_TRUE(Load(Without(Base(family), "attention_bias"))->has_qkv_bias);
+    EXPECT_FALSE(Load(Without(Base(family), "attention_bias"))->has_o_bias);
+    EXPECT_EQ(glm->norm_placement == NormPlacement::kBeforeAndAfter, std::string_view(family) == "glm4");
+  }
+}
+
+TEST_F(ModelConfigTest, Gemma2CapsScoresAndLogits) {
+  json gemma = Base("gemma2");
+  gemma["num_hidden_layers"] = 3;
+  gemma["sliding_window"] = 32;
+  const auto config = Load(gemma);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->attention_soft_cap, 50.0);
+  EXPECT_EQ(config->logits_soft_cap, 30.0);
+  EXPECT_EQ(config->qk_norm, QkNorm::kNone);
+  EXPECT_DOUBLE_EQ(config->softmax_scale, 1 / 16.0);
+  EXPECT_THAT(config->windowed_layers(), ElementsAre(0, 2));
+  EXPECT_EQ(Load(With(gemma, "attn_logit_softcapping", nullptr))->attention_soft_cap, 0.0);
+  EXPECT_EQ(Load(With(gemma, "final_logit_softcapping", nullptr))->logits_soft_cap, 0.0);
+  EXPECT_EQ(Load(With(gemma, "attn_logit_softcapping", 7.5))->attention_soft_cap, 7.5);
+  for (const json& bad : {json(-1.0), json(0.0), json(1e-5), json(1e9), json("x")}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Load(With(gemma, "attn_logit_softcapping", bad)).status())) << bad;
+  }
 }
 
 TEST_F(ModelConfigTest, Experts) {
@@ -273,7 +353,7 @@ TEST_F(ModelConfigTest, Experts) {
   EXPECT_EQ(plain->moe.num_experts, 4u);
   EXPECT_EQ(plain->moe.experts_per_token, 2u);
   EXPECT_EQ(plain->moe.intermediate_size, plain->intermediate_size);
-  EXPECT_TRUE(plain->experts_are_mixtrals);
+  EXPECT_EQ(plain->moe.tensors, ExpertTensors::kMixtral);
 }
 
 TEST_F(ModelConfigTest, GemmaTurnsItsWindowedLayersByAnotherBase) {

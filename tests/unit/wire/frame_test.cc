@@ -108,7 +108,7 @@ TEST_F(FrameTest, QueryRoundTrip) {
                                             .flags = kQueryMeasure | kQueryDenseHeads,
                                             .policy_bytes = 3}};
   std::vector<std::byte> payload(QueryPayloadBytes(entries, 5));
-  QueryPayloadWriter writer(payload, 3, 5, 0.25f);
+  QueryPayloadWriter writer(payload, 3, 5, 0.25f, /*soft_cap=*/30.0f);
   float next = 0;
   for (const QueryEntry& entry : entries) {
     EXPECT_FALSE(writer.complete());
@@ -123,6 +123,7 @@ TEST_F(FrameTest, QueryRoundTrip) {
   QueryView view;
   ASSERT_EQ(QueryView::Decode(payload, &view), FrameError::kOk);
   EXPECT_EQ(view.body().softmax_scale, 0.25f);
+  EXPECT_EQ(view.body().soft_cap, 30.0f);
   float expected = 0;
   for (uint32_t i = 0; i < 3; ++i) {
     const QueryEntry entry = view.entry(i);
@@ -297,7 +298,12 @@ TEST_F(FrameTest, QueryFieldsAreChecked) {
        {4, FloatBits(-1.0f), 4, FrameError::kMalformed},
        {8, 0, 4, FrameError::kBadGeometry},
        {8, limits::kMaxHeadDim + 1, 4, FrameError::kBadGeometry},
-       {12, 1, 4, FrameError::kMalformed},
+       {12, 1, 4, FrameError::kMalformed},  // a cap that is nearly 0
+       {12, FloatBits(std::nanf("")), 4, FrameError::kMalformed},
+       {12, FloatBits(INFINITY), 4, FrameError::kMalformed},
+       {12, FloatBits(-50.0f), 4, FrameError::kMalformed},
+       {12, FloatBits(2 * limits::kMaxSoftCap), 4, FrameError::kMalformed},
+       {12, FloatBits(limits::kMinSoftCap / 2), 4, FrameError::kMalformed},
        {kEntry0 + offsetof(QueryEntry, visible_begin), 9, 8, FrameError::kOutOfRange},
        {kEntry0 + offsetof(QueryEntry, visible_end), kHuge, 8, FrameError::kOutOfRange},
        {kEntry0 + offsetof(QueryEntry, num_q_heads), 0, 4, FrameError::kBadGeometry},

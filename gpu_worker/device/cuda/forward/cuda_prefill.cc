@@ -25,6 +25,7 @@ gpu::KvGeometry Geometry(const AttentionShape& shape) {
 
 // Of the gate and up products: GateMul() reads f32 and bf16.
 gpu::GateActivation GateActivationOf(const ModelConfig& config) {
+  if (config.activation == Activation::kClampedSwiglu) return gpu::GateActivation::kClampedSwiglu;
   return config.activation == Activation::kSilu ? gpu::GateActivation::kSilu : gpu::GateActivation::kGeluTanh;
 }
 
@@ -52,8 +53,8 @@ uint64_t CudaPrefill::Place(const ModelConfig& config, DType compute_dtype, std:
   place(scratch->experts, rows * config.moe.experts_per_token, DType::kF32);
   place(scratch->expert_weights, rows * config.moe.experts_per_token, DType::kF32);
   place(scratch->gated, rows * config.moe.experts_per_token * config.moe.intermediate_size, DType::kF32);
-  place(scratch->cos, rows * config.attention.head_dim / 2, DType::kF32);
-  place(scratch->sin, rows * config.attention.head_dim / 2, DType::kF32);
+  place(scratch->cos, rows * config.rotary_dim / 2, DType::kF32);
+  place(scratch->sin, rows * config.rotary_dim / 2, DType::kF32);
   place(scratch->logits, config.vocab_size, DType::kF32);
   return offset;
 }
@@ -201,7 +202,7 @@ void CudaPrefill::FinishHeads(uint32_t layer, uint64_t token_begin, uint32_t row
                    .num_bases = 1,
                    .cos = scratch_.cos,
                    .sin = scratch_.sin,
-                   .half_dim = config.attention.head_dim / 2};
+                   .half_dim = config.rotary_dim / 2};
     context_->Check(gpu::BeginTokens(angles, {.stream = stream()}), "BeginTokens");
   }
   const auto q_dim = static_cast<uint32_t>(QDim(config)), kv_dim = static_cast<uint32_t>(KvDim(config));
@@ -224,6 +225,7 @@ void CudaPrefill::FinishHeads(uint32_t layer, uint64_t token_begin, uint32_t row
                 .eps = static_cast<float>(config.rms_norm_eps),
                 .cos = rotates ? scratch_.cos : nullptr,
                 .sin = rotates ? scratch_.sin : nullptr,
+                .pairs = {config.rotary_dim / 2, config.turns_neighbours},
                 .num_rows = rows,
                 .geometry = Geometry(config.attention)};
   args.q_dtype = q_dtype_;
@@ -290,7 +292,9 @@ void CudaPrefill::AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t row
   args.num_queries = rows;
   args.geometry = Geometry(config.attention);
   args.softmax_scale = static_cast<float>(config.softmax_scale);
+  args.soft_cap = static_cast<float>(config.attention_soft_cap);
   args.window_tokens = config.layers[layer].sliding_window_tokens;
+  args.sink_logits = w.sink_logits;
   context_->Check(gpu::PrefillAttend(args, {.stream = stream()}), "PrefillAttend");
   AddProduct(w.o, q_dim, scratch_.attended, w.o_bias, w.attention_post_norm, token_begin, rows);
 }
@@ -326,6 +330,7 @@ void CudaPrefill::RunExperts(uint32_t layer, uint32_t rows) {
   Multiply(w.router, config.hidden_size, config.moe.num_experts, scratch_.normed, scratch_.router, DType::kF32, rows,
            /*accumulate=*/false);
   context_->Check(gpu::ChooseExperts({.logits = scratch_.router,
+                                      .bias = w.router_bias,
                                       .experts = scratch_.experts,
                                       .weights = scratch_.expert_weights,
                                       .rows = rows,
@@ -337,6 +342,8 @@ void CudaPrefill::RunExperts(uint32_t layer, uint32_t rows) {
   context_->Check(gpu::RunExperts({.x = scratch_.normed,
                                    .gate_up = w.expert_gate_up,
                                    .down = w.expert_down,
+                                   .gate_up_bias = w.expert_gate_up_bias,
+                                   .down_bias = w.expert_down_bias,
                                    .dtype = context_->compute_dtype,
                                    .activation = GateActivationOf(config),
                                    .experts = scratch_.experts,

@@ -59,7 +59,7 @@ class CudaPrefill {
     uint32_t* experts = nullptr;  // [chunk][experts_per_token]
     float* expert_weights = nullptr;
     float* gated = nullptr;  // [chunk][experts_per_token][intermediate of experts]
-    float* cos = nullptr;    // [chunk][head_dim / 2]
+    float* cos = nullptr;    // [chunk][rotary_dim / 2]
     float* sin = nullptr;
     float* logits = nullptr;  // [vocab]
   };

@@ -52,8 +52,8 @@ uint64_t PlaceDevice(const ModelConfig& c, const Sizes& s, std::byte* base, Step
   arena.Place(&b->normed, floats * std::max<uint64_t>(c.hidden_size, s.q_dim));
   arena.Place(&b->qkv, floats * (s.q_dim + 2 * s.kv_dim));
   arena.Place(&b->q, floats * s.q_dim);
-  arena.Place(&b->cos, floats * c.ropes.size() * (c.attention.head_dim / 2));
-  arena.Place(&b->sin, floats * c.ropes.size() * (c.attention.head_dim / 2));
+  arena.Place(&b->cos, floats * c.ropes.size() * (c.rotary_dim / 2));
+  arena.Place(&b->sin, floats * c.ropes.size() * (c.rotary_dim / 2));
   arena.Place(&b->branch, floats * c.hidden_size);
   arena.Place(&b->router, floats * c.moe.num_experts);
   arena.Place(&b->experts, floats * c.moe.experts_per_token);

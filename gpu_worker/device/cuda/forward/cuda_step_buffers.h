@@ -57,7 +57,7 @@ struct StepBuffers {
   void* normed = nullptr;        // [max_rows][max(hidden, q_dim)] of the compute dtype; attention's out, too
   float* qkv = nullptr;          // [max_rows][q_dim + 2 kv_dim]
   float* q = nullptr;            // [max_rows][q_dim]
-  float* cos = nullptr;          // [rope base][max_rows][head_dim / 2]
+  float* cos = nullptr;          // [rope base][max_rows][rotary_dim / 2]
   float* sin = nullptr;
   float* branch = nullptr;      // [max_rows][hidden]: what attention or MLP adds, where it is not added at once
   float* router = nullptr;      // [max_rows][num_experts]

@@ -24,6 +24,7 @@ constexpr int kMinOverlapCapability = 90;
 constexpr uint64_t kMaxPrefetchBytes = uint64_t{16} << 20;
 
 gpu::GateActivation GateActivationOf(const ModelConfig& config) {
+  if (config.activation == Activation::kClampedSwiglu) return gpu::GateActivation::kClampedSwiglu;
   return config.activation == Activation::kSilu ? gpu::GateActivation::kSilu : gpu::GateActivation::kGeluTanh;
 }
 
@@ -96,7 +97,7 @@ void StepGraphs::Record(const StepGraphKey& key) {
                       .arrivals = b.arrivals + config.num_layers,
                       .rung_ns = &b.step_stamps[0]},
                      {stream, /*overlap=*/false}));
-  const uint32_t half_dim = config.attention.head_dim / 2;
+  const uint32_t half_dim = config.rotary_dim / 2;
   gpu::BeginRowsArgs begin{.rows = b.rows,
                            .num_rows = key.rows,
                            .table = weights_->embedding(),
@@ -145,7 +146,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
   const LayerSpec& spec = config.layers[layer];
   const bool windowed = context_->layers.is_windowed(layer), exchange = key.exchange && !windowed;
   const bool whole_norms = config.qk_norm == QkNorm::kWholeProjection;
-  const uint64_t rope = uint64_t{spec.rope} * b.max_rows * (config.attention.head_dim / 2);
+  const uint64_t rope = uint64_t{spec.rope} * b.max_rows * (config.rotary_dim / 2);
   Store(key.rows, {.weight = w.qkv, .x = b.normed, .y = b.qkv, .in = config.hidden_size, .out = qkv_dim});
   if (whole_norms) RecordWholeNorms(key.rows, layer);
   gpu::SplitRule rule = b.split_rule;
@@ -158,6 +159,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                                       .eps = static_cast<float>(config.rms_norm_eps),
                                       .cos = spec.rope == kNoRope ? nullptr : b.cos + rope,
                                       .sin = spec.rope == kNoRope ? nullptr : b.sin + rope,
+                                      .pairs = {config.rotary_dim / 2, config.turns_neighbours},
                                       .num_rows = key.rows,
                                       .geometry = b.geometry},
                             .rows = b.rows,
@@ -169,6 +171,7 @@ void StepGraphs::RecordAttention(const StepGraphKey& key, uint32_t layer) {
                        .geometry = b.geometry,
                        .rule = rule,
                        .workspace = b.attend,
+                       .sink_logits = w.sink_logits,
                        .out = b.normed,
                        .out_dtype = context_->compute_dtype};
   const CudaSeat::QueryReady ready = QueryReadyOf(key);
@@ -219,6 +222,7 @@ void StepGraphs::RecordAttend(const StepGraphKey& key, uint32_t layer, const gpu
                       .layer = layer,
                       .geometry = b.geometry,
                       .softmax_scale = static_cast<float>(context_->config.softmax_scale),
+                      .soft_cap = static_cast<float>(context_->config.attention_soft_cap),
                       .q = b.q,
                       .rule = rule,
                       .workspace = b.attend,
@@ -236,6 +240,7 @@ void StepGraphs::RecordFacets(const StepGraphKey& key, uint32_t layer, const gpu
                                     .layer = layer,
                                     .geometry = buffers_->geometry,
                                     .q = buffers_->q,
+                                    .sink_logits = weights_->layer(layer).sink_logits,
                                     .rule = rule,
                                     .workspace = buffers_->attend,
                                     .launch = launch()}));
@@ -325,6 +330,7 @@ void StepGraphs::RecordExperts(uint32_t rows, uint32_t layer) {
   Store(rows,
         {.weight = w.router, .x = b.normed, .y = b.router, .in = config.hidden_size, .out = config.moe.num_experts});
   Note(gpu::ChooseExperts({.logits = b.router,
+                           .bias = w.router_bias,
                            .experts = b.experts,
                            .weights = b.expert_weights,
                            .rows = rows,
@@ -335,6 +341,8 @@ void StepGraphs::RecordExperts(uint32_t rows, uint32_t layer) {
   Note(gpu::RunExperts({.x = b.normed,
                         .gate_up = w.expert_gate_up,
                         .down = w.expert_down,
+                        .gate_up_bias = w.expert_gate_up_bias,
+                        .down_bias = w.expert_down_bias,
                         .dtype = context_->compute_dtype,
                         .activation = GateActivationOf(config),
                         .experts = b.experts,

@@ -15,7 +15,7 @@ __global__ void GateMulKernel(const GateMulArgs args) {
   const size_t gate_idx = row * 2 * args.intermediate + i;
   const float gate = LoadAs(args.gate_up, args.dtype, gate_idx);
   const float up = LoadAs(args.gate_up, args.dtype, gate_idx + args.intermediate);
-  StoreAs(args.out, args.out_dtype, row * args.intermediate + i, Activate(args.activation, gate) * up);
+  StoreAs(args.out, args.out_dtype, row * args.intermediate + i, Gated(args.activation, gate, up));
 }
 
 }  // namespace

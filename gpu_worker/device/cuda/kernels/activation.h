@@ -8,10 +8,10 @@
 
 namespace tributary::gpu {
 
-// x sigmoid(x), or GELU by its tanh form.
-enum class GateActivation : uint8_t { kSilu, kGeluTanh };
+// As model/model_config.h has them.
+enum class GateActivation : uint8_t { kSilu, kGeluTanh, kClampedSwiglu };
 
-// out[r][i] = activation(gate_up[r][i]) * gate_up[r][intermediate + i].
+// out[r][i] = what the activation makes of gate_up[r][i] and gate_up[r][intermediate + i].
 struct GateMulArgs {
   GateActivation activation = GateActivation::kSilu;
   const void* gate_up = nullptr;    // [rows][2 * intermediate] of dtype

@@ -29,7 +29,7 @@ cudaError_t Attend(const AttendArgs& args, const Launch& launch) {
       args.rule.split_tokens % kTileTokens != 0 || args.rule.max_splits == 0 || !IsFloatDType(args.kv_dtype)) {
     return cudaErrorInvalidValue;
   }
-  return TensorCoresServe(args) ? AttendOnTensorCores(args, launch) : AttendPlain(args, launch);
+  return TensorCoresServe(args) && args.soft_cap == 0 ? AttendOnTensorCores(args, launch) : AttendPlain(args, launch);
 }
 
 }  // namespace tributary::gpu

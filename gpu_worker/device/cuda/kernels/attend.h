@@ -4,7 +4,7 @@
 // other rows.
 //
 // bf16 and f16 KV with head_dim 32, 64, 96, 128 or 256 go over tensor cores, q and the softmax weights as the sum of
-// two 16-bit numbers, so that only the KV is rounded. Everything else takes a plain f32 kernel.
+// two 16-bit numbers, so that only the KV is rounded. Everything else, capped scores too, takes a plain f32 kernel.
 #pragma once
 
 #include <cstddef>
@@ -42,6 +42,7 @@ struct AttendArgs {
   uint32_t layer = 0;
   KvGeometry geometry;
   float softmax_scale = 0;
+  float soft_cap = 0;        // if not 0: score = soft_cap tanh(softmax_scale q.k / soft_cap)
   const float* q = nullptr;  // [num_rows][num_q_heads][head_dim], 16-byte aligned
   SplitRule rule;
   AttendWorkspace workspace;

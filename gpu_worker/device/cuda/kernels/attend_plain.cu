@@ -19,7 +19,7 @@ struct WarpState {
 
 template <typename T, uint32_t kPerLane>
 __device__ void AttendToken(const T* k, const T* v, const float (&q)[kHeads][kPerLane], uint32_t head_dim,
-                            uint32_t lane, float (&score)[kHeads], WarpState<kPerLane>& state) {
+                            float cap_log2, uint32_t lane, float (&score)[kHeads], WarpState<kPerLane>& state) {
   float key[kPerLane], value[kPerLane];
 #pragma unroll
   for (uint32_t j = 0; j < kPerLane; ++j) {
@@ -33,6 +33,7 @@ __device__ void AttendToken(const T* k, const T* v, const float (&q)[kHeads][kPe
 #pragma unroll
     for (uint32_t j = 0; j < kPerLane; ++j) dot += q[h][j] * key[j];
     score[h] = WarpSum(dot);
+    if (cap_log2 != 0) score[h] = cap_log2 * tanhf(score[h] / cap_log2);
     const float max = fmaxf(state.max[h], score[h]);
     const float keep = exp2f(state.max[h] - max);  // 0 at first: max is -inf
     const float weight = exp2f(score[h] - max);
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) AttendPlainKernel(const Att
     for (uint32_t t = item.token_begin + warp; t < item.token_end; t += kWarps) {
       const size_t offset = size_t{SlotOf(row, t)} * g.head_dim;
       float score[kHeads];
-      AttendToken<T, kPerLane>(k + offset, v + offset, q, g.head_dim, lane, score, state);
+      AttendToken<T, kPerLane>(k + offset, v + offset, q, g.head_dim, args.soft_cap * kLog2E, lane, score, state);
       if (!args.keep_scores || row.scores == nullptr || lane != 0) continue;
       for (uint32_t h = 0; h < item.num_q_heads; ++h) {
         row.scores[size_t{item.first_q_head + h} * row.capacity_tokens + SlotOf(row, t)] = score[h];

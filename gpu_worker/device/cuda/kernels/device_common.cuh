@@ -71,6 +71,15 @@ __device__ inline float Activate(GateActivation activation, float x) {
   return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
+__device__ inline float Gated(GateActivation activation, float gate, float up) {
+  if (activation != GateActivation::kClampedSwiglu) return Activate(activation, gate) * up;
+  constexpr float kLimit = 7.0f;
+  // Written so that NaN stays NaN.
+  const float g = gate > kLimit ? kLimit : gate;
+  const float u = up > kLimit ? kLimit : up < -kLimit ? -kLimit : up;
+  return g / (1.0f + expf(-1.702f * g)) * (u + 1.0f);
+}
+
 __device__ inline float WarpSum(float x) {
   for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
   return x;

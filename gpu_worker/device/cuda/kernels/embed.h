@@ -11,10 +11,10 @@ namespace tributary::gpu {
 
 // One of a model's bases of RoPE (model/rope.h).
 struct RopeBase {
-  const float* inverse_frequencies = nullptr;  // [head_dim / 2]
+  const float* inverse_frequencies = nullptr;  // [half_dim]
   // Of tokens whose context is longer than original_tokens: other frequencies (longrope), or, if theta is not 0, those
   // of a base that grows with the context (dynamic).
-  const float* long_inverse_frequencies = nullptr;  // [head_dim / 2] or null
+  const float* long_inverse_frequencies = nullptr;  // [half_dim] or null
   uint64_t original_tokens = 0;
   double dynamic_theta = 0;
   double dynamic_factor = 0;
@@ -26,10 +26,10 @@ inline constexpr uint32_t kMaxRopeBases = 2;
 struct RopeTable {
   RopeBase bases[kMaxRopeBases];
   uint32_t num_bases = 0;
-  float* cos = nullptr;  // [num_bases][base_stride]: [rows][head_dim / 2] each
+  float* cos = nullptr;  // [num_bases][base_stride]: [rows][half_dim] each
   float* sin = nullptr;
   uint64_t base_stride = 0;
-  uint32_t half_dim = 0;
+  uint32_t half_dim = 0;  // pairs of a head that turn
 };
 
 // hidden[r] = table[rows[r].token] as f32, and the angles of rows[r].pos.

@@ -105,6 +105,7 @@ __global__ void __launch_bounds__(kThreads) MergeKernel(const MergeArgs args) {
   const bool has_element = d < args.geometry.head_dim;
   float resident_lse_ln;
   float out = CombineWarps(shared, has_element ? d : 0, &resident_lse_ln);
+  if (args.sink_logits != nullptr) out *= FoldSink(args.sink_logits[q_head], &resident_lse_ln);
   const bool gives_resident = args.resident_of_all_rows || args.rows[row].wants_resident_partial;
   if (gives_resident && has_element && args.resident_out != nullptr) {
     args.resident_out[head * args.geometry.head_dim + d] = out;

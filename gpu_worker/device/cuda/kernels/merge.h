@@ -21,6 +21,9 @@ struct MergeArgs {
   const float* slot_lse_ln = nullptr;   // [num_rows][max_slots][num_q_heads]
   uint32_t max_slots = 0;               // at most 64
 
+  // Learnt sinks (FoldSink() of attention/merge.h), which the resident part takes in, or null.
+  const float* sink_logits = nullptr;  // [num_q_heads]
+
   void* out = nullptr;              // [num_rows][num_q_heads][head_dim] of out_dtype
   DType out_dtype = DType::kUnset;  // f32, bf16, f16
   // The resident part alone, f32, or null; may be pinned host memory. Of all rows, or of those that want it.

@@ -7,9 +7,16 @@ namespace {
 
 constexpr uint32_t kWarps = 8;
 
+// A row's logits, with what is added to them.
+struct RouterLogits {
+  const float* logits;
+  const float* bias;
+  __device__ float operator[](uint32_t i) const { return bias == nullptr ? logits[i] : logits[i] + bias[i]; }
+};
+
 // The highest logit of those not yet taken; of equal ones the lowest number. NaN counts as the lowest, so that all
 // lanes agree. REQUIRES: fewer than count are taken.
-__device__ uint32_t HighestOfWarp(const float* logits, uint32_t count, uint32_t lane, const uint32_t* taken,
+__device__ uint32_t HighestOfWarp(const RouterLogits& logits, uint32_t count, uint32_t lane, const uint32_t* taken,
                                   uint32_t num_taken) {
   float best = -INFINITY;
   uint32_t best_idx = ~0u;
@@ -37,7 +44,7 @@ __device__ uint32_t HighestOfWarp(const float* logits, uint32_t count, uint32_t 
 __global__ void ChooseExpertsKernel(const ChooseExpertsArgs args) {
   BeginKernel();
   const uint32_t row = blockIdx.x, lane = threadIdx.x;
-  const float* const logits = args.logits + size_t{row} * args.num_experts;
+  const RouterLogits logits{args.logits + size_t{row} * args.num_experts, args.bias};
   uint32_t taken[kMaxExpertsPerToken];
   for (uint32_t t = 0; t < args.experts_per_token; ++t) {
     taken[t] = HighestOfWarp(logits, args.num_experts, lane, taken, t);
@@ -75,9 +82,14 @@ __global__ void GateUpKernel(const RunExpertsArgs args) {
   const T* const x = static_cast<const T*>(args.x) + size_t{choice / args.experts_per_token} * args.hidden;
   const T* const gate_up =
       static_cast<const T*>(args.gate_up) + size_t{args.experts[choice]} * 2 * args.intermediate * args.hidden;
-  const float gate = WarpDot(gate_up + size_t{i} * args.hidden, x, args.hidden, lane);
-  const float up = WarpDot(gate_up + size_t{args.intermediate + i} * args.hidden, x, args.hidden, lane);
-  if (lane == 0) args.gated[size_t{choice} * args.intermediate + i] = Activate(args.activation, gate) * up;
+  float gate = WarpDot(gate_up + size_t{i} * args.hidden, x, args.hidden, lane);
+  float up = WarpDot(gate_up + size_t{args.intermediate + i} * args.hidden, x, args.hidden, lane);
+  if (args.gate_up_bias != nullptr) {
+    const float* const bias = args.gate_up_bias + size_t{args.experts[choice]} * 2 * args.intermediate;
+    gate += bias[i];
+    up += bias[args.intermediate + i];
+  }
+  if (lane == 0) args.gated[size_t{choice} * args.intermediate + i] = Gated(args.activation, gate, up);
 }
 
 template <typename T>
@@ -91,7 +103,9 @@ __global__ void DownKernel(const RunExpertsArgs args) {
     const size_t choice = size_t{row} * args.experts_per_token + t;
     const T* const down =
         static_cast<const T*>(args.down) + (size_t{args.experts[choice]} * args.hidden + i) * args.intermediate;
-    sum += args.weights[choice] * WarpDot(down, args.gated + choice * args.intermediate, args.intermediate, lane);
+    float x = WarpDot(down, args.gated + choice * args.intermediate, args.intermediate, lane);
+    if (args.down_bias != nullptr) x += args.down_bias[size_t{args.experts[choice]} * args.hidden + i];
+    sum += args.weights[choice] * x;
   }
   if (lane == 0) args.out[size_t{row} * args.hidden + i] = sum;
 }

@@ -16,6 +16,7 @@ inline constexpr uint32_t kMaxExpertsPerToken = 32;
 // their softmax weights, which sum to 1 among them or among all experts.
 struct ChooseExpertsArgs {
   const float* logits = nullptr;  // [rows][num_experts]
+  const float* bias = nullptr;    // [num_experts], of the logits, or null
   uint32_t* experts = nullptr;    // [rows][experts_per_token]
   float* weights = nullptr;       // likewise
   uint32_t rows = 0;
@@ -25,11 +26,14 @@ struct ChooseExpertsArgs {
 };
 cudaError_t ChooseExperts(const ChooseExpertsArgs& args, const Launch& launch);
 
-// out[r] = sum over the row's experts of weight * down (activation(gate x) * up x), in the order of their numbers.
+// out[r] = sum over the row's experts of weight * (down (what the activation makes of gate x and up x)), in the order
+// of their numbers, with each product's bias, if there is one.
 struct RunExpertsArgs {
-  const void* x = nullptr;        // [rows][hidden] of dtype
-  const void* gate_up = nullptr;  // [num_experts][2 intermediate][hidden] of dtype: gate, up
-  const void* down = nullptr;     // [num_experts][hidden][intermediate] of dtype
+  const void* x = nullptr;              // [rows][hidden] of dtype
+  const void* gate_up = nullptr;        // [num_experts][2 intermediate][hidden] of dtype: gate, up
+  const void* down = nullptr;           // [num_experts][hidden][intermediate] of dtype
+  const float* gate_up_bias = nullptr;  // [num_experts][2 intermediate] or null
+  const float* down_bias = nullptr;     // [num_experts][hidden] or null
   DType dtype = DType::kUnset;
   GateActivation activation = GateActivation::kSilu;
   const uint32_t* experts = nullptr;  // [rows][experts_per_token]

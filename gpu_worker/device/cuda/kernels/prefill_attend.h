@@ -12,8 +12,8 @@ namespace tributary::gpu {
 // Query i stands at position first_pos + i and sees the keys [0, first_pos + i], or with a window the last of them.
 //
 // Tensor cores serve q of the KV's dtype, bf16 or f16, with head_dim 64 or 128 and 16-byte aligned rows: softmax
-// weights are rounded to that dtype, sums are f32. Everything else, windows too, takes a plain f32 kernel, in which q,
-// K and V may have any dtypes.
+// weights are rounded to that dtype, sums are f32. Everything else, windows and capped scores too, takes a plain f32
+// kernel, in which q, K and V may have any dtypes.
 struct PrefillAttendArgs {
   const void* q = nullptr;  // [num_queries][num_q_heads][head_dim]
   DType q_dtype = DType::kUnset;
@@ -26,7 +26,10 @@ struct PrefillAttendArgs {
   uint32_t num_queries = 0;
   KvGeometry geometry;
   float softmax_scale = 0;
+  float soft_cap = 0;          // if not 0: score = soft_cap tanh(softmax_scale q.k / soft_cap)
   uint32_t window_tokens = 0;  // that a query sees, its own included; 0: all
+  const float* sink_logits =
+      nullptr;  // [num_q_heads]: one more addend each of the denominator, without a value; or null
 };
 cudaError_t PrefillAttend(const PrefillAttendArgs& args, const Launch& launch);
 

@@ -42,7 +42,7 @@ struct QueryState {
 // The weights of this thread's keys, relative to the new maximum. Returns the factor for what was summed before.
 // The query sees keys [hidden, visible) of the tile.
 __device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, uint64_t hidden, uint64_t visible,
-                           float softmax_scale, QueryState& state, float* weights) {
+                           const PrefillAttendArgs& args, QueryState& state, float* weights) {
   const uint32_t part = threadIdx.x % kThreadsPerQuery, pitch = dim + 1;
   float scores[kKeysPerThread] = {};
   for (uint32_t d = 0; d < dim; ++d) {
@@ -56,7 +56,9 @@ __device__ float WeighKeys(const float* q, const float* k_tile, uint32_t dim, ui
 #pragma unroll
   for (uint32_t i = 0; i < kKeysPerThread; ++i) {
     const uint32_t key = part + i * kThreadsPerQuery;
-    scores[i] = key >= hidden && key < visible ? scores[i] * softmax_scale : -INFINITY;
+    float score = scores[i] * args.softmax_scale;
+    if (args.soft_cap != 0) score = args.soft_cap * tanhf(score / args.soft_cap);
+    scores[i] = key >= hidden && key < visible ? score : -INFINITY;
     tile_max = fmaxf(tile_max, scores[i]);
   }
   const float max = fmaxf(state.max, MaxOfQuery(tile_max));
@@ -124,12 +126,13 @@ __global__ void __launch_bounds__(kThreads) PrefillAttendPlainKernel(const Prefi
     const uint64_t visible = pos + 1 > first_key ? pos + 1 - first_key : 0;
     const uint64_t hidden = window != 0 && pos + 1 > first_key + window ? pos + 1 - first_key - window : 0;
     float* const query_weights = weights + query * (kTileKeys + 1);
-    const float factor =
-        WeighKeys(q_tile + query * pitch, k_tile, dim, hidden, visible, args.softmax_scale, state, query_weights);
+    const float factor = WeighKeys(q_tile + query * pitch, k_tile, dim, hidden, visible, args, state, query_weights);
     __syncwarp();  // a query's four threads are of one warp
     AddValues(query_weights, v_tile, dim, factor, state);
   }
   if (first_query + query >= args.num_queries) return;
+  // The sum is relative to the maximum of the keys: where a sink is far above it the weights vanish, as they should.
+  if (args.sink_logits != nullptr) state.sum += expf(args.sink_logits[q_head] - state.max);
   const size_t begin = (size_t{first_query + query} * g.num_q_heads + q_head) * dim;
 #pragma unroll
   for (uint32_t j = 0; j < kMaxDimsPerThread; ++j) {

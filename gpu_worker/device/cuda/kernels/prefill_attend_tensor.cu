@@ -194,6 +194,8 @@ __device__ inline void StoreOut(const PrefillAttendArgs& args, WarpState<kDim>& 
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
     const uint32_t query = first_query + lane / 4 + half * 8;
     if (query >= args.num_queries) continue;
+    // As in the plain kernel; the maximum is in base 2.
+    if (args.sink_logits != nullptr) sum += exp2f(args.sink_logits[q_head] * kLog2E - state.max[half]);
     const float factor = 1.0f / sum;
     const size_t begin = (size_t{query} * args.geometry.num_q_heads + q_head) * kDim + lane % 4 * 2;
 #pragma unroll
@@ -295,14 +297,15 @@ bool PrefillAttendOnTensorCores(DType q_dtype, DType kv_dtype, const KvGeometry&
 
 cudaError_t PrefillAttendTensor(const PrefillAttendArgs& args, const Launch& launch) {
   if (!Serves(args.geometry) || args.num_queries == 0 || !IsFloatDType(args.out_dtype) || args.window_tokens != 0 ||
-      !PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry)) {
+      args.soft_cap != 0 || !PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry)) {
     return cudaErrorInvalidValue;
   }
   return args.kv_dtype == DType::kBf16 ? LaunchTensor<__nv_bfloat16>(args, launch) : LaunchTensor<__half>(args, launch);
 }
 
 cudaError_t PrefillAttend(const PrefillAttendArgs& args, const Launch& launch) {
-  const bool tensor = PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry) && args.window_tokens == 0;
+  const bool tensor = PrefillAttendOnTensorCores(args.q_dtype, args.kv_dtype, args.geometry) &&
+                      args.window_tokens == 0 && args.soft_cap == 0;
   return tensor ? PrefillAttendTensor(args, launch) : PrefillAttendPlain(args, launch);
 }
 

@@ -1,5 +1,5 @@
-// Makes q, k and v out of the raw projections: bias, RMSNorm of each q and k head (Qwen3, Gemma 3), RoPE in rotate_half
-// form, and each result to where it is read next.
+// Makes q, k and v out of the raw projections: bias, RMSNorm of each q and k head (Qwen3, Gemma 3), RoPE, and each
+// result to where it is read next.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,12 @@
 
 namespace tributary::gpu {
 
+// Which elements of a head turn: the first 2 count, as pairs (x[i], x[i + count]), or (x[2 i], x[2 i + 1]).
+struct RopePairs {
+  uint32_t count = 0;  // at most head_dim / 2
+  bool neighbours = false;
+};
+
 struct QkvInput {
   const void* qkv = nullptr;      // [rows][(num_q_heads + 2 num_kv_heads) * head_dim] of dtype: q, k, v
   DType dtype = DType::kUnset;    // f32, bf16
@@ -16,8 +22,9 @@ struct QkvInput {
   const float* q_norm = nullptr;  // [head_dim] or null
   const float* k_norm = nullptr;  // [head_dim] or null
   float eps = 0;
-  const float* cos = nullptr;  // [rows][head_dim / 2]; null: the layer has no RoPE
+  const float* cos = nullptr;  // [rows][pairs.count]; null: the layer has no RoPE
   const float* sin = nullptr;
+  RopePairs pairs;
   uint32_t num_rows = 0;
   KvGeometry geometry;
 };

@@ -57,9 +57,10 @@ struct CudaStepNodes {
   uint32_t num_rows = 0;
   uint32_t layer = 0;
   gpu::KvGeometry geometry;
-  const float* q = nullptr;        // [num_rows][num_q_heads][head_dim], after RoPE
-  gpu::SplitRule rule;             // of the resident attention
-  gpu::AttendWorkspace workspace;  // after it: its out, maximum and sum, by split
+  const float* q = nullptr;            // [num_rows][num_q_heads][head_dim], after RoPE
+  const float* sink_logits = nullptr;  // [num_q_heads] of the layer, or null
+  gpu::SplitRule rule;                 // of the resident attention
+  gpu::AttendWorkspace workspace;      // after it: its out, maximum and sum, by split
   gpu::Launch launch;
 };
 

@@ -55,12 +55,17 @@ class Layout {
 };
 
 void AddExperts(const LayerWeights& w, DType dtype, CudaLayer* layer, Layout* layout) {
-  std::vector<const TensorView*> gate_up, down;
+  std::vector<const TensorView*> gate_up, down, gate_up_bias, down_bias;
   for (const ExpertWeights& expert : w.experts) {
     gate_up.insert(gate_up.end(), {expert.gate, expert.up});
     down.push_back(expert.down);
+    gate_up_bias.insert(gate_up_bias.end(), {expert.gate_bias, expert.up_bias});
+    down_bias.push_back(expert.down_bias);
   }
   layout->AddMatrix(dtype, {w.router}, &layer->router);
+  layout->AddVector({w.router_bias}, &layer->router_bias);
+  layout->AddVector(std::move(gate_up_bias), &layer->expert_gate_up_bias);
+  layout->AddVector(std::move(down_bias), &layer->expert_down_bias);
   layout->AddMatrix(dtype, std::move(gate_up), &layer->expert_gate_up);
   layout->AddMatrix(dtype, std::move(down), &layer->expert_down);
 }
@@ -72,6 +77,7 @@ void AddLayer(const LayerWeights& w, DType dtype, float add, CudaLayer* layer, L
   layout->AddVector({w.q_bias, w.k_bias, w.v_bias}, &layer->qkv_bias);
   layout->AddVector({w.q_norm}, &layer->q_norm, add);
   layout->AddVector({w.k_norm}, &layer->k_norm, add);
+  layout->AddVector({w.sink_logits}, &layer->sink_logits);
   layout->AddMatrix(dtype, {w.o}, &layer->o);
   layout->AddVector({w.o_bias}, &layer->o_bias);
   layout->AddVector({w.attention_post_norm}, &layer->attention_post_norm, add);
@@ -135,12 +141,12 @@ class Uploader {
   size_t next_ = 0;
 };
 
-// For each base its frequencies in a short context, then in a long one: [base][2][head_dim / 2].
+// For each base its frequencies in a short context, then in a long one: [base][2][rotary_dim / 2].
 std::vector<float> RopeTables(const ModelConfig& config) {
   std::vector<float> tables;
   for (const RopeParameters& rope : config.ropes) {
     for (const uint64_t context_tokens : {uint64_t{0}, uint64_t{rope.original_max_position_embeddings} + 1}) {
-      const std::vector<float> table = RopeInverseFrequencies(rope, config.attention.head_dim, context_tokens);
+      const std::vector<float> table = RopeInverseFrequencies(rope, config.rotary_dim, context_tokens);
       tables.insert(tables.end(), table.begin(), table.end());
     }
   }
@@ -148,12 +154,12 @@ std::vector<float> RopeTables(const ModelConfig& config) {
 }
 
 // What kernels need of a base whose tables lie at `tables`.
-gpu::RopeBase MakeRopeBase(const RopeParameters& rope, uint32_t head_dim, const float* tables) {
+gpu::RopeBase MakeRopeBase(const RopeParameters& rope, uint32_t rotary_dim, const float* tables) {
   gpu::RopeBase base{.inverse_frequencies = tables, .attention_factor = static_cast<float>(rope.attention_factor)};
   if (!rope.follows_length()) return base;
   base.original_tokens = rope.original_max_position_embeddings;
   if (rope.type == RopeType::kLongrope) {
-    base.long_inverse_frequencies = tables + head_dim / 2;
+    base.long_inverse_frequencies = tables + rotary_dim / 2;
   } else {
     base.dynamic_theta = rope.theta;
     base.dynamic_factor = rope.factor;
@@ -214,8 +220,8 @@ absl::StatusOr<std::unique_ptr<CudaWeights>> CudaWeights::Make(const CudaContext
                                                  cudaMemcpyHostToDevice, stream));
   const auto* rope = reinterpret_cast<const float*>(base + rope_offset);
   for (const RopeParameters& parameters : source.config.ropes) {
-    weights->rope_bases_.push_back(MakeRopeBase(parameters, source.config.attention.head_dim, rope));
-    rope += source.config.attention.head_dim;
+    weights->rope_bases_.push_back(MakeRopeBase(parameters, source.config.rotary_dim, rope));
+    rope += source.config.rotary_dim;
   }
   TRIBUTARY_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream));
   return weights;

@@ -22,6 +22,7 @@ struct CudaLayer {
   const float* qkv_bias = nullptr;             // [q_dim + 2 kv_dim]
   const float* q_norm = nullptr;               // [head_dim], or of the whole projection
   const float* k_norm = nullptr;               // likewise
+  const float* sink_logits = nullptr;          // [num_q_heads]
   const void* o = nullptr;                     // [hidden][q_dim]
   const float* o_bias = nullptr;               // [hidden]
   const float* attention_post_norm = nullptr;  // [hidden]
@@ -30,8 +31,11 @@ struct CudaLayer {
   const void* down = nullptr;                  // [hidden][intermediate]
   const float* mlp_post_norm = nullptr;        // [hidden]
   const void* router = nullptr;                // [num_experts][hidden]
+  const float* router_bias = nullptr;          // [num_experts]
   const void* expert_gate_up = nullptr;        // [num_experts][2 intermediate of experts][hidden]
   const void* expert_down = nullptr;           // [num_experts][hidden][intermediate of experts]
+  const float* expert_gate_up_bias = nullptr;  // [num_experts][2 intermediate of experts]
+  const float* expert_down_bias = nullptr;     // [num_experts][hidden]
 };
 
 // Immutable; thread-safe.

@@ -61,7 +61,7 @@ class ShardExecutorHeadsTest : public ::testing::Test {
   }
 
   Answer Run(const ShardExecutorOptions& options, std::vector<HeadRead> heads, TokenRange local, uint32_t n_q,
-             bool with_weights) {
+             bool with_weights, float soft_cap = 0) {
     Answer answer;
     const size_t rows = size_t{n_q} * kShape.num_q_heads;
     answer.out.assign(rows * kShape.head_dim, 77.0f);
@@ -82,8 +82,8 @@ class ShardExecutorHeadsTest : public ::testing::Test {
     query.cache = cache_.get();
     ShardExecutor executor(options);
     const ShardQuery queries[] = {query};
-    executor.Execute(queries, kScale);
-    if (with_weights) executor.AddWeights(queries, kScale);
+    executor.Execute(queries, kScale, soft_cap);
+    if (with_weights) executor.AddWeights(queries, kScale, soft_cap);
     return answer;
   }
 
@@ -104,6 +104,20 @@ class ShardExecutorHeadsTest : public ::testing::Test {
   std::unique_ptr<RowCache> cache_;
   std::vector<float> q_;
 };
+
+// The weights of all tokens add up, to what they do without a cap: 1 for each query, as a mean over a group's heads.
+TEST_F(ShardExecutorHeadsTest, WeightsOfCappedScoresAddUp) {
+  const TokenRange local{0, 300};
+  for (const float soft_cap : {0.0f, 1.25f}) {
+    const std::vector<HeadRead> heads(kShape.num_kv_heads, {.tokens = local});
+    const Answer answer = Run(Threads(2), heads, local, 1, true, soft_cap);
+    for (const std::vector<float>& weights : answer.weights) {
+      double sum = 0;
+      for (const float weight : weights) sum += double{weight};
+      EXPECT_NEAR(sum, 1, 1e-3) << soft_cap;
+    }
+  }
+}
 
 TEST_F(ShardExecutorHeadsTest, EachHeadGetsWhatItReads) {
   const Answer mixed = Run(Threads(2), MixedHeads({3, 850}), {3, 850}, 1, false);

@@ -67,7 +67,7 @@ class ShardExecutorTest : public ::testing::Test {
     return jobs;
   }
 
-  static void Execute(ShardExecutor& executor, std::vector<Job*> jobs) {
+  static void Execute(ShardExecutor& executor, std::vector<Job*> jobs, float soft_cap = 0) {
     // q may lie at any address in a received frame: shift it by one byte.
     std::vector<std::vector<std::byte>> frames;
     std::vector<ShardQuery> queries;
@@ -81,8 +81,10 @@ class ShardExecutorTest : public ::testing::Test {
                          std::span<const std::byte>(frames.back()).subspan(1),
                          {job->out, job->lse_ln}});
     }
-    executor.Execute(queries, kScale);
+    executor.Execute(queries, kScale, soft_cap);
   }
+
+  void ExpectReference(float soft_cap);
 
   static std::vector<Job*> Pointers(std::vector<Job>& jobs) {
     std::vector<Job*> pointers;
@@ -110,17 +112,17 @@ ShardExecutorOptions Threads(int num_threads) {
   return options;
 }
 
-TEST_F(ShardExecutorTest, AgreesWithTheReference) {
+void ShardExecutorTest::ExpectReference(float soft_cap) {
   std::vector<Job> jobs = MixedJobs();
   ShardExecutor executor(Threads(2));
-  Execute(executor, Pointers(jobs));
+  Execute(executor, Pointers(jobs), soft_cap);
   for (const Job& job : jobs) {
     const ShardSpec& spec = job.shard->spec();
     const size_t heads = spec.num_q_heads_held();
     const size_t q_floats = heads * spec.model.head_dim;
     for (uint32_t i = 0; i < job.n_q; ++i) {
-      const ReferencePartial expected =
-          testing::Reference(spec, *job.kv, std::span(job.q).subspan(i * q_floats, q_floats), job.local, kScale);
+      const ReferencePartial expected = testing::Reference(
+          spec, *job.kv, std::span(job.q).subspan(i * q_floats, q_floats), job.local, kScale, soft_cap);
       for (size_t h = 0; h < heads; ++h) {
         if (job.local.empty()) {
           EXPECT_EQ(job.lse_ln[i * heads + h], kEmptyLse);
@@ -134,6 +136,11 @@ TEST_F(ShardExecutorTest, AgreesWithTheReference) {
     }
   }
 }
+
+TEST_F(ShardExecutorTest, AgreesWithTheReference) { ExpectReference(0); }
+
+// Scores have a deviation of 1.
+TEST_F(ShardExecutorTest, CappedScoresAgreeWithTheReference) { ExpectReference(1.25f); }
 
 TEST_F(ShardExecutorTest, SameBitsOnAnyNumberOfThreads) {
   std::vector<Job> jobs = MixedJobs();

@@ -69,10 +69,11 @@ inline double OutTolerance(const ShardSpec& spec) { return spec.v_dtype == DType
 
 // One query token over rows [begin, end) of `kv`.
 inline ReferencePartial Reference(const ShardSpec& spec, const LayerKv& kv, std::span<const float> q, TokenRange rows,
-                                  float softmax_scale) {
+                                  float softmax_scale, float soft_cap = 0) {
   ReferenceInput input;
   input.shape = {spec.num_q_heads_held(), spec.num_kv_heads_held(), spec.model.head_dim};
   input.softmax_scale = softmax_scale;
+  input.soft_cap = soft_cap;
   input.q = q;
   input.k = kv.k;
   input.v = kv.v;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "policy/policy_registry.h"
 
 namespace tributary {
 namespace {
@@ -79,6 +80,27 @@ TEST(SequencePlanTest, WhatARebuiltSequenceHasHadIsChecked) {
             std::string::npos);
   const std::string too_long = message([](auto& plan) { plan.past_turns[0].prompt_tokens.resize(9); });
   EXPECT_NE(too_long.find("need a context of 211; 209 are reserved"), std::string::npos) << too_long;
+}
+
+// Policies that bound softmax weights by q.k do not serve a model that caps its scores.
+TEST(SequencePlanTest, ASoftCapRefusesPoliciesByName) {
+  ModelLimits capped = kModel;
+  capped.has_soft_cap = true;
+  const auto validate = [&](const PolicyRequest& request) {
+    SequencePlan plan = GoodPlan();
+    plan.policy = ResolvePolicy(request, {}).value();
+    for (ShardPlacement& placement : plan.shards) placement.spec.policy = plan.policy;
+    EXPECT_TRUE(Validate(plan, kModel).ok()) << request.name;
+    return Validate(plan, capped);
+  };
+  EXPECT_TRUE(validate({}).ok());
+  EXPECT_TRUE(validate({.name = "hgca"}).ok());
+  EXPECT_TRUE(validate({.name = "delta", .parameters = {{"delta_nats", 0.0}}}).ok());
+  for (const PolicyRequest& request : {PolicyRequest{.name = "delta"}, PolicyRequest{.name = "fluxion"}}) {
+    const absl::Status status = validate(request);
+    EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
+    EXPECT_NE(status.message().find("policy '" + request.name + "'"), std::string::npos) << status;
+  }
 }
 
 TEST(SequencePlanTest, ATurnIsCheckedAgainstWhatIsReserved) {

@@ -85,7 +85,8 @@ class CudaMawSeat final : public CudaSeat {
                            .layer = nodes.layer,
                            .geometry = nodes.geometry,
                            .rule = nodes.rule,
-                           .workspace = nodes.workspace},
+                           .workspace = nodes.workspace,
+                           .sink_logits = nodes.sink_logits},
                           nodes.launch);
   }
 

@@ -12,7 +12,7 @@ constexpr uint32_t kThreads = kWarps * kWarpSize;
 // The grid may not depend on the rows' tokens: it lives in a graph. Blocks walk over the tokens.
 constexpr uint32_t kBlocksPerHead = 8;
 
-// log2 of the sum of exp over all splits of one query head. All lanes of a warp.
+// log2 of the sum of exp over all splits of one query head of a row, and over its sink. All lanes of a warp.
 __device__ float Lse2(const UpdateMawArgs& args, size_t head, uint32_t num_splits, uint32_t lane) {
   const float* const max_sum = args.workspace.max_sum + head * args.rule.max_splits * 2;
   float max = -INFINITY;
@@ -22,7 +22,12 @@ __device__ float Lse2(const UpdateMawArgs& args, size_t head, uint32_t num_split
   for (uint32_t s = lane; s < num_splits; s += kWarpSize) {
     sum += max_sum[2 * s + 1] * exp2f(max_sum[2 * s] - max);
   }
-  return max + log2f(WarpSum(sum));
+  const float lse2 = max + log2f(WarpSum(sum));
+  if (args.sink_logits == nullptr) return lse2;
+  constexpr float kLog2E = 1.44269504088896341f;
+  const float sink = args.sink_logits[head % args.geometry.num_q_heads] * kLog2E;
+  const float high = fmaxf(lse2, sink);
+  return high + log2f(exp2f(lse2 - high) + exp2f(sink - high));
 }
 
 // Blocks [kBlocksPerHead][kv_head][row]. Shared memory: f32 [group].

@@ -26,6 +26,7 @@ struct UpdateMawArgs {
   KvGeometry geometry;
   SplitRule rule;  // as in Attend()
   AttendWorkspace workspace;
+  const float* sink_logits = nullptr;  // [num_q_heads], in the denominators of the weights, or null
 };
 cudaError_t UpdateMaw(const UpdateMawArgs& args, const Launch& launch);
 

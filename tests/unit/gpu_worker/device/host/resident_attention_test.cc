@@ -77,6 +77,7 @@ class ResidentAttentionTest : public ::testing::TestWithParam<DType> {
     attention.Attend({.layer = 0,
                       .rows = rows,
                       .facets = facets,
+                      .sink_logits = sink_logits_,
                       .q = q_.data() + first_q * shape.num_q_heads * shape.head_dim,
                       .out = result.out.data(),
                       .lse_ln = result.lse_ln.data()});
@@ -96,6 +97,8 @@ class ResidentAttentionTest : public ::testing::TestWithParam<DType> {
     }
     return ReferenceAttention({.shape = shape,
                                .softmax_scale = config_.softmax_scale,
+                               .soft_cap = config_.attention_soft_cap,
+                               .sink_logits = sink_logits_,
                                .q = std::span(q_).subspan(q_idx * q_dim, q_dim),
                                .k = k,
                                .v = v,
@@ -103,8 +106,11 @@ class ResidentAttentionTest : public ::testing::TestWithParam<DType> {
                                .v_dtype = dtype()});
   }
 
+  void ExpectReference();
+
   static constexpr size_t kRows = 4;
-  const ModelConfig config_ = Config();
+  ModelConfig config_ = Config();
+  std::vector<float> sink_logits_;  // [num_q_heads], or none
   ResidentCache cache_;
   const ResidentId id_;
   std::vector<std::byte> k_, v_;  // canonical
@@ -126,7 +132,7 @@ const std::vector<std::array<SlotRange, kMaxSlotRanges>>& Contexts() {
   return contexts;
 }
 
-TEST_P(ResidentAttentionTest, AgreesWithTheReference) {
+void ResidentAttentionTest::ExpectReference() {
   for (const auto& ranges : Contexts()) {
     const Result result = Attend({ranges}, 1, 2);
     const ReferencePartial exact = Reference(ranges, 1);
@@ -139,6 +145,18 @@ TEST_P(ResidentAttentionTest, AgreesWithTheReference) {
     }
     for (size_t i = 0; i < exact.out.size(); ++i) EXPECT_NEAR(result.out[i], exact.out[i], 2e-5);
   }
+}
+
+TEST_P(ResidentAttentionTest, AgreesWithTheReference) { ExpectReference(); }
+
+// Scores have a deviation of 1: the cap bends them, and the sinks weigh as much as all tokens of some contexts.
+TEST_P(ResidentAttentionTest, CapsAndSinksAgreeWithTheReference) {
+  config_.attention_soft_cap = 1.5;
+  ExpectReference();
+  sink_logits_ = {-3, 0, 1, 4, 9, 0.5f};
+  ExpectReference();
+  config_.attention_soft_cap = 0;
+  ExpectReference();
 }
 
 TEST_P(ResidentAttentionTest, ARowDependsNeitherOnItsBatchNorOnTheThreads) {
@@ -180,6 +198,17 @@ TEST_P(ResidentAttentionTest, WeightsAddUpAndWantingThemChangesNoBit) {
       EXPECT_NEAR(sum, 1.0, 1e-5);
       for (size_t d = 0; d < head_dim; ++d) EXPECT_NEAR(with.out[head * head_dim + d], out[d], 2e-5);
     }
+  }
+}
+
+TEST_P(ResidentAttentionTest, SinksTakeTheirShareOfTheWeights) {
+  sink_logits_ = {-3, 0, 1, 4, 9, 0.5f};
+  WeightsFacet facet(config_.attention);
+  const Result result = Attend({Contexts()[5]}, 1, 2, &facet);
+  for (size_t head = 0; head < facet.weights.size(); ++head) {
+    double sum = 0;
+    for (const float weight : facet.weights[head]) sum += double{weight};
+    EXPECT_NEAR(sum, 1 - std::exp(double{sink_logits_[head]} - result.lse_ln[head]), 1e-5);
   }
 }
 

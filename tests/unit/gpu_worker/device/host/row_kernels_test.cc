@@ -18,6 +18,7 @@ struct OneRow {
   float max = 0;
   float sum = 0;
   std::vector<float> out;
+  float cap = 0;
 
   void Run(const RowKernels& kernels, float scale, ptrdiff_t visible) {
     kernels.online_softmax({.scores = scores.data(),
@@ -26,6 +27,7 @@ struct OneRow {
                             .cols = scores.size(),
                             .first_row_visible = visible,
                             .scale = scale,
+                            .soft_cap = cap,
                             .max = &max,
                             .sum = &sum,
                             .out = out.data(),
@@ -176,6 +178,51 @@ TEST(RowKernelsTest, GeluMul) {
     kernels.gelu_mul(gate.data(), up.data(), gate.size());
     for (size_t i = 0; i < gate.size(); ++i) {
       EXPECT_NEAR(gate[i], expected[i], 1e-6 * std::abs(expected[i]) + 1e-7) << kernels.name;
+    }
+  }
+}
+
+TEST(RowKernelsTest, ClampedSwiglu) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    std::vector<float> gate, up, expected;
+    for (int i = -503; i <= 503; ++i) {
+      const auto x = static_cast<double>(static_cast<float>(i) * 0.05f), y = -0.7 * x;
+      gate.push_back(static_cast<float>(x));
+      up.push_back(static_cast<float>(y));
+      const double g = std::min(x, 7.0), u = std::clamp(double{up.back()}, -7.0, 7.0);
+      expected.push_back(static_cast<float>(g / (1 + std::exp(-1.702 * g)) * (u + 1)));
+    }
+    gate.push_back(NAN);
+    up.push_back(0);
+    gate.push_back(1);
+    up.push_back(NAN);
+    kernels.clamped_swiglu(gate.data(), up.data(), gate.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(gate[i], expected[i], 2e-6 * std::abs(expected[i]) + 1e-6) << kernels.name;
+    }
+    EXPECT_TRUE(std::isnan(gate[gate.size() - 2])) << kernels.name;
+    EXPECT_TRUE(std::isnan(gate.back())) << kernels.name;
+  }
+}
+
+// With weights of exp(score - max), a score is as exact as its weight shows.
+TEST(RowKernelsTest, ScoresAreCapped) {
+  for (const RowKernels& kernels : SupportedRowKernels()) {
+    for (const float cap : {0.5f, 3.0f, 50.0f}) {
+      OneRow row{.scores = {0, 1e-4f, -1e-4f, 0.7f, -0.7f, 5, -9, 80, -80, 1e30f, -INFINITY}, .max = -INFINITY};
+      row.cap = cap;
+      const std::vector<float> before = row.scores;
+      row.Run(kernels, 0.75f, static_cast<ptrdiff_t>(before.size()));
+      EXPECT_NEAR(row.max, cap, 1e-6 * cap) << kernels.name;
+      for (size_t i = 0; i < before.size(); ++i) {
+        const double score = cap * std::tanh(0.75 * double{before[i]} / cap);
+        const double weight = std::exp(score - row.max);
+        EXPECT_NEAR(row.scores[i], weight, weight * (1e-6 + 4e-7 * cap)) << kernels.name << ", " << before[i];
+      }
+      OneRow nan{.scores = {1, NAN}, .max = -INFINITY};
+      nan.cap = cap;
+      nan.Run(kernels, 1.0f, 2);
+      EXPECT_TRUE(std::isnan(nan.sum)) << kernels.name;
     }
   }
 }

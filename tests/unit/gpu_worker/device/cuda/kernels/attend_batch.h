@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 
 #include "gpu_worker/device/cuda/kernels/attend.h"
 #include "tests/unit/gpu_worker/device/cuda/kernels/kernel_test_util.h"
@@ -16,6 +17,7 @@ struct Case {
   DType dtype;
   std::vector<uint32_t> row_tokens;  // 0: nothing to attend over
   SplitRule rule;
+  float soft_cap = 0;
 };
 
 // A batch with its KV on the device; slots that no row attends over hold NaN. Every other row wants its scores.
@@ -80,7 +82,8 @@ struct Expected {
   double max_value = 0;
 };
 
-inline Expected Reference(const Batch& batch, uint32_t r, uint32_t head, uint32_t layer, double scale) {
+inline Expected Reference(const Batch& batch, uint32_t r, uint32_t head, uint32_t layer, double scale,
+                          std::span<const float> sink_logits = {}) {
   const KvGeometry& g = batch.c.geometry;
   const DecodeRowDesc& row = batch.rows[r];
   const std::vector<float>& kv = batch.regions[r].values;
@@ -99,10 +102,14 @@ inline Expected Reference(const Batch& batch, uint32_t r, uint32_t head, uint32_
   for (const size_t slot : slots) {
     double score = 0;
     for (uint32_t d = 0; d < g.head_dim; ++d) score += double{q[d]} * k[slot * g.head_dim + d];
-    expected.scores.push_back(score * scale);
+    score *= scale;
+    const double cap = batch.c.soft_cap;
+    expected.scores.push_back(cap == 0 ? score : cap * std::tanh(score / cap));
     max = std::max(max, expected.scores.back());
   }
-  double sum = 0;
+  const double sink = sink_logits.empty() ? -INFINITY : double{sink_logits[head]};
+  max = std::max(max, sink);
+  double sum = sink_logits.empty() ? 0 : std::exp(sink - max);
   for (size_t i = 0; i < slots.size(); ++i) {
     const double weight = std::exp(expected.scores[i] - max);
     sum += weight;
@@ -112,7 +119,7 @@ inline Expected Reference(const Batch& batch, uint32_t r, uint32_t head, uint32_
       expected.max_value = std::max(expected.max_value, std::abs(value));
     }
   }
-  if (slots.empty()) return expected;
+  if (max == -INFINITY) return expected;
   for (double& x : expected.out) x /= sum;
   expected.lse_ln = max + std::log(sum);
   return expected;

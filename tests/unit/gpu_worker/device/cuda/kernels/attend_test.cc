@@ -78,16 +78,19 @@ class AttendTest : public KernelTest {
                          .layer = layer,
                          .geometry = c.geometry,
                          .softmax_scale = scale,
+                         .soft_cap = c.soft_cap,
                          .q = batch.q_device.get(),
                          .rule = c.rule,
                          .workspace = workspace,
                          .keep_scores = true},
                         launch_));
+    DeviceArray<float> sinks(sink_logits_.empty() ? std::vector<float>{0} : sink_logits_);
     MergeArgs merge{.rows = batch.device_rows.get(),
                     .num_rows = num_rows,
                     .geometry = c.geometry,
                     .rule = c.rule,
                     .workspace = workspace,
+                    .sink_logits = sink_logits_.empty() ? nullptr : sinks.get(),
                     .out = out.get(),
                     .out_dtype = out_dtype,
                     .resident_out = resident_out.get(),
@@ -108,6 +111,7 @@ class AttendTest : public KernelTest {
   }
   static constexpr float kUntouched = 12345.0f;
   bool resident_of_all_rows_ = true;
+  std::vector<float> sink_logits_;  // [num_q_heads], or none
 
   // One query head of a row with scores: those of the slots attended over are there, in base 2, and no others.
   void CheckScores(const Batch& batch, uint32_t r, uint32_t head, const Expected& expected) {
@@ -141,7 +145,7 @@ class AttendTest : public KernelTest {
     for (uint32_t r = 0; r < batch.rows.size(); ++r) {
       for (uint32_t head = 0; head < c.geometry.num_q_heads; ++head) {
         SCOPED_TRACE(testing::Message() << "row " << r << " (" << c.row_tokens[r] << " tokens), head " << head);
-        Expected expected = Reference(batch, r, head, layer, scale);
+        Expected expected = Reference(batch, r, head, layer, scale, sink_logits_);
         const size_t idx = size_t{r} * c.geometry.num_q_heads + head;
         CheckLse(result.resident_lse_ln[idx], expected.lse_ln);
         for (uint32_t d = 0; d < c.geometry.head_dim; ++d) {
@@ -184,6 +188,30 @@ TEST_F(AttendTest, EveryGroupSize) {
     for (const DType dtype : {DType::kF32, DType::kBf16}) {
       if (TestsAreSmall() && group != 5 && group != 12) continue;
       Check({{2 * group, 2, 64}, dtype, {129, 30}, {32, 8}}, /*with_remote=*/group % 2 == 0, DType::kBf16);
+    }
+  }
+}
+
+// The resident part takes the sinks in, one that is empty as well, and the merge goes on from there.
+TEST_F(AttendTest, Sinks) {
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    for (const uint32_t head_dim : {64u, 256u}) {
+      sink_logits_ = {-20, 0, 3, 40};
+      const std::vector<uint32_t> tokens =
+          TestsAreSmall() ? std::vector<uint32_t>{0, 1, 37} : std::vector<uint32_t>{0, 1, 15, 200};
+      Check({{4, 2, head_dim}, dtype, tokens, {64, 4}}, /*with_remote=*/true, DType::kF32);
+      Check({{4, 2, head_dim}, dtype, tokens, {64, 4}}, /*with_remote=*/false, DType::kF32);
+    }
+  }
+}
+
+TEST_F(AttendTest, CappedScores) {
+  for (const DType dtype : {DType::kF32, DType::kBf16, DType::kF16}) {
+    for (const uint32_t head_dim : {64u, 256u}) {
+      Case c{{4, 2, head_dim}, dtype, {0, 1, 37, 150}, {64, 4}, /*soft_cap=*/2.0f};
+      Check(c, /*with_remote=*/true, DType::kF32);
+      c.soft_cap = 50;
+      Check(c, /*with_remote=*/false, DType::kF32);
     }
   }
 }

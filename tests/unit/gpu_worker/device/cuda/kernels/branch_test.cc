@@ -44,18 +44,29 @@ class BranchTest : public KernelTest {
     }
   }
 
+  // What is added to router logits and to products, if the layer has it; its activation clamps then.
+  struct ExpertBiases {
+    std::vector<float> router, gate_up, down;
+  };
+
   // The layer in f64.
-  void CheckExperts(uint32_t rows, uint32_t num_experts, uint32_t per_token, bool normalises, DType dtype) {
+  void CheckExperts(uint32_t rows, uint32_t num_experts, uint32_t per_token, bool normalises, DType dtype,
+                    bool with_biases = false) {
     SCOPED_TRACE(testing::Message() << rows << " rows, " << per_token << " of " << num_experts << " experts");
     const uint32_t hidden = 40, intermediate = 24;
-    const std::vector<float> logits = RandomNormal(random_, size_t{rows} * num_experts, 2.0f);
+    std::vector<float> logits = RandomNormal(random_, size_t{rows} * num_experts, 2.0f);
     const TypedArray x(dtype, RandomNormal(random_, size_t{rows} * hidden));
     const TypedArray gate_up(dtype, RandomNormal(random_, size_t{num_experts} * 2 * intermediate * hidden, 0.3f));
     const TypedArray down(dtype, RandomNormal(random_, size_t{num_experts} * hidden * intermediate, 0.3f));
+    const ExpertBiases biases{RandomNormal(random_, num_experts),
+                              RandomNormal(random_, num_experts * 2 * intermediate, 5.0f),
+                              RandomNormal(random_, num_experts * hidden)};
+    DeviceArray<float> router_bias(biases.router), gate_up_bias(biases.gate_up), down_bias(biases.down);
     DeviceArray<float> logits_device(logits), weights(size_t{rows} * per_token), out(size_t{rows} * hidden);
     DeviceArray<uint32_t> experts(size_t{rows} * per_token);
     DeviceArray<float> gated(size_t{rows} * per_token * intermediate);
     ExpectCudaOk(ChooseExperts({.logits = logits_device.get(),
+                                .bias = with_biases ? router_bias.get() : nullptr,
                                 .experts = experts.get(),
                                 .weights = weights.get(),
                                 .rows = rows,
@@ -66,8 +77,10 @@ class BranchTest : public KernelTest {
     ExpectCudaOk(RunExperts({.x = x.get(),
                              .gate_up = gate_up.get(),
                              .down = down.get(),
+                             .gate_up_bias = with_biases ? gate_up_bias.get() : nullptr,
+                             .down_bias = with_biases ? down_bias.get() : nullptr,
                              .dtype = dtype,
-                             .activation = GateActivation::kSilu,
+                             .activation = with_biases ? GateActivation::kClampedSwiglu : GateActivation::kSilu,
                              .experts = experts.get(),
                              .weights = weights.get(),
                              .gated = gated.get(),
@@ -80,7 +93,8 @@ class BranchTest : public KernelTest {
     const std::vector<uint32_t>& chosen = experts.Fetch();
     const std::vector<float>& actual = out.Fetch();
     for (uint32_t r = 0; r < rows; ++r) {
-      const float* const row = logits.data() + size_t{r} * num_experts;
+      float* const row = logits.data() + size_t{r} * num_experts;
+      for (uint32_t e = 0; e < num_experts && with_biases; ++e) row[e] += biases.router[e];
       std::vector<uint32_t> order(num_experts);
       std::iota(order.begin(), order.end(), 0u);
       std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return row[a] > row[b]; });
@@ -92,15 +106,16 @@ class BranchTest : public KernelTest {
       ASSERT_EQ(mine, order);
       std::vector<double> expected(hidden);
       for (const uint32_t e : order)
-        AddExpert(e, std::exp(double{row[e]}) / sum, r, hidden, intermediate, x, gate_up, down, expected);
+        AddExpert(e, std::exp(double{row[e]}) / sum, r, hidden, intermediate, x, gate_up, down,
+                  with_biases ? &biases : nullptr, expected);
       for (uint32_t i = 0; i < hidden; ++i)
-        ASSERT_NEAR(actual[size_t{r} * hidden + i], expected[i], 1e-4) << r << ", " << i;
+        ASSERT_NEAR(actual[size_t{r} * hidden + i], expected[i], 1e-4 + 1e-5 * std::abs(expected[i])) << r << ", " << i;
     }
   }
 
   static void AddExpert(uint32_t e, double weight, uint32_t r, uint32_t hidden, uint32_t intermediate,
                         const TypedArray& x, const TypedArray& gate_up, const TypedArray& down,
-                        std::vector<double>& out) {
+                        const ExpertBiases* biases, std::vector<double>& out) {
     std::vector<double> gated(intermediate);
     for (uint32_t i = 0; i < intermediate; ++i) {
       double gate = 0, up = 0;
@@ -109,9 +124,16 @@ class BranchTest : public KernelTest {
         gate += gate_up.values[(size_t{e} * 2 * intermediate + i) * hidden + k] * value;
         up += gate_up.values[(size_t{e} * 2 * intermediate + intermediate + i) * hidden + k] * value;
       }
-      gated[i] = gate / (1 + std::exp(-gate)) * up;
+      if (biases == nullptr) {
+        gated[i] = gate / (1 + std::exp(-gate)) * up;
+        continue;
+      }
+      gate = std::min(gate + biases->gate_up[size_t{e} * 2 * intermediate + i], 7.0);
+      up = std::clamp(up + biases->gate_up[(size_t{e} * 2 + 1) * intermediate + i], -7.0, 7.0);
+      gated[i] = gate / (1 + std::exp(-1.702 * gate)) * (up + 1);
     }
     for (uint32_t o = 0; o < hidden; ++o) {
+      if (biases != nullptr) out[o] += weight * biases->down[size_t{e} * hidden + o];
       for (uint32_t i = 0; i < intermediate; ++i) {
         out[o] += weight * down.values[(size_t{e} * hidden + o) * intermediate + i] * gated[i];
       }
@@ -160,6 +182,7 @@ TEST_F(BranchTest, Experts) {
     CheckExperts(5, 8, 3, false, dtype);
     CheckExperts(3, 100, 9, true, dtype);
     CheckExperts(2, 3, 3, true, dtype);
+    CheckExperts(4, 6, 2, true, dtype, /*with_biases=*/true);
   }
 }
 

@@ -117,6 +117,7 @@ struct Exchange {
                                       .dtype = DType::kF32,
                                       .cos = ones.get(),
                                       .sin = zeros.get(),
+                                      .pairs = {kShape.head_dim / 2},
                                       .num_rows = kRows,
                                       .geometry = kShape},
                             .rows = rows.get(),

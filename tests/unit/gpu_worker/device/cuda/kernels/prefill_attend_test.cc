@@ -18,6 +18,8 @@ struct Case {
   DType out_dtype;
   uint64_t first_pos;
   uint32_t num_queries;
+  float soft_cap = 0;
+  std::vector<float> sink_logits = {};
 };
 
 class PrefillAttendTest : public GpuTest {
@@ -56,6 +58,10 @@ class PrefillAttendTest : public GpuTest {
     args.num_queries = c.num_queries;
     args.geometry = {c.shape.num_q_heads, c.shape.num_kv_heads, c.shape.head_dim};
     args.softmax_scale = 1.5f / std::sqrt(static_cast<float>(c.shape.head_dim));
+    args.soft_cap = c.soft_cap;
+    const std::vector<float> none = {0};
+    const DeviceBuffer sinks = Upload(std::as_bytes(std::span(c.sink_logits.empty() ? none : c.sink_logits)));
+    args.sink_logits = c.sink_logits.empty() ? nullptr : sinks.as<float>();
     EXPECT_EQ(gpu::PrefillAttend(args, {}), cudaSuccess);
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     const std::vector<std::byte> bytes = Download(out);
@@ -71,6 +77,8 @@ class PrefillAttendTest : public GpuTest {
       const uint32_t query = i + stride > c.num_queries ? c.num_queries - 1 : i;
       const ReferencePartial expected = ReferenceAttention({.shape = c.shape,
                                                             .softmax_scale = args.softmax_scale,
+                                                            .soft_cap = c.soft_cap,
+                                                            .sink_logits = c.sink_logits,
                                                             .q = std::span(q_values).subspan(query * q_dim, q_dim),
                                                             .k = k,
                                                             .v = v,
@@ -119,6 +127,24 @@ TEST_F(PrefillAttendTest, ThePlainKernelAgreesWithTheReference) {
         EXPECT_LT(Error(c), 1e-5) << DTypeName(kv_dtype) << " head_dim " << head_dim << " from " << first_pos << ", "
                                   << num_queries << " queries";
       }
+    }
+  }
+}
+
+TEST_F(PrefillAttendTest, SinksAndCapsAgreeWithTheReference) {
+  SCOPED_TRACE(SeedTrace(seed_));
+  const std::vector<float> sinks = {-20, 0, 2, 5};
+  for (const auto& [first_pos, num_queries] : {std::pair<uint64_t, uint32_t>{0, 1}, {0, 33}, {90, 70}}) {
+    SCOPED_TRACE(testing::Message() << "from " << first_pos << ", " << num_queries << " queries");
+    const Case plain{{4, 2, 80}, DType::kF32, DType::kBf16, DType::kF32, first_pos, num_queries};
+    const Case tensor{{4, 2, 64}, DType::kBf16, DType::kBf16, DType::kBf16, first_pos, num_queries};
+    for (Case c : {plain, tensor}) {
+      c.sink_logits = sinks;
+      EXPECT_LT(Error(c), c.q_dtype == DType::kF32 ? 1e-5 : 8e-3);
+      c.soft_cap = 1.5f;  // the plain kernel
+      EXPECT_LT(Error(c), c.q_dtype == DType::kF32 ? 1e-5 : 8e-3);
+      c.sink_logits.clear();
+      EXPECT_LT(Error(c), c.q_dtype == DType::kF32 ? 1e-5 : 8e-3);
     }
   }
 }

@@ -11,6 +11,8 @@ struct QkvCase {
   DType dtype;  // of the projections
   DType kv_dtype;
   bool bias, norms;
+  uint32_t turned = 0;  // pairs of a head that turn; 0: all
+  bool neighbours = false;
 };
 
 // Inputs on both sides.
@@ -18,7 +20,7 @@ struct QkvData {
   QkvData(const QkvCase& c, uint32_t num_rows, std::mt19937_64& random)
       : c(c),
         width((c.geometry.num_q_heads + 2 * c.geometry.num_kv_heads) * c.geometry.head_dim),
-        half(c.geometry.head_dim / 2),
+        half(c.turned != 0 ? c.turned : c.geometry.head_dim / 2),
         qkv(c.dtype, RandomNormal(random, size_t{num_rows} * width)),
         bias(RandomNormal(random, width)),
         q_norm(RandomNormal(random, c.geometry.head_dim)),
@@ -34,6 +36,7 @@ struct QkvData {
              .k_norm = nullptr,
              .eps = 1e-6f,
              .cos = angle_device.emplace_back(cos).get(),
+             .pairs = {half, c.neighbours},
              .num_rows = num_rows,
              .geometry = c.geometry};
     input.sin = angle_device.emplace_back(sin).get();
@@ -55,16 +58,17 @@ struct QkvData {
     const double factor = 1.0 / std::sqrt(squares / head_dim + 1e-6);
     for (uint32_t i = 0; i < head_dim && c.norms; ++i) x[i] *= factor * weight[i];
     for (uint32_t i = 0; i < half; ++i) {
-      const double a = x[i], b = x[i + half];
+      const uint32_t low = c.neighbours ? 2 * i : i, high = c.neighbours ? 2 * i + 1 : i + half;
+      const double a = x[low], b = x[high];
       const double cosine = cos[size_t{row} * half + i], sine = sin[size_t{row} * half + i];
-      x[i] = a * cosine - b * sine;
-      x[i + half] = b * cosine + a * sine;
+      x[low] = a * cosine - b * sine;
+      x[high] = b * cosine + a * sine;
     }
     return x;
   }
 
   const QkvCase c;
-  uint32_t width, half;
+  uint32_t width, half;  // pairs that turn
   TypedArray qkv;
   std::vector<float> bias, q_norm, k_norm, cos, sin;
   std::vector<DeviceArray<float>> bias_device, norm_device, angle_device;
@@ -164,12 +168,21 @@ class QkvTest : public KernelTest {
 };
 
 TEST_F(QkvTest, DecodeAndPrefill) {
-  const std::vector<QkvCase> cases = {
+  std::vector<QkvCase> cases = {
       {{8, 2, 8}, DType::kF32, DType::kF32, false, false},   {{4, 4, 16}, DType::kF32, DType::kBf16, true, false},
       {{6, 2, 32}, DType::kBf16, DType::kF16, false, true},  {{3, 1, 80}, DType::kF32, DType::kBf16, true, true},
       {{8, 2, 128}, DType::kF32, DType::kBf16, false, true}, {{2, 1, 256}, DType::kF32, DType::kF32, true, true}};
+  // A part of each head turns, or neighbours do.
+  for (const QkvCase& c : std::vector<QkvCase>{{{4, 2, 16}, DType::kF32, DType::kF32, true, true, 6},
+                                               {{4, 2, 128}, DType::kF32, DType::kBf16, false, true, 48},
+                                               {{4, 2, 128}, DType::kF32, DType::kBf16, true, false, 32, true},
+                                               {{2, 1, 256}, DType::kF32, DType::kF32, false, true, 0, true},
+                                               {{2, 1, 80}, DType::kBf16, DType::kF32, true, true, 20, true}}) {
+    cases.push_back(c);
+  }
   for (const QkvCase& c : cases) {
-    SCOPED_TRACE(testing::Message() << "head_dim " << c.geometry.head_dim << " kv " << DTypeName(c.kv_dtype));
+    SCOPED_TRACE(testing::Message() << "head_dim " << c.geometry.head_dim << " kv " << DTypeName(c.kv_dtype)
+                                    << " turned " << c.turned);
     CheckDecode(c, /*round_q=*/false);
     CheckDecode(c, /*round_q=*/true);
     CheckPrefill(c);

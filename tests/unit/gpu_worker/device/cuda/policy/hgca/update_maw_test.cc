@@ -49,6 +49,8 @@ struct MawBatch : Batch {
 
 class UpdateMawTest : public KernelTest {
  protected:
+  std::vector<float> sink_logits_;  // [num_q_heads], or none
+
   void Run(const MawBatch& batch, uint32_t layer, float scale) {
     const Case& c = batch.c;
     const auto num_rows = static_cast<uint32_t>(batch.rows.size());
@@ -65,13 +67,15 @@ class UpdateMawTest : public KernelTest {
                          .workspace = workspace,
                          .keep_scores = true},
                         launch_));
+    DeviceArray<float> sinks(sink_logits_.empty() ? std::vector<float>{0} : sink_logits_);
     ExpectCudaOk(UpdateMaw({.facet_kind = kKind,
                             .rows = batch.device_rows.get(),
                             .num_rows = num_rows,
                             .layer = layer,
                             .geometry = c.geometry,
                             .rule = c.rule,
-                            .workspace = workspace},
+                            .workspace = workspace,
+                            .sink_logits = sink_logits_.empty() ? nullptr : sinks.get()},
                            launch_));
   }
 
@@ -118,7 +122,7 @@ class UpdateMawTest : public KernelTest {
         SCOPED_TRACE(testing::Message() << "row " << r << " (" << c.row_tokens[r] << " tokens), KV head " << kv_head);
         std::vector<Expected> of_group;
         for (uint32_t i = 0; i < group; ++i) {
-          of_group.push_back(Reference(batch, r, kv_head * group + i, layer, scale));
+          of_group.push_back(Reference(batch, r, kv_head * group + i, layer, scale, sink_logits_));
         }
         CheckHead(batch, r, layer, kv_head, of_group);
       }
@@ -144,6 +148,11 @@ TEST_F(UpdateMawTest, EveryGroupSize) {
       Check({{2 * group, 2, 64}, dtype, {129, 30}, {32, 8}});
     }
   }
+}
+
+TEST_F(UpdateMawTest, SinksTakeTheirShareOfTheWeights) {
+  sink_logits_ = {-9, 0, 2, 6};
+  Check({{4, 2, 64}, DType::kBf16, {129, 30}, {32, 8}});
 }
 
 // More splits than the workspace has room for, and more tokens than the kernel's blocks of threads take at once.
