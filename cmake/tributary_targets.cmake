@@ -1,14 +1,18 @@
 # One function per kind of target. Sources are listed, never globbed: what is not listed is not built,
 # and a reader sees a folder's dependencies in its CMakeLists.txt.
 
-# tributary_library(NAME foo HDRS foo.h SRCS foo.cc DEPS bar): the static library tributary_foo, alias tributary::foo.
+# tributary_library(NAME foo HDRS foo.h SRCS foo.cc DEPS bar [APART foo.cc]): the static library tributary_foo, alias
+# tributary::foo. With TRIBUTARY_UNITY several sources are compiled as one, but for those in APART: they have names of
+# their own, in their unnamed namespaces, that others of the library have, too.
 function(tributary_library)
-  cmake_parse_arguments(ARG "" "NAME" "HDRS;SRCS;DEPS;COPTS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME" "HDRS;SRCS;DEPS;COPTS;APART" ${ARGN})
   if(ARG_SRCS)
     add_library(tributary_${ARG_NAME} STATIC ${ARG_SRCS} ${ARG_HDRS})
     target_link_libraries(tributary_${ARG_NAME} PUBLIC tributary_flags ${ARG_DEPS})
     target_compile_options(tributary_${ARG_NAME} PRIVATE ${ARG_COPTS})
     tributary_use_pch(tributary_${ARG_NAME} tributary_pch)
+    set_target_properties(tributary_${ARG_NAME} PROPERTIES UNITY_BUILD ${TRIBUTARY_UNITY} UNITY_BUILD_BATCH_SIZE 10)
+    set_source_files_properties(${ARG_APART} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   else()
     add_library(tributary_${ARG_NAME} INTERFACE)
     target_link_libraries(tributary_${ARG_NAME} INTERFACE tributary_flags ${ARG_DEPS})
