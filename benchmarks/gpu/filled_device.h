@@ -52,29 +52,10 @@ class FilledDevice final : public Device {
   DeviceStepTimes step_times() const override { return inner_->step_times(); }
   absl::Status status() const override { return inner_->status(); }
 
-  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
-  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
-    if (computes_) inner_->PrefillProject(layer, token_begin, token_end);
-  }
-  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
-    if (computes_) inner_->PrefillAttend(layer, token_begin, token_end);
-  }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                         std::span<std::byte> v) override;
-  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
-    if (computes_) inner_->PrefillKeep(layer, id, token_begin, slots);
-  }
-  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
-    return computes_ ? inner_->PrefillLeave(layer, id, tokens) : nullptr;
-  }
-  std::span<const float> EndPrefill() override {
-    return computes_ ? inner_->EndPrefill() : std::span<const float>(logits_);
-  }
-  void DropPrefill() override {
-    if (computes_) inner_->DropPrefill();
-  }
+  absl::StatusOr<std::unique_ptr<Prefill>> BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
 
  private:
+  class RandomPrefill;
   absl::Status Fill(ResidentId id, uint32_t capacity_tokens, DType kv_dtype);
 
   const std::unique_ptr<Device> inner_;

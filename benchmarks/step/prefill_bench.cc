@@ -69,8 +69,9 @@ void RunPrompt(Device& device, const RandomModelOptions& model, uint32_t num_tok
   for (uint32_t& token : tokens) token = random() % model.vocab_size;
   const RealClock clock;
   const int64_t begin_ns = clock.NowNs();
-  if (const absl::Status status = device.BeginPrefill(tokens, kv_dtype); !status.ok()) {
-    fmt::print(stderr, "{}\n", status.ToString());
+  absl::StatusOr<std::unique_ptr<Prefill>> prefill = device.BeginPrefill(tokens, kv_dtype);
+  if (!prefill.ok()) {
+    fmt::print(stderr, "{}\n", prefill.status().ToString());
     std::exit(1);
   }
   const double gflop = LayerGflop(model, num_tokens);
@@ -82,7 +83,7 @@ void RunPrompt(Device& device, const RandomModelOptions& model, uint32_t num_tok
       const int64_t start_ns = clock.NowNs();
       for (uint32_t begin = 0; begin < num_tokens; begin += kPrefillChunkTokens) {
         const uint32_t end = std::min(begin + kPrefillChunkTokens, num_tokens);
-        step == 0 ? device.PrefillProject(layer, begin, end) : device.PrefillAttend(layer, begin, end);
+        step == 0 ? (*prefill)->Project(layer, begin, end) : (*prefill)->Attend(layer, begin, end);
       }
       seconds[step] = SecondsFromNs(clock.NowNs() - start_ns);
     }
@@ -94,9 +95,9 @@ void RunPrompt(Device& device, const RandomModelOptions& model, uint32_t num_tok
     fmt::print("  {:5}   {:9.3f}   {:8.3f}   {:7.1f}   {:8.1f}\n", layer, seconds[0], seconds[1], rate,
                100 * rate / ceiling_gflops);
   }
-  device.EndPrefill();
+  (*prefill)->End();
   const double total_s = SecondsFromNs(clock.NowNs() - begin_ns);
-  device.DropPrefill();
+  prefill->reset();
   fmt::print("  total {:.3f} s, {:.0f} tokens/s\n", total_s, num_tokens / total_s);
 }
 

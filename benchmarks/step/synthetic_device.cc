@@ -35,13 +35,31 @@ CopyTicket SyntheticDevice::ReadResident(ResidentId id, uint32_t layer, SlotRang
   return 0;
 }
 
-CopyTicket SyntheticDevice::ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads,
-                                        std::span<std::byte> k, std::span<std::byte> v) {
-  const size_t offset = token_begin * (prompt_kv_.size() / std::max<uint64_t>(1, prompt_tokens_));
-  std::memcpy(k.data(), prompt_kv_.data() + offset, k.size());
-  std::memcpy(v.data(), prompt_kv_.data() + offset, v.size());
-  return 0;
-}
+// Random numbers, the same for every layer, for K and for V.
+class SyntheticDevice::RandomPrefill final : public Prefill {
+ public:
+  RandomPrefill(SyntheticDevice* device, uint64_t num_tokens, DType kv_dtype)
+      : device_(device),
+        row_bytes_(device->geometry_.shape.num_kv_heads * device->geometry_.shape.head_dim * DTypeBytes(kv_dtype)),
+        kv_(num_tokens * row_bytes_) {
+    device->FillRandom(kv_dtype, kv_);
+  }
+  void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
+  void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
+  CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                  std::span<std::byte> v) override {
+    std::memcpy(k.data(), kv_.data() + token_begin * row_bytes_, k.size());
+    std::memcpy(v.data(), kv_.data() + token_begin * row_bytes_, v.size());
+    return 0;
+  }
+  void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {}
+  std::span<const float> End() override { return std::span<const float>(device_->logits_).first(kVocabSize); }
+
+ private:
+  SyntheticDevice* const device_;
+  const size_t row_bytes_;
+  std::vector<std::byte> kv_;
+};
 
 std::span<const float> SyntheticDevice::AwaitQuery(uint32_t layer) {
   return std::span<const float>(q_).first(num_rows_ * geometry_.shape.num_q_heads * geometry_.shape.head_dim);
@@ -63,11 +81,9 @@ void SyntheticDevice::FillRandom(DType dtype, std::vector<std::byte>& bytes) {
   }
 }
 
-absl::Status SyntheticDevice::BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) {
-  prompt_kv_.resize(tokens.size() * geometry_.shape.num_kv_heads * geometry_.shape.head_dim * DTypeBytes(kv_dtype));
-  prompt_tokens_ = tokens.size();
-  FillRandom(kv_dtype, prompt_kv_);
-  return absl::OkStatus();
+absl::StatusOr<std::unique_ptr<Prefill>> SyntheticDevice::BeginPrefill(std::span<const uint32_t> tokens,
+                                                                       DType kv_dtype) {
+  return std::make_unique<RandomPrefill>(this, tokens.size(), kv_dtype);
 }
 
 }  // namespace tributary

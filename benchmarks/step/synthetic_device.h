@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -36,18 +37,12 @@ class SyntheticDevice final : public Device {
   ConstAttentionPartialView resident_partial(uint32_t row_idx) const override { return {no_out_, no_lse_ln_}; }
   std::span<const float> EndStep() override;
 
-  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
-  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
-  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {}
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                         std::span<std::byte> v) override;
-  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {}
-  std::span<const float> EndPrefill() override { return {logits_.data(), kVocabSize}; }
-  void DropPrefill() override { prompt_kv_.clear(); }
+  absl::StatusOr<std::unique_ptr<Prefill>> BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override;
 
   static constexpr uint32_t kVocabSize = 16;
 
  private:
+  class RandomPrefill;
   void FillRandom(DType dtype, std::vector<std::byte>& bytes);
 
   const SyntheticGeometry geometry_;
@@ -61,8 +56,6 @@ class SyntheticDevice final : public Device {
   std::vector<float> no_out_;  // the empty partial
   std::vector<float> no_lse_ln_;
   std::vector<float> logits_;
-  std::vector<std::byte> prompt_kv_;  // of every layer, for K and for V
-  uint64_t prompt_tokens_ = 0;
   uint32_t last_resident_ = 0;
 };
 

@@ -13,10 +13,10 @@
 //   EndStep()                      final norm, logits
 //
 // A prefill is layer-major, so that one layer's KV of the prompt exists at a time: BeginPrefill, then for each layer
-// and each chunk PrefillProject (QKV of the chunk, K and V into the layer buffer), then for each chunk PrefillAttend
-// (causal attention, output projection, MLP), while the caller reads the layer's KV (ReadPrefill) and sends it away;
-// EndPrefill gives the logits of the last token. A decode step may run between any two prefill calls: the two share no
-// state but resident memory.
+// and each chunk Project (QKV of the chunk, K and V into the layer buffer), then for each chunk Attend (causal
+// attention, output projection, MLP), while the caller reads the layer's KV (Read) and sends it away; End gives the
+// logits of the last token. Decode steps and calls of other prefills may come between any two calls of one: they share
+// no state but resident memory.
 //
 // A sequence's attention policy may keep and compute things of its own on the device: its facet (facet.h), which is
 // reserved with the sequence's resident memory and told of what happens to it. A sequence without one costs nothing.
@@ -159,6 +159,39 @@ struct HeadRange {
 // the last one's ticket is enough. 0: it was done when the call returned.
 using CopyTicket = uint64_t;
 
+inline constexpr uint32_t kPrefillChunkTokens = 512;
+
+// The prefill of one prompt. Frees its memory when it is destroyed, early (cancelled) or after End().
+class Prefill {
+ public:
+  virtual ~Prefill() = default;
+
+  // Chunks are token ranges of at most kPrefillChunkTokens; all chunks of a layer are projected before any attends.
+  virtual void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
+  virtual void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
+  // Copies tokens of the layer last projected out, post-RoPE, as Device::ReadResident does. A copy that was started
+  // before the next layer's first Project (or the end of the prefill) is not disturbed by it.
+  virtual CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                          std::span<std::byte> v) = 0;
+  // Copies tokens of the layer last projected into resident slots.
+  virtual void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) = 0;
+  // Tokens of the layer last projected, all of it, go to the shards and will never be resident: what the sequence's
+  // facet has to say of them, or null. As Read, before the next layer is projected. REQUIRES: the sequence has one.
+  virtual std::unique_ptr<const SpillSections> Leave(uint32_t layer, ResidentId id, TokenRange tokens);
+  // Logits of the last token, f32 [vocab_size], valid until another prefill ends.
+  virtual std::span<const float> End() = 0;
+};
+
+// What every device asks of a prompt; INVALID_ARGUMENT with the value.
+absl::Status ValidatePrompt(std::span<const uint32_t> tokens, DType kv_dtype, uint32_t max_prefill_tokens,
+                            uint32_t vocab_size);
+
+// Tokens of all prompts that are prefilled at the same time, at most: beside a longest one some shorter ones find room.
+// Devices keep memory for as many.
+constexpr uint64_t MaxPrefillTokensAtOnce(const DeviceLimits& limits) {
+  return uint64_t{limits.max_prefill_tokens} + limits.max_prefill_tokens / 8;
+}
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -214,26 +247,9 @@ class Device {
   // It is not OK once the device cannot be used any more. Calls do nothing then.
   virtual absl::Status status() const { return absl::OkStatus(); }
 
-  // Prefill of one prompt at a time. INVALID_ARGUMENT beyond max_prefill_tokens, RESOURCE_EXHAUSTED without memory.
-  virtual absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) = 0;
-  // Chunks are token ranges of at most kPrefillChunkTokens; all chunks of a layer are projected before any attends.
-  virtual void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
-  virtual void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) = 0;
-  // Copies tokens of the layer last projected out, post-RoPE, as ReadResident does. A copy that was started before the
-  // next layer's first PrefillProject (or DropPrefill) is not disturbed by it.
-  virtual CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                                 std::span<std::byte> v) = 0;
-  // Copies tokens of the layer last projected into resident slots.
-  virtual void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) = 0;
-  // Tokens of the layer last projected, all of it, go to the shards and will never be resident: what the sequence's
-  // facet has to say of them, or null. As ReadPrefill, before the next layer is projected. REQUIRES: facet(id).
-  virtual std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens);
-  // Logits of the last token, f32 [vocab_size], valid until the next prefill.
-  virtual std::span<const float> EndPrefill() = 0;
-  // Ends a prefill early (cancelled); also after EndPrefill. Frees its memory.
-  virtual void DropPrefill() = 0;
+  // Begins the prefill of a prompt; several may be under way. INVALID_ARGUMENT beyond max_prefill_tokens,
+  // RESOURCE_EXHAUSTED without memory. The device outlives what it returns.
+  virtual absl::StatusOr<std::unique_ptr<Prefill>> BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) = 0;
 };
-
-inline constexpr uint32_t kPrefillChunkTokens = 512;
 
 }  // namespace tributary

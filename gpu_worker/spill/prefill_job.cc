@@ -12,10 +12,10 @@ namespace {
 class PrefillReader final : public KvReader {
  public:
   // layer: its number in shards. sections: of the layer; null: none.
-  PrefillReader(Device* device, uint32_t layer, TokenRange tokens, const SpillSections* sections)
-      : device_(device), layer_(layer), tokens_(tokens), sections_(sections) {}
+  PrefillReader(Prefill* prefill, uint32_t layer, TokenRange tokens, const SpillSections* sections)
+      : prefill_(prefill), layer_(layer), tokens_(tokens), sections_(sections) {}
   CopyTicket Read(HeadRange heads, std::span<std::byte> k, std::span<std::byte> v) const override {
-    return device_->ReadPrefill(tokens_.begin, static_cast<uint32_t>(tokens_.size()), heads, k, v);
+    return prefill_->Read(tokens_.begin, static_cast<uint32_t>(tokens_.size()), heads, k, v);
   }
   size_t SectionBytes(HeadRange heads) const override {
     return sections_ == nullptr ? 0 : sections_->Bytes(static_cast<uint32_t>(tokens_.size()), heads);
@@ -25,7 +25,7 @@ class PrefillReader final : public KvReader {
   }
 
  private:
-  Device* const device_;
+  Prefill* const prefill_;
   const uint32_t layer_;
   const TokenRange tokens_;
   const SpillSections* const sections_;
@@ -35,17 +35,25 @@ class PrefillReader final : public KvReader {
 
 PrefillJob::PrefillJob(const PrefillInput& input, Device* device, SpillSender* spill)
     : input_(input), device_(device), spill_(spill) {
+  const uint64_t tokens = input.prompt.size();
+  work_left_ = input.layers.num_layers() * (ProjectWork(tokens) + AttendWork(0, tokens));
   for (size_t i = 0; i < input.shards.size(); ++i) {
     for (size_t holder = 0; holder < input.shards[i].holders.size(); ++holder) targets_.push_back({i, holder, 0});
   }
 }
 
-PrefillJob::~PrefillJob() {
-  if (phase_ != Phase::kBegin) device_->DropPrefill();
-}
-
 uint64_t PrefillJob::num_chunks() const {
   return (input_.prompt.size() + kPrefillChunkTokens - 1) / kPrefillChunkTokens;
+}
+
+double PrefillJob::ProjectWork(uint64_t tokens) const {
+  return 4.0 * input_.num_kv_heads * input_.head_dim * static_cast<double>(tokens);
+}
+
+double PrefillJob::AttendWork(uint64_t begin, uint64_t end) const {
+  const double mean_context = 0.5 * static_cast<double>(begin + end);
+  const double q_dim = static_cast<double>(input_.num_q_heads) * input_.head_dim;
+  return (25.0 * q_dim + 4.0 * mean_context) * static_cast<double>(end - begin);
 }
 
 double PrefillJob::fraction() const {
@@ -63,12 +71,13 @@ absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
   uint64_t begin = 0, end = 0;
   switch (phase_) {
     case Phase::kBegin:
-      TRIBUTARY_RETURN_IF_ERROR(device_->BeginPrefill(input_.prompt, input_.kv_dtype));
+      TRIBUTARY_ASSIGN_OR_RETURN(prefill_, device_->BeginPrefill(input_.prompt, input_.kv_dtype));
       phase_ = Phase::kProject;
       return Progress::kWorked;
     case Phase::kProject:
       NextChunk(&begin, &end);
-      device_->PrefillProject(layer_, begin, end);
+      prefill_->Project(layer_, begin, end);
+      work_left_ -= ProjectWork(end - begin);
       if (next_token_ != 0) return Progress::kWorked;
       KeepResident();
       LeaveRemote();
@@ -78,7 +87,8 @@ absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
       return Progress::kWorked;
     case Phase::kAttend:
       NextChunk(&begin, &end);
-      device_->PrefillAttend(layer_, begin, end);
+      prefill_->Attend(layer_, begin, end);
+      work_left_ -= AttendWork(begin, end);
       StreamOut();
       if (next_token_ == 0) phase_ = Phase::kStream;
       return Progress::kWorked;
@@ -88,7 +98,7 @@ absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
       phase_ = layer_ == input_.layers.num_layers() ? Phase::kEnd : Phase::kProject;
       return Progress::kWorked;
     case Phase::kEnd:
-      logits_ = device_->EndPrefill();
+      logits_ = prefill_->End();
       phase_ = Phase::kDone;
       return Progress::kDone;
     case Phase::kDone:
@@ -105,7 +115,7 @@ void PrefillJob::KeepResident() {
     uint64_t token = part.begin;
     for (const SlotRange slots : input_.cache->SlotsOf(part)) {
       if (slots.begin == slots.end) continue;
-      device_->PrefillKeep(layer_, input_.resident, token, slots);
+      prefill_->Keep(layer_, input_.resident, token, slots);
       token += slots.end - slots.begin;
     }
   }
@@ -115,7 +125,7 @@ void PrefillJob::LeaveRemote() {
   const TokenRange remote = input_.cache->remote();
   sections_ = nullptr;
   if (remote.empty() || input_.layers.is_windowed(layer_) || device_->facet(input_.resident) == nullptr) return;
-  sections_ = device_->PrefillLeave(layer_, input_.resident, remote);
+  sections_ = prefill_->Leave(layer_, input_.resident, remote);
 }
 
 TokenRange PrefillJob::NextPiece(const Target& target) const {
@@ -146,7 +156,7 @@ bool PrefillJob::StreamOut() {
     const TokenRange piece = NextPiece(target);
     if (piece.empty()) continue;
     const uint32_t layer = input_.layers.shard_layer(layer_);
-    const PrefillReader reader(device_, layer, piece, sections_.get());
+    const PrefillReader reader(prefill_.get(), layer, piece, sections_.get());
     const BoundShard& shard = input_.shards[target.shard_idx];
     const SpillSender::Sent sent = spill_->Send(shard, shard.holders[target.holder_idx].node, layer, piece.begin,
                                                 static_cast<uint32_t>(piece.size()), reader);

@@ -37,6 +37,7 @@ struct PrefillInput {
   const WindowCache* cache = nullptr;  // Prefilled(prompt.size())
   std::span<const BoundShard> shards;
   LayerMap layers;
+  uint32_t num_q_heads = 0;
   uint32_t num_kv_heads = 0;
   uint32_t head_dim = 0;
   uint32_t spill_frame_bytes = 0;
@@ -50,18 +51,23 @@ class PrefillJob {
     kDone,     // logits() are there
   };
 
-  // Everything in `input` outlives the job; device and spill too.
+  // Everything in `input` outlives the job; device and spill too. Takes no memory of the device before its first unit,
+  // and gives it back when it is destroyed.
   PrefillJob(const PrefillInput& input, Device* device, SpillSender* spill);
-  ~PrefillJob();  // frees the device's prefill memory
   PrefillJob(const PrefillJob&) = delete;
   PrefillJob& operator=(const PrefillJob&) = delete;
 
-  // Does one unit. Errors: the device's (memory). A failed node is no error here: its sequences end
-  // elsewhere.
+  // Does one unit. Errors: the device's (memory), after which the job is as it was. A failed node is no error here: its
+  // sequences end elsewhere.
   absl::StatusOr<Progress> RunUnit();
 
   uint32_t layers_done() const { return layer_; }
+  uint64_t prompt_tokens() const { return input_.prompt.size(); }
+  // An estimate of what is left for the device to do, for comparing jobs of one model: multiplications per layer, as
+  // if hidden states were as wide as q and the MLP had three products 3.5 times as wide, in multiples of q's width.
+  double work_left() const { return work_left_; }
   double fraction() const;
+  bool has_begun() const { return prefill_ != nullptr; }
   // The logits of the prompt's last token, f32 [vocab_size]. REQUIRES: kDone.
   std::span<const float> logits() const { return logits_; }
 
@@ -69,6 +75,8 @@ class PrefillJob {
   enum class Phase { kBegin, kProject, kAttend, kStream, kEnd, kDone };
 
   uint64_t num_chunks() const;
+  double ProjectWork(uint64_t tokens) const;
+  double AttendWork(uint64_t begin, uint64_t end) const;
   // The chunk that starts at next_token_; moves on.
   void NextChunk(uint64_t* begin, uint64_t* end);
   void KeepResident();
@@ -88,10 +96,12 @@ class PrefillJob {
   const PrefillInput input_;
   Device* const device_;
   SpillSender* const spill_;
+  std::unique_ptr<Prefill> prefill_;  // null before the first unit
   Phase phase_ = Phase::kBegin;
   uint32_t layer_ = 0;
   uint64_t next_token_ = 0;
   uint64_t units_done_ = 0;
+  double work_left_ = 0;
   std::vector<Target> targets_;
   size_t next_target_ = 0;
   std::unique_ptr<const SpillSections> sections_;  // of this layer; null: none

@@ -1,6 +1,7 @@
 // HGCA through the whole path: with everything selected it is dense, bit for bit; what it reports is what it did; and
 // nothing depends on timing or on the rest of the batch.
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -26,11 +27,10 @@ class WatchingDevice final : public TinyDevice {
     keys_.resize(model.num_layers);
   }
 
-  void PrefillProject(uint32_t layer, uint64_t begin, uint64_t end) override {
-    TinyDevice::PrefillProject(layer, begin, end);
-    std::vector<float> k((end - begin) * kv_elements()), v(k.size());
-    TinyDevice::ReadPrefill(begin, static_cast<uint32_t>(end - begin), {0, model_.shape.num_kv_heads},
-                            std::as_writable_bytes(std::span(k)), std::as_writable_bytes(std::span(v)));
+  void OnProjected(uint32_t layer, std::span<const std::byte> k_bytes, std::span<const std::byte> v_bytes) override {
+    std::vector<float> k(k_bytes.size() / sizeof(float)), v(k.size());
+    std::memcpy(k.data(), k_bytes.data(), k_bytes.size());
+    std::memcpy(v.data(), v_bytes.data(), v_bytes.size());
     keys_[layer].insert(keys_[layer].end(), k.begin(), k.end());
   }
   void BeginStep(std::span<const DecodeRow> rows) override {

@@ -2,6 +2,7 @@
 // values that the device ever saw; it makes heads fall back where a limit says so; and measuring changes no token.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
@@ -50,11 +51,10 @@ class ErrorWatcher final : public TinyDevice {
   ErrorWatcher(const TinyModel& model, const DeviceLimits& limits, uint32_t sink_tokens)
       : TinyDevice(model, limits), model_(model), sink_tokens_(sink_tokens), kv_(model.num_layers) {}
 
-  void PrefillProject(uint32_t layer, uint64_t begin, uint64_t end) override {
-    TinyDevice::PrefillProject(layer, begin, end);
-    std::vector<float> k((end - begin) * kv_elements()), v(k.size());
-    TinyDevice::ReadPrefill(begin, static_cast<uint32_t>(end - begin), {0, model_.shape.num_kv_heads},
-                            std::as_writable_bytes(std::span(k)), std::as_writable_bytes(std::span(v)));
+  void OnProjected(uint32_t layer, std::span<const std::byte> k_bytes, std::span<const std::byte> v_bytes) override {
+    std::vector<float> k(k_bytes.size() / sizeof(float)), v(k.size());
+    std::memcpy(k.data(), k_bytes.data(), k_bytes.size());
+    std::memcpy(v.data(), v_bytes.data(), v_bytes.size());
     Remember(layer, k, v);
   }
   void BeginStep(std::span<const DecodeRow> rows) override {

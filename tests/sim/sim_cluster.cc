@@ -337,7 +337,7 @@ std::string SimCluster::Leftovers() {
     left += fmt::format("{} resident bytes; ", device_->memory().resident_used_bytes);
   }
   const auto* tiny = dynamic_cast<const TinyDevice*>(device_.get());
-  if (tiny != nullptr && tiny->prefilling()) left += "a prefill; ";
+  if (tiny != nullptr && tiny->num_prefills() != 0) left += "a prefill; ";
   for (Node& node : nodes_) {
     if (!node.alive) continue;
     std::lock_guard lock(node.mutex);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -13,7 +14,7 @@
 namespace tributary {
 
 // Prefills `tokens` into slots 0.. of a new resident region of `capacity_tokens`.
-// `after_layer(layer)` may call ReadPrefill(). Dies on an error.
+// `after_layer(prefill, layer)` may call Read(). Dies on an error.
 struct Prefilled {
   ResidentId resident;
   std::vector<float> logits;  // of the last token
@@ -23,25 +24,26 @@ Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const u
                           uint32_t capacity_tokens, uint32_t chunk_tokens, const AfterLayer& after_layer) {
   const absl::StatusOr<ResidentId> resident = device.ReserveResident({capacity_tokens, kv_dtype});
   TRIBUTARY_CHECK(resident.ok());
-  TRIBUTARY_CHECK(device.BeginPrefill(tokens, kv_dtype).ok());
+  const absl::StatusOr<std::unique_ptr<Prefill>> begun = device.BeginPrefill(tokens, kv_dtype);
+  TRIBUTARY_CHECK(begun.ok());
+  Prefill& prefill = **begun;
   for (uint32_t layer = 0; layer < num_layers; ++layer) {
-    for (const auto step : {&Device::PrefillProject, &Device::PrefillAttend}) {
+    for (const auto step : {&Prefill::Project, &Prefill::Attend}) {
       for (size_t begin = 0; begin < tokens.size(); begin += chunk_tokens) {
-        (device.*step)(layer, begin, std::min<size_t>(begin + chunk_tokens, tokens.size()));
+        (prefill.*step)(layer, begin, std::min<size_t>(begin + chunk_tokens, tokens.size()));
       }
     }
-    device.PrefillKeep(layer, *resident, 0, {0, static_cast<uint32_t>(tokens.size())});
-    after_layer(layer);
+    prefill.Keep(layer, *resident, 0, {0, static_cast<uint32_t>(tokens.size())});
+    after_layer(prefill, layer);
   }
-  const std::span<const float> logits = device.EndPrefill();
-  Prefilled result{*resident, {logits.begin(), logits.end()}};
-  device.DropPrefill();
-  return result;
+  const std::span<const float> logits = prefill.End();
+  return {*resident, {logits.begin(), logits.end()}};
 }
 
 inline Prefilled PrefillResident(Device& device, uint32_t num_layers, std::span<const uint32_t> tokens, DType kv_dtype,
                                  uint32_t capacity_tokens, uint32_t chunk_tokens = kPrefillChunkTokens) {
-  return PrefillResident(device, num_layers, tokens, kv_dtype, capacity_tokens, chunk_tokens, [](uint32_t) {});
+  return PrefillResident(device, num_layers, tokens, kv_dtype, capacity_tokens, chunk_tokens,
+                         [](Prefill&, uint32_t) {});
 }
 
 // A row that has tokens [0, pos] in slots [0, pos].

@@ -161,71 +161,86 @@ class TinyDevice : public Device {
     return logits_;
   }
 
-  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType dtype) override {
-    TRIBUTARY_CHECK(!prefilling_);
+  absl::StatusOr<std::unique_ptr<Prefill>> BeginPrefill(std::span<const uint32_t> tokens, DType dtype) override {
     if (fail_prefill) return absl::ResourceExhaustedError("no memory for the prefill");
-    prefilling_ = true;
-    prefill_dtype_ = dtype;
-    prefill_x_.clear();
-    for (const uint32_t token : tokens) prefill_x_.push_back(Embed(token));
-    prefill_k_.assign(tokens.size() * row_bytes(dtype), std::byte{0xff});
-    prefill_v_ = prefill_k_;
-    prefill_q_.assign(tokens.size(), {});
-    return absl::OkStatus();
+    return std::make_unique<TinyPrefill>(this, tokens, dtype);
   }
-  void PrefillProject(uint32_t layer, uint64_t begin, uint64_t end) override {
-    for (uint64_t t = begin; t < end; ++t) {
-      const size_t at = t * row_bytes(prefill_dtype_);
-      prefill_q_[t] = Project(layer, prefill_x_[t], t, prefill_dtype_, prefill_k_.data() + at, prefill_v_.data() + at);
-    }
-  }
-  void PrefillAttend(uint32_t layer, uint64_t begin, uint64_t end) override {
-    std::vector<size_t> visible(begin);
-    for (uint64_t t = 0; t < begin; ++t) visible[t] = t;
-    for (uint64_t t = begin; t < end; ++t) {
-      visible.push_back(t);
-      const Partial partial =
-          Attend(prefill_q_[t].data(), visible, prefill_dtype_, prefill_k_.data(), prefill_v_.data());
-      FinishRow(layer, partial.out, &prefill_x_[t]);
-    }
-  }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                         std::span<std::byte> v) override {
-    const size_t row = row_bytes(prefill_dtype_);
-    PackRows(std::span(prefill_k_).subspan(token_begin * row, num_tokens * row), num_tokens, prefill_dtype_, heads, k);
-    PackRows(std::span(prefill_v_).subspan(token_begin * row, num_tokens * row), num_tokens, prefill_dtype_, heads, v);
-    return copies_take_time ? ++copies_started : 0;
-  }
-  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
-    Resident& resident = residents_.at(id.value);
-    const size_t row = row_bytes(prefill_dtype_);
-    const size_t bytes = (slots.end - slots.begin) * row;
-    TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
-    std::memcpy(resident.k[layer].data() + slots.begin * row, prefill_k_.data() + token_begin * row, bytes);
-    std::memcpy(resident.v[layer].data() + slots.begin * row, prefill_v_.data() + token_begin * row, bytes);
-    if (resident.facet != nullptr) resident.facet->OnNewTokens(layer, slots);
-  }
-  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
-    const size_t row = row_bytes(prefill_dtype_);
-    return residents_.at(id.value).facet->OnPrompt(
-        {layer, tokens, std::span(prefill_k_).subspan(tokens.begin * row, tokens.size() * row),
-         std::span(prefill_v_).subspan(tokens.begin * row, tokens.size() * row)});
-  }
-  std::span<const float> EndPrefill() override {
-    prefill_logits_ = Logits(prefill_x_.back());
-    return prefill_logits_;
-  }
-  void DropPrefill() override { prefilling_ = false; }
+  // Successive tokens of a prompt, as they are stored: [token][kv_head][head_dim]. For tests that watch.
+  virtual void OnProjected(uint32_t layer, std::span<const std::byte> k, std::span<const std::byte> v) {}
 
   bool fail_prefill = false;
   // With copies_take_time, a copy is done when copies_done has reached its ticket.
   bool copies_take_time = false;
   CopyTicket copies_started = 0;
   CopyTicket copies_done = 0;
-  bool prefilling() const { return prefilling_; }
+  int num_prefills() const { return num_prefills_; }
 
  private:
   using Vector = std::vector<float>;
+  class TinyPrefill final : public Prefill {
+   public:
+    TinyPrefill(TinyDevice* device, std::span<const uint32_t> tokens, DType dtype)
+        : device_(*device),
+          dtype_(dtype),
+          row_(device->row_bytes(dtype)),
+          q_(tokens.size()),
+          k_(tokens.size() * row_, std::byte{0xff}),
+          v_(k_) {
+      for (const uint32_t token : tokens) x_.push_back(device->Embed(token));
+      ++device_.num_prefills_;
+    }
+    ~TinyPrefill() override { --device_.num_prefills_; }
+    void Project(uint32_t layer, uint64_t begin, uint64_t end) override {
+      for (uint64_t t = begin; t < end; ++t) {
+        q_[t] = device_.Project(layer, x_[t], t, dtype_, k_.data() + t * row_, v_.data() + t * row_);
+      }
+      device_.OnProjected(layer, Rows(k_, begin, end), Rows(v_, begin, end));
+    }
+    void Attend(uint32_t layer, uint64_t begin, uint64_t end) override {
+      std::vector<size_t> visible(begin);
+      for (uint64_t t = 0; t < begin; ++t) visible[t] = t;
+      for (uint64_t t = begin; t < end; ++t) {
+        visible.push_back(t);
+        const Partial partial = device_.Attend(q_[t].data(), visible, dtype_, k_.data(), v_.data());
+        device_.FinishRow(layer, partial.out, &x_[t]);
+      }
+    }
+    CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                    std::span<std::byte> v) override {
+      const uint64_t end = token_begin + num_tokens;
+      device_.PackRows(Rows(k_, token_begin, end), num_tokens, dtype_, heads, k);
+      device_.PackRows(Rows(v_, token_begin, end), num_tokens, dtype_, heads, v);
+      return device_.copies_take_time ? ++device_.copies_started : 0;
+    }
+    void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
+      Resident& resident = device_.residents_.at(id.value);
+      const size_t bytes = (slots.end - slots.begin) * row_;
+      TRIBUTARY_CHECK_LE(slots.end, resident.capacity);
+      std::memcpy(resident.k[layer].data() + slots.begin * row_, k_.data() + token_begin * row_, bytes);
+      std::memcpy(resident.v[layer].data() + slots.begin * row_, v_.data() + token_begin * row_, bytes);
+      if (resident.facet != nullptr) resident.facet->OnNewTokens(layer, slots);
+    }
+    std::unique_ptr<const SpillSections> Leave(uint32_t layer, ResidentId id, TokenRange tokens) override {
+      return device_.residents_.at(id.value).facet->OnPrompt(
+          {layer, tokens, Rows(k_, tokens.begin, tokens.end), Rows(v_, tokens.begin, tokens.end)});
+    }
+    std::span<const float> End() override {
+      logits_ = device_.Logits(x_.back());
+      return logits_;
+    }
+
+   private:
+    std::span<const std::byte> Rows(const std::vector<std::byte>& kv, uint64_t begin, uint64_t end) const {
+      return std::span(kv).subspan(begin * row_, (end - begin) * row_);
+    }
+
+    TinyDevice& device_;
+    const DType dtype_;
+    const size_t row_;
+    std::vector<Vector> x_, q_;
+    std::vector<std::byte> k_, v_;
+    Vector logits_;
+  };
   struct Matrix {
     size_t rows, columns;
     Vector values;
@@ -414,11 +429,7 @@ class TinyDevice : public Device {
   PartialSlots slots_;
   Vector slot_out_, slot_lse_;
 
-  bool prefilling_ = false;
-  DType prefill_dtype_ = DType::kUnset;
-  std::vector<Vector> prefill_x_, prefill_q_;
-  std::vector<std::byte> prefill_k_, prefill_v_;
-  Vector prefill_logits_;
+  int num_prefills_ = 0;
 };
 
 }  // namespace tributary

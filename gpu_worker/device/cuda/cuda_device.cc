@@ -73,19 +73,19 @@ absl::Status CheckMemory(const CudaContext& context, const ModelWeights& weights
   const uint64_t weight_bytes = CudaWeights::Bytes(weights, context.compute_dtype);
   const uint64_t decode_bytes = CudaDecode::DeviceBytes(context.config, limits, context.options.deterministic);
   const uint64_t prefill_bytes = CudaKvCopies::kStagingBytes +
-                                 CudaPrefill::ScratchBytes(context.config, context.compute_dtype) +
-                                 CudaPrefill::PromptBytes(context.config, limits.max_prefill_tokens, DType::kBf16);
+                                 CudaPrefillShared::ScratchBytes(context.config, context.compute_dtype) +
+                                 CudaPrefill::PromptBytes(context.config, MaxPrefillTokensAtOnce(limits), DType::kBf16);
   const auto needed = static_cast<unsigned __int128>(weight_bytes) + limits.resident_pool_bytes + decode_bytes +
                       prefill_bytes + kReservedBytes;
   if (needed <= free_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(fmt::format(
       "GPU {} ({}) has {} free of {}, but {} are needed: {} for the weights in {}, {} for the "
-      "resident pool, {} for decode steps, {} for a prefill of {} tokens, {} for the driver. Lower "
+      "resident pool, {} for decode steps, {} for prefills of {} tokens, {} for the driver. Lower "
       "--resident-pool-bytes, --max-batch, --max-token-stripes or --max-prefill-tokens, use "
       "--compute-dtype bf16, another GPU (--device cuda:N) or a smaller model",
       context.options.ordinal, context.name, Mib(free_bytes), Mib(total_bytes), Mib(static_cast<uint64_t>(needed)),
       Mib(weight_bytes), std::string(DTypeName(context.compute_dtype)), Mib(limits.resident_pool_bytes),
-      Mib(decode_bytes), Mib(prefill_bytes), limits.max_prefill_tokens, Mib(kReservedBytes)));
+      Mib(decode_bytes), Mib(prefill_bytes), MaxPrefillTokensAtOnce(limits), Mib(kReservedBytes)));
 }
 
 class CudaDevice final : public Device {
@@ -102,7 +102,8 @@ class CudaDevice final : public Device {
         device->decode_, CudaDecode::Make(c, device->weights_.get(), device->resident_.get(), device->seats_.get()));
     TRIBUTARY_ASSIGN_OR_RETURN(device->copies_, CudaKvCopies::Make(c, device->resident_.get()));
     TRIBUTARY_ASSIGN_OR_RETURN(
-        device->prefill_, CudaPrefill::Make(c, device->weights_.get(), device->resident_.get(), device->copies_.get()));
+        device->prefill_,
+        CudaPrefillShared::Make(c, device->weights_.get(), device->resident_.get(), device->copies_.get()));
     LOG_INFO("GPU {} ({}, {} multiprocessors): {} of weights in {}, {} resident pool", c->options.ordinal, c->name,
              c->num_sms, Mib(device->weights_->bytes()), std::string(DTypeName(c->compute_dtype)),
              Mib(c->limits.resident_pool_bytes));
@@ -158,28 +159,10 @@ class CudaDevice final : public Device {
   absl::Status status() const override { return context_->sticky; }
 
   // The thread that uses the device need not be the one that made it, and a thread starts on GPU 0.
-  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
+  absl::StatusOr<std::unique_ptr<Prefill>> BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
     context_->BindThread();
-    return prefill_->Begin(tokens, kv_dtype);
+    return CudaPrefill::Begin(prefill_.get(), tokens, kv_dtype);
   }
-  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
-    prefill_->Project(layer, token_begin, token_end);
-  }
-  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
-    prefill_->Attend(layer, token_begin, token_end);
-  }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                         std::span<std::byte> v) override {
-    return prefill_->Read(token_begin, num_tokens, heads, k, v);
-  }
-  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
-    prefill_->Keep(layer, id, token_begin, slots);
-  }
-  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
-    return prefill_->Leave(layer, id, tokens);
-  }
-  std::span<const float> EndPrefill() override { return prefill_->End(); }
-  void DropPrefill() override { prefill_->Drop(); }
 
  private:
   // In this order: what comes later uses what stands before it.
@@ -189,7 +172,7 @@ class CudaDevice final : public Device {
   std::unique_ptr<CudaResident> resident_;
   std::unique_ptr<CudaDecode> decode_;
   std::unique_ptr<CudaKvCopies> copies_;
-  std::unique_ptr<CudaPrefill> prefill_;
+  std::unique_ptr<CudaPrefillShared> prefill_;
 };
 
 }  // namespace

@@ -33,7 +33,7 @@ class HostDevice final : public Device {
         cache_(weights_.config().attention, weights_.layers(), limits.resident_pool_bytes,
                {weights_.source().dir(), ModelIdentity(weights_.source())}),
         decode_(weights_, rope_, BestRowKernels(), limits, cache_, pool_),
-        prefill_(weights_, rope_, BestRowKernels(), limits.max_prefill_tokens, pool_) {}
+        prefill_(weights_, rope_, BestRowKernels(), limits.max_prefill_tokens, pool_, cache_) {}
 
   const DeviceLimits& limits() const override { return limits_; }
   DeviceMemory memory() const override { return cache_.memory(); }
@@ -67,28 +67,9 @@ class HostDevice final : public Device {
   }
   std::span<const float> EndStep() override { return decode_.EndStep(); }
 
-  absl::Status BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
-    return prefill_.Begin(tokens, kv_dtype);
+  absl::StatusOr<std::unique_ptr<Prefill>> BeginPrefill(std::span<const uint32_t> tokens, DType kv_dtype) override {
+    return HostPrefill::Begin(&prefill_, tokens, kv_dtype);
   }
-  void PrefillProject(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
-    prefill_.Project(layer, token_begin, token_end);
-  }
-  void PrefillAttend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override {
-    prefill_.Attend(layer, token_begin, token_end);
-  }
-  CopyTicket ReadPrefill(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                         std::span<std::byte> v) override {
-    prefill_.Read(token_begin, num_tokens, heads, k, v);
-    return 0;
-  }
-  void PrefillKeep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override {
-    prefill_.Keep(layer, cache_, id, token_begin, slots);
-  }
-  std::unique_ptr<const SpillSections> PrefillLeave(uint32_t layer, ResidentId id, TokenRange tokens) override {
-    return prefill_.Leave(layer, cache_, id, tokens);
-  }
-  std::span<const float> EndPrefill() override { return prefill_.End(); }
-  void DropPrefill() override { prefill_.Drop(); }
 
  private:
   bool wants_weights(ResidentId id) const {
@@ -102,7 +83,7 @@ class HostDevice final : public Device {
   const Rope rope_;
   ResidentCache cache_;
   HostDecode decode_;
-  HostPrefill prefill_;
+  HostPrefillShared prefill_;
 };
 
 absl::Status CheckLimits(const DeviceLimits& limits, int num_threads) {
@@ -123,17 +104,17 @@ absl::Status CheckLimits(const DeviceLimits& limits, int num_threads) {
 // Refuses what could only end in the kernel killing the process.
 absl::Status CheckMemory(const ModelWeights& weights, const DeviceLimits& limits, WeightDType weight_dtype) {
   const uint64_t weight_bytes = HostWeights::Bytes(weights, weight_dtype);
-  const uint64_t prefill_bytes = HostPrefill::Bytes(weights.config, limits.max_prefill_tokens, DType::kBf16);
+  const uint64_t prefill_bytes = HostPrefill::Bytes(weights.config, MaxPrefillTokensAtOnce(limits), DType::kBf16);
   const uint64_t memory_bytes =
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const auto needed = static_cast<unsigned __int128>(weight_bytes) + prefill_bytes + limits.resident_pool_bytes;
   if (needed <= memory_bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      fmt::format("the host device needs {} bytes for weights, {} for the resident pool and {} "
-                  "for a prefill of {} tokens, but "
-                  "this machine has {} bytes: use a smaller model, pool or prompt limit, or a "
-                  "machine with more memory",
-                  weight_bytes, limits.resident_pool_bytes, prefill_bytes, limits.max_prefill_tokens, memory_bytes));
+  return absl::ResourceExhaustedError(fmt::format(
+      "the host device needs {} bytes for weights, {} for the resident pool and {} "
+      "for prefills of {} tokens, but "
+      "this machine has {} bytes: use a smaller model, pool or prompt limit, or a "
+      "machine with more memory",
+      weight_bytes, limits.resident_pool_bytes, prefill_bytes, MaxPrefillTokensAtOnce(limits), memory_bytes));
 }
 
 }  // namespace

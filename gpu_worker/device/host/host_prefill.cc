@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "base/check.h"
+#include "base/status.h"
 #include "fmt/format.h"
 #include "gpu_worker/device/pack_heads.h"
 
@@ -19,7 +20,7 @@ size_t CeilDiv(size_t a, size_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-HostPrefill::Scratch::Scratch(const HostWeights& weights, const RowKernels& kernels, const Rope& rope)
+HostPrefillShared::Scratch::Scratch(const HostWeights& weights, const RowKernels& kernels, const Rope& rope)
     : normed(kTokenTile * weights.config().hidden_size),
       branch(kTokenTile * weights.config().hidden_size),
       projected(kTokenTile * 2 * std::max(weights.kv_dim(), size_t{weights.config().intermediate_size})),
@@ -28,17 +29,19 @@ HostPrefill::Scratch::Scratch(const HostWeights& weights, const RowKernels& kern
       attend(kQueryTileRows, weights.config().attention.head_dim),
       moe(weights, kernels, kTokenTile) {}
 
-HostPrefill::HostPrefill(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
-                         uint32_t max_prefill_tokens, ThreadPool& pool)
-    : weights_(weights),
-      rope_(rope),
-      kernels_(kernels),
-      max_prefill_tokens_(max_prefill_tokens),
-      pool_(pool),
-      q_(kPrefillChunkTokens * weights.q_dim()),
-      attended_(kPrefillChunkTokens * weights.q_dim()),
-      logits_(weights.config().vocab_size) {
-  for (int i = 0; i < pool.num_threads(); ++i) scratch_.emplace_back(weights, kernels, rope);
+HostPrefillShared::HostPrefillShared(const HostWeights& host_weights, const Rope& rope_angles,
+                                     const RowKernels& row_kernels, uint32_t max_tokens, ThreadPool& threads,
+                                     ResidentCache& resident)
+    : weights(host_weights),
+      rope(rope_angles),
+      kernels(row_kernels),
+      max_prefill_tokens(max_tokens),
+      pool(threads),
+      cache(resident),
+      q(kPrefillChunkTokens * weights.q_dim()),
+      attended(kPrefillChunkTokens * weights.q_dim()),
+      logits(weights.config().vocab_size) {
+  for (int i = 0; i < pool.num_threads(); ++i) scratch.emplace_back(weights, kernels, rope);
 }
 
 uint64_t HostPrefill::Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype) {
@@ -47,43 +50,32 @@ uint64_t HostPrefill::Bytes(const ModelConfig& config, uint64_t num_tokens, DTyp
   return num_tokens * (config.hidden_size * sizeof(float) + 2 * kv_dim * (sizeof(float) + stored_bytes));
 }
 
-absl::Status HostPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype) {
-  if (num_tokens_ != 0) {
-    return absl::FailedPreconditionError(
-        fmt::format("a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
+HostPrefill::HostPrefill(HostPrefillShared* shared, std::span<const uint32_t> tokens, DType kv_dtype)
+    : shared_(*shared),
+      weights_(shared->weights),
+      kv_dtype_(kv_dtype),
+      num_tokens_(tokens.size()),
+      hidden_(tokens.size() * weights_.config().hidden_size),
+      k_(tokens.size() * weights_.kv_dim()),
+      v_(tokens.size() * weights_.kv_dim()) {
+  if (kv_dtype != DType::kF32) {
+    k_stored_ = AlignedBuffer<std::byte>(k_.size() * DTypeBytes(kv_dtype));
+    v_stored_ = AlignedBuffer<std::byte>(v_.size() * DTypeBytes(kv_dtype));
   }
-  if (tokens.empty() || tokens.size() > max_prefill_tokens_) {
-    return absl::InvalidArgumentError(fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)",
-                                                  tokens.size(), max_prefill_tokens_));
-  }
-  if (!IsValidDType(kv_dtype)) {
-    return absl::InvalidArgumentError(fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
-  }
-  const uint32_t vocab_size = weights_.config().vocab_size;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] >= vocab_size) {
-      return absl::InvalidArgumentError(
-          fmt::format("prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
-    }
-  }
+  for (size_t i = 0; i < tokens.size(); ++i) weights_.Embed(tokens[i], hidden(i));
+}
+
+absl::StatusOr<std::unique_ptr<Prefill>> HostPrefill::Begin(HostPrefillShared* shared, std::span<const uint32_t> tokens,
+                                                            DType kv_dtype) {
+  TRIBUTARY_RETURN_IF_ERROR(
+      ValidatePrompt(tokens, kv_dtype, shared->max_prefill_tokens, shared->weights.config().vocab_size));
   try {
-    hidden_ = AlignedBuffer<float>(tokens.size() * weights_.config().hidden_size);
-    k_ = AlignedBuffer<float>(tokens.size() * weights_.kv_dim());
-    v_ = AlignedBuffer<float>(tokens.size() * weights_.kv_dim());
-    if (kv_dtype != DType::kF32) {
-      k_stored_ = AlignedBuffer<std::byte>(k_.size() * DTypeBytes(kv_dtype));
-      v_stored_ = AlignedBuffer<std::byte>(v_.size() * DTypeBytes(kv_dtype));
-    }
+    return std::unique_ptr<Prefill>(new HostPrefill(shared, tokens, kv_dtype));
   } catch (const std::bad_alloc&) {
-    Drop();
     return absl::ResourceExhaustedError(
         fmt::format("no memory for a prefill of {} tokens: it takes {} bytes; send a shorter prompt", tokens.size(),
-                    Bytes(weights_.config(), tokens.size(), kv_dtype)));
+                    Bytes(shared->weights.config(), tokens.size(), kv_dtype)));
   }
-  num_tokens_ = tokens.size();
-  kv_dtype_ = kv_dtype;
-  for (size_t i = 0; i < tokens.size(); ++i) weights_.Embed(tokens[i], hidden(i));
-  return absl::OkStatus();
 }
 
 void HostPrefill::Normalise(std::span<const float> weight, uint64_t token_begin, size_t count, Scratch& scratch) {
@@ -115,10 +107,10 @@ void HostPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_e
   TRIBUTARY_CHECK_LE(token_begin, token_end);
   TRIBUTARY_CHECK_LE(token_end, num_tokens_);
   layer_ = layer;
-  ForEachItem(pool_, CeilDiv(token_end - token_begin, kTokenTile), [&](int thread_idx, size_t tile_idx) {
+  ForEachItem(shared_.pool, CeilDiv(token_end - token_begin, kTokenTile), [&](int thread_idx, size_t tile_idx) {
     const uint64_t begin = token_begin + tile_idx * kTokenTile;
     ProjectTile(layer, begin, std::min<uint64_t>(kTokenTile, token_end - begin),
-                scratch_[static_cast<size_t>(thread_idx)]);
+                shared_.scratch[static_cast<size_t>(thread_idx)]);
   });
 }
 
@@ -138,9 +130,9 @@ void HostPrefill::ProjectTile(uint32_t layer, uint64_t token_begin, size_t count
     float* k = kv + i * 2 * kv_dim;
     if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().subspan(q_dim), k);
     NormaliseHeads(weights_.config(), w.k_norm.span(), {k, kv_dim});
-    rope_.Angles(token, num_tokens_, scratch.cos.data(), scratch.sin.data());
+    shared_.rope.Angles(token, num_tokens_, scratch.cos.data(), scratch.sin.data());
     for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
-      rope_.Rotate(spec, scratch.cos.data(), scratch.sin.data(), k + head * shape.head_dim);
+      shared_.rope.Rotate(spec, scratch.cos.data(), scratch.sin.data(), k + head * shape.head_dim);
     }
     float* k_row = k_.data() + token * kv_dim;
     float* v_row = v_.data() + token * kv_dim;
@@ -167,24 +159,24 @@ void HostPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_en
   const size_t tokens = token_end - token_begin;
   const size_t q_dim = weights_.q_dim();
 
-  ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
+  ForEachItem(shared_.pool, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
     const size_t begin = tile_idx * kTokenTile;
-    QueryTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), q_.data() + begin * q_dim,
-              scratch_[static_cast<size_t>(thread_idx)]);
+    QueryTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), shared_.q.data() + begin * q_dim,
+              shared_.scratch[static_cast<size_t>(thread_idx)]);
   });
   // The longest rows first: what is left at the end is short, so threads finish together.
   const size_t query_tiles = CeilDiv(tokens, kQueryTileRows);
   const size_t num_q_heads = weights_.config().attention.num_q_heads;
-  ForEachItem(pool_, query_tiles * num_q_heads, [&](int thread_idx, size_t item) {
+  ForEachItem(shared_.pool, query_tiles * num_q_heads, [&](int thread_idx, size_t item) {
     const size_t begin = (query_tiles - 1 - item / num_q_heads) * kQueryTileRows;
     AttendTile(layer, static_cast<uint32_t>(item % num_q_heads), token_begin + begin,
-               std::min(kQueryTileRows, tokens - begin), q_.data() + begin * q_dim, attended_.data() + begin * q_dim,
-               scratch_[static_cast<size_t>(thread_idx)]);
+               std::min(kQueryTileRows, tokens - begin), shared_.q.data() + begin * q_dim,
+               shared_.attended.data() + begin * q_dim, shared_.scratch[static_cast<size_t>(thread_idx)]);
   });
-  ForEachItem(pool_, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
+  ForEachItem(shared_.pool, CeilDiv(tokens, kTokenTile), [&](int thread_idx, size_t tile_idx) {
     const size_t begin = tile_idx * kTokenTile;
-    FinishTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin), attended_.data() + begin * q_dim,
-               scratch_[static_cast<size_t>(thread_idx)]);
+    FinishTile(layer, token_begin + begin, std::min(kTokenTile, tokens - begin),
+               shared_.attended.data() + begin * q_dim, shared_.scratch[static_cast<size_t>(thread_idx)]);
   });
 }
 
@@ -201,9 +193,9 @@ void HostPrefill::QueryTile(uint32_t layer, uint64_t token_begin, size_t count, 
     float* row = q + i * q_dim;
     if (!w.qkv_bias.empty()) AddBias(w.qkv_bias.span().first(q_dim), row);
     NormaliseHeads(weights_.config(), w.q_norm.span(), {row, q_dim});
-    rope_.Angles(token_begin + i, num_tokens_, scratch.cos.data(), scratch.sin.data());
+    shared_.rope.Angles(token_begin + i, num_tokens_, scratch.cos.data(), scratch.sin.data());
     for (uint32_t head = 0; head < shape.num_q_heads; ++head) {
-      rope_.Rotate(spec, scratch.cos.data(), scratch.sin.data(), row + head * shape.head_dim);
+      shared_.rope.Rotate(spec, scratch.cos.data(), scratch.sin.data(), row + head * shape.head_dim);
     }
   }
 }
@@ -227,7 +219,7 @@ void HostPrefill::AttendTile(uint32_t layer, uint32_t q_head, uint64_t token_beg
         window == 0 ? kHidesNone : static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(window + begin);
     // Query i, at token_begin + i, sees the keys up to itself.
     const auto first_row_visible = static_cast<ptrdiff_t>(token_begin + 1) - static_cast<ptrdiff_t>(begin);
-    scratch.attend.Attend(kernels_, q + q_offset, weights_.q_dim(), ScoreRule(config),
+    scratch.attend.Attend(shared_.kernels, q + q_offset, weights_.q_dim(), ScoreRule(config),
                           {.k = k_.data() + begin * weights_.kv_dim() + kv_offset,
                            .v = v_.data() + begin * weights_.kv_dim() + kv_offset,
                            .ld = weights_.kv_dim(),
@@ -264,7 +256,7 @@ void HostPrefill::MlpTile(uint32_t layer, uint64_t token_begin, size_t count, Sc
   MatMul(weights_.gate_up(layer), scratch.normed.data(), hidden_size, count, gate_up, 2 * intermediate, false);
   for (size_t i = 0; i < count; ++i) {
     float* gate = gate_up + i * 2 * intermediate;
-    kernels_.activate(weights_.config().activation)(gate, gate + intermediate, intermediate);
+    shared_.kernels.activate(weights_.config().activation)(gate, gate + intermediate, intermediate);
   }
   AddProduct(weights_.down(layer), gate_up, 2 * intermediate, rule, token_begin, count, scratch);
 }
@@ -282,8 +274,8 @@ HostPrefill::KvView HostPrefill::kv(TokenRange tokens) const {
           all.v.subspan(tokens.begin * row_bytes, tokens.size() * row_bytes)};
 }
 
-void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin,
-                       SlotRange slots) const {
+void HostPrefill::Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) {
+  ResidentCache& cache = shared_.cache;
   TRIBUTARY_CHECK_EQ(layer, layer_);
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
   TRIBUTARY_CHECK_LE(token_begin + (slots.end - slots.begin), num_tokens_);
@@ -295,38 +287,32 @@ void HostPrefill::Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint
   if (HostFacet* const facet = cache.facet(id)) facet->OnNewTokens(weights_.layers().shard_layer(layer), slots);
 }
 
-std::unique_ptr<const SpillSections> HostPrefill::Leave(uint32_t layer, const ResidentCache& cache, ResidentId id,
-                                                        TokenRange tokens) const {
+std::unique_ptr<const SpillSections> HostPrefill::Leave(uint32_t layer, ResidentId id, TokenRange tokens) {
   TRIBUTARY_CHECK_EQ(layer, layer_);
-  HostFacet* const facet = cache.facet(id);
+  HostFacet* const facet = shared_.cache.facet(id);
   TRIBUTARY_CHECK(facet != nullptr);
   const KvView view = kv(tokens);
   return facet->OnPrompt({weights_.layers().shard_layer(layer), tokens, view.k, view.v});
 }
 
-void HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                       std::span<std::byte> v) const {
+CopyTicket HostPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                             std::span<std::byte> v) {
   const AttentionShape& shape = weights_.config().attention;
   const size_t head_bytes = shape.head_dim * DTypeBytes(kv_dtype_);
   const KvView view = kv({token_begin, token_begin + num_tokens});
   PackHeads(view.k, num_tokens, shape.num_kv_heads, head_bytes, heads, k);
   PackHeads(view.v, num_tokens, shape.num_kv_heads, head_bytes, heads, v);
+  return 0;
 }
 
 std::span<const float> HostPrefill::End() {
-  TRIBUTARY_CHECK_NE(num_tokens_, uint64_t{0});
-  Scratch& scratch = scratch_[0];
+  Scratch& scratch = shared_.scratch[0];
   Normalise(weights_.final_norm(), num_tokens_ - 1, 1, scratch);
   const size_t hidden_size = weights_.config().hidden_size;
-  MatVecEachRow(pool_, weights_.lm_head(), scratch.normed.data(), hidden_size, 1, logits_.data(), logits_.size());
-  FinishLogits(weights_.config(), logits_);
-  return logits_;
-}
-
-void HostPrefill::Drop() {
-  num_tokens_ = 0;
-  for (AlignedBuffer<float>* buffer : {&hidden_, &k_, &v_}) *buffer = AlignedBuffer<float>();
-  for (AlignedBuffer<std::byte>* buffer : {&k_stored_, &v_stored_}) *buffer = AlignedBuffer<std::byte>();
+  MatVecEachRow(shared_.pool, weights_.lm_head(), scratch.normed.data(), hidden_size, 1, shared_.logits.data(),
+                shared_.logits.size());
+  FinishLogits(weights_.config(), shared_.logits);
+  return shared_.logits;
 }
 
 }  // namespace tributary

@@ -10,7 +10,7 @@
 #include <span>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "gpu_worker/device/device.h"
@@ -23,33 +23,11 @@
 
 namespace tributary {
 
-// Functions as in device.h. Thread-compatible.
-class HostPrefill {
- public:
-  HostPrefill(const HostWeights& weights, const Rope& rope, const RowKernels& kernels, uint32_t max_prefill_tokens,
-              ThreadPool& pool);
+// What prompts share: one chunk's working memory, as one chunk is computed at a time. Everything outlives it.
+struct HostPrefillShared {
+  HostPrefillShared(const HostWeights& weights, const Rope& rope, const RowKernels& kernels,
+                    uint32_t max_prefill_tokens, ThreadPool& pool, ResidentCache& cache);
 
-  // What a prompt of this length takes, beside scratch.
-  static uint64_t Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype);
-
-  absl::Status Begin(std::span<const uint32_t> tokens, DType kv_dtype);
-  void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end);
-  void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end);
-  void Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-            std::span<std::byte> v) const;
-  void Keep(uint32_t layer, ResidentCache& cache, ResidentId id, uint64_t token_begin, SlotRange slots) const;
-  std::unique_ptr<const SpillSections> Leave(uint32_t layer, const ResidentCache& cache, ResidentId id,
-                                             TokenRange tokens) const;
-  std::span<const float> End();
-  void Drop();
-
- private:
-  // K and V of the layer last projected, [token][kv_head][head_dim] in the KV dtype.
-  struct KvView {
-    std::span<const std::byte> k, v;
-  };
-  KvView kv() const;
-  KvView kv(TokenRange tokens) const;
   // One thread's working memory for a tile of tokens or of queries.
   struct Scratch {
     Scratch(const HostWeights& weights, const RowKernels& kernels, const Rope& rope);
@@ -61,6 +39,48 @@ class HostPrefill {
     AttendState attend;
     HostMoe moe;
   };
+
+  const HostWeights& weights;
+  const Rope& rope;
+  const RowKernels& kernels;
+  const uint32_t max_prefill_tokens;
+  ThreadPool& pool;
+  ResidentCache& cache;
+  std::vector<Scratch> scratch;  // by thread
+  std::vector<float> q;          // [kPrefillChunkTokens][q_dim]
+  std::vector<float> attended;   // the same
+  std::vector<float> logits;     // [vocab]
+};
+
+// Thread-compatible; so are all that share.
+class HostPrefill final : public Prefill {
+ public:
+  // What a prompt of this length takes, beside what is shared.
+  static uint64_t Bytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype);
+
+  // As Device::BeginPrefill. `shared` outlives it.
+  static absl::StatusOr<std::unique_ptr<Prefill>> Begin(HostPrefillShared* shared, std::span<const uint32_t> tokens,
+                                                        DType kv_dtype);
+
+  void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end) override;
+  void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override;
+  CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                  std::span<std::byte> v) override;
+  void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override;
+  std::unique_ptr<const SpillSections> Leave(uint32_t layer, ResidentId id, TokenRange tokens) override;
+  std::span<const float> End() override;
+
+ private:
+  using Scratch = HostPrefillShared::Scratch;
+  // Throws std::bad_alloc.
+  HostPrefill(HostPrefillShared* shared, std::span<const uint32_t> tokens, DType kv_dtype);
+
+  // K and V of the layer last projected, [token][kv_head][head_dim] in the KV dtype.
+  struct KvView {
+    std::span<const std::byte> k, v;
+  };
+  KvView kv() const;
+  KvView kv(TokenRange tokens) const;
   float* hidden(uint64_t token) { return hidden_.data() + token * weights_.config().hidden_size; }
   void Normalise(std::span<const float> weight, uint64_t token_begin, size_t count, Scratch& scratch);
   // Stream of some tokens += w x, by the rule.
@@ -73,19 +93,10 @@ class HostPrefill {
   void FinishTile(uint32_t layer, uint64_t token_begin, size_t count, const float* attended, Scratch& scratch);
   void MlpTile(uint32_t layer, uint64_t token_begin, size_t count, Scratch& scratch);
 
+  HostPrefillShared& shared_;
   const HostWeights& weights_;
-  const Rope& rope_;
-  const RowKernels& kernels_;
-  const uint32_t max_prefill_tokens_;
-  ThreadPool& pool_;
-  std::vector<Scratch> scratch_;  // by thread
-  std::vector<float> q_;          // [kPrefillChunkTokens][q_dim]
-  std::vector<float> attended_;   // the same
-  std::vector<float> logits_;     // [vocab]
-
-  // The prompt; empty when there is none.
-  DType kv_dtype_ = DType::kUnset;
-  uint64_t num_tokens_ = 0;
+  const DType kv_dtype_;
+  const uint64_t num_tokens_;
   uint32_t layer_ = 0;                 // last projected
   AlignedBuffer<float> hidden_;        // [tokens][hidden]
   AlignedBuffer<float> k_;             // [tokens][kv_dim], rounded to the KV dtype

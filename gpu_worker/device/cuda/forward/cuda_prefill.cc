@@ -33,7 +33,7 @@ DType ProductDType(DType compute_dtype) { return compute_dtype == DType::kBf16 ?
 
 }  // namespace
 
-uint64_t CudaPrefill::Place(const ModelConfig& config, DType compute_dtype, std::byte* base, Scratch* scratch) {
+uint64_t CudaPrefillShared::Place(const ModelConfig& config, DType compute_dtype, std::byte* base, Scratch* scratch) {
   uint64_t offset = 0;
   const auto place = [&](auto& pointer, uint64_t count, DType dtype) {
     using Pointer = std::remove_reference_t<decltype(pointer)>;
@@ -59,7 +59,7 @@ uint64_t CudaPrefill::Place(const ModelConfig& config, DType compute_dtype, std:
   return offset;
 }
 
-uint64_t CudaPrefill::ScratchBytes(const ModelConfig& config, DType compute_dtype) {
+uint64_t CudaPrefillShared::ScratchBytes(const ModelConfig& config, DType compute_dtype) {
   Scratch scratch;
   return Place(config, compute_dtype, nullptr, &scratch) + CudaMatmul::kWorkspaceBytes;
 }
@@ -69,79 +69,75 @@ uint64_t CudaPrefill::PromptBytes(const ModelConfig& config, uint64_t num_tokens
          (sizeof(uint32_t) + config.hidden_size * sizeof(float) + 2 * KvDim(config) * DTypeBytes(kv_dtype));
 }
 
-absl::StatusOr<std::unique_ptr<CudaPrefill>> CudaPrefill::Make(CudaContext* context, const CudaWeights* weights,
-                                                               CudaResident* resident, CudaKvCopies* copies) {
-  std::unique_ptr<CudaPrefill> prefill(new CudaPrefill(context, weights, resident, copies));
-  TRIBUTARY_ASSIGN_OR_RETURN(prefill->matmul_, CudaMatmul::Make(context));
+absl::StatusOr<std::unique_ptr<CudaPrefillShared>> CudaPrefillShared::Make(CudaContext* context,
+                                                                           const CudaWeights* weights,
+                                                                           CudaResident* resident,
+                                                                           CudaKvCopies* copies) {
+  std::unique_ptr<CudaPrefillShared> shared(new CudaPrefillShared(context, weights, resident, copies));
+  TRIBUTARY_ASSIGN_OR_RETURN(shared->matmul, CudaMatmul::Make(context));
   const ModelConfig& config = context->config;
-  const uint64_t bytes = Place(config, context->compute_dtype, nullptr, &prefill->scratch_);
-  TRIBUTARY_ASSIGN_OR_RETURN(prefill->scratch_memory_, DeviceBuffer::Make(bytes, "prefill's working memory"));
-  Place(config, context->compute_dtype, prefill->scratch_memory_.data(), &prefill->scratch_);
-  TRIBUTARY_ASSIGN_OR_RETURN(prefill->logits_,
+  const uint64_t bytes = Place(config, context->compute_dtype, nullptr, &shared->scratch);
+  TRIBUTARY_ASSIGN_OR_RETURN(shared->scratch_memory_, DeviceBuffer::Make(bytes, "prefill's working memory"));
+  Place(config, context->compute_dtype, shared->scratch_memory_.data(), &shared->scratch);
+  TRIBUTARY_ASSIGN_OR_RETURN(shared->logits,
                              PinnedBuffer::Make(config.vocab_size * sizeof(float), "the logits of a prompt"));
-  TRIBUTARY_ASSIGN_OR_RETURN(prefill->projected_, CudaEvent::Make());
-  for (CudaEvent& event : prefill->unit_done_) {
+  for (CudaEvent& event : shared->unit_done_) {
     TRIBUTARY_ASSIGN_OR_RETURN(event, CudaEvent::Make());
   }
+  return shared;
+}
+
+CudaPrefillShared::~CudaPrefillShared() { cudaStreamSynchronize(context->prefill_stream.get()); }
+
+void CudaPrefillShared::BeginUnit() {
+  const CudaEvent& earlier = unit_done_[num_units_ % 2];
+  context->Check(cudaEventSynchronize(earlier.get()), "a prefill's chunk");
+}
+
+void CudaPrefillShared::EndUnit() {
+  context->Check(cudaEventRecord(unit_done_[num_units_++ % 2].get(), context->prefill_stream.get()), "cudaEventRecord");
+}
+
+absl::StatusOr<std::unique_ptr<Prefill>> CudaPrefill::Begin(CudaPrefillShared* shared, std::span<const uint32_t> tokens,
+                                                            DType kv_dtype) {
+  const CudaContext& context = *shared->context;
+  TRIBUTARY_RETURN_IF_ERROR(context.sticky);
+  TRIBUTARY_RETURN_IF_ERROR(
+      ValidatePrompt(tokens, kv_dtype, context.limits.max_prefill_tokens, context.config.vocab_size));
+  std::unique_ptr<CudaPrefill> prefill(new CudaPrefill(shared, tokens.size(), kv_dtype));
+  if (const absl::Status status = prefill->Allocate(); !status.ok()) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "a prompt of {} tokens takes {} bytes of GPU memory while it is prefilled: {}; lower "
+        "--resident-pool-bytes, or send shorter prompts",
+        tokens.size(), PromptBytes(context.config, tokens.size(), kv_dtype), std::string(status.message())));
+  }
+  TRIBUTARY_RETURN_IF_ERROR(prefill->Upload(tokens));
   return prefill;
 }
 
-CudaPrefill::~CudaPrefill() { cudaStreamSynchronize(stream()); }
-
-absl::Status CudaPrefill::CheckPrompt(std::span<const uint32_t> tokens, DType kv_dtype) const {
-  if (!ok()) return context_->sticky;
-  if (num_tokens_ != 0) {
-    return absl::FailedPreconditionError(
-        fmt::format("a prefill of {} tokens is still running; end or drop it before the next", num_tokens_));
-  }
-  if (tokens.empty() || tokens.size() > context_->limits.max_prefill_tokens) {
-    return absl::InvalidArgumentError(fmt::format("prompt of {} tokens; it must have 1 to {} (max_prefill_tokens)",
-                                                  tokens.size(), context_->limits.max_prefill_tokens));
-  }
-  if (!IsValidDType(kv_dtype)) {
-    return absl::InvalidArgumentError(fmt::format("KV dtype {} is none of f32, bf16, f16", static_cast<int>(kv_dtype)));
-  }
-  const uint32_t vocab_size = context_->config.vocab_size;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] >= vocab_size) {
-      return absl::InvalidArgumentError(
-          fmt::format("prompt token {} is {}; the vocabulary has {} tokens", i, tokens[i], vocab_size));
-    }
-  }
+absl::Status CudaPrefill::Allocate() {
+  const ModelConfig& config = context_->config;
+  const uint64_t kv_bytes = num_tokens_ * KvDim(config) * DTypeBytes(kv_dtype_);
+  TRIBUTARY_ASSIGN_OR_RETURN(projected_, CudaEvent::Make());
+  TRIBUTARY_ASSIGN_OR_RETURN(tokens_, DeviceBuffer::Make(num_tokens_ * sizeof(uint32_t), "a prompt"));
+  TRIBUTARY_ASSIGN_OR_RETURN(
+      hidden_, DeviceBuffer::Make(num_tokens_ * config.hidden_size * sizeof(float), "a prompt's hidden states"));
+  TRIBUTARY_ASSIGN_OR_RETURN(k_, DeviceBuffer::Make(kv_bytes, "one layer's K of a prompt"));
+  TRIBUTARY_ASSIGN_OR_RETURN(v_, DeviceBuffer::Make(kv_bytes, "one layer's V of a prompt"));
   return absl::OkStatus();
 }
 
-absl::Status CudaPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype) {
-  TRIBUTARY_RETURN_IF_ERROR(CheckPrompt(tokens, kv_dtype));
+absl::Status CudaPrefill::Upload(std::span<const uint32_t> tokens) {
   const ModelConfig& config = context_->config;
-  const uint64_t num_tokens = tokens.size();
-  const uint64_t kv_bytes = num_tokens * KvDim(config) * DTypeBytes(kv_dtype);
-  const auto allocate = [&]() -> absl::Status {
-    TRIBUTARY_ASSIGN_OR_RETURN(tokens_, DeviceBuffer::Make(tokens.size_bytes(), "a prompt"));
-    TRIBUTARY_ASSIGN_OR_RETURN(
-        hidden_, DeviceBuffer::Make(num_tokens * config.hidden_size * sizeof(float), "a prompt's hidden states"));
-    TRIBUTARY_ASSIGN_OR_RETURN(k_, DeviceBuffer::Make(kv_bytes, "one layer's K of a prompt"));
-    TRIBUTARY_ASSIGN_OR_RETURN(v_, DeviceBuffer::Make(kv_bytes, "one layer's V of a prompt"));
-    return absl::OkStatus();
-  };
-  if (const absl::Status status = allocate(); !status.ok()) {
-    Drop();
-    return absl::ResourceExhaustedError(
-        fmt::format("a prompt of {} tokens takes {} bytes of GPU memory while it is prefilled: {}; lower "
-                    "--resident-pool-bytes, or send shorter prompts",
-                    num_tokens, PromptBytes(config, num_tokens, kv_dtype), std::string(status.message())));
-  }
-  num_tokens_ = num_tokens;
-  kv_dtype_ = kv_dtype;
   // Tensor cores multiply numbers of one dtype. In f32 only what is stored is rounded.
   const bool rounds_q = context_->compute_dtype != DType::kF32 &&
-                        gpu::PrefillAttendOnTensorCores(kv_dtype, kv_dtype, Geometry(config.attention));
-  q_dtype_ = rounds_q ? kv_dtype : DType::kF32;
+                        gpu::PrefillAttendOnTensorCores(kv_dtype_, kv_dtype_, Geometry(config.attention));
+  q_dtype_ = rounds_q ? kv_dtype_ : DType::kF32;
   context_->Check(cudaMemcpyAsync(tokens_.data(), tokens.data(), tokens.size_bytes(), cudaMemcpyHostToDevice, stream()),
                   "the upload of a prompt");
   gpu::BeginTokensArgs args;
   args.tokens = tokens_.as<uint32_t>();
-  args.num_tokens = static_cast<uint32_t>(num_tokens);
+  args.num_tokens = static_cast<uint32_t>(num_tokens_);
   args.table = weights_->embedding();
   args.table_dtype = context_->compute_dtype;
   args.hidden = hidden_.as<float>();
@@ -153,13 +149,9 @@ absl::Status CudaPrefill::Begin(std::span<const uint32_t> tokens, DType kv_dtype
   return context_->sticky;
 }
 
-void CudaPrefill::BeginUnit() {
-  const CudaEvent& earlier = unit_done_[num_units_ % 2];
-  context_->Check(cudaEventSynchronize(earlier.get()), "a prefill's chunk");
-}
-
-void CudaPrefill::EndUnit() {
-  context_->Check(cudaEventRecord(unit_done_[num_units_++ % 2].get(), stream()), "cudaEventRecord");
+CudaPrefill::~CudaPrefill() {
+  cudaStreamSynchronize(stream());
+  shared_.copies->AwaitAll();
 }
 
 void CudaPrefill::Normalise(const float* weight, const float* bias, uint64_t token_begin, uint32_t rows) {
@@ -177,16 +169,16 @@ void CudaPrefill::Normalise(const float* weight, const float* bias, uint64_t tok
 
 void CudaPrefill::Multiply(const void* weight, uint64_t in, uint64_t out, const void* x, void* y, DType y_dtype,
                            uint32_t rows, bool accumulate, uint64_t y_stride) {
-  matmul_->Run({.weight = weight,
-                .x = x,
-                .y = y,
-                .rows = rows,
-                .in = in,
-                .out = out,
-                .y_stride = y_stride,
-                .y_dtype = y_dtype,
-                .accumulate = accumulate},
-               stream());
+  shared_.matmul->Run({.weight = weight,
+                       .x = x,
+                       .y = y,
+                       .rows = rows,
+                       .in = in,
+                       .out = out,
+                       .y_stride = y_stride,
+                       .y_dtype = y_dtype,
+                       .accumulate = accumulate},
+                      stream());
 }
 
 void CudaPrefill::FinishHeads(uint32_t layer, uint64_t token_begin, uint32_t rows, bool queries) {
@@ -246,8 +238,8 @@ void CudaPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_e
   const CudaLayer& w = weights_->layer(layer);
   const auto rows = static_cast<uint32_t>(token_end - token_begin);
   const size_t q_dim = QDim(config), kv_dim = KvDim(config);
-  BeginUnit();
-  if (token_begin == 0) copies_->MakeWait(stream());  // of the layer before, out of k_ and v_
+  shared_.BeginUnit();
+  if (token_begin == 0) shared_.copies->MakeWait(stream());  // of the layer before, out of k_ and v_
   Normalise(w.attention_norm, nullptr, token_begin, rows);
   const std::byte* weight =
       static_cast<const std::byte*>(w.qkv) + q_dim * config.hidden_size * DTypeBytes(context_->compute_dtype);
@@ -255,7 +247,7 @@ void CudaPrefill::Project(uint32_t layer, uint64_t token_begin, uint64_t token_e
            /*accumulate=*/false, q_dim + 2 * kv_dim);
   FinishHeads(layer, token_begin, rows, /*queries=*/false);
   context_->Check(cudaEventRecord(projected_.get(), stream()), "cudaEventRecord");
-  EndUnit();
+  shared_.EndUnit();
 }
 
 void CudaPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end) {
@@ -266,10 +258,10 @@ void CudaPrefill::Attend(uint32_t layer, uint64_t token_begin, uint64_t token_en
   if (layer + 1 == context_->config.num_layers) token_begin = std::max(token_begin, num_tokens_ - 1);
   if (!ok() || token_begin >= token_end) return;
   const auto rows = static_cast<uint32_t>(token_end - token_begin);
-  BeginUnit();
+  shared_.BeginUnit();
   AttendChunk(layer, token_begin, rows);
   MlpChunk(layer, token_begin, rows);
-  EndUnit();
+  shared_.EndUnit();
 }
 
 void CudaPrefill::AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t rows) {
@@ -386,38 +378,38 @@ CopyTicket CudaPrefill::Read(uint64_t token_begin, uint32_t num_tokens, HeadRang
                              std::span<std::byte> v) {
   TRIBUTARY_CHECK_LE(token_begin + num_tokens, num_tokens_);
   const size_t offset = token_begin * KvDim(context_->config) * DTypeBytes(kv_dtype_);
-  return copies_->ReadRows({.k = k_.data() + offset,
-                            .v = v_.data() + offset,
-                            .num_tokens = num_tokens,
-                            .dtype = kv_dtype_,
-                            .ready = projected_.get()},
-                           heads, k, v);
+  return shared_.copies->ReadRows({.k = k_.data() + offset,
+                                   .v = v_.data() + offset,
+                                   .num_tokens = num_tokens,
+                                   .dtype = kv_dtype_,
+                                   .ready = projected_.get()},
+                                  heads, k, v);
 }
 
 void CudaPrefill::Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) {
   const AttentionShape& shape = context_->config.attention;
   const uint64_t tokens = slots.end - slots.begin;
   TRIBUTARY_CHECK_LE(slots.begin, slots.end);
-  TRIBUTARY_CHECK_LE(slots.end, resident_->regions().capacity_tokens(id));
+  TRIBUTARY_CHECK_LE(slots.end, shared_.resident->regions().capacity_tokens(id));
   TRIBUTARY_CHECK_LE(token_begin + tokens, num_tokens_);
-  TRIBUTARY_CHECK_EQ(static_cast<int>(resident_->regions().dtype(id)), static_cast<int>(kv_dtype_));
+  TRIBUTARY_CHECK_EQ(static_cast<int>(shared_.resident->regions().dtype(id)), static_cast<int>(kv_dtype_));
   if (!ok() || tokens == 0) return;
   const size_t head_bytes = shape.head_dim * DTypeBytes(kv_dtype_);
   const size_t row_bytes = shape.num_kv_heads * head_bytes;
   using Kind = ResidentRegions::Kind;
   for (const auto& [kind, from] : {std::pair{Kind::kKey, k_.data()}, {Kind::kValue, v_.data()}}) {
     for (uint32_t head = 0; head < shape.num_kv_heads; ++head) {
-      context_->Check(cudaMemcpy2DAsync(resident_->Slots(id, layer, kind, head) + slots.begin * head_bytes, head_bytes,
-                                        from + token_begin * row_bytes + head * head_bytes, row_bytes, head_bytes,
-                                        tokens, cudaMemcpyDeviceToDevice, stream()),
+      context_->Check(cudaMemcpy2DAsync(shared_.resident->Slots(id, layer, kind, head) + slots.begin * head_bytes,
+                                        head_bytes, from + token_begin * row_bytes + head * head_bytes, row_bytes,
+                                        head_bytes, tokens, cudaMemcpyDeviceToDevice, stream()),
                       "the copy of a prompt's KV into the window");
     }
   }
-  if (CudaFacet* const facet = resident_->facet(id)) facet->OnNewTokens(layer, slots, stream());
+  if (CudaFacet* const facet = shared_.resident->facet(id)) facet->OnNewTokens(layer, slots, stream());
 }
 
 std::unique_ptr<const SpillSections> CudaPrefill::Leave(uint32_t layer, ResidentId id, TokenRange tokens) {
-  CudaFacet* const facet = resident_->facet(id);
+  CudaFacet* const facet = shared_.resident->facet(id);
   TRIBUTARY_CHECK(facet != nullptr);
   TRIBUTARY_CHECK_LE(tokens.end, num_tokens_);
   if (!ok() || tokens.empty()) return nullptr;
@@ -426,7 +418,6 @@ std::unique_ptr<const SpillSections> CudaPrefill::Leave(uint32_t layer, Resident
 }
 
 std::span<const float> CudaPrefill::End() {
-  TRIBUTARY_CHECK_NE(num_tokens_, uint64_t{0});
   const ModelConfig& config = context_->config;
   if (ok()) {
     Normalise(weights_->final_norm(), nullptr, num_tokens_ - 1, 1);
@@ -440,23 +431,15 @@ std::span<const float> CudaPrefill::End() {
                                         {.stream = stream()}),
                       "FinishLogits");
     }
-    context_->Check(cudaMemcpyAsync(logits_.data(), scratch_.logits, logits_.bytes(), cudaMemcpyDeviceToHost, stream()),
+    context_->Check(cudaMemcpyAsync(shared_.logits.data(), scratch_.logits, shared_.logits.bytes(),
+                                    cudaMemcpyDeviceToHost, stream()),
                     "a prompt's logits");
     context_->Check(cudaStreamSynchronize(stream()), "the end of a prefill");
   }
-  const std::span<float> logits = logits_.span<float>();
+  const std::span<float> logits = shared_.logits.span<float>();
   // Whoever samples from them sees that there are none.
   if (!ok()) std::fill(logits.begin(), logits.end(), std::numeric_limits<float>::quiet_NaN());
   return logits;
-}
-
-void CudaPrefill::Drop() {
-  if (num_tokens_ != 0) {
-    cudaStreamSynchronize(stream());
-    copies_->AwaitAll();
-  }
-  num_tokens_ = 0;
-  for (DeviceBuffer* buffer : {&tokens_, &hidden_, &k_, &v_}) *buffer = DeviceBuffer();
 }
 
 }  // namespace tributary

@@ -22,37 +22,28 @@
 
 namespace tributary {
 
-// Functions as in device.h. Thread-compatible.
-class CudaPrefill {
+// What prompts share: one chunk's working memory, since their chunks follow each other on one stream. Everything that
+// it points to outlives it.
+class CudaPrefillShared {
  public:
-  // All outlive this.
-  static absl::StatusOr<std::unique_ptr<CudaPrefill>> Make(CudaContext* context, const CudaWeights* weights,
-                                                           CudaResident* resident, CudaKvCopies* copies);
-  ~CudaPrefill();
+  static absl::StatusOr<std::unique_ptr<CudaPrefillShared>> Make(CudaContext* context, const CudaWeights* weights,
+                                                                 CudaResident* resident, CudaKvCopies* copies);
+  ~CudaPrefillShared();
 
   // Device memory that Make() takes.
   static uint64_t ScratchBytes(const ModelConfig& config, DType compute_dtype);
-  // Device memory that a prompt takes, beside the scratch.
-  static uint64_t PromptBytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype);
 
-  absl::Status Begin(std::span<const uint32_t> tokens, DType kv_dtype);
-  void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end);
-  void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end);
-  CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
-                  std::span<std::byte> v);
-  void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots);
-  std::unique_ptr<const SpillSections> Leave(uint32_t layer, ResidentId id, TokenRange tokens);
-  std::span<const float> End();
-  void Drop();
+  // Waits until at most one earlier chunk is still under way, of whichever prompt.
+  void BeginUnit();
+  void EndUnit();
 
- private:
-  // Working memory of one chunk; pointers into scratch_.
+  // Working memory of one chunk.
   struct Scratch {
     void* normed = nullptr;       // [chunk][hidden], compute dtype
     float* qkv = nullptr;         // [chunk][q_dim + 2 kv_dim]
-    void* q = nullptr;            // [chunk][q_dim], q_dtype_
+    void* q = nullptr;            // [chunk][q_dim], the prompt's q_dtype_
     void* attended = nullptr;     // [chunk][q_dim], compute dtype
-    void* gate_up = nullptr;      // [chunk][2 intermediate], product_dtype()
+    void* gate_up = nullptr;      // [chunk][2 intermediate], the dtype of products
     void* mlp = nullptr;          // [chunk][intermediate], compute dtype
     float* branch = nullptr;      // [chunk][hidden]: what attention or MLP adds, where it is not added at once
     float* router = nullptr;      // [chunk][num_experts]
@@ -63,18 +54,58 @@ class CudaPrefill {
     float* sin = nullptr;
     float* logits = nullptr;  // [vocab]
   };
+
+  CudaContext* const context;
+  const CudaWeights* const weights;
+  CudaResident* const resident;
+  CudaKvCopies* const copies;
+  std::unique_ptr<CudaMatmul> matmul;
+  Scratch scratch;  // pointers into scratch_memory_
+  PinnedBuffer logits;
+
+ private:
+  CudaPrefillShared(CudaContext* ctx, const CudaWeights* w, CudaResident* r, CudaKvCopies* c)
+      : context(ctx), weights(w), resident(r), copies(c) {}
   // Places the scratch in memory at `base`; returns its size.
   static uint64_t Place(const ModelConfig& config, DType compute_dtype, std::byte* base, Scratch* scratch);
 
-  CudaPrefill(CudaContext* context, const CudaWeights* weights, CudaResident* resident, CudaKvCopies* copies)
-      : context_(context), weights_(weights), resident_(resident), copies_(copies) {}
+  DeviceBuffer scratch_memory_;
+  CudaEvent unit_done_[2];  // by unit
+  uint64_t num_units_ = 0;
+};
+
+// Thread-compatible; so are all that share.
+class CudaPrefill final : public Prefill {
+ public:
+  // Device memory that a prompt takes, beside what is shared.
+  static uint64_t PromptBytes(const ModelConfig& config, uint64_t num_tokens, DType kv_dtype);
+
+  // As Device::BeginPrefill. `shared` outlives it.
+  static absl::StatusOr<std::unique_ptr<Prefill>> Begin(CudaPrefillShared* shared, std::span<const uint32_t> tokens,
+                                                        DType kv_dtype);
+  ~CudaPrefill() override;
+
+  void Project(uint32_t layer, uint64_t token_begin, uint64_t token_end) override;
+  void Attend(uint32_t layer, uint64_t token_begin, uint64_t token_end) override;
+  CopyTicket Read(uint64_t token_begin, uint32_t num_tokens, HeadRange heads, std::span<std::byte> k,
+                  std::span<std::byte> v) override;
+  void Keep(uint32_t layer, ResidentId id, uint64_t token_begin, SlotRange slots) override;
+  std::unique_ptr<const SpillSections> Leave(uint32_t layer, ResidentId id, TokenRange tokens) override;
+  std::span<const float> End() override;
+
+ private:
+  CudaPrefill(CudaPrefillShared* shared, uint64_t num_tokens, DType kv_dtype)
+      : shared_(*shared),
+        context_(shared->context),
+        weights_(shared->weights),
+        scratch_(shared->scratch),
+        num_tokens_(num_tokens),
+        kv_dtype_(kv_dtype) {}
+  absl::Status Allocate();
+  absl::Status Upload(std::span<const uint32_t> tokens);
   bool ok() const { return context_->sticky.ok(); }
   cudaStream_t stream() const { return context_->prefill_stream.get(); }
   float* hidden(uint64_t token) const { return hidden_.as<float>() + token * context_->config.hidden_size; }
-  absl::Status CheckPrompt(std::span<const uint32_t> tokens, DType kv_dtype) const;
-  // Waits until at most one earlier chunk is still under way.
-  void BeginUnit();
-  void EndUnit();
   // RMSNorm of hidden rows, after adding bias to them (may be null), into scratch_.normed.
   void Normalise(const float* weight, const float* bias, uint64_t token_begin, uint32_t rows);
   // Raw q, k, v of a chunk -> what attention reads; only q, or only k and v.
@@ -93,22 +124,14 @@ class CudaPrefill {
   void AttendChunk(uint32_t layer, uint64_t token_begin, uint32_t rows);
   void MlpChunk(uint32_t layer, uint64_t token_begin, uint32_t rows);
 
+  CudaPrefillShared& shared_;
   CudaContext* const context_;
   const CudaWeights* const weights_;
-  CudaResident* const resident_;
-  CudaKvCopies* const copies_;
-  std::unique_ptr<CudaMatmul> matmul_;
-  DeviceBuffer scratch_memory_;
-  Scratch scratch_;
-  PinnedBuffer logits_;
-  CudaEvent projected_;     // after the latest Project
-  CudaEvent unit_done_[2];  // by unit
-  uint64_t num_units_ = 0;
-
-  // The prompt; empty when there is none.
-  uint64_t num_tokens_ = 0;
-  DType kv_dtype_ = DType::kUnset;
+  const CudaPrefillShared::Scratch& scratch_;
+  const uint64_t num_tokens_;
+  const DType kv_dtype_;
   DType q_dtype_ = DType::kUnset;  // of q as attention reads it
+  CudaEvent projected_;            // after the latest Project
   DeviceBuffer tokens_;            // u32 [tokens]
   DeviceBuffer hidden_;            // f32 [tokens][hidden]
   DeviceBuffer k_, v_;             // [tokens][kv_head][head_dim] of the layer last projected

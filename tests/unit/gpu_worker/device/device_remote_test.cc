@@ -30,10 +30,10 @@ class DeviceRemoteTest : public ::testing::TestWithParam<std::pair<DeviceKind, D
     device_ = *MakeTestDevice(GetParam().first, weights_, limits);
     std::mt19937_64 random(seed_);
     for (uint32_t i = 0; i < kPromptTokens; ++i) tokens_.push_back(static_cast<uint32_t>(random() % 61));
-    const auto keep_kv = [&](uint32_t) {
+    const auto keep_kv = [&](Prefill& prefill, uint32_t) {
       k_.emplace_back(kPromptTokens * row_bytes());
       v_.emplace_back(kPromptTokens * row_bytes());
-      Await(device_->ReadPrefill(0, kPromptTokens, all_heads(), k_.back(), v_.back()));
+      Await(prefill.Read(0, kPromptTokens, all_heads(), k_.back(), v_.back()));
     };
     prompt_ = PrefillResident(*device_, 2, tokens_, dtype(), kPromptTokens + 1, 512, keep_kv);
     const DecodeRow row = ContiguousRow(prompt_.resident, kNext, kPromptTokens);
@@ -70,14 +70,13 @@ class DeviceRemoteTest : public ::testing::TestWithParam<std::pair<DeviceKind, D
 
   // Copies prompt tokens from one region's slots to another's.
   void CopySlots(ResidentId to, uint64_t token_begin, SlotRange slots) {
-    // Through a prefill: PrefillKeep is the only way in.
-    TRIBUTARY_CHECK(device_->BeginPrefill(tokens_, dtype()).ok());
+    // Through a prefill: Keep is the only way in.
+    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(tokens_, dtype()).value();
     for (uint32_t layer = 0; layer < 2; ++layer) {
-      device_->PrefillProject(layer, 0, kPromptTokens);
-      device_->PrefillAttend(layer, 0, kPromptTokens);
-      device_->PrefillKeep(layer, to, token_begin, slots);
+      prefill->Project(layer, 0, kPromptTokens);
+      prefill->Attend(layer, 0, kPromptTokens);
+      prefill->Keep(layer, to, token_begin, slots);
     }
-    device_->DropPrefill();
   }
 
   void ExpectSameLogits(std::span<const float> logits) {

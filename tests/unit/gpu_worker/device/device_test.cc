@@ -185,7 +185,7 @@ TEST_P(DeviceTest, ADecodeStepMayRunBetweenPrefillCalls) {
   const DecodeRow row = ContiguousRow(quiet.resident, 3, 50);
   const std::vector<float> quiet_step = DecodeResident(*device, 2, {&row, 1});
   std::vector<float> step;
-  const Prefilled disturbed = PrefillResident(*device, 2, tokens, DType::kF32, 50, 16, [&](uint32_t) {
+  const Prefilled disturbed = PrefillResident(*device, 2, tokens, DType::kF32, 50, 16, [&](Prefill&, uint32_t) {
     step = DecodeResident(*device, 2, {&row, 1});
   });
   EXPECT_EQ(step, quiet_step);
@@ -193,19 +193,61 @@ TEST_P(DeviceTest, ADecodeStepMayRunBetweenPrefillCalls) {
   EXPECT_LE(MaxDifference(disturbed.logits, std::vector<double>(quiet.logits.begin(), quiet.logits.end())), 1e-4);
 }
 
+// What a prompt gives does not depend on what is prefilled at the same time, nor does what it leaves in its window.
+TEST_P(DeviceTest, PrefillsThatTakeTurnsKeepTheirBits) {
+  const uint64_t seed = TestSeed();
+  SCOPED_TRACE(seed);
+  RandomModelOptions options;
+  options.seed = seed;
+  const auto device = MakeDevice(GetParam(), MakeWeights(options));
+  const std::vector<size_t> lengths = {70, 1, 33};
+  std::vector<std::vector<uint32_t>> prompts;
+  std::vector<std::vector<float>> alone, alone_steps;
+  for (const size_t length : lengths) {
+    const auto tokens = static_cast<uint32_t>(length);
+    prompts.push_back(RandomTokens(length, options.vocab_size, seed + length));
+    const Prefilled prompt = PrefillResident(*device, 2, prompts.back(), DType::kBf16, tokens + 1);
+    alone.push_back(prompt.logits);
+    const DecodeRow row = ContiguousRow(prompt.resident, 3, tokens);
+    alone_steps.push_back(DecodeResident(*device, 2, {&row, 1}));
+  }
+  std::vector<ResidentId> residents;
+  std::vector<std::unique_ptr<Prefill>> prefills;
+  const std::unique_ptr<Prefill> dropped = device->BeginPrefill(prompts[0], DType::kF32).value();
+  for (const std::vector<uint32_t>& prompt : prompts) {
+    residents.push_back(device->ReserveResident({static_cast<uint32_t>(prompt.size()) + 1, DType::kBf16}).value());
+    prefills.push_back(device->BeginPrefill(prompt, DType::kBf16).value());
+  }
+  for (uint32_t layer = 0; layer < 2; ++layer) {
+    dropped->Project(layer, 0, prompts[0].size());
+    for (size_t i = 0; i < prompts.size(); ++i) prefills[i]->Project(layer, 0, prompts[i].size());
+    for (size_t i = prompts.size(); i-- > 0;) {
+      prefills[i]->Keep(layer, residents[i], 0, {0, static_cast<uint32_t>(prompts[i].size())});
+      prefills[i]->Attend(layer, 0, prompts[i].size());
+    }
+  }
+  for (const size_t i : {size_t{1}, size_t{0}, size_t{2}}) {
+    const std::span<const float> logits = prefills[i]->End();
+    EXPECT_EQ(std::vector<float>(logits.begin(), logits.end()), alone[i]) << i;
+    prefills[i].reset();
+    const DecodeRow row = ContiguousRow(residents[i], 3, static_cast<uint32_t>(prompts[i].size()));
+    EXPECT_EQ(DecodeResident(*device, 2, {&row, 1}), alone_steps[i]) << i;
+  }
+}
+
 TEST_P(DeviceTest, RefusesBadPromptsAndLimits) {
   const auto weights = MakeWeights({});
   const auto device = MakeDevice(GetParam(), weights);
-  EXPECT_TRUE(absl::IsInvalidArgument(device->BeginPrefill({}, DType::kF32)));
-  EXPECT_THAT(std::string(device->BeginPrefill(std::vector<uint32_t>(2001, 1), DType::kF32).message()),
+  const auto refusal = [&](const std::vector<uint32_t>& prompt, DType dtype) {
+    return device->BeginPrefill(prompt, dtype).status();
+  };
+  EXPECT_TRUE(absl::IsInvalidArgument(refusal({}, DType::kF32)));
+  EXPECT_THAT(std::string(refusal(std::vector<uint32_t>(2001, 1), DType::kF32).message()),
               HasSubstr("prompt of 2001 tokens; it must have 1 to 2000"));
-  EXPECT_THAT(std::string(device->BeginPrefill(std::vector<uint32_t>{1, 61}, DType::kF32).message()),
+  EXPECT_THAT(std::string(refusal({1, 61}, DType::kF32).message()),
               HasSubstr("prompt token 1 is 61; the vocabulary has 61"));
-  EXPECT_TRUE(absl::IsInvalidArgument(device->BeginPrefill(std::vector<uint32_t>{1}, DType::kUnset)));
-  EXPECT_TRUE(device->BeginPrefill(std::vector<uint32_t>{1}, DType::kF32).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(device->BeginPrefill(std::vector<uint32_t>{1}, DType::kF32)));
-  device->DropPrefill();
-  EXPECT_TRUE(device->BeginPrefill(std::vector<uint32_t>{1}, DType::kF32).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(refusal({1}, DType::kUnset)));
+  EXPECT_TRUE(refusal({1}, DType::kF32).ok());
 
   DeviceLimits limits = kLimits;
   limits.resident_pool_bytes = uint64_t{1} << 60;

@@ -300,6 +300,7 @@ TEST_F(SpillTest, PrefillStreamsEveryRemoteTokenOnce) {
                            .cache = &cache,
                            .shards = shards,
                            .layers = LayerMap(model.num_layers, {}),
+                           .num_q_heads = 4,
                            .num_kv_heads = 2,
                            .head_dim = 8,
                            .spill_frame_bytes = 512};
@@ -467,13 +468,12 @@ struct SteppedSequence {
     sequence.resident = *device.ReserveResident({sequence.cache.capacity_tokens(), DType::kF32, &policy});
     sequence.facet = device.facet(sequence.resident);
     sequence.cache.Prefilled(1);
-    device.BeginPrefill(std::vector<uint32_t>{3}, DType::kF32).IgnoreError();
+    const std::unique_ptr<Prefill> prefill = device.BeginPrefill(std::vector<uint32_t>{3}, DType::kF32).value();
     for (uint32_t layer = 0; layer < kNumLayers; ++layer) {
-      device.PrefillProject(layer, 0, 1);
-      device.PrefillAttend(layer, 0, 1);
-      device.PrefillKeep(layer, sequence.resident, 0, {0, 1});
+      prefill->Project(layer, 0, 1);
+      prefill->Attend(layer, 0, 1);
+      prefill->Keep(layer, sequence.resident, 0, {0, 1});
     }
-    device.DropPrefill();
   }
   void Step() {
     const uint64_t pos = sequence.cache.context_tokens();

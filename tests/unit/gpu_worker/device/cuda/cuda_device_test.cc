@@ -304,13 +304,12 @@ TEST_F(CudaDeviceTest, ServesAThreadThatDidNotMakeIt) {
   const auto device = MakeDevice(MakeWeights(WideModel(seed_)), options);
   std::thread([&] {
     const std::vector<uint32_t> prompt(5, 1);
-    EXPECT_TRUE(device->BeginPrefill(prompt, DType::kBf16).ok());
+    const std::unique_ptr<Prefill> prefill = device->BeginPrefill(prompt, DType::kBf16).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      device->PrefillProject(layer, 0, prompt.size());
-      device->PrefillAttend(layer, 0, prompt.size());
+      prefill->Project(layer, 0, prompt.size());
+      prefill->Attend(layer, 0, prompt.size());
     }
-    EXPECT_TRUE(std::isfinite(device->EndPrefill()[0]));
-    device->DropPrefill();
+    EXPECT_TRUE(std::isfinite(prefill->End()[0]));
   }).join();
   EXPECT_TRUE(device->status().ok()) << device->status();
 }

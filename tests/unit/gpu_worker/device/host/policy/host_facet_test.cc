@@ -168,18 +168,17 @@ class HostFacetTest : public ::testing::TestWithParam<bool> {
   }
   void Prefill(ResidentId id) {
     const std::vector<uint32_t> prompt = {1, 2, 3, 4, 5, 6, 7, 8};
-    TRIBUTARY_CHECK(device_->BeginPrefill(prompt, DType::kF32).ok());
+    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, DType::kF32).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      device_->PrefillProject(layer, 0, prompt.size());
-      device_->PrefillKeep(layer, id, 0, {0, 2});
-      EXPECT_EQ(device_->PrefillLeave(layer, id, {2, 5}), nullptr);
+      prefill->Project(layer, 0, prompt.size());
+      prefill->Keep(layer, id, 0, {0, 2});
+      EXPECT_EQ(prefill->Leave(layer, id, {2, 5}), nullptr);
       std::vector<std::byte> k(3 * kShape.num_kv_heads * kShape.head_dim * sizeof(float)), v(k.size());
-      device_->ReadPrefill(2, 3, {0, kShape.num_kv_heads}, k, v);
+      prefill->Read(2, 3, {0, kShape.num_kv_heads}, k, v);
       EXPECT_EQ(Watcher::last->prompt_k, k);
-      device_->PrefillKeep(layer, id, 5, {2, 5});
-      device_->PrefillAttend(layer, 0, prompt.size());
+      prefill->Keep(layer, id, 5, {2, 5});
+      prefill->Attend(layer, 0, prompt.size());
     }
-    device_->DropPrefill();
   }
   std::vector<std::string> TakeLog() { return std::exchange(Watcher::last->log, {}); }
 

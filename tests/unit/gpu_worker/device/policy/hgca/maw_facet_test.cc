@@ -88,22 +88,21 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     std::vector<uint32_t> prompt(RandomInt(random_, 1u, 90u));
     for (uint32_t& token : prompt) token = RandomToken();
     s.cache.Prefilled(prompt.size());
-    TRIBUTARY_CHECK(device_->BeginPrefill(prompt, s.dtype).ok());
+    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, s.dtype).value();
     const std::vector<TokenRange> kept = {{0, std::min<uint64_t>(s.remote_begin(), prompt.size())},
                                           {s.cache.remote().end, prompt.size()}};
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      device_->PrefillProject(layer, 0, prompt.size());
-      device_->PrefillAttend(layer, 0, prompt.size());
+      prefill->Project(layer, 0, prompt.size());
+      prefill->Attend(layer, 0, prompt.size());
       for (const TokenRange tokens : kept) {
         if (tokens.begin >= tokens.end) continue;
         uint64_t begin = tokens.begin;
         for (const SlotRange slots : s.cache.SlotsOf(tokens)) {
-          device_->PrefillKeep(layer, s.resident, begin, slots);
+          prefill->Keep(layer, s.resident, begin, slots);
           begin += slots.end - slots.begin;
         }
       }
     }
-    device_->DropPrefill();
   }
 
   // Resident tokens in the order of the attended slots.
@@ -321,13 +320,12 @@ TEST_P(DeviceMawTest, LogitsAreTheSameBits) {
   std::vector<std::vector<float>> logits;
   for (const bool with_maw : {false, true}) {
     const ResidentId id = Reserve(20, std::get<1>(GetParam()), with_maw ? std::optional(MawParams{}) : std::nullopt);
-    TRIBUTARY_CHECK(device_->BeginPrefill(prompt, std::get<1>(GetParam())).ok());
+    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, std::get<1>(GetParam())).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      device_->PrefillProject(layer, 0, prompt.size());
-      device_->PrefillAttend(layer, 0, prompt.size());
-      device_->PrefillKeep(layer, id, 0, {0, 9});
+      prefill->Project(layer, 0, prompt.size());
+      prefill->Attend(layer, 0, prompt.size());
+      prefill->Keep(layer, id, 0, {0, 9});
     }
-    device_->DropPrefill();
     const DecodeRow row = ContiguousRow(id, 10, 9);
     logits.push_back(DecodeResident(*device_, kLayers, {&row, 1}));
   }

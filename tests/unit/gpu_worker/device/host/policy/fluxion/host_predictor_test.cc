@@ -40,20 +40,19 @@ class HostPredictorTest : public ::testing::Test {
   void Prefill() {
     std::vector<uint32_t> prompt;
     for (uint32_t i = 0; i < kPrompt; ++i) prompt.push_back(i * i % 61);
-    TRIBUTARY_CHECK(device_->BeginPrefill(prompt, DType::kF32).ok());
+    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, DType::kF32).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
-      device_->PrefillProject(layer, 0, kPrompt);
+      prefill->Project(layer, 0, kPrompt);
       k_[layer].resize(kPrompt * kRowFloats);
       v_[layer].resize(kPrompt * kRowFloats);
-      device_->ReadPrefill(0, kPrompt, {0, 2}, std::as_writable_bytes(std::span(k_[layer])),
-                           std::as_writable_bytes(std::span(v_[layer])));
-      EXPECT_EQ(device_->PrefillLeave(layer, id_, {kSinks, kFirstRemoteEnd}), nullptr);
-      device_->PrefillKeep(layer, id_, 0, {0, kSinks});
-      device_->PrefillKeep(layer, id_, kFirstRemoteEnd, {kSinks, kSinks + kPrompt - kFirstRemoteEnd});
-      device_->PrefillAttend(layer, 0, kPrompt);
+      prefill->Read(0, kPrompt, {0, 2}, std::as_writable_bytes(std::span(k_[layer])),
+                    std::as_writable_bytes(std::span(v_[layer])));
+      EXPECT_EQ(prefill->Leave(layer, id_, {kSinks, kFirstRemoteEnd}), nullptr);
+      prefill->Keep(layer, id_, 0, {0, kSinks});
+      prefill->Keep(layer, id_, kFirstRemoteEnd, {kSinks, kSinks + kPrompt - kFirstRemoteEnd});
+      prefill->Attend(layer, 0, kPrompt);
     }
-    device_->EndPrefill();
-    device_->DropPrefill();
+    prefill->End();
   }
 
   // A step at `pos`, and what its sections should say.
