@@ -59,7 +59,8 @@ struct SequenceSummary {
   uint32_t generated_tokens = 0;
   double prefill_s = 0;         // from the start of the turn to its first token
   double decode_s = 0;          // from there to the last
-  uint64_t context_tokens = 0;  // prompts and answers of all turns = resident + remote
+  // Prompts and answers of all turns: resident, remote, or, where each layer sees a window only, gone.
+  uint64_t context_tokens = 0;
   uint64_t resident_tokens = 0;
   uint64_t remote_tokens = 0;
   double attended_tokens_mean = 0;  // per decode step; the context's if there was none

@@ -147,6 +147,28 @@ CONFIGS = {
         hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True, query_pre_attn_scalar=24, sliding_window=64,
         num_hidden_layers=4, rms_norm_eps=1e-6, attn_logit_softcapping=2.0, final_logit_softcapping=5.0,
     ),
+    # Families whose published configs have a window, or a place for one.
+    "phi3_sliding": _config(
+        "phi3", "Phi3ForCausalLM", "bfloat16", 4, 2, 10000.0, sliding_window=64, pad_token_id=None,
+    ),
+    "mixtral_sliding": _config(
+        "mixtral", "MixtralForCausalLM", "bfloat16", 4, 2, 1000000.0, sliding_window=64, num_local_experts=4,
+        num_experts_per_tok=2, intermediate_size=48,
+    ),
+    "qwen3_sliding": _config(
+        "qwen3", "Qwen3ForCausalLM", "bfloat16", 4, 2, 1000000.0, rms_norm_eps=1e-6, head_dim=16, attention_bias=False,
+        use_sliding_window=True, sliding_window=64, max_window_layers=1, num_hidden_layers=3,
+    ),
+    "qwen3_moe_sliding": _config(
+        "qwen3_moe", "Qwen3MoeForCausalLM", "bfloat16", 4, 2, 1000000.0, head_dim=16, use_sliding_window=True,
+        sliding_window=64, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
+        decoder_sparse_step=1, mlp_only_layers=[],
+    ),
+    "smollm3_sliding": _config(
+        "smollm3", "SmolLM3ForCausalLM", "bfloat16", 4, 2, 2000000.0, num_hidden_layers=4, tie_word_embeddings=True,
+        no_rope_layer_interval=4, no_rope_layers=[1, 1, 1, 0], pad_token_id=None, use_sliding_window=True,
+        sliding_window=64,
+    ),
 }  # fmt: skip
 NAMES = tuple(CONFIGS)
 SHARDS = {"llama3_sharded": 3}

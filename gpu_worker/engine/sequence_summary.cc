@@ -55,8 +55,9 @@ SequenceSummary MakeSummary(const Sequence& sequence, const RemoteNodes& nodes) 
   }
   summary.context_tokens = sequence.context_tokens();
   const TokenRange remote = sequence.cache.remote();
-  summary.remote_tokens = remote.size();
-  summary.resident_tokens = summary.context_tokens - summary.remote_tokens;
+  // Where every layer sees a window only, what left it is nowhere.
+  summary.remote_tokens = sequence.shards.empty() ? 0 : remote.size();
+  summary.resident_tokens = summary.context_tokens - remote.size();
   const auto num_steps = static_cast<double>(sequence.num_steps);
   summary.attended_tokens_mean = sequence.num_steps == 0
                                      ? static_cast<double>(summary.context_tokens - summary.generated_tokens)

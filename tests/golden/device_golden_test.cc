@@ -8,12 +8,13 @@
 #include "model/byte_text.h"
 #include "model/safetensors.h"
 #include "tests/testutil/device_driver.h"
+#include "tests/testutil/logprobs.h"
 #include "tests/testutil/test_devices.h"
 
 namespace tributary {
 namespace {
 
-constexpr double kMaxLogitDifference = 1e-3;
+constexpr double kMaxLogprobDifference = 1e-4;
 constexpr uint32_t kMaxRows = 3;  // of a step
 // Where HF's two best logits are closer than this, either token is right.
 constexpr double kMinMargin = 1e-3;
@@ -58,14 +59,10 @@ double Margin(std::span<const float> logits) {
   return static_cast<double>(sorted[0]) - sorted[1];
 }
 
-// Logits agree, and so does the token that they choose.
+// Log-probabilities agree, and so does the token that they choose.
 void ExpectSame(std::span<const float> logits, std::span<const float> golden, const std::string& where) {
   ASSERT_EQ(logits.size(), golden.size()) << where;
-  double worst = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    worst = std::max(worst, std::isfinite(logits[i]) ? std::abs(static_cast<double>(logits[i]) - golden[i]) : INFINITY);
-  }
-  EXPECT_LE(worst, kMaxLogitDifference) << where;
+  EXPECT_LE(MaxLogprobDifference(logits, golden), kMaxLogprobDifference) << where;
   if (Margin(golden) > kMinMargin) {
     EXPECT_EQ(ArgMax(logits), ArgMax(golden)) << where;
   }
@@ -183,7 +180,8 @@ const auto kAllDevices = ::testing::Values(DeviceKind::kHost, DeviceKind::kCuda,
 const auto kTinyModels =
     ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "dynamic",
                       "yarn", "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding",
-                      "qwen2_sliding", "gemma3", "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2");
+                      "qwen2_sliding", "gemma3", "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2", "phi3_sliding",
+                      "mixtral_sliding", "qwen3_sliding", "qwen3_moe_sliding", "smollm3_sliding");
 
 INSTANTIATE_TEST_SUITE_P(Tiny, GoldenTest, ::testing::Combine(kInF32, kTinyModels), NameOf);
 INSTANTIATE_TEST_SUITE_P(Probe, GoldenTest,
@@ -193,7 +191,8 @@ INSTANTIATE_TEST_SUITE_P(Probe, GoldenTest,
 const auto kDecodedAsPrefilled =
     ::testing::Values("llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "yarn",
                       "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding",
-                      "gemma3", "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2");
+                      "gemma3", "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2", "phi3_sliding", "mixtral_sliding",
+                      "qwen3_sliding", "qwen3_moe_sliding", "smollm3_sliding");
 INSTANTIATE_TEST_SUITE_P(Models, TinyGoldenTest, ::testing::Combine(kInF32, kDecodedAsPrefilled), NameOf);
 INSTANTIATE_TEST_SUITE_P(Models, ProbeGoldenTest,
                          ::testing::Combine(kAllDevices, ::testing::Values("probe_1k", "probe_4k")), NameOf);
