@@ -11,9 +11,9 @@ class ToyUcxTest : public ToyClusterTest, public ::testing::WithParamInterface<s
     SimOptions options;
     options.model.seed = random_();
     options.num_nodes = 2;
-    options.make_plane = [this] {
+    options.make_plane = [tls = GetParam()] {
       UcxOptions ucx;
-      ucx.tls = GetParam();
+      ucx.tls = tls;
       ucx.send_arena_bytes = 16 << 20;
       ucx.recv_arena_bytes = 16 << 20;
       auto plane = MakeUcxDataPlane(ucx);
