@@ -55,6 +55,7 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
     has_worker: bool = True
     growth_tokens: int = 4000  # what a kept sequence may have besides
     metrics_address: str = ""  # of its worker
+    node_metrics_addresses: dict[str, str] = field(default_factory=dict)  # of its CPU attention nodes, by their ids
     status_calls: int = 0
     queued: int = 0
     running: int = 0
@@ -115,10 +116,14 @@ class FakeCoordinator(coordinator_pb2_grpc.CoordinatorServicer):
                                                 requests_waiting=self.queued)
         status.geometry.vocab_size = VOCAB
         status.geometry.model_name = "fake"
+        status.geometry.num_layers = 2
         if self.has_worker:
             node = status.nodes.add(role=common_pb2.NODE_ROLE_GPU_WORKER, state="alive")
             node.endpoint.node_id = "gpu-0"
             node.metrics_address = self.metrics_address
+        for node_id, address in self.node_metrics_addresses.items():
+            node = status.nodes.add(role=common_pb2.NODE_ROLE_CPU_ATTENTION, state="alive", metrics_address=address)
+            node.endpoint.node_id = node_id
         return status
 
 

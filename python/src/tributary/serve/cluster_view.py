@@ -16,7 +16,7 @@ from tributary.status import Node
 
 Json = dict[str, Any]
 
-_AGE_S = 0.5  # however many pages look, nodes are asked that often
+_AGE_S = 0.2  # however many pages look, nodes are asked that often
 _SCRAPE_TIMEOUT_S = 1.0
 _MAX_SCRAPE_BYTES = 4 << 20
 
@@ -24,6 +24,8 @@ _MAX_SCRAPE_BYTES = 4 << 20
 _TAKEN = {
     "tributary_decode_step_duration_seconds_sum": "step_s",
     "tributary_decode_step_duration_seconds_count": "steps",
+    "tributary_batch_size_sum": "sequence_steps",
+    "tributary_appended_tokens_total": "appended_tokens",
     "tributary_sparse_covered_tokens_total": "covered_tokens",
     "tributary_sparse_attended_tokens_total": "attended_tokens",
     "tributary_kept_mass_mean_ratio_sum": "kept_mass",
@@ -52,7 +54,7 @@ class ClusterView:
         self._made_s = -_AGE_S
 
     async def snapshot(self) -> Json:
-        """At most half a second old. Counts rise from each node's start; time_s is a clock to compare them by.
+        """At most a fifth of a second old. Counts rise from each node's start; time_s is a clock to compare them by.
         TributaryError if the coordinator does not answer."""
         async with self._one_at_a_time:
             if time.monotonic() - self._made_s >= _AGE_S:

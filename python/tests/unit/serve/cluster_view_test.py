@@ -20,6 +20,10 @@ METRICS = """# TYPE tributary_decode_step_duration_seconds histogram
 tributary_decode_step_duration_seconds_bucket{le="+Inf"} 4
 tributary_decode_step_duration_seconds_sum 0.5
 tributary_decode_step_duration_seconds_count 4
+# TYPE tributary_batch_size histogram
+tributary_batch_size_sum 6
+# TYPE tributary_appended_tokens_total counter
+tributary_appended_tokens_total 3
 # TYPE tributary_decode_phase_duration_seconds histogram
 tributary_decode_phase_duration_seconds_sum{phase="qkv"} 0.25
 # TYPE tributary_attention_attended_tokens_total counter
@@ -38,7 +42,8 @@ def get(url: str) -> tuple[int, dict[str, str], bytes]:
 
 
 def test_figures() -> None:
-    assert figures_in(METRICS) == {"step_s": 0.5, "steps": 4, "phases_s": {"qkv": 0.25}, "attended_tokens": 7}
+    assert figures_in(METRICS) == {"step_s": 0.5, "steps": 4, "sequence_steps": 6, "appended_tokens": 3,
+                                   "phases_s": {"qkv": 0.25}, "attended_tokens": 7}
     assert figures_in("") == {}
     with pytest.raises(ValueError):
         figures_in("tributary_attention_attended_tokens_total seven\n")
@@ -54,7 +59,7 @@ def test_only_what_is_wanted_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_view, "text_string_to_metric_families", parse)
     others = "".join(f'other_{i}_total{{a="b"}} {i}\n' for i in range(10_000))
     assert figures_in(others + METRICS + others + "no exposition {") == figures_in(METRICS)
-    assert len(parsed) == 2 * 4
+    assert len(parsed) == 2 * 6
     with pytest.raises(ValueError, match="1025 lines"):
         figures_in("tributary_attention_attended_tokens_total 7\n" * 1025)
 

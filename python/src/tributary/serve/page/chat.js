@@ -1,6 +1,6 @@
 // The chat: messages, and an answer that comes as server-sent events.
 import { byId, count, make, ms, show, hint } from "./draw.js";
-import { showAnswer } from "./cluster.js";
+import { answerBegins, answerEnds, showAnswer } from "./cluster.js";
 
 const messages = [];
 let stopping = null; // aborts the answer that comes
@@ -68,6 +68,7 @@ async function send() {
   stopping = new AbortController();
   byId("send").disabled = true;
   byId("stop").disabled = false;
+  answerBegins();
   try {
     const said = await read(answer, stopping.signal);
     messages.push({ role: "assistant", content: said });
@@ -76,6 +77,7 @@ async function send() {
     answer.note.textContent = error.name === "AbortError" ? "stopped" : error.message;
     answer.note.className = "note error";
   }
+  answerEnds();
   stopping = null;
   byId("send").disabled = false;
   byId("stop").disabled = true;

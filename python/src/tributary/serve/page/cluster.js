@@ -1,23 +1,49 @@
-// The cluster's half of the page: /cluster each second, and what the last answer's usage says.
+// The cluster's half of the page: /cluster each second, more often while an answer comes, and what the last answer's
+// usage says.
 import { bar, byId, bytes, count, facts, hint, known, ms, share, show, small, swatch, table } from "./draw.js";
+import { forget } from "./reads.js";
+import { showReads } from "./strip.js";
 
 const PERIOD_MS = 1000;
+const ANSWER_PERIOD_MS = 250; // the server itself looks hardly more often
 let before = null; // the snapshot that the latest one is compared with
+let periodMs = PERIOD_MS;
+let shownMs = -PERIOD_MS; // when the tables were made
+let timer = 0;
+let look = () => {};
 
 export function watch(headers) {
-  const look = async () => {
+  look = async () => {
     try {
       const answer = await fetch("/cluster", { headers: headers() });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.error.message);
-      showCluster(body);
+      showReads(body);
+      if (performance.now() - shownMs >= 0.9 * PERIOD_MS) {
+        shownMs = performance.now();
+        showCluster(body);
+      }
     } catch (error) {
+      shownMs = -PERIOD_MS;
       byId("health").className = "bad";
       byId("health").textContent = error.message;
     }
-    setTimeout(look, PERIOD_MS);
+    clearTimeout(timer);
+    timer = setTimeout(look, periodMs);
   };
   look();
+}
+
+// An answer is asked for: its steps are looked at.
+export function answerBegins() {
+  forget();
+  periodMs = ANSWER_PERIOD_MS;
+  clearTimeout(timer);
+  look();
+}
+
+export function answerEnds() {
+  periodMs = PERIOD_MS;
 }
 
 function showCluster(now) {

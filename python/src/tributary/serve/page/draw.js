@@ -15,24 +15,21 @@ export function show(id, ...children) {
 
 export const hint = (text) => make("p", { class: "hint" }, text);
 
+export function makeSvg(name, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
 // A bar of parts {name, value}, as wide as their shares. Its words are for those who do not see it.
 export function bar(parts, what) {
   const total = parts.reduce((sum, part) => sum + part.value, 0) || 1;
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("viewBox", "0 0 1000 10");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${what}: ${parts.map((part) => `${part.name} ${share(part.value / total)}`).join(", ")}`);
+  const svg = makeSvg("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img",
+    "aria-label": `${what}: ${parts.map((part) => `${part.name} ${share(part.value / total)}`).join(", ")}` });
   let begin = 0;
   parts.forEach((part, i) => {
-    const rect = document.createElementNS(space, "rect");
     const width = (1000 * part.value) / total;
-    rect.setAttribute("x", begin);
-    rect.setAttribute("width", Math.max(0, width - 2));
-    rect.setAttribute("height", 10);
-    rect.setAttribute("class", partClass(i));
-    svg.append(rect);
+    svg.append(makeSvg("rect", { x: begin, width: Math.max(0, width - 2), height: 10, class: partClass(i) }));
     begin += width;
   });
   return make("div", { class: "bar" }, svg);
