@@ -70,10 +70,11 @@ void PrefillJob::NextChunk(uint64_t* begin, uint64_t* end) {
 absl::StatusOr<PrefillJob::Progress> PrefillJob::RunUnit() {
   uint64_t begin = 0, end = 0;
   switch (phase_) {
-    case Phase::kBegin:
+    case Phase::kBegin: {
       TRIBUTARY_ASSIGN_OR_RETURN(prefill_, device_->BeginPrefill(input_.prompt, input_.kv_dtype));
       phase_ = Phase::kProject;
       return Progress::kWorked;
+    }
     case Phase::kProject:
       NextChunk(&begin, &end);
       prefill_->Project(layer_, begin, end);
