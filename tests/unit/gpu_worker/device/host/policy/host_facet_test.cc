@@ -168,7 +168,7 @@ class HostFacetTest : public ::testing::TestWithParam<bool> {
   }
   void Prefill(ResidentId id) {
     const std::vector<uint32_t> prompt = {1, 2, 3, 4, 5, 6, 7, 8};
-    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, DType::kF32).value();
+    const auto prefill = device_->BeginPrefill(prompt, DType::kF32).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       prefill->Project(layer, 0, prompt.size());
       prefill->Keep(layer, id, 0, {0, 2});

@@ -88,7 +88,7 @@ class DeviceMawTest : public ::testing::TestWithParam<std::tuple<DeviceKind, DTy
     std::vector<uint32_t> prompt(RandomInt(random_, 1u, 90u));
     for (uint32_t& token : prompt) token = RandomToken();
     s.cache.Prefilled(prompt.size());
-    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, s.dtype).value();
+    const auto prefill = device_->BeginPrefill(prompt, s.dtype).value();
     const std::vector<TokenRange> kept = {{0, std::min<uint64_t>(s.remote_begin(), prompt.size())},
                                           {s.cache.remote().end, prompt.size()}};
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
@@ -320,7 +320,7 @@ TEST_P(DeviceMawTest, LogitsAreTheSameBits) {
   std::vector<std::vector<float>> logits;
   for (const bool with_maw : {false, true}) {
     const ResidentId id = Reserve(20, std::get<1>(GetParam()), with_maw ? std::optional(MawParams{}) : std::nullopt);
-    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, std::get<1>(GetParam())).value();
+    const auto prefill = device_->BeginPrefill(prompt, std::get<1>(GetParam())).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       prefill->Project(layer, 0, prompt.size());
       prefill->Attend(layer, 0, prompt.size());

@@ -40,7 +40,7 @@ class HostPredictorTest : public ::testing::Test {
   void Prefill() {
     std::vector<uint32_t> prompt;
     for (uint32_t i = 0; i < kPrompt; ++i) prompt.push_back(i * i % 61);
-    const std::unique_ptr<Prefill> prefill = device_->BeginPrefill(prompt, DType::kF32).value();
+    const auto prefill = device_->BeginPrefill(prompt, DType::kF32).value();
     for (uint32_t layer = 0; layer < kLayers; ++layer) {
       prefill->Project(layer, 0, kPrompt);
       k_[layer].resize(kPrompt * kRowFloats);
