@@ -78,7 +78,8 @@ async def measure(address: str, args: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", metavar="HOST:PORT", help="a server that runs (default: one is started)")
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / "smollm2", help="of that one (default: SmolLM2)")
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "smollm2",
+                        help="of that one (default: SmolLM2)")
     parser.add_argument("--short", type=int, default=64, metavar="TOKENS")
     parser.add_argument("--long", type=int, default=7000, metavar="TOKENS")
     parser.add_argument("--prompts", type=int, default=32)
