@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,12 @@ class Serving:
 
 
 @contextmanager
-def serving(coordinator: str, folder: Path, *, keys: tuple[str, ...] = (), **settings: object) -> Iterator[Serving]:
+def serving(coordinator: str, folder: Path, *, keys: tuple[str, ...] = (), hosts: Collection[str] | None = None,
+            **settings: object) -> Iterator[Serving]:
     raise_fd_limit()  # tests are clients, too, and have as many descriptors again
     text = load_model_text(folder)
-    app = Server(coordinator, text, ApiKeys(keys), Settings(**settings)).app()  # type: ignore[arg-type]
+    made = Server(coordinator, text, ApiKeys(keys), Settings(**settings), hosts=hosts)  # type: ignore[arg-type]
+    app = made.app()
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30))
     started = threading.Event()

@@ -116,18 +116,19 @@ def _fill_sampling(message: coordinator_pb2.Sampling, sampling: Sampling) -> Non
         _set(entry, "bias", bias)
 
 
-def _extend(target: object, name: str, values: Sequence[int]) -> None:
+def _extend(target: object, name: str, values: Sequence[int], what: str = "token id") -> None:
     try:
         target.extend(values)  # type: ignore[attr-defined]
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{name} holds what is no token id: {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequestError(f"{name} holds what is no {what}: {error}") from None
 
 
-def _set(message: object, name: str, value: object) -> None:
+def _set(message: object, name: str, value: object, what: str = "") -> None:
+    """`what` the value is of, if not of the field."""
     try:
         setattr(message, name, value)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{name} cannot be {value!r}: {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequestError(f"{what or name} cannot be {value!r}: {error}") from None
 
 
 def _word(name: str, value: str, words: Mapping[str, int]) -> int:
@@ -159,11 +160,11 @@ def _fill_policy(message: common_pb2.AttentionPolicy, policy: Policy) -> None:
         if isinstance(value, bool):
             raise InvalidRequestError(f"policy parameter {name} is {value}; it is a number, a word or a list")
         if isinstance(value, int):
-            _set(parameter, "count" if value >= 0 else "number", value)
+            _set(parameter, "count" if value >= 0 else "number", value, f"policy parameter {name}")
         elif isinstance(value, float):
             parameter.number = value
         elif isinstance(value, str):
-            _set(parameter, "word", value)
+            _set(parameter, "word", value, f"policy parameter {name}")
         else:
             _fill_list(parameter, name, value)
 
@@ -177,8 +178,8 @@ def _fill_list(parameter: common_pb2.PolicyParameter, name: str,
             if not isinstance(pair, Sequence) or len(pair) != 2:
                 raise InvalidRequestError(f"policy parameter {name} holds {pair!r}, which is no [layer, kv_head]")
             head = parameter.heads.heads.add()
-            _set(head, "layer", pair[0])
-            _set(head, "kv_head", pair[1])
+            _set(head, "layer", pair[0], f"a layer of policy parameter {name}")
+            _set(head, "kv_head", pair[1], f"a KV head of policy parameter {name}")
         return
     parameter.layers.SetInParent()
-    _extend(parameter.layers.layers, name, value)  # type: ignore[arg-type]
+    _extend(parameter.layers.layers, f"policy parameter {name}", value, "layer")  # type: ignore[arg-type]

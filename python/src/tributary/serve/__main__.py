@@ -24,6 +24,7 @@ from tributary import Client, Tls, TributaryError
 from tributary.serve import flags
 from tributary.serve.auth import ApiKeys, load_api_keys
 from tributary.serve.fd_limit import raise_fd_limit
+from tributary.serve.known_hosts import known_hosts
 from tributary.serve.local_cluster import ClusterError, LocalCluster, find_binary
 from tributary.text import ModelFolderError, ModelText, load_model_text
 
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             coordinator = args.coordinator or (cluster.coordinator if cluster else "")
             check_model(coordinator, text, settings.tls)
             listener = stack.enter_context(listen(args.host, args.port))
-            app = Server(coordinator, text, keys, settings, args.served_model_name).app()
+            hosts = known_hosts(listener.getsockname()[0], args.allowed_host, has_keys=args.api_key_file is not None)
+            app = Server(coordinator, text, keys, settings, args.served_model_name, hosts).app()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)
             server = _Uvicorn(

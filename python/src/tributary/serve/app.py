@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,6 +23,7 @@ from tributary.serve.cluster_view import ClusterView
 from tributary.serve.errors import ApiError, from_rpc
 from tributary.serve.gate import Gate
 from tributary.serve.intake import Asked, Intake
+from tributary.serve.known_hosts import KnownHosts
 from tributary.serve.metrics import Metrics
 from tributary.serve.page_files import page_routes
 from tributary.serve.settings import Settings
@@ -39,12 +41,14 @@ class Server:
     """Everything that answers share. Its asking half lives from the application's start to its end."""
 
     def __init__(self, coordinator: str, text: ModelText, keys: ApiKeys, settings: Settings,
-                 model_name: str | None = None) -> None:
+                 model_name: str | None = None, hosts: Collection[str] | None = None) -> None:
+        """`hosts`: the only ones that it answers for, by the header Host; None: for any."""
         self._coordinator = coordinator
         self._text = text
         self._keys = keys
         self._settings = settings
         self._model = model_name or text.name
+        self._hosts = hosts
         self._created = int(time.time())
         self._intake = Intake(text, settings, self._model)
         self._metrics = Metrics()
@@ -67,10 +71,11 @@ class Server:
             Route("/tokenize", self._guarded(self._tokenize), methods=["POST"]),
             Route("/cluster", self._guarded(self._cluster), methods=["GET"]),
             *page_routes(),
-            Route("/health", self._health, methods=["GET"]),
-            Route("/metrics", self._exposition, methods=["GET"]),
+            Route("/health", self._guarded(self._health, needs_key=False), methods=["GET"]),
+            Route("/metrics", self._guarded(self._exposition, needs_key=False), methods=["GET"]),
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: _no_route})
+        return Starlette(routes=routes, lifespan=self._lifespan, middleware=[Middleware(KnownHosts, self._hosts)],
+                         exception_handlers={HTTPException: _no_route, Exception: _fault})
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -82,20 +87,21 @@ class Server:
             await self._asking.let_go_of_all()
             self._intake.close()
 
-    def _guarded(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, handler: Handler, *, needs_key: bool = True) -> Callable[[Request], Awaitable[Response]]:
         """Keys, errors in OpenAI's form, and counts."""
 
         async def guarded(request: Request) -> Response:
             path = request.scope["route"].path
             try:
-                response = await handler(request, self._keys.check(request.headers.get("authorization")))
+                who = self._keys.check(request.headers.get("authorization")) if needs_key else ""
+                response = await handler(request, who)
             except ApiError as error:
-                response = _error(error)
+                response = error.response()
             except ClientGone:
                 response = Response(status_code=CLIENT_GONE_STATUS)
-            except Exception:
+            except Exception as error:
                 log.exception("a fault in %s", path)
-                response = _error(ApiError(500, "a fault of this server; its log has more"))
+                response = await _fault(request, error)
             self._metrics.requests.labels(path, response.status_code).inc()
             return response
 
@@ -149,17 +155,17 @@ class Server:
         except TributaryError as error:
             raise from_rpc(error) from None
 
-    async def _health(self, request: Request) -> Response:
+    async def _health(self, request: Request, who: str) -> Response:
         try:
             status = await self._client.status()
         except TributaryError as error:
-            return _error(from_rpc(error))
+            raise from_rpc(error) from None
         if not status.can_generate():
-            return _error(ApiError(503, "no GPU worker takes requests", code="unavailable", retry_after_s=1))
+            raise ApiError(503, "no GPU worker takes requests", code="unavailable", retry_after_s=1)
         return JSONResponse({"status": "ok", "model": self._model, "requests_running": status.requests_running,
                              "requests_waiting": status.requests_waiting})
 
-    async def _exposition(self, request: Request) -> Response:
+    async def _exposition(self, request: Request, who: str) -> Response:
         return Response(self._metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -171,16 +177,16 @@ async def _first(chunks: AsyncGenerator[Json, None]) -> Json:
         raise
 
 
-def _error(error: ApiError) -> Response:
-    return JSONResponse(error.body(), error.status, headers=error.headers())
+async def _fault(request: Request, error: Exception) -> Response:
+    return ApiError(500, "a fault of this server; its log has more").response()
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     """Of Starlette's own errors: no such path, or no such method there."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _error(ApiError(404, f"there is no {request.url.path[:128]} here; docs/openai.md lists what there is",
-                               code="not_found"))
-    answer = _error(ApiError(error.status_code, f"{request.method} is not for {request.url.path[:128]}"))
+        return ApiError(404, f"there is no {request.url.path[:128]} here; docs/openai.md lists what there is",
+                        code="not_found").response()
+    answer = ApiError(error.status_code, f"{request.method} is not for {request.url.path[:128]}").response()
     answer.headers.update(error.headers or {})
     return answer

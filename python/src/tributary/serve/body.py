@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pydantic
 import pydantic_core
 from starlette.requests import ClientDisconnect, Request
 
 from tributary.serve.body_budget import BodyBudget, BodyShare
+from tributary.serve.complaints import not_of_schema
 from tributary.serve.errors import ApiError, bad_request
 from tributary.serve.refused import check_other_fields
 from tributary.serve.settings import Settings
@@ -35,8 +36,9 @@ class BodyReader:
     @contextlib.asynccontextmanager
     async def body(self, request: Request, schema: type[Body], who: str) -> AsyncIterator[Body]:
         """`who`: an API key's name; "" without keys, and then hosts are told apart. Bytes count as long as the block
-        lasts. ApiError: 413 too large, 429 too much of all requests together or of these, 408 too slow, 400 not JSON in
-        UTF-8 or a field that is not served, 422 not of the schema."""
+        lasts. ApiError: 415 not called JSON, 413 too large, 429 too much of all requests together or of these, 408 too
+        slow, 400 not JSON in UTF-8 or a field that is not served, 422 not of the schema."""
+        _check_kind(request)
         host = request.client.host if request.client is not None else ""
         with self._budget.share(who or host) as share:
             try:
@@ -77,6 +79,18 @@ class BodyReader:
             await asyncio.wait_for(_take(request, _DISCARDED_BYTES), _DISCARDED_S)
 
 
+def _check_kind(request: Request) -> None:
+    """A page of any origin may send text and forms here, and what has no Content-Type, without being asked first by its
+    browser whether it may; JSON it may not. Other clients may leave the header out: browsers alone send an Origin."""
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.startswith("application/") and kind.endswith("+json"):
+        return
+    if kind or "origin" in request.headers:
+        said = f"the body is sent as {kind[:64]!r}" if kind else "a page sent the body without a Content-Type"
+        raise ApiError(415, f"{said}; send JSON with 'Content-Type: application/json'", code="unsupported_media_type")
+
+
 async def _take(request: Request, num_bytes: int) -> None:
     """Until the body has ended, or so many bytes more have come."""
     while num_bytes > 0:
@@ -101,21 +115,6 @@ def parse_body(data: bytes, schema: type[Body]) -> Body:
     try:
         body = schema.model_validate(value)
     except pydantic.ValidationError as error:
-        raise _not_of_schema(error) from None
+        raise not_of_schema(error, value) from None
     check_other_fields(body.model_extra or {}, list(schema.model_fields))
     return body
-
-
-def _not_of_schema(error: pydantic.ValidationError) -> ApiError:
-    """Of several complaints the first, as "messages[0].role: Field required". There are few: schema.py sees to it."""
-    first: Any = error.errors(include_url=False, include_context=False)[0]
-    path = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part.isidentifier():  # alternatives of a union have names like "list[str]"
-            path += f".{part}" if path else part
-    given = first["input"]
-    is_short = isinstance(given, (int, float)) or isinstance(given, str) and len(given) <= 64
-    shown = f", not {given!r}" if first["type"] != "missing" and is_short else ""
-    return ApiError(422, f"{path or 'the body'}: {first['msg']}{shown}", param=path or None, code="invalid_type")

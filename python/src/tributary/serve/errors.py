@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from tributary import errors as rpc
 
 Headers = dict[str, str]
@@ -24,6 +26,9 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": _TYPES.get(self.status, "invalid_request_error"),
                           "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, headers=self.headers())
 
     def headers(self) -> Headers:
         headers: Headers = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tributary.serve.settings import DEFAULT_MAX_TOKENS, Settings
+from tributary.text.files import as_utf8
 from tributary.tls import Tls
 
 _DESCRIPTION = """\
@@ -29,12 +30,17 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(name, type=Path, metavar="FILE", help=f"{help_text} (PEM)")
     made.add_argument("--tributary", metavar="PATH",
                       help="the program that starts a cluster (default: in $TRIBUTARY_BIN, or in PATH)")
-    made.add_argument("--served-model-name", metavar="NAME", help="what clients call the model (default: the folder)")
+    made.add_argument("--served-model-name", type=as_utf8, metavar="NAME",
+                      help="what clients call the model (default: the folder)")
     made.add_argument("--chat-template", type=Path, metavar="FILE", help="used instead of the folder's")
     made.add_argument("--host", default="127.0.0.1", help="where to listen (default %(default)s)")
     made.add_argument("--port", type=_count(0, 65535), default=8000, help="0 is any free one (default %(default)s)")
     made.add_argument("--port-file", type=Path, metavar="FILE", help='written once it listens: {"listen": "HOST:PORT"}')
     made.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line (default: everybody may ask)")
+    made.add_argument("--allowed-host", action="append", default=[], metavar="NAME",
+                      help="a name that clients may call this server by, in the header Host; may be given several "
+                           "times. A server at a loopback address without API keys answers to localhost and these "
+                           "only, any other one to all names unless some are given here")
     _add_limits(made)
     return made
 

@@ -91,17 +91,18 @@ class Planner:
                         logit_bias=_logit_bias(body.logit_bias or {}))
 
     def _max_tokens(self, body: ChatRequest | CompletionRequest, prompt_tokens: int) -> int:
-        asked = body.max_tokens
+        asked, limit = body.max_tokens, "max_tokens"
         if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
-            asked = body.max_completion_tokens
+            asked, limit = body.max_completion_tokens, "max_completion_tokens"
+        field = "messages" if isinstance(body, ChatRequest) else "prompt"
         context = self._text.max_context_tokens
         if prompt_tokens == 0:
-            raise bad_request("the prompt is empty; it needs at least one token", "prompt")
+            raise bad_request("the prompt is empty; it needs at least one token", field)
         least = 0 if isinstance(body, CompletionRequest) and body.echo else 1
         if asked is not None and asked < least:
-            raise bad_request(f"max_tokens is {asked}; ask for at least {least}", "max_tokens")
+            raise bad_request(f"{limit} is {asked}; ask for at least {least}", limit)
         if context is not None and (prompt_tokens > context or prompt_tokens + max(asked or 0, 1) - 1 > context):
-            raise _too_long(prompt_tokens, asked, context)
+            raise _too_long(prompt_tokens, asked, context, field)
         if asked is not None:
             return asked
         by_default = 16
@@ -164,9 +165,9 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-def _too_long(prompt_tokens: int, max_tokens: int | None, context: int) -> ApiError:
+def _too_long(prompt_tokens: int, max_tokens: int | None, context: int, field: str) -> ApiError:
     asked = ""
     if max_tokens is not None:
         asked = f" and max_tokens is {max_tokens}, which together need {prompt_tokens + max_tokens - 1}"
     return bad_request(f"the model's context is {context} tokens, but the prompt has {prompt_tokens}{asked}; shorten "
-                       "the prompt or ask for fewer tokens", "messages", "context_length_exceeded")
+                       "the prompt or ask for fewer tokens", field, "context_length_exceeded")

@@ -29,7 +29,7 @@ class PromptMaker:
 
     async def of_chat(self, body: ChatRequest) -> list[int]:
         messages = [_as_template_sees(message, i) for i, message in enumerate(body.messages)]
-        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs, "messages")
+        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs, must_fit=True)
 
     async def of_completion(self, body: CompletionRequest) -> list[list[int]]:
         prompt: Any = body.prompt
@@ -45,12 +45,12 @@ class PromptMaker:
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("give either prompt or messages", "prompt")
         if body.prompt is not None:
-            return (await self._encode([body.prompt], body.add_special_tokens, None))[0]
+            return (await self._encode([body.prompt], body.add_special_tokens, "prompt", must_fit=False))[0]
         messages = [_as_template_sees(message, i) for i, message in enumerate(body.messages or ())]
-        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs, None)
+        return await self._of_messages(messages, body.add_generation_prompt, body.chat_template_kwargs, must_fit=False)
 
     async def _of_messages(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool,
-                           variables: dict[str, Any] | None, fitting: str | None) -> list[int]:
+                           variables: dict[str, Any] | None, *, must_fit: bool) -> list[int]:
         template = self._text.chat_template
         if template is None:
             raise bad_request(f"the model {self._text.name} has no chat template; use /v1/completions, or start the "
@@ -63,19 +63,21 @@ class PromptMaker:
                 messages, add_generation_prompt=add_generation_prompt, variables=variables))
         except ChatError as error:
             raise bad_request(str(error), "messages") from None
-        return (await self._encode([prompt], False, fitting))[0]  # the template has written the special tokens
+        # The template has written the special tokens.
+        return (await self._encode([prompt], False, "messages", must_fit=must_fit))[0]
 
-    async def _encode(self, texts: Sequence[str], add_special_tokens: bool, fitting: str | None) -> list[list[int]]:
-        """`fitting`: the field whose texts the model's context must have room for; those that cannot fit are not
-        encoded. None if they are only counted."""
-        if fitting is not None:
-            self._check_length(max(map(len, texts)), fitting)
+    async def _encode(self, texts: Sequence[str], add_special_tokens: bool, field: str, *,
+                      must_fit: bool = True) -> list[list[int]]:
+        """`field` is where the texts are from. If the model's context must have room for them, those that cannot fit
+        are not encoded; else they are only counted."""
+        if must_fit:
+            self._check_length(max(map(len, texts)), field)
         encode = self._text.tokenizer.encode
         try:
             return await self._somewhere(
                 sum(map(len, texts)), lambda: [encode(text, add_special_tokens=add_special_tokens) for text in texts])
         except EncodeError as error:
-            raise bad_request(str(error), "prompt") from None
+            raise bad_request(str(error), field) from None
 
     def _check_length(self, num_characters: int, field: str) -> None:
         context, longest = self._text.max_context_tokens, self._text.tokenizer.longest_token_characters
@@ -108,9 +110,12 @@ def _as_template_sees(message: ChatMessage, i: int) -> dict[str, str]:
         raise bad_request(f"{where} has no content; give a text", f"{where}.content")
     if not isinstance(content, str):
         for k, part in enumerate(content):
-            if part.type != "text" or part.text is None:
+            if part.type != "text":
                 raise bad_request(f"{where}.content[{k}] is of type {part.type[:64]!r}; only text goes in and out",
                                   f"{where}.content[{k}].type", "unsupported_parameter")
+            if part.text is None:
+                raise bad_request(f"{where}.content[{k}] is of type 'text' but has no text; give it as 'text'",
+                                  f"{where}.content[{k}].text")
         content = "".join(part.text or "" for part in content)
     # Templates know "system"; "developer" is what newer clients of OpenAI call it.
     seen = {"role": "system" if message.role == "developer" else message.role, "content": content}

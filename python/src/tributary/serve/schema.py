@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -33,13 +33,27 @@ def _at_most(count: int, what: str) -> Callable[[Any], Any]:
 
 
 Count = Annotated[int, Field(ge=0, lt=1 << 32)]
-Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 TokenIds = List[Count]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Integer = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
+MaxTokens = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]  # that it is too few is plan.py's to say
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class _NullIsNothing(BaseModel):
+    """A field that is null is one that was left out, unless it is needed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        needed = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {name: given for name, given in value.items() if given is not None or name in needed}
+
+
+class _Strict(_NullIsNothing):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     @model_validator(mode="before")
@@ -53,7 +67,7 @@ class TributaryOptions(_Strict):
 
     policy: str = ""
     quality: str = ""
-    parameters: Annotated[dict[str, float | int | str | List[int] | List[List[int]]],
+    parameters: Annotated[dict[str, Number | Integer | str | TokenIds | List[TokenIds]],
                           BeforeValidator(_at_most(MAX_PARAMETERS, "parameters"))] = {}
     window_tokens: Count | None = None
     sink_tokens: Count | None = None
@@ -74,7 +88,7 @@ class StreamOptions(_Strict):
     include_obfuscation: bool | None = None  # OpenAI's padding of chunks: there is none here
 
 
-class _Sampled(BaseModel):
+class _Sampled(_NullIsNothing):
     """What chats and completions have in common."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -88,9 +102,9 @@ class _Sampled(BaseModel):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     logit_bias: Annotated[dict[str, Bias], BeforeValidator(_at_most(MAX_BIASES, "tokens"))] | None = None  # by token id
-    seed: Seed | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(lt=1 << 31)] | None = None
+    seed: Integer | None = None  # OpenAI's are signed, the engine's are not
+    n: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    max_tokens: MaxTokens | None = None
     stop: str | List[str] | None = None
     stop_token_ids: Annotated[TokenIds, Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
@@ -119,7 +133,7 @@ Messages = Annotated[List[ChatMessage], Field(max_length=MAX_MESSAGES)]
 
 class ChatRequest(_Sampled):
     messages: Messages
-    max_completion_tokens: Annotated[int, Field(lt=1 << 31)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -139,4 +153,4 @@ class TokenizeRequest(_Strict):
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
-    return_token_strs: Literal[True, False] | None = None
+    return_token_strs: bool | None = None

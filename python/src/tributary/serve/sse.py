@@ -66,8 +66,9 @@ class EventStream(Response):
             self._on_gone()
 
     async def _send(self, send: Send) -> None:
+        first = event_of(self._first)  # a fault in it is a status yet
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await _send_body(send, event_of(self._first))
+        await _send_body(send, first)
         async for value in self._rest:
             await _send_body(send, event_of(value))
         await _send_body(send, b"data: [DONE]\n\n")

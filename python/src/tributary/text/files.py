@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,27 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 class ModelFolderError(Exception):
     """A file of the model folder is missing or broken; the message says which, and what to do."""
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def as_utf8(name: str) -> str:
+    """A file's name or a flag as text that can be sent: Python has bytes that are not UTF-8 as halves of characters,
+    which nothing encodes; they become U+FFFD."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def check_folder(folder: Path) -> None:
+    """ModelFolderError if it is none, with the command line's hint for what may be a name of the Hugging Face Hub."""
+    if folder.is_dir():
+        return
+    if _HUB_ID.fullmatch(str(folder)):
+        local = f"models/{folder.name}"
+        raise ModelFolderError(f"there is no model folder '{folder}'; if it is a model of the Hugging Face Hub, fetch "
+                               f"it with 'hf download {folder} --local-dir {local}' and use --model {local}")
+    raise ModelFolderError(f"{as_utf8(str(folder))} is not a folder; give the model's, which has config.json and a "
+                           "tokenizer")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tributary.text.chat_template import ChatTemplate, load_chat_template
-from tributary.text.files import ModelFolderError, read_object_if_there
+from tributary.text.context import max_context_tokens
+from tributary.text.files import ModelFolderError, as_utf8, read_object_if_there
 from tributary.text.tokenizer import Tokenizer, load_tokenizer, special_tokens
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class SamplingDefaults:
 
 @dataclass(frozen=True)
 class ModelText:
-    name: str  # the folder's
+    name: str  # the folder's, in UTF-8 whatever its bytes are
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     end_tokens: frozenset[int]  # an answer ends with any of them, and they are not part of its text
@@ -72,8 +73,9 @@ def load_model_text(folder: str | Path, chat_template: str | Path | None = None)
     eos_id = tokenizer.token_id(eos) if eos is not None else None
     if eos_id is not None:
         ends.add(eos_id)
-    return ModelText(folder.resolve().name, tokenizer, load_chat_template(folder, chat_template), frozenset(ends),
-                     _sampling(generation, folder / "generation_config.json"), _context(config))
+    return ModelText(as_utf8(folder.resolve().name), tokenizer, load_chat_template(folder, chat_template),
+                     frozenset(ends), _sampling(generation, folder / "generation_config.json"),
+                     max_context_tokens(config))
 
 
 def _ids(values: Mapping[str, Any], name: str, path: Path) -> set[int]:
@@ -105,8 +107,3 @@ def _sampling(values: Mapping[str, Any], path: Path) -> SamplingDefaults:
     if values.get("do_sample") is False:
         found["temperature"] = 0.0
     return SamplingDefaults(**found)
-
-
-def _context(config: Mapping[str, Any]) -> int | None:
-    value = config.get("max_position_embeddings")
-    return value if isinstance(value, int) and value > 0 else None

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tributary.text import pieces
 from tributary.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
-from tributary.text.files import ModelFolderError, read_bytes, read_object, read_object_if_there
+from tributary.text.files import ModelFolderError, check_folder, read_bytes, read_object, read_object_if_there
 from tributary.text.longest_token import longest_token_characters
 
 BYTE_VOCAB = 256
@@ -140,8 +140,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         from tributary.text.sentencepiece_tokenizer import SentencePieceTokenizer
 
         return SentencePieceTokenizer(folder)
-    if not folder.is_dir():
-        raise ModelFolderError(f"{folder} is not a folder; give the model's, which has config.json and a tokenizer")
+    check_folder(folder)
     if read_object_if_there(folder / "config.json").get("vocab_size") == BYTE_VOCAB:
         return ByteTokenizer()
     raise ModelFolderError(f"{folder} has neither tokenizer.json nor tokenizer.model; copy the model's into it")

@@ -11,6 +11,7 @@ from fake_coordinator import FakeCoordinator, Script, text
 from serving import Serving, make_byte_model, serving
 
 USER = [{"role": "user", "content": "Hi"}]
+JSON_BODY = {"Content-Type": "application/json"}
 PROMPT = "[user]Hi\0[assistant]"
 
 
@@ -52,7 +53,7 @@ def test_a_streamed_chat_is_the_same_text_in_whole_characters(server: Serving, f
 
 def test_the_bytes_of_a_stream(server: Serving, fake: FakeCoordinator) -> None:
     body = json.dumps({"messages": USER, "stream": True}).encode()
-    request = urllib.request.Request(f"{server.url}/v1/chat/completions", body)
+    request = urllib.request.Request(f"{server.url}/v1/chat/completions", body, JSON_BODY)
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert "access-control-allow-origin" not in answer.headers
@@ -241,7 +242,7 @@ def test_models_health_metrics_and_tokenize(server: Serving, fake: FakeCoordinat
     assert "tributary_serve_first_token_seconds_count 1.0" in metrics
 
     def tokenize(**body: object) -> dict[str, object]:
-        request = urllib.request.Request(f"{server.url}/tokenize", json.dumps(body).encode())
+        request = urllib.request.Request(f"{server.url}/tokenize", json.dumps(body).encode(), JSON_BODY)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 

@@ -24,7 +24,7 @@ def post(server: Serving, body: bytes | dict[str, object], path: str = "/v1/chat
          headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], dict[str, object]]:
     """Status, headers and the object of an answer, whatever it is."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(server.url + path, data, headers or {})
+    request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json", **(headers or {})})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, dict(answer.headers), json.loads(answer.read())
@@ -67,6 +67,7 @@ def refused(server: Serving, fields: dict[str, object], path: str = "/v1/chat/co
      "context is 1000 tokens, which are 1000 characters at most, but the prompt has 2018 characters"),
     ({"messages": [{"role": "user", "content": "\u00e9" * 900}]}, 400,
      "context is 1000 tokens, but the prompt has 1818"),
+    ({"max_completion_tokens": -5}, 400, "max_completion_tokens is -5; ask for at least 1"),
     ({"seed": 1 << 64}, 422, "seed: "),
     ({"stop": [""]}, 400, "a stop string is empty"),
     ({"stop": ["a"] * 17}, 400, "17 stop strings; at most 16"),
