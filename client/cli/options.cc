@@ -12,7 +12,7 @@
 #include "client/terminal/common_flags.h"
 #include "fmt/format.h"
 #include "policy/policy_registry.h"
-#include "process/flags/unsigned_flags.h"
+#include "process/flags/number_flags.h"
 
 namespace tributary {
 namespace {
@@ -198,7 +198,7 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
   app.set_version_flag("--version", fmt::format("tributary {}", VersionText()));
   ParsedCommands parsed;
   AddCommands(app, parsed);
-  CheckUnsignedFlags(app);
+  CheckNumberFlags(app);
   TRIBUTARY_ASSIGN_OR_RETURN(Arguments arguments, CompleteArguments(app, argc, argv));
   try {
     app.parse(std::vector<std::string>(arguments.words.rbegin(), arguments.words.rend()));  // as CLI11 wants them
@@ -212,9 +212,11 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
     const std::vector<std::string> unknown = app.remaining(true);
     return ExplainParseError(app, arguments, unknown.empty() ? error.what() : CLI::ExtrasError(unknown).what());
   } catch (const CLI::ParseError& error) {  // CLI11 reports by exceptions only
-    return ExplainParseError(app, arguments, error.what());
+    return ExplainParseError(app, arguments, ExplainNumberError(app, error.what()));
   }
-  return ChooseCommand(app, parsed);
+  absl::StatusOr<Command> command = ChooseCommand(app, parsed);
+  if (!command.ok()) return NameFlags(command.status());
+  return command;
 }
 
 }  // namespace tributary
