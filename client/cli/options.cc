@@ -17,7 +17,7 @@
 namespace tributary {
 namespace {
 
-constexpr const char* kCommands = "run, chat, generate, score, eval, status, cluster up or demo";
+constexpr const char* kCommands = "run, chat, generate, score, eval, status, cluster up, demo or serve";
 
 absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
   if (is_score && request.text_file.empty() && request.tokens_file.empty()) {
@@ -125,7 +125,8 @@ void AddCommands(CLI::App& app, ParsedCommands& parsed) {
   completion->require_subcommand(1);
   completion->add_subcommand("bash", "For Bash: source <(tributary completion bash)");
   app.add_subcommand("man", "Print the manual page");
-  app.add_subcommand("demo", "Codes hidden in a text, found in other processes' KV");  // cli/demo_command.h
+  app.add_subcommand("demo", "Codes hidden in a text, found in other processes' KV");              // cli/demo_command.h
+  app.add_subcommand("serve", "Answer OpenAI's clients (tributary-serve of the Python package)");  // serve_command.h
 }
 
 absl::Status CheckChat(const ChatCommand& chat) {
