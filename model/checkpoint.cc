@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "fmt/format.h"
 #include "model/json_text.h"
+#include "model/model_folder.h"
 
 namespace tributary {
 namespace {
@@ -47,10 +48,7 @@ absl::Status NoWeights(const std::filesystem::path& model_dir) {
         shards.front(), shards.size() - 1, kIndexFile));
   }
   if (!others.empty()) {
-    return absl::NotFoundError(
-        fmt::format("{}, but {}: convert the weights to safetensors (Transformers reads .bin and, with gguf_file=, "
-                    ".gguf; save_pretrained writes safetensors)",
-                    missing, others.front()));
+    return absl::NotFoundError(fmt::format("{}, but {}: {}", missing, others.front(), kConvertWeights));
   }
   return absl::NotFoundError(fmt::format("{}, nor any other file of weights; fetch the model again", missing));
 }

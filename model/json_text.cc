@@ -65,6 +65,7 @@ absl::StatusOr<json> ParseJsonObject(std::string_view text, const std::string& w
 
 absl::StatusOr<json> ReadJsonFile(const std::filesystem::path& path, size_t max_bytes) {
   TRIBUTARY_ASSIGN_OR_RETURN(const std::string text, ReadModelFile(path, max_bytes));
+  TRIBUTARY_RETURN_IF_ERROR(CheckNoLfsPointer(path, text));
   return ParseJsonObject(text, path.string());
 }
 

@@ -17,7 +17,7 @@ namespace tributary {
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, const std::string& what);
 
 // The same for a whole file; NOT_FOUND without it, INVALID_ARGUMENT when it is larger than
-// `max_bytes`.
+// `max_bytes`, or a Git LFS pointer.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::filesystem::path& path, size_t max_bytes);
 
 // A value for an error message, cut to a readable length.

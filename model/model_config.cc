@@ -13,6 +13,7 @@
 #include "model/config_fields.h"
 #include "model/json_text.h"
 #include "model/model_families.h"
+#include "model/model_folder.h"
 
 namespace tributary {
 namespace {
@@ -311,6 +312,7 @@ std::vector<uint32_t> ModelConfig::windowed_layers() const {
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_dir) {
+  TRIBUTARY_RETURN_IF_ERROR(CheckModelFolder(model_dir));
   const std::filesystem::path path = model_dir / "config.json";
   TRIBUTARY_ASSIGN_OR_RETURN(const json object, ReadJsonFile(path, kMaxConfigBytes));
   const ConfigFields fields(object, path.string());

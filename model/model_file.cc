@@ -21,6 +21,14 @@ absl::Status ModelFileError(const std::filesystem::path& path, int error) {
   return absl::InvalidArgumentError(message);
 }
 
+absl::Status CheckNoLfsPointer(const std::filesystem::path& path, std::string_view bytes) {
+  if (!bytes.starts_with("version https://git-lfs")) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("{}: this is a Git LFS pointer of {} bytes, not the file itself; run 'git lfs pull' in the model's "
+                  "folder, or fetch it with 'hf download'",
+                  path.string(), bytes.size()));
+}
+
 absl::StatusOr<ModelFile> ModelFile::Open(const std::filesystem::path& path) {
   TRIBUTARY_RETURN_IF_ERROR(CheckRegularFile(path.string()));
   // Should it have become a pipe since, nobody waits for its writer.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -34,6 +35,10 @@ class ModelFile {
 
 // The system's `error` (errno) of the file.
 absl::Status ModelFileError(const std::filesystem::path& path, int error);
+
+// INVALID_ARGUMENT, with what to do, for what Git leaves in place of a large file that was not fetched. `bytes`: all of
+// the file.
+absl::Status CheckNoLfsPointer(const std::filesystem::path& path, std::string_view bytes);
 
 // All of it. Beside Open()'s errors: INVALID_ARGUMENT with both sizes for one of more than `max_bytes`.
 absl::StatusOr<std::string> ReadModelFile(const std::filesystem::path& path, size_t max_bytes);

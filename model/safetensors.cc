@@ -11,6 +11,7 @@
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "model/json_text.h"
+#include "model/model_file.h"
 
 namespace tributary {
 namespace {
@@ -151,19 +152,8 @@ absl::Status CheckTiling(const std::string& file, std::vector<Entry>& entries, u
   return absl::OkStatus();
 }
 
-// What Git leaves in place of a large file that was not fetched.
-bool IsLfsPointer(std::span<const std::byte> bytes) {
-  constexpr std::string_view kMark = "version https://git-lfs";
-  return bytes.size() >= kMark.size() && std::memcmp(bytes.data(), kMark.data(), kMark.size()) == 0;
-}
-
 absl::StatusOr<std::string_view> HeaderText(const std::string& file, std::span<const std::byte> bytes) {
-  if (IsLfsPointer(bytes)) {
-    return absl::InvalidArgumentError(
-        fmt::format("{}: this is a Git LFS pointer of {} bytes, not the weights; run 'git lfs pull' in the model's "
-                    "folder, or fetch it with 'hf download'",
-                    file, bytes.size()));
-  }
+  TRIBUTARY_RETURN_IF_ERROR(CheckNoLfsPointer(file, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
   if (bytes.size() < kHeaderSizeBytes) {
     return Corrupt(file, fmt::format("truncated: {} bytes, shorter than the 8-byte header size", bytes.size()));
   }

@@ -1,8 +1,11 @@
 #include "process/server_process.h"
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <sstream>
 #include <thread>
 #include <utility>
 
@@ -12,7 +15,7 @@
 #include "base/status.h"
 #include "base/version.h"
 #include "process/fd_limit.h"
-#include "process/flags/unsigned_flags.h"
+#include "process/flags/number_flags.h"
 #include "process/port_file.h"
 #include "process/rpc_metrics.h"
 #include "telemetry/process_collector.h"
@@ -23,6 +26,16 @@ namespace {
 constexpr int64_t kDrainPollNs = 20 * kNsPerMs;
 // What peers sent before they heard of the draining may still be on its way.
 constexpr int64_t kUnderWayNs = 100 * kNsPerMs;
+
+// --help and --version. The exit status: 1, with the reason on stderr, if standard output does not take it.
+int PrintAsked(const CLI::App& app, const CLI::Success& asked, const std::string& name) {
+  std::ostringstream text, nothing;
+  (void)app.exit(asked, text, nothing);
+  errno = 0;
+  if (std::fputs(text.str().c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return 0;
+  std::fprintf(stderr, "%s: cannot write to standard output: %s\n", name.c_str(), std::strerror(errno));
+  return 1;
+}
 
 }  // namespace
 
@@ -88,14 +101,14 @@ int RunServerProgram(int argc, char** argv, const ServerProgram& program,
   ServerFlags flags;
   add_flags(app);
   AddServerFlags(app, &flags);
-  CheckUnsignedFlags(app);
+  CheckNumberFlags(app);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::Success& asked) {  // --help, --version
-    return app.exit(asked);
+  } catch (const CLI::Success& asked) {
+    return PrintAsked(app, asked, program.name);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "%s: %s\n'%s --help' has the flags.\n", program.name.c_str(), Printable(error.what()).c_str(),
-                 program.name.c_str());
+    std::fprintf(stderr, "%s: %s\n'%s --help' has the flags.\n", program.name.c_str(),
+                 Printable(ExplainNumberError(app, error.what())).c_str(), program.name.c_str());
     return 1;
   }
   absl::Status status = InitLogging(program.log_name, flags.log_level);

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "policy/policy_registry.h"
+
 namespace tributary {
 namespace {
 
@@ -36,12 +38,25 @@ constexpr FieldFlag kFlags[] = {
     {"request_id", "--request-id"},
     {"continue_request_id", "--continue"},
     {"lease_ns", "--keep-s"},
+    {"keep.lease_ns", "--keep-s"},
     {"max_stall", "--max-stall-s"},
     {"max_context_tokens", "--keep-context-tokens"},
+    {"keep.max_context_tokens", "--keep-context-tokens"},
     {"report_attention_heads", "--report-attention-heads"},
 };
 
 bool IsWord(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '.'; }
+
+// The flag that sets a field of a request or a policy's parameter; the word itself if it is neither.
+std::string FlagFor(std::string_view word) {
+  for (const FieldFlag& flag : kFlags) {
+    if (flag.field == word) return std::string(flag.flag);
+  }
+  for (const ParameterColumn& column : AllParameters()) {
+    if (column.row->name == word) return FlagOf(*column.row);
+  }
+  return std::string(word);
+}
 
 // Letters to change, add or leave out.
 size_t Distance(std::string_view a, std::string_view b) {
@@ -66,13 +81,16 @@ std::string NameFlags(std::string_view message) {
     size_t end = begin;
     while (end < message.size() && IsWord(message[end])) ++end;
     const std::string_view word = message.substr(begin, end - begin);
-    const auto* const found =
-        std::find_if(std::begin(kFlags), std::end(kFlags), [word](const FieldFlag& f) { return f.field == word; });
-    named += found == std::end(kFlags) ? word : found->flag;
+    const bool is_quoted = begin > 0 && message[begin - 1] == '\'' && end < message.size() && message[end] == '\'';
+    named += is_quoted ? std::string(word) : FlagFor(word);
     if (end < message.size()) named += message[end];
     begin = end + 1;
   }
   return named;
+}
+
+absl::Status NameFlags(const absl::Status& status) {
+  return status.ok() ? status : absl::Status(status.code(), NameFlags(std::string(status.message())));
 }
 
 std::string Nearest(std::string_view word, std::span<const std::string> known) {

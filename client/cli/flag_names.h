@@ -5,11 +5,15 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
+
 namespace tributary {
 
-// A server's words about fields of a request, "window_tokens 10 is ...", with the flags that set them:
-// "--window-tokens 10 is ...". Other words stay.
+// A server's words about fields of a request and parameters of policies, "window_tokens 10 is ...", with the flags that
+// set them: "--window-tokens 10 is ...". Other words stay, and so do those in quotes: they are somebody's values.
 std::string NameFlags(std::string_view message);
+// The same for the words of an error.
+absl::Status NameFlags(const absl::Status& status);
 
 // The word of `known` that is the fewest changed letters away, or "" if none is near.
 std::string Nearest(std::string_view word, std::span<const std::string> known);

@@ -12,12 +12,12 @@
 #include "client/terminal/common_flags.h"
 #include "fmt/format.h"
 #include "policy/policy_registry.h"
-#include "process/flags/unsigned_flags.h"
+#include "process/flags/number_flags.h"
 
 namespace tributary {
 namespace {
 
-constexpr const char* kCommands = "run, chat, generate, score, eval, status, cluster up or demo";
+constexpr const char* kCommands = "run, chat, generate, score, eval, status, cluster up, demo or serve";
 
 absl::Status CheckRequest(const RequestOptions& request, bool is_score) {
   if (is_score && request.text_file.empty() && request.tokens_file.empty()) {
@@ -125,7 +125,8 @@ void AddCommands(CLI::App& app, ParsedCommands& parsed) {
   completion->require_subcommand(1);
   completion->add_subcommand("bash", "For Bash: source <(tributary completion bash)");
   app.add_subcommand("man", "Print the manual page");
-  app.add_subcommand("demo", "Codes hidden in a text, found in other processes' KV");  // cli/demo_command.h
+  app.add_subcommand("demo", "Codes hidden in a text, found in other processes' KV");              // cli/demo_command.h
+  app.add_subcommand("serve", "Answer OpenAI's clients (tributary-serve of the Python package)");  // serve_command.h
 }
 
 absl::Status CheckChat(const ChatCommand& chat) {
@@ -198,7 +199,7 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
   app.set_version_flag("--version", fmt::format("tributary {}", VersionText()));
   ParsedCommands parsed;
   AddCommands(app, parsed);
-  CheckUnsignedFlags(app);
+  CheckNumberFlags(app);
   TRIBUTARY_ASSIGN_OR_RETURN(Arguments arguments, CompleteArguments(app, argc, argv));
   try {
     app.parse(std::vector<std::string>(arguments.words.rbegin(), arguments.words.rend()));  // as CLI11 wants them
@@ -212,9 +213,11 @@ absl::StatusOr<Command> ParseCommandLine(int argc, const char* const* argv) {
     const std::vector<std::string> unknown = app.remaining(true);
     return ExplainParseError(app, arguments, unknown.empty() ? error.what() : CLI::ExtrasError(unknown).what());
   } catch (const CLI::ParseError& error) {  // CLI11 reports by exceptions only
-    return ExplainParseError(app, arguments, error.what());
+    return ExplainParseError(app, arguments, ExplainNumberError(app, error.what()));
   }
-  return ChooseCommand(app, parsed);
+  absl::StatusOr<Command> command = ChooseCommand(app, parsed);
+  if (!command.ok()) return NameFlags(command.status());
+  return command;
 }
 
 }  // namespace tributary

@@ -8,6 +8,11 @@
 #include "fmt/format.h"
 
 namespace tributary {
+namespace {
+
+constexpr int kMaxNumaNode = 1023;  // of any Linux
+
+}  // namespace
 
 void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags) {
   AddNodeIdFlag(app, &flags->node_id, "Name of this node, unique in the cluster; by default cpu-HOST-RANDOM");
@@ -27,7 +32,8 @@ void AddCpuAttentionFlags(CLI::App& app, CpuAttentionFlags* flags) {
   app.add_option("--cpus", flags->cpus, "Cores to pin those threads to, e.g. 0-7,16; not pinned by default");
   app.add_option("--numa-node", flags->numa_node,
                  "Takes KV memory from this NUMA node and pins threads to its cores (or to --cpus); "
-                 "start one process per node");
+                 "start one process per node")
+      ->check(CLI::Range(0, kMaxNumaNode));
   app.add_option("--huge-pages", flags->huge_pages,
                  "transparent (asked for), reserved (hugetlb; falls back to transparent) or off")
       ->check(CLI::IsMember({"transparent", "reserved", "off"}))

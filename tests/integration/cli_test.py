@@ -79,9 +79,9 @@ class HubTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def run_with(self, client):
+    def run_with(self, client, model="someone/small"):
         (self.folder / "huggingface_hub.py").write_text(client)
-        return tributary("run", "--model", "someone/small", *RUN[4:], "--prompt", "x", "--json", cwd=self.folder,
+        return tributary("run", "--model", model, *RUN[4:], "--prompt", "x", "--json", cwd=self.folder,
                          env={"PYTHONPATH": str(self.folder)})
 
     def test_a_models_name_becomes_a_folder(self):
@@ -93,9 +93,40 @@ def snapshot_download(name, local_dir, allow_patterns):
 """
         done = self.run_with(client)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertTrue((self.folder / "models" / "small" / "config.json").is_file())
+        self.assertTrue((self.folder / "models" / "someone" / "small" / "config.json").is_file())
         again = self.run_with("raise AssertionError('it is there')")
         self.assertEqual(json.loads(again.stdout)["tokens"], json.loads(done.stdout)["tokens"])
+
+    def test_a_model_is_never_taken_for_anothers(self):
+        shutil.copytree(MODEL, self.folder / "models" / "small")
+        shutil.copytree(MODEL, self.folder / "models" / "another" / "small")
+        done = self.run_with("def snapshot_download(*_, **__):\n    raise OSError('no such model')\n")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"OSError: no such model", done.stderr)
+        self.assertIn(b"--model models/small uses it", done.stderr)
+        self.assertEqual(self.run_with("", "another/small").returncode, 0)
+
+    def test_what_broke_off_is_not_complete_and_goes_on(self):
+        client = f"""
+import pathlib, shutil
+def snapshot_download(name, local_dir, allow_patterns):
+    pathlib.Path(local_dir).mkdir(parents=True, exist_ok=True)
+    shutil.copy({str(MODEL / "config.json")!r}, local_dir)
+    raise OSError("connection lost")
+"""
+        done = self.run_with(client)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("could not be fetched", json.loads(done.stdout)["error"]["message"])
+        self.assertFalse((self.folder / "models" / "someone" / "small").exists())
+        client = f"""
+import pathlib, shutil
+def snapshot_download(name, local_dir, allow_patterns):
+    assert (pathlib.Path(local_dir) / "config.json").is_file(), "it does not go on"
+    shutil.copytree({str(MODEL)!r}, local_dir, dirs_exist_ok=True)
+"""
+        done = self.run_with(client)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(os.listdir(self.folder / "models" / "someone"), ["small"])
 
     def test_what_the_hub_says_is_shown(self):
         done = self.run_with("def snapshot_download(*_, **__):\n    raise OSError('no such model')\n")
@@ -106,7 +137,68 @@ def snapshot_download(name, local_dir, allow_patterns):
     def test_without_its_client_the_user_is_told(self):
         done = self.run_with("raise ImportError")
         self.assertEqual(done.returncode, 1)
-        self.assertIn("hf download someone/small", json.loads(done.stdout)["error"]["message"])
+        message = json.loads(done.stdout)["error"]["message"]
+        self.assertIn("hf download someone/small --local-dir models/someone/small", message)
+
+
+class OtherFormatsTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def refusal(self, model):
+        done = tributary("run", "--model", model, *RUN[4:], "--prompt", "x", "--json", cwd=self.folder)
+        self.assertEqual(done.returncode, 1)
+        return json.loads(done.stdout)["error"]["message"]
+
+    def test_gguf_is_told_how_it_is_converted(self):
+        (self.folder / "models").mkdir()
+        (self.folder / "models" / "x.gguf").write_bytes(b"GGUF")
+        for model in ("models", "models/x.gguf", self.folder / "models" / "x.gguf", "models/absent.gguf"):
+            with self.subTest(model=model):
+                self.assertIn("convert the weights to safetensors", self.refusal(model))
+
+    def test_autogptq_is_named(self):
+        shutil.copytree(MODEL, self.folder / "model")
+        (self.folder / "model" / "quantize_config.json").write_text("{}")
+        self.assertIn("GPTQ", self.refusal("model"))
+
+
+class OtherProgramsTest(unittest.TestCase):
+    """Commands that another program carries out."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def test_serve_is_the_python_packages_program(self):
+        server = self.folder / "tributary-serve"
+        server.write_text('#!/bin/sh\nprintf "%s|" "$TRIBUTARY_BIN" "$@"\nexit 7\n')
+        server.chmod(0o755)
+        path = {"PATH": f"{self.folder}:{os.environ['PATH']}"}
+        done = tributary("serve", "--model", "a b", "--", "--cpu-nodes", "1", env=path)
+        self.assertEqual(done.returncode, 7)
+        self.assertEqual(done.stdout.decode(), f"{BIN.resolve()}|--model|a b|--|--cpu-nodes|1|")
+        self.assertTrue(tributary("help", "serve", env=path).stdout.endswith(b"|--help|"))
+
+    def test_without_it_the_user_is_told_how_to_install_it(self):
+        done = tributary("serve", env={"PATH": str(self.folder)})
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"pip install ./python[serve]", done.stderr)
+
+    def test_they_are_commands_like_the_others(self):
+        for document in (["help"], ["man"], ["completion", "bash"]):
+            text = tributary(*document).stdout
+            self.assertIn(b"demo", text)
+            self.assertIn(b"serve", text)
+
+    def test_help_has_the_flags_of_the_demo(self):
+        done = tributary("help", "demo")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for flag in (b"--codes", b"--cpu-nodes", b"--window-tokens"):
+            self.assertIn(flag, done.stdout)
 
 
 class OutputsTest(unittest.TestCase):
@@ -119,6 +211,11 @@ class OutputsTest(unittest.TestCase):
                 self.assertIn(b"cannot write to standard output: No space left on device", done.stderr)
             done = subprocess.run([BIN / "tributary", "help"], stdout=full, stderr=subprocess.PIPE, check=False)
             self.assertEqual(done.returncode, 1)
+            for server in ("tributary-coordinator", "tributary-gpu-worker", "tributary-cpu-attention"):
+                for flag in ("--help", "--version"):
+                    done = subprocess.run([BIN / server, flag], stdout=full, stderr=subprocess.PIPE, check=False)
+                    self.assertEqual(done.returncode, 1)
+                    self.assertIn(b"cannot write to standard output: No space left on device", done.stderr)
 
     def test_results_that_are_lost_are_an_error(self):
         done = tributary("eval", *RUN[2:8], "--text-file", MODEL / "persuasion.txt", "--prefill-tokens", "64",
@@ -145,6 +242,16 @@ class OutputsTest(unittest.TestCase):
         done = tributary("run", "--json", "--model", "m", "--prompt", "x", "--frob")
         self.assertEqual(done.returncode, 2)
         self.assertIn("--frob", json.loads(done.stdout)["error"]["message"])
+
+    def test_errors_name_flags_as_they_are_typed(self):
+        for flags, words in ((["--policy", "hgca", "--keep-min", "65", "--block-tokens", "64"], b"--keep-min"),
+                             (["--policy", "hgca", "--dense-heads", "9999:0"], b"--dense-heads names 9999:0"),
+                             (["--max-stall-s", "nan"], b"--max-stall-s: 'nan' is no finite number"),
+                             (["--window-tokens", "10000000000"], b"no whole number from 0 to 4294967295")):
+            with self.subTest(flags=flags):
+                done = tributary(*RUN[1:], "--prompt", "x", *flags)
+                self.assertNotEqual(done.returncode, 0)
+                self.assertIn(words, done.stderr)
 
 
 class TextTest(unittest.TestCase):

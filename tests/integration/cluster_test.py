@@ -339,6 +339,7 @@ class StartTest(unittest.TestCase):
     def test_cores_and_memory_that_are_not_there(self):
         for flags, words in ((["--cpus", "0-b"], "'0-b' is no list of cores"),
                              (["--numa-node", "99"], "--numa-node 99: this host has"),
+                             (["--numa-node", "10000000000"], "10000000000 not in range 0 to 1023"),
                              (["--huge-pages", "large"], "--huge-pages"),
                              (["--kv-pool-bytes", "900TB"], "bytes needed"),
                              (["--extent-bytes", "5000"], "extent_bytes is 5000")):

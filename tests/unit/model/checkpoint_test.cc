@@ -59,6 +59,8 @@ TEST_F(CheckpointTest, SaysWhatIsMissing) {
   EXPECT_THAT(Refusal(), AllOf(HasSubstr("model-00001-of-00002.safetensors and 1 more"), HasSubstr("is missing")));
   WriteIndex({{"a", "gone.safetensors"}});
   EXPECT_THAT(Refusal(), HasSubstr("gone.safetensors: cannot open"));
+  WriteFile(dir_ / "model.safetensors.index.json", "version https://git-lfs.github.com/spec/v1\n");
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr("index.json: this is a Git LFS pointer"), HasSubstr("git lfs pull")));
 }
 
 TEST_F(CheckpointTest, RefusesShardNamesThatLeaveTheFolder) {

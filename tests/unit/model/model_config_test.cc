@@ -210,6 +210,21 @@ TEST_F(ModelConfigTest, RefusesBrokenFiles) {
   }
 }
 
+TEST_F(ModelConfigTest, NamesAGitLfsPointer) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n";
+  const auto expect_refusal = [&](const char* name) {
+    const absl::Status status = LoadModelConfig(dir_.path()).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(name), HasSubstr("Git LFS pointer of 63 bytes"), HasSubstr("git lfs pull")));
+  };
+  WriteFile(dir_ / "config.json", pointer);
+  expect_refusal("/config.json");
+  ASSERT_TRUE(Load(Base()).ok());
+  WriteFile(dir_ / "generation_config.json", pointer);
+  expect_refusal("generation_config.json");
+}
+
 // What families leave out and do otherwise, as Hugging Face's config classes have it.
 TEST_F(ModelConfigTest, FamiliesDifferInTheirFields) {
   const auto olmo2 = Load(Base("olmo2"));

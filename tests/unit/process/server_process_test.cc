@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -90,6 +91,21 @@ TEST_F(ServerProcessDeathTest, WrongFlagsEndItBeforeItRuns) {
   EXPECT_EXIT(std::exit(RunProgram({"--unknown"}, never)), ::testing::ExitedWithCode(1), "--unknown");
   EXPECT_EXIT(std::exit(RunProgram({"--drain-timeout-s", "-1"}, never)), ::testing::ExitedWithCode(1),
               "program: --drain-timeout-s: '-1' is no whole number");
+  EXPECT_EXIT(std::exit(RunProgram({"--drain-timeout-s", "10000000000"}, never)), ::testing::ExitedWithCode(1),
+              "program: --drain-timeout-s: '10000000000' is no whole number from 0 to 4294967295");
+}
+
+TEST_F(ServerProcessDeathTest, WhatWasAskedForAndIsLostIsAnError) {
+  const auto never = [](ServerProcess&) { return absl::InternalError("it ran"); };
+  for (const char* flag : {"--help", "--version"}) {
+    EXPECT_EXIT(std::exit(RunProgram({flag}, never)), ::testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(
+        {
+          if (std::freopen("/dev/full", "w", stdout) == nullptr) std::abort();
+          std::exit(RunProgram({flag}, never));
+        },
+        ::testing::ExitedWithCode(1), "program: cannot write to standard output: No space left on device");
+  }
 }
 
 TEST(NodeIdFlagTest, DefaultIdsAreLegalAndDiffer) {

@@ -17,10 +17,21 @@ TEST(ModelDirTest, WhatIsMissingIsNamed) {
   EXPECT_TRUE(CheckModelDir(dir.path()).ok());
 }
 
+TEST(ModelDirTest, GgufIsToldHowItIsConverted) {
+  const TempDir dir;
+  WriteFile(dir / "x.gguf", "GGUF");
+  for (const std::string& path : {dir.path().string(), (dir / "x.gguf").string(), std::string("models/absent.gguf"),
+                                  std::string("/absent/y.gguf")}) {
+    EXPECT_THAT(std::string(CheckModelDir(path).message()), HasSubstr("convert the weights to safetensors")) << path;
+  }
+}
+
 TEST(ModelDirTest, AModelsNameOnTheHubIsToldHowItBecomesAFolder) {
   EXPECT_THAT(std::string(CheckModelDir("Qwen/Qwen2-0.5B").message()),
-              HasSubstr("hf download Qwen/Qwen2-0.5B --local-dir models/Qwen2-0.5B"));
-  for (const char* no_id : {"Qwen", "a/b/c", "/abs", "../x", "a b/c", "a/", "'; rm/x"}) {
+              HasSubstr("hf download Qwen/Qwen2-0.5B --local-dir models/Qwen/Qwen2-0.5B"));
+  EXPECT_NE(HubFolder("one/probe"), HubFolder("another/probe"));
+  EXPECT_TRUE(LooksLikeHubId("someone/model.v2-GGUF"));
+  for (const char* no_id : {"Qwen", "a/b/c", "/abs", "../x", "a b/c", "a/", "'; rm/x", "models/x.gguf"}) {
     EXPECT_FALSE(LooksLikeHubId(no_id)) << no_id;
   }
 }

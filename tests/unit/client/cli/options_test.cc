@@ -202,12 +202,17 @@ TEST(OptionsTest, BadPoliciesAreToldBeforeAClusterStarts) {
     ExpectUsageError(line, words);
   };
   expect({"--policy", "frob"}, "policy 'frob' is not known");
-  expect({"--beta", "1"}, "beta is 1, but it is a parameter of policy hgca");
-  expect({"--policy", "hgca", "--alpha", "1.5"}, "alpha is 1.5");
-  expect({"--policy", "hgca", "--beta", "-1"}, "beta is -1");
-  expect({"--policy", "hgca", "--beta", "nan"}, "beta is nan");
+  expect({"--beta", "1"}, "--beta is 1, but it is a parameter of policy hgca");
+  expect({"--policy", "hgca", "--alpha", "1.5"}, "--alpha is 1.5");
+  expect({"--policy", "hgca", "--beta", "-1"}, "--beta is -1");
+  expect({"--policy", "hgca", "--beta", "nan"}, "--beta: 'nan' is no finite number");
   expect({"--policy", "hgca", "--dense-heads", "3"}, "--dense-heads has '3'");
-  expect({"--policy", "hgca", "--keep-min", "65", "--block-tokens", "64"}, "keep_min");
+  expect({"--policy", "hgca", "--keep-min", "65", "--block-tokens", "64"}, "--keep-min");
+  expect({"--policy", "hgca", "--group-aggregate", "most"}, "--group-aggregate 'most' is not known");
+  expect({"--policy", "fluxion", "--budget-mode", "most"}, "--budget-mode 'most' is not known");
+  expect({"--max-stall-s", "nan"}, "--max-stall-s: 'nan' is no finite number");
+  expect({"--temperature", "nan"}, "--temperature: 'nan' is no finite number");
+  expect({"--window-tokens", "10000000000"}, "--window-tokens: '10000000000' is no whole number from 0 to 4294967295");
 }
 
 TEST(OptionsTest, ClusterUpTakesSizesWithUnits) {
