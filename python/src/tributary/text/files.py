@@ -29,7 +29,7 @@ def check_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     if _HUB_ID.fullmatch(str(folder)):
-        local = f"models/{folder.name}"
+        local = f"models/{folder}"
         raise ModelFolderError(f"there is no model folder '{folder}'; if it is a model of the Hugging Face Hub, fetch "
                                f"it with 'hf download {folder} --local-dir {local}' and use --model {local}")
     raise ModelFolderError(f"{as_utf8(str(folder))} is not a folder; give the model's, which has config.json and a "

@@ -52,7 +52,7 @@ def test_what_keeps_it_from_starting(capsys: pytest.CaptureFixture[str], fake: F
         return capsys.readouterr().err
 
     assert "is not a folder" in said("--model", str(tmp_path / "absent"), "--coordinator", fake.address)
-    assert ("'hf download org/name --local-dir models/name' and use --model models/name" in
+    assert ("'hf download org/name --local-dir models/org/name' and use --model models/org/name" in
             said("--model", "org/name", "--coordinator", fake.address))
     at = ["--model", str(model), "--coordinator", fake.address]
     assert "cannot read the API keys" in said(*at, "--api-key-file", str(tmp_path / "absent"))
