@@ -15,7 +15,8 @@ namespace tributary {
 namespace {
 
 constexpr double kMaxLogprobDifference = 1e-4;
-constexpr uint32_t kMaxRows = 3;  // of a step
+constexpr double kMaxCudaLogprobDifference = 2e-4;  // a library sums products there, in orders of its own
+constexpr uint32_t kMaxRows = 3;                    // of a step
 // Where HF's two best logits are closer than this, either token is right.
 constexpr double kMinMargin = 1e-3;
 
@@ -60,9 +61,11 @@ double Margin(std::span<const float> logits) {
 }
 
 // Log-probabilities agree, and so does the token that they choose.
-void ExpectSame(std::span<const float> logits, std::span<const float> golden, const std::string& where) {
+void ExpectSame(DeviceKind kind, std::span<const float> logits, std::span<const float> golden,
+                const std::string& where) {
   ASSERT_EQ(logits.size(), golden.size()) << where;
-  EXPECT_LE(MaxLogprobDifference(logits, golden), kMaxLogprobDifference) << where;
+  const double bound = kind == DeviceKind::kHost ? kMaxLogprobDifference : kMaxCudaLogprobDifference;
+  EXPECT_LE(MaxLogprobDifference(logits, golden), bound) << where;
   if (Margin(golden) > kMinMargin) {
     EXPECT_EQ(ArgMax(logits), ArgMax(golden)) << where;
   }
@@ -91,6 +94,7 @@ class GoldenTest : public ::testing::TestWithParam<std::tuple<DeviceKind, const 
     device_ = *std::move(device);
   }
 
+  DeviceKind kind() const { return std::get<0>(GetParam()); }
   uint32_t vocab() const { return config_.vocab_size; }
   std::span<const float> Row(const std::vector<float>& logits, size_t i) const {
     return std::span(logits).subspan(i * vocab(), vocab());
@@ -125,7 +129,7 @@ TEST_P(GoldenTest, GreedyLogitsAndTokens) {
   const Prefilled prefilled = Prefill(golden_.prompt_tokens.size(), DType::kF32);
   std::vector<float> logits = prefilled.logits;
   for (size_t i = 0; i < golden_.greedy_tokens.size(); ++i) {
-    ExpectSame(logits, Row(golden_.greedy_logits, i), "greedy token " + std::to_string(i));
+    ExpectSame(kind(), logits, Row(golden_.greedy_logits, i), "greedy token " + std::to_string(i));
     EXPECT_EQ(ArgMax(Row(golden_.greedy_logits, i)), golden_.greedy_tokens[i]);
     // HF's own token goes in, so that a close call does not lead the two apart.
     logits = Decode(prefilled.resident, golden_.greedy_tokens[i], golden_.prompt_tokens.size() + i);
@@ -141,7 +145,7 @@ TEST_P(TinyGoldenTest, RowsOfOneStep) {
   }
   const std::vector<float> logits = DecodeResident(*device_, config_.num_layers, rows);
   for (uint32_t i = 0; i < kMaxRows; ++i) {
-    ExpectSame(Row(logits, i), Row(golden_.greedy_logits, 1), "row " + std::to_string(i));
+    ExpectSame(kind(), Row(logits, i), Row(golden_.greedy_logits, 1), "row " + std::to_string(i));
   }
 }
 
@@ -149,10 +153,10 @@ TEST_P(TinyGoldenTest, RowsOfOneStep) {
 TEST_P(TinyGoldenTest, PromptLogits) {
   ASSERT_EQ(golden_.prompt_logits.size(), golden_.prompt_tokens.size() * vocab());
   const Prefilled first = Prefill(1, DType::kF32);
-  ExpectSame(first.logits, Row(golden_.prompt_logits, 0), "prompt token 0");
+  ExpectSame(kind(), first.logits, Row(golden_.prompt_logits, 0), "prompt token 0");
   for (size_t pos = 1; pos < golden_.prompt_tokens.size(); ++pos) {
     const std::vector<float> logits = Decode(first.resident, golden_.prompt_tokens[pos], pos);
-    ExpectSame(logits, Row(golden_.prompt_logits, pos), "prompt token " + std::to_string(pos));
+    ExpectSame(kind(), logits, Row(golden_.prompt_logits, pos), "prompt token " + std::to_string(pos));
   }
 }
 

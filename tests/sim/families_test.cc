@@ -43,6 +43,19 @@ Golden LoadGolden(const std::filesystem::path& path) {
           Values<float>(*file, "greedy_logits")};
 }
 
+#if defined(__SANITIZE_THREAD__)
+// What threads do does not depend on the family.
+constexpr const char* kFamilies[] = {"llama3", "gpt_oss", "qwen2_sliding", "mistral_sliding"};
+#else
+// clang-format off
+constexpr const char* kFamilies[] = {
+    "llama2", "llama3", "llama31", "mistral", "qwen2", "qwen3", "llama3_sharded", "linear", "dynamic", "yarn",
+    "phi3", "smollm3", "olmo2", "granite", "mixtral", "qwen3_moe", "mistral_sliding", "qwen2_sliding", "gemma3",
+    "gpt_oss", "phi3_partial", "glm", "glm4", "gemma2", "phi3_sliding", "mixtral_sliding", "qwen3_sliding",
+    "qwen3_moe_sliding", "smollm3_sliding"};
+// clang-format on
+#endif
+
 // One way of cutting a context.
 struct Plan {
   uint32_t num_nodes;
@@ -149,35 +162,7 @@ class FamiliesTest : public testing::Test {
 };
 
 TEST_F(FamiliesTest, AgreeWithTransformersHoweverTheContextIsCut) {
-  for (const char* name : {"llama2",
-                           "llama3",
-                           "llama31",
-                           "mistral",
-                           "qwen2",
-                           "qwen3",
-                           "llama3_sharded",
-                           "linear",
-                           "dynamic",
-                           "yarn",
-                           "phi3",
-                           "smollm3",
-                           "olmo2",
-                           "granite",
-                           "mixtral",
-                           "qwen3_moe",
-                           "mistral_sliding",
-                           "qwen2_sliding",
-                           "gemma3",
-                           "gpt_oss",
-                           "phi3_partial",
-                           "glm",
-                           "glm4",
-                           "gemma2",
-                           "phi3_sliding",
-                           "mixtral_sliding",
-                           "qwen3_sliding",
-                           "qwen3_moe_sliding",
-                           "smollm3_sliding"}) {
+  for (const char* name : kFamilies) {
     SCOPED_TRACE(name);
     ASSERT_NO_FATAL_FAILURE(Load(std::filesystem::path("tests/golden/models") / name));
     const Golden golden = LoadGolden(fmt::format("tests/golden/{}.safetensors", name));
