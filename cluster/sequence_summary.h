@@ -57,8 +57,8 @@ struct SequenceSummary {
   std::string finish_reason;  // "stop", "length"; empty if it failed
   uint32_t prompt_tokens = 0;
   uint32_t generated_tokens = 0;
-  double prefill_s = 0;         // from the start of the turn to its first token
-  double decode_s = 0;          // from there to the last
+  double prefill_s = 0;  // from the start of the turn to its first token
+  double decode_s = 0;   // from there to the last
   // Prompts and answers of all turns: resident, remote, or, where each layer sees a window only, gone.
   uint64_t context_tokens = 0;
   uint64_t resident_tokens = 0;
