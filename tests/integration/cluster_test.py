@@ -175,7 +175,7 @@ class TokensTest(unittest.TestCase):
         for text, flags, words in (
                 (b"", [], "empty"),
                 (b"hello", ["--window-tokens", "8", "--block-tokens", "64"], "window"),
-                (b"hello", ["--policy", "hgca", "--dense-layers", "99"], "dense_layers"),
+                (b"hello", ["--policy", "hgca", "--dense-layers", "99"], "--dense-layers names layer 99"),
         ):
             with self.subTest(flags=flags):
                 self.assertIn(words, self.cluster.generate_error(text, *flags))
