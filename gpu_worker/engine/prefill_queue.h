@@ -2,9 +2,9 @@
 //
 //   Queued --> Prefilling --> Draining --> Decoding
 //
-// Two prompts share the device by halves: the one that came first, and the one with the least left to do. So a short
-// prompt behind a long one has its first token in about twice the time that it takes alone, prompts of one length
-// follow each other, and the long one is never held up by more than half. A prompt whose nodes have no room at the
+// Two prompts share the device by halves of the estimated work: the one that came first, and the one with the least
+// left to do. So a short prompt does not wait for the end of a long one, prompts of one length follow each other, and
+// the long one is never held up by more than half. A prompt whose nodes have no room at the
 // moment is passed over. The tokens of all that are under way stay within what devices keep memory for
 // (MaxPrefillTokensAtOnce), with the first one's place kept free for it.
 //
